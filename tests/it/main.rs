@@ -1,0 +1,1 @@
+//! The end-to-end tests: real binaries, real namespaces, real verdicts.
