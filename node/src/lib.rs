@@ -1,1 +1,38 @@
-//! Aspen.
+//! Aspen: a replicated key-value node. Raft by openraft, its log in redb, its state in SQLite, its RPC by irpc
+//! over iroh's QUIC, and an HTTP interface.
+//!
+//! Read the modules in this order; each names only those above it:
+//!
+//! 1. [`types`], [`limits`]: the words and the bounds.
+//! 2. [`api`]: what a node can be asked, and how it refuses.
+//! 3. [`state`]: what a command does. Pure.
+//! 4. [`storage`]: the log and the state machine on disk.
+//! 5. [`network`]: how Raft's messages travel, and who may send them.
+//! 6. [`raft`]: the traits of [`api`], implemented over openraft.
+//! 7. [`cluster`]: the node's identity.
+//! 8. [`config`], [`http`], [`builder`]: from words to a running node.
+//!
+//! Invariants of a node:
+//!
+//! - What was acknowledged is durable on a quorum: the log is flushed before an entry counts.
+//! - A linearizable read is confirmed by a quorum after it arrived, or it is an error.
+//! - Applying an entry never fails for what the entry says: bad input is an [`types::Outcome`].
+//! - Every operation ends within [`limits::OPERATION_TIMEOUT`].
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that fails says where"))]
+
+pub mod api;
+pub mod builder;
+pub mod cluster;
+pub mod config;
+pub mod http;
+pub mod limits;
+pub mod network;
+mod plant;
+pub mod raft;
+pub mod run;
+pub mod state;
+pub mod storage;
+pub mod types;
+
+/// The version that `--version` prints and that a lab compares with its own.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

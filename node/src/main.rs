@@ -1,1 +1,10 @@
-fn main() {}
+//! `aspen-node`: words in, exit code out.
+
+use std::process::ExitCode;
+
+use aspen_node::config::Cli;
+use clap::Parser;
+
+fn main() -> ExitCode {
+    aspen_node::run::main(Cli::parse())
+}

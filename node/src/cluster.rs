@@ -1,0 +1,3 @@
+//! Who a node is.
+
+pub mod identity;

@@ -1,0 +1,148 @@
+//! The node's secret key: made once, kept in the data directory, so that a node which restarts is the same member.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::types::EndpointKey;
+
+/// The file in the data directory.
+pub const IDENTITY_FILE: &str = "identity.key";
+
+/// A node's secret key. It is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Identity {
+    secret: [u8; 32],
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("endpoint_id", &self.endpoint_id()).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The file cannot be read or written.
+    #[error("cannot use the identity file {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is no key.
+    #[error(
+        "the identity file {path} does not hold 64 hexadecimal digits: restore it, or remove the data directory and rejoin as a new member"
+    )]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Others may read the key.
+    #[error("the identity file {path} has mode {mode:o}: run `chmod 600 {path}`")]
+    TooOpen {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+}
+
+impl Identity {
+    /// The identity with this secret key.
+    pub fn from_secret(secret: [u8; 32]) -> Self {
+        Self { secret }
+    }
+
+    /// Reads the identity of a data directory, which has to exist, or makes one.
+    ///
+    /// # Errors
+    /// A file that cannot be used, is damaged, or may be read by others.
+    pub fn load_or_create(data_dir: &Path) -> Result<Self, IdentityError> {
+        let path = data_dir.join(IDENTITY_FILE);
+        match File::open(&path) {
+            Ok(file) => Self::read(&path, file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let identity = Self::from_secret(rand::random());
+                identity.store(data_dir)?;
+                Ok(identity)
+            }
+            Err(source) => Err(IdentityError::Io { path, source }),
+        }
+    }
+
+    /// Writes the identity into a data directory that has none.
+    ///
+    /// # Errors
+    /// The file exists or cannot be written.
+    pub fn store(&self, data_dir: &Path) -> Result<(), IdentityError> {
+        let path = data_dir.join(IDENTITY_FILE);
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            writeln!(file, "{}", data_encoding::HEXLOWER.encode(&self.secret))?;
+            file.sync_all()?;
+            File::open(data_dir)?.sync_all()
+        };
+        write().map_err(|source| IdentityError::Io { path, source })
+    }
+
+    /// The secret key, for the endpoint.
+    pub fn secret(&self) -> [u8; 32] {
+        self.secret
+    }
+
+    /// The public key, by which peers know the node.
+    pub fn endpoint_id(&self) -> EndpointKey {
+        crate::network::iroh::endpoint_id(&self.secret)
+    }
+
+    fn read(path: &Path, file: File) -> Result<Self, IdentityError> {
+        let io = |source| IdentityError::Io { path: path.to_owned(), source };
+        let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(IdentityError::TooOpen { path: path.to_owned(), mode });
+        }
+        let mut text = String::new();
+        file.take(256).read_to_string(&mut text).map_err(io)?;
+        let secret = data_encoding::HEXLOWER.decode(text.trim_end().as_bytes()).ok();
+        secret
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(Self::from_secret)
+            .ok_or_else(|| IdentityError::Malformed { path: path.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identity_stays_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Identity::load_or_create(dir.path()).unwrap();
+        let second = Identity::load_or_create(dir.path()).unwrap();
+        assert!(first == second);
+        assert!(first.store(dir.path()).is_err(), "an identity is never overwritten");
+    }
+
+    #[test]
+    fn identity_that_others_may_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        Identity::load_or_create(dir.path()).unwrap();
+        let path = dir.path().join(IDENTITY_FILE);
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+        let error = Identity::load_or_create(dir.path()).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("has mode 644: run `chmod 600 {}`", path.display())), "{error}");
+    }
+
+    #[test]
+    fn damaged_identity_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        Identity::load_or_create(dir.path()).unwrap();
+        std::fs::write(dir.path().join(IDENTITY_FILE), "short").unwrap();
+        assert!(matches!(Identity::load_or_create(dir.path()), Err(IdentityError::Malformed { .. })));
+    }
+}

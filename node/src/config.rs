@@ -1,0 +1,351 @@
+//! From the command line and node.toml to a [`Config`]; every check that needs no disk beyond the file itself.
+//!
+//! The command line goes before the file, the file before the default. Every key of the file is also a flag.
+
+mod file;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use self::file::FileConfig;
+use crate::limits::PEERS_MAX;
+use crate::raft::{RaftTiming, TimingError};
+use crate::types::{EndpointKey, NodeId, NodeInfo};
+
+/// What was typed.
+#[derive(Debug, Parser)]
+#[command(name = "aspen-node", version, about = "A member of an Aspen cluster: a replicated key-value node")]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// Something else than running the node.
+    #[command(subcommand)]
+    pub command: Option<CliCommand>,
+    /// The node's settings.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What the program does besides running a node.
+#[derive(Debug, Subcommand)]
+pub enum CliCommand {
+    /// Print the endpoint id of a data directory, which is made if it is missing
+    Identity {
+        /// The node's data directory
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+    },
+}
+
+/// The settings of a node, as flags.
+#[derive(Debug, Default, Args)]
+pub struct RunArgs {
+    /// Read the settings from a TOML file; flags go before it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// This node's number in the cluster, 1 and up
+    #[arg(long, value_name = "N")]
+    pub id: Option<u64>,
+    /// Where the node keeps its identity, log and state
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// UDP address for the other members [default: 127.0.0.1:4001]
+    #[arg(long, value_name = "ADDRESS")]
+    pub raft_listen: Option<SocketAddr>,
+    /// TCP address for clients [default: 127.0.0.1:8001]
+    #[arg(long, value_name = "ADDRESS")]
+    pub http_listen: Option<SocketAddr>,
+    /// A member, this node included; once for each: `id=1,endpoint_id=HEX,raft=ADDRESS,http=ADDRESS`
+    #[arg(long = "peer", value_name = "PEER")]
+    pub peers: Vec<PeerArg>,
+    /// How often a leader speaks, in milliseconds [default: 200]
+    #[arg(long, value_name = "MS")]
+    pub heartbeat_ms: Option<u64>,
+    /// Shortest silence before an election, in milliseconds [default: 1000]
+    #[arg(long, value_name = "MS")]
+    pub election_ms_min: Option<u64>,
+    /// Longest silence before an election, in milliseconds [default: 2000]
+    #[arg(long, value_name = "MS")]
+    pub election_ms_max: Option<u64>,
+    /// What to log: a level, or a filter such as `aspen_node=debug,openraft=warn` [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// One `--peer`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerArg {
+    id: NodeId,
+    info: NodeInfo,
+}
+
+/// The settings of a node, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// This node's number.
+    pub id: NodeId,
+    /// Where it keeps everything.
+    pub data_dir: PathBuf,
+    /// UDP address for the other members.
+    pub raft_listen: SocketAddr,
+    /// TCP address for clients.
+    pub http_listen: SocketAddr,
+    /// The members it knows of from the start, by number; empty or with this node among them.
+    pub peers: Vec<(NodeId, NodeInfo)>,
+    /// Heartbeat and election.
+    pub timing: RaftTiming,
+    /// What to log.
+    pub log: String,
+}
+
+/// Why the settings are refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no TOML, or has a key or a value that does not belong there.
+    #[error("{path} is refused")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A setting without a default is missing.
+    #[error("{key} is not set: give --{flag}, or {key} in the file of --config")]
+    Missing {
+        /// The key in the file.
+        key: &'static str,
+        /// The flag.
+        flag: &'static str,
+    },
+    /// A number that is none.
+    #[error("id is 0, node numbers start at 1")]
+    ZeroId,
+    /// A member twice.
+    #[error("peer {0} is given twice")]
+    PeerTwice(NodeId),
+    /// Two members with one key.
+    #[error("peers {0} and {1} have the same endpoint_id: each node has a data directory of its own")]
+    SameEndpoint(NodeId, NodeId),
+    /// Members without this node.
+    #[error("the peers do not name this node, {0}: list every member, this one included")]
+    PeersWithoutSelf(NodeId),
+    /// Too many members.
+    #[error("{0} peers, at most {PEERS_MAX} are allowed")]
+    PeerCount(usize),
+    /// Time-outs that do not fit together.
+    #[error(transparent)]
+    Timing(#[from] TimingError),
+}
+
+impl Config {
+    /// Joins flags, file and defaults.
+    ///
+    /// # Errors
+    /// The first setting that cannot stand, with its source.
+    pub fn load(args: RunArgs) -> Result<Self, ConfigError> {
+        let file = args.config.as_deref().map(FileConfig::read).transpose()?.unwrap_or_default();
+        let default = RaftTiming::default();
+        let millis = |flag: Option<u64>, file: Option<u64>, default: Duration| {
+            flag.or(file).map_or(default, Duration::from_millis)
+        };
+        let peers = if args.peers.is_empty() {
+            file.peers.into_iter().map(|peer| (peer.id, peer.info)).collect()
+        } else {
+            args.peers.into_iter().map(|peer| (peer.id, peer.info)).collect()
+        };
+        let missing = |key, flag| ConfigError::Missing { key, flag };
+        let config = Self {
+            id: NodeId(args.id.or(file.id).ok_or(missing("id", "id"))?),
+            data_dir: args.data_dir.or(file.data_dir).ok_or(missing("data_dir", "data-dir"))?,
+            raft_listen: args.raft_listen.or(file.raft_listen).unwrap_or_else(|| loopback(4001)),
+            http_listen: args.http_listen.or(file.http_listen).unwrap_or_else(|| loopback(8001)),
+            peers,
+            timing: RaftTiming {
+                heartbeat: millis(args.heartbeat_ms, file.heartbeat_ms, default.heartbeat),
+                election_min: millis(args.election_ms_min, file.election_ms_min, default.election_min),
+                election_max: millis(args.election_ms_max, file.election_ms_max, default.election_max),
+            },
+            log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.id == NodeId(0) || self.peers.iter().any(|(id, _)| *id == NodeId(0)) {
+            return Err(ConfigError::ZeroId);
+        }
+        if self.peers.len() > PEERS_MAX as usize {
+            return Err(ConfigError::PeerCount(self.peers.len()));
+        }
+        for (place, (id, info)) in self.peers.iter().enumerate() {
+            for (other, other_info) in &self.peers[..place] {
+                if id == other {
+                    return Err(ConfigError::PeerTwice(*id));
+                }
+                if info.endpoint_id == other_info.endpoint_id {
+                    return Err(ConfigError::SameEndpoint(*other, *id));
+                }
+            }
+        }
+        if !self.peers.is_empty() && !self.peers.iter().any(|(id, _)| *id == self.id) {
+            return Err(ConfigError::PeersWithoutSelf(self.id));
+        }
+        Ok(self.timing.check()?)
+    }
+}
+
+/// Why a `--peer` is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PeerArgError {
+    /// A part that is no `name=value`.
+    #[error("`{0}` is not of the form name=value")]
+    NoPair(String),
+    /// A name that a peer does not have.
+    #[error("a peer has no `{0}`: id, endpoint_id, raft and http are needed")]
+    UnknownName(String),
+    /// A name that is missing.
+    #[error("`{0}` is missing: id, endpoint_id, raft and http are needed")]
+    MissingName(&'static str),
+    /// A value that cannot be read.
+    #[error("{name} is `{value}`: {reason}")]
+    Value {
+        /// The name.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// Why it is refused.
+        reason: String,
+    },
+}
+
+impl FromStr for PeerArg {
+    type Err = PeerArgError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let [mut id, mut endpoint_id, mut raft, mut http] = [None; 4];
+        for part in text.split(',') {
+            let (name, value) = part.split_once('=').ok_or_else(|| PeerArgError::NoPair(part.to_owned()))?;
+            match name {
+                "id" => id = Some(value),
+                "endpoint_id" => endpoint_id = Some(value),
+                "raft" => raft = Some(value),
+                "http" => http = Some(value),
+                _ => return Err(PeerArgError::UnknownName(name.to_owned())),
+            }
+        }
+        Ok(Self {
+            id: NodeId(parse_part("id", id)?),
+            info: NodeInfo {
+                endpoint_id: parse_part::<EndpointKey>("endpoint_id", endpoint_id)?,
+                raft: parse_part("raft", raft)?,
+                http: parse_part("http", http)?,
+            },
+        })
+    }
+}
+
+fn parse_part<T: FromStr<Err: std::fmt::Display>>(
+    name: &'static str,
+    value: Option<&str>,
+) -> Result<T, PeerArgError> {
+    let value = value.ok_or(PeerArgError::MissingName(name))?;
+    value.parse().map_err(|error: T::Err| PeerArgError::Value {
+        name,
+        value: value.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(words: &[&str]) -> RunArgs {
+        Cli::parse_from([&["aspen-node"], words].concat()).run
+    }
+
+    #[track_caller]
+    fn check(words: &[&str], want: &str) {
+        let error = Config::load(args(words)).unwrap_err().to_string();
+        assert_eq!(error, want);
+    }
+
+    fn peer(id: u64, key: u8) -> String {
+        let key = EndpointKey([key; 32]);
+        format!("id={id},endpoint_id={key},raft=127.0.0.1:400{id},http=127.0.0.1:800{id}")
+    }
+
+    #[test]
+    fn bad_settings_say_what_to_do() {
+        check(&["--id", "1"], "data_dir is not set: give --data-dir, or data_dir in the file of --config");
+        check(&["--id", "0", "--data-dir", "d"], "id is 0, node numbers start at 1");
+        let (one, again, other) = (peer(1, 1), peer(2, 1), peer(2, 2));
+        let base = ["--id", "1", "--data-dir", "d", "--peer"];
+        check(&[&base[..], &[&one, "--peer", &one]].concat(), "peer 1 is given twice");
+        check(
+            &[&base[..], &[&one, "--peer", &again]].concat(),
+            "peers 1 and 2 have the same endpoint_id: each node has a data directory of its own",
+        );
+        check(
+            &[&base[..], &[&other]].concat(),
+            "the peers do not name this node, 1: list every member, this one included",
+        );
+    }
+
+    #[test]
+    fn flags_go_before_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.toml");
+        let key = EndpointKey([7; 32]);
+        let text = format!(
+            "id = 3\ndata_dir = 'from-file'\nheartbeat_ms = 100\n\
+             [[peers]]\nid = 3\nendpoint_id = '{key}'\nraft = '10.0.0.3:4001'\nhttp = '10.0.0.3:8001'\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        let file = path.to_str().unwrap();
+        let config = Config::load(args(&["--config", file, "--data-dir", "from-flag"])).unwrap();
+        assert_eq!(config.id, NodeId(3));
+        assert_eq!(config.data_dir, PathBuf::from("from-flag"));
+        assert_eq!(config.timing.heartbeat, Duration::from_millis(100));
+        assert_eq!(config.timing.election_max, Duration::from_secs(2));
+        assert_eq!(config.peers[0].1.endpoint_id, key);
+    }
+
+    #[test]
+    fn unknown_key_in_the_file_is_an_error_with_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.toml");
+        std::fs::write(&path, "id = 1\nhartbeat_ms = 5\n").unwrap();
+        let error = Config::load(args(&["--config", path.to_str().unwrap()])).unwrap_err();
+        let ConfigError::Parse { source, .. } = &error else { panic!("{error}") };
+        let text = source.to_string();
+        assert!(text.contains("line 2") && text.contains("unknown field `hartbeat_ms`"), "{text}");
+    }
+
+    #[test]
+    fn peer_flag_says_what_is_wrong() {
+        let check = |text: &str, want: &str| {
+            assert_eq!(text.parse::<PeerArg>().unwrap_err().to_string(), want);
+        };
+        check("id", "`id` is not of the form name=value");
+        check("id=1,port=2", "a peer has no `port`: id, endpoint_id, raft and http are needed");
+        check("id=1", "`endpoint_id` is missing: id, endpoint_id, raft and http are needed");
+        check("id=1,endpoint_id=ab", "endpoint_id is `ab`: an endpoint id has 64 hexadecimal digits");
+    }
+}

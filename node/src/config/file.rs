@@ -1,0 +1,59 @@
+//! node.toml, as it is written.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::ConfigError;
+use crate::types::{EndpointKey, NodeId, NodeInfo};
+
+/// The keys of node.toml. Those that are absent come from the command line or a default.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileConfig {
+    pub(super) id: Option<u64>,
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) raft_listen: Option<SocketAddr>,
+    pub(super) http_listen: Option<SocketAddr>,
+    #[serde(default)]
+    pub(super) peers: Vec<FilePeer>,
+    pub(super) heartbeat_ms: Option<u64>,
+    pub(super) election_ms_min: Option<u64>,
+    pub(super) election_ms_max: Option<u64>,
+    pub(super) log: Option<String>,
+}
+
+/// One `[[peers]]`.
+#[derive(Debug, Deserialize)]
+#[serde(from = "FlatPeer")]
+pub(super) struct FilePeer {
+    pub(super) id: NodeId,
+    pub(super) info: NodeInfo,
+}
+
+/// The same, as it is written: serde cannot both flatten and refuse unknown keys.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FlatPeer {
+    id: NodeId,
+    endpoint_id: EndpointKey,
+    raft: SocketAddr,
+    http: SocketAddr,
+}
+
+impl From<FlatPeer> for FilePeer {
+    fn from(peer: FlatPeer) -> Self {
+        let info = NodeInfo { endpoint_id: peer.endpoint_id, raft: peer.raft, http: peer.http };
+        Self { id: peer.id, info }
+    }
+}
+
+impl FileConfig {
+    pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
+    }
+}

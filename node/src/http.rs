@@ -1,0 +1,111 @@
+//! The HTTP interface: axum routes, status codes and JSON, nothing else. docs/http.md has an example of each answer.
+
+mod body;
+mod cluster;
+mod error;
+mod kv;
+mod observe;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+
+use crate::api::{ApiError, BadRequest, ClusterController, KeyValueStore, RaftObserver};
+use crate::limits::HTTP_BODY_BYTES_MAX;
+use crate::types::{NodeId, NodeInfo};
+
+/// What the routes talk to.
+#[derive(Clone)]
+pub struct HttpState {
+    /// Membership.
+    pub cluster: Arc<dyn ClusterController>,
+    /// Keys.
+    pub store: Arc<dyn KeyValueStore>,
+    /// Insight.
+    pub observer: Arc<dyn RaftObserver>,
+    /// The members that /cluster/init takes when it is told none.
+    pub peers: Arc<BTreeMap<NodeId, NodeInfo>>,
+}
+
+impl Debug for HttpState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpState").field("peers", &self.peers).finish_non_exhaustive()
+    }
+}
+
+/// Why the HTTP interface cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// The address is taken or not ours.
+    #[error("cannot listen on TCP {address}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Binds the address of the HTTP interface.
+///
+/// # Errors
+/// The address is taken or not ours.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, HttpError> {
+    TcpListener::bind(address).await.map_err(|source| HttpError::Bind { address, source })
+}
+
+/// Serves until `stop` resolves; then answers what is under way.
+///
+/// # Errors
+/// The listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    state: HttpState,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    axum::serve(listener, router(state)).with_graceful_shutdown(stop).await
+}
+
+/// The routes.
+pub fn router(state: HttpState) -> Router {
+    Router::new()
+        .route("/cluster/init", post(cluster::init))
+        .route("/cluster/status", get(cluster::status))
+        .route("/kv/read", post(kv::read))
+        .route("/kv/write", post(kv::write))
+        .route("/kv/delete", post(kv::delete))
+        .route("/kv/scan", post(kv::scan))
+        .route("/health", get(observe::health))
+        .route("/raft/state", get(observe::raft_state))
+        .route("/raft/log/digest", get(observe::log_digest))
+        .route("/state/digest", get(observe::state_digest))
+        .fallback(async || not_found())
+        .method_not_allowed_fallback(async || method_not_allowed())
+        .layer(DefaultBodyLimit::max(HTTP_BODY_BYTES_MAX as usize))
+        .with_state(state)
+}
+
+fn not_found() -> error::Refusal {
+    error::Refusal::new(
+        axum::http::StatusCode::NOT_FOUND,
+        "no_such_route",
+        "there is no such route: see docs/http.md",
+    )
+}
+
+fn method_not_allowed() -> error::Refusal {
+    let status = axum::http::StatusCode::METHOD_NOT_ALLOWED;
+    error::Refusal::new(status, "method_not_allowed", "this route takes another method: see docs/http.md")
+}
+
+/// A text that a request got wrong.
+fn malformed(reason: impl Into<String>) -> ApiError {
+    BadRequest::Malformed(reason.into()).into()
+}

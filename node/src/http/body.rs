@@ -1,0 +1,78 @@
+//! Keys and values in JSON: text in `key` and `value`, other bytes in `key_base64` and `value_base64`.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value as Json};
+
+use super::error::Refusal;
+use super::malformed;
+use crate::api::{ApiError, BadRequest};
+use crate::types::{Key, Record, Value};
+
+/// A JSON body, whatever its content type says; what is wrong with it is answered in JSON, too.
+#[derive(Debug)]
+pub(super) struct Body<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                ApiError::from(BadRequest::BodyTooLarge)
+            } else {
+                malformed(rejection.body_text())
+            }
+        })?;
+        let body = serde_json::from_slice(&bytes)
+            .map_err(|error| malformed(format!("the body is refused: {error}")))?;
+        Ok(Self(body))
+    }
+}
+
+/// The key of a request.
+pub(super) fn key(text: Option<String>, base64: Option<String>) -> Result<Key, ApiError> {
+    bytes("key", text, base64).map(Key)
+}
+
+/// The value of a request.
+pub(super) fn value(text: Option<String>, base64: Option<String>) -> Result<Value, ApiError> {
+    bytes("value", text, base64).map(Value)
+}
+
+/// The bytes of the one field of the two that is given.
+pub(super) fn bytes(name: &str, text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, ApiError> {
+    match (text, base64) {
+        (Some(text), None) => Ok(text.into_bytes()),
+        (None, Some(base64)) => data_encoding::BASE64
+            .decode(base64.as_bytes())
+            .map_err(|error| malformed(format!("{name}_base64 is not base64: {error}"))),
+        (None, None) => Err(malformed(format!("`{name}` (text) or `{name}_base64` (bytes) is needed"))),
+        (Some(_), Some(_)) => {
+            Err(malformed(format!("`{name}` and `{name}_base64` are both given, one is needed")))
+        }
+    }
+}
+
+/// Puts bytes under `name` where they are text, otherwise under `name_base64`.
+pub(super) fn put_bytes(object: &mut Map<String, Json>, name: &str, bytes: Vec<u8>) {
+    match String::from_utf8(bytes) {
+        Ok(text) => object.insert(name.to_owned(), text.into()),
+        Err(error) => {
+            object.insert(format!("{name}_base64"), data_encoding::BASE64.encode(error.as_bytes()).into())
+        }
+    };
+}
+
+/// A key and its record as an answer shows them.
+pub(super) fn record_json(key: Key, record: Record) -> Map<String, Json> {
+    let mut object = Map::new();
+    put_bytes(&mut object, "key", key.0);
+    put_bytes(&mut object, "value", record.value.0);
+    object.insert("create_revision".to_owned(), record.create_revision.0.into());
+    object.insert("mod_revision".to_owned(), record.mod_revision.0.into());
+    object.insert("version".to_owned(), record.version.into());
+    object
+}

@@ -1,0 +1,50 @@
+//! The routes under /cluster.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use serde::Deserialize;
+
+use super::error::Refusal;
+use super::{HttpState, malformed};
+use crate::api::{BadRequest, ClusterStatus};
+use crate::types::{NodeId, NodeInfo};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InitBody {
+    /// Numbers of configured peers; absent: all of them.
+    members: Option<Vec<NodeId>>,
+}
+
+/// POST /cluster/init
+pub(super) async fn init(
+    State(state): State<HttpState>,
+    body: Bytes,
+) -> Result<Json<ClusterStatus>, Refusal> {
+    let body: InitBody = if body.is_empty() {
+        InitBody::default()
+    } else {
+        serde_json::from_slice(&body).map_err(|error| malformed(error.to_string()))?
+    };
+    let members = match body.members {
+        None => (*state.peers).clone(),
+        Some(ids) => ids.into_iter().map(|id| known(&state.peers, id)).collect::<Result<_, _>>()?,
+    };
+    state.cluster.init(members).await?;
+    Ok(Json(state.cluster.status()))
+}
+
+/// GET /cluster/status
+pub(super) async fn status(State(state): State<HttpState>) -> Json<ClusterStatus> {
+    Json(state.cluster.status())
+}
+
+fn known(peers: &BTreeMap<NodeId, NodeInfo>, id: NodeId) -> Result<(NodeId, NodeInfo), Refusal> {
+    let names = || peers.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let info = peers.get(&id).cloned();
+    let info = info.ok_or_else(|| crate::api::ApiError::from(BadRequest::UnknownMember(id, names())))?;
+    Ok((id, info))
+}

@@ -1,0 +1,83 @@
+//! Errors as HTTP: which status, which code, which JSON.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value as Json_, json};
+
+use crate::api::{ApiError, BadRequest, LeaderHint};
+
+/// An error on its way out: `{"error": {"code": …, "message": …}}` and what else the code carries.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    more: Map<String, Json_>,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), more: Map::new() }
+    }
+
+    /// Adds a field beside code and message.
+    pub(super) fn with(mut self, name: &str, value: impl Into<Json_>) -> Self {
+        self.more.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        let (status, code) = match &error {
+            ApiError::BadRequest(bad) => (StatusCode::BAD_REQUEST, bad_request_code(bad)),
+            ApiError::AlreadyInitialised => (StatusCode::CONFLICT, "already_initialised"),
+            ApiError::TooManyOperations { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_operations"),
+            ApiError::NotLeader { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not_leader"),
+            ApiError::NoQuorum => (StatusCode::SERVICE_UNAVAILABLE, "no_quorum"),
+            ApiError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
+            ApiError::DigestNotKept { .. } => (StatusCode::NOT_FOUND, "digest_not_kept"),
+            ApiError::Stopping { .. } => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+            ApiError::Storage { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "storage"),
+        };
+        let refusal = Self::new(status, code, error.to_string());
+        match error {
+            ApiError::NotLeader { leader } => refusal.with("leader", leader.map_or(Json_::Null, leader_json)),
+            _ => refusal,
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut error = Map::new();
+        error.insert("code".to_owned(), self.code.into());
+        error.insert("message".to_owned(), self.message.into());
+        error.extend(self.more);
+        let mut response = (self.status, Json(json!({ "error": error }))).into_response();
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+fn bad_request_code(bad: &BadRequest) -> &'static str {
+    match bad {
+        BadRequest::KeyEmpty => "key_empty",
+        BadRequest::KeyTooLarge(_) => "key_too_large",
+        BadRequest::ValueTooLarge(_) => "value_too_large",
+        BadRequest::ScanLimit(_) => "scan_limit",
+        BadRequest::ContinuationToken => "continuation_token",
+        BadRequest::LogRange { .. } => "log_range",
+        BadRequest::BeyondLog { .. } => "beyond_log",
+        BadRequest::UnknownMember(..) | BadRequest::NotAMember(_) | BadRequest::MemberCount(_) => "members",
+        BadRequest::BodyTooLarge => "body_too_large",
+        BadRequest::Malformed(_) => "malformed",
+    }
+}
+
+fn leader_json(leader: LeaderHint) -> Json_ {
+    json!({ "id": leader.id, "http": leader.http })
+}

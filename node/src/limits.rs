@@ -1,0 +1,76 @@
+//! Every bound of the node, with its reason. What can be checked between them is checked here, at compile time.
+
+use std::time::Duration;
+
+/// Longest key, in bytes. Keys are held in memory by scans and digests.
+pub const KEY_BYTES_MAX: u32 = 1024;
+/// Longest value, in bytes: a value travels in one Raft message with its neighbours.
+pub const VALUE_BYTES_MAX: u32 = 1024 * 1024;
+/// Largest encoded command, in bytes. An entry cannot be split over messages.
+pub const COMMAND_BYTES_MAX: u32 = 4 * 1024 * 1024;
+/// Entries that one `AppendEntries` carries, in encoded bytes; one entry may exceed what is left of it.
+pub const APPEND_BYTES_MAX: u32 = 4 * 1024 * 1024;
+/// irpc's own bound on one message, in bytes (`irpc::rpc::MAX_MESSAGE_SIZE`).
+pub const RPC_MESSAGE_BYTES_MAX: u32 = 16 * 1024 * 1024;
+/// Largest HTTP body, in bytes: a value of the longest kind in base64, and room for its envelope.
+pub const HTTP_BODY_BYTES_MAX: u32 = 8 * 1024 * 1024;
+
+/// Entries of a scan that names no limit.
+pub const SCAN_LIMIT_DEFAULT: u32 = 1_000;
+/// Entries of one page of a scan, at most.
+pub const SCAN_LIMIT_MAX: u32 = 10_000;
+/// Bytes of keys and values in one page of a scan: a page must fit comfortably in memory on both sides.
+pub const SCAN_BYTES_MAX: u32 = 4 * 1024 * 1024;
+
+/// Operations under way at once; the next one is refused with 429 rather than queued without end.
+pub const OPERATIONS_IN_FLIGHT_MAX: u32 = 1_000;
+/// How long an operation may take before its client is told that the outcome is unknown. Longer than the longest
+/// default election, so that a write survives one change of leaders.
+pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an operation that could not be handed to a leader waits before it tries again, unless the leader changes.
+pub const LEADER_RETRY: Duration = Duration::from_millis(100);
+/// How long an operation waits for a leader to be known before it is refused. Longer than a default election.
+pub const LEADER_WAIT: Duration = Duration::from_secs(3);
+/// How long a stop may take: what is under way is answered, then the stores are closed.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the HTTP server may take for requests under way at a stop.
+pub const HTTP_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a QUIC handshake may take. Longer than an RPC: a dial goes on while RPCs give up.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Requests of one peer served at once; further ones wait in its QUIC streams.
+pub const PEER_REQUESTS_MAX: u32 = 256;
+/// Refused connections are logged at most this often; all are counted.
+pub const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Entries that one transaction of the state machine applies.
+pub const APPLY_BATCH_MAX: u32 = 1_024;
+/// Operations waiting for the log's writer. openraft has a few under way at once; the rest is slack.
+pub const LOG_QUEUE_MAX: usize = 4_096;
+/// Encoded entries kept in memory after they are durable, in bytes, so that replication does not read the disk.
+pub const LOG_CACHE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Connections of the state machine's read pool.
+pub const READ_POOL_SIZE: u32 = 8;
+/// Indexes that one `/raft/log/digest` answers for.
+pub const LOG_DIGEST_RANGE_MAX: u64 = 10_000;
+/// Every such index leaves its state digest behind.
+pub const STATE_DIGEST_INTERVAL: u64 = 64;
+/// Remembered state digests: the last so many multiples of the interval.
+pub const STATE_DIGESTS_MAX: u64 = 4_096;
+
+/// Members of a cluster, learners included.
+pub const PEERS_MAX: u32 = 100;
+
+const _: () = {
+    assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX < COMMAND_BYTES_MAX);
+    // One entry that does not fit what is left of a batch, and a full batch, still fit one message.
+    assert!(COMMAND_BYTES_MAX + APPEND_BYTES_MAX < RPC_MESSAGE_BYTES_MAX);
+    // base64 grows by a third.
+    assert!(VALUE_BYTES_MAX / 3 * 4 + 4 * KEY_BYTES_MAX < HTTP_BODY_BYTES_MAX);
+    assert!(SCAN_LIMIT_DEFAULT <= SCAN_LIMIT_MAX);
+    // A page always has room for one entry.
+    assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX <= SCAN_BYTES_MAX);
+    // A refusal, which leaves nothing open, comes before a time-out, which does.
+    assert!(LEADER_WAIT.as_secs() < OPERATION_TIMEOUT.as_secs());
+    assert!(HTTP_DRAIN_TIMEOUT.as_secs() < STOP_TIMEOUT.as_secs());
+};

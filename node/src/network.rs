@@ -1,0 +1,220 @@
+//! How Raft's messages travel: the trait [`Transport`], and openraft's network on top of it.
+//!
+//! A transport delivers one request to one peer and brings its answer back within a time limit. It knows nothing of
+//! elections; what it cannot deliver is an error that says whether the peer may have seen the request.
+
+pub mod iroh;
+pub mod rpc;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft::type_config::alias::SnapshotOf;
+
+use crate::api::{ApiError, WriteResult};
+use crate::storage::sqlite::NoSnapshot;
+use crate::types::raft_types::{
+    AppendEntriesRequest, AppendEntriesResponse, LogId, Vote, VoteRequest, VoteResponse,
+};
+use crate::types::{Command, NodeId, NodeInfo, TypeConfig};
+
+/// A member to talk to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its number.
+    pub id: NodeId,
+    /// Who and where it is.
+    pub info: NodeInfo,
+}
+
+/// Why a request has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TransportError {
+    /// There is no connection, so the peer has not seen the request.
+    #[error("node {peer} is unreachable: {reason}")]
+    Unreachable {
+        /// Whom the request was for.
+        peer: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// The request was sent; the peer may have acted on it.
+    #[error("the connection to node {peer} was lost: {reason}")]
+    Lost {
+        /// Whom the request was for.
+        peer: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// No answer in time; the peer may have acted on it.
+    #[error("node {peer} did not answer within {within_ms} ms")]
+    Timeout {
+        /// Whom the request was for.
+        peer: NodeId,
+        /// The bound, in milliseconds.
+        within_ms: u64,
+    },
+    /// The peer has stopped, or could not serve the request.
+    #[error("node {peer} refused the request: {reason}")]
+    Refused {
+        /// Whom the request was for.
+        peer: NodeId,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What comes back from a peer.
+pub type Delivery<'a, T> = BoxFuture<'a, Result<T, TransportError>>;
+
+/// Carries requests to peers. Every call ends within its time limit.
+pub trait Transport: Debug + Send + Sync + 'static {
+    /// Raft's AppendEntries (Raft thesis 3.5).
+    fn append_entries<'a>(
+        &'a self,
+        to: &'a Peer,
+        request: AppendEntriesRequest,
+        within: Duration,
+    ) -> Delivery<'a, AppendEntriesResponse>;
+
+    /// Raft's RequestVote (Raft thesis 3.4).
+    fn vote<'a>(&'a self, to: &'a Peer, request: VoteRequest, within: Duration)
+    -> Delivery<'a, VoteResponse>;
+
+    /// Asks whether a vote would be granted (Raft thesis 9.6).
+    fn pre_vote<'a>(
+        &'a self,
+        to: &'a Peer,
+        request: VoteRequest,
+        within: Duration,
+    ) -> Delivery<'a, VoteResponse>;
+
+    /// Asks the leader for an index that it has confirmed with a quorum (Raft thesis 6.4).
+    fn read_index<'a>(&'a self, to: &'a Peer, within: Duration) -> Delivery<'a, Result<LogId, ApiError>>;
+
+    /// Hands a client's command to the leader.
+    fn forward<'a>(
+        &'a self,
+        to: &'a Peer,
+        command: Command,
+        within: Duration,
+    ) -> Delivery<'a, Result<WriteResult, ApiError>>;
+}
+
+/// What a node does with its peers' requests.
+pub trait RaftService: Send + Sync + 'static {
+    /// Answers AppendEntries; an error says why the node cannot.
+    fn append_entries(
+        &self,
+        request: AppendEntriesRequest,
+    ) -> BoxFuture<'_, Result<AppendEntriesResponse, String>>;
+
+    /// Answers RequestVote; an error says why the node cannot.
+    fn vote(&self, request: VoteRequest) -> BoxFuture<'_, Result<VoteResponse, String>>;
+
+    /// Answers a pre-vote; an error says why the node cannot.
+    fn pre_vote(&self, request: VoteRequest) -> BoxFuture<'_, Result<VoteResponse, String>>;
+
+    /// Confirms with a quorum that this node leads, and says up to where a read must have applied.
+    fn read_index(&self) -> BoxFuture<'_, Result<LogId, ApiError>>;
+
+    /// Proposes a command that another node's client has sent; never forwards it again.
+    fn forwarded(&self, command: Command) -> BoxFuture<'_, Result<WriteResult, ApiError>>;
+}
+
+/// Makes openraft's connections to peers, all over one transport.
+#[derive(Debug, Clone)]
+pub struct PeerNetworkFactory {
+    id: NodeId,
+    transport: Arc<dyn Transport>,
+}
+
+impl PeerNetworkFactory {
+    /// The network of node `id`.
+    pub fn new(id: NodeId, transport: Arc<dyn Transport>) -> Self {
+        Self { id, transport }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for PeerNetworkFactory {
+    type Network = PeerNetwork;
+
+    async fn new_client(&mut self, target: NodeId, node: &NodeInfo) -> PeerNetwork {
+        PeerNetwork {
+            id: self.id,
+            peer: Peer { id: target, info: node.clone() },
+            transport: self.transport.clone(),
+        }
+    }
+}
+
+/// openraft's way to one peer.
+#[derive(Debug)]
+pub struct PeerNetwork {
+    id: NodeId,
+    peer: Peer,
+    transport: Arc<dyn Transport>,
+}
+
+impl PeerNetwork {
+    fn rpc_error(&self, error: TransportError, action: RPCTypes, within: Duration) -> RPCError<TypeConfig> {
+        match error {
+            TransportError::Timeout { .. } => {
+                RPCError::Timeout(Timeout { action, id: self.id, target: self.peer.id, timeout: within })
+            }
+            // openraft asks its network for a back-off before it tries an unreachable peer again.
+            TransportError::Unreachable { .. } | TransportError::Refused { .. } => {
+                RPCError::Unreachable(Unreachable::new(&error))
+            }
+            TransportError::Lost { .. } => RPCError::Network(NetworkError::new(&error)),
+        }
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for PeerNetwork {
+    type SnapshotData = NoSnapshot;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse, RPCError<TypeConfig>> {
+        let within = option.soft_ttl();
+        let answer = self.transport.append_entries(&self.peer, rpc, within).await;
+        answer.map_err(|error| self.rpc_error(error, RPCTypes::AppendEntries, within))
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest,
+        option: RPCOption,
+    ) -> Result<VoteResponse, RPCError<TypeConfig>> {
+        let within = option.soft_ttl();
+        let answer = self.transport.vote(&self.peer, rpc, within).await;
+        answer.map_err(|error| self.rpc_error(error, RPCTypes::Vote, within))
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest,
+        option: RPCOption,
+    ) -> Result<VoteResponse, RPCError<TypeConfig>> {
+        let within = option.soft_ttl();
+        let answer = self.transport.pre_vote(&self.peer, rpc, within).await;
+        answer.map_err(|error| self.rpc_error(error, RPCTypes::Vote, within))
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        _vote: Vote,
+        _snapshot: SnapshotOf<TypeConfig, NoSnapshot>,
+        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<openraft::raft::SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        Err(StreamingError::Unreachable(Unreachable::new(&NoSnapshot::error())))
+    }
+}

@@ -1,0 +1,230 @@
+//! The transport over iroh: one QUIC endpoint without relays and without any lookup, so that a closed network just
+//! works and nothing leaves it. Peers are known by public key and dialled at the addresses of the membership.
+
+mod admission;
+mod pool;
+
+use std::fmt::Debug;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use iroh::endpoint::{Connection, VarInt, presets};
+use iroh::protocol::{AcceptError, ProtocolHandler, Router};
+use iroh::{Endpoint, RelayMode, SecretKey};
+use irpc::WithChannels;
+use irpc_iroh::read_request;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+pub use self::admission::Admission;
+pub use self::pool::RaftConnectionPool;
+use super::rpc::{ALPN, AppendEntries, Forward, PreVote, RaftMessage, RaftProtocol, ReadIndex, RequestVote};
+use super::{Delivery, Peer, RaftService, Transport, TransportError};
+use crate::api::{ApiError, WriteResult};
+use crate::limits::PEER_REQUESTS_MAX;
+use crate::types::raft_types::{
+    AppendEntriesRequest, AppendEntriesResponse, LogId, VoteRequest, VoteResponse,
+};
+use crate::types::{Command, EndpointKey};
+
+/// Application error codes with which a connection is closed.
+mod close_code {
+    /// The other's key belongs to no member.
+    pub(super) const NOT_A_MEMBER: u32 = 1;
+    /// The node is stopping.
+    pub(super) const STOPPING: u32 = 2;
+}
+
+/// Why the endpoint cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// The address is taken or not ours.
+    #[error("cannot listen on UDP {address}: {reason}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The public key of a secret key.
+pub fn endpoint_id(secret: &[u8; 32]) -> EndpointKey {
+    EndpointKey(*SecretKey::from_bytes(secret).public().as_bytes())
+}
+
+/// The node's endpoint.
+#[derive(Debug, Clone)]
+pub struct RaftEndpoint {
+    endpoint: Endpoint,
+}
+
+impl RaftEndpoint {
+    /// Binds the endpoint of the node with this secret key to a UDP address.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub async fn bind(secret: [u8; 32], address: SocketAddr) -> Result<Self, EndpointError> {
+        let failed = |reason: String| EndpointError::Bind { address, reason };
+        let endpoint = Endpoint::builder(presets::Minimal)
+            .secret_key(SecretKey::from_bytes(&secret))
+            .relay_mode(RelayMode::Disabled)
+            .clear_ip_transports()
+            .bind_addr(address)
+            .map_err(|error| failed(error.to_string()))?
+            .bind()
+            .await
+            .map_err(|error| failed(io::Error::other(error).to_string()))?;
+        Ok(Self { endpoint })
+    }
+
+    /// The transport to other nodes.
+    pub fn transport(&self) -> IrohTransport {
+        IrohTransport { pool: RaftConnectionPool::new(self.endpoint.clone()) }
+    }
+
+    /// Answers requests from now on, from admitted peers only.
+    pub fn serve(&self, service: Arc<dyn RaftService>, admission: Arc<Admission>) -> RaftServer {
+        let handler = RaftHandler { service, admission };
+        RaftServer { router: Router::builder(self.endpoint.clone()).accept(ALPN, handler).spawn() }
+    }
+}
+
+/// The running server side. It stops with [`Self::stop`].
+#[derive(Debug)]
+pub struct RaftServer {
+    router: Router,
+}
+
+impl RaftServer {
+    /// Stops accepting, ends what is under way and closes the endpoint.
+    pub async fn stop(self) {
+        if let Err(error) = self.router.shutdown().await {
+            tracing::warn!(%error, "the RPC server did not stop cleanly");
+        }
+    }
+}
+
+/// Sends requests over pooled connections.
+#[derive(Debug)]
+pub struct IrohTransport {
+    pool: RaftConnectionPool,
+}
+
+impl Transport for IrohTransport {
+    fn append_entries<'a>(
+        &'a self,
+        to: &'a Peer,
+        request: AppendEntriesRequest,
+        within: Duration,
+    ) -> Delivery<'a, AppendEntriesResponse> {
+        async move {
+            let answer = self.pool.raft_rpc(to, AppendEntries(request), within).await?;
+            answer.map_err(|reason| TransportError::Refused { peer: to.id, reason })
+        }
+        .boxed()
+    }
+
+    fn vote<'a>(
+        &'a self,
+        to: &'a Peer,
+        request: VoteRequest,
+        within: Duration,
+    ) -> Delivery<'a, VoteResponse> {
+        async move {
+            let answer = self.pool.raft_rpc(to, RequestVote(request), within).await?;
+            answer.map_err(|reason| TransportError::Refused { peer: to.id, reason })
+        }
+        .boxed()
+    }
+
+    fn pre_vote<'a>(
+        &'a self,
+        to: &'a Peer,
+        request: VoteRequest,
+        within: Duration,
+    ) -> Delivery<'a, VoteResponse> {
+        async move {
+            let answer = self.pool.raft_rpc(to, PreVote(request), within).await?;
+            answer.map_err(|reason| TransportError::Refused { peer: to.id, reason })
+        }
+        .boxed()
+    }
+
+    fn read_index<'a>(&'a self, to: &'a Peer, within: Duration) -> Delivery<'a, Result<LogId, ApiError>> {
+        self.pool.client_rpc(to, ReadIndex, within).boxed()
+    }
+
+    fn forward<'a>(
+        &'a self,
+        to: &'a Peer,
+        command: Command,
+        within: Duration,
+    ) -> Delivery<'a, Result<WriteResult, ApiError>> {
+        self.pool.client_rpc(to, Forward(command), within).boxed()
+    }
+}
+
+/// Answers the requests of admitted peers.
+#[derive(Clone)]
+struct RaftHandler {
+    service: Arc<dyn RaftService>,
+    admission: Arc<Admission>,
+}
+
+impl Debug for RaftHandler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RaftHandler").field("admission", &self.admission).finish_non_exhaustive()
+    }
+}
+
+impl ProtocolHandler for RaftHandler {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        let key = EndpointKey(*connection.remote_id().as_bytes());
+        if !self.admission.admits(&key) {
+            self.admission.refused(&key);
+            connection.close(VarInt::from_u32(close_code::NOT_A_MEMBER), b"not a member of this cluster");
+            return Ok(());
+        }
+        let permits = Arc::new(Semaphore::new(PEER_REQUESTS_MAX as usize));
+        let mut requests = JoinSet::new();
+        loop {
+            // A connection that ends is no error of ours: the peer dials again.
+            let Ok(Some(message)) = read_request::<RaftProtocol>(&connection).await else { break };
+            while requests.try_join_next().is_some() {}
+            let Ok(permit) = permits.clone().acquire_owned().await else { break };
+            let service = self.service.clone();
+            requests.spawn(async move {
+                answer(service.as_ref(), message).await;
+                drop(permit);
+            });
+        }
+        requests.shutdown().await;
+        connection.close(VarInt::from_u32(close_code::STOPPING), b"");
+        Ok(())
+    }
+}
+
+/// Serves one request. A peer that no longer waits for the answer is not told.
+async fn answer(service: &dyn RaftService, message: RaftMessage) {
+    match message {
+        RaftMessage::AppendEntries(WithChannels { tx, inner, .. }) => {
+            let _ = tx.send(service.append_entries(inner.0).await).await;
+        }
+        RaftMessage::RequestVote(WithChannels { tx, inner, .. }) => {
+            let _ = tx.send(service.vote(inner.0).await).await;
+        }
+        RaftMessage::PreVote(WithChannels { tx, inner, .. }) => {
+            let _ = tx.send(service.pre_vote(inner.0).await).await;
+        }
+        RaftMessage::ReadIndex(WithChannels { tx, .. }) => {
+            let _ = tx.send(service.read_index().await).await;
+        }
+        RaftMessage::Forward(WithChannels { tx, inner, .. }) => {
+            let _ = tx.send(service.forwarded(inner.0).await).await;
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! `RaftConnectionPool`: one connection per peer, dialled when it is needed.
+//!
+//! A dial goes on while the requests that wait for it give up, so that a short time limit never starves a slow link.
+//! A connection is dropped after the first Raft RPC that has no answer in time: QUIC alone would take seconds to notice
+//! a dead peer. A client's request may rightly take long, so its time-out says nothing about the connection.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use iroh::endpoint::{Connection, VarInt};
+use iroh::{Endpoint, EndpointAddr, EndpointId};
+use irpc::Client;
+use irpc::channel::oneshot;
+use irpc_iroh::IrohRemoteConnection;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use crate::limits::DIAL_TIMEOUT;
+use crate::network::rpc::{ALPN, RaftMessage, RaftProtocol};
+use crate::network::{Peer, TransportError};
+use crate::types::NodeInfo;
+
+type Dial = Shared<BoxFuture<'static, Result<Connection, String>>>;
+
+/// The connections of one node to its peers.
+#[derive(Debug)]
+pub struct RaftConnectionPool {
+    endpoint: Endpoint,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The present dial or connection to each peer.
+    peers: HashMap<NodeInfo, Slot>,
+    /// Drives dials that nobody waits for any more. They end with the pool.
+    dials: JoinSet<()>,
+    next: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Slot {
+    /// Tells this connection from its successor.
+    number: u64,
+    dial: Dial,
+}
+
+impl RaftConnectionPool {
+    pub(super) fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, state: Mutex::default() }
+    }
+
+    /// Sends one of Raft's own requests; a time-out drops the connection.
+    pub(super) async fn raft_rpc<Req, Res>(
+        &self,
+        to: &Peer,
+        request: Req,
+        within: Duration,
+    ) -> Result<Res, TransportError>
+    where
+        RaftProtocol: From<Req>,
+        RaftMessage: From<irpc::WithChannels<Req, RaftProtocol>>,
+        Req: irpc::Channels<RaftProtocol, Tx = oneshot::Sender<Res>, Rx = irpc::channel::none::NoReceiver>,
+        Res: irpc::RpcMessage,
+    {
+        self.rpc(to, request, within, true).await
+    }
+
+    /// Sends a request on behalf of a client.
+    pub(super) async fn client_rpc<Req, Res>(
+        &self,
+        to: &Peer,
+        request: Req,
+        within: Duration,
+    ) -> Result<Res, TransportError>
+    where
+        RaftProtocol: From<Req>,
+        RaftMessage: From<irpc::WithChannels<Req, RaftProtocol>>,
+        Req: irpc::Channels<RaftProtocol, Tx = oneshot::Sender<Res>, Rx = irpc::channel::none::NoReceiver>,
+        Res: irpc::RpcMessage,
+    {
+        self.rpc(to, request, within, false).await
+    }
+
+    async fn rpc<Req, Res>(
+        &self,
+        to: &Peer,
+        request: Req,
+        within: Duration,
+        drop_on_timeout: bool,
+    ) -> Result<Res, TransportError>
+    where
+        RaftProtocol: From<Req>,
+        RaftMessage: From<irpc::WithChannels<Req, RaftProtocol>>,
+        Req: irpc::Channels<RaftProtocol, Tx = oneshot::Sender<Res>, Rx = irpc::channel::none::NoReceiver>,
+        Res: irpc::RpcMessage,
+    {
+        let deadline = Instant::now() + within;
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        let slot = self.slot(to);
+        let connection = match timeout_at(deadline, slot.dial.clone()).await {
+            // Nothing was sent yet, and the dial goes on.
+            Err(_) => {
+                let reason = format!("not connected after {within_ms} ms");
+                return Err(TransportError::Unreachable { peer: to.id, reason });
+            }
+            Ok(Err(reason)) => {
+                self.forget(to, &slot);
+                return Err(TransportError::Unreachable { peer: to.id, reason });
+            }
+            Ok(Ok(connection)) => connection,
+        };
+        let client = Client::<RaftProtocol>::boxed(IrohRemoteConnection::new(connection));
+        match timeout_at(deadline, client.rpc(request)).await {
+            Err(_) => {
+                if drop_on_timeout {
+                    self.forget(to, &slot);
+                }
+                Err(TransportError::Timeout { peer: to.id, within_ms })
+            }
+            Ok(Err(error)) => {
+                self.forget(to, &slot);
+                let (peer, reason) = (to.id, error.to_string());
+                Err(match error {
+                    irpc::Error::Request { .. } => TransportError::Unreachable { peer, reason },
+                    _ => TransportError::Lost { peer, reason },
+                })
+            }
+            Ok(Ok(answer)) => Ok(answer),
+        }
+    }
+
+    /// The connection to a peer, or the dial under way, or a new dial.
+    fn slot(&self, to: &Peer) -> Slot {
+        let mut state = self.state.lock().expect("nothing panics while it holds this lock");
+        while state.dials.try_join_next().is_some() {}
+        let usable = state.peers.get(&to.info).filter(|slot| match slot.dial.peek() {
+            None => true,
+            Some(Ok(connection)) => connection.close_reason().is_none(),
+            Some(Err(_)) => false,
+        });
+        if let Some(slot) = usable {
+            return slot.clone();
+        }
+        state.next += 1;
+        let slot =
+            Slot { number: state.next, dial: dial(self.endpoint.clone(), to.info.clone()).boxed().shared() };
+        state.peers.insert(to.info.clone(), slot.clone());
+        state.dials.spawn(slot.dial.clone().map(drop));
+        slot
+    }
+
+    /// Drops a connection, unless another has taken its place already.
+    fn forget(&self, to: &Peer, slot: &Slot) {
+        let mut state = self.state.lock().expect("nothing panics while it holds this lock");
+        if state.peers.get(&to.info).is_some_and(|present| present.number == slot.number) {
+            state.peers.remove(&to.info);
+        }
+        if let Some(Ok(connection)) = slot.dial.peek() {
+            connection.close(VarInt::from_u32(0), b"no answer in time");
+        }
+    }
+}
+
+async fn dial(endpoint: Endpoint, to: NodeInfo) -> Result<Connection, String> {
+    let id = EndpointId::from_bytes(&to.endpoint_id.0).map_err(|error| error.to_string())?;
+    let address = EndpointAddr::new(id).with_ip_addr(to.raft);
+    match tokio::time::timeout(DIAL_TIMEOUT, endpoint.connect(address, ALPN)).await {
+        Err(_) => Err(format!("no handshake with {} within {} ms", to.raft, DIAL_TIMEOUT.as_millis())),
+        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Ok(connection)) => Ok(connection),
+    }
+}

@@ -1,0 +1,57 @@
+//! The messages between nodes, as an irpc service: what travels, not how.
+
+use irpc::channel::oneshot;
+use irpc::rpc_requests;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{ApiError, WriteResult};
+use crate::types::Command;
+use crate::types::raft_types::{
+    AppendEntriesRequest, AppendEntriesResponse, LogId, VoteRequest, VoteResponse,
+};
+
+/// Names the protocol and its version to iroh.
+pub const ALPN: &[u8] = b"aspen/raft/1";
+
+/// Raft's AppendEntries.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AppendEntries(pub AppendEntriesRequest);
+
+/// Raft's RequestVote.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RequestVote(pub VoteRequest);
+
+/// Whether a vote would be granted.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PreVote(pub VoteRequest);
+
+/// An index that the leader has confirmed with a quorum.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReadIndex;
+
+/// A client's command, for the leader.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Forward(pub Command);
+
+/// Requests of one node to another. The order of the variants is part of the protocol.
+#[rpc_requests(message = RaftMessage)]
+#[derive(Debug, Serialize, Deserialize)]
+pub enum RaftProtocol {
+    /// See [`AppendEntries`].
+    #[rpc(tx = oneshot::Sender<Result<AppendEntriesResponse, String>>)]
+    AppendEntries(AppendEntries),
+    /// See [`RequestVote`].
+    #[rpc(tx = oneshot::Sender<Result<VoteResponse, String>>)]
+    RequestVote(RequestVote),
+    /// See [`PreVote`].
+    #[rpc(tx = oneshot::Sender<Result<VoteResponse, String>>)]
+    PreVote(PreVote),
+    /// See [`ReadIndex`].
+    #[rpc(tx = oneshot::Sender<Result<LogId, ApiError>>)]
+    ReadIndex(ReadIndex),
+    /// See [`Forward`].
+    #[rpc(tx = oneshot::Sender<Result<WriteResult, ApiError>>)]
+    Forward(Forward),
+}
+
+const _: () = assert!(irpc::rpc::MAX_MESSAGE_SIZE == crate::limits::RPC_MESSAGE_BYTES_MAX as u64);

@@ -1,0 +1,204 @@
+//! `RaftNode`: the traits of [`crate::api`] over openraft.
+//!
+//! It decides where an operation goes (here, or to the leader), and turns openraft's errors into ours. What it cannot
+//! decide is whether a write whose answer is lost took place: that is [`ApiError::Timeout`], never a refusal.
+
+mod operations;
+mod settings;
+mod status;
+
+use std::collections::HashSet;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{Fatal, InitializeError, RaftError};
+use openraft::{Raft, ServerState};
+use tokio::sync::Semaphore;
+
+pub use self::settings::{RaftTiming, TimingError};
+use crate::api::{ApiError, WriteResult};
+use crate::limits::OPERATIONS_IN_FLIGHT_MAX;
+use crate::network::iroh::Admission;
+use crate::network::{PeerNetworkFactory, RaftService, Transport};
+use crate::storage::log::RedbLogStore;
+use crate::storage::sqlite::{ReadPool, SqliteStateMachine};
+use crate::types::raft_types::{
+    AppendEntriesRequest, AppendEntriesResponse, LogId, Metrics, VoteRequest, VoteResponse,
+};
+use crate::types::{Command, EndpointKey, NodeId, TypeConfig};
+
+/// What a [`RaftNode`] is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The node's number.
+    pub id: NodeId,
+    /// Its public key.
+    pub endpoint_id: EndpointKey,
+    /// Heartbeat and election time-outs.
+    pub timing: RaftTiming,
+    /// The log, open.
+    pub log: RedbLogStore,
+    /// The state machine, open.
+    pub state_machine: SqliteStateMachine,
+    /// The way to the peers.
+    pub transport: Arc<dyn Transport>,
+    /// Who may connect.
+    pub admission: Arc<Admission>,
+}
+
+/// One member of a cluster. Clones share it.
+#[derive(Clone)]
+pub struct RaftNode {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: NodeId,
+    endpoint_id: EndpointKey,
+    incarnation: String,
+    raft: Raft<TypeConfig, SqliteStateMachine>,
+    transport: Arc<dyn Transport>,
+    log: RedbLogStore,
+    readers: ReadPool,
+    admission: Arc<Admission>,
+    /// One permit per client operation under way.
+    permits: Semaphore,
+}
+
+impl Debug for RaftNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RaftNode").field("id", &self.inner.id).finish_non_exhaustive()
+    }
+}
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum RaftStartError {
+    /// The time-outs do not fit together.
+    #[error(transparent)]
+    Timing(#[from] TimingError),
+    /// openraft refused the stores.
+    #[error("raft cannot start: {0}")]
+    Fatal(String),
+}
+
+impl RaftNode {
+    /// Starts Raft on opened stores. It replays what was committed and not yet applied.
+    ///
+    /// # Errors
+    /// Time-outs that do not fit together, or stores that contradict each other.
+    pub async fn start(parts: Parts) -> Result<Self, RaftStartError> {
+        let config = Arc::new(parts.timing.config()?);
+        let network = PeerNetworkFactory::new(parts.id, parts.transport.clone());
+        let readers = parts.state_machine.readers();
+        let raft = Raft::new(parts.id, config, network, parts.log.clone(), parts.state_machine)
+            .await
+            .map_err(|error| RaftStartError::Fatal(error.to_string()))?;
+        let inner = Inner {
+            id: parts.id,
+            endpoint_id: parts.endpoint_id,
+            incarnation: format!("{:016x}", rand::random::<u64>()),
+            raft,
+            transport: parts.transport,
+            log: parts.log,
+            readers,
+            admission: parts.admission,
+            permits: Semaphore::new(OPERATIONS_IN_FLIGHT_MAX as usize),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Ends openraft's tasks. Operations under way end with [`ApiError::Stopping`].
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::error!(%error, "raft did not stop cleanly");
+        }
+    }
+
+    /// Returns when Raft has stopped by itself, with the reason.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_watched().running_state {
+                return fatal.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return Fatal::<TypeConfig>::Stopped.to_string();
+            }
+        }
+    }
+
+    /// Lets the committed members connect, for as long as it runs.
+    pub async fn follow_members(&self) {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            let members: HashSet<EndpointKey> = {
+                let metrics = metrics.borrow_watched();
+                metrics.membership_config.nodes().map(|(_, info)| info.endpoint_id).collect()
+            };
+            self.inner.admission.set_members(members);
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn metrics(&self) -> Metrics {
+        self.inner.raft.metrics().borrow_watched().clone()
+    }
+
+    fn stopping(fatal: &Fatal<TypeConfig>) -> ApiError {
+        ApiError::Stopping { reason: fatal.to_string() }
+    }
+}
+
+impl RaftService for RaftNode {
+    fn append_entries(
+        &self,
+        request: AppendEntriesRequest,
+    ) -> BoxFuture<'_, Result<AppendEntriesResponse, String>> {
+        async move { self.inner.raft.append_entries(request).await.map_err(|error| error.to_string()) }
+            .boxed()
+    }
+
+    fn vote(&self, request: VoteRequest) -> BoxFuture<'_, Result<VoteResponse, String>> {
+        async move { self.inner.raft.vote(request).await.map_err(|error| error.to_string()) }.boxed()
+    }
+
+    fn pre_vote(&self, request: VoteRequest) -> BoxFuture<'_, Result<VoteResponse, String>> {
+        async move { self.inner.raft.pre_vote(request).await.map_err(|error| error.to_string()) }.boxed()
+    }
+
+    fn read_index(&self) -> BoxFuture<'_, Result<LogId, ApiError>> {
+        self.confirm_leadership().boxed()
+    }
+
+    fn forwarded(&self, command: Command) -> BoxFuture<'_, Result<WriteResult, ApiError>> {
+        self.propose(command).boxed()
+    }
+}
+
+/// The words of `/raft/state` and `/cluster/status` for openraft's states.
+fn role_name(state: ServerState) -> &'static str {
+    match state {
+        ServerState::Learner => "learner",
+        ServerState::Follower => "follower",
+        ServerState::Candidate => "candidate",
+        ServerState::Leader => "leader",
+        ServerState::Shutdown => "shutdown",
+    }
+}
+
+/// Sorts what founding a cluster can end in.
+fn init_error(error: RaftError<TypeConfig, InitializeError<TypeConfig>>, id: NodeId) -> ApiError {
+    match error {
+        RaftError::APIError(InitializeError::NotAllowed(_)) => ApiError::AlreadyInitialised,
+        RaftError::APIError(InitializeError::NotInMembers(_)) => {
+            crate::api::BadRequest::NotAMember(id).into()
+        }
+        RaftError::Fatal(fatal) => RaftNode::stopping(&fatal),
+    }
+}

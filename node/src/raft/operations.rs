@@ -1,0 +1,214 @@
+//! Reads, writes and scans: where they go, and what they end in.
+
+use std::time::Duration;
+
+use futures::FutureExt;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::{ReadPolicy, ServerState};
+use tokio::sync::SemaphorePermit;
+use tokio::time::{Instant, timeout_at};
+
+use super::RaftNode;
+use crate::api::{
+    Answer, ApiError, BadRequest, Consistency, KeyValueStore, LeaderHint, ReadRequest, ReadResult,
+    ScanRequest, ScanResult, TimeoutOutcome, WriteResult, check_command, check_key,
+};
+use crate::limits::{LEADER_RETRY, LEADER_WAIT, OPERATION_TIMEOUT, OPERATIONS_IN_FLIGHT_MAX, SCAN_LIMIT_MAX};
+use crate::network::{Peer, TransportError};
+use crate::plant::Plant;
+use crate::types::raft_types::LogId;
+use crate::types::{Command, NodeId, NodeInfo};
+
+impl KeyValueStore for RaftNode {
+    fn read(&self, request: ReadRequest) -> Answer<'_, ReadResult> {
+        async move {
+            check_key(&request.key)?;
+            let _permit = self.admit()?;
+            self.make_fresh(request.consistency).await?;
+            self.inner.readers.read(request.key).await
+        }
+        .boxed()
+    }
+
+    fn write(&self, command: Command) -> Answer<'_, WriteResult> {
+        async move {
+            check_command(&command)?;
+            let _permit = self.admit()?;
+            let deadline = Instant::now() + OPERATION_TIMEOUT;
+            let written = timeout_at(deadline, self.write_somewhere(&command, deadline)).await;
+            written.unwrap_or_else(|_| Err(timed_out(TimeoutOutcome::Unknown)))
+        }
+        .boxed()
+    }
+
+    fn scan(&self, request: ScanRequest) -> Answer<'_, ScanResult> {
+        async move {
+            if request.limit == 0 || request.limit > SCAN_LIMIT_MAX {
+                return Err(BadRequest::ScanLimit(request.limit).into());
+            }
+            let _permit = self.admit()?;
+            self.make_fresh(request.consistency).await?;
+            self.inner.readers.scan(request).await
+        }
+        .boxed()
+    }
+}
+
+impl RaftNode {
+    /// Counts an operation in, or refuses it.
+    fn admit(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        let full = ApiError::TooManyOperations { limit: OPERATIONS_IN_FLIGHT_MAX };
+        self.inner.permits.try_acquire().map_err(|_| full)
+    }
+
+    /// Proposes a command on this node, which has to lead. Ends with openraft's answer, or when the node stops.
+    pub(super) async fn propose(&self, command: Command) -> Result<WriteResult, ApiError> {
+        match self.inner.raft.client_write(command).await {
+            Ok(written) => Ok(WriteResult {
+                revision: crate::types::Revision(written.log_id.index),
+                outcome: written.data,
+            }),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(not_leader(forward.leader_id, forward.leader_node.as_ref()))
+            }
+            // Another leader's log has displaced the entry here; elsewhere it may live on.
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
+                Err(timed_out(TimeoutOutcome::Unknown))
+            }
+            Err(RaftError::APIError(
+                error
+                @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
+            )) => unreachable!("a command changes no members and has no precondition: {error}"),
+            // The entry may have been appended, and sent, before the node stopped.
+            Err(RaftError::Fatal(_)) => Err(timed_out(TimeoutOutcome::Unknown)),
+        }
+    }
+
+    /// Proposes here or at the leader, and again while nothing has been proposed yet.
+    async fn write_somewhere(&self, command: &Command, deadline: Instant) -> Result<WriteResult, ApiError> {
+        let give_up = Instant::now() + LEADER_WAIT;
+        loop {
+            let refused = match self.leader() {
+                Some(leader) if leader.id != self.inner.id => {
+                    let within = deadline.saturating_duration_since(Instant::now());
+                    match self.inner.transport.forward(&leader, command.clone(), within).await {
+                        Ok(Err(refused @ ApiError::NotLeader { .. })) => refused,
+                        Ok(answer) => return answer,
+                        Err(TransportError::Unreachable { .. }) => {
+                            not_leader(Some(leader.id), Some(&leader.info))
+                        }
+                        Err(_) => return Err(timed_out(TimeoutOutcome::Unknown)),
+                    }
+                }
+                // Without a known leader openraft says so itself.
+                _ => match self.propose(command.clone()).await {
+                    Err(refused @ ApiError::NotLeader { .. }) => refused,
+                    answer => return answer,
+                },
+            };
+            self.await_leader(give_up, refused).await?;
+        }
+    }
+
+    /// Makes sure that a read from now on sees what its consistency asks for.
+    async fn make_fresh(&self, consistency: Consistency) -> Result<(), ApiError> {
+        let believes_it_leads = || self.metrics().state == ServerState::Leader;
+        if consistency == Consistency::Stale || (Plant::StaleRead.is_on() && believes_it_leads()) {
+            return Ok(());
+        }
+        let deadline = Instant::now() + OPERATION_TIMEOUT;
+        let confirmed = timeout_at(deadline, async {
+            let index = self.confirm_somewhere(deadline).await?.index;
+            self.await_applied(index).await
+        });
+        confirmed.await.unwrap_or_else(|_| Err(timed_out(TimeoutOutcome::NothingWritten)))
+    }
+
+    /// The index that a quorum confirms, asked for here or at the leader.
+    async fn confirm_somewhere(&self, deadline: Instant) -> Result<LogId, ApiError> {
+        let give_up = Instant::now() + LEADER_WAIT;
+        loop {
+            let refused = match self.leader() {
+                Some(leader) if leader.id != self.inner.id => {
+                    let within = deadline.saturating_duration_since(Instant::now());
+                    match self.inner.transport.read_index(&leader, within).await {
+                        Ok(Err(refused @ (ApiError::NotLeader { .. } | ApiError::NoQuorum))) => refused,
+                        Ok(answer) => return answer,
+                        // A read changes nothing: it may be asked for again.
+                        Err(_) => not_leader(Some(leader.id), Some(&leader.info)),
+                    }
+                }
+                _ => match self.confirm_leadership().await {
+                    Err(refused @ (ApiError::NotLeader { .. } | ApiError::NoQuorum)) => refused,
+                    answer => return answer,
+                },
+            };
+            self.await_leader(give_up, refused).await?;
+        }
+    }
+
+    /// Has a quorum confirm that this node leads (Raft thesis 6.4); the index a read must have applied.
+    pub(super) async fn confirm_leadership(&self) -> Result<LogId, ApiError> {
+        match self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Ok(*linearizer.read_log_id().log_id()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(not_leader(forward.leader_id, forward.leader_node.as_ref()))
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(ApiError::NoQuorum),
+            Err(RaftError::Fatal(fatal)) => Err(Self::stopping(&fatal)),
+        }
+    }
+
+    /// Returns once the state machine has applied `index`.
+    async fn await_applied(&self, index: u64) -> Result<(), ApiError> {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            if metrics.borrow_watched().last_applied.is_some_and(|applied| applied.index >= index) {
+                return Ok(());
+            }
+            if metrics.changed().await.is_err() {
+                return Err(ApiError::Stopping { reason: "raft stopped".to_owned() });
+            }
+        }
+    }
+
+    /// Waits before another try: until somebody else leads, or for a moment. Past `give_up` the refusal stands.
+    async fn await_leader(&self, give_up: Instant, refused: ApiError) -> Result<(), ApiError> {
+        let pause: Duration = LEADER_RETRY.min(give_up.saturating_duration_since(Instant::now()));
+        if pause.is_zero() {
+            return Err(refused);
+        }
+        let before = self.leader().map(|leader| leader.id);
+        let mut metrics = self.inner.raft.metrics();
+        let changed = async {
+            while metrics.changed().await.is_ok() {
+                if metrics.borrow_watched().current_leader != before {
+                    break;
+                }
+            }
+        };
+        // Either way it is time for another try.
+        let _ = tokio::time::timeout(pause, changed).await;
+        Ok(())
+    }
+
+    /// Who leads, as far as this node knows.
+    pub(super) fn leader(&self) -> Option<Peer> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let id = metrics.current_leader?;
+        let info = metrics.membership_config.membership().get_node(&id)?.clone();
+        Some(Peer { id, info })
+    }
+}
+
+fn not_leader(id: Option<NodeId>, info: Option<&NodeInfo>) -> ApiError {
+    let http = info.map(|info| info.http.to_string());
+    ApiError::NotLeader { leader: id.map(|id| LeaderHint { id, http }) }
+}
+
+fn timed_out(outcome: TimeoutOutcome) -> ApiError {
+    let within_ms = u64::try_from(OPERATION_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+    ApiError::Timeout { within_ms, outcome }
+}

@@ -1,0 +1,126 @@
+//! Raft's time-outs, and openraft's other settings with their reasons.
+
+use std::time::Duration;
+
+use openraft::{Config, SnapshotPolicy};
+
+/// Heartbeat interval and election time-out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RaftTiming {
+    /// A leader speaks at least this often.
+    pub heartbeat: Duration,
+    /// Shortest silence after which a follower stands for election.
+    pub election_min: Duration,
+    /// Longest such silence; each election draws one in between.
+    pub election_max: Duration,
+}
+
+impl Default for RaftTiming {
+    /// 200 ms, and 1 to 2 s: a disk that stalls for half a second costs no election.
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(200),
+            election_min: Duration::from_secs(1),
+            election_max: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Time-outs that do not fit together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TimingError {
+    /// No heartbeat at all.
+    #[error("the heartbeat is {0} ms, 10 to 60000 are allowed")]
+    Heartbeat(u128),
+    /// One lost heartbeat would cost an election.
+    #[error(
+        "the shortest election time-out is {election_ms} ms, at least 3 heartbeats of {heartbeat_ms} ms are needed"
+    )]
+    ElectionTooShort {
+        /// The time-out, in milliseconds.
+        election_ms: u128,
+        /// The heartbeat, in milliseconds.
+        heartbeat_ms: u128,
+    },
+    /// Without a range, candidates collide for ever.
+    #[error("the election time-out is {min_ms} to {max_ms} ms, the second must be larger")]
+    ElectionRange {
+        /// The shortest, in milliseconds.
+        min_ms: u128,
+        /// The longest, in milliseconds.
+        max_ms: u128,
+    },
+    /// openraft has a reason of its own.
+    #[error("raft refuses its settings: {0}")]
+    Refused(String),
+}
+
+impl RaftTiming {
+    /// Refuses time-outs that do not fit together.
+    ///
+    /// # Errors
+    /// Which of them.
+    pub fn check(&self) -> Result<(), TimingError> {
+        let (heartbeat_ms, min_ms, max_ms) =
+            (self.heartbeat.as_millis(), self.election_min.as_millis(), self.election_max.as_millis());
+        if !(10..=60_000).contains(&heartbeat_ms) {
+            return Err(TimingError::Heartbeat(heartbeat_ms));
+        }
+        if min_ms < 3 * heartbeat_ms {
+            return Err(TimingError::ElectionTooShort { election_ms: min_ms, heartbeat_ms });
+        }
+        if max_ms <= min_ms {
+            return Err(TimingError::ElectionRange { min_ms, max_ms });
+        }
+        Ok(())
+    }
+
+    /// openraft's settings with these time-outs.
+    pub(super) fn config(&self) -> Result<Config, TimingError> {
+        self.check()?;
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let config = Config {
+            cluster_name: "aspen".to_owned(),
+            heartbeat_interval: millis(self.heartbeat),
+            election_timeout_min: millis(self.election_min),
+            election_timeout_max: millis(self.election_max),
+            // A node that was cut off must not depose the leader when it comes back (Raft thesis 9.6).
+            enable_pre_vote: Some(true),
+            // A leader that restarts stands for election like anybody else.
+            enable_leader_restore: Some(false),
+            // There are no snapshots yet, so nothing may be purged.
+            snapshot_policy: SnapshotPolicy::Never,
+            ..Config::default()
+        };
+        config.validate().map_err(|error| TimingError::Refused(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(heartbeat: u64, min: u64, max: u64, want: Result<(), &str>) {
+        let timing = RaftTiming {
+            heartbeat: Duration::from_millis(heartbeat),
+            election_min: Duration::from_millis(min),
+            election_max: Duration::from_millis(max),
+        };
+        let got = timing.config().map(drop).map_err(|error| error.to_string());
+        assert_eq!(got, want.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn time_outs_must_fit_together() {
+        check(200, 1000, 2000, Ok(()));
+        check(0, 1000, 2000, Err("the heartbeat is 0 ms, 10 to 60000 are allowed"));
+        check(
+            200,
+            599,
+            2000,
+            Err("the shortest election time-out is 599 ms, at least 3 heartbeats of 200 ms are needed"),
+        );
+        check(200, 1000, 1000, Err("the election time-out is 1000 to 1000 ms, the second must be larger"));
+    }
+}

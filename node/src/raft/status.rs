@@ -1,0 +1,118 @@
+//! What a node says of itself and of its cluster.
+
+use std::collections::BTreeMap;
+
+use futures::FutureExt;
+use openraft::vote::RaftLeaderId;
+
+use super::{RaftNode, init_error, role_name};
+use crate::api::{
+    Answer, ApiError, BadRequest, ClusterController, ClusterStatus, EntryId, LeaderHint, LogDigest,
+    LogDigestEntry, Member, RaftObserver, RaftState, StateDigest, VoteState,
+};
+use crate::limits::{LOG_DIGEST_RANGE_MAX, PEERS_MAX};
+use crate::storage::log::EncodedEntry;
+use crate::types::raft_types::LogId;
+use crate::types::{NodeId, NodeInfo};
+
+impl ClusterController for RaftNode {
+    fn init(&self, members: BTreeMap<NodeId, NodeInfo>) -> Answer<'_, ()> {
+        async move {
+            if members.is_empty() || members.len() > PEERS_MAX as usize {
+                return Err(BadRequest::MemberCount(members.len() as u64).into());
+            }
+            if !members.contains_key(&self.inner.id) {
+                return Err(BadRequest::NotAMember(self.inner.id).into());
+            }
+            let initialized = self.inner.raft.initialize(members).await;
+            initialized.map_err(|error| init_error(error, self.inner.id))
+        }
+        .boxed()
+    }
+
+    fn status(&self) -> ClusterStatus {
+        let metrics = self.metrics();
+        let membership = metrics.membership_config.membership();
+        let voters: Vec<NodeId> = membership.voter_ids().collect();
+        let members = membership.nodes().map(|(id, info)| Member {
+            id: *id,
+            is_voter: voters.contains(id),
+            info: info.clone(),
+        });
+        let leader = metrics
+            .current_leader
+            .map(|id| LeaderHint { id, http: membership.get_node(&id).map(|info| info.http.to_string()) });
+        ClusterStatus {
+            id: self.inner.id,
+            endpoint_id: self.inner.endpoint_id.to_string(),
+            role: role_name(metrics.state).to_owned(),
+            term: metrics.current_term,
+            leader,
+            is_initialized: !voters.is_empty(),
+            members: members.collect(),
+            refused_connections: self.inner.admission.refused_count(),
+        }
+    }
+}
+
+impl RaftObserver for RaftNode {
+    fn raft_state(&self) -> RaftState {
+        let metrics = self.metrics();
+        RaftState {
+            id: self.inner.id,
+            incarnation: self.inner.incarnation.clone(),
+            role: role_name(metrics.state).to_owned(),
+            term: metrics.current_term,
+            vote: VoteState {
+                term: metrics.vote.leader_id.term(),
+                voted_for: *metrics.vote.leader_id.node_id(),
+                is_committed: metrics.vote.committed,
+            },
+            leader: metrics.current_leader,
+            last_log_index: metrics.last_log_index,
+            committed: metrics.local_committed.map(entry_id),
+            applied: metrics.last_applied.map(entry_id),
+        }
+    }
+
+    fn log_digest(&self, from: u64, to: u64) -> Answer<'_, LogDigest> {
+        async move {
+            if from > to || to - from >= LOG_DIGEST_RANGE_MAX {
+                return Err(BadRequest::LogRange { from, to }.into());
+            }
+            let last = self.inner.log.last_index();
+            if last.is_none_or(|last| to > last) {
+                return Err(BadRequest::BeyondLog { to, last }.into());
+            }
+            let log = self.inner.log.clone();
+            let entries = tokio::task::spawn_blocking(move || log.read(from..=to, u64::MAX))
+                .await
+                .map_err(|error| ApiError::Storage { reason: error.to_string() })?
+                .map_err(|error| ApiError::Storage { reason: error.to_string() })?;
+            Ok(LogDigest { from, entries: chain(&entries) })
+        }
+        .boxed()
+    }
+
+    fn state_digest(&self, at: Option<u64>) -> Answer<'_, StateDigest> {
+        self.inner.readers.digest(at).boxed()
+    }
+}
+
+/// Hashes each entry together with the hash before it.
+fn chain(entries: &[EncodedEntry]) -> Vec<LogDigestEntry> {
+    let mut before = [0; 32];
+    let link = |entry: &EncodedEntry| {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&before);
+        hasher.update(&entry.bytes);
+        before = *hasher.finalize().as_bytes();
+        let chain = data_encoding::HEXLOWER.encode(&before);
+        LogDigestEntry { index: entry.index, term: entry.term, chain }
+    };
+    entries.iter().map(link).collect()
+}
+
+fn entry_id(id: LogId) -> EntryId {
+    EntryId { term: *id.leader_id, index: id.index }
+}

@@ -1,0 +1,105 @@
+//! The program `aspen-node`, also reachable as a part of another program: settings, signals, exit codes.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::builder::{NodeBuilder, StartError, make_data_dir};
+use crate::cluster::identity::Identity;
+use crate::config::{Cli, CliCommand, Config, ConfigError};
+use crate::limits::STOP_TIMEOUT;
+
+/// The settings are wrong (`EX_USAGE`, sysexits.h).
+const EXIT_USAGE: u8 = 64;
+
+/// Why the program ends with an error.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("the log filter `{filter}` is refused: {reason}")]
+    LogFilter { filter: String, reason: String },
+    #[error("cannot start the runtime")]
+    Runtime(#[source] std::io::Error),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("the node failed: {0}")]
+    Failed(String),
+    #[error("the node did not stop within {} s", STOP_TIMEOUT.as_secs())]
+    StopTimeout,
+}
+
+/// Does what was typed.
+pub fn main(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Some(CliCommand::Identity { data_dir }) => print_identity(&data_dir),
+        None => Config::load(cli.run).map_err(RunError::from).and_then(run),
+    };
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    report(&error);
+    match error {
+        RunError::Config(_) | RunError::LogFilter { .. } => ExitCode::from(EXIT_USAGE),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn print_identity(data_dir: &Path) -> Result<(), RunError> {
+    make_data_dir(data_dir)?;
+    let identity = Identity::load_or_create(data_dir).map_err(StartError::from)?;
+    // A closed pipe is no error of ours.
+    let _ = writeln!(std::io::stdout(), "{}", identity.endpoint_id());
+    Ok(())
+}
+
+fn run(config: Config) -> Result<(), RunError> {
+    let filter = EnvFilter::builder()
+        .parse(&config.log)
+        .map_err(|error| RunError::LogFilter { filter: config.log.clone(), reason: error.to_string() })?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(RunError::Runtime)?;
+    let result = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
+}
+
+async fn serve(config: Config) -> Result<(), RunError> {
+    // Before anything else, so that an early signal is a clean stop, too.
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Runtime)?;
+    let (id, raft, http) = (config.id, config.raft_listen, config.http_listen);
+    let node = NodeBuilder::new(config).start().await?;
+    tracing::info!(%id, endpoint_id = %node.endpoint_id(), %raft, %http, version = crate::VERSION, "ready");
+    let failed = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        reason = node.failed() => Some(reason),
+    };
+    tracing::info!("stopping");
+    let stopped = tokio::time::timeout(STOP_TIMEOUT, node.stop()).await;
+    match (failed, stopped) {
+        (Some(reason), _) => Err(RunError::Failed(reason)),
+        (None, Err(_)) => Err(RunError::StopTimeout),
+        (None, Ok(())) => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+    }
+}
+
+/// Prints an error, each cause on a line of its own.
+fn report(error: &RunError) {
+    let mut text = format!("aspen-node: {error}\n");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = writeln!(text, "  because: {error}");
+        cause = error.source();
+    }
+    // Nobody reads: nobody can be told.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}

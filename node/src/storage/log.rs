@@ -1,0 +1,361 @@
+//! `RedbLogStore`: the Raft log and vote, in redb.
+//!
+//! One writer thread owns all writes. It drains its queue into one durable commit, then answers in order: the fsync
+//! is the batching window. Entries are readable when `append` returns and durable when its callback is called; entries
+//! that are not durable yet, and recent ones, are read from memory.
+//!
+//! `committed` rides along with the next commit and never costs an fsync of its own: after a crash it may be behind,
+//! and is raised again by the leader.
+//!
+//! After an I/O error the store is tainted: every later write fails with the same reason, so that the node stops.
+
+mod cache;
+mod writer;
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use tokio::sync::oneshot;
+
+use self::cache::Cache;
+use self::writer::{LogOp, Writer};
+use super::StorageError;
+use crate::limits::{APPEND_BYTES_MAX, LOG_QUEUE_MAX};
+use crate::types::raft_types::{Entry, LogId, Vote};
+use crate::types::{NodeId, TypeConfig};
+
+/// Entries by index, each encoded by postcard.
+const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
+/// Vote, committed, purged, node and format.
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// The format that this version writes.
+const FORMAT: u64 = 1;
+
+/// Indexes and encodings as they stand in the table.
+type Rows = Vec<(u64, Arc<[u8]>)>;
+
+/// The log of one node. Clones share it.
+#[derive(Clone)]
+pub struct RedbLogStore {
+    shared: Arc<Shared>,
+}
+
+impl Debug for RedbLogStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedbLogStore").field("path", &self.shared.path).finish_non_exhaustive()
+    }
+}
+
+/// What the handles and the writer thread share.
+struct Shared {
+    path: PathBuf,
+    db: Database,
+    cache: Mutex<Cache>,
+    queue: Mutex<Option<SyncSender<LogOp>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// One entry as the log holds it.
+#[derive(Debug, Clone)]
+pub struct EncodedEntry {
+    /// Its place.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+    /// Its encoding, the same on every node.
+    pub bytes: Arc<[u8]>,
+}
+
+impl RedbLogStore {
+    /// Opens the log at `path`, or makes it, for node `id`.
+    ///
+    /// # Errors
+    /// The file is in use, damaged, of a later format, or another node's.
+    pub fn open(path: &Path, id: NodeId) -> Result<Self, StorageError> {
+        let db = Database::create(path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => StorageError::InUse { path: path.to_owned() },
+            other => redb_error(path, other),
+        })?;
+        initialise(path, &db, id)?;
+        let mut cache = Cache::default();
+        let loaded = load(path, &db)?;
+        cache.restore(loaded.purged, loaded.last, loaded.vote, loaded.committed);
+        let (queue, ops) = std::sync::mpsc::sync_channel(LOG_QUEUE_MAX);
+        let shared = Arc::new(Shared {
+            path: path.to_owned(),
+            db,
+            cache: Mutex::new(cache),
+            queue: Mutex::new(Some(queue)),
+            writer: Mutex::new(None),
+        });
+        let writer = Writer::new(shared.clone());
+        let thread = std::thread::Builder::new()
+            .name("raft-log".into())
+            .spawn(move || writer.run(&ops))
+            .map_err(|source| StorageError::Io { path: path.to_owned(), source })?;
+        *lock(&shared.writer) = Some(thread);
+        Ok(Self { shared })
+    }
+
+    /// Writes what is queued, then closes the log. Later operations fail.
+    pub fn close(&self) {
+        drop(lock(&self.shared.queue).take());
+        let thread = lock(&self.shared.writer).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the log's writer panicked");
+        }
+    }
+
+    /// The entries in `range`, as far as the log has them, encoded; at most `bytes_max` bytes but always one entry.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn read(&self, range: impl RangeBounds<u64>, bytes_max: u64) -> io::Result<Vec<EncodedEntry>> {
+        let from = match range.start_bound() {
+            Bound::Included(from) => *from,
+            Bound::Excluded(before) => before + 1,
+            Bound::Unbounded => 0,
+        };
+        let until = match range.end_bound() {
+            Bound::Included(last) => last.saturating_add(1),
+            Bound::Excluded(until) => *until,
+            Bound::Unbounded => u64::MAX,
+        };
+        loop {
+            // What memory has from here on, and which part of the range is on disk only.
+            let (generation, disk, mut tail) = {
+                let cache = lock(&self.shared.cache);
+                let range = cache.clamp(from, until);
+                let (disk, tail) = cache.read(range.clone(), bytes_max);
+                (cache.generation(), disk, tail)
+            };
+            if disk.is_empty() {
+                return Ok(tail);
+            }
+            let mut entries = self.read_disk(disk.start, disk.end, bytes_max)?;
+            // A truncation or purge in between would mix two logs.
+            if lock(&self.shared.cache).generation() != generation {
+                continue;
+            }
+            let mut bytes: u64 = entries.iter().map(|entry| entry.bytes.len() as u64).sum();
+            let complete = entries.last().is_some_and(|entry| entry.index + 1 == disk.end);
+            if complete {
+                tail.retain(|entry| {
+                    bytes = bytes.saturating_add(entry.bytes.len() as u64);
+                    bytes <= bytes_max
+                });
+                entries.append(&mut tail);
+            }
+            return Ok(entries);
+        }
+    }
+
+    /// The index of the last entry; the first entry of a log has index 0.
+    pub fn last_index(&self) -> Option<u64> {
+        lock(&self.shared.cache).last().map(|last| last.index)
+    }
+
+    fn read_disk(&self, from: u64, until: u64, bytes_max: u64) -> io::Result<Vec<EncodedEntry>> {
+        let read = || -> Result<Rows, redb::Error> {
+            let table = self.shared.db.begin_read()?.open_table(ENTRIES)?;
+            let mut found = Rows::new();
+            let mut bytes = 0;
+            for row in table.range(from..until)? {
+                let (index, value) = row?;
+                bytes += value.value().len() as u64;
+                if bytes > bytes_max && !found.is_empty() {
+                    break;
+                }
+                found.push((index.value(), Arc::from(value.value())));
+            }
+            Ok(found)
+        };
+        let found = read().map_err(io::Error::other)?;
+        let mut entries = Vec::with_capacity(found.len());
+        for (index, (place, bytes)) in (from..).zip(found) {
+            if index != place {
+                return Err(io::Error::other(format!("the log has a hole: {index} is missing")));
+            }
+            let term = decode_entry(&bytes)?.log_id.leader_id;
+            entries.push(EncodedEntry { index, term: *term, bytes });
+        }
+        if entries.is_empty() {
+            return Err(io::Error::other(format!("the log has a hole: {from} is missing")));
+        }
+        Ok(entries)
+    }
+
+    /// Queues an operation for the writer; waits while the queue is full.
+    fn submit(&self, op: LogOp) -> io::Result<()> {
+        let queue = lock(&self.shared.queue).clone();
+        let queue = queue.ok_or_else(|| io::Error::other("the log is closed"))?;
+        queue.send(op).map_err(|_| io::Error::other("the log's writer has ended"))
+    }
+
+    async fn flushed(receiver: oneshot::Receiver<io::Result<()>>) -> io::Result<()> {
+        receiver.await.map_err(|_| io::Error::other("the log's writer has ended"))?
+    }
+}
+
+impl RaftLogReader<TypeConfig> for RedbLogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        self.read(range, u64::MAX)?.iter().map(|entry| decode_entry(&entry.bytes)).collect()
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        let entries = self.read(start..end, u64::from(APPEND_BYTES_MAX))?;
+        entries.iter().map(|entry| decode_entry(&entry.bytes)).collect()
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(lock(&self.shared.cache).vote())
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for RedbLogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let cache = lock(&self.shared.cache);
+        Ok(LogState { last_purged_log_id: cache.purged(), last_log_id: cache.last().or(cache.purged()) })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let (done, flushed) = oneshot::channel();
+        self.submit(LogOp::Vote { vote: *vote, done })?;
+        Self::flushed(flushed).await
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        lock(&self.shared.cache).set_committed(committed);
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        Ok(lock(&self.shared.cache).committed())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let mut encoded = Vec::new();
+        {
+            let mut cache = lock(&self.shared.cache);
+            for entry in entries {
+                let bytes: Arc<[u8]> = postcard::to_stdvec(&entry).map_err(io::Error::other)?.into();
+                let log_id = entry.log_id;
+                encoded.push((log_id.index, bytes.clone()));
+                cache.append(log_id, bytes);
+            }
+        }
+        self.submit(LogOp::Append { entries: encoded, done: callback })
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        let (done, flushed) = oneshot::channel();
+        lock(&self.shared.cache).truncate_after(last_log_id);
+        self.submit(LogOp::Truncate { after: last_log_id.map(|id| id.index), done })?;
+        Self::flushed(flushed).await
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        let (done, flushed) = oneshot::channel();
+        lock(&self.shared.cache).purge(log_id);
+        self.submit(LogOp::Purge { upto: log_id, done })?;
+        Self::flushed(flushed).await
+    }
+}
+
+/// What is found in a log when it is opened.
+struct Loaded {
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    purged: Option<LogId>,
+    last: Option<LogId>,
+}
+
+/// Makes the tables, and makes sure that they are this node's and of a known format.
+fn initialise(path: &Path, db: &Database, id: NodeId) -> Result<(), StorageError> {
+    let make = || -> Result<(u64, u64), redb::Error> {
+        let txn = db.begin_write()?;
+        let mut meta = txn.open_table(META)?;
+        txn.open_table(ENTRIES)?;
+        let mut number = |name: &str, default: u64| -> Result<u64, redb::Error> {
+            let found = meta.get(name)?.map(|value| value.value().try_into().map_or(0, u64::from_le_bytes));
+            if found.is_none() {
+                meta.insert(name, default.to_le_bytes().as_slice())?;
+            }
+            Ok(found.unwrap_or(default))
+        };
+        let found = (number("format", FORMAT)?, number("node", id.0)?);
+        drop(meta);
+        txn.commit()?;
+        Ok(found)
+    };
+    let (format, node) = make().map_err(|error| redb_error(path, error))?;
+    if format != FORMAT {
+        return Err(StorageError::Format { path: path.to_owned(), found: format, supported: FORMAT });
+    }
+    if node != id.0 {
+        return Err(StorageError::OtherNode { found: node, expected: id.0 });
+    }
+    Ok(())
+}
+
+fn load(path: &Path, db: &Database) -> Result<Loaded, StorageError> {
+    let corrupt = |what: &str| StorageError::Corrupt { path: path.to_owned(), what: what.to_owned() };
+    let read = || -> Result<_, redb::Error> {
+        let txn = db.begin_read()?;
+        let meta = txn.open_table(META)?;
+        let bytes = |name: &str| -> Result<Option<Vec<u8>>, redb::Error> {
+            Ok(meta.get(name)?.map(|value| value.value().to_vec()))
+        };
+        let last = txn.open_table(ENTRIES)?.last()?.map(|(_, value)| value.value().to_vec());
+        Ok((bytes("vote")?, bytes("committed")?, bytes("purged")?, last))
+    };
+    let (vote, committed, purged, last) = read().map_err(|error| redb_error(path, error))?;
+    let log_id = |bytes: Option<Vec<u8>>, what: &str| -> Result<Option<LogId>, StorageError> {
+        bytes.map(|bytes| postcard::from_bytes(&bytes)).transpose().map_err(|_| corrupt(what))
+    };
+    Ok(Loaded {
+        vote: vote.map(|bytes| postcard::from_bytes(&bytes)).transpose().map_err(|_| corrupt("the vote"))?,
+        committed: log_id(committed, "the committed index")?,
+        purged: log_id(purged, "the purged index")?,
+        last: last
+            .map(|bytes| decode_entry(&bytes).map(|entry| entry.log_id))
+            .transpose()
+            .map_err(|_| corrupt("the last entry"))?,
+    })
+}
+
+fn decode_entry(bytes: &[u8]) -> io::Result<Entry> {
+    postcard::from_bytes(bytes)
+        .map_err(|error| io::Error::other(format!("a log entry does not decode: {error}")))
+}
+
+fn redb_error(path: &Path, error: impl Into<redb::Error>) -> StorageError {
+    StorageError::Redb { path: path.to_owned(), source: Box::new(error.into()) }
+}
+
+/// A poisoned lock means that another thread has crashed while it held it: so do we.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("the other thread has crashed with the log in its hands")
+}

@@ -1,0 +1,155 @@
+//! The part of the log that is in memory: what is not durable yet, and recent entries. Pure: the caller locks it.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::EncodedEntry;
+use crate::limits::LOG_CACHE_BYTES_MAX;
+use crate::types::raft_types::{LogId, Vote};
+
+/// The tail of the log, and its bounds.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    /// Invariant: contiguous, ends with `last`, and holds every entry that is not durable.
+    tail: VecDeque<EncodedEntry>,
+    /// Bytes in `tail`.
+    bytes: u64,
+    /// Entries up to here are on disk, so they may leave memory.
+    durable: Option<u64>,
+    last: Option<LogId>,
+    purged: Option<LogId>,
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    /// Counts truncations and purges, so that a reader of the disk notices one.
+    generation: u64,
+}
+
+impl Cache {
+    /// Takes over what was found on disk.
+    pub(super) fn restore(
+        &mut self,
+        purged: Option<LogId>,
+        last: Option<LogId>,
+        vote: Option<Vote>,
+        committed: Option<LogId>,
+    ) {
+        self.durable = last.map(|id| id.index);
+        self.last = last;
+        self.purged = purged;
+        self.vote = vote;
+        self.committed = committed;
+    }
+
+    pub(super) fn last(&self) -> Option<LogId> {
+        self.last
+    }
+
+    pub(super) fn purged(&self) -> Option<LogId> {
+        self.purged
+    }
+
+    pub(super) fn vote(&self) -> Option<Vote> {
+        self.vote
+    }
+
+    /// Only a durable vote may be seen.
+    pub(super) fn set_vote(&mut self, vote: Vote) {
+        self.vote = Some(vote);
+    }
+
+    pub(super) fn committed(&self) -> Option<LogId> {
+        self.committed
+    }
+
+    pub(super) fn set_committed(&mut self, committed: Option<LogId>) {
+        self.committed = committed;
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The part of `from..until` that the log has.
+    pub(super) fn clamp(&self, from: u64, until: u64) -> Range<u64> {
+        let first = self.purged.map_or(0, |id| id.index + 1);
+        let end = self.last.map_or(0, |id| id.index + 1);
+        let from = from.max(first);
+        from..until.min(end).max(from)
+    }
+
+    /// Splits a clamped range: what has to be read from disk, and what memory has of the rest, up to `bytes_max`.
+    pub(super) fn read(&self, range: Range<u64>, bytes_max: u64) -> (Range<u64>, Vec<EncodedEntry>) {
+        let Some(first) = self.tail.front().map(|entry| entry.index) else {
+            return (range, Vec::new());
+        };
+        let disk = range.start..range.end.min(first).max(range.start);
+        let mut found: Vec<EncodedEntry> = Vec::new();
+        let mut bytes = 0_u64;
+        for index in disk.end..range.end {
+            let entry = &self.tail[offset(index, first)];
+            bytes = bytes.saturating_add(entry.bytes.len() as u64);
+            if bytes > bytes_max && !(found.is_empty() && disk.is_empty()) {
+                break;
+            }
+            found.push(entry.clone());
+        }
+        (disk, found)
+    }
+
+    /// Adds an entry, which is readable from now on.
+    pub(super) fn append(&mut self, log_id: LogId, bytes: Arc<[u8]>) {
+        let next = self.last.or(self.purged).map_or(log_id.index, |id| id.index + 1);
+        assert_eq!(log_id.index, next, "openraft appends without holes");
+        self.bytes += bytes.len() as u64;
+        self.tail.push_back(EncodedEntry { index: log_id.index, term: *log_id.leader_id, bytes });
+        self.last = Some(log_id);
+    }
+
+    /// Entries up to `index` are on disk; the oldest of them leave memory.
+    pub(super) fn flushed(&mut self, index: u64) {
+        self.durable = self.durable.max(Some(index));
+        while self.bytes > LOG_CACHE_BYTES_MAX
+            && self.tail.front().is_some_and(|entry| Some(entry.index) <= self.durable)
+        {
+            self.pop_front();
+        }
+    }
+
+    /// The disk has forgotten the entries after `last`, too.
+    pub(super) fn truncated(&mut self, last: Option<u64>) {
+        self.durable = self.durable.min(last);
+    }
+
+    /// Forgets the entries after `last`.
+    pub(super) fn truncate_after(&mut self, last: Option<LogId>) {
+        let index = last.map(|id| id.index);
+        while self.tail.back().is_some_and(|entry| Some(entry.index) > index) {
+            if let Some(entry) = self.tail.pop_back() {
+                self.bytes -= entry.bytes.len() as u64;
+            }
+        }
+        self.last = last.filter(|id| self.purged.is_none_or(|purged| id.index > purged.index));
+        self.generation += 1;
+    }
+
+    /// Forgets the entries up to `upto`.
+    pub(super) fn purge(&mut self, upto: LogId) {
+        while self.tail.front().is_some_and(|entry| entry.index <= upto.index) {
+            self.pop_front();
+        }
+        self.purged = self.purged.max(Some(upto));
+        self.last = self.last.filter(|id| id.index > upto.index);
+        self.generation += 1;
+    }
+
+    fn pop_front(&mut self) {
+        if let Some(entry) = self.tail.pop_front() {
+            self.bytes -= entry.bytes.len() as u64;
+        }
+    }
+}
+
+fn offset(index: u64, first: u64) -> usize {
+    usize::try_from(index - first).expect("the cache is bounded in bytes")
+}

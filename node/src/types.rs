@@ -1,0 +1,273 @@
+//! The words that every other module uses: ids, keys, commands, outcomes, and openraft's `TypeConfig`.
+//!
+//! It does nothing: no I/O, no checks beyond the shape of a value.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A member's number in the cluster, 1 and up. Chosen by the operator, never reused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeId(pub u64);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The public key of a node's endpoint, by which its peers know it: 32 bytes, 64 hexadecimal digits as text.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointKey(pub [u8; 32]);
+
+/// Why a text is no [`EndpointKey`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an endpoint id has 64 hexadecimal digits")]
+pub struct EndpointKeyError;
+
+impl std::str::FromStr for EndpointKey {
+    type Err = EndpointKeyError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bytes =
+            data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|_| EndpointKeyError)?;
+        bytes.try_into().map(Self).map_err(|_| EndpointKeyError)
+    }
+}
+
+impl fmt::Display for EndpointKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for EndpointKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl Serialize for EndpointKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for EndpointKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What the cluster's membership says of a node: who it is and where it is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// The public key that the node proves when it connects.
+    pub endpoint_id: EndpointKey,
+    /// UDP address of Raft's RPC.
+    pub raft: SocketAddr,
+    /// TCP address of the HTTP interface.
+    pub http: SocketAddr,
+}
+
+/// A byte string that travels as bytes, not as a list of numbers.
+macro_rules! byte_string {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub Vec<u8>);
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "\"{}\"", self.0.escape_ascii())
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.as_bytes().to_vec())
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_bytes(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_byte_buf(ByteBuf).map(Self)
+            }
+        }
+    };
+}
+
+byte_string! {
+    /// A key: 1 to [`KEY_BYTES_MAX`](crate::limits::KEY_BYTES_MAX) bytes, ordered bytewise.
+    Key
+}
+
+byte_string! {
+    /// A value: at most [`VALUE_BYTES_MAX`](crate::limits::VALUE_BYTES_MAX) bytes.
+    Value
+}
+
+/// Reads the bytes of a key or a value without going through a sequence of integers.
+struct ByteBuf;
+
+impl serde::de::Visitor<'_> for ByteBuf {
+    type Value = Vec<u8>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a byte string")
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+        Ok(bytes.to_vec())
+    }
+
+    fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+        Ok(bytes)
+    }
+}
+
+/// A point in the history of the cluster: the index of a log entry. Index 0 founds the cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Revision(pub u64);
+
+/// A key's value, and when it came to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The value.
+    pub value: Value,
+    /// The entry that created the key, after it was last absent.
+    pub create_revision: Revision,
+    /// The entry that last wrote it.
+    pub mod_revision: Revision,
+    /// How often it was written since it was created, 1 and up.
+    pub version: u64,
+}
+
+/// What a client asks the state machine to do. The order of the variants is part of the log's format.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Writes a value.
+    Set {
+        /// The key.
+        key: Key,
+        /// Its new value.
+        value: Value,
+    },
+    /// Removes a key.
+    Delete {
+        /// The key.
+        key: Key,
+    },
+    /// Writes a value if the key's present one is the expected one.
+    CompareAndSwap {
+        /// The key.
+        key: Key,
+        /// What it must hold; `None`: it must be absent.
+        expected: Option<Value>,
+        /// Its new value.
+        value: Value,
+    },
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Set { key, value } => write!(f, "set {key:?}, {} bytes", value.0.len()),
+            Self::Delete { key } => write!(f, "delete {key:?}"),
+            Self::CompareAndSwap { key, value, .. } => {
+                write!(f, "compare-and-swap {key:?}, {} bytes", value.0.len())
+            }
+        }
+    }
+}
+
+/// What a command did. The order of the variants is part of the state digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Nothing for a client: a leader's first entry or a change of members.
+    None,
+    /// The value was written.
+    Written,
+    /// The key was removed, or was not there.
+    Deleted {
+        /// Whether it was there.
+        existed: bool,
+    },
+    /// The expected value was found and replaced.
+    Swapped,
+    /// Another value, or none, was found; nothing was changed.
+    NotSwapped {
+        /// What the key holds.
+        actual: Option<Value>,
+    },
+    /// The command breaks a bound that a client's front door should have refused.
+    Refused,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+openraft::declare_raft_types!(
+    /// openraft's types as Aspen uses them. `leader_id_std` allows one leader in a term, as the Raft thesis has it.
+    pub TypeConfig:
+        D = Command,
+        R = Outcome,
+        NodeId = NodeId,
+        Node = NodeInfo,
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, NodeId>,
+);
+
+/// The names of openraft's types at [`TypeConfig`].
+pub mod raft_types {
+    use super::TypeConfig;
+
+    /// A log entry.
+    pub type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
+    /// Term and index of an entry.
+    pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
+    /// Term and candidate that a node has voted for.
+    pub type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
+    /// A membership and the entry that set it.
+    pub type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
+    /// What openraft says of itself.
+    pub type Metrics = openraft::RaftMetrics<TypeConfig>;
+    /// Request of the AppendEntries RPC.
+    pub type AppendEntriesRequest = openraft::raft::AppendEntriesRequest<TypeConfig>;
+    /// Answer of the AppendEntries RPC.
+    pub type AppendEntriesResponse = openraft::raft::AppendEntriesResponse<TypeConfig>;
+    /// Request of the Vote and PreVote RPCs.
+    pub type VoteRequest = openraft::raft::VoteRequest<TypeConfig>;
+    /// Answer of the Vote and PreVote RPCs.
+    pub type VoteResponse = openraft::raft::VoteResponse<TypeConfig>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoint_key_reads_what_it_prints() {
+        let key = EndpointKey([0xa5; 32]);
+        assert_eq!(key.to_string().parse(), Ok(key));
+        assert_eq!("a5".parse::<EndpointKey>(), Err(EndpointKeyError));
+    }
+
+    #[test]
+    fn key_is_encoded_as_length_and_bytes() {
+        assert_eq!(postcard::to_stdvec(&Key::from("ab")).unwrap(), [2, b'a', b'b']);
+        let back: Key = postcard::from_bytes(&[2, b'a', b'b']).unwrap();
+        assert_eq!(back, Key::from("ab"));
+    }
+}
