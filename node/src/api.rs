@@ -285,6 +285,9 @@ pub enum ApiError {
         /// Whether a write may still happen.
         outcome: TimeoutOutcome,
     },
+    /// The leader vanished while it worked on a write.
+    #[error("the leader was lost before it answered: {}", TimeoutOutcome::Unknown)]
+    LeaderLost,
     /// No state digest is kept for the index.
     #[error(
         "no state digest is kept for index {at}: ask for a multiple of 64 that is applied and recent, or leave `at` out"

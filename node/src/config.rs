@@ -70,7 +70,7 @@ pub struct RunArgs {
     /// Longest silence before an election, in milliseconds [default: 2000]
     #[arg(long, value_name = "MS")]
     pub election_ms_max: Option<u64>,
-    /// What to log: a level, or a filter such as `aspen_node=debug,openraft=warn` [default: info]
+    /// What to log: a level, or a filter such as `aspen_node=debug,openraft=warn` [default: `aspen_node=info,warn`]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
 }
@@ -176,7 +176,7 @@ impl Config {
                 election_min: millis(args.election_ms_min, file.election_ms_min, default.election_min),
                 election_max: millis(args.election_ms_max, file.election_ms_max, default.election_max),
             },
-            log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+            log: args.log.or(file.log).unwrap_or_else(|| "aspen_node=info,warn".to_owned()),
         };
         config.check()?;
         Ok(config)

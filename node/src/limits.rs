@@ -38,6 +38,10 @@ pub const HTTP_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a QUIC handshake may take. Longer than an RPC: a dial goes on while RPCs give up.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often an idle connection to a peer says that it is alive.
+pub const PEER_KEEP_ALIVE: Duration = Duration::from_millis(500);
+/// Silence after which a connection to a peer is given up and dialled again; QUIC alone would wait half a minute.
+pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// Requests of one peer served at once; further ones wait in its QUIC streams.
 pub const PEER_REQUESTS_MAX: u32 = 256;
 /// Refused connections are logged at most this often; all are counted.
@@ -70,6 +74,8 @@ const _: () = {
     assert!(SCAN_LIMIT_DEFAULT <= SCAN_LIMIT_MAX);
     // A page always has room for one entry.
     assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX <= SCAN_BYTES_MAX);
+    // Four lost keep-alives in a row are no accident.
+    assert!(4 * PEER_KEEP_ALIVE.as_millis() < PEER_IDLE_TIMEOUT.as_millis());
     // A refusal, which leaves nothing open, comes before a time-out, which does.
     assert!(LEADER_WAIT.as_secs() < OPERATION_TIMEOUT.as_secs());
     assert!(HTTP_DRAIN_TIMEOUT.as_secs() < STOP_TIMEOUT.as_secs());

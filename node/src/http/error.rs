@@ -37,6 +37,7 @@ impl From<ApiError> for Refusal {
             ApiError::NotLeader { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not_leader"),
             ApiError::NoQuorum => (StatusCode::SERVICE_UNAVAILABLE, "no_quorum"),
             ApiError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
+            ApiError::LeaderLost => (StatusCode::GATEWAY_TIMEOUT, "leader_lost"),
             ApiError::DigestNotKept { .. } => (StatusCode::NOT_FOUND, "digest_not_kept"),
             ApiError::Stopping { .. } => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             ApiError::Storage { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "storage"),

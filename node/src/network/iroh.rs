@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use iroh::endpoint::{Connection, VarInt, presets};
+use iroh::endpoint::{Connection, QuicTransportConfig, VarInt, presets};
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
 use iroh::{Endpoint, RelayMode, SecretKey};
 use irpc::WithChannels;
@@ -24,7 +24,7 @@ pub use self::pool::RaftConnectionPool;
 use super::rpc::{ALPN, AppendEntries, Forward, PreVote, RaftMessage, RaftProtocol, ReadIndex, RequestVote};
 use super::{Delivery, Peer, RaftService, Transport, TransportError};
 use crate::api::{ApiError, WriteResult};
-use crate::limits::PEER_REQUESTS_MAX;
+use crate::limits::{PEER_IDLE_TIMEOUT, PEER_KEEP_ALIVE, PEER_REQUESTS_MAX};
 use crate::types::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, LogId, VoteRequest, VoteResponse,
 };
@@ -69,7 +69,15 @@ impl RaftEndpoint {
     /// The address cannot be bound.
     pub async fn bind(secret: [u8; 32], address: SocketAddr) -> Result<Self, EndpointError> {
         let failed = |reason: String| EndpointError::Bind { address, reason };
+        let idle = PEER_IDLE_TIMEOUT.try_into().map_err(|_| failed("bad idle time-out".to_owned()))?;
+        let transport = QuicTransportConfig::builder()
+            .keep_alive_interval(PEER_KEEP_ALIVE)
+            .default_path_keep_alive_interval(PEER_KEEP_ALIVE)
+            .default_path_max_idle_timeout(PEER_IDLE_TIMEOUT)
+            .max_idle_timeout(Some(idle))
+            .build();
         let endpoint = Endpoint::builder(presets::Minimal)
+            .transport_config(transport)
             .secret_key(SecretKey::from_bytes(&secret))
             .relay_mode(RelayMode::Disabled)
             .clear_ip_transports()

@@ -73,15 +73,13 @@ impl RaftNode {
                 Err(not_leader(forward.leader_id, forward.leader_node.as_ref()))
             }
             // Another leader's log has displaced the entry here; elsewhere it may live on.
-            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
-                Err(timed_out(TimeoutOutcome::Unknown))
-            }
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(ApiError::LeaderLost),
             Err(RaftError::APIError(
                 error
                 @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
             )) => unreachable!("a command changes no members and has no precondition: {error}"),
             // The entry may have been appended, and sent, before the node stopped.
-            Err(RaftError::Fatal(_)) => Err(timed_out(TimeoutOutcome::Unknown)),
+            Err(RaftError::Fatal(_)) => Err(ApiError::LeaderLost),
         }
     }
 
@@ -92,13 +90,22 @@ impl RaftNode {
             let refused = match self.leader() {
                 Some(leader) if leader.id != self.inner.id => {
                     let within = deadline.saturating_duration_since(Instant::now());
-                    match self.inner.transport.forward(&leader, command.clone(), within).await {
+                    let forwarded = self.inner.transport.forward(&leader, command.clone(), within);
+                    // A leader that is deposed meanwhile may be dead, and may have taken the write along.
+                    let answer = tokio::select! {
+                        answer = forwarded => answer,
+                        () = self.deposed(leader.id) => return Err(ApiError::LeaderLost),
+                    };
+                    match answer {
                         Ok(Err(refused @ ApiError::NotLeader { .. })) => refused,
                         Ok(answer) => return answer,
                         Err(TransportError::Unreachable { .. }) => {
                             not_leader(Some(leader.id), Some(&leader.info))
                         }
-                        Err(_) => return Err(timed_out(TimeoutOutcome::Unknown)),
+                        Err(TransportError::Timeout { .. }) => {
+                            return Err(timed_out(TimeoutOutcome::Unknown));
+                        }
+                        Err(_) => return Err(ApiError::LeaderLost),
                     }
                 }
                 // Without a known leader openraft says so itself.
@@ -132,7 +139,12 @@ impl RaftNode {
             let refused = match self.leader() {
                 Some(leader) if leader.id != self.inner.id => {
                     let within = deadline.saturating_duration_since(Instant::now());
-                    match self.inner.transport.read_index(&leader, within).await {
+                    let confirmed = self.inner.transport.read_index(&leader, within);
+                    let answer = tokio::select! {
+                        answer = confirmed => answer,
+                        () = self.deposed(leader.id) => continue,
+                    };
+                    match answer {
                         Ok(Err(refused @ (ApiError::NotLeader { .. } | ApiError::NoQuorum))) => refused,
                         Ok(answer) => return answer,
                         // A read changes nothing: it may be asked for again.
@@ -191,6 +203,16 @@ impl RaftNode {
         // Either way it is time for another try.
         let _ = tokio::time::timeout(pause, changed).await;
         Ok(())
+    }
+
+    /// Returns once this node no longer takes `leader` for the leader.
+    async fn deposed(&self, leader: NodeId) {
+        let mut metrics = self.inner.raft.metrics();
+        while metrics.borrow_watched().current_leader == Some(leader) {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Who leads, as far as this node knows.

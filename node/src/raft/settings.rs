@@ -79,11 +79,15 @@ impl RaftTiming {
     pub(super) fn config(&self) -> Result<Config, TimingError> {
         self.check()?;
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        // openraft's follower first waits for the leader's lease, which is as long as the longest time-out, and then
+        // for a time-out: so half of ours is the lease, and the silence ends within our bounds.
+        let lease = (millis(self.election_max) / 2).max(2);
+        let drawn_min = millis(self.election_min).saturating_sub(lease).max(lease / 2).min(lease - 1);
         let config = Config {
             cluster_name: "aspen".to_owned(),
             heartbeat_interval: millis(self.heartbeat),
-            election_timeout_min: millis(self.election_min),
-            election_timeout_max: millis(self.election_max),
+            election_timeout_min: drawn_min,
+            election_timeout_max: lease,
             // A node that was cut off must not depose the leader when it comes back (Raft thesis 9.6).
             enable_pre_vote: Some(true),
             // A leader that restarts stands for election like anybody else.
@@ -109,6 +113,25 @@ mod tests {
         };
         let got = timing.config().map(drop).map_err(|error| error.to_string());
         assert_eq!(got, want.map_err(str::to_owned));
+    }
+
+    #[track_caller]
+    fn check_silence(min: u64, max: u64, want: std::ops::RangeInclusive<u64>) {
+        let timing = RaftTiming {
+            heartbeat: Duration::from_millis(min / 5),
+            election_min: Duration::from_millis(min),
+            election_max: Duration::from_millis(max),
+        };
+        let config = timing.config().unwrap();
+        let lease = config.election_timeout_max;
+        assert_eq!(lease + config.election_timeout_min..=lease + config.election_timeout_max, want);
+    }
+
+    #[test]
+    fn silence_before_an_election_is_within_the_bounds() {
+        check_silence(1000, 2000, 1500..=2000);
+        check_silence(1900, 2000, 1900..=2000);
+        check_silence(50, 52, 50..=52);
     }
 
     #[test]

@@ -25,7 +25,9 @@ impl ClusterController for RaftNode {
                 return Err(BadRequest::NotAMember(self.inner.id).into());
             }
             let initialized = self.inner.raft.initialize(members).await;
-            initialized.map_err(|error| init_error(error, self.inner.id))
+            initialized.map_err(|error| init_error(error, self.inner.id))?;
+            self.founded().await;
+            Ok(())
         }
         .boxed()
     }
