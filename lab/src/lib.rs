@@ -2,4 +2,5 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that fails says where"))]
 
 pub mod limits;
+pub mod plan;
 pub mod scenario;

@@ -157,6 +157,18 @@ pub enum Selector {
     Node(NodeIndex),
 }
 
+impl fmt::Display for Selector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leader => formatter.write_str("leader"),
+            Self::Follower => formatter.write_str("follower"),
+            Self::Random => formatter.write_str("random"),
+            Self::Rest => formatter.write_str("rest"),
+            Self::Node(node) => write!(formatter, "node {}", node.raft_id()),
+        }
+    }
+}
+
 /// How a run is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Check {

@@ -260,11 +260,7 @@ fn unknown_node(name: &str, nodes: &[String]) -> Mistake {
 
 fn who(selector: Selector, nodes: Option<&[String]>) -> String {
     match (selector, nodes) {
-        (Selector::Leader, _) => "leader".to_owned(),
-        (Selector::Follower, _) => "follower".to_owned(),
-        (Selector::Random, _) => "random".to_owned(),
-        (Selector::Rest, _) => "rest".to_owned(),
         (Selector::Node(node), Some(nodes)) => nodes[node.position()].clone(),
-        (Selector::Node(node), None) => format!("node {}", node.raft_id()),
+        _ => selector.to_string(),
     }
 }
