@@ -66,7 +66,7 @@ pub enum Mistake {
     #[error("about holds the control character U+{0:04X}, only line breaks and tabs are allowed")]
     AboutControl(u32),
 
-    #[error("a cluster of {count} nodes, 1 to {max} are allowed")]
+    #[error("nodes: {count}, 1 to {max} are allowed")]
     NodeCount { count: usize, max: u16 },
     #[error(
         "node name {} is not allowed: a letter a-z, then a-z, 0-9 and -, 1 to {NODE_NAME_BYTES_MAX} bytes",
@@ -94,7 +94,7 @@ pub enum Mistake {
     #[error("{operations} operations are planned ({rate}/s for {}), 1 to {OPERATIONS_MAX} are allowed", human(*duration))]
     Operations { operations: u64, rate: u32, duration: Duration },
 
-    #[error("{count} faults, 0 to {FAULTS_MAX} are allowed; every and times repeat one")]
+    #[error("faults: {count}, 0 to {FAULTS_MAX} are allowed; every and times repeat one")]
     FaultCount { count: usize },
     #[error("a fault must say what breaks: partition, kill or link")]
     FaultKindMissing,
@@ -105,13 +105,13 @@ pub enum Mistake {
     #[error("{given} needs {missing} beside it")]
     Alone { given: &'static str, missing: &'static str },
 
-    #[error("a partition of {groups_count} groups separates nothing, at least 2 are needed")]
+    #[error("groups: {groups_count}, at least 2 are needed, or the partition separates nothing")]
     GroupCount { groups_count: usize },
     #[error("a group is empty, a cut from nobody separates nothing")]
     GroupEmpty,
     #[error("{who} is in the partition twice, groups must not overlap")]
     Overlap { who: String },
-    #[error("{named} followers are named, a cluster of {nodes_count} nodes has {}", nodes_count - 1)]
+    #[error("followers needed: {named}, the cluster has {}", nodes_count - 1)]
     Followers { named: usize, nodes_count: usize },
     #[error("the groups name {named} nodes, the cluster has {nodes_count}")]
     Members { named: usize, nodes_count: usize },

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
 
 const VALID: &str = "\
@@ -28,6 +30,14 @@ fn every_topology_is_a_valid_scenario() {
     for name in ["crash-storm", "leader-isolated", "split-brain", "three-nodes"] {
         assert!(names.iter().any(|there| there == name), "{name} is missing from {names:?}");
     }
+}
+
+#[test]
+fn example_of_the_documentation_is_valid() {
+    let document = include_str!("../../../docs/scenario.md");
+    let (_, example) = document.split_once("```yaml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    assert_eq!(valid(example).faults().len(), 3);
 }
 
 #[test]
@@ -66,3 +76,100 @@ fn faults_mean_what_they_say() {
     );
     assert_eq!(scenario.duration(), Duration::from_secs(75));
 }
+
+/// The most eventful of the topologies, and one with every kind of value.
+const SEEDS: [&str; 2] = [
+    include_str!("../../../topologies/crash-storm.yaml"),
+    "name: all\nabout: &a All.\nnodes: [{ id: a }, { id: b }, { id: c }]\nraft: { heartbeat: 100ms, election: 1s..2s }\n\
+     faults:\n  - { at: 1s, for: 1s, partition: [[leader, follower], [rest]] }\n  - at: 1m\n    for: 1s\n    link:\n      \
+     from: a\n      to: random\n      loss: 100%\nchecks: [linearizable, { minority_refuses: true }]\n",
+];
+
+/// What breaks scenarios: YAML's own characters, units, numbers at the edge, aliases and tags.
+const SPLINTERS: &[&str] = &[
+    "{",
+    "}",
+    "[",
+    "]",
+    ":",
+    ",",
+    "-",
+    "#",
+    "\n",
+    "\r\n",
+    "  ",
+    "\t",
+    "&a ",
+    "*a",
+    "!t ",
+    "!!int ",
+    "\"",
+    "'",
+    "|\n",
+    ">-\n",
+    "? ",
+    "<<: ",
+    "---\n",
+    "~",
+    "0",
+    "-1",
+    "1e99",
+    "99999999999999999999",
+    "0.1s",
+    "100%",
+    "200/s",
+    "leader",
+    "rest",
+    "at: ",
+    "link: ",
+    "kill: ",
+    "every: 1s",
+    "times: 3",
+    "\u{feff}",
+    "ä",
+];
+
+fn splinter() -> impl Strategy<Value = String> {
+    prop_oneof![proptest::sample::select(SPLINTERS).prop_map(str::to_owned), any::<String>()]
+}
+
+/// Whatever the text, the answer is a scenario or mistakes that stand in the file's order.
+#[track_caller]
+fn check_answer(text: &str) -> Result<(), TestCaseError> {
+    match Scenario::parse("s.yaml", text) {
+        Ok(scenario) => {
+            for fault in scenario.faults() {
+                prop_assert!(fault.planned_end() <= scenario.duration());
+            }
+        }
+        Err(ScenarioErrors::Mistakes(Mistakes { list, .. })) => {
+            prop_assert!(!list.is_empty());
+            prop_assert!(list.is_sorted_by_key(|at| (at.line, at.column)));
+        }
+        Err(error) => prop_assert!(false, "{error}"),
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_answered(text in any::<String>()) {
+        check_answer(&text)?;
+    }
+
+    #[test]
+    fn any_broken_scenario_is_answered(
+        seed in proptest::sample::select(&SEEDS[..]),
+        breaks in proptest::collection::vec((any::<proptest::sample::Index>(), 0_usize..4, splinter()), 1..6),
+    ) {
+        let mut chars: Vec<char> = seed.chars().collect();
+        for (at, removed_count, splinter) in breaks {
+            let at = at.index(chars.len() + 1);
+            let end = (at + removed_count).min(chars.len());
+            chars.splice(at..end, splinter.chars());
+        }
+        check_answer(&chars.into_iter().collect::<String>())?;
+    }
+}
+
+mod refusals;
