@@ -1,8 +1,9 @@
 //! The plan of a run: everything that a scenario and a seed decide before anything starts.
 //!
-//! Pure: the same scenario and the same seed make the same plan, and `plan.json` has the same bytes; it holds no path and
-//! no time of day. What only the run can know stays open: which node leads when a fault is due, and how long a restart
-//! takes. Roles are therefore symbols here, with a draw stored beside them, and [`resolve()`] turns both into nodes.
+//! Pure: the same scenario and the same seed make the same plan, and `plan.json` has the same bytes; it holds
+//! no path and no time of day. What only the run can know stays open: which node leads when a fault is due,
+//! and how long a restart takes. Roles are therefore symbols here, with a draw stored beside them, and
+//! [`resolve()`] turns both into nodes.
 
 mod draw;
 mod resolve;
@@ -43,7 +44,8 @@ pub struct Plan {
     pub nodes: Vec<PlannedNode>,
     /// The load.
     pub workload: PlannedWorkload,
-    /// How long the load runs at least. Time begins with the first answered operation, here and in [`Step::at_ms`].
+    /// How long the load runs at least. Time begins with the first answered operation, here and in
+    /// [`Step::at_ms`].
     pub duration_ms: u64,
     /// What breaks, ordered by [`Step::at_ms`], then by the order of the file.
     pub steps: Vec<Step>,
@@ -142,7 +144,8 @@ pub struct Step {
     pub action: FaultAction,
     /// How long it stays broken, from when it is in force: then links heal, or the victim is started again.
     pub lasts_ms: u64,
-    /// From the end of one repetition (links healed, victim serves again) to the next. 0 if there is one only.
+    /// From the end of one repetition (links healed, victim serves again) to the next. 0 if there is one
+    /// only.
     pub every_ms: u64,
     /// One for each repetition, at least one: what [`resolve()`] needs to choose nodes.
     pub draws: Vec<u32>,
@@ -216,8 +219,8 @@ fn node_count(count: usize) -> u16 {
     u16::try_from(count).expect("at most NODES_MAX")
 }
 
-/// Locally administered, unicast (IEEE 802, 8.2). Three bytes are drawn, so that two runs side by side look different in a
-/// capture; the last two are the node's position, so that no two nodes are alike.
+/// Locally administered, unicast (IEEE 802, 8.2). Three bytes are drawn, so that two runs side by side look
+/// different in a capture; the last two are the node's position, so that no two nodes are alike.
 fn mac_prefix(seed: u64) -> [u8; 3] {
     let mut draws = Draws::new(seed, draw::Purpose::Mac);
     [draws.byte(), draws.byte(), draws.byte()]

@@ -1,8 +1,8 @@
 //! A scenario: which cluster to boot, what load to put on it, what to break and when, and how to judge it.
 //!
-//! A value of type [`Scenario`] is valid: there is no way to one except through [`Scenario::load`] and [`Scenario::parse`],
-//! which refuse a file with *all* of its mistakes at once. Nothing is drawn or resolved here; [`crate::plan`] does that.
-//! The format is described in docs/scenario.md.
+//! A value of type [`Scenario`] is valid: there is no way to one except through [`Scenario::load`] and
+//! [`Scenario::parse`], which refuse a file with *all* of its mistakes at once. Nothing is drawn or resolved
+//! here; [`crate::plan`] does that. The format is described in docs/scenario.md.
 
 mod mistake;
 mod parse;
@@ -107,7 +107,8 @@ pub struct Fault {
     pub lasts: Duration,
     /// How often, 1 or more.
     pub times: u32,
-    /// From the end of one repetition (healed, the last victim serves again) to the next; zero if it happens once.
+    /// From the end of one repetition (healed, the last victim serves again) to the next; zero if it happens
+    /// once.
     pub every: Duration,
 }
 
@@ -122,7 +123,8 @@ impl Fault {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultAction {
-    /// No frame passes, either way, between nodes of different groups. A node in no group keeps all its links.
+    /// No frame passes, either way, between nodes of different groups. A node in no group keeps all its
+    /// links.
     Partition {
         /// At least two, none empty, none overlapping.
         groups: Vec<Vec<Selector>>,

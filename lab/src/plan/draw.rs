@@ -1,7 +1,7 @@
 //! Randomness from the seed, one independent stream for each purpose.
 //!
-//! Streams keep purposes apart: one more draw for ports changes no key. A number, once given, is never given to another
-//! purpose, or old seeds would stop replaying old runs.
+//! Streams keep purposes apart: one more draw for ports changes no key. A number, once given, is never given
+//! to another purpose, or old seeds would stop replaying old runs.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -29,8 +29,8 @@ pub(super) enum Purpose {
 pub(super) struct Draws(ChaCha8Rng);
 
 impl Draws {
-    /// The stream of a purpose. The key is the seed and zeros, and not `seed_from_u64`, whose expansion belongs to a
-    /// library and may change with it.
+    /// The stream of a purpose. The key is the seed and zeros, and not `seed_from_u64`, whose expansion
+    /// belongs to a library and may change with it.
     pub(super) fn new(seed: u64, purpose: Purpose) -> Self {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&seed.to_le_bytes());

@@ -16,8 +16,7 @@ pub struct Roles {
     pub alive: BTreeSet<NodeIndex>,
 }
 
-/// Why selectors cannot be nodes at this moment. All but [`ResolveError::NoLeader`] and [`ResolveError::NobodyLeft`] stay
-/// wrong as long as the same node leads; waiting may still help.
+/// Why selectors cannot be nodes at this moment. Waiting may help: leaders change, and the dead come back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
     /// `leader` or `follower` is asked for, and nobody is known to lead.
@@ -37,9 +36,9 @@ pub enum ResolveError {
     NotAlive(NodeIndex),
 }
 
-/// Chooses the nodes of a partition's groups, those with the least freedom first: names, the leader, followers, random
-/// ones, the rest. No node is chosen twice. The groups and the order within them are kept, with the
-/// rest in the order of the nodes. The result depends on the arguments alone.
+/// Chooses the nodes of a partition's groups, those with the least freedom first: names, the leader,
+/// followers, random ones, the rest. No node is chosen twice. The groups and the order within them are kept,
+/// with the rest in the order of the nodes. The result depends on the arguments alone.
 ///
 /// # Errors
 /// A role has no node at this moment.
@@ -73,7 +72,8 @@ pub fn resolve_one(who: Selector, roles: &Roles, draw: u32) -> Result<NodeIndex,
     if roles.alive.contains(&node) { Ok(node) } else { Err(ResolveError::NotAlive(node)) }
 }
 
-/// The directed pairs that a partition cuts: each node of a group with each node of every other group, both ways.
+/// The directed pairs that a partition cuts: each node of a group with each node of every other group, both
+/// ways.
 pub fn cut_pairs(groups: &[Vec<NodeIndex>]) -> BTreeSet<(NodeIndex, NodeIndex)> {
     let mut pairs = BTreeSet::new();
     for (position, group) in groups.iter().enumerate() {
@@ -87,8 +87,8 @@ pub fn cut_pairs(groups: &[Vec<NodeIndex>]) -> BTreeSet<(NodeIndex, NodeIndex)> 
     pairs
 }
 
-/// The nodes that a partition leaves without a majority: those of groups that have none even together with every node
-/// outside of all groups.
+/// The nodes that a partition leaves without a majority: those of groups that have none even together with
+/// every node outside of all groups.
 pub fn minority(groups: &[Vec<NodeIndex>], nodes_count: u16) -> BTreeSet<NodeIndex> {
     let nodes_count = usize::from(nodes_count);
     let outside = nodes_count - groups.iter().map(Vec::len).sum::<usize>();

@@ -50,7 +50,8 @@ pub(super) enum Part {
     Value,
 }
 
-/// The way from the root to a part of the tree. Paths compare in the order in which the parts stand in the file.
+/// The way from the root to a part of the tree. Paths compare in the order in which the parts stand in the
+/// file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Path(Vec<Turn>);
 
@@ -131,8 +132,9 @@ pub(super) fn tree(text: &str) -> Result<Raw, (Position, SyntaxError)> {
 
 /// The place of a part of the tree that [`tree`] read from the same text.
 ///
-/// `serde_yaml` keeps no spans, but it reports the exact place of the value whose reading fails: so the text is read again,
-/// and the reading fails on purpose at `path`. A part reached through an alias is placed where its anchor stands.
+/// `serde_yaml` keeps no spans, but it reports the exact place of the value whose reading fails: so the text
+/// is read again, and the reading fails on purpose at `path`. A part reached through an alias is placed where
+/// its anchor stands.
 pub(super) fn locate(text: &str, path: &Path) -> Position {
     let Some(first) = serde_yaml::Deserializer::from_str(text).next() else {
         return Position::START;
@@ -143,7 +145,8 @@ pub(super) fn locate(text: &str, path: &Path) -> Position {
     }
 }
 
-/// YAML 1.2, 5.1: `c-printable`, without the byte order mark, which may only stand at the beginning of a file.
+/// YAML 1.2, 5.1: `c-printable`, without the byte order mark, which may only stand at the beginning of a
+/// file.
 fn is_printable(character: char) -> bool {
     match character {
         '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' => true,

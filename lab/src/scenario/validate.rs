@@ -1,7 +1,7 @@
 //! The raw tree to a [`Scenario`], or every mistake in it.
 //!
-//! A part that is wrong becomes `None` and is not looked at again, so that one mistake is one message. Places are found
-//! last, and only for the mistakes that are shown.
+//! A part that is wrong becomes `None` and is not looked at again, so that one mistake is one message. Places
+//! are found last, and only for the mistakes that are shown.
 
 mod checks;
 mod faults;
@@ -274,7 +274,8 @@ fn mix(value: &Value<'_>, findings: &mut Findings) -> Option<Mix> {
     Some(mix)
 }
 
-/// How long the load runs: as given, but not shorter than the faults take; otherwise somewhat longer than they take.
+/// How long the load runs: as given, but not shorter than the faults take; otherwise somewhat longer than
+/// they take.
 fn duration(fields: &Fields<'_>, faults: Option<&[Fault]>, findings: &mut Findings) -> Option<Duration> {
     let (min, max) = (LOAD_DURATION_MIN, PLANNED_DURATION_MAX);
     let given = fields.get("duration");

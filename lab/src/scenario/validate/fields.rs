@@ -1,4 +1,5 @@
-//! Walking the raw tree: a value with its place, a map with a fixed set of keys, and the list of what is wrong.
+//! Walking the raw tree: a value with its place, a map with a fixed set of keys, and the list of what is
+//! wrong.
 
 use crate::scenario::mistake::{Mistake, quoted};
 use crate::scenario::parse::{Path, Raw};
