@@ -1,0 +1,104 @@
+//! Every bound of the lab, with its reason.
+
+use std::time::Duration;
+
+// Scenario files.
+
+/// Longest scenario file, in bytes. The longest story so far has 2 KiB; a file beyond this is not a scenario,
+/// and each mistake costs one more pass over the text.
+pub const SCENARIO_BYTES_MAX: u64 = 64 * 1024;
+/// Most values in a file, after aliases are followed: no file of that length holds more without aliases that
+/// multiply.
+pub const SCENARIO_VALUES_MAX: u32 = 64 * 1024;
+/// Most mistakes that are printed; what follows is counted. More than a screen of them is not read anyway.
+pub const MISTAKES_MAX: usize = 100;
+/// Longest name of a scenario, in bytes: it is part of the run directory's name.
+pub const SCENARIO_NAME_BYTES_MAX: usize = 40;
+/// Longest `about`, in bytes: a paragraph, printed at the head of every report.
+pub const ABOUT_BYTES_MAX: usize = 2_000;
+/// Longest name of a node, in bytes: it is a host name and a file name, and columns of reports are made for
+/// it.
+pub const NODE_NAME_BYTES_MAX: usize = 32;
+/// Most nodes of a cluster: what one machine runs, and what one /24 network with room to spare addresses.
+pub const NODES_MAX: u16 = 50;
+/// Most faults in a file: a story longer than this is a soak test, which `every` and `times` express.
+pub const FAULTS_MAX: usize = 100;
+/// Most repetitions of one fault: one a second for the longest run would be 3,600, none of which a reader
+/// could follow.
+pub const FAULT_TIMES_MAX: u32 = 1_000;
+
+// Time.
+
+/// Longest planned run. Its history must fit in memory while it is checked.
+pub const PLANNED_DURATION_MAX: Duration = Duration::from_hours(1);
+/// Shortest run of the load: below this even a healthy cluster may not answer once.
+pub const LOAD_DURATION_MIN: Duration = Duration::from_secs(1);
+/// How long the load goes on after the last fault's end where a scenario does not say: two elections and a
+/// reconnection.
+pub const LOAD_AFTER_FAULTS: Duration = Duration::from_secs(10);
+/// Shortest time a fault lasts, a victim stays dead, or passes between repetitions: below this the runner's
+/// own steps (one HTTP round trip each) would decide what happened.
+pub const FAULT_LASTS_MIN: Duration = Duration::from_millis(100);
+/// Shortest `recovers: within`: less than one heartbeat of the default cannot be told from none.
+pub const RECOVERS_WITHIN_MIN: Duration = Duration::from_millis(100);
+
+// Raft timing.
+
+/// Heartbeat where a scenario does not say.
+pub const HEARTBEAT_DEFAULT: Duration = Duration::from_millis(200);
+/// Shortest heartbeat: an fsync on a busy disk takes 8 to 28 ms.
+pub const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
+/// Longest heartbeat: with the factor below, an election would take more than half a minute.
+pub const HEARTBEAT_MAX: Duration = Duration::from_secs(10);
+/// Shortest election timeout where a scenario does not say.
+pub const ELECTION_MIN_DEFAULT: Duration = Duration::from_secs(1);
+/// Longest election timeout where a scenario does not say.
+pub const ELECTION_MAX_DEFAULT: Duration = Duration::from_secs(2);
+/// Longest election timeout that a scenario may ask for.
+pub const ELECTION_MAX: Duration = Duration::from_mins(1);
+/// The shortest election timeout is at least this many heartbeats: one late heartbeat must not depose a
+/// leader.
+pub const ELECTION_HEARTBEATS_MIN: u32 = 3;
+
+// Load.
+
+/// Clients where a scenario does not say.
+pub const CLIENTS_DEFAULT: u32 = 8;
+/// Most clients: beyond this the lab, not the cluster, is what gets measured.
+pub const CLIENTS_MAX: u32 = 256;
+/// Keys where a scenario does not say.
+pub const KEYS_DEFAULT: u32 = 16;
+/// Most keys: after settling, every key is read from every node.
+pub const KEYS_MAX: u32 = 10_000;
+/// Operations per second, over all clients, where a scenario does not say.
+pub const RATE_DEFAULT: u32 = 200;
+/// Most operations per second, over all clients: what three nodes on two cores still answer.
+pub const RATE_MAX: u32 = 10_000;
+/// Most operations that the clients may issue in a run (rate x duration): the history is held in memory,
+/// about 200 bytes each, and checked there.
+pub const OPERATIONS_MAX: u64 = 1_000_000;
+/// Reads per second of each read-only client, one of which is pinned to every node: often enough to meet a
+/// deposed leader that still answers, seldom enough to be no load.
+pub const READER_RATE: u32 = 10;
+
+// The plan.
+
+/// Lowest port given to a node: above what services usually take.
+pub const PORT_MIN: u16 = 10_001;
+/// Highest port given to a node: the kernel's ephemeral ports begin at 32768 (ip-sysctl,
+/// `ip_local_port_range`).
+pub const PORT_MAX: u16 = 32_767;
+/// Last byte of the first node's IPv4 address; the node at position i has this plus i.
+pub const NODE_HOST_FIRST: u8 = 10;
+/// Last byte of the lab's own IPv4 address.
+pub const LAB_HOST: u8 = 1;
+
+const _: () = {
+    assert!(NODE_HOST_FIRST > LAB_HOST, "the lab's address is not a node's");
+    assert!(NODE_HOST_FIRST as u16 + NODES_MAX <= 254, "every node has an address in one /24");
+    assert!((PORT_MAX - PORT_MIN) as u32 > 100 * NODES_MAX as u32, "distinct ports are drawn in a few tries");
+    assert!(CLIENTS_DEFAULT <= CLIENTS_MAX, "a default is allowed");
+    assert!(KEYS_DEFAULT <= KEYS_MAX, "a default is allowed");
+    assert!(RATE_DEFAULT <= RATE_MAX, "a default is allowed");
+    assert!(SCENARIO_VALUES_MAX as u64 >= SCENARIO_BYTES_MAX, "a file without aliases never reaches it");
+};

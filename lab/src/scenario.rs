@@ -1,0 +1,351 @@
+//! A scenario: which cluster to boot, what load to put on it, what to break and when, and how to judge it.
+//!
+//! A value of type [`Scenario`] is valid: there is no way to one except through [`Scenario::load`] and
+//! [`Scenario::parse`], which refuse a file with *all* of its mistakes at once. Nothing is drawn or resolved
+//! here; [`crate::plan`] does that. The format is described in docs/scenario.md.
+
+mod mistake;
+mod parse;
+mod validate;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::mistake::Mistake;
+pub use self::parse::SyntaxError;
+use crate::limits::SCENARIO_BYTES_MAX;
+
+/// The position of a node in the scenario's list, from 0. Its Raft id is one more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeIndex(pub u16);
+
+impl NodeIndex {
+    /// The index as a position in a list that has one entry for each node.
+    pub fn position(self) -> usize {
+        usize::from(self.0)
+    }
+
+    /// The node's id in Raft: ids begin at 1.
+    pub fn raft_id(self) -> u64 {
+        u64::from(self.0) + 1
+    }
+}
+
+/// A valid scenario.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scenario {
+    name: String,
+    about: String,
+    text_hash: [u8; 32],
+    nodes: Vec<String>,
+    raft: RaftTiming,
+    workload: Workload,
+    duration: Duration,
+    faults: Vec<Fault>,
+    checks: Vec<Check>,
+}
+
+/// When a leader speaks and when its followers lose patience.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RaftTiming {
+    /// Time between two heartbeats.
+    pub heartbeat: Duration,
+    /// Shortest election timeout, at least three heartbeats.
+    pub election_min: Duration,
+    /// Longest election timeout, more than the shortest.
+    pub election_max: Duration,
+}
+
+/// The load that clients put on the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workload {
+    /// What the clients do.
+    pub kind: WorkloadKind,
+    /// How many clients read and write.
+    pub clients: u32,
+    /// How many keys they share.
+    pub keys: u32,
+    /// Operations per second over all clients; slower when the cluster is.
+    pub rate_per_s: u32,
+    /// How often each operation is chosen.
+    pub mix: Mix,
+}
+
+/// What the clients do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkloadKind {
+    /// Each key is a register: reads, writes of values never written before, compare-and-swap.
+    Register,
+}
+
+/// How often each operation is chosen, in percent. Invariant: the three sum to 100.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mix {
+    /// Linearizable reads.
+    pub read: u32,
+    /// Writes of a value that was never written before.
+    pub write: u32,
+    /// Compare-and-swap from the value last seen to one never written before.
+    pub cas: u32,
+}
+
+/// One thing that is broken, once or several times, and mended again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// When it is due the first time, from the first answered operation on.
+    pub at: Duration,
+    /// What breaks.
+    pub action: FaultAction,
+    /// `for`: how long a cut lasts; `restart_after`: how long a victim stays dead.
+    pub lasts: Duration,
+    /// How often, 1 or more.
+    pub times: u32,
+    /// From the end of one repetition (healed, the last victim serves again) to the next; zero if it happens
+    /// once.
+    pub every: Duration,
+}
+
+impl Fault {
+    /// When the last repetition ends, as far as that can be planned: restarts take as long as they take.
+    pub fn planned_end(&self) -> Duration {
+        self.at + self.lasts * self.times + self.every * (self.times - 1)
+    }
+}
+
+/// What breaks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultAction {
+    /// No frame passes, either way, between nodes of different groups. A node in no group keeps all its
+    /// links.
+    Partition {
+        /// At least two, none empty, none overlapping.
+        groups: Vec<Vec<Selector>>,
+    },
+    /// No frame passes from one node to another; the way back stays open.
+    CutOneWay {
+        /// The sender of the lost frames.
+        from: Selector,
+        /// The node that they do not reach.
+        to: Selector,
+    },
+    /// A node gets SIGKILL, or its machine loses power.
+    Kill {
+        /// The victim.
+        who: Selector,
+    },
+}
+
+/// A node by name or by the role that it has when the fault is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Selector {
+    /// The leader of that moment.
+    Leader,
+    /// A live node that is not the leader; another one each time it is written.
+    Follower,
+    /// A live node; another one each time it is written.
+    Random,
+    /// Every node that no other selector of the partition took, alive or not.
+    Rest,
+    /// This node.
+    Node(NodeIndex),
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leader => formatter.write_str("leader"),
+            Self::Follower => formatter.write_str("follower"),
+            Self::Random => formatter.write_str("random"),
+            Self::Rest => formatter.write_str("rest"),
+            Self::Node(node) => write!(formatter, "node {}", node.raft_id()),
+        }
+    }
+}
+
+/// How a run is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// Every key's history has a linear order (Herlihy and Wing 1990).
+    Linearizable,
+    /// After each heal and each restart the cluster acknowledges operations again.
+    Recovers {
+        /// At the latest after this time.
+        within: Duration,
+    },
+    /// Nodes that a partition leaves without a majority acknowledge nothing.
+    MinorityRefuses,
+}
+
+/// Why a file is not a scenario.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioErrors {
+    /// The operating system's reason is the source.
+    #[error("{file}: cannot be read")]
+    Unreadable {
+        /// The path as it was typed.
+        file: String,
+        /// The operating system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// Not read any further.
+    #[error("{file}: longer than {SCENARIO_BYTES_MAX} bytes, a scenario may have 0 to {SCENARIO_BYTES_MAX}")]
+    TooLong {
+        /// The path as it was typed.
+        file: String,
+    },
+    /// YAML is text.
+    #[error("{file}:{line}:{column}: byte 0x{byte:02x} is not utf-8")]
+    NotUtf8 {
+        /// The path as it was typed.
+        file: String,
+        /// From 1.
+        line: usize,
+        /// From 1, in characters.
+        column: usize,
+        /// The first byte that is wrong.
+        byte: u8,
+    },
+    /// All mistakes of the file, one a line.
+    #[error("{0}")]
+    Mistakes(Mistakes),
+}
+
+/// Every mistake of one file, in the order of the file. Printed one a line.
+#[derive(Debug)]
+pub struct Mistakes {
+    /// The file's name, as it was typed.
+    pub file: String,
+    /// At least one, at most [`crate::limits::MISTAKES_MAX`].
+    pub list: Vec<Located>,
+    /// How many more there are.
+    pub left_out_count: usize,
+}
+
+/// A mistake and its place.
+#[derive(Debug)]
+pub struct Located {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// What is wrong.
+    pub mistake: Mistake,
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, Located { line, column, mistake }) in self.list.iter().enumerate() {
+            let newline = if index == 0 { "" } else { "\n" };
+            write!(formatter, "{newline}{}:{line}:{column}: {mistake}", self.file)?;
+        }
+        if self.left_out_count > 0 {
+            write!(formatter, "\n{}: {} more mistakes are not shown", self.file, self.left_out_count)?;
+        }
+        Ok(())
+    }
+}
+
+impl Scenario {
+    /// Reads and validates a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, is too long, is not UTF-8, or has mistakes: then all of them.
+    pub fn load(path: &Path) -> Result<Self, ScenarioErrors> {
+        let file = path.display().to_string();
+        let bytes = match read_at_most(path, SCENARIO_BYTES_MAX + 1) {
+            Ok(bytes) => bytes,
+            Err(source) => return Err(ScenarioErrors::Unreadable { file, source }),
+        };
+        if bytes.len() as u64 > SCENARIO_BYTES_MAX {
+            return Err(ScenarioErrors::TooLong { file });
+        }
+        match String::from_utf8(bytes) {
+            Ok(text) => Self::parse(&file, &text),
+            Err(error) => Err(not_utf8(file, &error)),
+        }
+    }
+
+    /// Validates a text. `file` stands before every mistake.
+    ///
+    /// # Errors
+    /// The text is too long, or has mistakes: then all of them.
+    pub fn parse(file: &str, text: &str) -> Result<Self, ScenarioErrors> {
+        if text.len() as u64 > SCENARIO_BYTES_MAX {
+            return Err(ScenarioErrors::TooLong { file: file.to_owned() });
+        }
+        validate::scenario(text).map_err(|(list, left_out_count)| {
+            ScenarioErrors::Mistakes(Mistakes { file: file.to_owned(), list, left_out_count })
+        })
+    }
+
+    /// What the scenario is called: `[a-z0-9-]`, 1 to 40 bytes.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it shows, in sentences.
+    pub fn about(&self) -> &str {
+        &self.about
+    }
+
+    /// BLAKE3 of the file's text.
+    pub fn text_hash(&self) -> &[u8; 32] {
+        &self.text_hash
+    }
+
+    /// The nodes' names, 1 to [`crate::limits::NODES_MAX`]; [`NodeIndex`] is a position in this list.
+    pub fn nodes(&self) -> &[String] {
+        &self.nodes
+    }
+
+    /// Heartbeat and election timeouts of every node.
+    pub fn raft(&self) -> RaftTiming {
+        self.raft
+    }
+
+    /// The load.
+    pub fn workload(&self) -> Workload {
+        self.workload
+    }
+
+    /// How long the load runs at least. No fault's planned end lies beyond it.
+    pub fn duration(&self) -> Duration {
+        self.duration
+    }
+
+    /// What breaks, in the order of the file.
+    pub fn faults(&self) -> &[Fault] {
+        &self.faults
+    }
+
+    /// How the run is judged; at least one, none twice.
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+}
+
+/// Bounded, so that `/dev/zero` is an error and not the end of the memory.
+fn read_at_most(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(bytes_max).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn not_utf8(file: String, error: &std::string::FromUtf8Error) -> ScenarioErrors {
+    let (valid, rest) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
+    let at = parse::Position::after(&String::from_utf8_lossy(valid));
+    ScenarioErrors::NotUtf8 { file, line: at.line, column: at.column, byte: rest[0] }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! What can be wrong with a scenario, in words for whoever wrote it.
+//!
+//! A mistake knows the values and the bounds, not its place in the file.
+
+use std::time::Duration;
+
+use crate::limits::{
+    ABOUT_BYTES_MAX, ELECTION_HEARTBEATS_MIN, FAULTS_MAX, NODE_NAME_BYTES_MAX, OPERATIONS_MAX,
+    SCENARIO_NAME_BYTES_MAX,
+};
+use crate::scenario::parse::SyntaxError;
+
+/// One mistake. Texts that come from the file are quoted and cut to a readable length.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the fields are the words of the messages")]
+pub enum Mistake {
+    /// Nothing else is known about a file whose syntax is wrong.
+    #[error(transparent)]
+    Syntax(#[from] SyntaxError),
+
+    /// A key that this part of the grammar does not have.
+    #[error("unknown key {}{} {section} has {}", quoted(key), did_you_mean(*close), allowed.join(", "))]
+    UnknownKey {
+        key: String,
+        close: Option<&'static str>,
+        section: &'static str,
+        allowed: &'static [&'static str],
+    },
+    /// A map in YAML would keep one of them and forget the other.
+    #[error("key {key} is given twice")]
+    DoubledKey { key: &'static str },
+    /// YAML allows it, a scenario has no use for it.
+    #[error("a key must be text, not {found}")]
+    KeyNotText { found: String },
+    /// Part of the design, and of a later version.
+    #[error("{what} is not there yet")]
+    NotThereYet { what: String },
+    /// Placed at the beginning of the map that lacks it.
+    #[error("{section} needs {key}")]
+    MissingKey { section: &'static str, key: &'static str },
+    /// A list where a text belongs, and so on.
+    #[error("{key} must be {wanted}, not {found}")]
+    WrongType { key: &'static str, wanted: &'static str, found: String },
+
+    #[error("{key} is {value}, {min} to {max} are allowed")]
+    Number { key: &'static str, value: i128, min: i128, max: i128 },
+    #[error("{key} is {value}, a duration needs a unit: {value}s, {value}ms, {value}us or {value}m")]
+    NoUnit { key: &'static str, value: String },
+    #[error("{key} is {}, which is not a duration: write 500us, 200ms, 1.5s or 2m", quoted(value))]
+    NotDuration { key: &'static str, value: String },
+    #[error("{key} is {value}, which is not a whole number of milliseconds")]
+    NotMilliseconds { key: &'static str, value: String },
+    #[error("{key} is {value}, {} to {} are allowed", human(*min), human(*max))]
+    Length { key: &'static str, value: String, min: Duration, max: Duration },
+    #[error("workload.rate is {}, which is not a rate: write 200/s", quoted(value))]
+    NotRate { value: String },
+    #[error("{key} is {}, which is not a percentage: write 100%", quoted(value))]
+    NotPercent { key: &'static str, value: String },
+
+    #[error("name is {}, 1 to {SCENARIO_NAME_BYTES_MAX} of a-z, 0-9 and - are allowed", quoted(value))]
+    Name { value: String },
+    #[error("about is empty, say in a sentence what the scenario shows")]
+    AboutEmpty,
+    #[error("about has {bytes} bytes, 1 to {ABOUT_BYTES_MAX} are allowed")]
+    AboutLong { bytes: usize },
+    #[error("about holds the control character U+{0:04X}, only line breaks and tabs are allowed")]
+    AboutControl(u32),
+
+    #[error("nodes: {count}, 1 to {max} are allowed")]
+    NodeCount { count: usize, max: u16 },
+    #[error(
+        "node name {} is not allowed: a letter a-z, then a-z, 0-9 and -, 1 to {NODE_NAME_BYTES_MAX} bytes",
+        quoted(value)
+    )]
+    NodeName { value: String },
+    #[error("{value} is not allowed as a node name, it has a meaning of its own")]
+    NodeNameReserved { value: String },
+    #[error("node {name} is named twice")]
+    NodeTwice { name: String },
+    #[error("unknown node {}{} nodes are {nodes}; roles are leader, follower, random, rest", quoted(name), did_you_mean(close.as_deref()))]
+    UnknownNode { name: String, close: Option<String>, nodes: String },
+
+    #[error("raft.election is {}, which is not a range: write 1s..2s", quoted(value))]
+    NotRange { value: String },
+    #[error("raft.election begins at {}, at least {} is needed: {ELECTION_HEARTBEATS_MIN} heartbeats of {}", human(*min), human(*heartbeat * ELECTION_HEARTBEATS_MIN), human(*heartbeat))]
+    ElectionShort { min: Duration, heartbeat: Duration },
+    #[error("raft.election is {}..{}, its end must be later than its beginning", human(*min), human(*max))]
+    ElectionOrder { min: Duration, max: Duration },
+
+    #[error("workload.kind is {}, register is allowed", quoted(value))]
+    WorkloadKind { value: String },
+    #[error("workload.mix sums to {sum}, read, write and cas must sum to 100")]
+    MixSum { sum: i128 },
+    #[error("{operations} operations are planned ({rate}/s for {}), 1 to {OPERATIONS_MAX} are allowed", human(*duration))]
+    Operations { operations: u64, rate: u32, duration: Duration },
+
+    #[error("faults: {count}, 0 to {FAULTS_MAX} are allowed; every and times repeat one")]
+    FaultCount { count: usize },
+    #[error("a fault must say what breaks: partition, kill or link")]
+    FaultKindMissing,
+    #[error("a fault breaks one thing: {second} besides {first}")]
+    FaultKindTwice { first: &'static str, second: &'static str },
+    #[error("{kind} has no {key}, write {instead}")]
+    MisplacedKey { kind: &'static str, key: &'static str, instead: &'static str },
+    #[error("{given} needs {missing} beside it")]
+    Alone { given: &'static str, missing: &'static str },
+
+    #[error("groups: {groups_count}, at least 2 are needed, or the partition separates nothing")]
+    GroupCount { groups_count: usize },
+    #[error("a group is empty, a cut from nobody separates nothing")]
+    GroupEmpty,
+    #[error("{who} is in the partition twice, groups must not overlap")]
+    Overlap { who: String },
+    #[error("followers needed: {named}, the cluster has {}", nodes_count - 1)]
+    Followers { named: usize, nodes_count: usize },
+    #[error("the groups name {named} nodes, the cluster has {nodes_count}")]
+    Members { named: usize, nodes_count: usize },
+    #[error(
+        "nothing is left for rest, the other selectors take all {nodes_count} nodes: the cut separates nothing"
+    )]
+    RestEmpty { nodes_count: usize },
+    #[error("{key} cannot be rest, it is one node")]
+    OneNode { key: &'static str },
+    #[error("link goes from {who} to itself, the cut separates nothing")]
+    LinkToItself { who: String },
+    #[error("a link needs two nodes, the cluster has {nodes_count}")]
+    LinkAlone { nodes_count: usize },
+
+    #[error("duration is {}, but a fault ends at {}", human(*duration), human(*end))]
+    DurationShort { duration: Duration, end: Duration },
+    #[error("the run is planned to take {}, {} to {} are allowed", human(*planned), human(*min), human(*max))]
+    PlannedLong { planned: Duration, min: Duration, max: Duration },
+
+    #[error("checks is empty, a run that nothing judges shows nothing")]
+    NoChecks,
+    #[error("unknown check {}{} checks are linearizable, recovers, minority_refuses", quoted(name), did_you_mean(*close))]
+    UnknownCheck { name: String, close: Option<&'static str> },
+    #[error("check {name} is given twice")]
+    CheckTwice { name: &'static str },
+    #[error("a check is one name, with or without settings, not a map of {count}")]
+    CheckMap { count: usize },
+    #[error("check {name} needs settings: {example}")]
+    CheckBare { name: &'static str, example: &'static str },
+    #[error("check {name} has no settings, write its name alone")]
+    CheckSettings { name: &'static str },
+    #[error("minority_refuses is {found}, true is allowed; leave the check out otherwise")]
+    MinorityRefusesNotTrue { found: String },
+    #[error("minority_refuses needs a partition that leaves a group without a majority, no fault does")]
+    NoMinority,
+    #[error("recovers needs a fault to recover from, the scenario has none")]
+    NothingToRecover,
+}
+
+/// In quotes, escaped, and not longer than a line can hold.
+pub(super) fn quoted(text: &str) -> String {
+    const SHOWN_CHARS_MAX: usize = 40;
+    let shown: String = text.chars().take(SHOWN_CHARS_MAX).collect();
+    let cut = if shown.len() < text.len() { "..." } else { "" };
+    format!("{shown:?}{cut}")
+}
+
+/// In the largest unit that keeps the number whole.
+fn human(duration: Duration) -> String {
+    let us = duration.as_micros();
+    match us {
+        0 => "0s".to_owned(),
+        _ if us.is_multiple_of(60_000_000) => format!("{}m", us / 60_000_000),
+        _ if us.is_multiple_of(1_000_000) => format!("{}s", us / 1_000_000),
+        _ if us.is_multiple_of(1_000) => format!("{}ms", us / 1_000),
+        _ => format!("{us}us"),
+    }
+}
+
+/// What joins a word nobody knows to the list of those that are known.
+fn did_you_mean(close: Option<&str>) -> String {
+    close.map_or_else(|| ":".to_owned(), |close| format!(", did you mean {close}?"))
+}

@@ -1,0 +1,175 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const VALID: &str = "\
+name: small
+about: A test.
+nodes: { count: 3 }
+checks: [linearizable]
+";
+
+#[track_caller]
+fn valid(text: &str) -> Scenario {
+    Scenario::parse("s.yaml", text).unwrap_or_else(|errors| panic!("refused:\n{errors}"))
+}
+
+#[test]
+fn every_topology_is_a_valid_scenario() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../topologies");
+    let mut names: Vec<String> = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let scenario = Scenario::load(&path).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(Some(scenario.name()), path.file_stem().and_then(|stem| stem.to_str()));
+        assert!(scenario.duration() <= Duration::from_secs(40), "{} takes too long", scenario.name());
+        names.push(scenario.name().to_owned());
+    }
+    for name in ["crash-storm", "leader-isolated", "split-brain", "three-nodes"] {
+        assert!(names.iter().any(|there| there == name), "{name} is missing from {names:?}");
+    }
+}
+
+#[test]
+fn example_of_the_documentation_is_valid() {
+    let document = include_str!("../../../docs/scenario.md");
+    let (_, example) = document.split_once("```yaml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    assert_eq!(valid(example).faults().len(), 3);
+}
+
+#[test]
+fn defaults_fill_what_is_left_out() {
+    let scenario = valid(VALID);
+    assert_eq!(scenario.nodes(), ["n1", "n2", "n3"]);
+    assert_eq!(scenario.raft().heartbeat, Duration::from_millis(200));
+    assert_eq!(scenario.raft().election_max, Duration::from_secs(2));
+    assert_eq!(scenario.workload().rate_per_s, 200);
+    assert_eq!(scenario.workload().mix, Mix { read: 50, write: 30, cas: 20 });
+    assert_eq!(scenario.duration(), Duration::from_secs(10));
+    assert_eq!(scenario.text_hash(), blake3::hash(VALID.as_bytes()).as_bytes());
+}
+
+#[test]
+fn faults_mean_what_they_say() {
+    let scenario = valid(&format!(
+        "{VALID}faults:
+  - {{ at: 5s, for: 10s, partition: [[leader, follower], [rest]] }}
+  - {{ at: 20s, kill: n2, restart_after: 1.5s, every: 6s, times: 3 }}
+  - {{ at: 1m, for: 5000000us, link: {{ from: n1, to: random, loss: 100.0% }} }}
+"
+    ));
+    let [partition, kill, link] = scenario.faults() else { panic!("three faults") };
+    assert_eq!(
+        partition.action,
+        FaultAction::Partition {
+            groups: vec![vec![Selector::Leader, Selector::Follower], vec![Selector::Rest]]
+        }
+    );
+    assert_eq!(kill.action, FaultAction::Kill { who: Selector::Node(NodeIndex(1)) });
+    assert_eq!(kill.planned_end(), Duration::from_millis(20_000 + 3 * 1_500 + 2 * 6_000));
+    assert_eq!(
+        link.action,
+        FaultAction::CutOneWay { from: Selector::Node(NodeIndex(0)), to: Selector::Random }
+    );
+    assert_eq!(scenario.duration(), Duration::from_secs(75));
+}
+
+/// The most eventful of the topologies, and one with every kind of value.
+const SEEDS: [&str; 2] = [
+    include_str!("../../../topologies/crash-storm.yaml"),
+    "name: all\nabout: &a All.\nnodes: [{ id: a }, { id: b }, { id: c }]\nraft: { heartbeat: 100ms, election: 1s..2s }\n\
+     faults:\n  - { at: 1s, for: 1s, partition: [[leader, follower], [rest]] }\n  - at: 1m\n    for: 1s\n    link:\n      \
+     from: a\n      to: random\n      loss: 100%\nchecks: [linearizable, { minority_refuses: true }]\n",
+];
+
+/// What breaks scenarios: YAML's own characters, units, numbers at the edge, aliases and tags.
+const SPLINTERS: &[&str] = &[
+    "{",
+    "}",
+    "[",
+    "]",
+    ":",
+    ",",
+    "-",
+    "#",
+    "\n",
+    "\r\n",
+    "  ",
+    "\t",
+    "&a ",
+    "*a",
+    "!t ",
+    "!!int ",
+    "\"",
+    "'",
+    "|\n",
+    ">-\n",
+    "? ",
+    "<<: ",
+    "---\n",
+    "~",
+    "0",
+    "-1",
+    "1e99",
+    "99999999999999999999",
+    "0.1s",
+    "100%",
+    "200/s",
+    "leader",
+    "rest",
+    "at: ",
+    "link: ",
+    "kill: ",
+    "every: 1s",
+    "times: 3",
+    "\u{feff}",
+    "ä",
+];
+
+fn splinter() -> impl Strategy<Value = String> {
+    prop_oneof![proptest::sample::select(SPLINTERS).prop_map(str::to_owned), any::<String>()]
+}
+
+/// Whatever the text, the answer is a scenario or mistakes that stand in the file's order.
+#[track_caller]
+fn check_answer(text: &str) -> Result<(), TestCaseError> {
+    match Scenario::parse("s.yaml", text) {
+        Ok(scenario) => {
+            for fault in scenario.faults() {
+                prop_assert!(fault.planned_end() <= scenario.duration());
+            }
+        }
+        Err(ScenarioErrors::Mistakes(Mistakes { list, .. })) => {
+            prop_assert!(!list.is_empty());
+            prop_assert!(list.is_sorted_by_key(|at| (at.line, at.column)));
+        }
+        Err(error) => prop_assert!(false, "{error}"),
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_answered(text in any::<String>()) {
+        check_answer(&text)?;
+    }
+
+    #[test]
+    fn any_broken_scenario_is_answered(
+        seed in proptest::sample::select(&SEEDS[..]),
+        breaks in proptest::collection::vec((any::<proptest::sample::Index>(), 0_usize..4, splinter()), 1..6),
+    ) {
+        let mut chars: Vec<char> = seed.chars().collect();
+        for (at, removed_count, splinter) in breaks {
+            let at = at.index(chars.len() + 1);
+            let end = (at + removed_count).min(chars.len());
+            chars.splice(at..end, splinter.chars());
+        }
+        check_answer(&chars.into_iter().collect::<String>())?;
+    }
+}
+
+mod refusals;

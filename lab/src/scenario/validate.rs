@@ -1,0 +1,307 @@
+//! The raw tree to a [`Scenario`], or every mistake in it.
+//!
+//! A part that is wrong becomes `None` and is not looked at again, so that one mistake is one message. Places
+//! are found last, and only for the mistakes that are shown.
+
+mod checks;
+mod faults;
+mod fields;
+mod units;
+
+use std::time::Duration;
+
+use self::fields::{Fields, Findings, Section, Value, items};
+use crate::limits::{
+    ABOUT_BYTES_MAX, CLIENTS_DEFAULT, CLIENTS_MAX, ELECTION_HEARTBEATS_MIN, ELECTION_MAX,
+    ELECTION_MAX_DEFAULT, ELECTION_MIN_DEFAULT, HEARTBEAT_DEFAULT, HEARTBEAT_MAX, HEARTBEAT_MIN,
+    KEYS_DEFAULT, KEYS_MAX, LOAD_AFTER_FAULTS, LOAD_DURATION_MIN, MISTAKES_MAX, NODE_NAME_BYTES_MAX,
+    NODES_MAX, OPERATIONS_MAX, PLANNED_DURATION_MAX, RATE_DEFAULT, SCENARIO_NAME_BYTES_MAX,
+};
+use crate::scenario::mistake::Mistake;
+use crate::scenario::parse::{self, Path, Position, Raw};
+use crate::scenario::{Fault, Located, Mix, RaftTiming, Scenario, Workload, WorkloadKind};
+
+const SCENARIO: Section = Section {
+    name: "a scenario",
+    keys: &["name", "about", "nodes", "raft", "workload", "duration", "faults", "checks"],
+    keys_later: &["links", "target"],
+};
+const NODES: Section = Section { name: "nodes", keys: &["count"], keys_later: &["memory"] };
+const NODE: Section = Section { name: "a node", keys: &["id"], keys_later: &["memory", "role", "zone"] };
+const RAFT: Section = Section { name: "raft", keys: &["heartbeat", "election"], keys_later: &[] };
+const WORKLOAD: Section =
+    Section { name: "workload", keys: &["kind", "clients", "keys", "rate", "mix"], keys_later: &[] };
+const MIX: Section = Section { name: "workload.mix", keys: &["read", "write", "cas"], keys_later: &[] };
+
+/// Words that select nodes, and names that the lab gives to its own parts.
+const NAMES_RESERVED: [&str; 6] = ["leader", "follower", "random", "rest", "clients", "lab"];
+const MIX_DEFAULT: Mix = Mix { read: 50, write: 30, cas: 20 };
+const WORKLOAD_DEFAULT: Workload = Workload {
+    kind: WorkloadKind::Register,
+    clients: CLIENTS_DEFAULT,
+    keys: KEYS_DEFAULT,
+    rate_per_s: RATE_DEFAULT,
+    mix: MIX_DEFAULT,
+};
+
+/// Reads and validates a text.
+///
+/// # Errors
+/// The mistakes in the order of the file, at most [`MISTAKES_MAX`], and how many were left out.
+pub(super) fn scenario(text: &str) -> Result<Scenario, (Vec<Located>, usize)> {
+    // A byte order mark is no part of the first line.
+    let whole = text;
+    let text = whole.strip_prefix('\u{feff}').unwrap_or(whole);
+    let raw = parse::tree(text).map_err(|(Position { line, column }, syntax)| {
+        let mistake = Mistake::Syntax(syntax);
+        (vec![Located { line, column, mistake }], 0)
+    })?;
+    let mut findings = Findings::default();
+    let scenario = root(whole, &raw, &mut findings);
+    match scenario {
+        Some(scenario) if findings.list.is_empty() => Ok(scenario),
+        _ => {
+            assert!(!findings.list.is_empty(), "a part is missing only because of a mistake");
+            Err(located(text, findings.list))
+        }
+    }
+}
+
+/// In file order. What an alias repeats is said once.
+fn located(text: &str, mut list: Vec<(Path, Mistake)>) -> (Vec<Located>, usize) {
+    list.sort_by(|(left, _), (right, _)| left.cmp(right));
+    let left_out_count = list.len().saturating_sub(MISTAKES_MAX);
+    list.truncate(MISTAKES_MAX);
+    let place = |(path, mistake)| {
+        let Position { line, column } = parse::locate(text, &path);
+        Located { line, column, mistake }
+    };
+    let mut located: Vec<Located> = list.into_iter().map(place).collect();
+    located.sort_by_key(|at| (at.line, at.column));
+    located.dedup_by(|left, right| {
+        (left.line, left.column) == (right.line, right.column) && left.mistake == right.mistake
+    });
+    (located, left_out_count)
+}
+
+fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
+    let value = Value { raw, path: Path::default() };
+    let fields = Fields::open(&value, "a scenario", &SCENARIO, findings)?;
+    let name = fields.require("name", findings).and_then(|value| name(&value, findings));
+    let about = fields.require("about", findings).and_then(|value| about(&value, findings));
+    let nodes = fields.require("nodes", findings).and_then(|value| nodes(&value, findings));
+    let raft = fields.get("raft").map_or_else(|| Some(raft_default()), |value| raft(&value, findings));
+    let workload = fields.get("workload").map_or(Some(WORKLOAD_DEFAULT), |value| workload(&value, findings));
+    let faults = fields
+        .get("faults")
+        .map_or_else(|| Some(Vec::new()), |value| faults::faults(&value, nodes.as_deref(), findings));
+    let checks = fields
+        .require("checks", findings)
+        .and_then(|value| checks::checks(&value, nodes.as_deref(), faults.as_deref(), findings));
+    let duration = duration(&fields, faults.as_deref(), findings);
+    if let (Some(workload), Some(duration)) = (&workload, duration) {
+        operations(&fields, workload.rate_per_s, duration, findings);
+    }
+    Some(Scenario {
+        name: name?,
+        about: about?,
+        text_hash: *blake3::hash(text.as_bytes()).as_bytes(),
+        nodes: nodes?,
+        raft: raft?,
+        workload: workload?,
+        duration: duration?,
+        faults: faults?,
+        checks: checks?,
+    })
+}
+
+fn name(value: &Value<'_>, findings: &mut Findings) -> Option<String> {
+    let name = units::text(value, "name", findings)?;
+    let is_allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    let fits = (1..=SCENARIO_NAME_BYTES_MAX).contains(&name.len());
+    if !fits || !name.bytes().all(is_allowed) {
+        findings.add(&value.path, Mistake::Name { value: name.to_owned() });
+        return None;
+    }
+    Some(name.to_owned())
+}
+
+fn about(value: &Value<'_>, findings: &mut Findings) -> Option<String> {
+    let about = units::text(value, "about", findings)?.trim();
+    let control = about.chars().find(|char| char.is_control() && !matches!(char, '\n' | '\t'));
+    let mistake = match (about.len(), control) {
+        (0, _) => Mistake::AboutEmpty,
+        (bytes, _) if bytes > ABOUT_BYTES_MAX => Mistake::AboutLong { bytes },
+        (_, Some(control)) => Mistake::AboutControl(control as u32),
+        (_, None) => return Some(about.to_owned()),
+    };
+    findings.add(&value.path, mistake);
+    None
+}
+
+/// Either a count, for nodes named n1, n2 and so on, or a list.
+fn nodes(value: &Value<'_>, findings: &mut Findings) -> Option<Vec<String>> {
+    if matches!(value.raw, Raw::List(_)) {
+        return node_list(value, findings);
+    }
+    let fields = Fields::open(value, "nodes", &NODES, findings)?;
+    let count = fields.require("count", findings)?;
+    let count = units::number(&count, "nodes.count", 1, NODES_MAX.into(), findings)?;
+    Some((1..=count).map(|number| format!("n{number}")).collect())
+}
+
+fn node_list(value: &Value<'_>, findings: &mut Findings) -> Option<Vec<String>> {
+    let list = items(value, "nodes", "a map or a list", findings)?;
+    if list.is_empty() || list.len() > NODES_MAX.into() {
+        findings.add(&value.path, Mistake::NodeCount { count: list.len(), max: NODES_MAX });
+        return None;
+    }
+    let mut names: Vec<String> = Vec::new();
+    for item in &list {
+        let Some(id) =
+            Fields::open(item, "a node", &NODE, findings).and_then(|node| node.require("id", findings))
+        else {
+            continue;
+        };
+        let Some(name) = node_name(&id, findings) else {
+            continue;
+        };
+        if names.contains(&name) {
+            findings.add(&id.path, Mistake::NodeTwice { name: name.clone() });
+        }
+        names.push(name);
+    }
+    (names.len() == list.len()).then_some(names)
+}
+
+fn node_name(value: &Value<'_>, findings: &mut Findings) -> Option<String> {
+    let name = units::text(value, "nodes.id", findings)?.to_owned();
+    let is_allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    let begins = name.starts_with(|first: char| first.is_ascii_lowercase());
+    let mistake = if !begins || name.len() > NODE_NAME_BYTES_MAX || !name.bytes().all(is_allowed) {
+        Mistake::NodeName { value: name }
+    } else if NAMES_RESERVED.contains(&name.as_str()) {
+        Mistake::NodeNameReserved { value: name }
+    } else {
+        return Some(name);
+    };
+    findings.add(&value.path, mistake);
+    None
+}
+
+fn raft_default() -> RaftTiming {
+    RaftTiming {
+        heartbeat: HEARTBEAT_DEFAULT,
+        election_min: ELECTION_MIN_DEFAULT,
+        election_max: ELECTION_MAX_DEFAULT,
+    }
+}
+
+fn raft(value: &Value<'_>, findings: &mut Findings) -> Option<RaftTiming> {
+    let fields = Fields::open(value, "raft", &RAFT, findings)?;
+    let heartbeat = fields.get("heartbeat").map_or(Some(HEARTBEAT_DEFAULT), |value| {
+        units::duration(&value, "raft.heartbeat", HEARTBEAT_MIN, HEARTBEAT_MAX, findings)
+    });
+    let election = fields
+        .get("election")
+        .map_or(Some((ELECTION_MIN_DEFAULT, ELECTION_MAX_DEFAULT)), |value| election(&value, findings));
+    let (heartbeat, (election_min, election_max)) = (heartbeat?, election?);
+    if election_min < heartbeat * ELECTION_HEARTBEATS_MIN {
+        let place = fields.get("election").or_else(|| fields.get("heartbeat"))?;
+        findings.add(&place.path, Mistake::ElectionShort { min: election_min, heartbeat });
+        return None;
+    }
+    Some(RaftTiming { heartbeat, election_min, election_max })
+}
+
+/// `1s..2s`: the shortest and the longest election timeout.
+fn election(value: &Value<'_>, findings: &mut Findings) -> Option<(Duration, Duration)> {
+    let text = units::text(value, "raft.election", findings)?;
+    let Some((min, max)) = text.split_once("..") else {
+        findings.add(&value.path, Mistake::NotRange { value: text.to_owned() });
+        return None;
+    };
+    let duration = |text: &str| units::duration_of(text.trim(), "raft.election", HEARTBEAT_MIN, ELECTION_MAX);
+    let mistake = match (duration(min), duration(max)) {
+        (Ok(min), Ok(max)) if min < max => return Some((min, max)),
+        (Ok(min), Ok(max)) => Mistake::ElectionOrder { min, max },
+        (Err(mistake), _) | (_, Err(mistake)) => mistake,
+    };
+    findings.add(&value.path, mistake);
+    None
+}
+
+fn workload(value: &Value<'_>, findings: &mut Findings) -> Option<Workload> {
+    let fields = Fields::open(value, "workload", &WORKLOAD, findings)?;
+    let kind =
+        fields.get("kind").map_or(Some(WorkloadKind::Register), |value| workload_kind(&value, findings));
+    let clients = fields.get("clients").map_or(Some(CLIENTS_DEFAULT), |value| {
+        units::number(&value, "workload.clients", 1, CLIENTS_MAX, findings)
+    });
+    let keys = fields
+        .get("keys")
+        .map_or(Some(KEYS_DEFAULT), |value| units::number(&value, "workload.keys", 1, KEYS_MAX, findings));
+    let rate_per_s = fields.get("rate").map_or(Some(RATE_DEFAULT), |value| units::rate(&value, findings));
+    let mix = fields.get("mix").map_or(Some(MIX_DEFAULT), |value| mix(&value, findings));
+    Some(Workload { kind: kind?, clients: clients?, keys: keys?, rate_per_s: rate_per_s?, mix: mix? })
+}
+
+fn workload_kind(value: &Value<'_>, findings: &mut Findings) -> Option<WorkloadKind> {
+    let kind = units::text(value, "workload.kind", findings)?;
+    let mistake = match kind {
+        "register" => return Some(WorkloadKind::Register),
+        "append" | "set" | "bank" => Mistake::NotThereYet { what: format!("workload kind {kind}") },
+        _ => Mistake::WorkloadKind { value: kind.to_owned() },
+    };
+    findings.add(&value.path, mistake);
+    None
+}
+
+fn mix(value: &Value<'_>, findings: &mut Findings) -> Option<Mix> {
+    let fields = Fields::open(value, "workload.mix", &MIX, findings)?;
+    let mut percent = |key: &str, name: &'static str| {
+        fields.get(key).map_or(Some(0), |value| units::number(&value, name, 0, 100, findings))
+    };
+    let read = percent("read", "workload.mix.read");
+    let write = percent("write", "workload.mix.write");
+    let cas = percent("cas", "workload.mix.cas");
+    let mix = Mix { read: read?, write: write?, cas: cas? };
+    let sum = mix.read + mix.write + mix.cas;
+    if sum != 100 {
+        findings.add(&value.path, Mistake::MixSum { sum: sum.into() });
+        return None;
+    }
+    Some(mix)
+}
+
+/// How long the load runs: as given, but not shorter than the faults take; otherwise somewhat longer than
+/// they take.
+fn duration(fields: &Fields<'_>, faults: Option<&[Fault]>, findings: &mut Findings) -> Option<Duration> {
+    let (min, max) = (LOAD_DURATION_MIN, PLANNED_DURATION_MAX);
+    let given = fields.get("duration");
+    let duration = given.as_ref().map(|value| units::duration(value, "duration", min, max, findings));
+    let faults_end = faults?.iter().map(Fault::planned_end).max().unwrap_or_default();
+    let duration = match duration {
+        Some(duration) => duration?,
+        None => faults_end + LOAD_AFTER_FAULTS,
+    };
+    let mistake = if faults_end > PLANNED_DURATION_MAX || duration > PLANNED_DURATION_MAX {
+        Mistake::PlannedLong { planned: faults_end.max(duration), min, max }
+    } else if duration < faults_end {
+        Mistake::DurationShort { duration, end: faults_end }
+    } else {
+        return Some(duration);
+    };
+    let place = given.or_else(|| fields.get("faults"))?;
+    findings.add(&place.path, mistake);
+    None
+}
+
+fn operations(fields: &Fields<'_>, rate: u32, duration: Duration, findings: &mut Findings) {
+    let operations = u64::from(rate) * duration.as_secs();
+    if operations > OPERATIONS_MAX {
+        let place = ["workload", "duration", "faults"].iter().find_map(|key| fields.get(key));
+        let path = place.map_or_else(Path::default, |value| value.path);
+        findings.add(&path, Mistake::Operations { operations, rate, duration });
+    }
+}

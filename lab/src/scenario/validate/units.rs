@@ -1,0 +1,169 @@
+//! Single values with a unit: durations, rates, percentages, whole numbers, texts.
+
+use std::time::Duration;
+
+use crate::limits::RATE_MAX;
+use crate::scenario::mistake::Mistake;
+use crate::scenario::parse::Raw;
+use crate::scenario::validate::fields::{Findings, Value, wrong_type};
+
+/// Microseconds in each unit. `us` stands before `s`, since it ends with it.
+const UNITS: [(&str, u64); 4] = [("us", 1), ("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000)];
+
+/// A text.
+pub(super) fn text<'raw>(
+    value: &Value<'raw>,
+    key: &'static str,
+    findings: &mut Findings,
+) -> Option<&'raw str> {
+    if let Raw::Text(text) = value.raw {
+        return Some(text);
+    }
+    let wanted = match value.raw {
+        Raw::Bool(_) | Raw::Integer(_) | Raw::Float(_) => "text (in quotes)",
+        _ => "text",
+    };
+    findings.add(&value.path, wrong_type(key, wanted, value.raw));
+    None
+}
+
+/// A whole number within bounds, both inclusive.
+pub(super) fn number(
+    value: &Value<'_>,
+    key: &'static str,
+    min: u32,
+    max: u32,
+    findings: &mut Findings,
+) -> Option<u32> {
+    let Raw::Integer(integer) = *value.raw else {
+        findings.add(&value.path, wrong_type(key, "a whole number", value.raw));
+        return None;
+    };
+    let number = u32::try_from(integer).ok().filter(|number| (min..=max).contains(number));
+    if number.is_none() {
+        findings.add(&value.path, Mistake::Number { key, value: integer, min: min.into(), max: max.into() });
+    }
+    number
+}
+
+/// A duration of whole milliseconds within bounds, both inclusive.
+pub(super) fn duration(
+    value: &Value<'_>,
+    key: &'static str,
+    min: Duration,
+    max: Duration,
+    findings: &mut Findings,
+) -> Option<Duration> {
+    let duration = match value.raw {
+        Raw::Text(text) => duration_of(text, key, min, max),
+        Raw::Integer(value) => Err(Mistake::NoUnit { key, value: value.to_string() }),
+        Raw::Float(value) => Err(Mistake::NoUnit { key, value: value.to_string() }),
+        raw => Err(wrong_type(key, "a duration such as 10s", raw)),
+    };
+    duration.map_err(|mistake| findings.add(&value.path, mistake)).ok()
+}
+
+/// Reads a duration such as `1.5s`.
+pub(super) fn duration_of(
+    text: &str,
+    key: &'static str,
+    min: Duration,
+    max: Duration,
+) -> Result<Duration, Mistake> {
+    let value = text.to_owned();
+    let Some((digits, unit_us)) = UNITS.iter().find_map(|(unit, us)| Some((text.strip_suffix(unit)?, *us)))
+    else {
+        let is_number = text.parse::<f64>().is_ok();
+        return Err(if is_number {
+            Mistake::NoUnit { key, value }
+        } else {
+            Mistake::NotDuration { key, value }
+        });
+    };
+    let Some(us) = decimal_us(digits, unit_us) else {
+        return Err(Mistake::NotDuration { key, value });
+    };
+    match us {
+        Decimal::Whole(us) if us % 1_000 == 0 => {
+            let duration = Duration::from_micros(us);
+            let is_allowed = (min..=max).contains(&duration);
+            if is_allowed { Ok(duration) } else { Err(Mistake::Length { key, value, min, max }) }
+        }
+        Decimal::Whole(_) | Decimal::Broken => Err(Mistake::NotMilliseconds { key, value }),
+        Decimal::Huge => Err(Mistake::Length { key, value, min, max }),
+    }
+}
+
+/// A decimal number of some unit, in microseconds.
+enum Decimal {
+    Whole(u64),
+    /// A part of a microsecond is left.
+    Broken,
+    /// More than 64 bits hold.
+    Huge,
+}
+
+/// `digits` or `digits.digits`, exactly: no sign, no exponent, no rounding. `None` if it is something else.
+fn decimal_us(digits: &str, unit_us: u64) -> Option<Decimal> {
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
+    let is_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_digits(whole) || !is_digits(fraction) {
+        return None;
+    }
+    let mut us = whole.parse::<u64>().ok().and_then(|whole| whole.checked_mul(unit_us));
+    let mut place_us = unit_us;
+    for digit in fraction.trim_end_matches('0').bytes() {
+        if !place_us.is_multiple_of(10) {
+            return Some(Decimal::Broken);
+        }
+        place_us /= 10;
+        us = us.and_then(|us| us.checked_add(place_us * u64::from(digit - b'0')));
+    }
+    Some(us.map_or(Decimal::Huge, Decimal::Whole))
+}
+
+/// A rate such as `200/s`.
+pub(super) fn rate(value: &Value<'_>, findings: &mut Findings) -> Option<u32> {
+    let number = match value.raw {
+        Raw::Text(text) => text.strip_suffix("/s").and_then(|number| number.parse::<u64>().ok()),
+        Raw::Integer(_) => None,
+        raw => {
+            findings.add(&value.path, wrong_type("workload.rate", "a rate such as 200/s", raw));
+            return None;
+        }
+    };
+    let Some(number) = number else {
+        let text = match value.raw {
+            Raw::Integer(value) => value.to_string(),
+            Raw::Text(text) => text.clone(),
+            _ => String::new(),
+        };
+        findings.add(&value.path, Mistake::NotRate { value: text });
+        return None;
+    };
+    let rate = u32::try_from(number).ok().filter(|rate| (1..=RATE_MAX).contains(rate));
+    if rate.is_none() {
+        let (min, max) = (1, RATE_MAX.into());
+        findings.add(&value.path, Mistake::Number { key: "workload.rate", value: number.into(), min, max });
+    }
+    rate
+}
+
+/// A percentage such as `100%`: whether it is all.
+pub(super) fn is_all(value: &Value<'_>, key: &'static str, findings: &mut Findings) -> Option<bool> {
+    let text = match value.raw {
+        Raw::Text(text) => text.clone(),
+        Raw::Integer(value) => value.to_string(),
+        Raw::Float(value) => value.to_string(),
+        raw => {
+            findings.add(&value.path, wrong_type(key, "a percentage such as 100%", raw));
+            return None;
+        }
+    };
+    let percent = text.strip_suffix('%').and_then(|number| number.parse::<f64>().ok());
+    let percent = percent.filter(|percent| (0.0..=100.0).contains(percent));
+    if percent.is_none() {
+        findings.add(&value.path, Mistake::NotPercent { key, value: text });
+    }
+    percent.map(|percent| percent >= 100.0)
+}
