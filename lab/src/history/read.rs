@@ -1,0 +1,394 @@
+//! Reads a history back, one line at a time, and says of the first bad line what is wrong with it.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::io::{self, BufRead, Read};
+
+use serde::{Deserialize, Deserializer};
+
+use super::{ClientIndex, History, KeyIndex, NodeIndex, Op, OpId, Operation, Outcome, Texts, ValueIndex};
+use crate::limits::{HISTORY_LINE_BYTES_MAX, HISTORY_OPERATIONS_MAX, HISTORY_TEXT_BYTES_MAX};
+
+/// Why a history is refused: the line, counted from 1, and the reason.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// The file itself failed.
+    #[error("line {line}: cannot be read")]
+    Read {
+        /// The line that was to come.
+        line: u64,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The last line ends in the middle of a record.
+    #[error("line {line}: cut off; the history is not complete, delete this line to judge the rest")]
+    CutOff {
+        /// The last line.
+        line: u64,
+    },
+    /// A line is longer than any record.
+    #[error("line {line}: longer than {HISTORY_LINE_BYTES_MAX} bytes")]
+    LineBytes {
+        /// The line.
+        line: u64,
+    },
+    /// Not JSON, or not an object with the fields of docs/history.md.
+    #[error("line {line}: not a record of a history")]
+    Malformed {
+        /// The line.
+        line: u64,
+        /// What the parser said; its column is the column, its line is always 1.
+        source: serde_json::Error,
+    },
+    /// A record must say which of the two it is.
+    #[error("line {line}: a record has either call or answer")]
+    Kind {
+        /// The line.
+        line: u64,
+    },
+    /// A field that this kind of record needs is not there.
+    #[error("line {line}: {field} is missing in this {record}")]
+    Missing {
+        /// The line.
+        line: u64,
+        /// The field.
+        field: &'static str,
+        /// The kind of record.
+        record: Record,
+    },
+    /// A field that this kind of record does not have.
+    #[error("line {line}: {field} does not belong in this {record}")]
+    Extra {
+        /// The line.
+        line: u64,
+        /// The field.
+        field: &'static str,
+        /// The kind of record.
+        record: Record,
+    },
+    /// Two calls with one id.
+    #[error("line {line}: id {id} was called before")]
+    IdTwice {
+        /// The line of the second call.
+        line: u64,
+        /// The id.
+        id: u64,
+    },
+    /// An answer to nothing.
+    #[error("line {line}: id {id} is answered before it is called")]
+    AnswerBeforeCall {
+        /// The line of the answer.
+        line: u64,
+        /// The id.
+        id: u64,
+    },
+    /// Two answers to one call.
+    #[error("line {line}: id {id} was answered before")]
+    AnsweredTwice {
+        /// The line of the second answer.
+        line: u64,
+        /// The id.
+        id: u64,
+    },
+    /// Only a CAS can fail for its expectation.
+    #[error("line {line}: id {id} is no cas, so its outcome cannot be cas_failed")]
+    NotCas {
+        /// The line of the answer.
+        line: u64,
+        /// The id.
+        id: u64,
+    },
+    /// The records of one client must be in the order of time.
+    #[error("line {line}: time runs backwards for client {client:?}: {at_ns} ns after {previous_ns} ns")]
+    TimeBackwards {
+        /// The line of the later record with the earlier time.
+        line: u64,
+        /// The client.
+        client: String,
+        /// The time in this line.
+        at_ns: u64,
+        /// The time in this client's line before.
+        previous_ns: u64,
+    },
+    /// More operations than can be judged.
+    #[error("line {line}: more than {HISTORY_OPERATIONS_MAX} operations")]
+    OperationCount {
+        /// The line of the call that is one too many.
+        line: u64,
+    },
+    /// More text than can be kept.
+    #[error("line {line}: more than {HISTORY_TEXT_BYTES_MAX} bytes of distinct text")]
+    TextBytes {
+        /// The line of the text that is too much.
+        line: u64,
+    },
+}
+
+/// A kind of record, as errors name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record {
+    /// A call of this operation.
+    Call(&'static str),
+    /// An answer with this outcome.
+    Answer(&'static str),
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Call(op) => write!(f, "call of {op}"),
+            Self::Answer(outcome) => write!(f, "answer that is {outcome}"),
+        }
+    }
+}
+
+/// Reads a whole history, as `docs/history.md` describes it. An empty one is a history.
+///
+/// # Errors
+/// The first line that is not as described.
+pub fn read_history(input: impl BufRead) -> Result<History, HistoryError> {
+    let mut input = input;
+    let mut reader = Reader::default();
+    let mut bytes = Vec::new();
+    loop {
+        reader.line += 1;
+        let line = reader.line;
+        bytes.clear();
+        let read = input.by_ref().take(HISTORY_LINE_BYTES_MAX + 1).read_until(b'\n', &mut bytes);
+        if read.map_err(|source| HistoryError::Read { line, source })? == 0 {
+            return Ok(reader.history);
+        }
+        if bytes.len() as u64 > HISTORY_LINE_BYTES_MAX {
+            return Err(HistoryError::LineBytes { line });
+        }
+        match serde_json::from_slice::<Line<'_>>(&bytes) {
+            Ok(record) => reader.record(&record)?,
+            Err(source) if source.is_eof() && bytes.last() != Some(&b'\n') => {
+                return Err(HistoryError::CutOff { line });
+            }
+            Err(source) => return Err(HistoryError::Malformed { line, source }),
+        }
+    }
+}
+
+/// A text that is borrowed from the line where it has no escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Any line, before it is known which fields it must have.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(clippy::option_option, reason = "a field may be missing, null or a text")]
+struct Line<'a> {
+    call: Option<u64>,
+    answer: Option<u64>,
+    at_ns: u64,
+    #[serde(borrow)]
+    client: Option<Text<'a>>,
+    #[serde(borrow)]
+    node: Option<Text<'a>>,
+    op: Option<OpName>,
+    #[serde(borrow)]
+    key: Option<Text<'a>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    expected: Option<Option<Text<'a>>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    value: Option<Option<Text<'a>>>,
+    outcome: Option<OutcomeName>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    actual: Option<Option<Text<'a>>>,
+    #[serde(borrow)]
+    reason: Option<Text<'a>>,
+}
+
+/// Tells a field that is null from one that is not there.
+#[expect(clippy::option_option, reason = "a field may be missing, null or a text")]
+fn present<'de: 'a, 'a, D>(input: D) -> Result<Option<Option<Text<'a>>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    Option::deserialize(input).map(Some)
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum OpName {
+    Read,
+    Write,
+    Cas,
+    Delete,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum OutcomeName {
+    Ok,
+    CasFailed,
+    Refused,
+    Unknown,
+}
+
+#[derive(Default)]
+struct Reader {
+    line: u64,
+    history: History,
+    /// Where each id's operation is.
+    by_id: HashMap<u64, u32>,
+    /// The time of each client's last record.
+    client_ns: Vec<u64>,
+}
+
+impl Reader {
+    fn record(&mut self, record: &Line<'_>) -> Result<(), HistoryError> {
+        match (record.call, record.answer) {
+            (Some(id), None) => self.call(id, record),
+            (None, Some(id)) => self.answer(id, record),
+            _ => Err(HistoryError::Kind { line: self.line }),
+        }
+    }
+
+    fn call(&mut self, id: u64, record: &Line<'_>) -> Result<(), HistoryError> {
+        let line = self.line;
+        let name = Record::Call(match record.op {
+            Some(OpName::Read) => "read",
+            Some(OpName::Write) => "write",
+            Some(OpName::Cas) => "cas",
+            Some(OpName::Delete) => "delete",
+            None => "an operation",
+        });
+        let missing = |field| HistoryError::Missing { line, field, record: name };
+        for (field, there) in [
+            ("outcome", record.outcome.is_some()),
+            ("actual", record.actual.is_some()),
+            ("reason", record.reason.is_some()),
+            ("expected", record.expected.is_some() && !matches!(record.op, Some(OpName::Cas))),
+            ("value", record.value.is_some() && matches!(record.op, Some(OpName::Read | OpName::Delete))),
+        ] {
+            if there {
+                return Err(HistoryError::Extra { line, field, record: name });
+            }
+        }
+        let op = record.op.ok_or_else(|| missing("op"))?;
+        let client = record.client.as_ref().ok_or_else(|| missing("client"))?;
+        let client = ClientIndex(intern(&mut self.history.clients, client, line)?);
+        let node = record.node.as_ref().ok_or_else(|| missing("node"))?;
+        let node = NodeIndex(intern(&mut self.history.nodes, node, line)?);
+        let key = record.key.as_ref().ok_or_else(|| missing("key"))?;
+        let key = KeyIndex(intern(&mut self.history.keys, key, line)?);
+        let value = self.value(record.value.as_ref().and_then(Option::as_ref))?;
+        let op = match op {
+            OpName::Read => Op::Read,
+            OpName::Delete => Op::Delete,
+            OpName::Write => Op::Write { value: value.ok_or_else(|| missing("value"))? },
+            OpName::Cas => {
+                let expected = record.expected.as_ref().ok_or_else(|| missing("expected"))?;
+                let expected = self.value(expected.as_ref())?;
+                Op::Cas { expected, value: value.ok_or_else(|| missing("value"))? }
+            }
+        };
+        self.advance(client, record.at_ns)?;
+        let index = u32::try_from(self.history.operations.len()).unwrap_or(u32::MAX);
+        if index >= HISTORY_OPERATIONS_MAX {
+            return Err(HistoryError::OperationCount { line });
+        }
+        match self.by_id.entry(id) {
+            Entry::Occupied(_) => return Err(HistoryError::IdTwice { line, id }),
+            Entry::Vacant(entry) => entry.insert(index),
+        };
+        let (id, call_ns, outcome) = (OpId(id), record.at_ns, Outcome::Unknown);
+        self.history.operations.push(Operation {
+            id,
+            client,
+            node,
+            key,
+            op,
+            call_ns,
+            return_ns: None,
+            outcome,
+        });
+        Ok(())
+    }
+
+    fn answer(&mut self, id: u64, record: &Line<'_>) -> Result<(), HistoryError> {
+        let line = self.line;
+        let Some(&index) = self.by_id.get(&id) else {
+            return Err(HistoryError::AnswerBeforeCall { line, id });
+        };
+        let Operation { client, op, return_ns, .. } = self.history.operations[index as usize];
+        if return_ns.is_some() {
+            return Err(HistoryError::AnsweredTwice { line, id });
+        }
+        let name = Record::Answer(match record.outcome {
+            Some(OutcomeName::Ok) => "ok",
+            Some(OutcomeName::CasFailed) => "cas_failed",
+            Some(OutcomeName::Refused) => "refused",
+            Some(OutcomeName::Unknown) => "unknown",
+            None => "without outcome",
+        });
+        let is_read_ok = matches!((record.outcome, op), (Some(OutcomeName::Ok), Op::Read));
+        for (field, there) in [
+            ("client", record.client.is_some()),
+            ("node", record.node.is_some()),
+            ("op", record.op.is_some()),
+            ("key", record.key.is_some()),
+            ("expected", record.expected.is_some()),
+            ("value", record.value.is_some() && !is_read_ok),
+            ("actual", record.actual.is_some() && !matches!(record.outcome, Some(OutcomeName::CasFailed))),
+            ("reason", record.reason.is_some() && !matches!(record.outcome, Some(OutcomeName::Refused))),
+        ] {
+            if there {
+                return Err(HistoryError::Extra { line, field, record: name });
+            }
+        }
+        let missing = |field| HistoryError::Missing { line, field, record: name };
+        let outcome = match record.outcome.ok_or_else(|| missing("outcome"))? {
+            OutcomeName::Unknown => Outcome::Unknown,
+            OutcomeName::Ok if is_read_ok => {
+                let value = record.value.as_ref().ok_or_else(|| missing("value"))?;
+                Outcome::Read { value: self.value(value.as_ref())? }
+            }
+            OutcomeName::Ok => Outcome::Done,
+            OutcomeName::CasFailed if !matches!(op, Op::Cas { .. }) => {
+                return Err(HistoryError::NotCas { line, id });
+            }
+            OutcomeName::CasFailed => {
+                let actual = record.actual.as_ref().ok_or_else(|| missing("actual"))?;
+                Outcome::CasFailed { actual: self.value(actual.as_ref())? }
+            }
+            OutcomeName::Refused => {
+                let reason = record.reason.as_ref().ok_or_else(|| missing("reason"))?;
+                Outcome::Refused { reason: ValueIndex(intern(&mut self.history.values, reason, line)?) }
+            }
+        };
+        self.advance(client, record.at_ns)?;
+        let operation = &mut self.history.operations[index as usize];
+        (operation.return_ns, operation.outcome) = (Some(record.at_ns), outcome);
+        Ok(())
+    }
+
+    fn value(&mut self, text: Option<&Text<'_>>) -> Result<Option<ValueIndex>, HistoryError> {
+        let line = self.line;
+        text.map(|text| intern(&mut self.history.values, text, line).map(ValueIndex)).transpose()
+    }
+
+    /// Moves the client's clock to `at_ns`.
+    fn advance(&mut self, client: ClientIndex, at_ns: u64) -> Result<(), HistoryError> {
+        let index = client.0 as usize;
+        if index >= self.client_ns.len() {
+            self.client_ns.resize(index + 1, 0);
+        }
+        let previous_ns = self.client_ns[index];
+        if at_ns < previous_ns {
+            let client = self.history.client(client).to_owned();
+            return Err(HistoryError::TimeBackwards { line: self.line, client, at_ns, previous_ns });
+        }
+        self.client_ns[index] = at_ns;
+        Ok(())
+    }
+}
+
+fn intern(texts: &mut Texts, text: &Text<'_>, line: u64) -> Result<u32, HistoryError> {
+    texts.intern(&text.0).ok_or(HistoryError::TextBytes { line })
+}
