@@ -57,6 +57,18 @@ pub enum Op<V> {
     Delete,
 }
 
+impl<V> Op<V> {
+    /// The same operation, its values turned by `f`.
+    pub fn map<T>(self, f: impl Fn(V) -> T) -> Op<T> {
+        match self {
+            Self::Read => Op::Read,
+            Self::Write { value } => Op::Write { value: f(value) },
+            Self::Cas { expected, value } => Op::Cas { expected: expected.map(&f), value: f(value) },
+            Self::Delete => Op::Delete,
+        }
+    }
+}
+
 /// What became of an operation, as far as its client knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
@@ -80,6 +92,19 @@ pub enum Outcome<V> {
     },
     /// May have taken effect at any time after the call, may still do so, or never.
     Unknown,
+}
+
+impl<V> Outcome<V> {
+    /// The same outcome, its values turned by `f`.
+    pub fn map<T>(self, f: impl Fn(V) -> T) -> Outcome<T> {
+        match self {
+            Self::Read { value } => Outcome::Read { value: value.map(f) },
+            Self::Done => Outcome::Done,
+            Self::CasFailed { actual } => Outcome::CasFailed { actual: actual.map(f) },
+            Self::Refused { reason } => Outcome::Refused { reason: f(reason) },
+            Self::Unknown => Outcome::Unknown,
+        }
+    }
 }
 
 /// A call, as it is written.
