@@ -273,6 +273,8 @@ fn is_explained(members: &[usize], sketches: &[Sketch], key: &str) -> bool {
             continue;
         }
         let op = match &sketch.op {
+            // It leaves what was there already.
+            Op::Cas { expected, value } if expected.as_ref() == Some(value) => continue,
             Op::Write { value } | Op::Cas { value, .. } => Op::Write { value: value.clone() },
             Op::Delete => Op::Delete,
             Op::Read => continue,
