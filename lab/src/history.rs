@@ -7,6 +7,9 @@
 mod read;
 mod texts;
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};

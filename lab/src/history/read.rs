@@ -35,12 +35,14 @@ pub enum HistoryError {
         line: u64,
     },
     /// Not JSON, or not an object with the fields of docs/history.md.
-    #[error("line {line}: not a record of a history")]
+    #[error("line {line}, column {column}: {reason}")]
     Malformed {
         /// The line.
         line: u64,
-        /// What the parser said; its column is the column, its line is always 1.
-        source: serde_json::Error,
+        /// The column, counted from 1; 0: before the first.
+        column: usize,
+        /// What the parser said, without its own idea of where.
+        reason: String,
     },
     /// A record must say which of the two it is.
     #[error("line {line}: a record has either call or answer")]
@@ -133,6 +135,8 @@ pub enum Record {
     Call(&'static str),
     /// An answer with this outcome.
     Answer(&'static str),
+    /// It does not say what it is.
+    Unnamed,
 }
 
 impl fmt::Display for Record {
@@ -140,6 +144,7 @@ impl fmt::Display for Record {
         match self {
             Self::Call(op) => write!(f, "call of {op}"),
             Self::Answer(outcome) => write!(f, "answer that is {outcome}"),
+            Self::Unnamed => write!(f, "record"),
         }
     }
 }
@@ -163,14 +168,22 @@ pub fn read_history(input: impl BufRead) -> Result<History, HistoryError> {
         if bytes.len() as u64 > HISTORY_LINE_BYTES_MAX {
             return Err(HistoryError::LineBytes { line });
         }
+        let is_whole = bytes.pop_if(|&mut last| last == b'\n').is_some();
         match serde_json::from_slice::<Line<'_>>(&bytes) {
             Ok(record) => reader.record(&record)?,
-            Err(source) if source.is_eof() && bytes.last() != Some(&b'\n') => {
-                return Err(HistoryError::CutOff { line });
-            }
-            Err(source) => return Err(HistoryError::Malformed { line, source }),
+            Err(source) if source.is_eof() && !is_whole => return Err(HistoryError::CutOff { line }),
+            Err(source) => return Err(malformed(line, &source)),
         }
     }
+}
+
+/// The parser saw a single line: the number of the line is ours, the column is its own.
+fn malformed(line: u64, source: &serde_json::Error) -> HistoryError {
+    let mut reason = source.to_string();
+    if let Some(place) = reason.rfind(" at line ") {
+        reason.truncate(place);
+    }
+    HistoryError::Malformed { line, column: source.column(), reason }
 }
 
 /// A text that is borrowed from the line where it has no escapes.
@@ -179,7 +192,7 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Any line, before it is known which fields it must have.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 #[expect(clippy::option_option, reason = "a field may be missing, null or a text")]
 struct Line<'a> {
     call: Option<u64>,
@@ -251,13 +264,13 @@ impl Reader {
 
     fn call(&mut self, id: u64, record: &Line<'_>) -> Result<(), HistoryError> {
         let line = self.line;
-        let name = Record::Call(match record.op {
-            Some(OpName::Read) => "read",
-            Some(OpName::Write) => "write",
-            Some(OpName::Cas) => "cas",
-            Some(OpName::Delete) => "delete",
-            None => "an operation",
-        });
+        let name = match record.op {
+            Some(OpName::Read) => Record::Call("read"),
+            Some(OpName::Write) => Record::Call("write"),
+            Some(OpName::Cas) => Record::Call("cas"),
+            Some(OpName::Delete) => Record::Call("delete"),
+            None => Record::Unnamed,
+        };
         let missing = |field| HistoryError::Missing { line, field, record: name };
         for (field, there) in [
             ("outcome", record.outcome.is_some()),
@@ -288,7 +301,6 @@ impl Reader {
                 Op::Cas { expected, value: value.ok_or_else(|| missing("value"))? }
             }
         };
-        self.advance(client, record.at_ns)?;
         let index = u32::try_from(self.history.operations.len()).unwrap_or(u32::MAX);
         if index >= HISTORY_OPERATIONS_MAX {
             return Err(HistoryError::OperationCount { line });
@@ -297,6 +309,7 @@ impl Reader {
             Entry::Occupied(_) => return Err(HistoryError::IdTwice { line, id }),
             Entry::Vacant(entry) => entry.insert(index),
         };
+        self.advance(client, record.at_ns)?;
         let (id, call_ns, outcome) = (OpId(id), record.at_ns, Outcome::Unknown);
         self.history.operations.push(Operation {
             id,
@@ -320,13 +333,13 @@ impl Reader {
         if return_ns.is_some() {
             return Err(HistoryError::AnsweredTwice { line, id });
         }
-        let name = Record::Answer(match record.outcome {
-            Some(OutcomeName::Ok) => "ok",
-            Some(OutcomeName::CasFailed) => "cas_failed",
-            Some(OutcomeName::Refused) => "refused",
-            Some(OutcomeName::Unknown) => "unknown",
-            None => "without outcome",
-        });
+        let name = match record.outcome {
+            Some(OutcomeName::Ok) => Record::Answer("ok"),
+            Some(OutcomeName::CasFailed) => Record::Answer("cas_failed"),
+            Some(OutcomeName::Refused) => Record::Answer("refused"),
+            Some(OutcomeName::Unknown) => Record::Answer("unknown"),
+            None => Record::Unnamed,
+        };
         let is_read_ok = matches!((record.outcome, op), (Some(OutcomeName::Ok), Op::Read));
         for (field, there) in [
             ("client", record.client.is_some()),
