@@ -33,24 +33,108 @@ struct Case {
 }
 
 const CASES: [Case; 9] = [
-    Case { name: "unique writes", keys: 1, operations: 1_000_000, clients: 64, cas: 0, delete: 0, values: None, is_stale: false },
-    Case { name: "unique writes", keys: 100, operations: 1_000_000, clients: 32, cas: 0, delete: 0, values: None, is_stale: false },
-    Case { name: "unique, CAS", keys: 1, operations: 10_000, clients: 16, cas: 30, delete: 0, values: None, is_stale: false },
-    Case { name: "unique, CAS", keys: 1, operations: 1_000_000, clients: 64, cas: 30, delete: 0, values: None, is_stale: false },
-    Case { name: "5 values, CAS", keys: 1, operations: 10_000, clients: 16, cas: 30, delete: 0, values: Some(5), is_stale: false },
-    Case { name: "unique, deletes", keys: 1, operations: 100_000, clients: 16, cas: 10, delete: 10, values: None, is_stale: false },
-    Case { name: "5 values, CAS", keys: 16, operations: 100_000, clients: 64, cas: 30, delete: 5, values: Some(5), is_stale: false },
-    Case { name: "stale read", keys: 1, operations: 1_000_000, clients: 64, cas: 10, delete: 0, values: None, is_stale: true },
-    Case { name: "stale, 50 values", keys: 1, operations: 10_000, clients: 16, cas: 30, delete: 5, values: Some(50), is_stale: true },
+    Case {
+        name: "unique writes",
+        keys: 1,
+        operations: 1_000_000,
+        clients: 64,
+        cas: 0,
+        delete: 0,
+        values: None,
+        is_stale: false,
+    },
+    Case {
+        name: "unique writes",
+        keys: 100,
+        operations: 1_000_000,
+        clients: 32,
+        cas: 0,
+        delete: 0,
+        values: None,
+        is_stale: false,
+    },
+    Case {
+        name: "unique, CAS",
+        keys: 1,
+        operations: 10_000,
+        clients: 16,
+        cas: 30,
+        delete: 0,
+        values: None,
+        is_stale: false,
+    },
+    Case {
+        name: "unique, CAS",
+        keys: 1,
+        operations: 1_000_000,
+        clients: 64,
+        cas: 30,
+        delete: 0,
+        values: None,
+        is_stale: false,
+    },
+    Case {
+        name: "5 values, CAS",
+        keys: 1,
+        operations: 10_000,
+        clients: 16,
+        cas: 30,
+        delete: 0,
+        values: Some(5),
+        is_stale: false,
+    },
+    Case {
+        name: "unique, deletes",
+        keys: 1,
+        operations: 100_000,
+        clients: 16,
+        cas: 10,
+        delete: 10,
+        values: None,
+        is_stale: false,
+    },
+    Case {
+        name: "5 values, CAS",
+        keys: 16,
+        operations: 100_000,
+        clients: 64,
+        cas: 30,
+        delete: 5,
+        values: Some(5),
+        is_stale: false,
+    },
+    Case {
+        name: "stale read",
+        keys: 1,
+        operations: 1_000_000,
+        clients: 64,
+        cas: 10,
+        delete: 0,
+        values: None,
+        is_stale: true,
+    },
+    Case {
+        name: "stale, 50 values",
+        keys: 1,
+        operations: 10_000,
+        clients: 16,
+        cas: 30,
+        delete: 5,
+        values: Some(50),
+        is_stale: true,
+    },
 ];
 
 fn main() {
-    let chosen = std::env::args().filter_map(|word| word.parse::<usize>().ok()).next();
+    let chosen = std::env::args().find_map(|word| word.parse::<usize>().ok());
     if let Some(case) = chosen.and_then(|index| CASES.get(index)) {
         run(case);
         return;
     }
-    println!("{:<18} {:>5} {:>11} {:>8} {:>9} {:>8}  verdict", "history", "keys", "operations", "clients", "seconds", "MiB");
+    println!(
+        "{:<18} {:>5} {:>11} {:>8} {:>9} {:>8}  verdict",
+        "history", "keys", "operations", "clients", "seconds", "MiB"
+    );
     let this = std::env::current_exe().unwrap();
     for index in 0..CASES.len() {
         assert!(Command::new(&this).arg(index.to_string()).status().unwrap().success());
@@ -66,7 +150,9 @@ fn run(case: &Case) {
     let summary: String = result.verdict().summary.chars().take(60).collect();
     let status = result.status();
     let mib = peak_mib();
-    println!("{name:<18} {keys:>5} {operations:>11} {clients:>8} {seconds:>9.3} {mib:>8}  {status:?}: {summary}");
+    println!(
+        "{name:<18} {keys:>5} {operations:>11} {clients:>8} {seconds:>9.3} {mib:>8}  {status:?}: {summary}"
+    );
 }
 
 /// The peak of resident memory, in MiB: `VmHWM` of proc(5).
@@ -106,7 +192,8 @@ fn draw(case: &Case) -> History {
             (Op::Read, Outcome::Read { value: before })
         } else if kind < case.cas {
             let expected = if random.random_bool(0.7) { *state } else { before };
-            let outcome = if expected == *state { Outcome::Done } else { Outcome::CasFailed { actual: *state } };
+            let outcome =
+                if expected == *state { Outcome::Done } else { Outcome::CasFailed { actual: *state } };
             (Op::Cas { expected, value }, outcome)
         } else if kind < case.cas + case.delete {
             (Op::Delete, Outcome::Done)

@@ -220,16 +220,21 @@ impl LinearizableResult {
         let Counts { operations, reads, writes, cas, refused, unknown, keys_by_zones, keys_by_search } =
             self.counts;
         let keys = keys_by_zones + keys_by_search;
+        let of_keys = if keys == 1 { "1 key".to_owned() } else { format!("{keys} keys") };
         let summary = match (self.violations.first(), self.undecided.first()) {
             (Some(violation), _) => {
                 let failed = self.violations.len() + self.more_keys.len();
-                format!("{failed} of {keys} keys not linearizable: {}", violation.summary)
+                format!("{failed} of {of_keys} not linearizable: {}", violation.summary)
             }
             (None, Some(first)) => {
                 let count = self.undecided.len();
-                format!("{count} of {keys} keys not decided: key {:?}: {}", first.key, first.reason)
+                format!(
+                    "{count} of {of_keys} not decided: key {}: {}",
+                    describe::shown(&first.key),
+                    first.reason
+                )
             }
-            (None, None) => format!("all {operations} operations on {keys} keys are explained by one order"),
+            (None, None) => format!("all {operations} operations on {of_keys} can be explained"),
         };
         let looked_at = [
             ("operations", operations),

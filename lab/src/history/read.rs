@@ -381,6 +381,7 @@ impl Reader {
         Ok(())
     }
 
+    /// The value's index.
     fn value(&mut self, text: Option<&Text<'_>>) -> Result<Option<ValueIndex>, HistoryError> {
         let line = self.line;
         text.map(|text| intern(&mut self.history.values, text, line).map(ValueIndex)).transpose()

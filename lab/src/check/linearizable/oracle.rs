@@ -12,6 +12,8 @@ use super::*;
 
 const HISTORIES: u64 = 24_000;
 
+const HISTORIES_LONGER: u64 = 2_000;
+
 /// How many of one kind there must be for the comparison to be worth something.
 const OFTEN: u32 = 2_000;
 
@@ -63,6 +65,8 @@ struct Mix {
     has_cas: bool,
     has_delete: bool,
     keys: u32,
+    /// Most operations of a client.
+    operations_max: u32,
 }
 
 /// Draws a history of a register that works.
@@ -70,7 +74,7 @@ fn correct(random: &mut ChaCha8Rng, mix: &Mix) -> Vec<Sketch> {
     let mut planned = Vec::new();
     for client in 0..random.random_range(2..=4_u32) {
         let mut now = random.random_range(0..4_u64);
-        for _ in 0..random.random_range(1..=3) {
+        for _ in 0..random.random_range(1..=mix.operations_max) {
             let call_ns = now;
             let mut effect = call_ns + random.random_range(0..5);
             let return_ns = effect + random.random_range(0..5);
@@ -161,13 +165,14 @@ fn falsify(random: &mut ChaCha8Rng, sketches: &mut [Sketch]) {
     }
 }
 
-fn draw(seed: u64) -> Vec<Sketch> {
+fn draw(seed: u64, operations_max: u32) -> Vec<Sketch> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mix = Mix {
         is_unique: random.random_bool(0.5),
         has_cas: random.random_bool(0.6),
         has_delete: random.random_bool(0.3),
         keys: if random.random_bool(0.2) { 2 } else { 1 },
+        operations_max,
     };
     let mut sketches = correct(&mut random, &mix);
     for _ in 0..random.random_range(0..=3_u32).saturating_sub(1) {
@@ -202,26 +207,45 @@ fn small_random_histories_are_judged_as_by_the_oracle() {
     assert!(tally.witnesses >= OFTEN / 2 && tally.with_both >= OFTEN / 2, "{tally:?}");
 }
 
+/// Longer ones, where more is in flight over time and operations of unknown outcome pile up.
+#[test]
+fn longer_random_histories_are_judged_as_by_the_oracle() {
+    let mut tally = Tally::default();
+    for seed in 0..HISTORIES_LONGER {
+        let sketches = draw(seed, 12);
+        let (history, result) = compare_verdicts(&sketches, seed);
+        agree_with_each_other(&history, seed, &mut tally);
+        tally.linearizable += u32::from(result.violations.is_empty());
+    }
+    assert!(tally.linearizable >= 500 && tally.by_zones >= 500 && tally.by_search >= 500, "{tally:?}");
+}
+
 fn compare(seed: u64, tally: &mut Tally) {
-    let sketches = draw(seed);
-    let history = history(&sketches);
-    let want: Vec<&str> = ["k0", "k1"].into_iter().filter(|key| !is_linearizable(&sketches, key)).collect();
+    let sketches = draw(seed, 3);
+    let (history, result) = compare_verdicts(&sketches, seed);
+    agree_with_each_other(&history, seed, tally);
+    *(if result.violations.is_empty() { &mut tally.linearizable } else { &mut tally.not_linearizable }) += 1;
+    let has_cas = sketches.iter().any(|sketch| matches!(sketch.op, Op::Cas { .. }));
+    let has_unknown = sketches.iter().any(|sketch| sketch.outcome == Outcome::Unknown);
+    tally.with_cas += u32::from(has_cas);
+    tally.with_unknown += u32::from(has_unknown);
+    tally.with_both += u32::from(has_cas && has_unknown && !result.violations.is_empty());
+    for violation in &result.violations {
+        tally.witnesses += 1;
+        explains(violation, &sketches, seed);
+    }
+}
+
+/// The oracle and the whole check say the same.
+fn compare_verdicts(sketches: &[Sketch], seed: u64) -> (History, LinearizableResult) {
+    let history = history(sketches);
+    let want: Vec<&str> = ["k0", "k1"].into_iter().filter(|key| !is_linearizable(sketches, key)).collect();
     let result = check(&history, &Budget::default());
     let mut got: Vec<&str> = result.violations.iter().map(|violation| violation.key.as_str()).collect();
     got.sort_unstable();
     assert_eq!(got, want, "seed {seed}: {sketches:#?}");
     assert!(result.undecided.is_empty(), "seed {seed}");
-    agree_with_each_other(&history, seed, tally);
-    *(if want.is_empty() { &mut tally.linearizable } else { &mut tally.not_linearizable }) += 1;
-    let has_cas = sketches.iter().any(|sketch| matches!(sketch.op, Op::Cas { .. }));
-    let has_unknown = sketches.iter().any(|sketch| sketch.outcome == Outcome::Unknown);
-    tally.with_cas += u32::from(has_cas);
-    tally.with_unknown += u32::from(has_unknown);
-    tally.with_both += u32::from(has_cas && has_unknown && !want.is_empty());
-    for violation in &result.violations {
-        tally.witnesses += 1;
-        explains(violation, &sketches, seed);
-    }
+    (history, result)
 }
 
 /// Where both of our methods apply, both must say the same.

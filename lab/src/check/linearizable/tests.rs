@@ -1,5 +1,7 @@
 //! Histories as data: what must pass, what must fail, and what is said of it.
 
+use std::fmt::Write;
+
 use super::*;
 use crate::history::{Answer, Call, HistoryWriter, OpId, read_history};
 
@@ -252,7 +254,7 @@ fn budget_that_ends_is_unknown() {
     assert_eq!(result.status(), Status::Unknown, "{result:?}");
     assert_eq!(
         result.verdict().summary,
-        "1 of 1 keys not decided: key \"k\": the search needs more than 1 configurations"
+        "1 of 1 key not decided: key k: the search needs more than 1 configurations"
     );
     assert_eq!(super::check(&history, &Budget::default()).status(), Status::Pass);
 }
@@ -270,7 +272,7 @@ fn conflict_is_found_among_many_operations() {
     let mut text = String::new();
     for at in 0..500 {
         let (call, ret) = (at * 10, at * 10 + 12);
-        text += &format!("c{} n1 {call} {ret} write v{} -> ok\n", at % 4, at % 7);
+        writeln!(text, "c{} n1 {call} {ret} write v{} -> ok", at % 4, at % 7).unwrap();
     }
     text += "c9 n2 5100 5110 read -> v0\n";
     let result = judge_text(&text);
@@ -281,7 +283,7 @@ fn conflict_is_found_among_many_operations() {
 #[test]
 fn verdict_says_what_was_looked_at() {
     let verdict = judge_text("c1 n1 0 10 write v1 -> ok \n c2 n2 20 30 read -> v1").verdict();
-    assert_eq!(verdict.summary, "all 2 operations on 1 keys are explained by one order");
+    assert_eq!(verdict.summary, "all 2 operations on 1 key can be explained");
     assert_eq!(verdict.looked_at["operations"], 2);
     assert_eq!(verdict.looked_at["reads"], 1);
     assert_eq!(serde_json::to_value(&verdict).unwrap()["status"], "pass");
