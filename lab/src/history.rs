@@ -4,6 +4,7 @@
 //! the lines out while clients run; [`read_history`] brings them back as a [`History`], small enough for
 //! millions of operations. Nothing here judges what the clients saw: that is `check`.
 
+mod error;
 mod read;
 mod texts;
 
@@ -14,7 +15,8 @@ use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::read::{HistoryError, read_history};
+pub use self::error::{HistoryError, Record};
+pub use self::read::read_history;
 pub use self::texts::Texts;
 
 /// Names one operation within a history: the same number in its call and in its answer.
