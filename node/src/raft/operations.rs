@@ -72,14 +72,15 @@ impl RaftNode {
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                 Err(not_leader(forward.leader_id, forward.leader_node.as_ref()))
             }
-            // Another leader's log has displaced the entry here; elsewhere it may live on.
-            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(ApiError::LeaderLost),
             Err(RaftError::APIError(
                 error
                 @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
             )) => unreachable!("a command changes no members and has no precondition: {error}"),
-            // The entry may have been appended, and sent, before the node stopped.
-            Err(RaftError::Fatal(_)) => Err(ApiError::LeaderLost),
+            // Another leader's log has displaced the entry here, and it may live on elsewhere; or this node is
+            // stopping after it may have been sent.
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) | RaftError::Fatal(_)) => {
+                Err(ApiError::LeaderLost)
+            }
         }
     }
 
