@@ -2,7 +2,14 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that fails says where"))]
 
 pub mod check;
+pub mod cluster;
+pub mod fabric;
 pub mod history;
 pub mod limits;
+pub mod link;
+pub mod machine;
 pub mod plan;
+pub mod program;
 pub mod scenario;
+pub mod target;
+pub mod workload;
