@@ -18,38 +18,11 @@ use crate::limits::{
     FABRIC_PORTS_MAX, FRAME_BYTES_MAX, IFACE_NAME_BYTES_MAX, LINK_DELAY_MAX, PER_MILLION, SWITCH_ANSWER_MAX,
 };
 use crate::link::LinkId;
+use crate::plan::MacAddress;
 
 pub mod namespace;
 pub mod switch;
 pub mod tap;
-
-/// A MAC address (IEEE 802, 8.2).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct MacAddr(pub [u8; 6]);
-
-impl MacAddr {
-    /// Whether frames to this address go to more than one port (the I/G bit: IEEE 802, 8.2.2).
-    pub fn is_group(self) -> bool {
-        self.0[0] & 1 == 1
-    }
-}
-
-impl fmt::Display for MacAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, byte) in self.0.iter().enumerate() {
-            let colon = if position == 0 { "" } else { ":" };
-            write!(f, "{colon}{byte:02x}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for MacAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// One socket of the switch: where frames of one machine come from and go to.
 ///
@@ -181,7 +154,7 @@ pub enum FabricError {
         /// Index of the second port.
         port: usize,
         /// The address.
-        mac: MacAddr,
+        mac: MacAddress,
     },
     /// The switch has no such link.
     #[error("no link from port {} to port {}", .0.from.0, .0.to.0)]

@@ -10,6 +10,7 @@ pub mod link;
 pub mod machine;
 pub mod plan;
 pub mod program;
+pub mod runner;
 pub mod scenario;
 pub mod target;
 pub mod workload;

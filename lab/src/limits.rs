@@ -243,6 +243,8 @@ pub const ROLE_WAIT_MAX: Duration = Duration::from_secs(5);
 pub const RESTART_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long a probe over a cut waits for the answer that must not come: far above any round trip of a healthy fabric.
 pub const CUT_PROBE_WAIT: Duration = Duration::from_millis(500);
+/// How often a condition of a run is looked at again.
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How often each node is asked for its Raft state.
 pub const OBSERVE_INTERVAL: Duration = Duration::from_millis(250);
 /// How long an observation waits for its answer.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::fabric::TapError;
 use crate::program::{Exit, ProgramError};
 
+pub mod cluster;
 pub mod probe;
 pub mod process;
 

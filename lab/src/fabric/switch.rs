@@ -15,7 +15,8 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
-use crate::fabric::{FabricError, LinkCounters, MacAddr, Port, Sabotage, Snapshot};
+use crate::plan::MacAddress;
+use crate::fabric::{FabricError, LinkCounters, Port, Sabotage, Snapshot};
 use crate::limits::{
     FABRIC_PORTS_MAX, FRAME_BYTES_MAX, LINK_DELAY_MAX, PER_MILLION, PORT_BURST_FRAMES, SWITCH_ANSWER_MAX,
     SWITCH_ORDERS_MAX,
@@ -29,7 +30,7 @@ use self::core::Core;
 /// One port and the machine behind it.
 pub struct PortSpec {
     /// The machine's address. Frames from any other are dropped.
-    pub mac: MacAddr,
+    pub mac: MacAddress,
     /// Where its frames come from and go to.
     pub port: Box<dyn Port>,
 }

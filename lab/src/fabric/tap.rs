@@ -13,7 +13,8 @@ use futures::TryStreamExt;
 use rtnetlink::{Handle, LinkUnspec};
 
 use super::namespace::Namespace;
-use super::{MacAddr, Port, TapError};
+use super::{Port, TapError};
+use crate::plan::MacAddress;
 use crate::limits::{IFACE_NAME_BYTES_MAX, MTU_BYTES};
 
 /// The interface of one machine.
@@ -22,13 +23,13 @@ pub struct TapConfig {
     /// Its name, 1 to [`IFACE_NAME_BYTES_MAX`] bytes.
     pub name: String,
     /// Its MAC address.
-    pub mac: MacAddr,
+    pub mac: MacAddress,
     /// Its only IPv4 address.
     pub address: Ipv4Addr,
     /// Length of the network's prefix, in bits, 0 to 32.
     pub prefix_bits: u8,
     /// The other machines: entered as permanent neighbours, so that no ARP crosses the fabric.
-    pub neighbours: Vec<(Ipv4Addr, MacAddr)>,
+    pub neighbours: Vec<(Ipv4Addr, MacAddress)>,
 }
 
 /// The switch's end of a TAP.
@@ -155,7 +156,7 @@ impl<'a> Interface<'a> {
         outcome.map_err(|error| refused("setting up", self.name, error))
     }
 
-    async fn set_link_address(&self, mac: MacAddr) -> Result<(), TapError> {
+    async fn set_link_address(&self, mac: MacAddress) -> Result<(), TapError> {
         let message = LinkUnspec::new_with_index(self.index).address(mac.0.to_vec()).mtu(MTU_BYTES).build();
         let outcome = self.handle.link().set(message).execute().await;
         outcome.map_err(|error| refused("setting the mac address and the mtu", self.name, error))
@@ -166,7 +167,7 @@ impl<'a> Interface<'a> {
         outcome.map_err(|error| refused("setting the address", self.name, error))
     }
 
-    async fn add_neighbour(&self, address: Ipv4Addr, mac: MacAddr) -> Result<(), TapError> {
+    async fn add_neighbour(&self, address: Ipv4Addr, mac: MacAddress) -> Result<(), TapError> {
         let request = self.handle.neighbours().add(self.index, IpAddr::V4(address));
         // Without a state of its own the request makes a permanent entry.
         let outcome = request.link_layer_address(&mac.0).execute().await;

@@ -6,7 +6,8 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use crate::fabric::{LinkCounters, MacAddr, Port, PortCounters, Sabotage, Snapshot};
+use crate::plan::MacAddress;
+use crate::fabric::{LinkCounters, Port, PortCounters, Sabotage, Snapshot};
 use crate::limits::{FABRIC_QUEUE_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, LINK_QUEUE_FRAMES_MAX};
 use crate::link::{DropReason, Fate, LinkId, LinkRule, PortIndex, fate, in_order};
 
@@ -16,7 +17,7 @@ pub(super) struct Core {
     seed: u64,
     sabotage: Option<Sabotage>,
     ports: Vec<PortState>,
-    by_mac: HashMap<MacAddr, usize>,
+    by_mac: HashMap<MacAddress, usize>,
     /// Invariant: the link from port f to port t is at f * `ports.len()` + t.
     links: Vec<Link>,
     /// When the frames in flight are due, and on which link. Invariant: as many entries of a link as
@@ -27,7 +28,7 @@ pub(super) struct Core {
 }
 
 struct PortState {
-    mac: MacAddr,
+    mac: MacAddress,
     port: Box<dyn Port>,
     counters: PortCounters,
 }
@@ -212,8 +213,8 @@ fn send(port: &mut PortState, link: &mut Link, frame: &[u8]) -> bool {
     }
 }
 
-fn mac_at(frame: &[u8], offset: usize) -> MacAddr {
+fn mac_at(frame: &[u8], offset: usize) -> MacAddress {
     let mut mac = [0; 6];
     mac.copy_from_slice(&frame[offset..offset + 6]);
-    MacAddr(mac)
+    MacAddress(mac)
 }

@@ -16,8 +16,8 @@ struct Rig {
     machines: Vec<UnixDatagram>,
 }
 
-fn mac(port: u8) -> MacAddr {
-    MacAddr([2, 0, 0, 0, 0, port])
+fn mac(port: u8) -> MacAddress {
+    MacAddress([2, 0, 0, 0, 0, port])
 }
 
 fn rig(count: u8, sabotage: Option<Sabotage>) -> Rig {
@@ -33,7 +33,7 @@ fn rig(count: u8, sabotage: Option<Sabotage>) -> Rig {
     Rig { switch: Switch::start(SEED, sabotage, ports).unwrap(), machines }
 }
 
-fn frame(to: MacAddr, from: MacAddr, mark: u32) -> Vec<u8> {
+fn frame(to: MacAddress, from: MacAddress, mark: u32) -> Vec<u8> {
     [&to.0[..], &from.0[..], &[0x88, 0xb5], &mark.to_be_bytes()[..]].concat()
 }
 
@@ -101,7 +101,7 @@ fn unicast_reaches_its_machine_only() {
 fn broadcast_is_judged_on_every_link_of_its_own() {
     let rig = rig(4, None);
     rig.set(0, 2, LinkRule::CUT);
-    rig.machines[0].send(&frame(MacAddr([255; 6]), mac(0), 9)).unwrap();
+    rig.machines[0].send(&frame(MacAddress([255; 6]), mac(0), 9)).unwrap();
     assert_eq!(rig.recv(1), 9);
     assert_eq!(rig.recv(3), 9);
     rig.expect_silence(2);
@@ -242,13 +242,13 @@ fn rules_out_of_bounds_change_nothing() {
 
 #[test]
 fn doubled_and_group_addresses_are_refused() {
-    let ports = |macs: [MacAddr; 2]| {
+    let ports = |macs: [MacAddress; 2]| {
         macs.map(|mac| PortSpec { mac, port: Box::new(UnixDatagram::unbound().unwrap()) }).into()
     };
     let text = |macs| Switch::start(0, None, ports(macs)).unwrap_err().to_string();
     let doubled = "port 1 has the mac address 02:00:00:00:00:01, which is a group's or another port's";
     assert_eq!(text([mac(1), mac(1)]), doubled);
-    assert!(text([MacAddr([255; 6]), mac(1)]).starts_with("port 0"));
+    assert!(text([MacAddress([255; 6]), mac(1)]).starts_with("port 0"));
     assert_eq!(
         Switch::start(0, None, vec![]).unwrap_err().to_string(),
         "a switch of 0 ports, 1 to 65 are allowed"

@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use super::*;
 use crate::fabric::switch::{PortSpec, Switch, SwitchHandle};
-use crate::fabric::{LinkCounters, MacAddr, Sabotage, Snapshot};
+use crate::plan::MacAddress;
+use crate::fabric::{LinkCounters, Sabotage, Snapshot};
 use crate::link::{LinkId, LinkRule};
 use crate::machine::ProbeError;
 use crate::machine::probe::probe;
@@ -21,8 +22,8 @@ struct Rig {
     _directory: tempfile::TempDir,
 }
 
-fn mac(port: u8) -> MacAddr {
-    MacAddr([2, 0, 0, 0, 1, port])
+fn mac(port: u8) -> MacAddress {
+    MacAddress([2, 0, 0, 0, 1, port])
 }
 
 fn address(port: u8) -> Ipv4Addr {
