@@ -77,6 +77,14 @@ pub const SANDBOX_LINE_BYTES_MAX: usize = 4096;
 /// How often PID 1 of the sandbox collects orphans.
 pub const REAP_INTERVAL: Duration = Duration::from_secs(1);
 
+// ---- lab doctor ----
+
+/// Longest wait for an answer over a whole link: a SYN may be repeated twice on a busy host.
+pub const DOCTOR_ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// How long a probe over a cut link waits: many round trips, and less than the first repetition.
+pub const DOCTOR_SILENCE: Duration = Duration::from_millis(300);
+
 const _: () = {
     // Room for every machine's number in every name.
     assert!("lab-tap".len() + "65535".len() <= IFACE_NAME_BYTES_MAX);
