@@ -14,9 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{
-    FABRIC_PORTS_MAX, FRAME_BYTES_MAX, IFACE_NAME_BYTES_MAX, LINK_DELAY_MAX, PER_MILLION, SWITCH_ANSWER_MAX,
-};
+use crate::limits::{FABRIC_PORTS_MAX, IFACE_NAME_BYTES_MAX, LINK_DELAY_MAX, PER_MILLION, SWITCH_ANSWER_MAX};
 use crate::link::LinkId;
 
 pub mod namespace;
@@ -241,5 +239,3 @@ pub enum TapError {
         source: io::Error,
     },
 }
-
-const _: () = assert!(FRAME_BYTES_MAX < 1 << 16);

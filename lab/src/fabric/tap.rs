@@ -55,7 +55,8 @@ impl Port for TapPort {
 }
 
 /// Makes a TAP in `namespace`, gives it its addresses and sets it and the loopback interface up. IPv6
-/// is off in the whole namespace, so that no router solicitation strays over the fabric.
+/// is off in the whole namespace, so that no router solicitation strays over the fabric: never call this
+/// with a namespace that the lab did not make.
 ///
 /// # Errors
 /// `/dev/net/tun` is missing or closed to the user, or the kernel refuses the device or a setting.
