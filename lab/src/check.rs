@@ -61,5 +61,8 @@ pub fn judge(plan: &Plan, history: &History, record: &RunRecord) -> Vec<Verdict>
 /// The status of a whole run: a broken promise outweighs a doubt, and a doubt a pass.
 pub fn overall(verdicts: &[Verdict]) -> Status {
     let has = |status: Status| verdicts.iter().any(|verdict| verdict.status == status);
-    [Status::Fail, Status::Invalid, Status::Unknown].into_iter().find(|status| has(*status)).unwrap_or(Status::Pass)
+    [Status::Fail, Status::Invalid, Status::Unknown]
+        .into_iter()
+        .find(|status| has(*status))
+        .unwrap_or(Status::Pass)
 }

@@ -116,11 +116,11 @@ pub trait Cluster: Send + Sync {
     /// It does not run, or did not stop within its bound.
     fn stop(&self, node: NodeIndex) -> BoxFuture<'_, Result<Exit, ClusterError>>;
 
-    /// Cuts exactly these directed links and heals all others; in force when it returns.
+    /// Cuts exactly these directed links and heals all others; the frames of every link when that took hold.
     ///
     /// # Errors
     /// The fabric does not obey.
-    fn set_cuts(&self, cut: &BTreeSet<NodePair>) -> Result<(), ClusterError>;
+    fn set_cuts(&self, cut: &BTreeSet<NodePair>) -> Result<BTreeMap<NodePair, FrameCounts>, ClusterError>;
 
     /// The frames of every directed link between nodes.
     ///

@@ -6,7 +6,6 @@
 //! the first frame.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
@@ -14,9 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{
-    FABRIC_PORTS_MAX, FRAME_BYTES_MAX, IFACE_NAME_BYTES_MAX, LINK_DELAY_MAX, PER_MILLION, SWITCH_ANSWER_MAX,
-};
+use crate::limits::{FABRIC_PORTS_MAX, IFACE_NAME_BYTES_MAX, LINK_DELAY_MAX, PER_MILLION, SWITCH_ANSWER_MAX};
 use crate::link::LinkId;
 use crate::plan::MacAddress;
 
@@ -214,5 +211,3 @@ pub enum TapError {
         source: io::Error,
     },
 }
-
-const _: () = assert!(FRAME_BYTES_MAX < 1 << 16);

@@ -217,6 +217,14 @@ pub const SANDBOX_LINE_BYTES_MAX: usize = 4096;
 /// How often PID 1 of the sandbox collects orphans.
 pub const REAP_INTERVAL: Duration = Duration::from_secs(1);
 
+// ---- lab doctor ----
+
+/// Longest wait for an answer over a whole link: a SYN may be repeated twice on a busy host.
+pub const DOCTOR_ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// How long a probe over a cut link waits: many round trips, and less than the first repetition.
+pub const DOCTOR_SILENCE: Duration = Duration::from_millis(300);
+
 const _: () = {
     // Room for every machine's number in every name.
     assert!("lab-tap".len() + "65535".len() <= IFACE_NAME_BYTES_MAX);
@@ -253,6 +261,10 @@ pub const OBSERVE_TIMEOUT: Duration = Duration::from_secs(1);
 pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// Answered operations below which a verdict is worth nothing.
 pub const ANSWERED_MIN: u64 = 100;
+/// How long a program of `--node-bin` may take to name its version.
+pub const NODE_VERSION_MAX: Duration = Duration::from_secs(10);
+/// How long the sandbox may take to end after its verdict.
+pub const SANDBOX_END_MAX: Duration = Duration::from_secs(10);
 /// How long a node has to stop after the run before it is killed.
 pub const NODE_STOP_MAX: Duration = Duration::from_secs(12);
 /// Bytes of a node's console that a report shows.

@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -197,6 +197,13 @@ impl Program {
         self
     }
 
+    /// Gives it the lab's own environment: for the lab's own stages.
+    #[must_use]
+    pub(crate) fn inherit_environment(mut self) -> Self {
+        self.environment.extend(std::env::vars_os());
+        self
+    }
+
     /// Starts it in this directory instead of the lab's own.
     #[must_use]
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
@@ -267,9 +274,27 @@ impl Program {
         }
     }
 
-    /// The command that both ways of starting share.
+    /// Starts it between two pipes, its input and its output; its error output is the lab's own.
+    pub(crate) fn start_piped(&self) -> Result<(Running, ChildStdin, ChildStdout), ProgramError> {
+        let failed = |source| ProgramError::Start { command: self.to_string(), source };
+        let mut command = self.command();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = own(|| command.spawn()).map_err(failed)?;
+        let pipes = child.stdin.take().zip(child.stdout.take());
+        let running = Running::new(self.to_string(), PathBuf::from("/dev/null"), child)?;
+        let (input, output) = pipes.ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
+        Ok((running, input, output))
+    }
+
+    /// Runs it to its end with the lab's own input and outputs, without making a thread: for a process
+    /// that may not have a second one.
+    pub(crate) fn run_in_place(&self) -> io::Result<Exit> {
+        self.command().status().map(Exit::from)
+    }
+
+    /// The command that all ways of starting share.
     #[allow(clippy::disallowed_methods, reason = "this is the file that starts programs")]
-    pub(crate) fn command(&self) -> Command {
+    fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.args(&self.arguments).env_clear().envs(self.environment.iter().cloned());
         if let Some(directory) = &self.directory {

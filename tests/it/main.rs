@@ -1,1 +1,4 @@
 //! The end-to-end tests: real binaries, real namespaces, real verdicts.
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
+mod sandbox;

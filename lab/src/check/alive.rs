@@ -16,7 +16,10 @@ pub fn check(plan: &Plan, record: &RunRecord) -> Verdict {
         .iter()
         .map(|death| {
             let name = &plan.nodes[death.node.position()].name;
-            format!("{name} ended by itself with {}; the end of its console:\n{}", death.exit, death.console_end)
+            format!(
+                "{name} ended by itself with {}; the end of its console:\n{}",
+                death.exit, death.console_end
+            )
         })
         .collect();
     let status = if deaths.is_empty() { Status::Pass } else { Status::Fail };

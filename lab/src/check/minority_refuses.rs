@@ -54,7 +54,8 @@ pub fn check(plan: &Plan, history: &History, record: &RunRecord) -> Verdict {
         let summary = format!("{asked} operations on nodes without a majority, none of them answered");
         (Status::Pass, summary)
     };
-    let named: Vec<_> = answered.iter().take(NAMED_MAX).map(|operation| describe(history, operation)).collect();
+    let named: Vec<_> =
+        answered.iter().take(NAMED_MAX).map(|operation| describe(history, operation)).collect();
     Verdict {
         check: NAME.to_owned(),
         status,

@@ -32,11 +32,17 @@ pub fn check(plan: &Plan, record: &RunRecord) -> Verdict {
         missing.push(format!("{} of {due} faults were never due", due - record.faults.len()));
     }
     if record.counts.answered < ANSWERED_MIN {
-        missing.push(format!("{} operations were answered, at least {ANSWERED_MIN} are needed", record.counts.answered));
+        missing.push(format!(
+            "{} operations were answered, at least {ANSWERED_MIN} are needed",
+            record.counts.answered
+        ));
     }
     let status = if missing.is_empty() { Status::Pass } else { Status::Invalid };
     let summary = if missing.is_empty() {
-        format!("{complete} of {due} faults left their receipt, {} operations were answered", record.counts.answered)
+        format!(
+            "{complete} of {due} faults left their receipt, {} operations were answered",
+            record.counts.answered
+        )
     } else {
         missing.join("; ")
     };

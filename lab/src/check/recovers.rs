@@ -38,17 +38,23 @@ pub fn check(plan: &Plan, history: &History, record: &RunRecord, within: Duratio
             let is_late = took.is_none_or(|took| took > within);
             slowest = slowest.max(took.unwrap_or_default());
             if is_late {
-                let found = took.map_or("never again".to_owned(), |took| format!("after {:.3} s", took.as_secs_f64()));
+                let found = took
+                    .map_or("never again".to_owned(), |took| format!("after {:.3} s", took.as_secs_f64()));
                 late.push(format!("{}: {what} {found}", fault.text));
             }
-            details.push(json!({ "fault": fault.text, "what": what, "took_ms": took.map(|took| took.as_millis()) }));
+            details.push(
+                json!({ "fault": fault.text, "what": what, "took_ms": took.map(|took| took.as_millis()) }),
+            );
         }
     }
     let (status, summary) = if ended.is_empty() {
         (Status::Invalid, "no fault has ended, so there was nothing to recover from".to_owned())
     } else if late.is_empty() {
-        let summary =
-            format!("served again after each of {} faults, after {:.3} s at the latest", ended.len(), slowest.as_secs_f64());
+        let summary = format!(
+            "served again after each of {} faults, after {:.3} s at the latest",
+            ended.len(),
+            slowest.as_secs_f64()
+        );
         (Status::Pass, summary)
     } else {
         (Status::Fail, format!("not within {:.3} s: {}", within.as_secs_f64(), late.join("; ")))
@@ -57,8 +63,11 @@ pub fn check(plan: &Plan, history: &History, record: &RunRecord, within: Duratio
         check: NAME.to_owned(),
         status,
         summary,
-        looked_at: [("faults".to_owned(), ended.len() as u64), ("operations".to_owned(), history.operations.len() as u64)]
-            .into(),
+        looked_at: [
+            ("faults".to_owned(), ended.len() as u64),
+            ("operations".to_owned(), history.operations.len() as u64),
+        ]
+        .into(),
         details: details.into(),
     }
 }
@@ -70,7 +79,8 @@ pub(super) fn is_answered(operation: &Operation) -> bool {
 
 /// How long after `since_ns` the first operation that was called later, and that fits, was answered.
 fn first_after(history: &History, since_ns: u64, fits: impl Fn(&Operation) -> bool) -> Option<Duration> {
-    let later = history.operations.iter().filter(|operation| operation.call_ns >= since_ns && fits(operation));
+    let later =
+        history.operations.iter().filter(|operation| operation.call_ns >= since_ns && fits(operation));
     let first_ns = later.filter_map(|operation| operation.return_ns).min()?;
     Some(Duration::from_nanos(first_ns - since_ns))
 }

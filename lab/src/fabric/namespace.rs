@@ -43,6 +43,16 @@ impl Namespace {
         Ok(Self { file })
     }
 
+    /// Another hold on the same namespace.
+    ///
+    /// # Errors
+    /// Too many open files.
+    pub fn try_clone(&self) -> Result<Self, TapError> {
+        let file = self.file.try_clone();
+        let file = file.map_err(|source| TapError::Io { doing: "holding a network namespace", source })?;
+        Ok(Self { file })
+    }
+
     /// Runs `work` on a thread inside the namespace and returns what it returned. Sockets and programs
     /// that it starts stay in the namespace.
     ///

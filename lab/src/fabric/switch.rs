@@ -15,13 +15,13 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
-use crate::plan::MacAddress;
 use crate::fabric::{FabricError, LinkCounters, Port, Sabotage, Snapshot};
 use crate::limits::{
     FABRIC_PORTS_MAX, FRAME_BYTES_MAX, LINK_DELAY_MAX, PER_MILLION, PORT_BURST_FRAMES, SWITCH_ANSWER_MAX,
     SWITCH_ORDERS_MAX,
 };
 use crate::link::{LinkId, LinkRule};
+use crate::plan::MacAddress;
 
 mod core;
 

@@ -14,8 +14,8 @@ use rtnetlink::{Handle, LinkUnspec};
 
 use super::namespace::Namespace;
 use super::{Port, TapError};
-use crate::plan::MacAddress;
 use crate::limits::{IFACE_NAME_BYTES_MAX, MTU_BYTES};
+use crate::plan::MacAddress;
 
 /// The interface of one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +56,8 @@ impl Port for TapPort {
 }
 
 /// Makes a TAP in `namespace`, gives it its addresses and sets it and the loopback interface up. IPv6
-/// is off in the whole namespace, so that no router solicitation strays over the fabric.
+/// is off in the whole namespace, so that no router solicitation strays over the fabric: never call this
+/// with a namespace that the lab did not make.
 ///
 /// # Errors
 /// `/dev/net/tun` is missing or closed to the user, or the kernel refuses the device or a setting.

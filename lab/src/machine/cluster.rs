@@ -21,7 +21,7 @@ use crate::cluster::{Channel, Cluster, ClusterError, FrameCounts, NodePair, Prob
 use crate::fabric::namespace::Namespace;
 use crate::fabric::switch::{PortSpec, Switch, SwitchHandle};
 use crate::fabric::tap::{self, TapConfig};
-use crate::fabric::{FabricError, Sabotage, TapError};
+use crate::fabric::{FabricError, LinkCounters, Sabotage, Snapshot, TapError};
 use crate::limits::{CUT_PROBE_WAIT, NODE_STOP_MAX};
 use crate::link::{LinkId, LinkRule};
 use crate::plan::{MacAddress, NodeIndex, Plan, PlannedNode};
@@ -47,6 +47,8 @@ pub struct ProcessCluster {
 
 struct Node {
     machine: Mutex<ProcessMachine>,
+    /// Where probes from this node start.
+    namespace: Namespace,
     /// Whether it should be running.
     is_wanted: Mutex<bool>,
 }
@@ -107,7 +109,9 @@ impl ProcessCluster {
             let tap = tap_config(&plan, "eth0", node.mac, node.ip);
             let (machine, port) = ProcessMachine::new(&node.name, command, console, log.clone(), &tap)?;
             ports.push(PortSpec { mac: node.mac, port: Box::new(port) });
-            nodes.push(Arc::new(Node { machine: Mutex::new(machine), is_wanted: Mutex::new(false) }));
+            let namespace = machine.namespace().try_clone()?;
+            let machine = Mutex::new(machine);
+            nodes.push(Arc::new(Node { machine, namespace, is_wanted: Mutex::new(false) }));
         }
         // The lab is one more port of the fabric.
         let own = tap_config(&plan, &plan.lab.iface, plan.lab.mac, plan.lab.ip);
@@ -149,6 +153,14 @@ impl ProcessCluster {
         SocketAddr::from((node.ip, node.http_port))
     }
 
+    fn counts(&self, snapshot: &Snapshot) -> BTreeMap<NodePair, FrameCounts> {
+        let counts = self.pairs().map(|pair| {
+            let LinkCounters { judged, delivered, dropped_cut, .. } = snapshot.link(link(pair));
+            (pair, FrameCounts { judged, delivered, dropped_cut })
+        });
+        counts.collect()
+    }
+
     /// Every directed pair of nodes.
     fn pairs(&self) -> impl Iterator<Item = NodePair> + '_ {
         let indexes = || self.plan.node_indexes();
@@ -176,24 +188,16 @@ impl Cluster for ProcessCluster {
         self.order(node, "stopping it", |machine| machine.terminate(NODE_STOP_MAX))
     }
 
-    fn set_cuts(&self, cut: &BTreeSet<NodePair>) -> Result<(), ClusterError> {
+    fn set_cuts(&self, cut: &BTreeSet<NodePair>) -> Result<BTreeMap<NodePair, FrameCounts>, ClusterError> {
         let rule = |pair: &NodePair| if cut.contains(pair) { LinkRule::CUT } else { LinkRule::default() };
         let rules = self.pairs().map(|pair| (link(pair), rule(&pair))).collect();
-        self.handle.set_rules(rules).map(drop).map_err(|error| fabric("setting its rules", error))
+        let snapshot = self.handle.set_rules(rules).map_err(|error| fabric("setting its rules", error))?;
+        Ok(self.counts(&snapshot))
     }
 
     fn frame_counts(&self) -> Result<BTreeMap<NodePair, FrameCounts>, ClusterError> {
         let snapshot = self.handle.snapshot().map_err(|error| fabric("reading its counters", error))?;
-        let counts = self.pairs().map(|pair| {
-            let link = snapshot.link(link(pair));
-            let counts = FrameCounts {
-                judged: link.judged,
-                delivered: link.delivered,
-                dropped_cut: link.dropped_cut,
-            };
-            (pair, counts)
-        });
-        Ok(counts.collect())
+        Ok(self.counts(&snapshot))
     }
 
     fn probe(&self, from: NodeIndex, to: NodeIndex) -> BoxFuture<'_, Result<Probe, ClusterError>> {
@@ -201,8 +205,8 @@ impl Cluster for ProcessCluster {
         let address = self.address(to);
         async move {
             let probed = tokio::task::spawn_blocking(move || {
-                let namespace = lock(&source.machine).namespace().clone();
-                probe(&namespace, address, CUT_PROBE_WAIT)
+                // A machine that is being ordered about keeps its namespace.
+                probe(&source.namespace, address, CUT_PROBE_WAIT)
             });
             match probed.await {
                 Ok(Ok(round_trip)) => Ok(Probe::Answered(round_trip)),

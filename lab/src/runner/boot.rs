@@ -1,7 +1,5 @@
 //! From a network without nodes to a cluster with a leader.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::Stage;

@@ -242,8 +242,7 @@ impl Tools {
             None => drop(cuts.remove(&number)),
         }
         let all: BTreeSet<NodePair> = cuts.values().flatten().copied().collect();
-        self.cluster.set_cuts(&all)?;
-        self.cluster.frame_counts()
+        self.cluster.set_cuts(&all)
     }
 
     fn all_cuts(&self) -> BTreeSet<NodePair> {

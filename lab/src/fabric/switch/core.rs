@@ -6,10 +6,10 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use crate::plan::MacAddress;
 use crate::fabric::{LinkCounters, Port, PortCounters, Sabotage, Snapshot};
 use crate::limits::{FABRIC_QUEUE_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, LINK_QUEUE_FRAMES_MAX};
 use crate::link::{DropReason, Fate, LinkId, LinkRule, PortIndex, fate, in_order};
+use crate::plan::MacAddress;
 
 use super::PortSpec;
 

@@ -5,11 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use super::*;
 use crate::fabric::switch::{PortSpec, Switch, SwitchHandle};
-use crate::plan::MacAddress;
 use crate::fabric::{LinkCounters, Sabotage, Snapshot};
 use crate::link::{LinkId, LinkRule};
 use crate::machine::ProbeError;
 use crate::machine::probe::probe;
+use crate::plan::MacAddress;
 
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Shorter than the first repetition of a SYN.
