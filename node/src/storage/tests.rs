@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
 use openraft::storage::{RaftLogReader, RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
@@ -166,6 +167,27 @@ async fn reopened_state_has_what_was_applied_and_its_digest() {
         other.readers().digest(Some(128)).await.unwrap(),
         state_machine.readers().digest(Some(128)).await.unwrap()
     );
+}
+
+/// A killed node that has applied what its log has not flushed does not start again: openraft closes the gap by a
+/// purge, and wants a snapshot of what it has purged.
+#[tokio::test]
+async fn state_never_runs_ahead_of_its_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open_log(dir.path());
+    let mut state_machine = open_state(dir.path()).behind(log.durable());
+    log.blocking_append([set(1, 0, "k"), set(1, 1, "k")]).await.unwrap();
+    apply(&mut state_machine, [set(1, 0, "k"), set(1, 1, "k")].into_iter()).await;
+
+    let ahead = apply(&mut state_machine, [set(1, 2, "k")].into_iter());
+    let applied = tokio::time::timeout(Duration::from_millis(100), ahead).await;
+    assert!(applied.is_err(), "the entry was applied before the log had it");
+    log.blocking_append([set(1, 2, "k")]).await.unwrap();
+    apply(&mut state_machine, [set(1, 2, "k")].into_iter()).await;
+    log.close();
+    let late = futures::stream::iter([Ok((set(1, 3, "k"), None))]);
+    let error = state_machine.apply(late).await.unwrap_err().to_string();
+    assert_eq!(error, "the log takes no more entries");
 }
 
 /// Every key below `prefix`, page by page, and the sizes of the pages.

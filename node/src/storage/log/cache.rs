@@ -48,6 +48,10 @@ impl Cache {
         self.last
     }
 
+    pub(super) fn durable(&self) -> Option<u64> {
+        self.durable
+    }
+
     pub(super) fn purged(&self) -> Option<LogId> {
         self.purged
     }
