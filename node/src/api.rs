@@ -37,7 +37,8 @@ pub trait KeyValueStore: Send + Sync {
     /// Proposes a command and waits until it is applied.
     ///
     /// # Errors
-    /// [`ApiError::Timeout`] leaves the outcome open; every other error means that nothing was written.
+    /// [`ApiError::Timeout`] and [`ApiError::LeaderLost`] leave the outcome open; every other error means that nothing
+    /// was written.
     fn write(&self, command: Command) -> Answer<'_, WriteResult>;
 
     /// Removes a key, as [`Self::write`] of [`Command::Delete`].

@@ -108,7 +108,7 @@ impl NodeBuilder {
         let listener = http::bind(self.config.http_listen).await?;
         let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen).await?;
         let log = RedbLogStore::open(&data_dir.join("log.redb"), *id)?;
-        let state_machine = SqliteStateMachine::open(&data_dir.join("state.sqlite"))?;
+        let state_machine = SqliteStateMachine::open(&data_dir.join("state.sqlite"))?.behind(log.durable());
         let state_machine_thread = state_machine.thread();
         let admission = Arc::new(Admission::new(peers.iter().map(|(_, info)| info.endpoint_id)));
         let raft = RaftNode::start(Parts {

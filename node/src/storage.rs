@@ -4,6 +4,8 @@
 
 pub mod log;
 pub mod sqlite;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use iroh::endpoint::{Connection, QuicTransportConfig, VarInt, presets};
+use iroh::endpoint::{Connection, PortmapperConfig, QuicTransportConfig, VarInt, presets};
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
 use iroh::{Endpoint, RelayMode, SecretKey};
 use irpc::WithChannels;
@@ -80,6 +80,8 @@ impl RaftEndpoint {
             .transport_config(transport)
             .secret_key(SecretKey::from_bytes(&secret))
             .relay_mode(RelayMode::Disabled)
+            // irpc-iroh enables iroh's default features, so the port mapper is there and on unless it is switched off.
+            .portmapper_config(PortmapperConfig::Disabled)
             .clear_ip_transports()
             .bind_addr(address)
             .map_err(|error| failed(error.to_string()))?

@@ -10,6 +10,7 @@
 //! After an I/O error the store is tainted: every later write fails with the same reason, so that the node stops.
 
 mod cache;
+mod durable;
 mod writer;
 
 use std::fmt::Debug;
@@ -22,9 +23,11 @@ use std::thread::JoinHandle;
 
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use self::cache::Cache;
+pub use self::durable::DurableLog;
+use self::durable::Mark;
 use self::writer::{LogOp, Writer};
 use super::StorageError;
 use crate::limits::{APPEND_BYTES_MAX, LOG_QUEUE_MAX};
@@ -60,6 +63,7 @@ struct Shared {
     cache: Mutex<Cache>,
     queue: Mutex<Option<SyncSender<LogOp>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    durable: watch::Sender<Mark>,
 }
 
 /// One entry as the log holds it.
@@ -87,6 +91,7 @@ impl RedbLogStore {
         let mut cache = Cache::default();
         let loaded = load(path, &db)?;
         cache.restore(loaded.purged, loaded.last, loaded.vote, loaded.committed);
+        let durable = Mark::Upto(cache.durable());
         let (queue, ops) = std::sync::mpsc::sync_channel(LOG_QUEUE_MAX);
         let shared = Arc::new(Shared {
             path: path.to_owned(),
@@ -94,6 +99,7 @@ impl RedbLogStore {
             cache: Mutex::new(cache),
             queue: Mutex::new(Some(queue)),
             writer: Mutex::new(None),
+            durable: watch::Sender::new(durable),
         });
         let writer = Writer::new(shared.clone());
         let thread = std::thread::Builder::new()
@@ -157,6 +163,11 @@ impl RedbLogStore {
             }
             return Ok(entries);
         }
+    }
+
+    /// Follows how far the log is durable.
+    pub fn durable(&self) -> DurableLog {
+        DurableLog::new(self.shared.durable.subscribe())
     }
 
     /// The index of the last entry; the first entry of a log has index 0.

@@ -2,7 +2,8 @@
 //!
 //! One thread applies; a batch of entries is one transaction, and the last applied entry, the membership and the
 //! state digest are written in it. The journal is a WAL with `synchronous=NORMAL`: the Raft log is the truth and
-//! replays what a power cut takes. Reads use a pool of their own connections and never wait for the writer.
+//! replays what a power cut takes. It never runs ahead of what that log holds durably: openraft applies what a quorum
+//! has, also where this node's own write is still under way. Reads use a pool of their own connections and never wait for the writer.
 //!
 //! It makes no snapshots yet, and refuses to install one.
 
@@ -23,6 +24,7 @@ use tokio::sync::oneshot;
 use self::apply::{Applier, Batch};
 pub use self::read::ReadPool;
 use super::StorageError;
+use super::log::DurableLog;
 use crate::limits::APPLY_BATCH_MAX;
 use crate::types::TypeConfig;
 use crate::types::raft_types::{Entry, LogId, StoredMembership};
@@ -52,6 +54,8 @@ pub struct SqliteStateMachine {
     applied: Option<LogId>,
     membership: StoredMembership,
     readers: ReadPool,
+    /// The log that this state must not run ahead of.
+    log: Option<DurableLog>,
 }
 
 /// Waits for the state machine's thread when the node stops.
@@ -94,7 +98,16 @@ impl SqliteStateMachine {
             applied: last_applied,
             membership,
             readers,
+            log: None,
         })
+    }
+
+    /// Applies an entry only once `log` holds it durably. A state ahead of its log would have a hole behind it, and a
+    /// node does not start with one.
+    #[must_use]
+    pub fn behind(mut self, log: DurableLog) -> Self {
+        self.log = Some(log);
+        self
     }
 
     /// Reads of the state, for the node's own use.
@@ -110,6 +123,9 @@ impl SqliteStateMachine {
     async fn apply_batch(&mut self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
         let (entries, responders): (Vec<Entry>, Vec<_>) = batch.into_iter().unzip();
         let Some(last) = entries.last().map(|entry| entry.log_id) else { return Ok(()) };
+        if let Some(log) = &mut self.log {
+            log.reached(last.index).await?;
+        }
         let membership = entries.iter().rev().find_map(apply::membership_of);
         let (done, applied) = oneshot::channel();
         let queue = self.queue.clone().ok_or_else(|| io::Error::other("the state machine is closed"))?;

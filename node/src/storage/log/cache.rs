@@ -17,6 +17,8 @@ pub(super) struct Cache {
     bytes: u64,
     /// Entries up to here are on disk, so they may leave memory.
     durable: Option<u64>,
+    /// Where the log begins: behind what was purged, or where the first entry was put into an empty log.
+    first: u64,
     last: Option<LogId>,
     purged: Option<LogId>,
     vote: Option<Vote>,
@@ -35,6 +37,7 @@ impl Cache {
         committed: Option<LogId>,
     ) {
         self.durable = last.map(|id| id.index);
+        self.first = purged.map_or(0, |id| id.index + 1);
         self.last = last;
         self.purged = purged;
         self.vote = vote;
@@ -43,6 +46,10 @@ impl Cache {
 
     pub(super) fn last(&self) -> Option<LogId> {
         self.last
+    }
+
+    pub(super) fn durable(&self) -> Option<u64> {
+        self.durable
     }
 
     pub(super) fn purged(&self) -> Option<LogId> {
@@ -72,9 +79,8 @@ impl Cache {
 
     /// The part of `from..until` that the log has.
     pub(super) fn clamp(&self, from: u64, until: u64) -> Range<u64> {
-        let first = self.purged.map_or(0, |id| id.index + 1);
         let end = self.last.map_or(0, |id| id.index + 1);
-        let from = from.max(first);
+        let from = from.max(self.first);
         from..until.min(end).max(from)
     }
 
@@ -101,6 +107,9 @@ impl Cache {
     pub(super) fn append(&mut self, log_id: LogId, bytes: Arc<[u8]>) {
         let next = self.last.or(self.purged).map_or(log_id.index, |id| id.index + 1);
         assert_eq!(log_id.index, next, "openraft appends without holes");
+        if self.last.is_none() {
+            self.first = log_id.index;
+        }
         self.bytes += bytes.len() as u64;
         self.tail.push_back(EncodedEntry { index: log_id.index, term: *log_id.leader_id, bytes });
         self.last = Some(log_id);
@@ -129,7 +138,8 @@ impl Cache {
                 self.bytes -= entry.bytes.len() as u64;
             }
         }
-        self.last = last.filter(|id| self.purged.is_none_or(|purged| id.index > purged.index));
+        // What is not there stays absent: a log that ends before `last` keeps its end.
+        self.last = self.last.min(last).filter(|id| self.purged.is_none_or(|purged| id.index > purged.index));
         self.generation += 1;
     }
 
@@ -139,6 +149,7 @@ impl Cache {
             self.pop_front();
         }
         self.purged = self.purged.max(Some(upto));
+        self.first = self.first.max(upto.index + 1);
         self.last = self.last.filter(|id| id.index > upto.index);
         self.generation += 1;
     }

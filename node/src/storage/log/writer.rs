@@ -8,6 +8,7 @@ use openraft::storage::IOFlushed;
 use redb::Durability;
 use tokio::sync::oneshot;
 
+use super::durable::Mark;
 use super::{ENTRIES, META, Shared, lock};
 use crate::limits::LOG_QUEUE_MAX;
 use crate::types::TypeConfig;
@@ -42,6 +43,7 @@ impl Writer {
             batch.extend(ops.try_iter().take(LOG_QUEUE_MAX));
             self.step(batch);
         }
+        self.shared.durable.send_replace(Mark::Ended);
     }
 
     /// Writes one batch durably and answers it, in order.
@@ -51,6 +53,7 @@ impl Writer {
         {
             tracing::error!(path = %self.shared.path.display(), %error, "the log failed, this node has to stop");
             self.tainted = Some(error.to_string());
+            self.shared.durable.send_replace(Mark::Ended);
         }
         for op in batch {
             self.answer(op);
@@ -93,6 +96,12 @@ impl Writer {
         Ok(())
     }
 
+    /// Tells those who wait how far the log is durable now.
+    fn publish(&self) {
+        let durable = lock(&self.shared.cache).durable();
+        self.shared.durable.send_replace(Mark::Upto(durable));
+    }
+
     fn answer(&self, op: LogOp) {
         let result = match &self.tainted {
             None => Ok(()),
@@ -102,6 +111,7 @@ impl Writer {
             LogOp::Append { entries, done } => {
                 if let (Ok(()), Some((index, _))) = (&result, entries.last()) {
                     lock(&self.shared.cache).flushed(*index);
+                    self.publish();
                 }
                 done.io_completed(result);
             }
@@ -115,6 +125,9 @@ impl Writer {
             LogOp::Truncate { after, done } => {
                 // After the appends before it, whose flush has just raised the mark.
                 lock(&self.shared.cache).truncated(after);
+                if result.is_ok() {
+                    self.publish();
+                }
                 let _ = done.send(result);
             }
             LogOp::Purge { done, .. } => {
