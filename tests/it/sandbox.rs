@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::lab::turn;
 
 /// What issue and README promise.
 const GONE_MAX: Duration = Duration::from_secs(2);
@@ -53,7 +54,7 @@ fn bench() -> Option<Bench> {
     // A copy: the target folder may be closed to other users, and the copy's path is this test's mark.
     let lab = path.join("lab");
     fs::copy(env!("CARGO_BIN_EXE_lab"), &lab).unwrap();
-    for folder in ["tmp", "dev"] {
+    for folder in ["tmp", "dev", "runs"] {
         fs::create_dir(path.join(folder)).unwrap();
         fs::set_permissions(path.join(folder), fs::Permissions::from_mode(0o777)).unwrap();
     }
@@ -65,7 +66,7 @@ impl Bench {
         self.directory.path()
     }
 
-    /// `lab doctor` as that user; the process that it returns is the outer process itself.
+    /// `lab` as that user; the process that it returns is the outer process itself.
     fn command(&self, user: User, arguments: &str) -> Command {
         let path = self.path().display();
         let mut command = match user {
@@ -151,6 +152,11 @@ fn host() -> (Vec<String>, String) {
     (interfaces(), fs::read_to_string("/proc/self/mountinfo").unwrap())
 }
 
+/// Two cuts: one that leaves its receipt, and one during which somebody is killed.
+const KILLED: &str = "name: killed\nabout: Somebody kills the lab.\nnodes: { count: 3 }\nfaults:\n  \
+                      - { at: 500ms, for: 1s, partition: [[n1], [rest]] }\n  \
+                      - { at: 3s, for: 1m, partition: [[n2], [rest]] }\nchecks: [linearizable]\n";
+
 /// An outer process that a failing test does not leave behind.
 struct Outer(Child);
 
@@ -159,10 +165,15 @@ impl Outer {
         Self(bench.command(user, "doctor --hold").spawn().unwrap())
     }
 
-    fn start_held(bench: &Bench, user: User) -> Self {
-        let mut outer = Self::start(bench, user);
-        let mut lines = BufReader::new(outer.0.stdout.take().unwrap()).lines();
-        assert!(lines.any(|line| line.unwrap().starts_with("holding")), "it ended before it held");
+    /// A run in the middle of its second fault: the first has left its receipt.
+    fn start_run(bench: &Bench, user: User) -> Self {
+        let path = bench.path();
+        fs::write(path.join("killed.yaml"), KILLED).unwrap();
+        let words = format!("run {0}/killed.yaml --seed 1 --out {0}/runs/killed", path.display());
+        let outer = Self(bench.command(user, &words).spawn().unwrap());
+        let events = || fs::read_to_string(path.join("runs/killed/events.jsonl")).unwrap_or_default();
+        let is_struck = || events().contains("receipt complete") && events().matches("in force").count() == 2;
+        assert!(comes(Instant::now() + Duration::from_mins(1), is_struck), "no second fault: {}", events());
         outer
     }
 
@@ -192,16 +203,17 @@ fn comes(deadline: Instant, mut condition: impl FnMut() -> bool) -> bool {
 #[track_caller]
 fn check_nothing_is_left(user: User, victim: usize) {
     let Some(bench) = bench() else { return };
+    let _turn = turn();
     let before = host();
-    let mut outer = Outer::start_held(&bench, user);
+    let mut outer = Outer::start_run(&bench, user);
     let family = family(outer.0.id());
     let started: Vec<_> = family.iter().map(|pid| parent_and_start(*pid).unwrap()).collect();
-    assert_eq!(family.len(), 5, "outer, middle, inner, two machines: {family:?}");
+    assert_eq!(family.len(), 6, "outer, middle, inner, three nodes: {family:?}");
     let own = namespaces(std::process::id());
     let theirs: BTreeSet<String> =
         family.iter().flat_map(|pid| namespaces(*pid)).filter(|name| !own.contains(name)).collect();
     let networks = theirs.iter().filter(|name| name.starts_with("net:")).count();
-    assert_eq!(networks, 3, "the sandbox's and two machines': {theirs:?}");
+    assert_eq!(networks, 4, "the sandbox's and three nodes': {theirs:?}");
     assert_eq!(theirs.iter().any(|name| name.starts_with("user:")), user == User::Nobody);
     // A namespace lives on in processes, in descriptors and in mounts. As nobody outside the family holds
     // one now, none is left when the family is gone. To look for the names afterwards would be wrong:
@@ -209,7 +221,7 @@ fn check_nothing_is_left(user: User, victim: usize) {
     let holds = |pid: &u32| !namespaces(*pid).is_disjoint(&theirs);
     let strangers: Vec<u32> =
         processes().into_iter().filter(|pid| !family.contains(pid)).filter(holds).collect();
-    assert_eq!(strangers, [], "they hold a namespace of {family:?}");
+    assert_eq!(strangers, Vec::<u32>::new(), "they hold a namespace of {family:?}");
 
     let killed = Instant::now();
     kill(Pid::from_raw(family[victim].cast_signed()), Signal::SIGKILL).unwrap();

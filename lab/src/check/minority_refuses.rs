@@ -1,7 +1,7 @@
 //! `minority_refuses`: nodes that a partition leaves without a majority answer nothing, neither reads nor writes, that
 //! was called after the partition was in force.
 //!
-//! What was called earlier may be answered: its quorum may have been there in time.
+//! A partition without a receipt is not judged. What was called earlier may be answered: its quorum may have been there in time.
 
 use serde_json::json;
 
@@ -24,7 +24,8 @@ pub fn check(plan: &Plan, history: &History, record: &RunRecord) -> Verdict {
     let mut partitions: u64 = 0;
     for fault in &record.faults {
         let (Some(began_ns), Some(ended_ns)) = (fault.began_ns, fault.ended_ns) else { continue };
-        if fault.minority.is_empty() {
+        // A partition that cut nothing left nobody without a majority: that is for the receipts to say.
+        if fault.minority.is_empty() || !fault.has_receipt() {
             continue;
         }
         partitions += 1;

@@ -7,7 +7,7 @@ use quick_junit::{NonSuccessKind, Report as JUnit, TestCase, TestCaseStatus, Tes
 use super::Report;
 use crate::check::Status;
 
-/// The report as JUnit's XML.
+/// The report as XML.
 pub(super) fn junit(report: &Report) -> io::Result<String> {
     let mut suite = TestSuite::new(format!("{} seed {}", report.scenario, report.seed));
     suite.add_property(("replay", report.replay.as_str()));

@@ -42,6 +42,13 @@ struct Strike<'a> {
     number: usize,
 }
 
+impl Strike<'_> {
+    /// Its name in events.
+    fn label(&self) -> String {
+        format!("fault {}", self.number + 1)
+    }
+}
+
 impl Breaker {
     pub(super) fn new(stage: &Stage, conduct: Arc<Conduct>, watch: Watch, origin: Duration) -> Self {
         let tools = Tools {
@@ -109,7 +116,7 @@ impl Tools {
             fault.touched = cut.touched.iter().copied().collect();
             fault.hit_leader_of_term = term;
         });
-        self.conduct.event(EventKind::Fault, self.label(strike), format!("{text}: in force"));
+        self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: in force"));
         let healed_at = self.clock.now() + Duration::from_millis(strike.step.lasts_ms);
         let pairs: Vec<NodePair> = cut.pairs.iter().copied().collect();
         let during = self.probe_all(&pairs).await?;
@@ -147,7 +154,7 @@ impl Tools {
             fault.touched = vec![node];
             fault.hit_leader_of_term = term.filter(|_| is_leader);
         });
-        self.conduct.event(EventKind::Fault, self.label(strike), format!("{text}: ended by {exit}"));
+        self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: ended by {exit}"));
         self.clock.sleep(Duration::from_millis(strike.step.lasts_ms)).await;
         self.cluster.start(node).await?;
         let ended_ns = self.conduct.now_ns();
@@ -183,7 +190,7 @@ impl Tools {
                 }
             };
         });
-        self.conduct.event(EventKind::Fault, self.label(strike), text);
+        self.conduct.event(EventKind::Fault, strike.label(), text);
     }
 
     /// Resolves the roles of a fault, waiting a while for a leader. Without one there will be no receipt.
@@ -201,7 +208,7 @@ impl Tools {
             };
             if self.clock.now() >= deadline {
                 let problem = format!("nothing to break after {} s: {refused}", ROLE_WAIT_MAX.as_secs());
-                self.conduct.event(EventKind::Fault, self.label(strike), problem.clone());
+                self.conduct.event(EventKind::Fault, strike.label(), problem.clone());
                 self.conduct.fault(strike.number, |fault| fault.problem = Some(problem));
                 return None;
             }
@@ -255,11 +262,6 @@ impl Tools {
             Ok((link_name(&self.plan, (*from, *to)), self.cluster.probe(*from, *to).await?))
         });
         join_all(probes).await.into_iter().collect()
-    }
-
-    /// The name of a repetition in events.
-    fn label(&self, strike: &Strike<'_>) -> String {
-        format!("fault {}", strike.number + 1)
     }
 }
 

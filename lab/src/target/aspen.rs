@@ -43,7 +43,7 @@ pub fn outcome(op: &Op<String>, answer: Result<Response, RequestError>) -> Outco
         (409, Op::Cas { .. }) if code == "cas_failed" => {
             Outcome::CasFailed { actual: text(&error["actual"]) }
         }
-        (400..=499, _) | (503, _) if is_refusal(code) => Outcome::Refused { reason: code.to_owned() },
+        (400..=499 | 503, _) if is_refusal(code) => Outcome::Refused { reason: code.to_owned() },
         _ => Outcome::Unknown,
     }
 }

@@ -191,7 +191,7 @@ impl<R: Rng> Client<R> {
     }
 
     async fn operate(&mut self, load: &Load, channel: &mut dyn Channel) -> Outcome<String> {
-        let (key, op) = self.choices.next();
+        let (key, op) = self.choices.choose();
         let id = load.call(&self.name, &self.node_names[self.node.position()], &key, &op);
         let answer = channel.request(aspen::request(&key, &op), CLIENT_TIMEOUT).await;
         let outcome = aspen::outcome(&op, answer);

@@ -29,7 +29,7 @@ impl<R: Rng> RegisterClient<R> {
     }
 
     /// What to do next, and on which key.
-    pub fn next(&mut self) -> (String, Op<String>) {
+    pub fn choose(&mut self) -> (String, Op<String>) {
         let key = format!("k{}", self.random.random_range(0..self.keys));
         let draw = self.random.random_range(0..self.mix.read + self.mix.write + self.mix.cas);
         let op = if draw < self.mix.read {
@@ -79,10 +79,10 @@ mod tests {
     #[test]
     fn values_are_unique_and_swaps_expect_what_was_seen() {
         let mut client = client(7, Mix { read: 0, write: 0, cas: 100 });
-        let (key, first) = client.next();
+        let (key, first) = client.choose();
         assert_eq!(first, Op::Cas { expected: None, value: "c1-1".to_owned() });
         client.learn(&key, &first, &Outcome::CasFailed { actual: Some("c2-9".to_owned()) });
-        let (_, second) = client.next();
+        let (_, second) = client.choose();
         assert_eq!(second, Op::Cas { expected: Some("c2-9".to_owned()), value: "c1-2".to_owned() });
     }
 
@@ -91,7 +91,7 @@ mod tests {
         let mix = Mix { read: 50, write: 30, cas: 20 };
         let choices = |seed| {
             let mut client = client(seed, mix);
-            (0..100).map(|_| client.next()).collect::<Vec<_>>()
+            (0..100).map(|_| client.choose()).collect::<Vec<_>>()
         };
         assert_eq!(choices(1), choices(1));
         assert_ne!(choices(1), choices(2));
