@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
@@ -224,7 +225,11 @@ fn what_is_wrong_is_said_before_anything_starts() {
     check("missing", &[missing.to_str().unwrap()], 64, "because: No such file or directory");
     check("driver", &[&good, "--driver", "magic"], 64, "magic");
     check("no-program", &[&good, "--node-bin", "/does/not/exist"], 64, "is not a node's program");
-    check("other-program", &[&good, "--node-bin", "/bin/true"], 64, "says it is ``, `aspen-node");
+    let old = home.path().join("old-node");
+    fs::write(&old, "#!/bin/sh\necho aspen-node 0.0.1\n").unwrap();
+    fs::set_permissions(&old, fs::Permissions::from_mode(0o755)).unwrap();
+    let want = "says it is `aspen-node 0.0.1`, `aspen-node 0.1.0` is needed";
+    check("other-version", &[&good, "--node-bin", old.to_str().unwrap()], 64, want);
     fs::create_dir(home.path().join("taken")).unwrap();
     check("taken", &[&good], 64, "exists: --out names a directory that the lab makes");
     check("good.yaml/below", &[&good], 64, "cannot write");

@@ -135,7 +135,10 @@ fn namespaces(pid: u32) -> BTreeSet<String> {
         for entry in entries.flatten() {
             let target = fs::read_link(entry.path()).unwrap_or_default();
             let target = target.to_string_lossy();
-            if target.contains(":[") && !target.starts_with("pipe") && !target.starts_with("socket") {
+            // Not pipe:[…], socket:[…] or anon_inode:[eventpoll].
+            let is_namespace =
+                ["net:[", "mnt:[", "pid:[", "user:["].iter().any(|kind| target.starts_with(kind));
+            if is_namespace {
                 found.insert(target.into_owned());
             }
         }
