@@ -38,6 +38,9 @@ pub const HTTP_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a QUIC handshake may take. Longer than an RPC: a dial goes on while RPCs give up.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Round trip that QUIC assumes of an unknown path (RFC 9002, 6.2.2 has 333 ms). A handshake that meets a node which
+/// is just starting is repeated after three of them.
+pub const PEER_INITIAL_RTT: Duration = Duration::from_millis(100);
 /// How often an idle connection to a peer says that it is alive.
 pub const PEER_KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// Silence after which a connection to a peer is given up and dialled again; QUIC alone would wait half a minute.

@@ -24,7 +24,7 @@ pub use self::pool::RaftConnectionPool;
 use super::rpc::{ALPN, AppendEntries, Forward, PreVote, RaftMessage, RaftProtocol, ReadIndex, RequestVote};
 use super::{Delivery, Peer, RaftService, Transport, TransportError};
 use crate::api::{ApiError, WriteResult};
-use crate::limits::{PEER_IDLE_TIMEOUT, PEER_KEEP_ALIVE, PEER_REQUESTS_MAX};
+use crate::limits::{PEER_IDLE_TIMEOUT, PEER_INITIAL_RTT, PEER_KEEP_ALIVE, PEER_REQUESTS_MAX};
 use crate::types::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, LogId, VoteRequest, VoteResponse,
 };
@@ -75,6 +75,7 @@ impl RaftEndpoint {
             .default_path_keep_alive_interval(PEER_KEEP_ALIVE)
             .default_path_max_idle_timeout(PEER_IDLE_TIMEOUT)
             .max_idle_timeout(Some(idle))
+            .initial_rtt(PEER_INITIAL_RTT)
             .build();
         let endpoint = Endpoint::builder(presets::Minimal)
             .transport_config(transport)
