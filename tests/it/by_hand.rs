@@ -283,7 +283,7 @@ fn check(to: SocketAddr, route: &str, body: &str, want: (u16, &str)) {
     let (method, path) = route.split_once(' ').unwrap();
     let (status, answer) = request(to, method, path, body).unwrap();
     let code = answer["error"]["code"].as_str().unwrap_or_default();
-    assert_eq!((status, code), want, "{route} {:.200}: {answer}", body);
+    assert_eq!((status, code), want, "{route} {body:.200}: {answer}");
 }
 
 /// Every refusal of docs/http.md that one healthy node can give.
