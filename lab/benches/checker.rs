@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use aspen_lab::check::linearizable::{Budget, check};
 use aspen_lab::history::{
-    ClientIndex, History, KeyIndex, NodeIndex, Op, OpId, Operation, Outcome, ValueIndex,
+    ClientIndex, History, KeyIndex, NodeNameIndex, Op, OpId, Operation, Outcome, ValueIndex,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -211,7 +211,7 @@ fn draw(case: &Case) -> History {
         history.operations.push(Operation {
             id: OpId(u64::from(index)),
             client: ClientIndex(client),
-            node: NodeIndex(0),
+            node: NodeNameIndex(0),
             key: KeyIndex(key),
             op,
             call_ns: call_ns + late,

@@ -30,7 +30,7 @@ pub struct ClientIndex(pub u32);
 
 /// Index of a node's name in [`History::nodes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeIndex(pub u32);
+pub struct NodeNameIndex(pub u32);
 
 /// Index of a key in [`History::keys`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +60,18 @@ pub enum Op<V> {
     },
     /// The key becomes absent.
     Delete,
+}
+
+impl Op<String> {
+    /// The same operation, its values borrowed.
+    pub fn as_ref(&self) -> Op<&str> {
+        match self {
+            Self::Read => Op::Read,
+            Self::Write { value } => Op::Write { value },
+            Self::Cas { expected, value } => Op::Cas { expected: expected.as_deref(), value },
+            Self::Delete => Op::Delete,
+        }
+    }
 }
 
 impl<V> Op<V> {
@@ -97,6 +109,19 @@ pub enum Outcome<V> {
     },
     /// May have taken effect at any time after the call, may still do so, or never.
     Unknown,
+}
+
+impl Outcome<String> {
+    /// The same outcome, its values borrowed.
+    pub fn as_ref(&self) -> Outcome<&str> {
+        match self {
+            Self::Read { value } => Outcome::Read { value: value.as_deref() },
+            Self::Done => Outcome::Done,
+            Self::CasFailed { actual } => Outcome::CasFailed { actual: actual.as_deref() },
+            Self::Refused { reason } => Outcome::Refused { reason },
+            Self::Unknown => Outcome::Unknown,
+        }
+    }
 }
 
 impl<V> Outcome<V> {
@@ -148,7 +173,7 @@ pub struct Operation {
     /// Who called.
     pub client: ClientIndex,
     /// Who was called.
-    pub node: NodeIndex,
+    pub node: NodeNameIndex,
     /// The key that was meant.
     pub key: KeyIndex,
     /// What was asked for.
@@ -183,7 +208,7 @@ impl History {
     }
 
     /// The node's name.
-    pub fn node(&self, index: NodeIndex) -> &str {
+    pub fn node(&self, index: NodeNameIndex) -> &str {
         self.nodes.get(index.0)
     }
 

@@ -2,7 +2,20 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that fails says where"))]
 
 pub mod check;
+pub mod cli;
+pub mod cluster;
+pub mod doctor;
+pub mod fabric;
 pub mod history;
 pub mod limits;
+pub mod link;
+pub mod machine;
 pub mod plan;
+pub mod program;
+pub mod report;
+pub mod runner;
+pub mod sandbox;
 pub mod scenario;
+pub mod session;
+pub mod target;
+pub mod workload;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-// Scenario files.
+// ---- scenario files ----
 
 /// Longest scenario file, in bytes. The longest story so far has 2 KiB; a file beyond this is not a scenario,
 /// and each mistake costs one more pass over the text.
@@ -27,7 +27,7 @@ pub const FAULTS_MAX: usize = 100;
 /// could follow.
 pub const FAULT_TIMES_MAX: u32 = 1_000;
 
-// Time.
+// ---- time ----
 
 /// Longest planned run. Its history must fit in memory while it is checked.
 pub const PLANNED_DURATION_MAX: Duration = Duration::from_hours(1);
@@ -42,7 +42,7 @@ pub const FAULT_LASTS_MIN: Duration = Duration::from_millis(100);
 /// Shortest `recovers: within`: less than one heartbeat of the default cannot be told from none.
 pub const RECOVERS_WITHIN_MIN: Duration = Duration::from_millis(100);
 
-// Raft timing.
+// ---- Raft timing ----
 
 /// Heartbeat where a scenario does not say.
 pub const HEARTBEAT_DEFAULT: Duration = Duration::from_millis(200);
@@ -60,7 +60,7 @@ pub const ELECTION_MAX: Duration = Duration::from_mins(1);
 /// leader.
 pub const ELECTION_HEARTBEATS_MIN: u32 = 3;
 
-// Load.
+// ---- load ----
 
 /// Clients where a scenario does not say.
 pub const CLIENTS_DEFAULT: u32 = 8;
@@ -81,7 +81,7 @@ pub const OPERATIONS_MAX: u64 = 1_000_000;
 /// deposed leader that still answers, seldom enough to be no load.
 pub const READER_RATE: u32 = 10;
 
-// The plan.
+// ---- the plan ----
 
 /// Lowest port given to a node: above what services usually take.
 pub const PORT_MIN: u16 = 10_001;
@@ -103,7 +103,7 @@ const _: () = {
     assert!(SCENARIO_VALUES_MAX as u64 >= SCENARIO_BYTES_MAX, "a file without aliases never reaches it");
 };
 
-// Histories and their judgement.
+// ---- histories and their judgement ----
 
 /// Longest line of a history, in bytes: a megabyte is far above any value that the workloads write, and
 /// keeps a file that is not a history from being read into memory as one line.
@@ -140,4 +140,137 @@ const _: () = {
     assert!(HISTORY_OPERATIONS_MAX < u32::MAX - 2);
     // The search keeps one bit for each operation in flight, in whole words.
     assert!(CHECK_PENDING_MAX.is_multiple_of(64));
+};
+
+// ---- the fabric ----
+
+/// Most ports of one switch: 64 machines and the lab itself. A scan of all ports per wake-up stays
+/// below 5 us.
+pub const FABRIC_PORTS_MAX: u16 = 65;
+
+/// Longest frame that the switch carries, in bytes: 9000 of a jumbo frame, the Ethernet header and
+/// a VLAN tag. What is longer is cut off by the kernel's read and then refused.
+pub const FRAME_BYTES_MAX: usize = 9018;
+
+/// Shortest frame that the switch carries, in bytes: an Ethernet header (IEEE 802.3, 3.1.1).
+pub const FRAME_BYTES_MIN: usize = 14;
+
+/// MTU of every machine's interface, in bytes: what the Internet grants.
+pub const MTU_BYTES: u32 = 1500;
+
+/// Most frames in flight on one directed link: 100 ms at 1 Gbit/s in full frames. More would be a
+/// queue that no real link has.
+pub const LINK_QUEUE_FRAMES_MAX: usize = 8192;
+
+/// Most bytes in flight in the whole switch. A slow link is allowed to be slow, not to eat the host.
+pub const FABRIC_QUEUE_BYTES_MAX: usize = 64 << 20;
+
+/// Most frames taken from one port before the next port has its turn: a machine that floods must
+/// not keep the others waiting longer than about 1 ms.
+pub const PORT_BURST_FRAMES: usize = 64;
+
+/// Most orders that wait for the switch thread. Each caller waits for its answer, so that this is
+/// also the number of callers that do not block each other.
+pub const SWITCH_ORDERS_MAX: usize = 16;
+
+/// Longest wait for the switch thread to answer an order. It answers within one burst of every
+/// port (65 x 64 frames, some 50 ms); a host that is this much slower cannot run a cluster.
+pub const SWITCH_ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Longest delay that a link may have. Raft's timeouts are seconds; more is a cut.
+pub const LINK_DELAY_MAX: Duration = Duration::from_mins(1);
+
+/// The whole of a probability, in parts per million.
+pub const PER_MILLION: u32 = 1_000_000;
+
+/// Longest interface name, in bytes: `IFNAMSIZ` less the final NUL (linux/if.h).
+pub const IFACE_NAME_BYTES_MAX: usize = 15;
+
+// ---- programs and machines ----
+
+/// Longest end of a console or of an error output that is kept in memory, in bytes: the last
+/// hundred lines or so.
+pub const TAIL_BYTES_MAX: usize = 16 << 10;
+
+/// Longest wait for a process to be gone after SIGKILL. The kernel needs milliseconds; a process
+/// in uninterruptible sleep would need more, and is then a fault of the host.
+pub const KILL_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Longest time that one probe may take.
+pub const PROBE_MAX: Duration = Duration::from_mins(1);
+
+/// Longest wait for a process to stop or to go on after SIGSTOP or SIGCONT.
+pub const PAUSE_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How often a condition without an event to wait for is looked at again.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(2);
+
+// ---- the sandbox ----
+
+/// Longest time from the start of the sandbox until it is ready: three program starts and a few
+/// dozen system calls, 20 ms when idle.
+pub const SANDBOX_START_MAX: Duration = Duration::from_secs(20);
+
+/// Longest line of the control and event pipes that the sandbox itself reads, in bytes.
+pub const SANDBOX_LINE_BYTES_MAX: usize = 4096;
+
+/// How often PID 1 of the sandbox collects orphans.
+pub const REAP_INTERVAL: Duration = Duration::from_secs(1);
+
+// ---- lab doctor ----
+
+/// Longest wait for an answer over a whole link: a SYN may be repeated twice on a busy host.
+pub const DOCTOR_ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// How long a probe over a cut link waits: many round trips, and less than the first repetition.
+pub const DOCTOR_SILENCE: Duration = Duration::from_millis(300);
+
+const _: () = {
+    // Room for every machine's number in every name.
+    assert!("lab-tap".len() + "65535".len() <= IFACE_NAME_BYTES_MAX);
+    // A full frame of every machine fits the switch.
+    assert!(MTU_BYTES as usize + FRAME_BYTES_MIN <= FRAME_BYTES_MAX);
+    // One burst of full frames from every port fits the queue.
+    assert!(PORT_BURST_FRAMES * MTU_BYTES as usize * FABRIC_PORTS_MAX as usize <= FABRIC_QUEUE_BYTES_MAX);
+    assert!(PORT_BURST_FRAMES <= LINK_QUEUE_FRAMES_MAX);
+};
+
+// ---- clients and the run ----
+
+/// How long a client waits for a TCP connection to a node: the lab's own links are never slow by accident.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a client waits for an answer: longer than a node's own bound, so that the node speaks first.
+pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(7);
+/// Largest answer that a client reads, in bytes: a digest of 10,000 log entries has 1 MiB.
+pub const RESPONSE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long the nodes have to answer after their start, and the cluster to elect its first leader.
+pub const BOOT_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long a role (leader, follower) is looked for when a fault is due.
+pub const ROLE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a restarted node may take until it serves again before its receipt is given up.
+pub const RESTART_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long a probe over a cut waits for the answer that must not come: far above any round trip of a healthy fabric.
+pub const CUT_PROBE_WAIT: Duration = Duration::from_millis(500);
+/// How often a condition of a run is looked at again.
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often each node is asked for its Raft state.
+pub const OBSERVE_INTERVAL: Duration = Duration::from_millis(250);
+/// How long an observation waits for its answer.
+pub const OBSERVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often progress is reported.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+/// Answered operations below which a verdict is worth nothing.
+pub const ANSWERED_MIN: u64 = 100;
+/// How long a program of `--node-bin` may take to name its version.
+pub const NODE_VERSION_MAX: Duration = Duration::from_secs(10);
+/// How long the sandbox may take to end after its verdict.
+pub const SANDBOX_END_MAX: Duration = Duration::from_secs(10);
+/// How long a node has to stop after the run before it is killed.
+pub const NODE_STOP_MAX: Duration = Duration::from_secs(12);
+/// Bytes of a node's console that a report shows.
+pub const CONSOLE_END_BYTES: usize = 4 * 1024;
+
+const _: () = {
+    assert!(CLIENT_TIMEOUT.as_millis() > aspen_node::limits::OPERATION_TIMEOUT.as_millis());
+    assert!(NODE_STOP_MAX.as_millis() > aspen_node::limits::STOP_TIMEOUT.as_millis());
 };

@@ -174,6 +174,13 @@ pub struct Bytes32(pub [u8; 32]);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MacAddress(pub [u8; 6]);
 
+impl MacAddress {
+    /// Whether frames to this address go to more than one port (the I/G bit: IEEE 802, 8.2.2).
+    pub fn is_group(self) -> bool {
+        self.0[0] & 1 == 1
+    }
+}
+
 impl Plan {
     /// Draws what the scenario leaves to the seed.
     pub fn new(scenario: &Scenario, seed: u64) -> Self {

@@ -143,6 +143,22 @@ pub enum FaultAction {
     },
 }
 
+impl fmt::Display for FaultAction {
+    /// As a person would say it, with roles where the file has roles.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Partition { groups } => {
+                let group = |group: &Vec<Selector>| {
+                    group.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+                };
+                write!(f, "partition {}", groups.iter().map(group).collect::<Vec<_>>().join(" | "))
+            }
+            Self::CutOneWay { from, to } => write!(f, "cut {from} -> {to}"),
+            Self::Kill { who } => write!(f, "kill {who}"),
+        }
+    }
+}
+
 /// A node by name or by the role that it has when the fault is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

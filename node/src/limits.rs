@@ -37,7 +37,7 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 pub const HTTP_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a QUIC handshake may take. Longer than an RPC: a dial goes on while RPCs give up.
-pub const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often an idle connection to a peer says that it is alive.
 pub const PEER_KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// Silence after which a connection to a peer is given up and dialled again; QUIC alone would wait half a minute.

@@ -7,42 +7,27 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
+use aspen_lab::cli::NODE_PART;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::http_client::{get, post, request};
+use crate::lab;
 
 /// Longer than an election, a dial and a write together.
 const COMES_MAX: Duration = Duration::from_secs(30);
 /// A node's own bound, and a second for the process to end.
 const STOP_MAX: Duration = Duration::from_secs(11);
 
-/// The node: inside `lab` where that can be one, otherwise its own program, built as this test was.
+/// The node, which `lab` can be: it is built with this test, and is the same code.
 fn node_command() -> Command {
-    static NODE: OnceLock<(PathBuf, &'static [&'static str])> = OnceLock::new();
-    let (program, words) = NODE.get_or_init(|| {
-        let lab = Path::new(env!("CARGO_BIN_EXE_lab"));
-        let version = Command::new(lab).args(["__node", "--version"]).output().unwrap();
-        if version.stdout.starts_with(b"aspen-node ") {
-            return (lab.to_owned(), &["__node"]);
-        }
-        let directory = lab.parent().unwrap();
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--locked", "--package", "aspen-node", "--bin", "aspen-node"]);
-        build.arg("--target-dir").arg(directory.parent().unwrap());
-        if directory.ends_with("release") {
-            build.arg("--release");
-        }
-        assert!(build.status().unwrap().success());
-        (directory.join("aspen-node"), &[])
-    });
-    let mut command = Command::new(program);
-    command.args(*words);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.arg(NODE_PART);
     command
 }
 
@@ -59,6 +44,7 @@ struct Member {
 struct Bench {
     directory: TempDir,
     members: Vec<Member>,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Drop for Bench {
@@ -74,6 +60,7 @@ impl Drop for Bench {
 impl Bench {
     /// Makes `count` identities, numbered from 1, on free ports. Nothing runs yet.
     fn new(count: u64) -> Self {
+        let turn = lab::turn();
         let directory = tempfile::tempdir().unwrap();
         let any = (Ipv4Addr::LOCALHOST, 0);
         // All at once, so that no port is given twice.
@@ -86,7 +73,7 @@ impl Bench {
             endpoint_id: endpoint_id(&directory.path().join(id.to_string())),
             process: None,
         });
-        Self { members: members.collect(), directory }
+        Self { members: members.collect(), directory, _turn: turn }
     }
 
     fn member(&self, id: u64) -> &Member {

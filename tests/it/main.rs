@@ -3,4 +3,7 @@
 
 mod by_hand;
 mod http_client;
+mod lab;
+mod runs;
+mod sandbox;
 mod tidy;

@@ -2,8 +2,8 @@
 //! that a register would have produced? (Herlihy and Wing, 1990.)
 //!
 //! Keys are judged one by one, since a history is linearizable exactly when each object's part is (locality).
-//! A key whose values are unique is decided in O(n log n), with CAS and unknown outcomes, by [`zones`]; others
-//! (deletes, repeated values) by [`search`], within a [`Budget`]. Operations of more than one key are not
+//! A key whose values are unique is decided in O(n log n), with CAS and unknown outcomes, by `zones`; others
+//! (deletes, repeated values) by `search`, within a [`Budget`]. Operations of more than one key are not
 //! judged here.
 
 mod describe;

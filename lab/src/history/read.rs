@@ -8,7 +8,7 @@ use std::io::{BufRead, Read};
 use serde::{Deserialize, Deserializer};
 
 use super::error::{HistoryError, Record};
-use super::{ClientIndex, History, KeyIndex, NodeIndex, Op, OpId, Operation, Outcome, Texts, ValueIndex};
+use super::{ClientIndex, History, KeyIndex, NodeNameIndex, Op, OpId, Operation, Outcome, Texts, ValueIndex};
 use crate::limits::{HISTORY_LINE_BYTES_MAX, HISTORY_OPERATIONS_MAX};
 
 /// Reads a whole history, as `docs/history.md` describes it. An empty one is a history.
@@ -149,7 +149,7 @@ impl Reader {
         let client = record.client.as_ref().ok_or_else(|| missing("client"))?;
         let client = ClientIndex(intern(&mut self.history.clients, client, line)?);
         let node = record.node.as_ref().ok_or_else(|| missing("node"))?;
-        let node = NodeIndex(intern(&mut self.history.nodes, node, line)?);
+        let node = NodeNameIndex(intern(&mut self.history.nodes, node, line)?);
         let key = record.key.as_ref().ok_or_else(|| missing("key"))?;
         let key = KeyIndex(intern(&mut self.history.keys, key, line)?);
         let value = self.value(record.value.as_ref().and_then(Option::as_ref))?;

@@ -254,13 +254,11 @@ impl<'a, const W: usize> Search<'a, W> {
         if pending.slot == leaving.slot {
             return true;
         }
-        let is_safe = bits.safe.has(pending.slot);
-        let earlier_twins = pending.twins.and(bits.usable);
-        let better_twins = if is_safe { earlier_twins } else { earlier_twins.without(bits.safe) };
-        if !better_twins.is_empty() {
+        // If the twin is safe and this one is not, both are writes, and using the twin makes this one safe.
+        if !pending.twins.and(bits.usable).is_empty() {
             return false;
         }
-        if matches!(step, Step::Cas { .. }) && !is_safe {
+        if matches!(step, Step::Cas { .. }) && !bits.safe.has(pending.slot) {
             return true;
         }
         let waiting = self.all_reads.without(bits.safe).or(bits.usable);

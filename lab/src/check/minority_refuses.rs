@@ -1,0 +1,84 @@
+//! `minority_refuses`: nodes that a partition leaves without a majority answer nothing, neither reads nor writes, that
+//! was called after the partition was in force.
+//!
+//! A partition without a receipt is not judged. What was called earlier may be answered: its quorum may have been there in time.
+
+use serde_json::json;
+
+use super::recovers::is_answered;
+use super::{Status, Verdict};
+use crate::history::{History, Op, Operation};
+use crate::plan::Plan;
+use crate::runner::record::RunRecord;
+
+/// The name of the check.
+pub const NAME: &str = "minority_refuses";
+
+/// Most answers that a verdict names.
+const NAMED_MAX: usize = 10;
+
+/// Judges every partition that left a minority.
+pub fn check(plan: &Plan, history: &History, record: &RunRecord) -> Verdict {
+    let mut asked: u64 = 0;
+    let mut answered: Vec<&Operation> = Vec::new();
+    let mut partitions: u64 = 0;
+    for fault in &record.faults {
+        let (Some(began_ns), Some(ended_ns)) = (fault.began_ns, fault.ended_ns) else { continue };
+        // A partition that cut nothing left nobody without a majority: that is for the receipts to say.
+        if fault.minority.is_empty() || !fault.has_receipt() {
+            continue;
+        }
+        partitions += 1;
+        let names: Vec<&str> =
+            fault.minority.iter().map(|node| plan.nodes[node.position()].name.as_str()).collect();
+        let during = history.operations.iter().filter(|operation| {
+            operation.call_ns >= began_ns
+                && operation.call_ns < ended_ns
+                && names.contains(&history.node(operation.node))
+        });
+        for operation in during {
+            asked += 1;
+            if is_answered(operation) && operation.return_ns.is_some_and(|at_ns| at_ns < ended_ns) {
+                answered.push(operation);
+            }
+        }
+    }
+    let (status, summary) = if let Some(first) = answered.first() {
+        let more = match answered.len() - 1 {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        (Status::Fail, format!("a node without a majority answered: {}{more}", describe(history, first)))
+    } else if asked == 0 {
+        (Status::Invalid, "no node was asked while it had no majority".to_owned())
+    } else {
+        let summary = format!("{asked} operations on nodes without a majority, none of them answered");
+        (Status::Pass, summary)
+    };
+    let named: Vec<_> =
+        answered.iter().take(NAMED_MAX).map(|operation| describe(history, operation)).collect();
+    Verdict {
+        check: NAME.to_owned(),
+        status,
+        summary,
+        looked_at: [("partitions".to_owned(), partitions), ("operations".to_owned(), asked)].into(),
+        details: json!({ "answered": named }),
+    }
+}
+
+fn describe(history: &History, operation: &Operation) -> String {
+    let kind = match operation.op {
+        Op::Read => "a read",
+        Op::Write { .. } => "a write",
+        Op::Cas { .. } => "a compare-and-swap",
+        Op::Delete => "a delete",
+    };
+    format!(
+        "{} gave {} {kind} of {} at {:.3} s (operation {})",
+        history.node(operation.node),
+        history.client(operation.client),
+        history.key(operation.key),
+        std::time::Duration::from_nanos(operation.call_ns).as_secs_f64(),
+        operation.id.0,
+    )
+}

@@ -1,0 +1,56 @@
+//! `receipts`: every fault of the plan had its effect; and enough happened to judge. Without both, nothing else that
+//! passed is worth anything.
+
+use serde_json::json;
+
+use super::{Status, Verdict};
+use crate::limits::ANSWERED_MIN;
+use crate::plan::Plan;
+use crate::runner::record::RunRecord;
+
+/// The name of the check.
+pub const NAME: &str = "receipts";
+
+/// Looks for every receipt.
+pub fn check(plan: &Plan, record: &RunRecord) -> Verdict {
+    let due: usize = plan.steps.iter().map(|step| step.draws.len()).sum();
+    let complete = record.faults.iter().filter(|fault| fault.has_receipt()).count();
+    let mut missing: Vec<String> = Vec::new();
+    if record.is_interrupted {
+        missing.push("the run was ended early".to_owned());
+    }
+    for fault in record.faults.iter().filter(|fault| !fault.has_receipt()) {
+        let unseen = fault.proofs.iter().find(|proof| !proof.is_seen);
+        let reason = match (&fault.problem, unseen) {
+            (Some(problem), _) => problem.clone(),
+            (None, Some(proof)) => format!("not seen that {} ({})", proof.what, proof.detail),
+            (None, None) => "nothing was proven".to_owned(),
+        };
+        missing.push(format!("{}: {reason}", fault.text));
+    }
+    if record.faults.len() < due {
+        missing.push(format!("{} of {due} faults were never due", due - record.faults.len()));
+    }
+    if record.counts.answered < ANSWERED_MIN {
+        missing.push(format!(
+            "{} operations were answered, at least {ANSWERED_MIN} are needed",
+            record.counts.answered
+        ));
+    }
+    let status = if missing.is_empty() { Status::Pass } else { Status::Invalid };
+    let summary = if missing.is_empty() {
+        format!(
+            "{complete} of {due} faults left their receipt, {} operations were answered",
+            record.counts.answered
+        )
+    } else {
+        missing.join("; ")
+    };
+    Verdict {
+        check: NAME.to_owned(),
+        status,
+        summary,
+        looked_at: [("faults".to_owned(), due as u64), ("receipts".to_owned(), complete as u64)].into(),
+        details: json!({ "missing": missing }),
+    }
+}

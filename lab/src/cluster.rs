@@ -1,0 +1,196 @@
+//! What the runner sees of every driver: nodes that start and die, links that are cut, requests that are answered, and
+//! a clock. It names no driver.
+
+pub mod http;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::NodeIndex;
+use crate::program::Exit;
+
+/// The time of a run. The simulation has its own.
+pub trait Clock: Debug + Send + Sync {
+    /// Time since the clock was made. Never goes back.
+    fn now(&self) -> Duration;
+
+    /// Resolves when [`Self::now`] has reached `due`.
+    fn sleep_until(&self, due: Duration) -> BoxFuture<'static, ()>;
+
+    /// Resolves after `wait`.
+    fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {
+        self.sleep_until(self.now() + wait)
+    }
+}
+
+/// The clock of drivers that run in real time: tokio's, which is monotonic.
+#[derive(Debug, Clone)]
+pub struct RealClock {
+    origin: tokio::time::Instant,
+}
+
+impl RealClock {
+    /// A clock that starts now.
+    pub fn start() -> Self {
+        Self { origin: tokio::time::Instant::now() }
+    }
+}
+
+impl Clock for RealClock {
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    fn sleep_until(&self, due: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep_until(self.origin + due))
+    }
+}
+
+/// A directed link between two nodes.
+pub type NodePair = (NodeIndex, NodeIndex);
+
+/// Frames of one directed link, since the fabric began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameCounts {
+    /// Frames that wanted to cross.
+    pub judged: u64,
+    /// Frames that were handed to the receiver.
+    pub delivered: u64,
+    /// Frames that a cut has swallowed.
+    pub dropped_cut: u64,
+}
+
+/// What a probe from one node's place in the network to another's found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Probe {
+    /// The other answered after this round trip.
+    Answered(Duration),
+    /// Nothing came back in time.
+    Unanswered,
+}
+
+/// Why a driver could not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// A node's program.
+    #[error("node {name}: {doing}")]
+    Node {
+        /// Which node.
+        name: String,
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The network.
+    #[error("the network: {doing}")]
+    Fabric {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// A cluster under test.
+pub trait Cluster: Send + Sync {
+    /// Starts a node that does not run; returns without waiting until it serves.
+    ///
+    /// # Errors
+    /// The program or machine cannot be started.
+    fn start(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>>;
+
+    /// Ends a node without warning, and says how it ended.
+    ///
+    /// # Errors
+    /// It could not be ended, or does not run.
+    fn kill(&self, node: NodeIndex) -> BoxFuture<'_, Result<Exit, ClusterError>>;
+
+    /// Asks a node to stop, and says how it ended.
+    ///
+    /// # Errors
+    /// It does not run, or did not stop within its bound.
+    fn stop(&self, node: NodeIndex) -> BoxFuture<'_, Result<Exit, ClusterError>>;
+
+    /// Cuts exactly these directed links and heals all others; the frames of every link when that took hold.
+    ///
+    /// # Errors
+    /// The fabric does not obey.
+    fn set_cuts(&self, cut: &BTreeSet<NodePair>) -> Result<BTreeMap<NodePair, FrameCounts>, ClusterError>;
+
+    /// The frames of every directed link between nodes.
+    ///
+    /// # Errors
+    /// The fabric does not answer.
+    fn frame_counts(&self) -> Result<BTreeMap<NodePair, FrameCounts>, ClusterError>;
+
+    /// Tries to reach one node from another's place in the network.
+    ///
+    /// # Errors
+    /// The attempt could not be made, so it says nothing.
+    fn probe(&self, from: NodeIndex, to: NodeIndex) -> BoxFuture<'_, Result<Probe, ClusterError>>;
+
+    /// A way for requests to a node, over the lab's own port of the fabric.
+    fn channel(&self, node: NodeIndex) -> Box<dyn Channel>;
+
+    /// Nodes that have ended by themselves since they were started, and how.
+    fn deaths(&self) -> Vec<(NodeIndex, Exit)>;
+
+    /// The last lines that a node has printed.
+    fn console_end(&self, node: NodeIndex) -> String;
+}
+
+/// A request to a node's HTTP interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// `GET` without a body, `POST` with one.
+    pub body: Option<String>,
+    /// Path and query.
+    pub path: String,
+}
+
+impl Request {
+    /// Asks for a path.
+    pub fn get(path: impl Into<String>) -> Self {
+        Self { body: None, path: path.into() }
+    }
+
+    /// Sends JSON to a path.
+    pub fn post(path: impl Into<String>, body: &serde_json::Value) -> Self {
+        Self { body: Some(body.to_string()), path: path.into() }
+    }
+}
+
+/// What a node answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// HTTP's status code.
+    pub status: u16,
+    /// The JSON; null where the body is none.
+    pub body: serde_json::Value,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// The node has not seen the request.
+    #[error("not connected: {0}")]
+    NotSent(String),
+    /// The node may have seen it.
+    #[error("no answer: {0}")]
+    Lost(String),
+}
+
+/// One client's connection to one node: made when needed, kept while it works.
+pub trait Channel: Send {
+    /// Sends a request and waits for its answer, at most `within`.
+    fn request(
+        &mut self,
+        request: Request,
+        within: Duration,
+    ) -> BoxFuture<'_, Result<Response, RequestError>>;
+}

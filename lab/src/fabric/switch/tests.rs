@@ -1,0 +1,264 @@
+//! The switch over socket pairs: no privileges, no kernel network.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::fabric::PortCounters;
+use crate::link::{Fate, PortIndex, fate};
+
+const SEED: u64 = 11;
+/// Long enough for any frame that comes at all, short enough to wait for one that must not.
+const SILENCE: Duration = Duration::from_millis(60);
+
+struct Rig {
+    switch: Switch,
+    machines: Vec<UnixDatagram>,
+}
+
+fn mac(port: u8) -> MacAddress {
+    MacAddress([2, 0, 0, 0, 0, port])
+}
+
+fn rig(count: u8, sabotage: Option<Sabotage>) -> Rig {
+    let mut machines = Vec::new();
+    let mut ports = Vec::new();
+    for port in 0..count {
+        let (machine, end) = UnixDatagram::pair().unwrap();
+        end.set_nonblocking(true).unwrap();
+        machine.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        machines.push(machine);
+        ports.push(PortSpec { mac: mac(port), port: Box::new(end) });
+    }
+    Rig { switch: Switch::start(SEED, sabotage, ports).unwrap(), machines }
+}
+
+fn frame(to: MacAddress, from: MacAddress, mark: u32) -> Vec<u8> {
+    [&to.0[..], &from.0[..], &[0x88, 0xb5], &mark.to_be_bytes()[..]].concat()
+}
+
+impl Rig {
+    fn send(&self, from: u8, to: u8, mark: u32) {
+        self.machines[usize::from(from)].send(&frame(mac(to), mac(from), mark)).unwrap();
+    }
+
+    fn recv(&self, at: u8) -> u32 {
+        let mut bytes = [0; 64];
+        let length = self.machines[usize::from(at)].recv(&mut bytes).unwrap();
+        u32::from_be_bytes(bytes[length - 4..length].try_into().unwrap())
+    }
+
+    #[track_caller]
+    fn expect_silence(&self, at: u8) {
+        let machine = &self.machines[usize::from(at)];
+        machine.set_read_timeout(Some(SILENCE)).unwrap();
+        let got = machine.recv(&mut [0; 64]);
+        machine.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        assert!(got.is_err(), "a frame came");
+    }
+
+    fn set(&self, from: u16, to: u16, rule: LinkRule) -> Snapshot {
+        self.switch.handle().set_rules(vec![(LinkId::new(from, to), rule)]).unwrap()
+    }
+
+    fn counters(&self, from: u16, to: u16) -> LinkCounters {
+        let counters = self.switch.handle().counters(LinkId::new(from, to)).unwrap();
+        let dropped =
+            counters.dropped_cut + counters.dropped_loss + counters.dropped_queue + counters.dropped_port;
+        assert_eq!(counters.judged, counters.delivered + dropped + counters.in_flight);
+        counters
+    }
+
+    /// Waits until the switch has judged this many frames of a link.
+    fn await_judged(&self, from: u16, to: u16, count: u64) -> LinkCounters {
+        let start = Instant::now();
+        loop {
+            let counters = self.counters(from, to);
+            if counters.judged >= count {
+                return counters;
+            }
+            assert!(start.elapsed() < Duration::from_secs(5), "{counters:?}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn latency(latency_ms: u64) -> LinkRule {
+    LinkRule { latency: Duration::from_millis(latency_ms), ..LinkRule::default() }
+}
+
+#[test]
+fn unicast_reaches_its_machine_only() {
+    let rig = rig(3, None);
+    rig.send(0, 1, 7);
+    assert_eq!(rig.recv(1), 7);
+    rig.expect_silence(2);
+    assert_eq!(rig.counters(0, 1).delivered, 1);
+    assert_eq!(rig.counters(0, 2), LinkCounters::default());
+}
+
+#[test]
+fn broadcast_is_judged_on_every_link_of_its_own() {
+    let rig = rig(4, None);
+    rig.set(0, 2, LinkRule::CUT);
+    rig.machines[0].send(&frame(MacAddress([255; 6]), mac(0), 9)).unwrap();
+    assert_eq!(rig.recv(1), 9);
+    assert_eq!(rig.recv(3), 9);
+    rig.expect_silence(2);
+    rig.expect_silence(0);
+    assert_eq!(rig.counters(0, 2).dropped_cut, 1);
+}
+
+#[test]
+fn foreign_source_unknown_destination_and_runts_are_dropped_and_counted() {
+    let rig = rig(2, None);
+    rig.machines[0].send(&frame(mac(1), mac(9), 1)).unwrap();
+    rig.machines[0].send(&frame(mac(9), mac(0), 1)).unwrap();
+    rig.machines[0].send(&frame(mac(0), mac(0), 1)).unwrap();
+    rig.machines[0].send(&[1, 2, 3]).unwrap();
+    rig.send(0, 1, 5);
+    assert_eq!(rig.recv(1), 5);
+    let want = PortCounters {
+        received: 5,
+        dropped_source: 1,
+        dropped_unknown: 2,
+        dropped_malformed: 1,
+        failed: false,
+    };
+    assert_eq!(rig.switch.handle().snapshot().unwrap().ports[0], want);
+    assert_eq!(rig.counters(0, 1).judged, 1);
+}
+
+#[test]
+fn cut_is_one_way_until_it_is_made_two_way_and_heals() {
+    let rig = rig(2, None);
+    rig.set(0, 1, LinkRule::CUT);
+    rig.send(0, 1, 1);
+    rig.send(1, 0, 2);
+    assert_eq!(rig.recv(0), 2);
+    rig.expect_silence(1);
+    let healed = rig.set(0, 1, LinkRule::default());
+    assert_eq!(healed.link(LinkId::new(0, 1)).dropped_cut, 1);
+    assert_eq!(healed.link(LinkId::new(0, 1)).delivered, 0);
+    rig.send(0, 1, 3);
+    assert_eq!(rig.recv(1), 3);
+}
+
+#[test]
+fn cut_takes_the_frames_in_flight() {
+    let rig = rig(2, None);
+    rig.set(0, 1, latency(40));
+    rig.send(0, 1, 1);
+    rig.send(0, 1, 2);
+    assert_eq!(rig.await_judged(0, 1, 2).in_flight, 2);
+    rig.set(0, 1, LinkRule::CUT);
+    rig.set(0, 1, LinkRule::default());
+    rig.expect_silence(1);
+    assert_eq!(rig.counters(0, 1).dropped_cut, 2);
+    rig.send(0, 1, 3);
+    assert_eq!(rig.recv(1), 3);
+}
+
+#[test]
+fn sabotaged_cut_shows_in_the_counters() {
+    let rig = rig(2, Some(Sabotage::IgnoreCuts));
+    rig.set(0, 1, LinkRule::CUT);
+    rig.send(0, 1, 4);
+    assert_eq!(rig.recv(1), 4);
+    let counters = rig.counters(0, 1);
+    assert_eq!((counters.judged, counters.delivered, counters.dropped_cut), (1, 1, 0));
+}
+
+#[test]
+fn latency_is_never_undercut_and_order_is_kept_when_it_shrinks() {
+    let rig = rig(2, None);
+    rig.set(0, 1, latency(30));
+    let start = Instant::now();
+    rig.send(0, 1, 1);
+    rig.await_judged(0, 1, 1);
+    rig.set(0, 1, LinkRule::default());
+    rig.send(0, 1, 2);
+    assert_eq!(rig.recv(1), 1);
+    assert!(start.elapsed() >= Duration::from_millis(30));
+    assert_eq!(rig.recv(1), 2);
+    let counters = rig.counters(0, 1);
+    assert!(counters.held_mean().unwrap() >= Duration::from_millis(15), "{counters:?}");
+}
+
+#[test]
+fn switch_loses_exactly_the_frames_that_the_model_says() {
+    let rig = rig(2, None);
+    let rule = LinkRule { loss_per_million: 300_000, ..LinkRule::default() };
+    rig.set(0, 1, rule);
+    let link = LinkId { from: PortIndex(0), to: PortIndex(1) };
+    for n in 0..200 {
+        rig.send(0, 1, n);
+    }
+    let expected: Vec<u32> = (0..200)
+        .filter(|n| fate(&rule, SEED, link, u64::from(*n)) == Fate::Deliver(Duration::ZERO))
+        .collect();
+    let got: Vec<u32> = expected.iter().map(|_| rig.recv(1)).collect();
+    assert_eq!(got, expected);
+    assert_eq!(rig.await_judged(0, 1, 200).dropped_loss, 200 - expected.len() as u64);
+}
+
+#[test]
+fn machine_that_does_not_read_loses_frames_and_holds_up_nobody() {
+    let rig = rig(3, None);
+    for n in 0..2000 {
+        rig.send(0, 1, n);
+    }
+    rig.send(0, 2, 1);
+    assert_eq!(rig.recv(2), 1);
+    let counters = rig.await_judged(0, 1, 2000);
+    assert!(counters.dropped_port > 0, "{counters:?}");
+}
+
+#[test]
+fn port_whose_machine_is_gone_does_not_end_the_switch() {
+    let mut rig = rig(3, None);
+    drop(rig.machines.remove(1));
+    rig.machines.insert(1, UnixDatagram::unbound().unwrap());
+    rig.send(0, 1, 1);
+    rig.send(0, 2, 2);
+    assert_eq!(rig.recv(2), 2);
+    assert_eq!(rig.await_judged(0, 1, 1).dropped_port, 1);
+}
+
+#[test]
+fn rules_out_of_bounds_change_nothing() {
+    let rig = rig(2, None);
+    let handle = rig.switch.handle();
+    let good = (LinkId::new(0, 1), LinkRule::CUT);
+    let text = |rule| handle.set_rules(vec![good, rule]).unwrap_err().to_string();
+    assert_eq!(text((LinkId::new(0, 2), LinkRule::CUT)), "no link from port 0 to port 2");
+    assert_eq!(text((LinkId::new(1, 1), LinkRule::CUT)), "no link from port 1 to port 1");
+    let loss = LinkRule { loss_per_million: 1_000_001, ..LinkRule::default() };
+    assert_eq!(text((LinkId::new(1, 0), loss)), "a loss of 1000001 per million, 0 to 1000000 are allowed");
+    assert_eq!(text((LinkId::new(1, 0), latency(60_001))), "a delay of 60.001s, at most 60s is allowed");
+    rig.send(0, 1, 1);
+    assert_eq!(rig.recv(1), 1);
+}
+
+#[test]
+fn doubled_and_group_addresses_are_refused() {
+    let ports = |macs: [MacAddress; 2]| {
+        macs.map(|mac| PortSpec { mac, port: Box::new(UnixDatagram::unbound().unwrap()) }).into()
+    };
+    let text = |macs| Switch::start(0, None, ports(macs)).unwrap_err().to_string();
+    let doubled = "port 1 has the mac address 02:00:00:00:00:01, which is a group's or another port's";
+    assert_eq!(text([mac(1), mac(1)]), doubled);
+    assert!(text([MacAddress([255; 6]), mac(1)]).starts_with("port 0"));
+    assert_eq!(
+        Switch::start(0, None, vec![]).unwrap_err().to_string(),
+        "a switch of 0 ports, 1 to 65 are allowed"
+    );
+}
+
+#[test]
+fn handle_of_a_stopped_switch_says_so() {
+    let rig = rig(2, None);
+    let handle = rig.switch.handle();
+    rig.switch.stop().unwrap();
+    assert!(matches!(handle.snapshot(), Err(FabricError::Stopped)));
+}

@@ -1,0 +1,127 @@
+//! A machine: something that runs a node, can be killed, stopped and started again, and has one port
+//! on the fabric.
+//!
+//! A machine does not know the cluster, nor what its program does.
+
+use std::io;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fabric::TapError;
+use crate::program::{Exit, ProgramError};
+
+pub mod cluster;
+pub mod probe;
+pub mod process;
+
+/// What every driver's machine can do. A machine that is dropped is killed.
+pub trait Machine: Send {
+    /// Its name in the scenario.
+    fn name(&self) -> &str;
+
+    /// Starts it, for the first time or again. Its disk and its port are those that it had.
+    ///
+    /// # Errors
+    /// It runs already, or it cannot be started.
+    fn start(&mut self) -> Result<(), MachineError>;
+
+    /// Ends it at once, as a pulled plug does, and says how it ended: by signal 9, unless it had ended
+    /// by itself before.
+    ///
+    /// # Errors
+    /// It was not started, or the host cannot kill it.
+    fn kill(&mut self) -> Result<Exit, MachineError>;
+
+    /// Asks it to stop and waits.
+    ///
+    /// # Errors
+    /// It was not started, or does not stop within `limit`: then it still runs.
+    fn terminate(&mut self, limit: Duration) -> Result<Exit, MachineError>;
+
+    /// Freezes it, and returns once it stands still.
+    ///
+    /// # Errors
+    /// It does not run, or does not stand still within
+    /// [`PAUSE_WAIT_MAX`](crate::limits::PAUSE_WAIT_MAX).
+    fn pause(&mut self) -> Result<(), MachineError>;
+
+    /// Lets it go on, and returns once it does.
+    ///
+    /// # Errors
+    /// As [`pause`](Self::pause).
+    fn resume(&mut self) -> Result<(), MachineError>;
+
+    /// How it ended, if it was started and has ended.
+    fn exited(&self) -> Option<Exit>;
+
+    /// What the host sees of it.
+    ///
+    /// # Errors
+    /// It does not run.
+    fn observe(&self) -> Result<Observation, MachineError>;
+
+    /// The end of its console, over all its starts.
+    fn console_tail(&self) -> String;
+}
+
+/// What the host sees of a running machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// Whether it is frozen.
+    pub is_paused: bool,
+    /// Processor time that it has used since its start, in clock ticks of the host. A paused machine
+    /// uses none.
+    pub cpu_ticks: u64,
+}
+
+/// Why a machine did not do as told.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// Started twice.
+    #[error("{0} runs already")]
+    Running(String),
+    /// Not started, or ended.
+    #[error("{0} does not run")]
+    NotRunning(String),
+    /// SIGSTOP or SIGCONT had no effect in time.
+    #[error("{name} is still in state {state} after {waited:?}")]
+    State {
+        /// The machine.
+        name: String,
+        /// Its process's state (proc(5)).
+        state: char,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// Its program.
+    #[error("machine {name}")]
+    Program {
+        /// The machine.
+        name: String,
+        /// What went wrong.
+        source: ProgramError,
+    },
+    /// Its place in the fabric.
+    #[error("network of machine {name}")]
+    Network {
+        /// The machine.
+        name: String,
+        /// What went wrong.
+        source: TapError,
+    },
+}
+
+/// Why a probe brought no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// Silence: neither an acceptance nor a refusal came back.
+    #[error("no answer within {0:?}")]
+    Unanswered(Duration),
+    /// The probe itself could not be made: it says nothing about the network.
+    #[error("cannot probe")]
+    Local(#[source] io::Error),
+    /// The namespace to probe from cannot be entered.
+    #[error("cannot probe from there")]
+    Namespace(#[source] TapError),
+}

@@ -1,0 +1,147 @@
+//! The process driver: a node is a process in a network namespace of its own, with a TAP on the
+//! switch. The namespace and the TAP outlive the process, so that a restart finds the same network.
+
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::{Machine, MachineError, Observation};
+use crate::fabric::namespace::Namespace;
+use crate::fabric::tap::{self, TapConfig, TapPort};
+use crate::limits::{PAUSE_WAIT_MAX, POLL_INTERVAL};
+use crate::program::{Exit, ProcessStat, Program, ProgramError, ProgramLog, Running, tail};
+
+/// A node as a process.
+#[derive(Debug)]
+pub struct ProcessMachine {
+    name: String,
+    namespace: Namespace,
+    program: Program,
+    console: PathBuf,
+    log: ProgramLog,
+    running: Option<Running>,
+}
+
+impl ProcessMachine {
+    /// Makes the machine's network, and returns with the machine the port for the switch. Nothing is
+    /// started yet. `console` is the file to which all its output is appended.
+    ///
+    /// # Errors
+    /// [`MachineError::Network`].
+    pub fn new(
+        name: &str,
+        program: Program,
+        console: PathBuf,
+        log: ProgramLog,
+        tap: &TapConfig,
+    ) -> Result<(Self, TapPort), MachineError> {
+        let network = |source| MachineError::Network { name: name.to_owned(), source };
+        let namespace = Namespace::create().map_err(network)?;
+        let port = tap::create(&namespace, tap).map_err(network)?;
+        let machine = Self { name: name.to_owned(), namespace, program, console, log, running: None };
+        Ok((machine, port))
+    }
+
+    /// Its network namespace: where probes from this machine start.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Its process, once it was started.
+    pub fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(Running::pid)
+    }
+
+    /// Starts another program from the next start on.
+    pub fn set_program(&mut self, program: Program) {
+        self.program = program;
+    }
+
+    fn alive(&self) -> Result<&Running, MachineError> {
+        let alive = self.running.as_ref().filter(|running| running.exited().is_none());
+        alive.ok_or_else(|| MachineError::NotRunning(self.name.clone()))
+    }
+
+    fn failed(&self, source: ProgramError) -> MachineError {
+        MachineError::Program { name: self.name.clone(), source }
+    }
+
+    fn stat(&self) -> Result<ProcessStat, MachineError> {
+        let not_running = || MachineError::NotRunning(self.name.clone());
+        ProcessStat::read(self.alive()?.pid()).filter(|stat| stat.state != 'Z').ok_or_else(not_running)
+    }
+
+    /// Sends the signal and waits until the process is stopped or not, as it should be.
+    fn signal_until(&self, signal: Signal, is_paused: bool) -> Result<(), MachineError> {
+        let start = Instant::now();
+        self.alive()?.signal(signal).map_err(|source| self.failed(source))?;
+        loop {
+            let state = self.stat()?.state;
+            if (state == 'T') == is_paused {
+                return Ok(());
+            }
+            if start.elapsed() > PAUSE_WAIT_MAX {
+                return Err(MachineError::State { name: self.name.clone(), state, waited: PAUSE_WAIT_MAX });
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+}
+
+impl Machine for ProcessMachine {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn start(&mut self) -> Result<(), MachineError> {
+        if self.alive().is_ok() {
+            return Err(MachineError::Running(self.name.clone()));
+        }
+        let started = self.program.start(Some(&self.namespace), &self.console, &self.log);
+        self.running = Some(started.map_err(|source| self.failed(source))?);
+        Ok(())
+    }
+
+    fn kill(&mut self) -> Result<Exit, MachineError> {
+        let Some(running) = &mut self.running else {
+            return Err(MachineError::NotRunning(self.name.clone()));
+        };
+        let killed = running.kill();
+        killed.map_err(|source| self.failed(source))
+    }
+
+    fn terminate(&mut self, limit: Duration) -> Result<Exit, MachineError> {
+        let Some(running) = &self.running else {
+            return Err(MachineError::NotRunning(self.name.clone()));
+        };
+        let ended =
+            running.signal(Signal::SIGTERM).and_then(|exit| exit.map_or_else(|| running.wait(limit), Ok));
+        ended.map_err(|source| self.failed(source))
+    }
+
+    fn pause(&mut self) -> Result<(), MachineError> {
+        self.signal_until(Signal::SIGSTOP, true)
+    }
+
+    fn resume(&mut self) -> Result<(), MachineError> {
+        self.signal_until(Signal::SIGCONT, false)
+    }
+
+    fn exited(&self) -> Option<Exit> {
+        self.running.as_ref().and_then(Running::exited)
+    }
+
+    fn observe(&self) -> Result<Observation, MachineError> {
+        let stat = self.stat()?;
+        Ok(Observation { is_paused: stat.state == 'T', cpu_ticks: stat.cpu_ticks })
+    }
+
+    fn console_tail(&self) -> String {
+        tail(&self.console).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,340 @@
+//! The one file that starts programs: arguments logged, time limits kept, error output kept.
+//!
+//! A started program gets the environment that it is given and nothing else, no input, and a console
+//! file for its output. It knows nothing of shells.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+use crate::fabric::TapError;
+use crate::fabric::namespace::Namespace;
+
+mod output;
+mod running;
+mod stat;
+
+pub use self::output::tail;
+pub use self::running::{Running, reap_orphans};
+pub use self::stat::ProcessStat;
+
+use self::output::read_end;
+use self::running::own;
+
+/// What to start: a program, its arguments and its surroundings.
+#[derive(Debug, Clone)]
+pub struct Program {
+    path: PathBuf,
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+    directory: Option<PathBuf>,
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl Exit {
+    /// Whether the program said that all is well.
+    pub fn is_success(self) -> bool {
+        self == Self::Code(0)
+    }
+}
+
+impl From<ExitStatus> for Exit {
+    fn from(status: ExitStatus) -> Self {
+        // A status that waitpid(2) reports for an ended process is one or the other.
+        status.signal().map_or_else(|| Self::Code(status.code().unwrap_or(-1)), Self::Signal)
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => match Signal::try_from(*signal) {
+                Ok(name) => write!(f, "signal {signal} ({name})"),
+                Err(_real_time) => write!(f, "signal {signal}"),
+            },
+        }
+    }
+}
+
+/// Why a program could not be started or did not do what it was started for.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// It could not be started.
+    #[error("cannot start {command}")]
+    Start {
+        /// The program and its arguments.
+        command: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The namespace for it could not be entered.
+    #[error("cannot start {command} in its namespace")]
+    Namespace {
+        /// The program and its arguments.
+        command: String,
+        /// What went wrong.
+        source: TapError,
+    },
+    /// Its console file or the log of programs cannot be written or read.
+    #[error("cannot use {}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A short program ended with something else than success.
+    #[error("{command} ended with {exit}; its error output ends: {stderr:?}")]
+    Failed {
+        /// The program and its arguments.
+        command: String,
+        /// How it ended.
+        exit: Exit,
+        /// The end of what it wrote to its error output.
+        stderr: String,
+    },
+    /// A program ran longer than it may. A short program was killed for it.
+    #[error("{command} did not end within {limit:?}; its error output ends: {stderr:?}")]
+    TimedOut {
+        /// The program and its arguments.
+        command: String,
+        /// How long it was waited for.
+        limit: Duration,
+        /// The end of what it wrote to its error output (for a long program, to its console).
+        stderr: String,
+    },
+    /// A signal could not be sent.
+    #[error("cannot send {signal} to {command}")]
+    Signal {
+        /// The program and its arguments.
+        command: String,
+        /// The signal.
+        signal: Signal,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// The log of every program started, one line each: milliseconds since the log was opened, process
+/// id, program and arguments.
+#[derive(Debug, Clone)]
+pub struct ProgramLog {
+    path: PathBuf,
+    file: Arc<Mutex<File>>,
+    opened: Instant,
+}
+
+impl ProgramLog {
+    /// Opens the log, to append.
+    ///
+    /// # Errors
+    /// [`ProgramError::File`].
+    pub fn open(path: &Path) -> Result<Self, ProgramError> {
+        let file = open_append(path)?;
+        Ok(Self { path: path.to_owned(), file: Arc::new(Mutex::new(file)), opened: Instant::now() })
+    }
+
+    fn record(&self, pid: u32, command: &str) -> Result<(), ProgramError> {
+        let line = format!("{} {pid} {command}\n", self.opened.elapsed().as_millis());
+        let written = lock(&self.file).write_all(line.as_bytes());
+        written.map_err(|source| ProgramError::File { path: self.path.clone(), source })
+    }
+}
+
+/// What a short program wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShortOutput {
+    /// The end of its output.
+    pub stdout: String,
+    /// The end of its error output.
+    pub stderr: String,
+}
+
+impl Program {
+    /// A program by its path, or by its name if it is on the lab's own search path.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), arguments: vec![], environment: vec![], directory: None }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds a variable to the environment, which is empty otherwise.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Gives it the lab's own environment: for the lab's own stages.
+    #[must_use]
+    pub(crate) fn inherit_environment(mut self) -> Self {
+        self.environment.extend(std::env::vars_os());
+        self
+    }
+
+    /// Starts it in this directory instead of the lab's own.
+    #[must_use]
+    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
+    /// Starts it with all its output appended to `console`, in `namespace` or in that of the caller.
+    ///
+    /// # Errors
+    /// It cannot be started, its console cannot be opened, or the log cannot be written: then it does
+    /// not run.
+    pub fn start(
+        &self,
+        namespace: Option<&Namespace>,
+        console: &Path,
+        log: &ProgramLog,
+    ) -> Result<Running, ProgramError> {
+        let output = open_append(console)?;
+        let errors =
+            output.try_clone().map_err(|source| ProgramError::File { path: console.to_owned(), source })?;
+        let mut command = self.command();
+        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        let child = match namespace {
+            None => own(|| command.spawn()),
+            // A program is born into the namespace of the thread that starts it.
+            Some(namespace) => namespace
+                .run(|| own(|| command.spawn()))
+                .map_err(|source| ProgramError::Namespace { command: self.to_string(), source })?,
+        };
+        let child = child.map_err(|source| ProgramError::Start { command: self.to_string(), source })?;
+        let running = Running::new(self.to_string(), console.to_owned(), child)?;
+        log.record(running.pid(), &running.command)?;
+        Ok(running)
+    }
+
+    /// Runs a helper to its end, in the caller's namespace, and returns what it wrote.
+    ///
+    /// # Errors
+    /// It cannot be started, does not end with success, or not within `limit`: then it is killed.
+    pub fn run_short(&self, limit: Duration, log: &ProgramLog) -> Result<ShortOutput, ProgramError> {
+        let started = |source| ProgramError::Start { command: self.to_string(), source };
+        let mut command = self.command();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = own(|| command.spawn()).map_err(started)?;
+        let stdout = child.stdout.take();
+        let stderr = child.stderr.take();
+        let mut running = Running::new(self.to_string(), PathBuf::from("/dev/null"), child)?;
+        log.record(running.pid(), &running.command)?;
+        let (ended, output) = thread::scope(|scope| {
+            let stdout = scope.spawn(|| read_end(stdout));
+            let stderr = scope.spawn(|| read_end(stderr));
+            let mut ended = running.wait(limit);
+            if ended.is_err() {
+                // Killing it closes its pipes, which ends the readers.
+                ended = running.kill().and(ended);
+            }
+            let text = |reader: thread::ScopedJoinHandle<'_, String>| reader.join().unwrap_or_default();
+            (ended, ShortOutput { stdout: text(stdout), stderr: text(stderr) })
+        });
+        match ended {
+            Ok(exit) if exit.is_success() => Ok(output),
+            Ok(exit) => Err(ProgramError::Failed { command: self.to_string(), exit, stderr: output.stderr }),
+            Err(ProgramError::TimedOut { command, limit, .. }) => {
+                Err(ProgramError::TimedOut { command, limit, stderr: output.stderr })
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Starts it between two pipes, its input and its output; its error output is the lab's own.
+    pub(crate) fn start_piped(&self) -> Result<(Running, ChildStdin, ChildStdout), ProgramError> {
+        let failed = |source| ProgramError::Start { command: self.to_string(), source };
+        let mut command = self.command();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = own(|| command.spawn()).map_err(failed)?;
+        let pipes = child.stdin.take().zip(child.stdout.take());
+        let running = Running::new(self.to_string(), PathBuf::from("/dev/null"), child)?;
+        let (input, output) = pipes.ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
+        Ok((running, input, output))
+    }
+
+    /// Runs it to its end with the lab's own input and outputs, without making a thread: for a process
+    /// that may not have a second one.
+    pub(crate) fn run_in_place(&self) -> io::Result<Exit> {
+        self.command().status().map(Exit::from)
+    }
+
+    /// The command that all ways of starting share.
+    #[allow(clippy::disallowed_methods, reason = "this is the file that starts programs")]
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments).env_clear().envs(self.environment.iter().cloned());
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
+        command
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words =
+            std::iter::once(self.path.as_os_str()).chain(self.arguments.iter().map(OsString::as_os_str));
+        for (position, word) in words.enumerate() {
+            let space = if position == 0 { "" } else { " " };
+            write!(f, "{space}{}", quoted(word))?;
+        }
+        Ok(())
+    }
+}
+
+/// A word as a shell would have to read it, so that a line of the log can be typed again.
+fn quoted(word: &OsStr) -> String {
+    let text = word.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.into_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+fn open_append(path: &Path) -> Result<File, ProgramError> {
+    let opened = OpenOptions::new().create(true).append(true).open(path);
+    opened.map_err(|source| ProgramError::File { path: path.to_owned(), source })
+}
+
+/// Locks; a panic elsewhere leaves these values usable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,46 @@
+//! What the kernel says about a process.
+
+use serde::{Deserialize, Serialize};
+
+/// The part of `/proc/PID/stat` (proc(5)) that shows whether a process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessStat {
+    /// Field 3: `R`unning, `S`leeping, s`T`opped, `Z`ombie and so on.
+    pub state: char,
+    /// Field 4: the parent's process id.
+    pub parent: u32,
+    /// Fields 14 and 15: processor time used so far, in clock ticks.
+    pub cpu_ticks: u64,
+}
+
+impl ProcessStat {
+    /// Reads it; `None` if there is no such process.
+    pub fn read(pid: u32) -> Option<Self> {
+        Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    fn parse(stat: &str) -> Option<Self> {
+        // Field 2 is the program's name in brackets, which may itself hold brackets and spaces.
+        let (_name, rest) = stat.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+        Some(Self {
+            state: fields.first()?.chars().next()?,
+            parent: u32::try_from(number(4)?).ok()?,
+            cpu_ticks: number(14)? + number(15)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_of_a_name_with_brackets_is_read() {
+        let line = "7 (a) b) T 3 7 7 0 -1 4194304 92 0 0 0 11 5 0 0 20 0 1 0 100 0 0";
+        let want = ProcessStat { state: 'T', parent: 3, cpu_ticks: 16 };
+        assert_eq!(ProcessStat::parse(line), Some(want));
+        assert_eq!(ProcessStat::parse("7 (a) T 3"), None);
+    }
+}

@@ -1,0 +1,88 @@
+//! What remains of a run: `report.json`, `junit.xml` and the verdict as text. The first line of each names the command
+//! that replays it.
+
+mod junit;
+mod text;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::text::{event_line, verdict_text};
+use crate::check::{Status, Verdict};
+use crate::plan::Plan;
+use crate::runner::record::RunRecord;
+
+/// What a run ended in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The command that replays the run.
+    pub replay: String,
+    /// The scenario's name.
+    pub scenario: String,
+    /// What the scenario is about.
+    pub about: String,
+    /// All randomness came from it.
+    pub seed: u64,
+    /// What ran the nodes.
+    pub driver: String,
+    /// The lab's version.
+    pub lab_version: String,
+    /// The node's version, as it says itself.
+    pub node_version: String,
+    /// The kernel that it ran on.
+    pub kernel: String,
+    /// The verdict of the whole run.
+    pub status: Status,
+    /// The exit code that goes with it.
+    pub exit_code: u8,
+    /// Every check.
+    pub verdicts: Vec<Verdict>,
+    /// What happened; absent where the cluster did not come up.
+    pub record: Option<RunRecord>,
+    /// Why the run was aborted, if it was; each cause a line.
+    pub aborted: Option<String>,
+}
+
+/// Why a report could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// A file of the run directory.
+    #[error("cannot write {path}")]
+    Write {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The exit code of a verdict.
+pub fn exit_code(status: Status) -> u8 {
+    match status {
+        Status::Pass => 0,
+        Status::Fail => 1,
+        Status::Unknown | Status::Invalid => 2,
+    }
+}
+
+/// Writes every file of the report into the run directory.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write(report: &Report, plan: &Plan, directory: &Path) -> Result<(), ReportError> {
+    let json = serde_json::to_string_pretty(report).map_err(io::Error::other);
+    let files = [
+        ("report.json", json.map(|json| json + "\n")),
+        ("junit.xml", junit::junit(report)),
+        ("verdict.txt", Ok(verdict_text(report, plan))),
+    ];
+    for (name, content) in files {
+        let path = directory.join(name);
+        content
+            .and_then(|content| std::fs::write(&path, content))
+            .map_err(|source| ReportError::Write { path, source })?;
+    }
+    Ok(())
+}

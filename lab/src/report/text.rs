@@ -1,0 +1,147 @@
+//! The verdict as a person reads it.
+
+use std::fmt::Write;
+
+use super::Report;
+use crate::check::{Status, Verdict};
+use crate::plan::Plan;
+use crate::runner::record::{Event, EventKind, FaultRecord, RunRecord};
+
+/// The verdict: how to replay it, what was done, what came of it.
+pub fn verdict_text(report: &Report, plan: &Plan) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_verdict(&mut out, report, plan);
+    out
+}
+
+fn write_verdict(out: &mut String, report: &Report, plan: &Plan) -> std::fmt::Result {
+    writeln!(out, "replay: {}", report.replay)?;
+    writeln!(
+        out,
+        "{}: {} nodes ({}), seed {}, aspen {} (node: {}), Linux {}",
+        report.scenario,
+        plan.nodes.len(),
+        report.driver,
+        report.seed,
+        report.lab_version,
+        report.node_version,
+        report.kernel,
+    )?;
+    if let Some(record) = &report.record {
+        write_record(out, record, plan)?;
+    }
+    writeln!(out)?;
+    for verdict in &report.verdicts {
+        write_check(out, verdict)?;
+    }
+    if let Some(reason) = &report.aborted {
+        writeln!(out, "  ABORTED  {}", indent(reason))?;
+    }
+    writeln!(out)?;
+    writeln!(out, "{}", closing(report))
+}
+
+fn write_record(out: &mut String, record: &RunRecord, plan: &Plan) -> std::fmt::Result {
+    let seconds = seconds(record, record.load_ended_ns);
+    let counts = &record.counts;
+    writeln!(
+        out,
+        "{} operations answered, {} refused, {} with an open outcome, in {seconds:.1} s",
+        counts.answered, counts.refused, counts.unknown,
+    )?;
+    writeln!(out)?;
+    for fault in &record.faults {
+        write_fault(out, record, fault, plan)?;
+    }
+    if record.faults.is_empty() {
+        writeln!(out, "  no faults")?;
+    }
+    Ok(())
+}
+
+fn write_fault(out: &mut String, record: &RunRecord, fault: &FaultRecord, plan: &Plan) -> std::fmt::Result {
+    let at = |ns: Option<u64>| ns.map_or("-".to_owned(), |ns| format!("{:.1} s", seconds(record, ns)));
+    writeln!(out, "  {} to {}: {}", at(fault.began_ns), at(fault.ended_ns), fault.text)?;
+    for proof in &fault.proofs {
+        let mark = if proof.is_seen { "receipt" } else { "NOT SEEN" };
+        writeln!(out, "      {mark}: {} ({})", proof.what, proof.detail)?;
+    }
+    if let Some(problem) = &fault.problem {
+        writeln!(out, "      NO RECEIPT: {problem}")?;
+    }
+    if let Some(term) = fault.hit_leader_of_term {
+        match record.election_after(fault) {
+            Some(seen) => {
+                let name = &plan.nodes[seen.node.position()].name;
+                writeln!(
+                    out,
+                    "      election: {name} leads term {} after term {term}, {:.1} s later",
+                    seen.term,
+                    signed_seconds(seen.at_ns, fault.began_ns.unwrap_or(seen.at_ns)),
+                )?;
+            }
+            None => writeln!(out, "      election: none was seen after term {term}")?,
+        }
+    }
+    Ok(())
+}
+
+fn write_check(out: &mut String, verdict: &Verdict) -> std::fmt::Result {
+    let looked_at: Vec<String> =
+        verdict.looked_at.iter().map(|(what, count)| format!("{count} {}", what.replace('_', " "))).collect();
+    writeln!(out, "  {:<8} {}: {}", word(verdict.status), verdict.check, indent(&verdict.summary))?;
+    if !looked_at.is_empty() {
+        writeln!(out, "           looked at {}", looked_at.join(", "))?;
+    }
+    Ok(())
+}
+
+fn closing(report: &Report) -> String {
+    let reason = match report.status {
+        Status::Pass => "every check holds, and every fault had its effect",
+        Status::Fail => "a promise was broken",
+        Status::Unknown => "a check could not decide",
+        Status::Invalid => "the run does not allow a verdict",
+    };
+    format!("{} ({reason}), exit code {}", word(report.status), report.exit_code)
+}
+
+/// One line for an event, as it happens.
+pub fn event_line(event: &Event, origin_ns: Option<u64>) -> String {
+    let at = match origin_ns {
+        Some(origin_ns) => format!("{:>7.1} s", signed_seconds(event.at_ns, origin_ns)),
+        None => " ".repeat(9),
+    };
+    match event.kind {
+        EventKind::Phase => format!("{at}  {}: {}", event.subject, event.text),
+        EventKind::Fault | EventKind::Leader | EventKind::Death => {
+            format!("{at}  {} {}", event.subject, event.text)
+        }
+        EventKind::Warning => format!("{at}  warning: {} {}", event.subject, event.text),
+    }
+}
+
+fn word(status: Status) -> &'static str {
+    match status {
+        Status::Pass => "PASS",
+        Status::Fail => "FAIL",
+        Status::Unknown => "UNKNOWN",
+        Status::Invalid => "INVALID",
+    }
+}
+
+/// Seconds of the scenario's time.
+fn seconds(record: &RunRecord, at_ns: u64) -> f64 {
+    signed_seconds(at_ns, record.origin_ns)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a run lasts an hour at most, and is shown to the millisecond")]
+fn signed_seconds(at_ns: u64, origin_ns: u64) -> f64 {
+    (at_ns as f64 - origin_ns as f64) / 1e9
+}
+
+/// Further lines under the first.
+fn indent(text: &str) -> String {
+    text.trim_end().replace('\n', "\n           ")
+}

@@ -1,0 +1,97 @@
+//! From a network without nodes to a cluster with a leader.
+
+use serde_json::json;
+
+use super::Stage;
+use super::record::{Conduct, EventKind};
+use crate::cluster::{ClusterError, Request};
+use crate::limits::{BOOT_WAIT_MAX, LOOK_INTERVAL, OBSERVE_TIMEOUT};
+use crate::plan::NodeIndex;
+
+/// Why there is no cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A node could not be started.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// A node does not answer.
+    #[error("node {name} does not answer within {} s; the end of its console:\n{console_end}", BOOT_WAIT_MAX.as_secs())]
+    Silent {
+        /// Which node.
+        name: String,
+        /// The last that it printed.
+        console_end: String,
+    },
+    /// A node has ended.
+    #[error("node {name} ended at its start: {exit}; the end of its console:\n{console_end}")]
+    Ended {
+        /// Which node.
+        name: String,
+        /// How it ended.
+        exit: String,
+        /// The last that it printed.
+        console_end: String,
+    },
+    /// The cluster could not be founded.
+    #[error("node {name} does not found the cluster: {answer}")]
+    Init {
+        /// Which node was asked.
+        name: String,
+        /// What it answered.
+        answer: String,
+    },
+    /// The user has ended the run.
+    #[error("the run was ended before the cluster was up")]
+    Interrupted,
+}
+
+/// Starts every node, founds the cluster, and waits until every node serves.
+pub(super) async fn boot(stage: &Stage, conduct: &Conduct) -> Result<(), BootError> {
+    conduct.event(EventKind::Phase, "boot", format!("{} nodes", stage.plan.nodes.len()));
+    for node in stage.plan.node_indexes() {
+        stage.cluster.start(node).await?;
+    }
+    for node in stage.plan.node_indexes() {
+        await_status(stage, node, "/raft/state", &[200]).await?;
+    }
+    let first = NodeIndex(0);
+    let init = Request::post("/cluster/init", &json!({}));
+    let answer = stage.cluster.channel(first).request(init, BOOT_WAIT_MAX).await;
+    let refusal = match answer {
+        Ok(response) if response.status == 200 => None,
+        Ok(response) => Some(format!("{} {}", response.status, response.body)),
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(answer) = refusal {
+        return Err(BootError::Init { name: stage.name(first).to_owned(), answer });
+    }
+    for node in stage.plan.node_indexes() {
+        await_status(stage, node, "/health", &[200]).await?;
+    }
+    Ok(())
+}
+
+/// Asks a node until it answers with one of the wanted status codes.
+async fn await_status(stage: &Stage, node: NodeIndex, path: &str, want: &[u16]) -> Result<(), BootError> {
+    let deadline = stage.clock.now() + BOOT_WAIT_MAX;
+    let mut channel = stage.cluster.channel(node);
+    let name = || stage.name(node).to_owned();
+    loop {
+        let answer = channel.request(Request::get(path), OBSERVE_TIMEOUT).await;
+        if answer.is_ok_and(|response| want.contains(&response.status)) {
+            return Ok(());
+        }
+        if *stage.interrupt.borrow() {
+            return Err(BootError::Interrupted);
+        }
+        if let Some((dead, exit)) = stage.cluster.deaths().first() {
+            let console_end = stage.cluster.console_end(*dead);
+            let name = stage.name(*dead).to_owned();
+            return Err(BootError::Ended { name, exit: exit.to_string(), console_end });
+        }
+        if stage.clock.now() >= deadline {
+            return Err(BootError::Silent { name: name(), console_end: stage.cluster.console_end(node) });
+        }
+        stage.clock.sleep(LOOK_INTERVAL).await;
+    }
+}

@@ -1,0 +1,256 @@
+//! What happened in a run, apart from the history: events, faults with their receipts, leaders, deaths.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::EventSink;
+use crate::cluster::Clock;
+use crate::plan::NodeIndex;
+use crate::program::Exit;
+use crate::workload::client::{LoadCounts, nanos};
+
+/// What an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// The run goes over to its next part.
+    Phase,
+    /// A fault begins, ends, or cannot.
+    Fault,
+    /// A node was seen to lead.
+    Leader,
+    /// A node has ended by itself.
+    Death,
+    /// Something is not as it should be, but the run goes on.
+    Warning,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, in nanoseconds since the clock began.
+    pub at_ns: u64,
+    /// What it is about.
+    pub kind: EventKind,
+    /// Which phase, fault or node.
+    pub subject: String,
+    /// What happened.
+    pub text: String,
+}
+
+/// One piece of evidence that a fault had its effect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// What had to be seen.
+    pub what: String,
+    /// Whether it was.
+    pub is_seen: bool,
+    /// What was seen.
+    pub detail: String,
+}
+
+/// One repetition of one fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultRecord {
+    /// Position in the plan's steps.
+    pub step: usize,
+    /// Which repetition, from 0.
+    pub repetition: usize,
+    /// What it did, with names.
+    pub text: String,
+    /// When it was in force, in nanoseconds since the clock began.
+    pub began_ns: Option<u64>,
+    /// When it was taken back: links healed, victim started again.
+    pub ended_ns: Option<u64>,
+    /// The nodes that it left without a majority, while it was in force.
+    pub minority: Vec<NodeIndex>,
+    /// The nodes that it was aimed at.
+    pub touched: Vec<NodeIndex>,
+    /// The term of the leader that it hit, if it hit one.
+    pub hit_leader_of_term: Option<u64>,
+    /// The receipt.
+    pub proofs: Vec<Proof>,
+    /// Why the fault could not be carried out.
+    pub problem: Option<String>,
+}
+
+impl FaultRecord {
+    /// Whether everything that had to be seen was seen.
+    pub fn has_receipt(&self) -> bool {
+        self.problem.is_none() && !self.proofs.is_empty() && self.proofs.iter().all(|proof| proof.is_seen)
+    }
+}
+
+/// A node that was seen to lead a term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderSeen {
+    /// When it was first seen, in nanoseconds since the clock began.
+    pub at_ns: u64,
+    /// Which node.
+    pub node: NodeIndex,
+    /// Which term.
+    pub term: u64,
+}
+
+/// A node that ended by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Death {
+    /// When it was noticed, in nanoseconds since the clock began.
+    pub at_ns: u64,
+    /// Which node.
+    pub node: NodeIndex,
+    /// How it ended.
+    pub exit: String,
+    /// The last that it printed.
+    pub console_end: String,
+}
+
+/// What happened in a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// When the first operation was answered: where a scenario's time begins.
+    pub origin_ns: u64,
+    /// When the load was ended.
+    pub load_ended_ns: u64,
+    /// How the operations ended.
+    pub counts: LoadCounts,
+    /// Every fault that was due.
+    pub faults: Vec<FaultRecord>,
+    /// Who led, in the order in which it was seen.
+    pub leaders: Vec<LeaderSeen>,
+    /// Nodes that ended by themselves.
+    pub deaths: Vec<Death>,
+    /// Everything in order.
+    pub events: Vec<Event>,
+    /// Whether the run was ended early, by the user.
+    pub is_interrupted: bool,
+}
+
+impl RunRecord {
+    /// The first term after the one of the leader that a fault hit, with a leader that was seen after it began.
+    pub fn election_after(&self, fault: &FaultRecord) -> Option<LeaderSeen> {
+        let (began_ns, term) = (fault.began_ns?, fault.hit_leader_of_term?);
+        self.leaders.iter().find(|seen| seen.at_ns >= began_ns && seen.term > term).copied()
+    }
+}
+
+/// The notebook of a run, shared by all that goes on in it.
+pub struct Conduct {
+    clock: Arc<dyn Clock>,
+    sink: Arc<dyn EventSink>,
+    notes: Mutex<Notes>,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    events: Vec<Event>,
+    faults: Vec<FaultRecord>,
+    leaders: Vec<LeaderSeen>,
+    deaths: Vec<Death>,
+}
+
+impl std::fmt::Debug for Conduct {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Conduct").field("notes", &self.notes).finish_non_exhaustive()
+    }
+}
+
+impl Conduct {
+    /// An empty notebook.
+    pub fn new(clock: Arc<dyn Clock>, sink: Arc<dyn EventSink>) -> Self {
+        Self { clock, sink, notes: Mutex::default() }
+    }
+
+    /// Nanoseconds since the clock began.
+    pub fn now_ns(&self) -> u64 {
+        nanos(self.clock.now())
+    }
+
+    /// Notes an event, and tells whoever listens.
+    pub fn event(&self, kind: EventKind, subject: impl Into<String>, text: impl Into<String>) {
+        let event = Event { at_ns: self.now_ns(), kind, subject: subject.into(), text: text.into() };
+        self.sink.event(&event);
+        self.notes().events.push(event);
+    }
+
+    /// Opens the record of a fault; the number is for [`Self::fault`].
+    pub fn open_fault(&self, step: usize, repetition: usize, text: String) -> usize {
+        let mut notes = self.notes();
+        notes.faults.push(FaultRecord {
+            step,
+            repetition,
+            text,
+            began_ns: None,
+            ended_ns: None,
+            minority: Vec::new(),
+            touched: Vec::new(),
+            hit_leader_of_term: None,
+            proofs: Vec::new(),
+            problem: Some("the run ended before the fault did".to_owned()),
+        });
+        notes.faults.len() - 1
+    }
+
+    /// Changes the record of a fault.
+    pub fn fault(&self, number: usize, change: impl FnOnce(&mut FaultRecord)) {
+        if let Some(fault) = self.notes().faults.get_mut(number) {
+            change(fault);
+        }
+    }
+
+    /// Notes that a node leads a term, the first time it is seen.
+    pub fn leader(&self, node: NodeIndex, name: &str, term: u64) {
+        let at_ns = self.now_ns();
+        let mut notes = self.notes();
+        if notes.leaders.iter().any(|seen| (seen.node, seen.term) == (node, term)) {
+            return;
+        }
+        notes.leaders.push(LeaderSeen { at_ns, node, term });
+        drop(notes);
+        self.event(EventKind::Leader, name, format!("leads term {term}"));
+    }
+
+    /// Notes that a node has ended by itself, once.
+    pub fn death(&self, node: NodeIndex, name: String, exit: Exit, console_end: String) {
+        let at_ns = self.now_ns();
+        let mut notes = self.notes();
+        if notes.deaths.iter().any(|death| death.node == node) {
+            return;
+        }
+        notes.deaths.push(Death { at_ns, node, exit: exit.to_string(), console_end });
+        drop(notes);
+        self.event(EventKind::Death, name, format!("ended by itself: {exit}"));
+    }
+
+    /// Whether a node has ended by itself.
+    pub fn has_deaths(&self) -> bool {
+        !self.notes().deaths.is_empty()
+    }
+
+    /// Closes the notebook.
+    pub(super) fn record(
+        &self,
+        origin: Duration,
+        load_ended: Duration,
+        counts: LoadCounts,
+        is_interrupted: bool,
+    ) -> RunRecord {
+        let notes = std::mem::take(&mut *self.notes());
+        RunRecord {
+            origin_ns: nanos(origin),
+            load_ended_ns: nanos(load_ended),
+            counts,
+            faults: notes.faults,
+            leaders: notes.leaders,
+            deaths: notes.deaths,
+            events: notes.events,
+            is_interrupted,
+        }
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().expect("nothing panics while it holds this lock")
+    }
+}

@@ -1,0 +1,57 @@
+//! One `lab run`, on both sides of the sandbox: the outer process that holds the terminal and the run directory, and
+//! the inner one that runs the cluster. Between them: an order on the way in, a line of JSON per message on the way out.
+
+mod inner;
+mod outer;
+mod progress;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::inner::run_inner;
+pub use self::outer::{OuterError, run_outer};
+use crate::cli::SabotageArg;
+use crate::runner::record::Event;
+use crate::workload::client::LoadCounts;
+
+/// What the outer tells the inner to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Order {
+    /// The run directory, absolute; plan.json is in it.
+    directory: PathBuf,
+    /// Another program as the node.
+    node_bin: Option<PathBuf>,
+    /// The version that the node's program names.
+    node_version: String,
+    /// The command that replays the run.
+    replay: String,
+    /// What the scenario is about.
+    about: String,
+    /// A fault to switch off.
+    sabotage: Option<SabotageArg>,
+}
+
+/// What the inner tells the outer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Message {
+    /// Something happened.
+    Event(Event),
+    /// How far the run is.
+    Progress {
+        /// Time since the first answered operation.
+        at: Duration,
+        /// Planned time.
+        of: Duration,
+        /// Operations so far.
+        counts: LoadCounts,
+    },
+    /// The run is over and its report is written.
+    Done {
+        /// The verdict as text.
+        verdict: String,
+        /// The exit code.
+        exit_code: u8,
+    },
+}

@@ -1,0 +1,189 @@
+//! The inner process: sets the cluster up, runs the plan, judges, and writes the report.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::{Message, Order};
+use crate::check::{self, Status, Verdict};
+use crate::cli::SabotageArg;
+use crate::cluster::RealClock;
+use crate::fabric::Sabotage;
+use crate::history::read_history;
+use crate::machine::cluster::{NodeProgram, ProcessCluster, SetUpError};
+use crate::plan::Plan;
+use crate::report::{self, Report, ReportError};
+use crate::runner::record::{Event, RunRecord};
+use crate::runner::{self, EventSink, RunError, Stage};
+use crate::sandbox::{Control, Inner};
+use crate::workload::client::LoadCounts;
+
+/// Why the inner process cannot do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum InnerError {
+    /// What the outer has sent.
+    #[error("the order cannot be read")]
+    Order(#[source] serde_json::Error),
+    /// plan.json or history.jsonl.
+    #[error("cannot use {name}")]
+    File {
+        /// Which file of the run directory.
+        name: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The history that was just written cannot be read.
+    #[error("history.jsonl cannot be judged")]
+    History(#[from] crate::history::HistoryError),
+    /// The runtime.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+    /// The machines.
+    #[error("cannot set the cluster up")]
+    SetUp(#[from] SetUpError),
+    /// The run.
+    #[error("the run was aborted")]
+    Run(#[from] RunError),
+    /// The report.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+}
+
+/// Does what the outer has ordered; the exit code of the run.
+///
+/// # Errors
+/// The report could not be written. A run that fails is reported, not returned.
+pub fn run_inner(inner: Inner) -> Result<u8, InnerError> {
+    let text = inner.arguments.first().map(|argument| argument.to_string_lossy().into_owned());
+    let order: Order = serde_json::from_str(&text.unwrap_or_default()).map_err(InnerError::Order)?;
+    let plan = Arc::new(read_plan(&order.directory)?);
+    let sink = Arc::new(Wire { events: Mutex::new(open_events(&order)?), pipe: Mutex::new(inner.events) });
+    let (interrupt, interrupted) = watch::channel(false);
+    let control = inner.control;
+    let listener = std::thread::Builder::new().name("stop".into()).spawn(move || {
+        while let Ok(Control::Stop) = control.recv() {
+            // The run may be over already.
+            let _ = interrupt.send(true);
+        }
+    });
+    listener.map_err(InnerError::Runtime)?;
+    let result = perform(&order, &plan, sink.clone(), interrupted);
+    let report = judge(&order, &plan, result);
+    report::write(&report, &plan, &order.directory)?;
+    let verdict = report::verdict_text(&report, &plan);
+    sink.send(&Message::Done { verdict, exit_code: report.exit_code });
+    Ok(report.exit_code)
+}
+
+fn perform(
+    order: &Order,
+    plan: &Arc<Plan>,
+    sink: Arc<Wire>,
+    interrupt: watch::Receiver<bool>,
+) -> Result<RunRecord, InnerError> {
+    let program = order.node_bin.clone().map_or(NodeProgram::Own, NodeProgram::Path);
+    let sabotage = order.sabotage.map(|SabotageArg::IgnoreCuts| Sabotage::IgnoreCuts);
+    let history = File::create_new(order.directory.join("history.jsonl"))
+        .map_err(|source| InnerError::File { name: "history.jsonl", source })?;
+    // One thread: a call and its place in the history cannot be torn apart.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(InnerError::Runtime)?;
+    runtime.block_on(async {
+        let cluster = ProcessCluster::set_up(plan.clone(), &program, &order.directory, sabotage)?;
+        let stage = Stage {
+            plan: plan.clone(),
+            cluster: Arc::new(cluster),
+            clock: Arc::new(RealClock::start()),
+            sink,
+            interrupt,
+        };
+        Ok(runner::run(stage, Box::new(BufWriter::new(history))).await?)
+    })
+}
+
+/// Turns what happened into a report, whatever it was.
+fn judge(order: &Order, plan: &Plan, result: Result<RunRecord, InnerError>) -> Report {
+    let judged = result.and_then(|record| {
+        let file = File::open(order.directory.join("history.jsonl"))
+            .map_err(|source| InnerError::File { name: "history.jsonl", source })?;
+        let history = read_history(BufReader::new(file))?;
+        Ok((check::judge(plan, &history, &record), record))
+    });
+    let (verdicts, record, aborted): (Vec<Verdict>, _, _) = match judged {
+        Ok((verdicts, record)) => (verdicts, Some(record), None),
+        Err(error) => (Vec::new(), None, Some(causes(&error))),
+    };
+    let status = if aborted.is_some() { Status::Invalid } else { check::overall(&verdicts) };
+    Report {
+        replay: order.replay.clone(),
+        scenario: plan.scenario.clone(),
+        about: order.about.clone(),
+        seed: plan.seed,
+        driver: "process".to_owned(),
+        lab_version: aspen_node::VERSION.to_owned(),
+        node_version: order.node_version.clone(),
+        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+        status,
+        exit_code: report::exit_code(status),
+        verdicts,
+        record,
+        aborted,
+    }
+}
+
+/// An error and its causes, each on a line of its own.
+pub(super) fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str("\nbecause: ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn read_plan(directory: &Path) -> Result<Plan, InnerError> {
+    let text = std::fs::read_to_string(directory.join("plan.json"))
+        .map_err(|source| InnerError::File { name: "plan.json", source })?;
+    serde_json::from_str(&text).map_err(InnerError::Order)
+}
+
+fn open_events(order: &Order) -> Result<BufWriter<File>, InnerError> {
+    let file = File::create_new(order.directory.join("events.jsonl"));
+    Ok(BufWriter::new(file.map_err(|source| InnerError::File { name: "events.jsonl", source })?))
+}
+
+/// Sends what happens to the outer, and keeps events.jsonl.
+struct Wire {
+    events: Mutex<BufWriter<File>>,
+    pipe: Mutex<File>,
+}
+
+impl Wire {
+    fn send(&self, message: &Message) {
+        let Ok(mut line) = serde_json::to_vec(message) else { return };
+        line.push(b'\n');
+        // Without the outer nobody listens, and this process is about to end.
+        let _ = self.pipe.lock().expect("nothing panics while it holds this lock").write_all(&line);
+    }
+}
+
+impl EventSink for Wire {
+    fn event(&self, event: &Event) {
+        let mut events = self.events.lock().expect("nothing panics while it holds this lock");
+        // The report holds every event, too: a full disk will be noticed there.
+        let _ = serde_json::to_writer(&mut *events, event).map_err(io::Error::from);
+        let _ = events.write_all(b"\n").and_then(|()| events.flush());
+        self.send(&Message::Event(event.clone()));
+    }
+
+    fn progress(&self, at: Duration, of: Duration, counts: LoadCounts) {
+        self.send(&Message::Progress { at, of, counts });
+    }
+}

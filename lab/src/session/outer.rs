@@ -1,0 +1,274 @@
+//! The outer process: checks everything that can be checked before anything starts, then shows the run.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::{SigSet, Signal};
+
+use super::progress::Progress;
+use super::{Message, Order};
+use crate::cli::RunArgs;
+use crate::limits::{NODE_VERSION_MAX, SANDBOX_END_MAX};
+use crate::plan::Plan;
+use crate::program::{Program, ProgramError, ProgramLog};
+use crate::sandbox::{self, Sandbox, SandboxError};
+use crate::scenario::{Scenario, ScenarioErrors};
+
+/// Why there is no verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum OuterError {
+    /// The scenario file.
+    #[error(transparent)]
+    Scenario(#[from] ScenarioErrors),
+    /// The run directory is there already.
+    #[error("{0} exists: --out names a directory that the lab makes")]
+    OutExists(PathBuf),
+    /// The run directory or a file in it cannot be made.
+    #[error("cannot write {path}")]
+    Out {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The program of `--node-bin` does not run.
+    #[error("--node-bin {path} is not a node's program")]
+    NodeBin {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: ProgramError,
+    },
+    /// It is something else, or of another version.
+    #[error(
+        "--node-bin {path} says it is `{found}`, `aspen-node {expected}` is needed: build both from one tree"
+    )]
+    NodeVersion {
+        /// Which one.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+        /// The lab's own version.
+        expected: &'static str,
+    },
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The terminal's signals.
+    #[error("cannot wait for signals")]
+    Signals(#[source] io::Error),
+    /// The inner process ended without a verdict.
+    #[error("the run ended without a verdict ({0}); what it left is in {1}")]
+    NoVerdict(String, PathBuf),
+}
+
+impl OuterError {
+    /// The exit code that goes with it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Sandbox(error) if error.is_refused() => 3,
+            Self::Sandbox(_) | Self::Signals(_) | Self::NoVerdict(..) => 2,
+            _ => 64,
+        }
+    }
+}
+
+/// Runs a scenario; the exit code of the run.
+///
+/// # Errors
+/// Everything that is wrong before the run begins, or an end without a verdict.
+pub fn run_outer(args: &RunArgs) -> Result<u8, OuterError> {
+    let scenario = Scenario::load(&args.file)?;
+    let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let plan = Plan::new(&scenario, seed);
+    let node_bin = args.node_bin.as_deref().map(absolute).transpose()?;
+    let directory = args.out.clone().unwrap_or_else(|| default_directory(&plan));
+    make_directory(&directory)?;
+    let directory = absolute(&directory)?;
+    let node_version = match &node_bin {
+        None => aspen_node::VERSION.to_owned(),
+        Some(path) => node_version(path, &directory).inspect_err(|_| discard(&directory))?,
+    };
+    write(&directory.join("plan.json"), plan.to_json().as_bytes())?;
+    copy_scenario(&args.file, &directory)?;
+    let order = Order {
+        directory: directory.clone(),
+        node_bin,
+        node_version,
+        replay: replay(args, seed),
+        about: scenario.about().to_owned(),
+        sabotage: args.sabotage,
+    };
+    let argument = serde_json::to_string(&order).unwrap_or_default();
+    // Before any thread, since every thread inherits the mask. The sandbox takes it off again.
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    signals.thread_block().map_err(|errno| OuterError::Signals(errno.into()))?;
+    let sandbox = match sandbox::start([argument.into()]) {
+        Ok(sandbox) => sandbox,
+        Err(error) => {
+            discard(&directory);
+            return Err(error.into());
+        }
+    };
+    let mut progress = Progress::new(args.quiet);
+    progress.line(&format!("replay: {}", order.replay));
+    progress.line(&format!("{}: {}", plan.scenario, order.about));
+    progress.line(&format!("run directory: {}", directory.display()));
+    let exit_code = follow(sandbox, signals, &mut progress, &directory)?;
+    Ok(exit_code)
+}
+
+/// Shows what the inner process tells, and passes the user's wish to stop on.
+fn follow(
+    mut sandbox: Sandbox,
+    signals: SigSet,
+    progress: &mut Progress,
+    directory: &Path,
+) -> Result<u8, OuterError> {
+    let events = sandbox.take_events();
+    let sandbox = Arc::new(Mutex::new(sandbox));
+    let is_stopping = Arc::new(AtomicBool::new(false));
+    let (stopped, stopping) = (sandbox.clone(), is_stopping.clone());
+    // The thread ends with the process.
+    let listener = std::thread::Builder::new().name("signals".into()).spawn(move || {
+        while signals.wait().is_ok() {
+            stopping.store(true, Ordering::Relaxed);
+            let mut sandbox = stopped.lock().expect("nothing panics while it holds this lock");
+            // It has ended: so will this process.
+            let _ = sandbox.stop();
+        }
+    });
+    listener.map_err(OuterError::Signals)?;
+    let mut done = None;
+    let mut was_told = false;
+    for line in
+        BufReader::new(events.into_iter().next().map_or_else(empty, |events| Box::new(events))).lines()
+    {
+        let Ok(line) = line else { break };
+        if is_stopping.load(Ordering::Relaxed) && !was_told {
+            was_told = true;
+            progress.line("stopping: what was seen so far is judged");
+        }
+        match serde_json::from_str(&line) {
+            Ok(Message::Event(event)) => progress.event(&event),
+            Ok(Message::Progress { at, of, counts }) => progress.progress(at, of, counts),
+            Ok(Message::Done { verdict, exit_code }) => done = Some((verdict, exit_code)),
+            Err(_) => progress.line(&line),
+        }
+    }
+    progress.finish();
+    let ended = sandbox.lock().expect("nothing panics while it holds this lock").wait(SANDBOX_END_MAX);
+    let Some((verdict, exit_code)) = done else {
+        let how = ended.map_or_else(|error| error.to_string(), |exit| exit.to_string());
+        return Err(OuterError::NoVerdict(how, directory.to_owned()));
+    };
+    // A closed pipe does not change the verdict.
+    let _ = write!(io::stdout(), "{verdict}");
+    let _ = writeln!(io::stdout(), "run directory: {}", directory.display());
+    Ok(exit_code)
+}
+
+fn empty() -> Box<dyn io::Read> {
+    Box::new(io::empty())
+}
+
+/// The command that runs the same plan again.
+fn replay(args: &RunArgs, seed: u64) -> String {
+    let mut words = vec!["lab run".to_owned(), args.file.display().to_string(), format!("--seed {seed}")];
+    words.push("--driver process".to_owned());
+    words.extend(args.node_bin.iter().map(|path| format!("--node-bin {}", path.display())));
+    words.extend(args.sabotage.map(|_| "--sabotage ignore-cuts".to_owned()));
+    words.join(" ")
+}
+
+fn default_directory(plan: &Plan) -> PathBuf {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one place that names a directory after the time of day"
+    )]
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    PathBuf::from("runs").join(format!("{}-{}-{}", plan.scenario, plan.seed, utc(time)))
+}
+
+/// `20261123T060708Z`.
+fn utc(time: Duration) -> String {
+    let (days, seconds) = (time.as_secs() / 86_400, time.as_secs() % 86_400);
+    // Days since 0000-03-01, in eras of 400 years ("chrono-Compatible Low-Level Date Algorithms", Hinnant).
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_index = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
+    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+}
+
+fn make_directory(path: &Path) -> Result<(), OuterError> {
+    let failed = |source| OuterError::Out { path: path.to_owned(), source };
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fs::create_dir_all(parent).map_err(failed)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(OuterError::OutExists(path.to_owned()))
+        }
+        Err(source) => Err(failed(source)),
+    }
+}
+
+/// Takes back a run directory in which nothing has happened.
+fn discard(directory: &Path) {
+    // What cannot be removed stays, with nothing but the plan in it.
+    let _ = fs::remove_dir_all(directory);
+}
+
+fn copy_scenario(file: &Path, directory: &Path) -> Result<(), OuterError> {
+    let path = directory.join("scenario.yaml");
+    fs::copy(file, &path).map(drop).map_err(|source| OuterError::Out { path, source })
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<(), OuterError> {
+    fs::write(path, content).map_err(|source| OuterError::Out { path: path.to_owned(), source })
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, OuterError> {
+    std::path::absolute(path).map_err(|source| OuterError::Out { path: path.to_owned(), source })
+}
+
+/// Asks a node's program for its version, which has to be the lab's.
+fn node_version(path: &Path, directory: &Path) -> Result<String, OuterError> {
+    let failed = |source| OuterError::NodeBin { path: path.to_owned(), source };
+    let log = ProgramLog::open(&directory.join("programs.log")).map_err(failed)?;
+    let output = Program::new(path).arg("--version").run_short(NODE_VERSION_MAX, &log).map_err(failed)?;
+    let found = output.stdout.trim();
+    let version = found
+        .strip_prefix("aspen-node ")
+        .filter(|version| version.split_whitespace().next() == Some(aspen_node::VERSION));
+    let wrong = || OuterError::NodeVersion {
+        path: path.to_owned(),
+        found: found.lines().next().unwrap_or_default().to_owned(),
+        expected: aspen_node::VERSION,
+    };
+    version.map(str::to_owned).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_directories_are_named_after_the_utc_time() {
+        assert_eq!(utc(Duration::ZERO), "19700101T000000Z");
+        assert_eq!(utc(Duration::from_hours(264_384)), "20000229T000000Z");
+        assert_eq!(utc(Duration::from_secs(1_795_413_912)), "20261123T060512Z");
+    }
+}

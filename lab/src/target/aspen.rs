@@ -1,0 +1,97 @@
+//! Aspen's HTTP interface as a target (docs/http.md).
+//!
+//! The one decision that matters here: an error is a refusal only where the node says that nothing was written;
+//! everything else leaves the outcome open.
+
+use serde_json::{Value as Json, json};
+
+use crate::cluster::{Request, RequestError, Response};
+use crate::history::{Op, Outcome};
+
+/// The request for an operation on a key.
+pub fn request(key: &str, op: &Op<String>) -> Request {
+    match op {
+        Op::Read => Request::post("/kv/read", &json!({ "key": key })),
+        Op::Write { value } => {
+            Request::post("/kv/write", &json!({ "command": { "Set": { "key": key, "value": value } } }))
+        }
+        Op::Cas { expected, value } => {
+            let swap = json!({ "key": key, "expected": expected, "value": value });
+            Request::post("/kv/write", &json!({ "command": { "CompareAndSwap": swap } }))
+        }
+        Op::Delete => Request::post("/kv/delete", &json!({ "key": key })),
+    }
+}
+
+/// What the answer to an operation means for the history.
+pub fn outcome(op: &Op<String>, answer: Result<Response, RequestError>) -> Outcome<String> {
+    let response = match answer {
+        Ok(response) => response,
+        Err(RequestError::NotSent(reason)) => return Outcome::Refused { reason },
+        Err(RequestError::Lost(_)) => return Outcome::Unknown,
+    };
+    let error = &response.body["error"];
+    let code = error["code"].as_str().unwrap_or_default();
+    match (response.status, op) {
+        (200, Op::Read) => match text(&response.body["value"]) {
+            // A value that is no text was never written by us, and is no answer that we could judge.
+            None => Outcome::Unknown,
+            value => Outcome::Read { value },
+        },
+        (200, _) => Outcome::Done,
+        (404, Op::Read) if code == "key_not_found" => Outcome::Read { value: None },
+        (409, Op::Cas { .. }) if code == "cas_failed" => {
+            Outcome::CasFailed { actual: text(&error["actual"]) }
+        }
+        (400..=499 | 503, _) if is_refusal(code) => Outcome::Refused { reason: code.to_owned() },
+        _ => Outcome::Unknown,
+    }
+}
+
+/// Whether an error code says that nothing was written, neither now nor later.
+fn is_refusal(code: &str) -> bool {
+    matches!(code, "not_leader" | "no_quorum" | "too_many_operations" | "malformed" | "key_empty")
+        || code.ends_with("_too_large")
+}
+
+fn text(value: &Json) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(op: Op<String>, status: u16, body: Json, want: Outcome<String>) {
+        assert_eq!(outcome(&op, Ok(Response { status, body })), want);
+    }
+
+    fn error(code: &str) -> Json {
+        json!({ "error": { "code": code } })
+    }
+
+    #[test]
+    fn answers_mean_what_the_interface_says() {
+        let write = || Op::Write { value: "v".to_owned() };
+        let cas = || Op::Cas { expected: None, value: "v".to_owned() };
+        let refused = |reason: &str| Outcome::Refused { reason: reason.to_owned() };
+        check(Op::Read, 200, json!({ "value": "v" }), Outcome::Read { value: Some("v".to_owned()) });
+        check(Op::Read, 404, error("key_not_found"), Outcome::Read { value: None });
+        check(write(), 200, json!({ "revision": 1 }), Outcome::Done);
+        check(write(), 503, error("not_leader"), refused("not_leader"));
+        check(write(), 504, error("timeout"), Outcome::Unknown);
+        check(write(), 503, error("stopping"), Outcome::Unknown);
+        check(write(), 500, Json::Null, Outcome::Unknown);
+        let failed = json!({ "error": { "code": "cas_failed", "actual": "w" } });
+        check(cas(), 409, failed, Outcome::CasFailed { actual: Some("w".to_owned()) });
+    }
+
+    #[test]
+    fn only_a_request_that_was_not_sent_is_refused() {
+        let op = Op::Write { value: "v".to_owned() };
+        let not_sent = Err(RequestError::NotSent("refused".to_owned()));
+        assert_eq!(outcome(&op, not_sent), Outcome::Refused { reason: "refused".to_owned() });
+        assert_eq!(outcome(&op, Err(RequestError::Lost(String::new()))), Outcome::Unknown);
+    }
+}

@@ -1,0 +1,214 @@
+//! The loop of one client: call, write down, wait for its turn.
+
+use std::fmt::Debug;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::Rng;
+
+use super::register::RegisterClient;
+use crate::cluster::{Channel, Clock, Cluster};
+use crate::history::{Answer, Call, HistoryWriter, Op, OpId, Outcome};
+use crate::limits::CLIENT_TIMEOUT;
+use crate::plan::NodeIndex;
+use crate::target::aspen;
+
+/// What all clients share: the history, the counts, and the word to stop.
+pub struct Load {
+    clock: Arc<dyn Clock>,
+    history: Mutex<Recorder>,
+    counts: Counts,
+    is_stopped: AtomicBool,
+    /// Nanoseconds of the first answered operation plus one; 0 before it.
+    first_answer: AtomicU64,
+}
+
+impl Debug for Load {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Load").field("counts", &self.counts).finish_non_exhaustive()
+    }
+}
+
+struct Recorder {
+    writer: HistoryWriter<Box<dyn Write + Send>>,
+    next: u64,
+    /// The first error of the file; the run cannot be judged after it.
+    failed: Option<std::io::Error>,
+}
+
+/// Operations so far, by how they ended.
+#[derive(Debug, Default)]
+struct Counts {
+    answered: AtomicU64,
+    refused: AtomicU64,
+    unknown: AtomicU64,
+}
+
+/// A reading of the counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LoadCounts {
+    /// Operations whose outcome is known and which took place.
+    pub answered: u64,
+    /// Operations that certainly did not take place.
+    pub refused: u64,
+    /// Operations whose outcome is open.
+    pub unknown: u64,
+}
+
+impl Load {
+    /// Records into `history`, with the times of `clock`.
+    pub fn new(clock: Arc<dyn Clock>, history: Box<dyn Write + Send>) -> Self {
+        Self {
+            clock,
+            history: Mutex::new(Recorder { writer: HistoryWriter::new(history), next: 0, failed: None }),
+            counts: Counts::default(),
+            is_stopped: AtomicBool::new(false),
+            first_answer: AtomicU64::new(0),
+        }
+    }
+
+    /// Lets every client finish its present operation and begin no other.
+    pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Self::stop`] was called.
+    pub fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Relaxed)
+    }
+
+    /// The time of the first answered operation.
+    pub fn first_answer(&self) -> Option<Duration> {
+        self.first_answer.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_nanos)
+    }
+
+    /// How the operations ended so far.
+    pub fn counts(&self) -> LoadCounts {
+        LoadCounts {
+            answered: self.counts.answered.load(Ordering::Relaxed),
+            refused: self.counts.refused.load(Ordering::Relaxed),
+            unknown: self.counts.unknown.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Writes out what is buffered.
+    ///
+    /// # Errors
+    /// The first error that the history's file has met.
+    pub fn finish(&self) -> std::io::Result<()> {
+        let mut recorder = self.recorder();
+        let flushed = recorder.writer.flush();
+        recorder.failed.take().map_or(flushed, Err)
+    }
+
+    fn call(&self, client: &str, node: &str, key: &str, op: &Op<String>) -> OpId {
+        let mut recorder = self.recorder();
+        let id = OpId(recorder.next);
+        recorder.next += 1;
+        let op = op.as_ref();
+        // Under the lock, so that times do not go back in the file.
+        let call = Call { id, client, node, at_ns: nanos(self.clock.now()), key, op };
+        let written = recorder.writer.call(&call);
+        recorder.keep(written);
+        id
+    }
+
+    fn answer(&self, id: OpId, outcome: &Outcome<String>) {
+        let mut recorder = self.recorder();
+        let at_ns = nanos(self.clock.now());
+        let written = recorder.writer.answer(&Answer { id, at_ns, outcome: outcome.as_ref() });
+        recorder.keep(written);
+        drop(recorder);
+        let count = match outcome {
+            Outcome::Refused { .. } => &self.counts.refused,
+            Outcome::Unknown => &self.counts.unknown,
+            Outcome::Read { .. } | Outcome::Done | Outcome::CasFailed { .. } => {
+                // Only the first one is kept, whoever is first.
+                let _ =
+                    self.first_answer.compare_exchange(0, at_ns + 1, Ordering::Relaxed, Ordering::Relaxed);
+                &self.counts.answered
+            }
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn recorder(&self) -> std::sync::MutexGuard<'_, Recorder> {
+        self.history.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+impl Recorder {
+    fn keep(&mut self, written: std::io::Result<()>) {
+        if let Err(error) = written {
+            self.failed.get_or_insert(error);
+        }
+    }
+}
+
+/// One client: who it is, where it begins, how fast it goes.
+pub struct Client<R> {
+    /// Its name in the history.
+    pub name: String,
+    /// Its choices.
+    pub choices: RegisterClient<R>,
+    /// The node that it talks to.
+    pub node: NodeIndex,
+    /// Whether it stays with that node whatever it answers.
+    pub is_pinned: bool,
+    /// Time from one call to the next, where the answer is faster than that.
+    pub interval: Duration,
+    /// The names of the nodes, by index.
+    pub node_names: Arc<[String]>,
+}
+
+impl<R> Debug for Client<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("name", &self.name).field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl<R: Rng> Client<R> {
+    /// Calls until the load is stopped.
+    pub async fn run(mut self, load: Arc<Load>, cluster: Arc<dyn Cluster>) {
+        let mut channel = cluster.channel(self.node);
+        // Clients do not march in step.
+        let interval_ms = u32::try_from(self.interval.as_millis()).unwrap_or(u32::MAX);
+        let phase = Duration::from_millis(u64::from(self.choices.draw(interval_ms)));
+        let mut due = load.clock.now() + phase;
+        while !load.is_stopped() {
+            load.clock.sleep_until(due).await;
+            let outcome = self.operate(&load, channel.as_mut()).await;
+            let is_served = !matches!(outcome, Outcome::Refused { .. } | Outcome::Unknown);
+            if !is_served && !self.is_pinned {
+                self.node = self.another_node();
+                channel = cluster.channel(self.node);
+            }
+            // A closed loop: a slow answer delays the next call, and is not made up for.
+            due = (due + self.interval).max(load.clock.now());
+        }
+    }
+
+    async fn operate(&mut self, load: &Load, channel: &mut dyn Channel) -> Outcome<String> {
+        let (key, op) = self.choices.choose();
+        let id = load.call(&self.name, &self.node_names[self.node.position()], &key, &op);
+        let answer = channel.request(aspen::request(&key, &op), CLIENT_TIMEOUT).await;
+        let outcome = aspen::outcome(&op, answer);
+        load.answer(id, &outcome);
+        self.choices.learn(&key, &op, &outcome);
+        outcome
+    }
+
+    fn another_node(&mut self) -> NodeIndex {
+        let count = u16::try_from(self.node_names.len()).unwrap_or(u16::MAX).max(2);
+        let step = 1 + self.choices.draw(u32::from(count) - 1);
+        let next = (u32::from(self.node.0) + step) % u32::from(count);
+        NodeIndex(u16::try_from(next).unwrap_or_default())
+    }
+}
+
+/// Nanoseconds as the history counts them.
+pub fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

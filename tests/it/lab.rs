@@ -1,0 +1,168 @@
+//! Starts the `lab` under test, one cluster at a time, and reads what it leaves.
+
+#![allow(clippy::disallowed_methods, reason = "a test starts the program that it tests")]
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use serde_json::Value as Json;
+
+/// Two cores run one cluster well, and two badly.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// The right to run a cluster.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// How often a test repeats what it proves: `ASPEN_LONG`, or once.
+pub(crate) fn rounds() -> u64 {
+    std::env::var("ASPEN_LONG").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+/// Whether this host can run clusters; if not, says so loudly, or fails where `LAB_REQUIRE` wants it.
+pub(crate) fn can_run() -> bool {
+    if nix::unistd::geteuid().is_root() || fs::File::open("/dev/net/tun").is_ok() {
+        return true;
+    }
+    let required = std::env::var("LAB_REQUIRE").unwrap_or_default();
+    assert!(
+        !required.split(',').any(|word| word == "netns"),
+        "LAB_REQUIRE wants namespaces and /dev/net/tun"
+    );
+    #[allow(clippy::print_stderr, reason = "a skipped test says so")]
+    {
+        eprintln!("SKIPPED: no /dev/net/tun that this user may open");
+    }
+    false
+}
+
+/// A scenario of the repository.
+pub(crate) fn topology(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../topologies").join(format!("{name}.yaml"))
+}
+
+/// A finished run.
+pub(crate) struct Run {
+    /// The exit code; `None` after a signal.
+    pub(crate) code: Option<i32>,
+    /// What it printed.
+    pub(crate) stdout: String,
+    /// What it said meanwhile.
+    pub(crate) stderr: String,
+    /// Its run directory.
+    pub(crate) directory: PathBuf,
+}
+
+impl Run {
+    /// report.json.
+    pub(crate) fn report(&self) -> Json {
+        let text = fs::read_to_string(self.directory.join("report.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// The status of a check, `pass` or otherwise.
+    pub(crate) fn status(&self, check: &str) -> String {
+        let report = self.report();
+        let verdicts = report["verdicts"].as_array().unwrap();
+        let verdict = verdicts.iter().find(|verdict| verdict["check"] == check);
+        verdict.map_or("absent".to_owned(), |verdict| verdict["status"].as_str().unwrap().to_owned())
+    }
+
+    /// Everything it said, for the message of a failed assertion.
+    pub(crate) fn output(&self) -> String {
+        format!("exit code {:?}\n{}\n{}", self.code, self.stdout, self.stderr)
+    }
+}
+
+/// A run that goes on.
+pub(crate) struct Running {
+    child: Child,
+    directory: PathBuf,
+}
+
+impl Running {
+    /// Starts `lab run` with these words and a run directory below `home`.
+    pub(crate) fn start(home: &Path, name: &str, words: &[&str], environment: &[(&str, &str)]) -> Self {
+        let directory = home.join(name);
+        let child = Command::new(env!("CARGO_BIN_EXE_lab"))
+            .arg("run")
+            .args(words)
+            .arg("--out")
+            .arg(&directory)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self { child, directory }
+    }
+
+    /// The process that the user would see.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The run directory.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Waits until events.jsonl says something.
+    #[track_caller]
+    pub(crate) fn await_event(&self, text: &str) {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        let events = self.directory.join("events.jsonl");
+        while !fs::read_to_string(&events).unwrap_or_default().contains(text) {
+            assert!(Instant::now() < deadline, "no event {text:?} within 60 s");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits for the end, at most three minutes.
+    #[track_caller]
+    pub(crate) fn finish(mut self) -> Run {
+        let (mut stdout, mut stderr) = (self.child.stdout.take().unwrap(), self.child.stderr.take().unwrap());
+        let read_stderr = std::thread::spawn(move || {
+            let mut text = String::new();
+            stderr.read_to_string(&mut text).map(|_| text)
+        });
+        let read_stdout = std::thread::spawn(move || {
+            let mut text = String::new();
+            stdout.read_to_string(&mut text).map(|_| text)
+        });
+        let deadline = Instant::now() + Duration::from_mins(3);
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "the run does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        Run {
+            code: status.code(),
+            stdout: read_stdout.join().unwrap().unwrap(),
+            stderr: read_stderr.join().unwrap().unwrap(),
+            directory: self.directory.clone(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already, unless the test has failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs `lab run` to its end.
+#[track_caller]
+pub(crate) fn run(home: &Path, name: &str, words: &[&str], environment: &[(&str, &str)]) -> Run {
+    Running::start(home, name, words, environment).finish()
+}

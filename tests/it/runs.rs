@@ -1,0 +1,231 @@
+//! Whole runs: real nodes, real faults, real verdicts.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::lab::{Run, Running, can_run, rounds, run, topology, turn};
+
+/// Every scenario of the repository.
+const TOPOLOGIES: [&str; 4] = ["three-nodes", "leader-isolated", "split-brain", "crash-storm"];
+
+fn write_scenario(home: &Path, name: &str, rest: &str) -> String {
+    let path = home.join(format!("{name}.yaml"));
+    fs::write(&path, format!("name: {name}\nabout: A test.\n{rest}")).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// A cut that takes a few seconds.
+const SHORT: &str = "nodes: { count: 3 }\nduration: 8s\nfaults:\n  \
+                     - { at: 1s, for: 4s, partition: [[leader], [rest]] }\nchecks: [linearizable]\n";
+
+#[track_caller]
+fn row(run: &Run, name: &str, seed: u64) -> String {
+    assert_eq!(run.code, Some(0), "{name}, seed {seed}: {}", run.output());
+    let report = run.report();
+    let record = &report["record"];
+    let answered = record["counts"]["answered"].as_u64().unwrap();
+    assert!(answered >= 1_000, "{name}, seed {seed}: only {answered} operations answered");
+    let faults = record["faults"].as_array().unwrap();
+    let mut elections = 0;
+    for fault in faults {
+        let proofs = fault["proofs"].as_array().unwrap();
+        assert!(!proofs.is_empty() && proofs.iter().all(|proof| proof["is_seen"] == true), "{fault}");
+        let Some(term) = fault["hit_leader_of_term"].as_u64() else { continue };
+        let leaders = record["leaders"].as_array().unwrap();
+        assert!(
+            leaders.iter().any(|seen| seen["term"].as_u64().unwrap() > term),
+            "no election after {fault}"
+        );
+        elections += 1;
+    }
+    format!("{name:<16} {seed:>4} {answered:>9} {:>7} {elections:>9}", faults.len())
+}
+
+#[test]
+fn every_topology_passes_with_every_receipt() {
+    if !can_run() {
+        return;
+    }
+    let _turn = turn();
+    let home = tempfile::tempdir().unwrap();
+    let mut table = "scenario         seed  answered  faults elections\n".to_owned();
+    for name in TOPOLOGIES {
+        for seed in 1..=rounds() {
+            let (file, number) = (topology(name), seed.to_string());
+            let words = [file.to_str().unwrap(), "--seed", &number, "--quiet"];
+            let run = run(home.path(), &format!("{name}-{seed}"), &words, &[]);
+            writeln!(table, "{}", row(&run, name, seed)).unwrap();
+            assert!(run.directory.join("junit.xml").is_file() && run.directory.join("verdict.txt").is_file());
+        }
+    }
+    #[allow(clippy::print_stdout, reason = "the table is what one wants to see of this test")]
+    {
+        println!("{table}");
+    }
+}
+
+/// The node with its planted bugs, built by cargo into a target folder of its own.
+fn planted_node() -> PathBuf {
+    let profile_dir = Path::new(env!("CARGO_BIN_EXE_lab")).parent().unwrap();
+    let target = profile_dir.parent().unwrap().join("planted");
+    #[allow(clippy::disallowed_methods, reason = "a test builds what it tests")]
+    let built = std::process::Command::new(env!("CARGO"))
+        .args(["build", "--locked", "-p", "aspen-node", "--features", "planted-bugs", "--target-dir"])
+        .arg(&target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .unwrap();
+    assert!(built.success());
+    target.join("debug/aspen-node")
+}
+
+#[test]
+fn stale_read_is_caught_by_name() {
+    if !can_run() {
+        return;
+    }
+    let _turn = turn();
+    let (home, node) = (tempfile::tempdir().unwrap(), planted_node());
+    for name in ["leader-isolated", "split-brain"] {
+        for seed in 1..=rounds() {
+            let (file, number) = (topology(name), seed.to_string());
+            let words =
+                [file.to_str().unwrap(), "--seed", &number, "--node-bin", node.to_str().unwrap(), "--quiet"];
+            let planted = [("ASPEN_PLANT", "stale-read")];
+            let run = run(home.path(), &format!("{name}-{seed}"), &words, &planted);
+            assert_eq!(run.code, Some(1), "{}", run.output());
+            assert_eq!(run.status("linearizable"), "fail", "{}", run.output());
+            assert_eq!(run.status("minority_refuses"), "fail", "{}", run.output());
+            assert_eq!(run.status("receipts"), "pass", "{}", run.output());
+            // The conflict is named: which reads, of which key, against which write.
+            let report = run.report();
+            let verdicts = report["verdicts"].as_array().unwrap();
+            let found = verdicts.iter().find(|verdict| verdict["check"] == "linearizable").unwrap();
+            let violation = &found["details"]["violations"][0];
+            assert!(violation["operations"].as_array().unwrap().len() >= 2, "{found:#}");
+        }
+    }
+}
+
+#[test]
+fn cut_that_cuts_nothing_is_no_pass() {
+    if !can_run() {
+        return;
+    }
+    let _turn = turn();
+    let home = tempfile::tempdir().unwrap();
+    let file = topology("split-brain");
+    let words = [file.to_str().unwrap(), "--seed", "1", "--sabotage", "ignore-cuts", "--quiet"];
+    let run = run(home.path(), "sabotaged", &words, &[]);
+    assert!(
+        run.stdout.contains("NOT SEEN: during it, no probe over any link was answered"),
+        "{}",
+        run.output()
+    );
+    assert!(run.stdout.contains("NOT SEEN: every cut link swallowed at least one frame"), "{}", run.output());
+    assert_eq!(run.status("receipts"), "invalid");
+    // Nodes that the plan calls a minority have answered, and rightly so: that is no broken promise.
+    assert_eq!(run.code, Some(2), "{}", run.output());
+}
+
+#[test]
+fn two_runs_side_by_side_pass_and_equal_seeds_plan_the_same() {
+    if !can_run() {
+        return;
+    }
+    let _turn = turn();
+    let home = tempfile::tempdir().unwrap();
+    let file = write_scenario(home.path(), "short", SHORT);
+    let runs: Vec<Running> = [("a", "5"), ("b", "5"), ("c", "6")]
+        .iter()
+        .map(|(name, seed)| Running::start(home.path(), name, &[&file, "--seed", seed, "--quiet"], &[]))
+        .collect();
+    let runs: Vec<Run> = runs.into_iter().map(Running::finish).collect();
+    for run in &runs {
+        assert_eq!(run.code, Some(0), "{}", run.output());
+    }
+    let plan = |run: &Run| fs::read_to_string(run.directory.join("plan.json")).unwrap();
+    assert_eq!(plan(&runs[0]), plan(&runs[1]));
+    assert_ne!(plan(&runs[0]), plan(&runs[2]));
+}
+
+#[test]
+fn interrupted_run_is_judged_and_written() {
+    if !can_run() {
+        return;
+    }
+    let _turn = turn();
+    let home = tempfile::tempdir().unwrap();
+    let file = write_scenario(home.path(), "interrupted", &SHORT.replace("8s", "60s"));
+    let running = Running::start(home.path(), "run", &[&file, "--seed", "1"], &[]);
+    running.await_event("receipt complete");
+    kill(Pid::from_raw(running.pid().cast_signed()), Signal::SIGINT).unwrap();
+    let run = running.finish();
+    assert_eq!(run.code, Some(2), "{}", run.output());
+    assert!(run.stdout.contains("the run was ended early"), "{}", run.output());
+    assert_eq!(run.report()["record"]["is_interrupted"], true);
+    assert_eq!(run.status("linearizable"), "pass");
+}
+
+#[test]
+fn node_that_dies_by_itself_fails_the_run_with_the_end_of_its_log() {
+    if !can_run() {
+        return;
+    }
+    let _turn = turn();
+    let home = tempfile::tempdir().unwrap();
+    let file = write_scenario(home.path(), "death", &SHORT.replace("8s", "60s"));
+    let running = Running::start(home.path(), "run", &[&file, "--seed", "1"], &[]);
+    running.await_event("receipt complete");
+    let config = running.directory().join("nodes/n2/node.toml");
+    let node = pid_with_argument(config.to_str().unwrap()).expect("the node runs");
+    kill(Pid::from_raw(node), Signal::SIGABRT).unwrap();
+    let run = running.finish();
+    assert_eq!(run.code, Some(1), "{}", run.output());
+    assert_eq!(run.status("alive"), "fail");
+    assert!(run.stdout.contains("n2 ended by itself with signal 6 (SIGABRT)"), "{}", run.output());
+    assert!(run.stdout.contains("INFO aspen_node::run: ready"), "the end of its log: {}", run.output());
+}
+
+/// A process by one of its arguments.
+fn pid_with_argument(argument: &str) -> Option<i32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let mut pids = pids.filter(|pid| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.split(|byte| *byte == 0).any(|word| word == argument.as_bytes())
+    });
+    pids.next()
+}
+
+#[test]
+fn what_is_wrong_is_said_before_anything_starts() {
+    let home = tempfile::tempdir().unwrap();
+    let good = write_scenario(home.path(), "good", SHORT);
+    let check = |name: &str, words: &[&str], code: i32, want: &str| {
+        let run = run(home.path(), name, words, &[]);
+        assert_eq!(run.code, Some(code), "{}", run.output());
+        assert!(run.stderr.contains(want), "{want:?} in {}", run.output());
+        assert!(!run.directory.join("nodes").exists(), "nothing was started");
+    };
+    let all = write_scenario(
+        home.path(),
+        "bad",
+        "nodes: { count: 3 }\nfaults:\n  \
+        - { at: 1, for: 4s, partition: [[leader, n1, n2, n3]] }\n  - { at: 1s, kill: n9, restart_after: 1s }\n",
+    );
+    check("all", &[&all], 64, "bad.yaml:5:11: ");
+    check("all", &[&all], 64, "bad.yaml:6:");
+    let missing = home.path().join("missing.yaml");
+    check("missing", &[missing.to_str().unwrap()], 64, "because: No such file or directory");
+    check("driver", &[&good, "--driver", "magic"], 64, "magic");
+    check("no-program", &[&good, "--node-bin", "/does/not/exist"], 64, "is not a node's program");
+    check("other-program", &[&good, "--node-bin", "/bin/true"], 64, "says it is ``, `aspen-node");
+    fs::create_dir(home.path().join("taken")).unwrap();
+    check("taken", &[&good], 64, "exists: --out names a directory that the lab makes");
+    check("good.yaml/below", &[&good], 64, "cannot write");
+}
