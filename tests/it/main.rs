@@ -1,6 +1,9 @@
 //! The end-to-end tests: real binaries, real namespaces, real verdicts.
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod by_hand;
+mod http_client;
 mod lab;
 mod runs;
 mod sandbox;
+mod tidy;
