@@ -140,6 +140,9 @@ pub trait Cluster: Send + Sync {
     /// Nodes that have ended by themselves since they were started, and how.
     fn deaths(&self) -> Vec<(NodeIndex, Exit)>;
 
+    /// What does not work in the driver itself, so that a run on it cannot be judged.
+    fn defects(&self) -> Vec<String>;
+
     /// The last lines that a node has printed.
     fn console_end(&self, node: NodeIndex) -> String;
 }

@@ -284,7 +284,7 @@ impl<W: Write> HistoryWriter<W> {
         self.out.flush()
     }
 
-    /// Ends the history and gives back what it was written to, not flushed.
+    /// The file below, with everything written to it.
     pub fn into_inner(self) -> W {
         self.out
     }

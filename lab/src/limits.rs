@@ -36,9 +36,9 @@ pub const LOAD_DURATION_MIN: Duration = Duration::from_secs(1);
 /// How long the load goes on after the last fault's end where a scenario does not say: two elections and a
 /// reconnection.
 pub const LOAD_AFTER_FAULTS: Duration = Duration::from_secs(10);
-/// Shortest time a fault lasts, a victim stays dead, or passes between repetitions: below this the runner's
-/// own steps (one HTTP round trip each) would decide what happened.
-pub const FAULT_LASTS_MIN: Duration = Duration::from_millis(100);
+/// Shortest time a fault lasts, a victim stays dead, or passes between repetitions: a probe over a cut is
+/// given this long to come through.
+pub const FAULT_LASTS_MIN: Duration = Duration::from_millis(500);
 /// Shortest `recovers: within`: less than one heartbeat of the default cannot be told from none.
 pub const RECOVERS_WITHIN_MIN: Duration = Duration::from_millis(100);
 
@@ -243,8 +243,14 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(7);
 /// Largest answer that a client reads, in bytes: a digest of 10,000 log entries has 1 MiB.
 pub const RESPONSE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How long the nodes have to answer after their start, and the cluster to elect its first leader.
-pub const BOOT_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long the nodes have to answer after their start, and the cluster to elect its first leader, all together.
+pub const BOOT_WAIT_MAX: Duration = Duration::from_mins(1);
+/// How long the load may go without its first answer before time is taken to begin all the same.
+pub const FIRST_ANSWER_MAX: Duration = Duration::from_secs(30);
+/// How long the clients have to finish their last operation: one that is under way, and one that was due.
+pub const DRAIN_MAX: Duration = Duration::from_secs(15);
+/// Probes that must be answered are repeated so often: on a busy host one may be late.
+pub const PROBE_TRIES_MAX: u32 = 3;
 /// How long a role (leader, follower) is looked for when a fault is due.
 pub const ROLE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a restarted node may take until it serves again before its receipt is given up.
@@ -267,10 +273,13 @@ pub const NODE_VERSION_MAX: Duration = Duration::from_secs(10);
 pub const SANDBOX_END_MAX: Duration = Duration::from_secs(10);
 /// How long a node has to stop after the run before it is killed.
 pub const NODE_STOP_MAX: Duration = Duration::from_secs(12);
-/// Bytes of a node's console that a report shows.
-pub const CONSOLE_END_BYTES: usize = 4 * 1024;
 
 const _: () = {
     assert!(CLIENT_TIMEOUT.as_millis() > aspen_node::limits::OPERATION_TIMEOUT.as_millis());
+    assert!(DRAIN_MAX.as_millis() > 2 * CLIENT_TIMEOUT.as_millis());
+    // A cut lasts at least as long as its probes.
+    assert!(CUT_PROBE_WAIT.as_millis() <= FAULT_LASTS_MIN.as_millis());
+    // The lab has a port of its own.
+    assert!(NODES_MAX < FABRIC_PORTS_MAX);
     assert!(NODE_STOP_MAX.as_millis() > aspen_node::limits::STOP_TIMEOUT.as_millis());
 };

@@ -317,7 +317,7 @@ impl fmt::Display for Program {
 }
 
 /// A word as a shell would have to read it, so that a line of the log can be typed again.
-fn quoted(word: &OsStr) -> String {
+pub fn quoted(word: &OsStr) -> String {
     let text = word.to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
     if !text.is_empty() && text.chars().all(plain) {

@@ -7,11 +7,13 @@ mod faults;
 mod observe;
 pub mod record;
 
+use std::error::Error;
 use std::fmt::Debug;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::watch;
@@ -21,8 +23,9 @@ use self::faults::Breaker;
 use self::observe::Observer;
 use self::record::{Conduct, Event, EventKind, RunRecord};
 use crate::cluster::{Clock, Cluster, ClusterError};
-use crate::limits::{CLIENT_TIMEOUT, LOOK_INTERVAL, PROGRESS_INTERVAL};
-use crate::plan::{NodeIndex, Plan, PlannedClient};
+use crate::limits::{DRAIN_MAX, FIRST_ANSWER_MAX, LOOK_INTERVAL, PROGRESS_INTERVAL};
+use crate::plan::{NodeIndex, Plan, PlannedCheck, PlannedClient};
+use crate::program::Exit;
 use crate::workload::client::{Client, Load, LoadCounts};
 use crate::workload::register::RegisterClient;
 
@@ -81,28 +84,52 @@ pub enum RunError {
 /// The cluster does not come up, or the driver or the history's file fails.
 pub async fn run(stage: Stage, history: Box<dyn Write + Send>) -> Result<RunRecord, RunError> {
     let conduct = Arc::new(Conduct::new(stage.clock.clone(), stage.sink.clone()));
-    boot::boot(&stage, &conduct).await?;
     let load = Arc::new(Load::new(stage.clock.clone(), history));
+    match boot::boot(&stage, &conduct).await {
+        Ok(()) => {}
+        // A node that ends at its start is judged like one that ends later.
+        Err(boot::BootError::Ended) => {
+            return Ok(conduct.record(stage.clock.now(), stage.clock.now(), load.counts(), false));
+        }
+        Err(error) => return Err(error.into()),
+    }
     let observer = Observer::start(&stage, &conduct);
     let mut clients = start_clients(&stage, &load);
-    conduct.event(EventKind::Phase, "load", format!("{} clients", clients.len()));
     let origin = first_answer(&stage, &load).await;
+    conduct.event(EventKind::Phase, "load", format!("{} clients", clients.len()));
     let breaker = Breaker::new(&stage, conduct.clone(), observer.watch(), origin);
     let held = hold(&stage, &load, &conduct, breaker, origin).await;
+    let is_interrupted = *stage.interrupt.borrow();
     load.stop();
     let load_ended = stage.clock.now();
     conduct.event(EventKind::Phase, "settle", "the load ends");
-    // Every client finishes its last operation, which is bounded.
-    let drained = async { while clients.join_next().await.is_some() {} };
-    if tokio::time::timeout(CLIENT_TIMEOUT * 2, drained).await.is_err() {
-        conduct.event(EventKind::Warning, "clients", "some clients did not finish");
-    }
+    drain(&stage, &conduct, &mut clients).await;
     observer.stop().await;
+    note_deaths(&stage, &conduct);
     stop_nodes(&stage, &conduct).await;
+    for defect in stage.cluster.defects() {
+        conduct.defect(defect);
+    }
+    if let Err(error) = held {
+        conduct.defect(causes(&error));
+    }
     load.finish().map_err(RunError::History)?;
-    held?;
-    let is_interrupted = *stage.interrupt.borrow();
     Ok(conduct.record(origin, load_ended, load.counts(), is_interrupted))
+}
+
+/// Lets every client finish its last operation, which is bounded.
+async fn drain(stage: &Stage, conduct: &Conduct, clients: &mut JoinSet<()>) {
+    let finished = async {
+        while let Some(ended) = clients.join_next().await {
+            if let Err(error) = ended {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+    };
+    tokio::select! {
+        () = finished => {}
+        () = stage.clock.sleep(DRAIN_MAX) => conduct.defect("some clients did not finish".to_owned()),
+    }
 }
 
 /// Keeps the load up until its time is over and every fault is done, or until the run is to end early. Faults run
@@ -115,6 +142,7 @@ async fn hold(
     origin: Duration,
 ) -> Result<(), RunError> {
     let duration = Duration::from_millis(stage.plan.duration_ms);
+    let mut end = origin + duration;
     let mut interrupt = stage.interrupt.clone();
     let breaking = breaker.run();
     tokio::pin!(breaking);
@@ -127,7 +155,7 @@ async fn hold(
             next_progress = now + PROGRESS_INTERVAL;
         }
         note_deaths(stage, conduct);
-        let is_over = now >= origin + duration && is_broken;
+        let is_over = now >= end && is_broken;
         if is_over || conduct.has_deaths() || *interrupt.borrow() {
             return Ok(());
         }
@@ -135,6 +163,8 @@ async fn hold(
             done = &mut breaking, if !is_broken => {
                 done?;
                 is_broken = true;
+                // Long enough to see a recovery that is still in time.
+                end = end.max(stage.clock.now() + recovery_time(&stage.plan));
             }
             () = stage.clock.sleep(LOOK_INTERVAL) => {}
             // The sender lives as long as the run.
@@ -143,22 +173,32 @@ async fn hold(
     }
 }
 
+/// How long after the last fault the load has to go on.
+fn recovery_time(plan: &Plan) -> Duration {
+    let within = plan.checks.iter().map(|check| match check {
+        PlannedCheck::Recovers { within_ms } => Duration::from_millis(*within_ms),
+        PlannedCheck::Linearizable | PlannedCheck::MinorityRefuses => Duration::ZERO,
+    });
+    within.max().unwrap_or_default()
+}
+
 /// Notes nodes that ended by themselves.
 fn note_deaths(stage: &Stage, conduct: &Conduct) {
     for (node, exit) in stage.cluster.deaths() {
-        let name = stage.name(node).to_owned();
-        conduct.death(node, name, exit, stage.cluster.console_end(node));
+        conduct.death(node, stage.name(node), &exit.to_string(), stage.cluster.console_end(node));
     }
 }
 
 /// The time of the first answered operation, with which a scenario's time begins.
 async fn first_answer(stage: &Stage, load: &Load) -> Duration {
+    let deadline = stage.clock.now() + FIRST_ANSWER_MAX;
     loop {
         if let Some(time) = load.first_answer() {
             return time;
         }
         // A cluster that answers nothing is judged like any other, from now on.
-        if stage.clock.now() > crate::limits::BOOT_WAIT_MAX * 2 || *stage.interrupt.borrow() {
+        let is_dead = !stage.cluster.deaths().is_empty();
+        if stage.clock.now() >= deadline || is_dead || *stage.interrupt.borrow() {
             return stage.clock.now();
         }
         stage.clock.sleep(LOOK_INTERVAL).await;
@@ -199,13 +239,35 @@ fn start_clients(stage: &Stage, load: &Arc<Load>) -> JoinSet<()> {
     clients
 }
 
+/// Asks every node to stop, all at once. One that does not stop cleanly has failed.
 async fn stop_nodes(stage: &Stage, conduct: &Conduct) {
-    for node in stage.plan.node_indexes() {
-        // A node that is dead already has been noted.
-        if let Err(error) = stage.cluster.stop(node).await
-            && !conduct.has_deaths()
-        {
-            conduct.event(EventKind::Warning, "stop", error.to_string());
+    let stops = stage.plan.node_indexes().map(|node| async move {
+        if conduct.is_dead(node) {
+            return;
         }
+        match stage.cluster.stop(node).await {
+            Ok(Exit::Code(0)) => {}
+            Ok(exit) => {
+                conduct.death(node, stage.name(node), &exit.to_string(), stage.cluster.console_end(node));
+            }
+            // A run that is cut short may have left it dead, as the plan wanted.
+            Err(_) if conduct.is_cut_short(node) => {}
+            Err(error) => {
+                conduct.death(node, stage.name(node), &causes(&error), stage.cluster.console_end(node));
+            }
+        }
+    });
+    join_all(stops).await;
+}
+
+/// An error and its causes, each on a line of its own.
+pub fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str("\nbecause: ");
+        text.push_str(&error.to_string());
+        cause = error.source();
     }
+    text
 }

@@ -19,7 +19,7 @@ pub trait ClusterController: Send + Sync {
     /// Makes a new cluster of `members`, which includes this node.
     ///
     /// # Errors
-    /// [`ApiError::AlreadyInitialised`], or [`ApiError::BadRequest`] where the members make no cluster.
+    /// [`ApiError::AlreadyInitialized`], or [`ApiError::BadRequest`] where the members make no cluster.
     fn init(&self, members: BTreeMap<NodeId, NodeInfo>) -> Answer<'_, ()>;
 
     /// What this node knows of the cluster.
@@ -262,7 +262,7 @@ pub enum ApiError {
     BadRequest(#[from] BadRequest),
     /// The cluster exists already.
     #[error("this node is already part of a cluster")]
-    AlreadyInitialised,
+    AlreadyInitialized,
     /// Too many operations are under way.
     #[error("{limit} operations are under way on this node, try again later")]
     TooManyOperations {
@@ -370,7 +370,7 @@ pub enum BadRequest {
     #[error("node {0} is asked to found a cluster that it is no member of")]
     NotAMember(NodeId),
     /// Too many members, or none.
-    #[error("{0} members, 1 to {PEERS_MAX} are allowed")]
+    #[error("{0} members, 1 to {PEERS_MAX} are allowed: list them as peers in node.toml")]
     MemberCount(u64),
     /// A body that is too long.
     #[error("the body has more than {HTTP_BODY_BYTES_MAX} bytes")]

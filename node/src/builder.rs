@@ -98,7 +98,7 @@ impl NodeBuilder {
     /// Opens the stores, starts Raft, and only then answers peers and clients.
     ///
     /// # Errors
-    /// What could not be opened or bound. Nothing is left running.
+    /// What could not be opened or bound. The process should end: a store may still be open.
     pub async fn start(self) -> Result<Node, StartError> {
         let Config { id, data_dir, peers, .. } = &self.config;
         make_data_dir(data_dir)?;

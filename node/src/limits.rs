@@ -8,11 +8,11 @@ pub const KEY_BYTES_MAX: u32 = 1024;
 pub const VALUE_BYTES_MAX: u32 = 1024 * 1024;
 /// Largest encoded command, in bytes. An entry cannot be split over messages.
 pub const COMMAND_BYTES_MAX: u32 = 4 * 1024 * 1024;
-/// Entries that one `AppendEntries` carries, in encoded bytes; one entry may exceed what is left of it.
+/// Entries that one `AppendEntries` carries, in encoded bytes; the first one always fits.
 pub const APPEND_BYTES_MAX: u32 = 4 * 1024 * 1024;
 /// irpc's own bound on one message, in bytes (`irpc::rpc::MAX_MESSAGE_SIZE`).
 pub const RPC_MESSAGE_BYTES_MAX: u32 = 16 * 1024 * 1024;
-/// Largest HTTP body, in bytes: a value of the longest kind in base64, and room for its envelope.
+/// Largest HTTP body, in bytes: two values of the longest kind in base64, and room for their envelope.
 pub const HTTP_BODY_BYTES_MAX: u32 = 8 * 1024 * 1024;
 
 /// Entries of a scan that names no limit.
@@ -25,7 +25,7 @@ pub const SCAN_BYTES_MAX: u32 = 4 * 1024 * 1024;
 /// Operations under way at once; the next one is refused with 429 rather than queued without end.
 pub const OPERATIONS_IN_FLIGHT_MAX: u32 = 1_000;
 /// How long an operation may take before its client is told that the outcome is unknown. Longer than the longest
-/// default election, so that a write survives one change of leaders.
+/// default election, so that an operation which finds no leader survives one change of leaders.
 pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an operation that could not be handed to a leader waits before it tries again, unless the leader changes.
 pub const LEADER_RETRY: Duration = Duration::from_millis(100);
@@ -33,6 +33,8 @@ pub const LEADER_RETRY: Duration = Duration::from_millis(100);
 pub const LEADER_WAIT: Duration = Duration::from_secs(3);
 /// How long a stop may take: what is under way is answered, then the stores are closed.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the runtime waits for its blocking threads at the very end.
+pub const RUNTIME_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the HTTP server may take for requests under way at a stop.
 pub const HTTP_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -69,11 +71,12 @@ pub const STATE_DIGESTS_MAX: u64 = 4_096;
 pub const PEERS_MAX: u32 = 100;
 
 const _: () = {
-    assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX < COMMAND_BYTES_MAX);
-    // One entry that does not fit what is left of a batch, and a full batch, still fit one message.
+    // A compare-and-swap has two values; the front door checks them, so no command needs to be measured.
+    assert!(KEY_BYTES_MAX + 2 * VALUE_BYTES_MAX < COMMAND_BYTES_MAX);
+    // The largest entry, and a full batch, fit one message.
     assert!(COMMAND_BYTES_MAX + APPEND_BYTES_MAX < RPC_MESSAGE_BYTES_MAX);
-    // base64 grows by a third.
-    assert!(VALUE_BYTES_MAX / 3 * 4 + 4 * KEY_BYTES_MAX < HTTP_BODY_BYTES_MAX);
+    // base64 grows by a third. Text that JSON has to escape may not fit: it is sent as base64.
+    assert!(2 * (VALUE_BYTES_MAX / 3 * 4) + 4 * KEY_BYTES_MAX < HTTP_BODY_BYTES_MAX);
     assert!(SCAN_LIMIT_DEFAULT <= SCAN_LIMIT_MAX);
     // A page always has room for one entry.
     assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX <= SCAN_BYTES_MAX);

@@ -1,7 +1,8 @@
 //! `RaftNode`: the traits of [`crate::api`] over openraft.
 //!
 //! It decides where an operation goes (here, or to the leader), and turns openraft's errors into ours. What it cannot
-//! decide is whether a write whose answer is lost took place: that is [`ApiError::Timeout`], never a refusal.
+//! decide is whether a write whose answer is lost took place: that is [`ApiError::Timeout`] or
+//! [`ApiError::LeaderLost`], never a refusal.
 
 mod operations;
 mod settings;
@@ -18,8 +19,9 @@ use openraft::errors::{Fatal, InitializeError, RaftError};
 use openraft::{Raft, ServerState};
 use tokio::sync::Semaphore;
 
+use self::operations::bounded;
 pub use self::settings::{RaftTiming, TimingError};
-use crate::api::{ApiError, WriteResult};
+use crate::api::{ApiError, TimeoutOutcome, WriteResult};
 use crate::limits::OPERATIONS_IN_FLIGHT_MAX;
 use crate::network::iroh::Admission;
 use crate::network::{PeerNetworkFactory, RaftService, Transport};
@@ -111,7 +113,8 @@ impl RaftNode {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Ends openraft's tasks. Operations under way end with [`ApiError::Stopping`].
+    /// Ends openraft's tasks. Reads under way end with [`ApiError::Stopping`], writes with
+    /// [`ApiError::LeaderLost`].
     pub async fn shutdown(&self) {
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::error!(%error, "raft did not stop cleanly");
@@ -131,7 +134,8 @@ impl RaftNode {
         }
     }
 
-    /// Lets the committed members connect, for as long as it runs.
+    /// Lets the members of the effective membership connect, for as long as it runs: a new member has to be reached
+    /// before its membership can be committed.
     pub async fn follow_members(&self) {
         let mut metrics = self.inner.raft.metrics();
         loop {
@@ -183,11 +187,19 @@ impl RaftService for RaftNode {
     }
 
     fn read_index(&self) -> BoxFuture<'_, Result<LogId, ApiError>> {
-        self.confirm_leadership().boxed()
+        async move {
+            let _permit = self.admit()?;
+            bounded(TimeoutOutcome::NothingWritten, self.confirm_leadership()).await
+        }
+        .boxed()
     }
 
     fn forwarded(&self, command: Command) -> BoxFuture<'_, Result<WriteResult, ApiError>> {
-        self.propose(command).boxed()
+        async move {
+            let _permit = self.admit()?;
+            bounded(TimeoutOutcome::Unknown, self.propose(command)).await
+        }
+        .boxed()
     }
 }
 
@@ -205,7 +217,7 @@ fn role_name(state: ServerState) -> &'static str {
 /// Sorts what founding a cluster can end in.
 fn init_error(error: RaftError<TypeConfig, InitializeError<TypeConfig>>, id: NodeId) -> ApiError {
     match error {
-        RaftError::APIError(InitializeError::NotAllowed(_)) => ApiError::AlreadyInitialised,
+        RaftError::APIError(InitializeError::NotAllowed(_)) => ApiError::AlreadyInitialized,
         RaftError::APIError(InitializeError::NotInMembers(_)) => {
             crate::api::BadRequest::NotAMember(id).into()
         }

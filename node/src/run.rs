@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 use crate::builder::{NodeBuilder, StartError, make_data_dir};
 use crate::cluster::identity::Identity;
 use crate::config::{Cli, CliCommand, Config, ConfigError};
-use crate::limits::STOP_TIMEOUT;
+use crate::limits::{RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
 
 /// The settings are wrong (`EX_USAGE`, sysexits.h).
 const EXIT_USAGE: u8 = 64;
@@ -30,7 +30,7 @@ enum RunError {
     Start(#[from] StartError),
     #[error("the node failed: {0}")]
     Failed(String),
-    #[error("the node did not stop within {} s", STOP_TIMEOUT.as_secs())]
+    #[error("the node did not stop within {} s and is cut off: nothing acknowledged is lost", STOP_TIMEOUT.as_secs())]
     StopTimeout,
 }
 
@@ -64,7 +64,7 @@ fn run(config: Config) -> Result<(), RunError> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(RunError::Runtime)?;
     let result = runtime.block_on(serve(config));
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    runtime.shutdown_timeout(RUNTIME_STOP_TIMEOUT);
     result
 }
 

@@ -36,13 +36,20 @@ fn row(run: &Run, name: &str, seed: u64) -> String {
         let proofs = fault["proofs"].as_array().unwrap();
         assert!(!proofs.is_empty() && proofs.iter().all(|proof| proof["is_seen"] == true), "{fault}");
         let Some(term) = fault["hit_leader_of_term"].as_u64() else { continue };
-        let leaders = record["leaders"].as_array().unwrap();
-        assert!(
-            leaders.iter().any(|seen| seen["term"].as_u64().unwrap() > term),
-            "no election after {fault}"
-        );
+        let (leaders, began_ns) =
+            (record["leaders"].as_array().unwrap(), fault["began_ns"].as_u64().unwrap());
+        let is_next = |seen: &serde_json::Value| {
+            seen["term"].as_u64().unwrap() > term && seen["at_ns"].as_u64().unwrap() >= began_ns
+        };
+        assert!(leaders.iter().any(is_next), "no election after {fault}");
         elections += 1;
     }
+    let hits = match name {
+        "three-nodes" => 0,
+        "crash-storm" => 4,
+        _ => 1,
+    };
+    assert_eq!(elections, hits, "{name}, seed {seed}: every one of its faults hits the leader");
     format!("{name:<16} {seed:>4} {answered:>9} {:>7} {elections:>9}", faults.len())
 }
 

@@ -274,6 +274,7 @@ fn killed_inner_leaves_nothing_as_nobody() {
 #[track_caller]
 fn check_killed_while_starting(victim: usize) {
     let Some(bench) = bench() else { return };
+    let _turn = turn();
     for step in 0..40 {
         let mut outer = Outer::start(&bench, User::Root);
         let due = Instant::now() + Duration::from_micros(500 * step);

@@ -22,6 +22,7 @@ pub fn check(plan: &Plan, history: &History, record: &RunRecord) -> Verdict {
     let mut asked: u64 = 0;
     let mut answered: Vec<&Operation> = Vec::new();
     let mut partitions: u64 = 0;
+    let mut unasked: Vec<String> = Vec::new();
     for fault in &record.faults {
         let (Some(began_ns), Some(ended_ns)) = (fault.began_ns, fault.ended_ns) else { continue };
         // A partition that cut nothing left nobody without a majority: that is for the receipts to say.
@@ -29,17 +30,22 @@ pub fn check(plan: &Plan, history: &History, record: &RunRecord) -> Verdict {
             continue;
         }
         partitions += 1;
-        let names: Vec<&str> =
-            fault.minority.iter().map(|node| plan.nodes[node.position()].name.as_str()).collect();
-        let during = history.operations.iter().filter(|operation| {
-            operation.call_ns >= began_ns
-                && operation.call_ns < ended_ns
-                && names.contains(&history.node(operation.node))
-        });
-        for operation in during {
-            asked += 1;
-            if is_answered(operation) && operation.return_ns.is_some_and(|at_ns| at_ns < ended_ns) {
-                answered.push(operation);
+        for node in &fault.minority {
+            let name = &plan.nodes[node.position()].name;
+            let before = asked;
+            let during = history.operations.iter().filter(|operation| {
+                operation.call_ns >= began_ns
+                    && operation.call_ns < ended_ns
+                    && history.node(operation.node) == name
+            });
+            for operation in during {
+                asked += 1;
+                if is_answered(operation) && operation.return_ns.is_some_and(|at_ns| at_ns < ended_ns) {
+                    answered.push(operation);
+                }
+            }
+            if asked == before {
+                unasked.push(format!("{name} during {}", fault.text));
             }
         }
     }
@@ -49,8 +55,10 @@ pub fn check(plan: &Plan, history: &History, record: &RunRecord) -> Verdict {
             more => format!(", and {more} more"),
         };
         (Status::Fail, format!("a node without a majority answered: {}{more}", describe(history, first)))
-    } else if asked == 0 {
-        (Status::Invalid, "no node was asked while it had no majority".to_owned())
+    } else if partitions == 0 {
+        (Status::Invalid, "no partition with a receipt left a node without a majority".to_owned())
+    } else if !unasked.is_empty() {
+        (Status::Invalid, format!("nobody asked {}", unasked.join(", ")))
     } else {
         let summary = format!("{asked} operations on nodes without a majority, none of them answered");
         (Status::Pass, summary)

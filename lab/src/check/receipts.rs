@@ -19,6 +19,7 @@ pub fn check(plan: &Plan, record: &RunRecord) -> Verdict {
     if record.is_interrupted {
         missing.push("the run was ended early".to_owned());
     }
+    missing.extend(record.defects.iter().map(|defect| format!("the lab failed: {defect}")));
     for fault in record.faults.iter().filter(|fault| !fault.has_receipt()) {
         let unseen = fault.proofs.iter().find(|proof| !proof.is_seen);
         let reason = match (&fault.problem, unseen) {

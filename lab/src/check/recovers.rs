@@ -15,60 +15,98 @@ use crate::runner::record::{FaultRecord, RunRecord};
 /// The name of the check.
 pub const NAME: &str = "recovers";
 
+/// What one fault asks for, and when it came.
+struct Wanted<'a> {
+    fault: &'a FaultRecord,
+    what: String,
+    took: Option<Duration>,
+}
+
 /// Judges every fault that has ended.
 pub fn check(plan: &Plan, history: &History, record: &RunRecord, within: Duration) -> Verdict {
-    let ended: Vec<(&FaultRecord, u64)> =
-        record.faults.iter().filter_map(|fault| fault.ended_ns.map(|ended_ns| (fault, ended_ns))).collect();
-    let mut slowest = Duration::ZERO;
-    let mut late = Vec::new();
-    let mut details = Vec::new();
-    for (fault, ended_ns) in &ended {
-        let write = first_after(history, *ended_ns, |operation| {
-            !matches!(operation.op, Op::Read) && operation.outcome == Outcome::Done
-        });
-        let mut wanted = vec![("the cluster acknowledges a write".to_owned(), write)];
-        for node in &fault.touched {
-            let name = &plan.nodes[node.position()].name;
-            let served = first_after(history, *ended_ns, |operation| {
-                is_answered(operation) && history.node(operation.node) == name
-            });
-            wanted.push((format!("{name} answers"), served));
-        }
-        for (what, took) in wanted {
-            let is_late = took.is_none_or(|took| took > within);
-            slowest = slowest.max(took.unwrap_or_default());
-            if is_late {
-                let found = took
-                    .map_or("never again".to_owned(), |took| format!("after {:.3} s", took.as_secs_f64()));
-                late.push(format!("{}: {what} {found}", fault.text));
-            }
-            details.push(
-                json!({ "fault": fault.text, "what": what, "took_ms": took.map(|took| took.as_millis()) }),
-            );
-        }
-    }
-    let (status, summary) = if ended.is_empty() {
-        (Status::Invalid, "no fault has ended, so there was nothing to recover from".to_owned())
-    } else if late.is_empty() {
-        let summary = format!(
-            "served again after each of {} faults, after {:.3} s at the latest",
-            ended.len(),
-            slowest.as_secs_f64()
-        );
-        (Status::Pass, summary)
-    } else {
-        (Status::Fail, format!("not within {:.3} s: {}", within.as_secs_f64(), late.join("; ")))
+    let wanted: Vec<Wanted<'_>> =
+        record.faults.iter().flat_map(|fault| wanted(plan, history, record, fault)).collect();
+    let is_late = |wanted: &&Wanted<'_>| wanted.took.is_none_or(|took| took > within);
+    // What did not come may still have come in time, had the load gone on.
+    let is_open = |wanted: &&Wanted<'_>| {
+        let load_ended = Duration::from_nanos(record.load_ended_ns);
+        let since = Duration::from_nanos(calm_ns(record, wanted.fault).unwrap_or(u64::MAX));
+        wanted.took.is_none() && load_ended < since.saturating_add(within)
     };
+    let describe = |wanted: &Wanted<'_>| {
+        let found =
+            wanted.took.map_or("never again".to_owned(), |took| format!("after {:.3} s", took.as_secs_f64()));
+        format!("{}: {} {found}", wanted.fault.text, wanted.what)
+    };
+    let late: Vec<String> =
+        wanted.iter().filter(|item| is_late(item) && !is_open(item)).map(describe).collect();
+    let open: Vec<String> = wanted.iter().filter(is_open).map(describe).collect();
+    let slowest = wanted.iter().filter_map(|wanted| wanted.took).max().unwrap_or_default();
+    let ended = record.faults.iter().filter(|fault| fault.ended_ns.is_some()).count();
+    let (status, summary) = if !late.is_empty() {
+        (Status::Fail, format!("not within {:.3} s: {}", within.as_secs_f64(), late.join("; ")))
+    } else if !open.is_empty() {
+        (Status::Invalid, format!("the load ended too early to tell: {}", open.join("; ")))
+    } else if wanted.is_empty() {
+        (Status::Invalid, "no fault has ended, so there was nothing to recover from".to_owned())
+    } else {
+        let slowest = slowest.as_secs_f64();
+        (
+            Status::Pass,
+            format!("served again after each of {ended} faults, after {slowest:.3} s at the latest"),
+        )
+    };
+    let details: Vec<_> = wanted
+        .iter()
+        .map(|item| json!({ "fault": item.fault.text, "what": item.what, "took_ms": item.took.map(|took| took.as_millis()) }))
+        .collect();
     Verdict {
         check: NAME.to_owned(),
         status,
         summary,
         looked_at: [
-            ("faults".to_owned(), ended.len() as u64),
+            ("faults".to_owned(), ended as u64),
             ("operations".to_owned(), history.operations.len() as u64),
         ]
         .into(),
         details: details.into(),
+    }
+}
+
+/// What has to come after a fault: a write, where the load has writes, and an answer of every node that it touched.
+fn wanted<'a>(plan: &Plan, history: &History, record: &RunRecord, fault: &'a FaultRecord) -> Vec<Wanted<'a>> {
+    let Some(since_ns) = calm_ns(record, fault) else { return Vec::new() };
+    let mut wanted = Vec::new();
+    let mix = plan.workload.mix;
+    if mix.write + mix.cas > 0 {
+        let took = first_after(history, since_ns, |operation| {
+            !matches!(operation.op, Op::Read) && is_answered(operation)
+        });
+        wanted.push(Wanted { fault, what: "the cluster acknowledges a write".to_owned(), took });
+    }
+    for node in &fault.touched {
+        let name = &plan.nodes[node.position()].name;
+        let took = first_after(history, since_ns, |operation| {
+            is_answered(operation) && history.node(operation.node) == name
+        });
+        wanted.push(Wanted { fault, what: format!("{name} answers"), took });
+    }
+    wanted
+}
+
+/// When a fault, and every other that was in force when it ended, had ended: only then is a recovery due.
+fn calm_ns(record: &RunRecord, fault: &FaultRecord) -> Option<u64> {
+    let mut calm_ns = fault.ended_ns?;
+    loop {
+        let in_force = |other: &&FaultRecord| {
+            other.began_ns.is_some_and(|began_ns| began_ns <= calm_ns)
+                && other.ended_ns.is_none_or(|ended_ns| ended_ns > calm_ns)
+        };
+        match record.faults.iter().find(in_force) {
+            None => return Some(calm_ns),
+            // A fault that never ended leaves nothing to recover.
+            Some(other) => calm_ns = other.ended_ns?,
+        }
     }
 }
 

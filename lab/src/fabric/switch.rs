@@ -150,14 +150,6 @@ impl SwitchHandle {
         wait_for(&answer)
     }
 
-    /// Every directed link of the switch.
-    pub fn links(&self) -> impl Iterator<Item = LinkId> + use<> {
-        let count = self.port_count;
-        (0..count).flat_map(move |from| {
-            (0..count).filter(move |to| *to != from).map(move |to| LinkId::new(from, to))
-        })
-    }
-
     fn order(&self, order: Order) -> Result<(), FabricError> {
         self.orders.send(order).map_err(|_order| FabricError::Stopped)?;
         match (&*self.waker).write(&[1]) {

@@ -233,6 +233,15 @@ impl Cluster for ProcessCluster {
         self.plan.node_indexes().filter_map(dead).collect()
     }
 
+    fn defects(&self) -> Vec<String> {
+        let Ok(snapshot) = self.handle.snapshot() else {
+            return vec!["the switch does not answer".to_owned()];
+        };
+        let names = self.plan.nodes.iter().map(|node| node.name.as_str()).chain(["the lab"]);
+        let failed = names.zip(&snapshot.ports).filter(|(_, port)| port.failed);
+        failed.map(|(name, _)| format!("the switch has lost the port of {name}")).collect()
+    }
+
     fn console_end(&self, node: NodeIndex) -> String {
         lock(&self.nodes[node.position()].machine).console_tail()
     }

@@ -54,11 +54,6 @@ impl ProcessMachine {
         self.running.as_ref().map(Running::pid)
     }
 
-    /// Starts another program from the next start on.
-    pub fn set_program(&mut self, program: Program) {
-        self.program = program;
-    }
-
     fn alive(&self) -> Result<&Running, MachineError> {
         let alive = self.running.as_ref().filter(|running| running.exited().is_none());
         alive.ok_or_else(|| MachineError::NotRunning(self.name.clone()))

@@ -1,5 +1,7 @@
 //! From a network without nodes to a cluster with a leader.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::Stage;
@@ -22,16 +24,9 @@ pub enum BootError {
         /// The last that it printed.
         console_end: String,
     },
-    /// A node has ended.
-    #[error("node {name} ended at its start: {exit}; the end of its console:\n{console_end}")]
-    Ended {
-        /// Which node.
-        name: String,
-        /// How it ended.
-        exit: String,
-        /// The last that it printed.
-        console_end: String,
-    },
+    /// A node has ended; the notebook says which.
+    #[error("a node ended at its start")]
+    Ended,
     /// The cluster could not be founded.
     #[error("node {name} does not found the cluster: {answer}")]
     Init {
@@ -48,11 +43,12 @@ pub enum BootError {
 /// Starts every node, founds the cluster, and waits until every node serves.
 pub(super) async fn boot(stage: &Stage, conduct: &Conduct) -> Result<(), BootError> {
     conduct.event(EventKind::Phase, "boot", format!("{} nodes", stage.plan.nodes.len()));
+    let deadline = stage.clock.now() + BOOT_WAIT_MAX;
     for node in stage.plan.node_indexes() {
         stage.cluster.start(node).await?;
     }
     for node in stage.plan.node_indexes() {
-        await_status(stage, node, "/raft/state", &[200]).await?;
+        await_ok(stage, conduct, node, "/raft/state", deadline).await?;
     }
     let first = NodeIndex(0);
     let init = Request::post("/cluster/init", &json!({}));
@@ -66,31 +62,37 @@ pub(super) async fn boot(stage: &Stage, conduct: &Conduct) -> Result<(), BootErr
         return Err(BootError::Init { name: stage.name(first).to_owned(), answer });
     }
     for node in stage.plan.node_indexes() {
-        await_status(stage, node, "/health", &[200]).await?;
+        await_ok(stage, conduct, node, "/health", deadline).await?;
     }
     Ok(())
 }
 
-/// Asks a node until it answers with one of the wanted status codes.
-async fn await_status(stage: &Stage, node: NodeIndex, path: &str, want: &[u16]) -> Result<(), BootError> {
-    let deadline = stage.clock.now() + BOOT_WAIT_MAX;
+/// Asks a node until it answers with 200.
+async fn await_ok(
+    stage: &Stage,
+    conduct: &Conduct,
+    node: NodeIndex,
+    path: &str,
+    deadline: Duration,
+) -> Result<(), BootError> {
     let mut channel = stage.cluster.channel(node);
-    let name = || stage.name(node).to_owned();
     loop {
         let answer = channel.request(Request::get(path), OBSERVE_TIMEOUT).await;
-        if answer.is_ok_and(|response| want.contains(&response.status)) {
+        if answer.is_ok_and(|response| response.status == 200) {
             return Ok(());
         }
         if *stage.interrupt.borrow() {
             return Err(BootError::Interrupted);
         }
-        if let Some((dead, exit)) = stage.cluster.deaths().first() {
-            let console_end = stage.cluster.console_end(*dead);
-            let name = stage.name(*dead).to_owned();
-            return Err(BootError::Ended { name, exit: exit.to_string(), console_end });
+        super::note_deaths(stage, conduct);
+        if conduct.has_deaths() {
+            return Err(BootError::Ended);
         }
         if stage.clock.now() >= deadline {
-            return Err(BootError::Silent { name: name(), console_end: stage.cluster.console_end(node) });
+            return Err(BootError::Silent {
+                name: stage.name(node).to_owned(),
+                console_end: stage.cluster.console_end(node),
+            });
         }
         stage.clock.sleep(LOOK_INTERVAL).await;
     }

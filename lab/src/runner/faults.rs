@@ -12,7 +12,7 @@ use super::observe::{Watch, raft_state};
 use super::record::{Conduct, EventKind, Proof};
 use super::{RunError, Stage};
 use crate::cluster::{Clock, Cluster, ClusterError, FrameCounts, NodePair, Probe, Request};
-use crate::limits::{CLIENT_TIMEOUT, LOOK_INTERVAL, RESTART_WAIT_MAX, ROLE_WAIT_MAX};
+use crate::limits::{CLIENT_TIMEOUT, LOOK_INTERVAL, PROBE_TRIES_MAX, RESTART_WAIT_MAX, ROLE_WAIT_MAX};
 use crate::plan::{FaultAction, NodeIndex, Plan, Roles, Step, cut_pairs, minority, resolve, resolve_one};
 use crate::program::Exit;
 
@@ -32,6 +32,8 @@ struct Tools {
     origin: Duration,
     /// The links that each fault keeps cut: a link is healed when no fault cuts it any more.
     cuts: Mutex<BTreeMap<usize, BTreeSet<NodePair>>>,
+    /// Held from the probes before a cut until it is in force, so that two cuts do not spoil each other's proof.
+    striking: tokio::sync::Mutex<()>,
 }
 
 /// One repetition that is under way.
@@ -59,6 +61,7 @@ impl Breaker {
             watch,
             origin,
             cuts: Mutex::default(),
+            striking: tokio::sync::Mutex::default(),
         };
         Self { tools: Arc::new(tools) }
     }
@@ -104,17 +107,30 @@ impl Tools {
         let chosen =
             self.await_roles(strike, |roles| choose_cut(&strike.step.action, roles, strike.draw)).await;
         let Some((cut, term)) = chosen else { return Ok(()) };
-        let fresh: Vec<NodePair> = cut.pairs.difference(&self.all_cuts()).copied().collect();
-        let before = self.probe_all(&fresh).await?;
-        let began = self.set_cut(strike.number, Some(cut.pairs.clone()))?;
-        let began_ns = self.conduct.now_ns();
         let text = cut.text(&self.plan);
+        let striking = self.striking.lock().await;
+        let cut_already = self.all_cuts();
+        if cut.pairs.is_subset(&cut_already) {
+            let problem = "every one of its links was cut already".to_owned();
+            self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: {problem}"));
+            self.conduct.fault(strike.number, |fault| fault.problem = Some(problem));
+            return Ok(());
+        }
+        // A probe needs the way back, too.
+        let is_whole = |(from, to): &&NodePair| {
+            !cut_already.contains(&(*from, *to)) && !cut_already.contains(&(*to, *from))
+        };
+        let whole: Vec<NodePair> = cut.pairs.iter().filter(is_whole).copied().collect();
+        let before = self.probe_until_answered(&whole).await?;
+        let began = self.set_cut(strike.number, Some(cut.pairs.clone()))?;
+        drop(striking);
+        let began_ns = self.conduct.now_ns();
         self.conduct.fault(strike.number, |fault| {
             fault.text.clone_from(&text);
             fault.began_ns = Some(began_ns);
             fault.minority = cut.minority.iter().copied().collect();
             fault.touched = cut.touched.iter().copied().collect();
-            fault.hit_leader_of_term = term;
+            fault.hit_leader_of_term = term.filter(|_| cut.isolates_leader);
         });
         self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: in force"));
         let healed_at = self.clock.now() + Duration::from_millis(strike.step.lasts_ms);
@@ -145,6 +161,11 @@ impl Tools {
         let incarnation = self.watch.incarnation(node);
         self.watch.set_down(node, true);
         let exit = self.cluster.kill(node).await?;
+        if exit != Exit::Signal(9) {
+            // It was dead before it was killed.
+            self.conduct.death(node, &name, &exit.to_string(), self.cluster.console_end(node));
+            return Ok(());
+        }
         let began_ns = self.conduct.now_ns();
         let role = if is_leader { "the leader " } else { "" };
         let text = format!("kill {role}{name}");
@@ -162,7 +183,7 @@ impl Tools {
         self.watch.set_down(node, false);
         let killed = Proof {
             what: "the process ended by signal 9".to_owned(),
-            is_seen: exit == Exit::Signal(9),
+            is_seen: true,
             detail: exit.to_string(),
         };
         let restarted = Proof {
@@ -201,6 +222,7 @@ impl Tools {
     ) -> Option<(T, Option<u64>)> {
         let deadline = self.clock.now() + ROLE_WAIT_MAX;
         loop {
+            self.watch.refresh(self.cluster.as_ref(), self.clock.as_ref()).await;
             let (roles, term) = self.watch.roles(self.clock.now());
             let refused = match choose(&roles) {
                 Ok(chosen) => return Some((chosen, term)),
@@ -257,6 +279,18 @@ impl Tools {
         cuts.values().flatten().copied().collect()
     }
 
+    /// Probes that have to be answered: a late answer is no proof of anything, so it is asked for again.
+    async fn probe_until_answered(&self, pairs: &[NodePair]) -> Result<Vec<(String, Probe)>, ClusterError> {
+        let mut probes = self.probe_all(pairs).await?;
+        for _ in 1..PROBE_TRIES_MAX {
+            if probes.iter().all(|(_, probe)| matches!(probe, Probe::Answered(_))) {
+                break;
+            }
+            probes = self.probe_all(pairs).await?;
+        }
+        Ok(probes)
+    }
+
     async fn probe_all(&self, pairs: &[NodePair]) -> Result<Vec<(String, Probe)>, ClusterError> {
         let probes = pairs.iter().map(|(from, to)| async move {
             Ok((link_name(&self.plan, (*from, *to)), self.cluster.probe(*from, *to).await?))
@@ -271,6 +305,8 @@ struct Cut {
     pairs: BTreeSet<NodePair>,
     minority: BTreeSet<NodeIndex>,
     touched: BTreeSet<NodeIndex>,
+    /// Whether the leader is left without a majority.
+    isolates_leader: bool,
     is_one_way: bool,
 }
 
@@ -295,13 +331,22 @@ fn choose_cut(action: &FaultAction, roles: &Roles, draw: u32) -> Result<Cut, cra
             let pairs: BTreeSet<NodePair> =
                 groups[0].iter().flat_map(|from| groups[1].iter().map(|to| (*from, *to))).collect();
             let touched = groups.iter().flatten().copied().collect();
-            Ok(Cut { groups, pairs, minority: BTreeSet::new(), touched, is_one_way: true })
+            let minority = BTreeSet::new();
+            Ok(Cut { groups, pairs, minority, touched, isolates_leader: false, is_one_way: true })
         }
         FaultAction::Partition { groups } => {
             let groups = resolve(groups, roles, draw)?;
             let minority = minority(&groups, roles.nodes_count);
             let touched = groups.iter().flatten().copied().collect();
-            Ok(Cut { pairs: cut_pairs(&groups), groups, minority, touched, is_one_way: false })
+            let isolates_leader = roles.leader.is_some_and(|leader| minority.contains(&leader));
+            Ok(Cut {
+                pairs: cut_pairs(&groups),
+                groups,
+                minority,
+                touched,
+                isolates_leader,
+                is_one_way: false,
+            })
         }
         FaultAction::Kill { .. } => unreachable!("a kill cuts nothing"),
     }

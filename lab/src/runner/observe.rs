@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use aspen_node::api::RaftState;
+use futures::future::join_all;
 use tokio::task::JoinSet;
 
 use super::Stage;
 use super::record::Conduct;
-use crate::cluster::{Channel, Request};
+use crate::cluster::{Channel, Clock, Cluster, Request};
 use crate::limits::{OBSERVE_INTERVAL, OBSERVE_TIMEOUT};
 use crate::plan::{NodeIndex, Roles};
 
@@ -85,6 +86,24 @@ impl Watch {
         (roles, leader.map(|(_, _, state)| state.term))
     }
 
+    /// Asks every node that is not down right now.
+    pub(super) async fn refresh(&self, cluster: &dyn Cluster, clock: &dyn Clock) {
+        let nodes: Vec<NodeIndex> = {
+            let seen = self.seen();
+            let count = u16::try_from(seen.states.len()).unwrap_or(u16::MAX);
+            (0..count).map(NodeIndex).filter(|node| !seen.down.contains(node)).collect()
+        };
+        let asked = nodes.into_iter().map(|node| async move {
+            let state = raft_state(cluster.channel(node).as_mut()).await;
+            (node, state)
+        });
+        for (node, state) in join_all(asked).await {
+            if let Some(state) = state {
+                self.seen().states[node.position()] = Some((clock.now(), state));
+            }
+        }
+    }
+
     /// The incarnation that a node last named.
     pub(super) fn incarnation(&self, node: NodeIndex) -> Option<String> {
         self.seen().states[node.position()].as_ref().map(|(_, state)| state.incarnation.clone())
@@ -95,6 +114,8 @@ impl Watch {
         let mut seen = self.seen();
         if is_down {
             seen.down.insert(node);
+            // What it said before it died does not count any more.
+            seen.states[node.position()] = None;
         } else {
             seen.down.remove(&node);
         }

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::EventSink;
 use crate::cluster::Clock;
 use crate::plan::NodeIndex;
-use crate::program::Exit;
 use crate::workload::client::{LoadCounts, nanos};
 
 /// What an event is about.
@@ -124,6 +123,8 @@ pub struct RunRecord {
     pub deaths: Vec<Death>,
     /// Everything in order.
     pub events: Vec<Event>,
+    /// What went wrong with the lab itself: then nothing can be judged.
+    pub defects: Vec<String>,
     /// Whether the run was ended early, by the user.
     pub is_interrupted: bool,
 }
@@ -149,6 +150,7 @@ struct Notes {
     faults: Vec<FaultRecord>,
     leaders: Vec<LeaderSeen>,
     deaths: Vec<Death>,
+    defects: Vec<String>,
 }
 
 impl std::fmt::Debug for Conduct {
@@ -213,13 +215,13 @@ impl Conduct {
     }
 
     /// Notes that a node has ended by itself, once.
-    pub fn death(&self, node: NodeIndex, name: String, exit: Exit, console_end: String) {
+    pub fn death(&self, node: NodeIndex, name: &str, exit: &str, console_end: String) {
         let at_ns = self.now_ns();
         let mut notes = self.notes();
         if notes.deaths.iter().any(|death| death.node == node) {
             return;
         }
-        notes.deaths.push(Death { at_ns, node, exit: exit.to_string(), console_end });
+        notes.deaths.push(Death { at_ns, node, exit: exit.to_owned(), console_end });
         drop(notes);
         self.event(EventKind::Death, name, format!("ended by itself: {exit}"));
     }
@@ -227,6 +229,22 @@ impl Conduct {
     /// Whether a node has ended by itself.
     pub fn has_deaths(&self) -> bool {
         !self.notes().deaths.is_empty()
+    }
+
+    /// Whether this node has ended by itself.
+    pub fn is_dead(&self, node: NodeIndex) -> bool {
+        self.notes().deaths.iter().any(|death| death.node == node)
+    }
+
+    /// Whether a fault that was aimed at this node has no end.
+    pub fn is_cut_short(&self, node: NodeIndex) -> bool {
+        self.notes().faults.iter().any(|fault| fault.ended_ns.is_none() && fault.touched.contains(&node))
+    }
+
+    /// Notes that the lab itself does not work.
+    pub fn defect(&self, text: String) {
+        self.event(EventKind::Warning, "lab", text.clone());
+        self.notes().defects.push(text);
     }
 
     /// Closes the notebook.
@@ -246,6 +264,7 @@ impl Conduct {
             leaders: notes.leaders,
             deaths: notes.deaths,
             events: notes.events,
+            defects: notes.defects,
             is_interrupted,
         }
     }

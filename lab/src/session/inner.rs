@@ -1,6 +1,5 @@
 //! The inner process: sets the cluster up, runs the plan, judges, and writes the report.
 
-use std::error::Error;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::Path;
@@ -17,9 +16,9 @@ use crate::fabric::Sabotage;
 use crate::history::read_history;
 use crate::machine::cluster::{NodeProgram, ProcessCluster, SetUpError};
 use crate::plan::Plan;
-use crate::report::{self, Report, ReportError};
+use crate::report::{self, Report};
 use crate::runner::record::{Event, RunRecord};
-use crate::runner::{self, EventSink, RunError, Stage};
+use crate::runner::{self, EventSink, RunError, Stage, causes};
 use crate::sandbox::{Control, Inner};
 use crate::workload::client::LoadCounts;
 
@@ -49,15 +48,12 @@ pub enum InnerError {
     /// The run.
     #[error("the run was aborted")]
     Run(#[from] RunError),
-    /// The report.
-    #[error(transparent)]
-    Report(#[from] ReportError),
 }
 
 /// Does what the outer has ordered; the exit code of the run.
 ///
 /// # Errors
-/// The report could not be written. A run that fails is reported, not returned.
+/// The order or the plan cannot be read. A run that fails is reported, not returned.
 pub fn run_inner(inner: Inner) -> Result<u8, InnerError> {
     let text = inner.arguments.first().map(|argument| argument.to_string_lossy().into_owned());
     let order: Order = serde_json::from_str(&text.unwrap_or_default()).map_err(InnerError::Order)?;
@@ -73,8 +69,12 @@ pub fn run_inner(inner: Inner) -> Result<u8, InnerError> {
     });
     listener.map_err(InnerError::Runtime)?;
     let result = perform(&order, &plan, sink.clone(), interrupted);
-    let report = judge(&order, &plan, result);
-    report::write(&report, &plan, &order.directory)?;
+    let mut report = judge(&order, &plan, result);
+    // A verdict that cannot be kept is still told, but it is no pass.
+    if let Err(error) = report::write(&report, &plan, &order.directory) {
+        report.aborted = Some(causes(&error));
+        report.exit_code = report.exit_code.max(report::exit_code(Status::Invalid));
+    }
     let verdict = report::verdict_text(&report, &plan);
     sink.send(&Message::Done { verdict, exit_code: report.exit_code });
     Ok(report.exit_code)
@@ -136,22 +136,10 @@ fn judge(order: &Order, plan: &Plan, result: Result<RunRecord, InnerError>) -> R
     }
 }
 
-/// An error and its causes, each on a line of its own.
-pub(super) fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str("\nbecause: ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 fn read_plan(directory: &Path) -> Result<Plan, InnerError> {
     let text = std::fs::read_to_string(directory.join("plan.json"))
         .map_err(|source| InnerError::File { name: "plan.json", source })?;
-    serde_json::from_str(&text).map_err(InnerError::Order)
+    serde_json::from_str(&text).map_err(|error| InnerError::File { name: "plan.json", source: error.into() })
 }
 
 fn open_events(order: &Order) -> Result<BufWriter<File>, InnerError> {

@@ -15,7 +15,7 @@ use super::{Message, Order};
 use crate::cli::RunArgs;
 use crate::limits::{NODE_VERSION_MAX, SANDBOX_END_MAX};
 use crate::plan::Plan;
-use crate::program::{Program, ProgramError, ProgramLog};
+use crate::program::{Program, ProgramError, ProgramLog, quoted};
 use crate::sandbox::{self, Sandbox, SandboxError};
 use crate::scenario::{Scenario, ScenarioErrors};
 
@@ -104,7 +104,9 @@ pub fn run_outer(args: &RunArgs) -> Result<u8, OuterError> {
         about: scenario.about().to_owned(),
         sabotage: args.sabotage,
     };
-    let argument = serde_json::to_string(&order).unwrap_or_default();
+    let argument = serde_json::to_string(&order)
+        .map_err(|error| OuterError::Out { path: directory.clone(), source: error.into() })
+        .inspect_err(|_| discard(&directory))?;
     // Before any thread, since every thread inherits the mask. The sandbox takes it off again.
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
     signals.thread_block().map_err(|errno| OuterError::Signals(errno.into()))?;
@@ -137,10 +139,14 @@ fn follow(
     // The thread ends with the process.
     let listener = std::thread::Builder::new().name("signals".into()).spawn(move || {
         while signals.wait().is_ok() {
-            stopping.store(true, Ordering::Relaxed);
+            let is_second = stopping.swap(true, Ordering::Relaxed);
             let mut sandbox = stopped.lock().expect("nothing panics while it holds this lock");
-            // It has ended: so will this process.
-            let _ = sandbox.stop();
+            // Where it has ended already, so will this process.
+            if is_second {
+                let _ = sandbox.kill();
+            } else {
+                let _ = sandbox.stop();
+            }
         }
     });
     listener.map_err(OuterError::Signals)?;
@@ -152,7 +158,7 @@ fn follow(
         let Ok(line) = line else { break };
         if is_stopping.load(Ordering::Relaxed) && !was_told {
             was_told = true;
-            progress.line("stopping: what was seen so far is judged");
+            progress.line("stopping: what was seen so far is judged (once more to stop at once)");
         }
         match serde_json::from_str(&line) {
             Ok(Message::Event(event)) => progress.event(&event),
@@ -177,11 +183,13 @@ fn empty() -> Box<dyn io::Read> {
     Box::new(io::empty())
 }
 
-/// The command that runs the same plan again.
+/// The command that runs the same plan again, as a shell takes it.
 fn replay(args: &RunArgs, seed: u64) -> String {
-    let mut words = vec!["lab run".to_owned(), args.file.display().to_string(), format!("--seed {seed}")];
-    words.push("--driver process".to_owned());
-    words.extend(args.node_bin.iter().map(|path| format!("--node-bin {}", path.display())));
+    let plant =
+        std::env::var("ASPEN_PLANT").ok().map(|plant| format!("ASPEN_PLANT={} ", quoted(plant.as_ref())));
+    let mut words = vec![format!("{}lab run {}", plant.unwrap_or_default(), quoted(args.file.as_os_str()))];
+    words.push(format!("--seed {seed} --driver process"));
+    words.extend(args.node_bin.iter().map(|path| format!("--node-bin {}", quoted(path.as_os_str()))));
     words.extend(args.sabotage.map(|_| "--sabotage ignore-cuts".to_owned()));
     words.join(" ")
 }

@@ -201,9 +201,9 @@ impl<R: Rng> Client<R> {
     }
 
     fn another_node(&mut self) -> NodeIndex {
-        let count = u16::try_from(self.node_names.len()).unwrap_or(u16::MAX).max(2);
-        let step = 1 + self.choices.draw(u32::from(count) - 1);
-        let next = (u32::from(self.node.0) + step) % u32::from(count);
+        let count = u32::try_from(self.node_names.len()).unwrap_or(u32::MAX);
+        let step = if count > 1 { 1 + self.choices.draw(count - 1) } else { 0 };
+        let next = (u32::from(self.node.0) + step) % count;
         NodeIndex(u16::try_from(next).unwrap_or_default())
     }
 }

@@ -81,9 +81,14 @@ impl Identity {
     pub fn store(&self, data_dir: &Path) -> Result<(), IdentityError> {
         let path = data_dir.join(IDENTITY_FILE);
         let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            // Whole or not at all, and never over another one: a link does not replace.
+            let unfinished = data_dir.join(format!("{IDENTITY_FILE}.{}", std::process::id()));
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
             writeln!(file, "{}", data_encoding::HEXLOWER.encode(&self.secret))?;
             file.sync_all()?;
+            let linked = std::fs::hard_link(&unfinished, &path);
+            std::fs::remove_file(&unfinished)?;
+            linked?;
             File::open(data_dir)?.sync_all()
         };
         write().map_err(|source| IdentityError::Io { path, source })

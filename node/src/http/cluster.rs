@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use serde::Deserialize;
 
+use super::HttpState;
+use super::body::Body;
 use super::error::Refusal;
-use super::{HttpState, malformed};
 use crate::api::{BadRequest, ClusterStatus};
 use crate::types::{NodeId, NodeInfo};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct InitBody {
+pub(super) struct InitBody {
     /// Numbers of configured peers; absent: all of them.
     members: Option<Vec<NodeId>>,
 }
@@ -22,13 +22,8 @@ struct InitBody {
 /// POST /cluster/init
 pub(super) async fn init(
     State(state): State<HttpState>,
-    body: Bytes,
+    Body(body): Body<InitBody>,
 ) -> Result<Json<ClusterStatus>, Refusal> {
-    let body: InitBody = if body.is_empty() {
-        InitBody::default()
-    } else {
-        serde_json::from_slice(&body).map_err(|error| malformed(error.to_string()))?
-    };
     let members = match body.members {
         None => (*state.peers).clone(),
         Some(ids) => ids.into_iter().map(|id| known(&state.peers, id)).collect::<Result<_, _>>()?,

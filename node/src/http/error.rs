@@ -32,7 +32,7 @@ impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {
         let (status, code) = match &error {
             ApiError::BadRequest(bad) => (StatusCode::BAD_REQUEST, bad_request_code(bad)),
-            ApiError::AlreadyInitialised => (StatusCode::CONFLICT, "already_initialised"),
+            ApiError::AlreadyInitialized => (StatusCode::CONFLICT, "already_initialized"),
             ApiError::TooManyOperations { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_operations"),
             ApiError::NotLeader { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not_leader"),
             ApiError::NoQuorum => (StatusCode::SERVICE_UNAVAILABLE, "no_quorum"),

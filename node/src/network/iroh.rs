@@ -34,6 +34,8 @@ use crate::types::{Command, EndpointKey};
 mod close_code {
     /// The other's key belongs to no member.
     pub(super) const NOT_A_MEMBER: u32 = 1;
+    /// The connection has not worked as it should; the peer dials again.
+    pub(super) const GIVEN_UP: u32 = 3;
     /// The node is stopping.
     pub(super) const STOPPING: u32 = 2;
 }
@@ -206,7 +208,13 @@ impl ProtocolHandler for RaftHandler {
             // A connection that ends is no error of ours: the peer dials again.
             let Ok(Some(message)) = read_request::<RaftProtocol>(&connection).await else { break };
             while requests.try_join_next().is_some() {}
-            let Ok(permit) = permits.clone().acquire_owned().await else { break };
+            // What comes on behalf of a client may wait long, and is bounded by the node itself: it must not stand in
+            // the way of heartbeats and votes.
+            let is_for_client = matches!(message, RaftMessage::ReadIndex(_) | RaftMessage::Forward(_));
+            let permit = match permits.clone().acquire_owned() {
+                _ if is_for_client => None,
+                permit => permit.await.ok(),
+            };
             let service = self.service.clone();
             requests.spawn(async move {
                 answer(service.as_ref(), message).await;

@@ -7,7 +7,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::{ReadPolicy, ServerState};
 use tokio::sync::SemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::RaftNode;
 use crate::api::{
@@ -25,8 +25,11 @@ impl KeyValueStore for RaftNode {
         async move {
             check_key(&request.key)?;
             let _permit = self.admit()?;
-            self.make_fresh(request.consistency).await?;
-            self.inner.readers.read(request.key).await
+            bounded(TimeoutOutcome::NothingWritten, async {
+                self.make_fresh(request.consistency).await?;
+                self.inner.readers.read(request.key).await
+            })
+            .await
         }
         .boxed()
     }
@@ -35,9 +38,7 @@ impl KeyValueStore for RaftNode {
         async move {
             check_command(&command)?;
             let _permit = self.admit()?;
-            let deadline = Instant::now() + OPERATION_TIMEOUT;
-            let written = timeout_at(deadline, self.write_somewhere(&command, deadline)).await;
-            written.unwrap_or_else(|_| Err(timed_out(TimeoutOutcome::Unknown)))
+            bounded(TimeoutOutcome::Unknown, self.write_somewhere(&command)).await
         }
         .boxed()
     }
@@ -48,8 +49,11 @@ impl KeyValueStore for RaftNode {
                 return Err(BadRequest::ScanLimit(request.limit).into());
             }
             let _permit = self.admit()?;
-            self.make_fresh(request.consistency).await?;
-            self.inner.readers.scan(request).await
+            bounded(TimeoutOutcome::NothingWritten, async {
+                self.make_fresh(request.consistency).await?;
+                self.inner.readers.scan(request).await
+            })
+            .await
         }
         .boxed()
     }
@@ -57,7 +61,7 @@ impl KeyValueStore for RaftNode {
 
 impl RaftNode {
     /// Counts an operation in, or refuses it.
-    fn admit(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+    pub(super) fn admit(&self) -> Result<SemaphorePermit<'_>, ApiError> {
         let full = ApiError::TooManyOperations { limit: OPERATIONS_IN_FLIGHT_MAX };
         self.inner.permits.try_acquire().map_err(|_| full)
     }
@@ -85,8 +89,8 @@ impl RaftNode {
     }
 
     /// Proposes here or at the leader, and again while nothing has been proposed yet.
-    async fn write_somewhere(&self, command: &Command, deadline: Instant) -> Result<WriteResult, ApiError> {
-        let give_up = Instant::now() + LEADER_WAIT;
+    async fn write_somewhere(&self, command: &Command) -> Result<WriteResult, ApiError> {
+        let (give_up, deadline) = (Instant::now() + LEADER_WAIT, Instant::now() + OPERATION_TIMEOUT);
         loop {
             let refused = match self.leader() {
                 Some(leader) if leader.id != self.inner.id => {
@@ -125,17 +129,13 @@ impl RaftNode {
         if consistency == Consistency::Stale || (Plant::StaleRead.is_on() && believes_it_leads()) {
             return Ok(());
         }
-        let deadline = Instant::now() + OPERATION_TIMEOUT;
-        let confirmed = timeout_at(deadline, async {
-            let index = self.confirm_somewhere(deadline).await?.index;
-            self.await_applied(index).await
-        });
-        confirmed.await.unwrap_or_else(|_| Err(timed_out(TimeoutOutcome::NothingWritten)))
+        let index = self.confirm_somewhere().await?.index;
+        self.await_applied(index).await
     }
 
     /// The index that a quorum confirms, asked for here or at the leader.
-    async fn confirm_somewhere(&self, deadline: Instant) -> Result<LogId, ApiError> {
-        let give_up = Instant::now() + LEADER_WAIT;
+    async fn confirm_somewhere(&self) -> Result<LogId, ApiError> {
+        let (give_up, deadline) = (Instant::now() + LEADER_WAIT, Instant::now() + OPERATION_TIMEOUT);
         loop {
             let refused = match self.leader() {
                 Some(leader) if leader.id != self.inner.id => {
@@ -197,9 +197,11 @@ impl RaftNode {
         let changed = async {
             while metrics.changed().await.is_ok() {
                 if metrics.borrow_watched().current_leader != before {
-                    break;
+                    return;
                 }
             }
+            // Raft has stopped: only the pause ends.
+            std::future::pending::<()>().await;
         };
         // Either way it is time for another try.
         let _ = tokio::time::timeout(pause, changed).await;
@@ -211,7 +213,8 @@ impl RaftNode {
         let mut metrics = self.inner.raft.metrics();
         while metrics.borrow_watched().current_leader == Some(leader) {
             if metrics.changed().await.is_err() {
-                return;
+                // Raft has stopped: nobody will be deposed any more.
+                return std::future::pending().await;
             }
         }
     }
@@ -224,6 +227,15 @@ impl RaftNode {
         let info = metrics.membership_config.membership().get_node(&id)?.clone();
         Some(Peer { id, info })
     }
+}
+
+/// Ends an operation that takes too long.
+pub(super) async fn bounded<T>(
+    outcome: TimeoutOutcome,
+    operation: impl Future<Output = Result<T, ApiError>>,
+) -> Result<T, ApiError> {
+    let done = tokio::time::timeout(OPERATION_TIMEOUT, operation).await;
+    done.unwrap_or_else(|_| Err(timed_out(outcome)))
 }
 
 fn not_leader(id: Option<NodeId>, info: Option<&NodeInfo>) -> ApiError {

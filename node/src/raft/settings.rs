@@ -82,7 +82,8 @@ impl RaftTiming {
         // openraft's follower first waits for the leader's lease, which is as long as the longest time-out, and then
         // for a time-out: so half of ours is the lease, and the silence ends within our bounds.
         let lease = (millis(self.election_max) / 2).max(2);
-        let drawn_min = millis(self.election_min).saturating_sub(lease).max(lease / 2).min(lease - 1);
+        let drawn_min = millis(self.election_min).saturating_sub(lease).max(lease / 2);
+        let drawn_min = drawn_min.max(millis(self.heartbeat) + 1).min(lease - 1);
         let config = Config {
             cluster_name: "aspen".to_owned(),
             heartbeat_interval: millis(self.heartbeat),
@@ -132,6 +133,13 @@ mod tests {
         check_silence(1000, 2000, 1500..=2000);
         check_silence(1900, 2000, 1900..=2000);
         check_silence(50, 52, 50..=52);
+        // The narrowest that is allowed.
+        let timing = RaftTiming {
+            heartbeat: Duration::from_millis(200),
+            election_min: Duration::from_millis(600),
+            election_max: Duration::from_millis(601),
+        };
+        assert!(timing.config().is_ok());
     }
 
     #[test]

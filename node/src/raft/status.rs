@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use futures::FutureExt;
 use openraft::vote::RaftLeaderId;
 
+use super::operations::bounded;
 use super::{RaftNode, init_error, role_name};
 use crate::api::{
     Answer, ApiError, BadRequest, ClusterController, ClusterStatus, EntryId, LeaderHint, LogDigest,
-    LogDigestEntry, Member, RaftObserver, RaftState, StateDigest, VoteState,
+    LogDigestEntry, Member, RaftObserver, RaftState, StateDigest, TimeoutOutcome, VoteState,
 };
-use crate::limits::{LOG_DIGEST_RANGE_MAX, PEERS_MAX};
-use crate::storage::log::EncodedEntry;
+use crate::limits::{APPEND_BYTES_MAX, LOG_DIGEST_RANGE_MAX, PEERS_MAX};
+use crate::storage::log::RedbLogStore;
 use crate::types::raft_types::LogId;
 use crate::types::{NodeId, NodeInfo};
 
@@ -24,10 +25,13 @@ impl ClusterController for RaftNode {
             if !members.contains_key(&self.inner.id) {
                 return Err(BadRequest::NotAMember(self.inner.id).into());
             }
-            let initialized = self.inner.raft.initialize(members).await;
-            initialized.map_err(|error| init_error(error, self.inner.id))?;
-            self.founded().await;
-            Ok(())
+            bounded(TimeoutOutcome::Unknown, async {
+                let initialized = self.inner.raft.initialize(members).await;
+                initialized.map_err(|error| init_error(error, self.inner.id))?;
+                self.founded().await;
+                Ok(())
+            })
+            .await
         }
         .boxed()
     }
@@ -87,32 +91,42 @@ impl RaftObserver for RaftNode {
                 return Err(BadRequest::BeyondLog { to, last }.into());
             }
             let log = self.inner.log.clone();
-            let entries = tokio::task::spawn_blocking(move || log.read(from..=to, u64::MAX))
-                .await
-                .map_err(|error| ApiError::Storage { reason: error.to_string() })?
-                .map_err(|error| ApiError::Storage { reason: error.to_string() })?;
-            Ok(LogDigest { from, entries: chain(&entries) })
+            let failed = |reason: &dyn std::fmt::Display| ApiError::Storage { reason: reason.to_string() };
+            bounded(TimeoutOutcome::NothingWritten, async {
+                let chained = tokio::task::spawn_blocking(move || chain(&log, from, to)).await;
+                let entries = chained.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+                Ok(LogDigest { from, entries })
+            })
+            .await
         }
         .boxed()
     }
 
     fn state_digest(&self, at: Option<u64>) -> Answer<'_, StateDigest> {
-        self.inner.readers.digest(at).boxed()
+        bounded(TimeoutOutcome::NothingWritten, self.inner.readers.digest(at)).boxed()
     }
 }
 
-/// Hashes each entry together with the hash before it.
-fn chain(entries: &[EncodedEntry]) -> Vec<LogDigestEntry> {
+/// Hashes each entry together with the hash before it. Reads a bounded part of the log at a time.
+fn chain(log: &RedbLogStore, from: u64, to: u64) -> std::io::Result<Vec<LogDigestEntry>> {
     let mut before = [0; 32];
-    let link = |entry: &EncodedEntry| {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&before);
-        hasher.update(&entry.bytes);
-        before = *hasher.finalize().as_bytes();
-        let chain = data_encoding::HEXLOWER.encode(&before);
-        LogDigestEntry { index: entry.index, term: entry.term, chain }
-    };
-    entries.iter().map(link).collect()
+    let mut digests = Vec::new();
+    let mut next = from;
+    while next <= to {
+        let part = log.read(next..=to, u64::from(APPEND_BYTES_MAX))?;
+        // The range was there a moment ago; what was truncated since ends the answer.
+        let Some(last) = part.last() else { break };
+        next = last.index + 1;
+        for entry in &part {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(&before);
+            hasher.update(&entry.bytes);
+            before = *hasher.finalize().as_bytes();
+            let chain = data_encoding::HEXLOWER.encode(&before);
+            digests.push(LogDigestEntry { index: entry.index, term: entry.term, chain });
+        }
+    }
+    Ok(digests)
 }
 
 fn entry_id(id: LogId) -> EntryId {

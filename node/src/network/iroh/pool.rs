@@ -18,6 +18,7 @@ use irpc_iroh::IrohRemoteConnection;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::close_code;
 use crate::limits::DIAL_TIMEOUT;
 use crate::network::rpc::{ALPN, RaftMessage, RaftProtocol};
 use crate::network::{Peer, TransportError};
@@ -160,7 +161,7 @@ impl RaftConnectionPool {
             state.peers.remove(&to.info);
         }
         if let Some(Ok(connection)) = slot.dial.peek() {
-            connection.close(VarInt::from_u32(0), b"no answer in time");
+            connection.close(VarInt::from_u32(close_code::GIVEN_UP), b"given up after a request that failed");
         }
     }
 }

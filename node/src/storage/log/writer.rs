@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use openraft::storage::IOFlushed;
-use redb::Durability;
+use redb::{Durability, ReadableTable};
 use tokio::sync::oneshot;
 
 use super::durable::Mark;
@@ -87,8 +87,11 @@ impl Writer {
                     }
                 }
             }
+            // Only as far as this very transaction holds the log: more may have been committed meanwhile, and a node
+            // whose committed entries are missing could not start.
+            let last = entries.last()?.map(|(index, _)| index.value());
             let committed = lock(&self.shared.cache).committed();
-            if let Some(committed) = committed {
+            if let Some(committed) = committed.filter(|committed| Some(committed.index) <= last) {
                 meta.insert("committed", encode(&committed).as_slice())?;
             }
         }

@@ -21,7 +21,7 @@ pub struct ReadPool(Arc<Pool>);
 struct Pool {
     path: PathBuf,
     /// As many permits as connections.
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -31,7 +31,7 @@ impl ReadPool {
             .map(|_| open_read_only(&path.to_owned()))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|source| StorageError::Sqlite { path: path.to_owned(), source })?;
-        let permits = Semaphore::new(idle.len());
+        let permits = Arc::new(Semaphore::new(idle.len()));
         Ok(Self(Arc::new(Pool { path: path.to_owned(), permits, idle: Mutex::new(idle) })))
     }
 
@@ -84,12 +84,14 @@ impl ReadPool {
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, ApiError> {
         let stopping = || ApiError::Stopping { reason: "its readers are closed".to_owned() };
-        let _permit = self.0.permits.acquire().await.map_err(|_| stopping())?;
+        let permit = self.0.permits.clone().acquire_owned().await.map_err(|_| stopping())?;
         let pool = self.0.clone();
         tokio::task::spawn_blocking(move || {
             let mut connection = pool.take();
             let result = connection.transaction().and_then(|txn| work(&txn));
             pool.give_back(connection);
+            // Not before, also where nobody waits for the result any more.
+            drop(permit);
             result.map_err(|error| ApiError::Storage { reason: error.to_string() })
         })
         .await
