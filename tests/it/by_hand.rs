@@ -283,7 +283,7 @@ fn routes_answer_as_documented() {
     check(to, "POST /cluster/init", r#"{"members":[1,9]}"#, (400, "members"));
     check(to, "POST /cluster/init", r#"{"members":[]}"#, (400, "members"));
     check(to, "POST /cluster/init", "", (200, ""));
-    check(to, "POST /cluster/init", "", (409, "already_initialised"));
+    check(to, "POST /cluster/init", "", (409, "already_initialized"));
     let written = bench.succeeds(1, "/kv/write", &set("a", "1"));
     let read = post(to, "/kv/read", &json!({ "key": "a", "consistency": "stale" })).unwrap().1;
     assert_eq!((&read["stale"], &read["revision"]), (&json!(true), &written["revision"]));

@@ -87,7 +87,7 @@ impl RedbLogStore {
             DatabaseError::DatabaseAlreadyOpen => StorageError::InUse { path: path.to_owned() },
             other => redb_error(path, other),
         })?;
-        initialise(path, &db, id)?;
+        initialize(path, &db, id)?;
         let mut cache = Cache::default();
         let loaded = load(path, &db)?;
         cache.restore(loaded.purged, loaded.last, loaded.vote, loaded.committed);
@@ -304,7 +304,7 @@ struct Loaded {
 }
 
 /// Makes the tables, and makes sure that they are this node's and of a known format.
-fn initialise(path: &Path, db: &Database, id: NodeId) -> Result<(), StorageError> {
+fn initialize(path: &Path, db: &Database, id: NodeId) -> Result<(), StorageError> {
     let make = || -> Result<(u64, u64), redb::Error> {
         let txn = db.begin_write()?;
         let mut meta = txn.open_table(META)?;

@@ -82,7 +82,7 @@ impl SqliteStateMachine {
     pub fn open(path: &Path) -> Result<Self, StorageError> {
         let sqlite = |source| StorageError::Sqlite { path: path.to_owned(), source };
         let connection = Connection::open(path).map_err(sqlite)?;
-        initialise(path, &connection)?;
+        initialize(path, &connection)?;
         let mut applier = Applier::new(connection).map_err(sqlite)?;
         let (last_applied, membership) = applier.position(path)?;
         let readers = ReadPool::open(path)?;
@@ -210,7 +210,7 @@ impl RaftSnapshotBuilder<TypeConfig> for NoSnapshot {
 }
 
 /// Sets the journal up, makes the tables, and refuses files of another kind or of a later format.
-fn initialise(path: &Path, connection: &Connection) -> Result<(), StorageError> {
+fn initialize(path: &Path, connection: &Connection) -> Result<(), StorageError> {
     let sqlite = |source| StorageError::Sqlite { path: path.to_owned(), source };
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
     let found = pragma("user_version").map_err(sqlite)?;
