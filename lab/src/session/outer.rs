@@ -187,7 +187,8 @@ fn empty() -> Box<dyn io::Read> {
 fn replay(args: &RunArgs, seed: u64) -> String {
     let plant =
         std::env::var("ASPEN_PLANT").ok().map(|plant| format!("ASPEN_PLANT={} ", quoted(plant.as_ref())));
-    let mut words = vec![format!("{}cargo lab run {}", plant.unwrap_or_default(), quoted(args.file.as_os_str()))];
+    let mut words =
+        vec![format!("{}cargo lab run {}", plant.unwrap_or_default(), quoted(args.file.as_os_str()))];
     words.push(format!("--seed {seed} --driver process"));
     words.extend(args.node_bin.iter().map(|path| format!("--node-bin {}", quoted(path.as_os_str()))));
     words.extend(args.sabotage.map(|_| "--sabotage ignore-cuts".to_owned()));
