@@ -10,6 +10,7 @@ mod describe;
 mod frontier;
 mod register;
 mod search;
+mod violation;
 mod witness;
 mod zones;
 
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::witness::{Role, Violation, WitnessOperation};
+pub use self::violation::{Role, Violation, WitnessOperation};
 
 use self::register::{Register, Registers};
 use self::search::Found;

@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 pub use self::admission::Admission;
+use self::pool::OnTimeout;
 pub use self::pool::RaftConnectionPool;
 use super::rpc::{ALPN, AppendEntries, Forward, PreVote, RaftMessage, RaftProtocol, ReadIndex, RequestVote};
 use super::{Delivery, Peer, RaftService, Transport, TransportError};
@@ -135,8 +136,8 @@ impl Transport for IrohTransport {
         within: Duration,
     ) -> Delivery<'a, AppendEntriesResponse> {
         async move {
-            let answer = self.pool.raft_rpc(to, AppendEntries(request), within).await?;
-            answer.map_err(|reason| TransportError::Refused { peer: to.id, reason })
+            let answer = self.pool.rpc(to, AppendEntries(request), within, OnTimeout::Drop).await?;
+            answered(to, answer)
         }
         .boxed()
     }
@@ -148,8 +149,8 @@ impl Transport for IrohTransport {
         within: Duration,
     ) -> Delivery<'a, VoteResponse> {
         async move {
-            let answer = self.pool.raft_rpc(to, RequestVote(request), within).await?;
-            answer.map_err(|reason| TransportError::Refused { peer: to.id, reason })
+            let answer = self.pool.rpc(to, RequestVote(request), within, OnTimeout::Drop).await?;
+            answered(to, answer)
         }
         .boxed()
     }
@@ -161,14 +162,14 @@ impl Transport for IrohTransport {
         within: Duration,
     ) -> Delivery<'a, VoteResponse> {
         async move {
-            let answer = self.pool.raft_rpc(to, PreVote(request), within).await?;
-            answer.map_err(|reason| TransportError::Refused { peer: to.id, reason })
+            let answer = self.pool.rpc(to, PreVote(request), within, OnTimeout::Drop).await?;
+            answered(to, answer)
         }
         .boxed()
     }
 
     fn read_index<'a>(&'a self, to: &'a Peer, within: Duration) -> Delivery<'a, Result<LogId, ApiError>> {
-        self.pool.client_rpc(to, ReadIndex, within).boxed()
+        self.pool.rpc(to, ReadIndex, within, OnTimeout::Keep).boxed()
     }
 
     fn forward<'a>(
@@ -177,8 +178,13 @@ impl Transport for IrohTransport {
         command: Command,
         within: Duration,
     ) -> Delivery<'a, Result<WriteResult, ApiError>> {
-        self.pool.client_rpc(to, Forward(command), within).boxed()
+        self.pool.rpc(to, Forward(command), within, OnTimeout::Keep).boxed()
     }
+}
+
+/// A peer that cannot serve says why.
+fn answered<T>(peer: &Peer, answer: Result<T, String>) -> Result<T, TransportError> {
+    answer.map_err(|reason| TransportError::Refused { peer: peer.id, reason })
 }
 
 /// Answers the requests of admitted peers.

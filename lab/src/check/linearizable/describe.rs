@@ -1,6 +1,6 @@
 //! A conflict in a sentence or two that a person understands.
 
-use super::witness::{Role, WitnessOperation};
+use super::violation::{Role, WitnessOperation};
 use crate::history::{Op, Outcome};
 
 /// Most operations that a sentence lists.

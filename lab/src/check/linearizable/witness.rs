@@ -5,61 +5,15 @@
 //! holds whatever the other operations did, and it can only grow with the set; hence the smallest set is found
 //! one member at a time, each by bisection.
 
-use serde::{Deserialize, Serialize};
-
 use super::describe;
 use super::register::{Interval, Register, Step, Value};
 use super::search::{Found, search};
+use super::violation::{Role, Violation, WitnessOperation};
 use super::{Deadline, Exhausted};
-use crate::history::{History, KeyIndex, Op, OpId, Outcome, ValueIndex};
+use crate::history::{History, KeyIndex, ValueIndex};
 
 /// By how much the search for the next member widens its window.
 const WIDEN: usize = 4;
-
-/// What an operation does in a conflict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Without it the others can be explained.
-    Conflict,
-    /// It left a value that one of the others saw; shown so that the conflict explains itself.
-    Source,
-}
-
-/// An operation of a conflict, in full.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WitnessOperation {
-    /// Its id in the history.
-    pub id: OpId,
-    /// What it does in the conflict.
-    pub role: Role,
-    /// Who called.
-    pub client: String,
-    /// Who was called.
-    pub node: String,
-    /// What was asked for.
-    pub op: Op<String>,
-    /// When, in nanoseconds since the start of the run.
-    pub call_ns: u64,
-    /// When the client learned the outcome; `None`: never.
-    pub return_ns: Option<u64>,
-    /// What it learned.
-    pub outcome: Outcome<String>,
-}
-
-/// Why a key is not linearizable.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Violation {
-    /// The key.
-    pub key: String,
-    /// What is impossible, in a sentence or two.
-    pub summary: String,
-    /// The conflicting operations and the sources of their values, by call.
-    pub operations: Vec<WitnessOperation>,
-    /// Without any one of the operations in conflict the others can be explained. False: the time to find
-    /// out ended, and there may be more operations than needed.
-    pub is_minimal: bool,
-}
 
 impl Violation {
     pub(super) fn new(history: &History, key: KeyIndex, conflict: &Conflict) -> Self {

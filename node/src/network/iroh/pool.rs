@@ -26,6 +26,15 @@ use crate::types::NodeInfo;
 
 type Dial = Shared<BoxFuture<'static, Result<Connection, String>>>;
 
+/// What a time-out says of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnTimeout {
+    /// Raft's own requests are answered at once: the connection is dead.
+    Drop,
+    /// A client's request may rightly take long.
+    Keep,
+}
+
 /// The connections of one node to its peers.
 #[derive(Debug)]
 pub struct RaftConnectionPool {
@@ -54,44 +63,13 @@ impl RaftConnectionPool {
         Self { endpoint, state: Mutex::default() }
     }
 
-    /// Sends one of Raft's own requests; a time-out drops the connection.
-    pub(super) async fn raft_rpc<Req, Res>(
+    /// Sends a request over the connection to a peer, which is dialled if there is none.
+    pub(super) async fn rpc<Req, Res>(
         &self,
         to: &Peer,
         request: Req,
         within: Duration,
-    ) -> Result<Res, TransportError>
-    where
-        RaftProtocol: From<Req>,
-        RaftMessage: From<irpc::WithChannels<Req, RaftProtocol>>,
-        Req: irpc::Channels<RaftProtocol, Tx = oneshot::Sender<Res>, Rx = irpc::channel::none::NoReceiver>,
-        Res: irpc::RpcMessage,
-    {
-        self.rpc(to, request, within, true).await
-    }
-
-    /// Sends a request on behalf of a client.
-    pub(super) async fn client_rpc<Req, Res>(
-        &self,
-        to: &Peer,
-        request: Req,
-        within: Duration,
-    ) -> Result<Res, TransportError>
-    where
-        RaftProtocol: From<Req>,
-        RaftMessage: From<irpc::WithChannels<Req, RaftProtocol>>,
-        Req: irpc::Channels<RaftProtocol, Tx = oneshot::Sender<Res>, Rx = irpc::channel::none::NoReceiver>,
-        Res: irpc::RpcMessage,
-    {
-        self.rpc(to, request, within, false).await
-    }
-
-    async fn rpc<Req, Res>(
-        &self,
-        to: &Peer,
-        request: Req,
-        within: Duration,
-        drop_on_timeout: bool,
+        on_timeout: OnTimeout,
     ) -> Result<Res, TransportError>
     where
         RaftProtocol: From<Req>,
@@ -117,7 +95,7 @@ impl RaftConnectionPool {
         let client = Client::<RaftProtocol>::boxed(IrohRemoteConnection::new(connection));
         match timeout_at(deadline, client.rpc(request)).await {
             Err(_) => {
-                if drop_on_timeout {
+                if on_timeout == OnTimeout::Drop {
                     self.forget(to, &slot);
                 }
                 Err(TransportError::Timeout { peer: to.id, within_ms })
