@@ -5,6 +5,8 @@ pub mod linearizable;
 pub mod minority_refuses;
 pub mod receipts;
 pub mod recovers;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
