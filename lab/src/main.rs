@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use aspen_lab::cli::{Cli, Command, NODE_PART};
 use aspen_lab::doctor::{self, DoctorError};
+use aspen_lab::runner::causes;
 use aspen_lab::sandbox::{self, Stage};
 use aspen_lab::session;
 use clap::Parser;
@@ -84,14 +85,7 @@ fn inner(stage: sandbox::InnerStage) -> ExitCode {
 
 /// Prints an error, each cause on a line of its own.
 fn report(error: &dyn Error) {
-    let mut text = format!("lab: {error}\n");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str("  because: ");
-        text.push_str(&error.to_string());
-        text.push('\n');
-        cause = error.source();
-    }
+    let text = causes(error).replace('\n', "\n  ");
     // Nobody reads: nobody can be told.
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let _ = writeln!(std::io::stderr(), "lab: {text}");
 }

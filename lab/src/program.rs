@@ -37,7 +37,6 @@ pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
-    directory: Option<PathBuf>,
 }
 
 /// How a program ended.
@@ -173,7 +172,7 @@ pub struct ShortOutput {
 impl Program {
     /// A program by its path, or by its name if it is on the lab's own search path.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), arguments: vec![], environment: vec![], directory: None }
+        Self { path: path.into(), arguments: vec![], environment: vec![] }
     }
 
     /// Adds an argument.
@@ -201,13 +200,6 @@ impl Program {
     #[must_use]
     pub(crate) fn inherit_environment(mut self) -> Self {
         self.environment.extend(std::env::vars_os());
-        self
-    }
-
-    /// Starts it in this directory instead of the lab's own.
-    #[must_use]
-    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.directory = Some(directory.into());
         self
     }
 
@@ -297,9 +289,6 @@ impl Program {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.args(&self.arguments).env_clear().envs(self.environment.iter().cloned());
-        if let Some(directory) = &self.directory {
-            command.current_dir(directory);
-        }
         command
     }
 }

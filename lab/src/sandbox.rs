@@ -117,11 +117,6 @@ impl Sandbox {
         self.control.write_all(b"stop\n").map_err(SandboxError::Pipe)
     }
 
-    /// How it ended, if it has.
-    pub fn exited(&self) -> Option<Exit> {
-        self.running.exited()
-    }
-
     /// Waits for its end and says how the inner process ended; a signal n is exit code 128 + n.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ pub(crate) fn rounds() -> u64 {
 }
 
 /// Whether this host can run clusters; if not, says so loudly, or fails where `LAB_REQUIRE` wants it.
-pub(crate) fn can_run() -> bool {
+fn can_run() -> bool {
     if nix::unistd::geteuid().is_root() || fs::File::open("/dev/net/tun").is_ok() {
         return true;
     }
@@ -39,6 +39,11 @@ pub(crate) fn can_run() -> bool {
         eprintln!("SKIPPED: no /dev/net/tun that this user may open");
     }
     false
+}
+
+/// The right to run a cluster, and a folder for what it leaves; none where this host cannot run any.
+pub(crate) fn bench() -> Option<(MutexGuard<'static, ()>, tempfile::TempDir)> {
+    can_run().then(|| (turn(), tempfile::tempdir().unwrap()))
 }
 
 /// A scenario of the repository.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::lab::{Run, Running, can_run, rounds, run, topology, turn};
+use crate::lab::{Run, Running, bench, rounds, run, topology};
 
 /// Every scenario of the repository.
 const TOPOLOGIES: [&str; 4] = ["three-nodes", "leader-isolated", "split-brain", "crash-storm"];
@@ -55,11 +55,7 @@ fn row(run: &Run, name: &str, seed: u64) -> String {
 
 #[test]
 fn every_topology_passes_with_every_receipt() {
-    if !can_run() {
-        return;
-    }
-    let _turn = turn();
-    let home = tempfile::tempdir().unwrap();
+    let Some((_turn, home)) = bench() else { return };
     let mut table = "scenario         seed  answered  faults elections\n".to_owned();
     for name in TOPOLOGIES {
         for seed in 1..=rounds() {
@@ -93,11 +89,8 @@ fn planted_node() -> PathBuf {
 
 #[test]
 fn stale_read_is_caught_by_name() {
-    if !can_run() {
-        return;
-    }
-    let _turn = turn();
-    let (home, node) = (tempfile::tempdir().unwrap(), planted_node());
+    let Some((_turn, home)) = bench() else { return };
+    let node = planted_node();
     for name in ["leader-isolated", "split-brain"] {
         for seed in 1..=rounds() {
             let (file, number) = (topology(name), seed.to_string());
@@ -121,11 +114,7 @@ fn stale_read_is_caught_by_name() {
 
 #[test]
 fn cut_that_cuts_nothing_is_no_pass() {
-    if !can_run() {
-        return;
-    }
-    let _turn = turn();
-    let home = tempfile::tempdir().unwrap();
+    let Some((_turn, home)) = bench() else { return };
     let file = topology("split-brain");
     let words = [file.to_str().unwrap(), "--seed", "1", "--sabotage", "ignore-cuts", "--quiet"];
     let run = run(home.path(), "sabotaged", &words, &[]);
@@ -142,11 +131,7 @@ fn cut_that_cuts_nothing_is_no_pass() {
 
 #[test]
 fn two_runs_side_by_side_pass_and_equal_seeds_plan_the_same() {
-    if !can_run() {
-        return;
-    }
-    let _turn = turn();
-    let home = tempfile::tempdir().unwrap();
+    let Some((_turn, home)) = bench() else { return };
     let file = write_scenario(home.path(), "short", SHORT);
     let runs: Vec<Running> = [("a", "5"), ("b", "5"), ("c", "6")]
         .iter()
@@ -163,11 +148,7 @@ fn two_runs_side_by_side_pass_and_equal_seeds_plan_the_same() {
 
 #[test]
 fn interrupted_run_is_judged_and_written() {
-    if !can_run() {
-        return;
-    }
-    let _turn = turn();
-    let home = tempfile::tempdir().unwrap();
+    let Some((_turn, home)) = bench() else { return };
     let file = write_scenario(home.path(), "interrupted", &SHORT.replace("8s", "60s"));
     let running = Running::start(home.path(), "run", &[&file, "--seed", "1"], &[]);
     running.await_event("receipt complete");
@@ -181,11 +162,7 @@ fn interrupted_run_is_judged_and_written() {
 
 #[test]
 fn node_that_dies_by_itself_fails_the_run_with_the_end_of_its_log() {
-    if !can_run() {
-        return;
-    }
-    let _turn = turn();
-    let home = tempfile::tempdir().unwrap();
+    let Some((_turn, home)) = bench() else { return };
     let file = write_scenario(home.path(), "death", &SHORT.replace("8s", "60s"));
     let running = Running::start(home.path(), "run", &[&file, "--seed", "1"], &[]);
     running.await_event("receipt complete");

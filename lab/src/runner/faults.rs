@@ -183,7 +183,7 @@ impl Tools {
         self.watch.set_down(node, false);
         let killed = Proof {
             what: "the process ended by signal 9".to_owned(),
-            is_seen: true,
+            is_seen: exit == Exit::Signal(9),
             detail: exit.to_string(),
         };
         let restarted = Proof {
