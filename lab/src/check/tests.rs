@@ -27,6 +27,7 @@ fn fault(began_s: u64, ended_s: Option<u64>) -> FaultRecord {
         ended_ns: ended_s.map(|at_s| at_s * SECOND),
         minority: vec![NodeIndex(0)],
         touched: vec![NodeIndex(0)],
+        links: Vec::new(),
         hit_leader_of_term: Some(1),
         proofs: vec![Proof { what: "it".to_owned(), is_seen: true, detail: String::new() }],
         problem: None,

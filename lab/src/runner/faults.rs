@@ -130,6 +130,7 @@ impl Tools {
             fault.began_ns = Some(began_ns);
             fault.minority = cut.minority.iter().copied().collect();
             fault.touched = cut.touched.iter().copied().collect();
+            fault.links = cut.pairs.iter().copied().collect();
             fault.hit_leader_of_term = term.filter(|_| cut.isolates_leader);
         });
         self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: in force"));

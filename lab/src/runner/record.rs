@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::EventSink;
-use crate::cluster::Clock;
+use crate::cluster::{Clock, NodePair};
 use crate::plan::NodeIndex;
 use crate::workload::client::{LoadCounts, nanos};
 
@@ -67,6 +67,8 @@ pub struct FaultRecord {
     pub minority: Vec<NodeIndex>,
     /// The nodes that it was aimed at.
     pub touched: Vec<NodeIndex>,
+    /// The directed links that it changed.
+    pub links: Vec<NodePair>,
     /// The term of the leader that it hit, if it hit one.
     pub hit_leader_of_term: Option<u64>,
     /// The receipt.
@@ -188,6 +190,7 @@ impl Conduct {
             ended_ns: None,
             minority: Vec::new(),
             touched: Vec::new(),
+            links: Vec::new(),
             hit_leader_of_term: None,
             proofs: Vec::new(),
             problem: Some("the run ended before the fault did".to_owned()),
