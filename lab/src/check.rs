@@ -1,8 +1,10 @@
 //! The checks: pure functions from what was seen to a [`Verdict`]. They start nothing and ask nobody.
 
 pub mod alive;
+pub mod durable;
 pub mod linearizable;
 pub mod minority_refuses;
+pub mod raft;
 pub mod receipts;
 pub mod recovers;
 #[cfg(test)]
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use self::linearizable::Budget;
 use crate::history::History;
+use crate::observations::Observation;
 use crate::plan::{Plan, PlannedCheck};
 use crate::runner::record::RunRecord;
 
@@ -47,11 +50,27 @@ pub struct Verdict {
     pub details: serde_json::Value,
 }
 
+/// All that is known of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Evidence<'a> {
+    /// What was to happen.
+    pub plan: &'a Plan,
+    /// What clients asked for and were told.
+    pub history: &'a History,
+    /// What happened apart from that.
+    pub record: &'a RunRecord,
+    /// What nodes said of themselves.
+    pub observations: &'a [Observation],
+}
+
 /// Judges a run: the checks that its plan asks for, and those that every run has to pass.
-pub fn judge(plan: &Plan, history: &History, record: &RunRecord) -> Vec<Verdict> {
+pub fn judge(evidence: &Evidence<'_>, budget: &Budget) -> Vec<Verdict> {
+    let Evidence { plan, history, record, observations } = *evidence;
     let mut verdicts = vec![receipts::check(plan, record), alive::check(plan, record)];
     verdicts.extend(plan.checks.iter().map(|check| match check {
-        PlannedCheck::Linearizable => linearizable::check(history, &Budget::default()).verdict(),
+        PlannedCheck::Linearizable => linearizable::check(history, budget).verdict(),
+        PlannedCheck::Durable => durable::check(history, record, budget),
+        PlannedCheck::Raft => raft::check(plan, observations),
         PlannedCheck::Recovers { within_ms } => {
             recovers::check(plan, history, record, Duration::from_millis(*within_ms))
         }

@@ -10,6 +10,7 @@ pub mod history;
 pub mod limits;
 pub mod link;
 pub mod machine;
+pub mod observations;
 pub mod plan;
 pub mod program;
 pub mod report;

@@ -135,6 +135,12 @@ pub const CHECK_PENDING_MAX: u32 = 1024;
 /// Most keys whose violation is explained; of the others only the name is reported. Nobody reads more.
 pub const CHECK_VIOLATIONS_MAX: u32 = 16;
 
+/// Most broken promises of Raft that a report lists; the rest is counted. Nobody reads more.
+pub const RAFT_FINDINGS_MAX: usize = 16;
+
+/// Most keys that a report lists because members differ in them; the rest is counted.
+pub const DIFFERENCES_NAMED_MAX: usize = 16;
+
 const _: () = {
     // An index into the operations, or into a key's values, fits u32 with room for the absent value.
     assert!(HISTORY_OPERATIONS_MAX < u32::MAX - 2);
@@ -263,6 +269,25 @@ pub const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 pub const OBSERVE_INTERVAL: Duration = Duration::from_millis(250);
 /// How long an observation waits for its answer.
 pub const OBSERVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Every node's state digest is asked for at each multiple of this: those are the ones that a node keeps.
+pub const STATE_DIGEST_INTERVAL: u64 = aspen_node::limits::STATE_DIGEST_INTERVAL;
+/// Most state digests that one look at a node asks for: a fast load must not turn observation into load.
+pub const STATE_DIGESTS_PER_LOOK_MAX: u64 = 8;
+/// Entries in each range of the log that is hashed while the run goes on: a second or more of load.
+pub const LOG_DIGEST_ENTRIES: u64 = 1_000;
+/// Longest line of observations.jsonl, in bytes: a state with every number at its longest has 400.
+pub const OBSERVATION_LINE_BYTES_MAX: u64 = 4_096;
+/// Most observations of a run: 50 nodes, four looks a second with their digests, for an hour and its margins. Each takes
+/// about 150 bytes of memory while the run is judged.
+pub const OBSERVATIONS_MAX: usize = 8_000_000;
+/// How long the members have, once the load has ended, to hold the same state and let every key be read from each of
+/// them: several elections and time-outs.
+pub const SETTLE_MAX: Duration = Duration::from_secs(30);
+/// Entries at the end of the log that are compared between all members after settling: ten requests of a node's longest
+/// range.
+pub const SETTLE_LOG_ENTRIES_MAX: u64 = 10 * aspen_node::limits::LOG_DIGEST_RANGE_MAX;
+/// How many keys are read from one member at the same time after settling.
+pub const SETTLE_READS_IN_FLIGHT: usize = 8;
 /// How often progress is reported.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// Answered operations below which a verdict is worth nothing.
@@ -279,6 +304,8 @@ const _: () = {
     assert!(DRAIN_MAX.as_millis() > 2 * CLIENT_TIMEOUT.as_millis());
     // A cut lasts at least as long as its probes.
     assert!(CUT_PROBE_WAIT.as_millis() <= FAULT_LASTS_MIN.as_millis());
+    // A range of the log that is hashed fits one answer.
+    assert!(LOG_DIGEST_ENTRIES <= aspen_node::limits::LOG_DIGEST_RANGE_MAX);
     // The lab has a port of its own.
     assert!(NODES_MAX < FABRIC_PORTS_MAX);
     assert!(NODE_STOP_MAX.as_millis() > aspen_node::limits::STOP_TIMEOUT.as_millis());

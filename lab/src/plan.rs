@@ -164,6 +164,10 @@ pub enum PlannedCheck {
     },
     /// Nodes that a partition leaves without a majority acknowledge nothing.
     MinorityRefuses,
+    /// What was acknowledged is there in the end, and the same on every member.
+    Durable,
+    /// What Raft promises holds for every state, log and vote that was seen.
+    Raft,
 }
 
 /// A hash, or the seed of a key or a generator. In hexadecimal where it is written.
@@ -251,6 +255,8 @@ fn planned_check(check: &Check) -> PlannedCheck {
         Check::Linearizable => PlannedCheck::Linearizable,
         Check::Recovers { within } => PlannedCheck::Recovers { within_ms: ms(within) },
         Check::MinorityRefuses => PlannedCheck::MinorityRefuses,
+        Check::Durable => PlannedCheck::Durable,
+        Check::Raft => PlannedCheck::Raft,
     }
 }
 

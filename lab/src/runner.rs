@@ -6,6 +6,7 @@ pub mod boot;
 mod faults;
 mod observe;
 pub mod record;
+pub mod settle;
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -76,20 +77,37 @@ pub enum RunError {
     /// The history could not be written.
     #[error("the history cannot be written")]
     History(#[source] std::io::Error),
+    /// The observations could not be written.
+    #[error("the observations cannot be written")]
+    Observations(#[source] std::io::Error),
 }
 
-/// Runs a plan to its end, and returns what happened; the history is written to `history`.
+/// Where a run writes what it need not keep in memory.
+pub struct Files {
+    /// Every call and every answer of the clients.
+    pub history: Box<dyn Write + Send>,
+    /// What was seen of the nodes.
+    pub observations: Box<dyn Write + Send>,
+}
+
+impl Debug for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Files").finish_non_exhaustive()
+    }
+}
+
+/// Runs a plan to its end, and returns what happened.
 ///
 /// # Errors
-/// The cluster does not come up, or the driver or the history's file fails.
-pub async fn run(stage: Stage, history: Box<dyn Write + Send>) -> Result<RunRecord, RunError> {
-    let conduct = Arc::new(Conduct::new(stage.clock.clone(), stage.sink.clone()));
-    let load = Arc::new(Load::new(stage.clock.clone(), history));
+/// The cluster does not come up, or the driver or one of the files fails.
+pub async fn run(stage: Stage, files: Files) -> Result<RunRecord, RunError> {
+    let conduct = Arc::new(Conduct::new(stage.clock.clone(), stage.sink.clone(), files.observations));
+    let load = Arc::new(Load::new(stage.clock.clone(), files.history));
     match boot::boot(&stage, &conduct).await {
         Ok(()) => {}
         // A node that ends at its start is judged like one that ends later.
         Err(boot::BootError::Ended) => {
-            return Ok(conduct.record(stage.clock.now(), stage.clock.now(), load.counts(), false));
+            return Ok(conduct.record(stage.clock.now(), stage.clock.now(), load.counts(), None, false));
         }
         Err(error) => return Err(error.into()),
     }
@@ -104,6 +122,11 @@ pub async fn run(stage: Stage, history: Box<dyn Write + Send>) -> Result<RunReco
     let load_ended = stage.clock.now();
     conduct.event(EventKind::Phase, "settle", "the load ends");
     drain(&stage, &conduct, &mut clients).await;
+    let settled = if is_interrupted || conduct.has_deaths() || held.is_err() {
+        None
+    } else {
+        settle::settle(&stage, &conduct, &load).await
+    };
     observer.stop().await;
     note_deaths(&stage, &conduct);
     stop_nodes(&stage, &conduct).await;
@@ -114,7 +137,8 @@ pub async fn run(stage: Stage, history: Box<dyn Write + Send>) -> Result<RunReco
         conduct.defect(causes(&error));
     }
     load.finish().map_err(RunError::History)?;
-    Ok(conduct.record(origin, load_ended, load.counts(), is_interrupted))
+    conduct.finish_observations().map_err(RunError::Observations)?;
+    Ok(conduct.record(origin, load_ended, load.counts(), settled, is_interrupted))
 }
 
 /// Lets every client finish its last operation, which is bounded.
@@ -177,7 +201,7 @@ async fn hold(
 fn recovery_time(plan: &Plan) -> Duration {
     let within = plan.checks.iter().map(|check| match check {
         PlannedCheck::Recovers { within_ms } => Duration::from_millis(*within_ms),
-        PlannedCheck::Linearizable | PlannedCheck::MinorityRefuses => Duration::ZERO,
+        _ => Duration::ZERO,
     });
     within.max().unwrap_or_default()
 }

@@ -199,6 +199,10 @@ pub enum Check {
     },
     /// Nodes that a partition leaves without a majority acknowledge nothing.
     MinorityRefuses,
+    /// What was acknowledged is there in the end, and the same on every member.
+    Durable,
+    /// What Raft promises holds for every state, log and vote that was seen (Raft paper, figure 3).
+    Raft,
 }
 
 /// Why a file is not a scenario.

@@ -79,14 +79,14 @@ fn wanted<'a>(plan: &Plan, history: &History, record: &RunRecord, fault: &'a Fau
     let mut wanted = Vec::new();
     let mix = plan.workload.mix;
     if mix.write + mix.cas > 0 {
-        let took = first_after(history, since_ns, |operation| {
+        let took = first_after(history, record, since_ns, |operation| {
             !matches!(operation.op, Op::Read) && is_answered(operation)
         });
         wanted.push(Wanted { fault, what: "the cluster acknowledges a write".to_owned(), took });
     }
     for node in &fault.touched {
         let name = &plan.nodes[node.position()].name;
-        let took = first_after(history, since_ns, |operation| {
+        let took = first_after(history, record, since_ns, |operation| {
             is_answered(operation) && history.node(operation.node) == name
         });
         wanted.push(Wanted { fault, what: format!("{name} answers"), took });
@@ -115,10 +115,16 @@ pub(super) fn is_answered(operation: &Operation) -> bool {
     matches!(operation.outcome, Outcome::Read { .. } | Outcome::Done | Outcome::CasFailed { .. })
 }
 
-/// How long after `since_ns` the first operation that was called later, and that fits, was answered.
-fn first_after(history: &History, since_ns: u64, fits: impl Fn(&Operation) -> bool) -> Option<Duration> {
+/// How long after `since_ns` the first operation of the load that was called later, and that fits, was answered.
+fn first_after(
+    history: &History,
+    record: &RunRecord,
+    since_ns: u64,
+    fits: impl Fn(&Operation) -> bool,
+) -> Option<Duration> {
+    let times = since_ns..record.load_ended_ns;
     let later =
-        history.operations.iter().filter(|operation| operation.call_ns >= since_ns && fits(operation));
+        history.operations.iter().filter(|operation| times.contains(&operation.call_ns) && fits(operation));
     let first_ns = later.filter_map(|operation| operation.return_ns).min()?;
     Some(Duration::from_nanos(first_ns - since_ns))
 }

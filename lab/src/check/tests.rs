@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Status, alive, judge, minority_refuses, overall, receipts, recovers};
+use super::linearizable::Budget;
+use super::{Evidence, Status, alive, judge, minority_refuses, overall, receipts, recovers};
 use crate::history::{Answer, Call, History, HistoryWriter, Op, OpId, Outcome, read_history};
 use crate::plan::{NodeIndex, Plan};
 use crate::runner::record::{Death, FaultRecord, Proof, RunRecord};
@@ -34,11 +35,12 @@ fn fault(began_s: u64, ended_s: Option<u64>) -> FaultRecord {
     }
 }
 
-fn record(faults: Vec<FaultRecord>, load_ended_s: u64) -> RunRecord {
+pub(super) fn record(faults: Vec<FaultRecord>, load_ended_s: u64) -> RunRecord {
     RunRecord {
         origin_ns: 0,
         load_ended_ns: load_ended_s * SECOND,
         counts: LoadCounts { answered: 1_000, refused: 0, unknown: 0 },
+        settled: None,
         faults,
         leaders: vec![],
         deaths: vec![],
@@ -138,7 +140,9 @@ fn broken_promise_outweighs_a_missing_receipt() {
         console_end: "x".to_owned(),
     });
     assert_eq!(alive::check(&plan(), &run).status, Status::Fail);
-    let verdicts = judge(&plan(), &history(&[]), &run);
+    let (plan, history) = (plan(), history(&[]));
+    let evidence = Evidence { plan: &plan, history: &history, record: &run, observations: &[] };
+    let verdicts = judge(&evidence, &Budget::default());
     assert_eq!(verdicts.len(), 5);
     assert_eq!(overall(&verdicts), Status::Fail);
 }

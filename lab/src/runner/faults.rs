@@ -13,6 +13,7 @@ use super::record::{Conduct, EventKind, Proof};
 use super::{RunError, Stage};
 use crate::cluster::{Clock, Cluster, ClusterError, FrameCounts, NodePair, Probe, Request};
 use crate::limits::{CLIENT_TIMEOUT, LOOK_INTERVAL, PROBE_TRIES_MAX, RESTART_WAIT_MAX, ROLE_WAIT_MAX};
+use crate::observations::Incarnation;
 use crate::plan::{FaultAction, NodeIndex, Plan, Roles, Step, cut_pairs, minority, resolve, resolve_one};
 use crate::program::Exit;
 
@@ -180,7 +181,7 @@ impl Tools {
         self.clock.sleep(Duration::from_millis(strike.step.lasts_ms)).await;
         self.cluster.start(node).await?;
         let ended_ns = self.conduct.now_ns();
-        let served = self.await_service(node, incarnation.as_deref()).await;
+        let served = self.await_service(node, incarnation).await;
         self.watch.set_down(node, false);
         let killed = Proof {
             what: "the process ended by signal 9".to_owned(),
@@ -240,16 +241,16 @@ impl Tools {
     }
 
     /// Waits until a restarted node names a new incarnation and answers a linearizable read.
-    async fn await_service(&self, node: NodeIndex, before: Option<&str>) -> Result<String, String> {
+    async fn await_service(&self, node: NodeIndex, before: Option<Incarnation>) -> Result<String, String> {
         let deadline = self.clock.now() + RESTART_WAIT_MAX;
         let mut channel = self.cluster.channel(node);
         loop {
             let state = raft_state(channel.as_mut()).await;
-            if let Some(state) = state.filter(|state| Some(state.incarnation.as_str()) != before) {
+            if let Some(state) = state.filter(|state| Some(state.incarnation) != before) {
                 let read = Request::post("/kv/read", &json!({ "key": "k0" }));
                 let answer = channel.request(read, CLIENT_TIMEOUT).await;
                 if answer.is_ok_and(|answer| matches!(answer.status, 200 | 404)) {
-                    let before = before.unwrap_or("none seen");
+                    let before = before.map_or_else(|| "none seen".to_owned(), |before| before.to_string());
                     return Ok(format!("incarnation {} after {before}", state.incarnation));
                 }
             }

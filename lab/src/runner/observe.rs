@@ -1,29 +1,33 @@
-//! Watches every node's Raft state, all along: who leads, and who answers.
+//! Watches every node, all along: who leads, who answers, and whether logs and states agree. What is seen goes to the
+//! run's observations, line by line.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use aspen_node::api::RaftState;
 use futures::future::join_all;
+use serde_json::Value as Json;
 use tokio::task::JoinSet;
 
 use super::Stage;
 use super::record::Conduct;
 use crate::cluster::{Channel, Clock, Cluster, Request};
-use crate::limits::{OBSERVE_INTERVAL, OBSERVE_TIMEOUT};
-use crate::plan::{NodeIndex, Roles};
+use crate::limits::{
+    LOG_DIGEST_ENTRIES, OBSERVE_INTERVAL, OBSERVE_TIMEOUT, STATE_DIGEST_INTERVAL, STATE_DIGESTS_PER_LOOK_MAX,
+};
+use crate::observations::{Incarnation, NodeState, Role, Seen};
+use crate::plan::{Bytes32, NodeIndex, Roles};
 
 /// The last known state of every node. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Watch {
-    seen: Arc<Mutex<Seen>>,
+    last: Arc<Mutex<Last>>,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct Last {
     /// When each node last answered, and what.
-    states: Vec<Option<(Duration, RaftState)>>,
+    states: Vec<Option<(Duration, NodeState)>>,
     /// Nodes that were killed and have not served again yet.
     down: BTreeSet<NodeIndex>,
 }
@@ -35,26 +39,37 @@ pub(super) struct Observer {
     tasks: JoinSet<()>,
 }
 
+/// Observes one node.
+struct Gaze {
+    node: NodeIndex,
+    name: String,
+    watch: Watch,
+    conduct: Arc<Conduct>,
+    clock: Arc<dyn Clock>,
+    channel: Box<dyn Channel>,
+    /// The first index whose state digest was not asked for.
+    next_state: u64,
+    /// The first entry whose log digest was not asked for.
+    next_log: u64,
+}
+
 impl Observer {
     pub(super) fn start(stage: &Stage, conduct: &Arc<Conduct>) -> Self {
         let states = vec![None; stage.plan.nodes.len()];
-        let watch = Watch { seen: Arc::new(Mutex::new(Seen { states, down: BTreeSet::new() })) };
+        let watch = Watch { last: Arc::new(Mutex::new(Last { states, down: BTreeSet::new() })) };
         let mut tasks = JoinSet::new();
         for node in stage.plan.node_indexes() {
-            let (watch, conduct, clock) = (watch.clone(), conduct.clone(), stage.clock.clone());
-            let name = stage.name(node).to_owned();
-            let mut channel = stage.cluster.channel(node);
-            tasks.spawn(async move {
-                loop {
-                    if let Some(state) = raft_state(channel.as_mut()).await {
-                        if state.role == "leader" {
-                            conduct.leader(node, &name, state.term);
-                        }
-                        watch.seen().states[node.position()] = Some((clock.now(), state));
-                    }
-                    clock.sleep(OBSERVE_INTERVAL).await;
-                }
-            });
+            let gaze = Gaze {
+                node,
+                name: stage.name(node).to_owned(),
+                watch: watch.clone(),
+                conduct: conduct.clone(),
+                clock: stage.clock.clone(),
+                channel: stage.cluster.channel(node),
+                next_state: STATE_DIGEST_INTERVAL,
+                next_log: 0,
+            };
+            tasks.spawn(gaze.run());
         }
         Self { watch, tasks }
     }
@@ -68,20 +83,61 @@ impl Observer {
     }
 }
 
+impl Gaze {
+    async fn run(mut self) {
+        loop {
+            match raft_state(self.channel.as_mut()).await {
+                Some(state) => {
+                    self.conduct.observe(self.node, Seen::State(state));
+                    if state.role == Role::Leader {
+                        self.conduct.leader(self.node, &self.name, state.term);
+                    }
+                    self.watch.last().states[self.node.position()] = Some((self.clock.now(), state));
+                    self.digests(&state).await;
+                }
+                None => self.conduct.observe(self.node, Seen::Silent {}),
+            }
+            self.clock.sleep(OBSERVE_INTERVAL).await;
+        }
+    }
+
+    /// Asks for the digests of what was applied and committed since the last look. Every node is asked for the same
+    /// indexes and ranges, so that they can be compared.
+    async fn digests(&mut self, state: &NodeState) {
+        let applied = state.applied.map_or(0, |position| position.index);
+        // A node that has applied much since the last look is asked for the latest: some of the others will be, too.
+        let behind = STATE_DIGEST_INTERVAL * STATE_DIGESTS_PER_LOOK_MAX;
+        let latest = applied - applied % STATE_DIGEST_INTERVAL;
+        self.next_state = self.next_state.max((latest + STATE_DIGEST_INTERVAL).saturating_sub(behind));
+        while self.next_state <= applied {
+            let Some(digest) = state_digest(self.channel.as_mut(), self.next_state).await else { return };
+            self.conduct.observe(self.node, digest);
+            self.next_state += STATE_DIGEST_INTERVAL;
+        }
+        let committed = state.committed.map_or(0, |position| position.index);
+        let end = self.next_log + LOG_DIGEST_ENTRIES - 1;
+        if end <= committed {
+            let Some(digest) = log_digest(self.channel.as_mut(), self.next_log, end).await else { return };
+            self.conduct.observe(self.node, digest);
+            self.next_log = end + 1;
+        }
+    }
+}
+
 impl Watch {
     /// Who plays which part now, and the term of the leader. States older than two observations do not count.
     pub(super) fn roles(&self, now: Duration) -> (Roles, Option<u64>) {
-        let seen = self.seen();
+        let last = self.last();
         let is_fresh = |at: &Duration| now.saturating_sub(*at) < OBSERVE_INTERVAL * 2;
         let leader = (0_u16..)
             .map(NodeIndex)
-            .zip(&seen.states)
-            .filter(|(node, _)| !seen.down.contains(node))
+            .zip(&last.states)
+            .filter(|(node, _)| !last.down.contains(node))
             .filter_map(|(node, state)| state.as_ref().map(|(at, state)| (node, at, state)))
-            .filter(|(_, at, state)| is_fresh(at) && state.role == "leader")
+            .filter(|(_, at, state)| is_fresh(at) && state.role == Role::Leader)
             .max_by_key(|(_, _, state)| state.term);
-        let count = u16::try_from(seen.states.len()).unwrap_or(u16::MAX);
-        let alive = (0..count).map(NodeIndex).filter(|node| !seen.down.contains(node)).collect();
+        let count = u16::try_from(last.states.len()).unwrap_or(u16::MAX);
+        let alive = (0..count).map(NodeIndex).filter(|node| !last.down.contains(node)).collect();
         let roles = Roles { nodes_count: count, leader: leader.map(|(node, _, _)| node), alive };
         (roles, leader.map(|(_, _, state)| state.term))
     }
@@ -89,9 +145,9 @@ impl Watch {
     /// Asks every node that is not down right now.
     pub(super) async fn refresh(&self, cluster: &dyn Cluster, clock: &dyn Clock) {
         let nodes: Vec<NodeIndex> = {
-            let seen = self.seen();
-            let count = u16::try_from(seen.states.len()).unwrap_or(u16::MAX);
-            (0..count).map(NodeIndex).filter(|node| !seen.down.contains(node)).collect()
+            let last = self.last();
+            let count = u16::try_from(last.states.len()).unwrap_or(u16::MAX);
+            (0..count).map(NodeIndex).filter(|node| !last.down.contains(node)).collect()
         };
         let asked = nodes.into_iter().map(|node| async move {
             let state = raft_state(cluster.channel(node).as_mut()).await;
@@ -99,35 +155,61 @@ impl Watch {
         });
         for (node, state) in join_all(asked).await {
             if let Some(state) = state {
-                self.seen().states[node.position()] = Some((clock.now(), state));
+                self.last().states[node.position()] = Some((clock.now(), state));
             }
         }
     }
 
     /// The incarnation that a node last named.
-    pub(super) fn incarnation(&self, node: NodeIndex) -> Option<String> {
-        self.seen().states[node.position()].as_ref().map(|(_, state)| state.incarnation.clone())
+    pub(super) fn incarnation(&self, node: NodeIndex) -> Option<Incarnation> {
+        self.last().states[node.position()].map(|(_, state)| state.incarnation)
     }
 
     /// Notes that a node was killed, or serves again.
     pub(super) fn set_down(&self, node: NodeIndex, is_down: bool) {
-        let mut seen = self.seen();
+        let mut last = self.last();
         if is_down {
-            seen.down.insert(node);
+            last.down.insert(node);
             // What it said before it died does not count any more.
-            seen.states[node.position()] = None;
+            last.states[node.position()] = None;
         } else {
-            seen.down.remove(&node);
+            last.down.remove(&node);
         }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().expect("nothing panics while it holds this lock")
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().expect("nothing panics while it holds this lock")
     }
 }
 
 /// One node's Raft state, if it answers in time.
-pub(super) async fn raft_state(channel: &mut dyn Channel) -> Option<RaftState> {
-    let answer = channel.request(Request::get("/raft/state"), OBSERVE_TIMEOUT).await.ok()?;
-    serde_json::from_value(answer.body).ok()
+pub(super) async fn raft_state(channel: &mut dyn Channel) -> Option<NodeState> {
+    serde_json::from_value(ask(channel, "/raft/state".to_owned()).await?).ok()
+}
+
+/// The digest of a node's state at an index, if it has one and answers in time.
+pub(super) async fn state_digest(channel: &mut dyn Channel, index: u64) -> Option<Seen> {
+    let body = ask(channel, format!("/state/digest?at={index}")).await?;
+    // At the present index the node answers for that, whatever was asked for.
+    let index = body["index"].as_u64()?;
+    Some(Seen::StateDigest { index, digest: bytes32(&body["digest"])? })
+}
+
+/// The digest of a range of a node's log, if it has all of it and answers in time.
+pub(super) async fn log_digest(channel: &mut dyn Channel, from: u64, to: u64) -> Option<Seen> {
+    let body = ask(channel, format!("/raft/log/digest?from={from}&to={to}")).await?;
+    let last = body["entries"].as_array()?.last()?;
+    if last["index"].as_u64()? != to {
+        return None;
+    }
+    Some(Seen::LogDigest { from, to, chain: bytes32(&last["chain"])? })
+}
+
+fn bytes32(text: &Json) -> Option<Bytes32> {
+    serde_json::from_value(text.clone()).ok()
+}
+
+async fn ask(channel: &mut dyn Channel, path: String) -> Option<Json> {
+    let answer = channel.request(Request::get(path), OBSERVE_TIMEOUT).await.ok()?;
+    (answer.status == 200).then_some(answer.body)
 }

@@ -1,5 +1,6 @@
 //! What happened in a run, apart from the history: events, faults with their receipts, leaders, deaths.
 
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::EventSink;
 use crate::cluster::{Clock, NodePair};
+use crate::observations::{Observation, Seen, write_observation};
 use crate::plan::NodeIndex;
 use crate::workload::client::{LoadCounts, nanos};
 
@@ -108,6 +110,15 @@ pub struct Death {
     pub console_end: String,
 }
 
+/// How the members were found after the load had ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// The entry up to which every member had applied the log when every key was read from each of them.
+    pub index: Option<u64>,
+    /// Why there is none, after all the time that they were given.
+    pub problem: Option<String>,
+}
+
 /// What happened in a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
@@ -117,6 +128,8 @@ pub struct RunRecord {
     pub load_ended_ns: u64,
     /// How the operations ended.
     pub counts: LoadCounts,
+    /// How the members were found after that; absent where the run came to an early end, or nobody asks for it.
+    pub settled: Option<Settled>,
     /// Every fault that was due.
     pub faults: Vec<FaultRecord>,
     /// Who led, in the order in which it was seen.
@@ -143,7 +156,15 @@ impl RunRecord {
 pub struct Conduct {
     clock: Arc<dyn Clock>,
     sink: Arc<dyn EventSink>,
+    observations: Mutex<Observations>,
     notes: Mutex<Notes>,
+}
+
+/// The file of observations.
+struct Observations {
+    out: Box<dyn Write + Send>,
+    /// Its first error; the run cannot be judged after it.
+    failed: Option<io::Error>,
 }
 
 #[derive(Debug, Default)]
@@ -162,9 +183,10 @@ impl std::fmt::Debug for Conduct {
 }
 
 impl Conduct {
-    /// An empty notebook.
-    pub fn new(clock: Arc<dyn Clock>, sink: Arc<dyn EventSink>) -> Self {
-        Self { clock, sink, notes: Mutex::default() }
+    /// An empty notebook; what is seen of nodes is written to `observations`.
+    pub fn new(clock: Arc<dyn Clock>, sink: Arc<dyn EventSink>, observations: Box<dyn Write + Send>) -> Self {
+        let observations = Mutex::new(Observations { out: observations, failed: None });
+        Self { clock, sink, observations, notes: Mutex::default() }
     }
 
     /// Nanoseconds since the clock began.
@@ -203,6 +225,26 @@ impl Conduct {
         if let Some(fault) = self.notes().faults.get_mut(number) {
             change(fault);
         }
+    }
+
+    /// Writes down what was just seen of a node.
+    pub fn observe(&self, node: NodeIndex, seen: Seen) {
+        let mut file = self.observations();
+        // Under the lock, so that times do not go back in the file.
+        let observation = Observation { at_ns: self.now_ns(), node, seen };
+        if let Err(error) = write_observation(&mut file.out, &observation) {
+            file.failed.get_or_insert(error);
+        }
+    }
+
+    /// Writes out what is buffered of the observations.
+    ///
+    /// # Errors
+    /// The first error that their file has met.
+    pub fn finish_observations(&self) -> io::Result<()> {
+        let mut file = self.observations();
+        let flushed = file.out.flush();
+        file.failed.take().map_or(flushed, Err)
     }
 
     /// Notes that a node leads a term, the first time it is seen.
@@ -256,6 +298,7 @@ impl Conduct {
         origin: Duration,
         load_ended: Duration,
         counts: LoadCounts,
+        settled: Option<Settled>,
         is_interrupted: bool,
     ) -> RunRecord {
         let notes = std::mem::take(&mut *self.notes());
@@ -263,6 +306,7 @@ impl Conduct {
             origin_ns: nanos(origin),
             load_ended_ns: nanos(load_ended),
             counts,
+            settled,
             faults: notes.faults,
             leaders: notes.leaders,
             deaths: notes.deaths,
@@ -270,6 +314,10 @@ impl Conduct {
             defects: notes.defects,
             is_interrupted,
         }
+    }
+
+    fn observations(&self) -> MutexGuard<'_, Observations> {
+        self.observations.lock().expect("nothing panics while it holds this lock")
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {

@@ -133,7 +133,7 @@ pub enum Mistake {
 
     #[error("checks is empty, a run that nothing judges shows nothing")]
     NoChecks,
-    #[error("unknown check {}{} checks are linearizable, recovers, minority_refuses", quoted(name), did_you_mean(*close))]
+    #[error("unknown check {}{} checks are linearizable, durable, raft, recovers, minority_refuses", quoted(name), did_you_mean(*close))]
     UnknownCheck { name: String, close: Option<&'static str> },
     #[error("check {name} is given twice")]
     CheckTwice { name: &'static str },

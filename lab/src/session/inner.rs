@@ -9,16 +9,18 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::{Message, Order};
-use crate::check::{self, Status, Verdict};
+use crate::check::linearizable::Budget;
+use crate::check::{self, Evidence, Status, Verdict};
 use crate::cli::SabotageArg;
 use crate::cluster::RealClock;
 use crate::fabric::Sabotage;
 use crate::history::read_history;
 use crate::machine::cluster::{NodeProgram, ProcessCluster, SetUpError};
+use crate::observations::{ObservationsError, read_observations};
 use crate::plan::Plan;
 use crate::report::{self, Report};
 use crate::runner::record::{Event, RunRecord};
-use crate::runner::{self, EventSink, RunError, Stage, causes};
+use crate::runner::{self, EventSink, Files, RunError, Stage, causes};
 use crate::sandbox::{Control, Inner};
 use crate::workload::client::LoadCounts;
 
@@ -39,6 +41,9 @@ pub enum InnerError {
     /// The history that was just written cannot be read.
     #[error("history.jsonl cannot be judged")]
     History(#[from] crate::history::HistoryError),
+    /// The observations that were just written cannot be read.
+    #[error("observations.jsonl cannot be judged")]
+    Observations(#[from] ObservationsError),
     /// The runtime.
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
@@ -88,8 +93,11 @@ fn perform(
 ) -> Result<RunRecord, InnerError> {
     let program = order.node_bin.clone().map_or(NodeProgram::Own, NodeProgram::Path);
     let sabotage = order.sabotage.map(|SabotageArg::IgnoreCuts| Sabotage::IgnoreCuts);
-    let history = File::create_new(order.directory.join("history.jsonl"))
-        .map_err(|source| InnerError::File { name: "history.jsonl", source })?;
+    let create = |name: &'static str| -> Result<Box<BufWriter<File>>, InnerError> {
+        let file = File::create_new(order.directory.join(name));
+        Ok(Box::new(BufWriter::new(file.map_err(|source| InnerError::File { name, source })?)))
+    };
+    let files = Files { history: create("history.jsonl")?, observations: create("observations.jsonl")? };
     // One thread: a call and its place in the history cannot be torn apart.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(InnerError::Runtime)?;
@@ -102,17 +110,21 @@ fn perform(
             sink,
             interrupt,
         };
-        Ok(runner::run(stage, Box::new(BufWriter::new(history))).await?)
+        Ok(runner::run(stage, files).await?)
     })
 }
 
 /// Turns what happened into a report, whatever it was.
 fn judge(order: &Order, plan: &Plan, result: Result<RunRecord, InnerError>) -> Report {
     let judged = result.and_then(|record| {
-        let file = File::open(order.directory.join("history.jsonl"))
-            .map_err(|source| InnerError::File { name: "history.jsonl", source })?;
-        let history = read_history(BufReader::new(file))?;
-        Ok((check::judge(plan, &history, &record), record))
+        let open = |name: &'static str| {
+            let file = File::open(order.directory.join(name));
+            file.map(BufReader::new).map_err(|source| InnerError::File { name, source })
+        };
+        let history = read_history(open("history.jsonl")?)?;
+        let observations = read_observations(open("observations.jsonl")?)?;
+        let evidence = Evidence { plan, history: &history, record: &record, observations: &observations };
+        Ok((check::judge(&evidence, &Budget::default()), record))
     });
     let (verdicts, record, aborted): (Vec<Verdict>, _, _) = match judged {
         Ok((verdicts, record)) => (verdicts, Some(record), None),

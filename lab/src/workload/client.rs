@@ -57,6 +57,23 @@ pub struct LoadCounts {
     pub unknown: u64,
 }
 
+/// A read that was answered, to be written down after the fact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// Who read.
+    pub client: String,
+    /// From which node.
+    pub node: String,
+    /// Which key.
+    pub key: String,
+    /// When it was called, by the run's clock.
+    pub called: Duration,
+    /// When it was answered.
+    pub returned: Duration,
+    /// What was there.
+    pub value: Option<String>,
+}
+
 impl Load {
     /// Records into `history`, with the times of `clock`.
     pub fn new(clock: Arc<dyn Clock>, history: Box<dyn Write + Send>) -> Self {
@@ -101,6 +118,29 @@ impl Load {
         let mut recorder = self.recorder();
         let flushed = recorder.writer.flush();
         recorder.failed.take().map_or(flushed, Err)
+    }
+
+    /// Writes reads down after the fact. They are no part of the load, and not counted.
+    pub fn record_reads(&self, readings: &[Reading]) {
+        let mut recorder = self.recorder();
+        let first = recorder.next;
+        recorder.next += readings.len() as u64;
+        let calls = readings.iter().zip(first..).map(|(reading, id)| (reading.called, false, id, reading));
+        let returns = readings.iter().zip(first..).map(|(reading, id)| (reading.returned, true, id, reading));
+        let mut events: Vec<_> = calls.chain(returns).collect();
+        // A client's records are in the order of time, each call before its answer.
+        events.sort_by_key(|(at, is_answer, id, _)| (*at, *id, *is_answer));
+        for (at, is_answer, id, reading) in events {
+            let (id, at_ns) = (OpId(id), nanos(at));
+            let written = if is_answer {
+                let outcome = Outcome::Read { value: reading.value.as_deref() };
+                recorder.writer.answer(&Answer { id, at_ns, outcome })
+            } else {
+                let Reading { client, node, key, .. } = reading;
+                recorder.writer.call(&Call { id, client, node, at_ns, key, op: Op::Read })
+            };
+            recorder.keep(written);
+        }
     }
 
     fn call(&self, client: &str, node: &str, key: &str, op: &Op<String>) -> OpId {

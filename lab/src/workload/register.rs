@@ -9,6 +9,11 @@ use rand::{Rng, RngExt};
 use crate::history::{Op, Outcome};
 use crate::plan::Mix;
 
+/// The name of a key, by its number from 0.
+pub fn key(number: u32) -> String {
+    format!("k{number}")
+}
+
 /// The choices of one client.
 #[derive(Debug)]
 pub struct RegisterClient<R> {
@@ -30,7 +35,7 @@ impl<R: Rng> RegisterClient<R> {
 
     /// What to do next, and on which key.
     pub fn choose(&mut self) -> (String, Op<String>) {
-        let key = format!("k{}", self.random.random_range(0..self.keys));
+        let key = key(self.random.random_range(0..self.keys));
         let draw = self.random.random_range(0..self.mix.read + self.mix.write + self.mix.cas);
         let op = if draw < self.mix.read {
             Op::Read

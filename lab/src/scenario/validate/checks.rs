@@ -10,7 +10,7 @@ use crate::scenario::validate::units;
 use crate::scenario::{Check, Fault, FaultAction, Selector};
 
 const RECOVERS: Section = Section { name: "recovers", keys: &["within"], keys_later: &[] };
-const CHECKS: [&str; 3] = ["linearizable", "recovers", "minority_refuses"];
+const CHECKS: [&str; 5] = ["linearizable", "durable", "raft", "recovers", "minority_refuses"];
 
 /// All checks, or none if one of them is wrong. `nodes` and `faults` are `None` if they are wrong themselves.
 pub(super) fn checks(
@@ -75,11 +75,7 @@ fn named<'raw>(
     if let Some(name) = CHECKS.iter().find(|name| *name == word) {
         return Some((name, place, settings));
     }
-    let mistake = match word.as_str() {
-        "durable" | "raft" => Mistake::NotThereYet { what: format!("check {word}") },
-        _ => Mistake::UnknownCheck { name: word.clone(), close: closest(word, &CHECKS) },
-    };
-    findings.add(&place, mistake);
+    findings.add(&place, Mistake::UnknownCheck { name: word.clone(), close: closest(word, &CHECKS) });
     None
 }
 
@@ -91,7 +87,9 @@ fn check(
 ) -> Option<Check> {
     let mistake = match (name, settings) {
         ("linearizable", None) => return Some(Check::Linearizable),
-        ("linearizable", Some(_)) => Mistake::CheckSettings { name },
+        ("durable", None) => return Some(Check::Durable),
+        ("raft", None) => return Some(Check::Raft),
+        ("linearizable" | "durable" | "raft", Some(_)) => Mistake::CheckSettings { name },
         ("recovers", Some(settings)) => return recovers(&settings, findings),
         ("recovers", None) => Mistake::CheckBare { name, example: "{ recovers: { within: 10s } }" },
         (_, None) => Mistake::CheckBare { name, example: "{ minority_refuses: true }" },
@@ -117,7 +115,7 @@ fn recovers(settings: &Value<'_>, findings: &mut Findings) -> Option<Check> {
 fn pointless(check: Check, nodes: Option<&[String]>, faults: Option<&[Fault]>) -> Option<Mistake> {
     let (nodes, faults) = (nodes?, faults?);
     match check {
-        Check::Linearizable => None,
+        Check::Linearizable | Check::Durable | Check::Raft => None,
         Check::Recovers { .. } => faults.is_empty().then_some(Mistake::NothingToRecover),
         Check::MinorityRefuses => {
             let leaves_minority = |fault: &Fault| match &fault.action {

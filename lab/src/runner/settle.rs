@@ -1,0 +1,177 @@
+//! After the load: waits until every member holds the same state, and then reads every key from each of them.
+//!
+//! The reads join the history as those of clients of their own. A member's own answer (a stale read) is written down only
+//! if all members stood at one and the same entry before and after all of the reads: then each answer has to fit the
+//! order of everything that was acknowledged, as if it were linearizable.
+
+use std::time::Duration;
+
+use futures::future::{join_all, try_join_all};
+use serde_json::{Value as Json, json};
+
+use super::Stage;
+use super::observe::{log_digest, raft_state, state_digest};
+use super::record::{Conduct, EventKind, Settled};
+use crate::cluster::{Request, Response};
+use crate::history::{Op, Outcome};
+use crate::limits::{
+    CLIENT_TIMEOUT, LOOK_INTERVAL, OBSERVE_INTERVAL, SETTLE_LOG_ENTRIES_MAX, SETTLE_MAX,
+    SETTLE_READS_IN_FLIGHT, STATE_DIGEST_INTERVAL,
+};
+use crate::observations::{NodeState, Role};
+use crate::plan::{NodeIndex, PlannedCheck};
+use crate::target::aspen;
+use crate::workload::client::{Load, Reading};
+use crate::workload::register;
+
+/// The name of the client whose reads here are linearizable. A member's own answers go to a client of this name, a
+/// hyphen and the member's name.
+pub const CLIENT: &str = "settle";
+
+/// Waits and reads, if a check of the plan asks for it.
+pub(super) async fn settle(stage: &Stage, conduct: &Conduct, load: &Load) -> Option<Settled> {
+    let is_wanted = |check: &PlannedCheck| matches!(check, PlannedCheck::Durable | PlannedCheck::Raft);
+    if !stage.plan.checks.iter().any(is_wanted) {
+        return None;
+    }
+    let deadline = stage.clock.now() + SETTLE_MAX;
+    loop {
+        let problem = match round(stage).await {
+            Ok((index, readings)) => {
+                load.record_reads(&readings);
+                compare(stage, conduct, index).await;
+                let text = format!("every member holds entry {index}, {} reads", readings.len());
+                conduct.event(EventKind::Phase, "settled", text);
+                return Some(Settled { index: Some(index), problem: None });
+            }
+            Err(problem) => problem,
+        };
+        if stage.clock.now() >= deadline || *stage.interrupt.borrow() {
+            conduct.event(EventKind::Warning, "settle", problem.clone());
+            return Some(Settled { index: None, problem: Some(problem) });
+        }
+        stage.clock.sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// One try: the entry that every member has applied, and every key's readings; or what stands against it.
+async fn round(stage: &Stage) -> Result<(u64, Vec<Reading>), String> {
+    let index = common_index(stage).await?;
+    let keys = 0..stage.plan.workload.keys;
+    let count = u32::try_from(stage.plan.nodes.len()).unwrap_or(u32::MAX);
+    let mut readings = Vec::new();
+    let members = stage.plan.node_indexes().map(|node| {
+        let client = format!("{CLIENT}-{}", stage.name(node));
+        read_keys(stage, node, client, keys.clone().collect(), Some(index))
+    });
+    readings.extend(try_join_all(members).await?.concat());
+    // Every node has its share of the linearizable ones.
+    let shares = stage.plan.node_indexes().map(|node| {
+        let share = keys.clone().filter(|key| key % count == u32::from(node.0)).collect();
+        read_keys(stage, node, CLIENT.to_owned(), share, None)
+    });
+    readings.extend(try_join_all(shares).await?.concat());
+    let after = common_index(stage).await?;
+    if after != index {
+        return Err(format!("the log grew from entry {index} to {after} while the keys were read"));
+    }
+    Ok((index, readings))
+}
+
+/// The last entry of every member's log, if all have applied it and one of them leads.
+async fn common_index(stage: &Stage) -> Result<u64, String> {
+    let asked = stage.plan.node_indexes().map(|node| async move {
+        let answer = raft_state(stage.cluster.channel(node).as_mut()).await;
+        answer.ok_or_else(|| format!("{} does not answer", stage.name(node)))
+    });
+    let states: Vec<NodeState> = join_all(asked).await.into_iter().collect::<Result<_, _>>()?;
+    if !states.iter().any(|state| state.role == Role::Leader) {
+        return Err("no member leads".to_owned());
+    }
+    let last = states.iter().filter_map(|state| state.last_log_index).max().unwrap_or(0);
+    for (node, state) in stage.plan.node_indexes().zip(&states) {
+        let applied = state.applied.map(|position| position.index);
+        if applied != Some(last) || state.last_log_index != applied {
+            let applied = applied.map_or_else(|| "nothing".to_owned(), |applied| format!("entry {applied}"));
+            return Err(format!("{} has applied {applied}, the log goes to entry {last}", stage.name(node)));
+        }
+    }
+    Ok(last)
+}
+
+/// Reads keys through one node: its own answers, all of entry `index`, or linearizably.
+async fn read_keys(
+    stage: &Stage,
+    node: NodeIndex,
+    client: String,
+    keys: Vec<u32>,
+    index: Option<u64>,
+) -> Result<Vec<Reading>, String> {
+    let per_worker = keys.len().div_ceil(SETTLE_READS_IN_FLIGHT).max(1);
+    let workers = keys.chunks(per_worker).map(|keys| {
+        let client = &client;
+        async move {
+            let mut channel = stage.cluster.channel(node);
+            let mut readings = Vec::new();
+            for key in keys {
+                let key = register::key(*key);
+                let called = stage.clock.now();
+                let answer = channel.request(read_request(&key, index), CLIENT_TIMEOUT).await;
+                let returned = stage.clock.now();
+                if let (Ok(response), Some(index)) = (&answer, index) {
+                    is_of_entry(response, index).map_err(|found| {
+                        format!("{} answered {key} as of {found}, not as of entry {index}", stage.name(node))
+                    })?;
+                }
+                let Outcome::Read { value } = aspen::outcome(&Op::Read, answer) else {
+                    return Err(format!("{} does not answer a read of {key}", stage.name(node)));
+                };
+                let (client, node) = (client.clone(), stage.name(node).to_owned());
+                readings.push(Reading { client, node, key, called, returned, value });
+            }
+            Ok(readings)
+        }
+    });
+    Ok(try_join_all(workers).await?.concat())
+}
+
+fn read_request(key: &str, index: Option<u64>) -> Request {
+    match index {
+        None => aspen::request(key, &Op::Read),
+        Some(_) => Request::post("/kv/read", &json!({ "key": key, "consistency": "stale" })),
+    }
+}
+
+/// Whether an answer is of the state right after an entry; if not, of which it is.
+fn is_of_entry(response: &Response, index: u64) -> Result<(), Json> {
+    let found = match &response.body["revision"] {
+        Json::Null => &response.body["error"]["revision"],
+        found => found,
+    };
+    if found.as_u64() == Some(index) { Ok(()) } else { Err(found.clone()) }
+}
+
+/// Asks every member for the same digests, up to the entry that they all hold.
+async fn compare(stage: &Stage, conduct: &Conduct, index: u64) {
+    let first = (index + 1).saturating_sub(SETTLE_LOG_ENTRIES_MAX);
+    let range_max = aspen_node::limits::LOG_DIGEST_RANGE_MAX;
+    let members = stage.plan.node_indexes().map(|node| async move {
+        let mut channel = stage.cluster.channel(node);
+        for at in [index, index - index % STATE_DIGEST_INTERVAL] {
+            if let Some(seen) = state_digest(channel.as_mut(), at).await {
+                conduct.observe(node, seen);
+            }
+        }
+        let mut from = first;
+        while from <= index {
+            let to = index.min(from + range_max - 1);
+            if let Some(seen) = log_digest(channel.as_mut(), from, to).await {
+                conduct.observe(node, seen);
+            }
+            from = to + 1;
+        }
+    });
+    join_all(members).await;
+    // The last states are among the observations, too.
+    stage.clock.sleep(OBSERVE_INTERVAL + Duration::from_millis(1)).await;
+}
