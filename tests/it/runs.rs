@@ -8,16 +8,10 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::lab::{Run, Running, bench, rounds, run, topology};
+use crate::lab::{Run, Running, bench, rounds, run, topology, write_scenario};
 
 /// Every scenario of the repository.
 const TOPOLOGIES: [&str; 4] = ["three-nodes", "leader-isolated", "split-brain", "crash-storm"];
-
-fn write_scenario(home: &Path, name: &str, rest: &str) -> String {
-    let path = home.join(format!("{name}.yaml"));
-    fs::write(&path, format!("name: {name}\nabout: A test.\n{rest}")).unwrap();
-    path.to_str().unwrap().to_owned()
-}
 
 /// A cut that takes a few seconds.
 const SHORT: &str = "nodes: { count: 3 }\nduration: 8s\nfaults:\n  \

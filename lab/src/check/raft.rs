@@ -221,7 +221,7 @@ impl<'a> Judge<'a> {
 
     fn verdict(self) -> Verdict {
         let states_compared = self.states.compared().count() as u64;
-        let entries_compared: u64 = self.logs.compared().map(|(from, to)| to - from + 1).sum();
+        let entries_compared = covered(self.logs.compared().copied().collect());
         let more = match self.findings.len() as u64 + self.more_count {
             0 | 1 => String::new(),
             all => format!(", and {} more", all - 1),
@@ -255,6 +255,17 @@ impl<'a> Judge<'a> {
             details: json!({ "findings": self.findings, "more": self.more_count }),
         }
     }
+}
+
+/// How many entries some range covers; ranges may overlap.
+fn covered(mut ranges: Vec<(u64, u64)>) -> u64 {
+    ranges.sort_unstable();
+    let (mut count, mut next) = (0, 0);
+    for (from, to) in ranges {
+        count += (to + 1).saturating_sub(from.max(next));
+        next = next.max(to + 1);
+    }
+    count
 }
 
 /// An index, or that there is none.

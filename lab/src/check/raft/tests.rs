@@ -142,3 +142,10 @@ fn nothing_to_compare_is_no_pass() {
     let own = [state_digest(1), state_digest(1), log_digest(1), log_digest(1)].map(digest);
     assert_eq!(check(&plan(), &own).status, Status::Invalid);
 }
+
+#[test]
+fn entry_that_was_compared_twice_counts_once() {
+    assert_eq!(covered(vec![]), 0);
+    assert_eq!(covered(vec![(1_000, 1_999), (0, 999), (0, 2_346)]), 2_347);
+    assert_eq!(covered(vec![(0, 9), (5, 6), (20, 20)]), 11);
+}

@@ -43,9 +43,9 @@ fn characters_that_cannot_be_seen_have_places_too() {
         "s.yaml:1:7: name is \"X\", 1 to 40 of a-z, 0-9 and - are allowed",
     );
     check(
-        "checks: [durable]\r\nfaults:\r\n  - at: 3s\r\n    at: 4s\r\n    for: 1\r\n    link:\r\n      from: n1\r\n      to: n9\r\n      loss: 100%\r\nnodes: { count: 3 }\r\nabout: ä\r\nname: ÄÖ\r\n",
+        "checks: [durabel]\r\nfaults:\r\n  - at: 3s\r\n    at: 4s\r\n    for: 1\r\n    link:\r\n      from: n1\r\n      to: n9\r\n      loss: 100%\r\nnodes: { count: 3 }\r\nabout: ä\r\nname: ÄÖ\r\n",
         "\
-s.yaml:1:10: check durable is not there yet
+s.yaml:1:10: unknown check \"durabel\", did you mean durable? checks are linearizable, durable, raft, recovers, minority_refuses
 s.yaml:4:5: key at is given twice
 s.yaml:5:10: for is 1, a duration needs a unit: 1s, 1ms, 1us or 1m
 s.yaml:8:11: unknown node \"n9\": nodes are n1, n2, n3; roles are leader, follower, random, rest
