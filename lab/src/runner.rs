@@ -117,12 +117,11 @@ pub async fn run(stage: Stage, files: Files) -> Result<RunRecord, RunError> {
     conduct.event(EventKind::Phase, "load", format!("{} clients", clients.len()));
     let breaker = Breaker::new(&stage, conduct.clone(), observer.watch(), origin);
     let held = hold(&stage, &load, &conduct, breaker, origin).await;
-    let is_interrupted = *stage.interrupt.borrow();
     load.stop();
     let load_ended = stage.clock.now();
     conduct.event(EventKind::Phase, "settle", "the load ends");
     drain(&stage, &conduct, &mut clients).await;
-    let settled = if is_interrupted || conduct.has_deaths() || held.is_err() {
+    let settled = if *stage.interrupt.borrow() || conduct.has_deaths() || held.is_err() {
         None
     } else {
         settle::settle(&stage, &conduct, &load).await
@@ -138,6 +137,7 @@ pub async fn run(stage: Stage, files: Files) -> Result<RunRecord, RunError> {
     }
     load.finish().map_err(RunError::History)?;
     conduct.finish_observations().map_err(RunError::Observations)?;
+    let is_interrupted = *stage.interrupt.borrow();
     Ok(conduct.record(origin, load_ended, load.counts(), settled, is_interrupted))
 }
 

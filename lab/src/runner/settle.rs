@@ -46,7 +46,10 @@ pub(super) async fn settle(stage: &Stage, conduct: &Conduct, load: &Load) -> Opt
             }
             Err(problem) => problem,
         };
-        if stage.clock.now() >= deadline || *stage.interrupt.borrow() {
+        if *stage.interrupt.borrow() {
+            return None;
+        }
+        if stage.clock.now() >= deadline {
             conduct.event(EventKind::Warning, "settle", problem.clone());
             return Some(Settled { index: None, problem: Some(problem) });
         }
