@@ -4,8 +4,11 @@
 
 pub mod boot;
 mod faults;
+mod links;
 mod observe;
+mod proofs;
 pub mod record;
+mod standing;
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -20,8 +23,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::faults::Breaker;
+use self::links::Links;
 use self::observe::Observer;
 use self::record::{Conduct, Event, EventKind, RunRecord};
+use self::standing::Standing;
 use crate::cluster::{Clock, Cluster, ClusterError};
 use crate::limits::{DRAIN_MAX, FIRST_ANSWER_MAX, LOOK_INTERVAL, PROGRESS_INTERVAL};
 use crate::plan::{NodeIndex, Plan, PlannedCheck, PlannedClient};
@@ -85,6 +90,8 @@ pub enum RunError {
 pub async fn run(stage: Stage, history: Box<dyn Write + Send>) -> Result<RunRecord, RunError> {
     let conduct = Arc::new(Conduct::new(stage.clock.clone(), stage.sink.clone()));
     let load = Arc::new(Load::new(stage.clock.clone(), history));
+    let links = Arc::new(Links::new(&stage));
+    let standing = Standing::begin(&stage, links.clone()).await?;
     match boot::boot(&stage, &conduct).await {
         Ok(()) => {}
         // A node that ends at its start is judged like one that ends later.
@@ -97,13 +104,14 @@ pub async fn run(stage: Stage, history: Box<dyn Write + Send>) -> Result<RunReco
     let mut clients = start_clients(&stage, &load);
     let origin = first_answer(&stage, &load).await;
     conduct.event(EventKind::Phase, "load", format!("{} clients", clients.len()));
-    let breaker = Breaker::new(&stage, conduct.clone(), observer.watch(), origin);
+    let breaker = Breaker::new(&stage, conduct.clone(), observer.watch(), origin, links);
     let held = hold(&stage, &load, &conduct, breaker, origin).await;
     let is_interrupted = *stage.interrupt.borrow();
     load.stop();
     let load_ended = stage.clock.now();
     conduct.event(EventKind::Phase, "settle", "the load ends");
     drain(&stage, &conduct, &mut clients).await;
+    standing.end(&conduct)?;
     observer.stop().await;
     note_deaths(&stage, &conduct);
     stop_nodes(&stage, &conduct).await;

@@ -12,8 +12,9 @@ use super::{Message, Order};
 use crate::check::{self, Status, Verdict};
 use crate::cli::SabotageArg;
 use crate::cluster::RealClock;
-use crate::fabric::Sabotage;
+use crate::fabric;
 use crate::history::read_history;
+use crate::machine::Sabotage;
 use crate::machine::cluster::{NodeProgram, ProcessCluster, SetUpError};
 use crate::plan::Plan;
 use crate::report::{self, Report};
@@ -87,7 +88,7 @@ fn perform(
     interrupt: watch::Receiver<bool>,
 ) -> Result<RunRecord, InnerError> {
     let program = order.node_bin.clone().map_or(NodeProgram::Own, NodeProgram::Path);
-    let sabotage = order.sabotage.map(|SabotageArg::IgnoreCuts| Sabotage::IgnoreCuts);
+    let sabotage = order.sabotage.map(sabotage);
     let history = File::create_new(order.directory.join("history.jsonl"))
         .map_err(|source| InnerError::File { name: "history.jsonl", source })?;
     // One thread: a call and its place in the history cannot be torn apart.
@@ -104,6 +105,17 @@ fn perform(
         };
         Ok(runner::run(stage, Box::new(BufWriter::new(history))).await?)
     })
+}
+
+/// What is switched off in secret.
+fn sabotage(argument: SabotageArg) -> Sabotage {
+    match argument {
+        SabotageArg::IgnoreCuts => Sabotage::Fabric(fabric::Sabotage::IgnoreCuts),
+        SabotageArg::IgnoreLatency => Sabotage::Fabric(fabric::Sabotage::IgnoreLatency),
+        SabotageArg::IgnoreLoss => Sabotage::Fabric(fabric::Sabotage::IgnoreLoss),
+        SabotageArg::IgnorePauses => Sabotage::IgnorePauses,
+        SabotageArg::IgnoreKills => Sabotage::IgnoreKills,
+    }
 }
 
 /// Turns what happened into a report, whatever it was.
