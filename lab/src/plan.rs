@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use self::draw::Draws;
 pub use self::resolve::{
-    ResolveError, Roles, cut_pairs, minority, resolve, resolve_ends, resolve_one, silences,
+    ResolveError, Roles, cut_pairs, isolates, minority, resolve, resolve_ends, resolve_one,
 };
 use crate::limits::{LAB_HOST, NODE_HOST_FIRST, PORT_MAX, PORT_MIN, READER_RATE};
 use crate::scenario::{Check, Fault, RaftTiming, Scenario, Workload};

@@ -98,14 +98,17 @@ pub fn resolve_ends(
     }
 }
 
-/// Whether a node that loses these directed links can no longer speak to a majority, itself counted.
-pub fn silences(
+/// Whether a node that loses these directed links has no majority left, itself counted, with which it can exchange
+/// messages both ways. One way is not enough: a leader's next heartbeat waits for the answer to the one before.
+pub fn isolates(
     node: NodeIndex,
     cut: impl Iterator<Item = (NodeIndex, NodeIndex)>,
     nodes_count: u16,
 ) -> bool {
-    let lost = cut.filter(|(from, _)| *from == node).count();
-    usize::from(nodes_count) - lost < usize::from(nodes_count) / 2 + 1
+    let lost: BTreeSet<NodeIndex> = cut
+        .filter_map(|(from, to)| if from == node { Some(to) } else { (to == node).then_some(from) })
+        .collect();
+    usize::from(nodes_count) - lost.len() < usize::from(nodes_count) / 2 + 1
 }
 
 /// Chooses one live node: the victim of a kill or a pause.
@@ -322,12 +325,18 @@ mod tests {
     }
 
     #[test]
-    fn silenced_is_who_reaches_no_majority() {
-        let cut = |to: &'static [u16]| to.iter().map(|to| (NodeIndex(0), NodeIndex(*to)));
-        assert!(silences(NodeIndex(0), cut(&[1, 2]), 3));
-        assert!(!silences(NodeIndex(0), cut(&[1]), 3));
-        assert!(!silences(NodeIndex(1), cut(&[1, 2]), 3));
-        assert!(silences(NodeIndex(0), cut(&[1, 2]), 4));
+    fn isolated_is_who_has_no_majority_both_ways() {
+        #[track_caller]
+        fn check(node: u16, cut: &[(u16, u16)], nodes_count: u16, want: bool) {
+            let cut = cut.iter().map(|(from, to)| (NodeIndex(*from), NodeIndex(*to)));
+            assert_eq!(isolates(NodeIndex(node), cut, nodes_count), want);
+        }
+        check(0, &[(0, 1), (0, 2)], 3, true);
+        check(0, &[(1, 0), (2, 0)], 3, true);
+        check(0, &[(0, 1), (2, 0)], 3, true);
+        check(0, &[(0, 1), (1, 0)], 3, false);
+        check(1, &[(0, 1), (0, 2)], 3, false);
+        check(0, &[(0, 1), (0, 2)], 4, true);
     }
 
     #[test]

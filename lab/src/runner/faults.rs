@@ -21,8 +21,8 @@ use crate::cluster::{Clock, Cluster, Request};
 use crate::limits::{CLIENT_TIMEOUT, LOOK_INTERVAL, RESTART_WAIT_MAX, ROLE_WAIT_MAX};
 use crate::link::LinkRule;
 use crate::plan::{
-    FaultAction, NodeIndex, Plan, ResolveError, Roles, Step, cut_pairs, link_pairs, minority, resolve,
-    resolve_ends, silences,
+    FaultAction, NodeIndex, Plan, ResolveError, Roles, Step, cut_pairs, isolates, link_pairs, minority,
+    resolve, resolve_ends,
 };
 
 /// Carries out the steps of a plan, each in a task of its own, since they may overlap.
@@ -124,8 +124,13 @@ impl Tools {
     async fn aim(&self, strike: &Strike<'_>) -> Option<Aim> {
         let choose = |roles: &Roles| aim(&self.plan, &strike.step.action, roles, strike.draw);
         let (mut aim, term) = self.await_roles(strike, choose).await?;
-        aim.hit_leader_of_term = term.filter(|_| aim.is_leader_lost);
+        aim.hit_leader_of_term = term.filter(|_| aim.is_leader_lost && self.outlasts_patience(strike));
         Some(aim)
+    }
+
+    /// Whether a fault lasts so long that the others elect a new leader if they miss the old one.
+    fn outlasts_patience(&self, strike: &Strike<'_>) -> bool {
+        strike.step.lasts_ms > self.plan.raft.election_ms_max
     }
 
     /// Notes that a fault of links is in force.
@@ -234,7 +239,7 @@ struct Aim {
     rules: Rules,
     minority: BTreeSet<NodeIndex>,
     touched: BTreeSet<NodeIndex>,
-    /// Whether the others hear no leader any more, so that they have to elect one.
+    /// Whether the leader has no majority any more that hears it and answers.
     is_leader_lost: bool,
     hit_leader_of_term: Option<u64>,
 }
@@ -263,7 +268,7 @@ fn aim(plan: &Plan, action: &FaultAction, roles: &Roles, draw: u32) -> Result<Ai
             let is_leader_lost = effect.is_cut()
                 && roles
                     .leader
-                    .is_some_and(|leader| silences(leader, pairs.iter().copied(), roles.nodes_count));
+                    .is_some_and(|leader| isolates(leader, pairs.iter().copied(), roles.nodes_count));
             Ok(Aim {
                 text: effect.text(&names(&from), &names(&to), *is_both_ways),
                 is_leader_lost,

@@ -69,7 +69,7 @@ pub struct FaultRecord {
     pub touched: Vec<NodeIndex>,
     /// The directed links that it changed.
     pub links: Vec<NodePair>,
-    /// The term of the leader that it hit, if it hit one.
+    /// The term of the leader that it hit, if it hit one, and for long enough that the others elect another.
     pub hit_leader_of_term: Option<u64>,
     /// The receipt.
     pub proofs: Vec<Proof>,

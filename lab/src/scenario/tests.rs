@@ -27,7 +27,16 @@ fn every_topology_is_a_valid_scenario() {
         assert!(scenario.duration() <= Duration::from_secs(40), "{} takes too long", scenario.name());
         names.push(scenario.name().to_owned());
     }
-    for name in ["crash-storm", "leader-isolated", "split-brain", "three-nodes"] {
+    for name in [
+        "crash-storm",
+        "flapping",
+        "leader-isolated",
+        "lossy-wan",
+        "one-way-cut",
+        "pause-leader",
+        "split-brain",
+        "three-nodes",
+    ] {
         assert!(names.iter().any(|there| there == name), "{name} is missing from {names:?}");
     }
 }

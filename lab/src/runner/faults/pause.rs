@@ -24,8 +24,7 @@ impl Tools {
         let healed_at = self.clock.now() + strike.lasts();
         let role = if is_leader { "the leader " } else { "" };
         let text = format!("pause {role}{name}");
-        // A shorter pause costs no leader its office.
-        let is_lost = is_leader && strike.step.lasts_ms > self.plan.raft.election_ms_max;
+        let is_lost = is_leader && self.outlasts_patience(strike);
         self.conduct.fault(strike.number, |fault| {
             fault.text.clone_from(&text);
             fault.began_ns = Some(began_ns);
