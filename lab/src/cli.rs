@@ -75,4 +75,12 @@ pub enum Driver {
 pub enum SabotageArg {
     /// Cut links carry frames.
     IgnoreCuts,
+    /// Slow links carry frames at once.
+    IgnoreLatency,
+    /// Lossy links lose nothing.
+    IgnoreLoss,
+    /// A pause freezes nobody.
+    IgnorePauses,
+    /// A kill kills nobody.
+    IgnoreKills,
 }

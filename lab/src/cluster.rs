@@ -1,15 +1,16 @@
-//! What the runner sees of every driver: nodes that start and die, links that are cut, requests that are answered, and
+//! What the runner sees of every driver: nodes that start, stand still and die, links that suffer, requests that are answered, and
 //! a clock. It names no driver.
 
 pub mod http;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+use crate::link::{LinkId, LinkRule};
 use crate::plan::NodeIndex;
 use crate::program::Exit;
 
@@ -62,6 +63,25 @@ pub struct FrameCounts {
     pub delivered: u64,
     /// Frames that a cut has swallowed.
     pub dropped_cut: u64,
+    /// Frames that were lost by the link's loss.
+    pub dropped_loss: u64,
+    /// Sum of the times that the delivered frames were held.
+    pub held_total: Duration,
+}
+
+/// The directed link between two nodes as the link model knows it, whatever the driver: by their positions. Frames are
+/// numbered by [`FrameCounts::judged`], so that the fate of each can be told afterwards.
+pub fn link_id((from, to): NodePair) -> LinkId {
+    LinkId::new(from.0, to.0)
+}
+
+/// What the host sees of a node that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// Whether it is frozen.
+    pub is_paused: bool,
+    /// Processor time that it has used since its start, in clock ticks of the host. A paused node uses none.
+    pub cpu_ticks: u64,
 }
 
 /// What a probe from one node's place in the network to another's found.
@@ -116,11 +136,32 @@ pub trait Cluster: Send + Sync {
     /// It does not run, or did not stop within its bound.
     fn stop(&self, node: NodeIndex) -> BoxFuture<'_, Result<Exit, ClusterError>>;
 
-    /// Cuts exactly these directed links and heals all others; the frames of every link when that took hold.
+    /// Freezes a node; returns once it stands still.
+    ///
+    /// # Errors
+    /// It does not run, or does not stand still.
+    fn pause(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>>;
+
+    /// Lets a node go on; returns once it does.
+    ///
+    /// # Errors
+    /// It does not run, or does not go on.
+    fn resume(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>>;
+
+    /// What the host sees of a node.
+    ///
+    /// # Errors
+    /// It does not run.
+    fn observe(&self, node: NodeIndex) -> BoxFuture<'_, Result<Observation, ClusterError>>;
+
+    /// Sets the rules of these directed links and makes all others perfect; the frames of every link when that took hold.
     ///
     /// # Errors
     /// The fabric does not obey.
-    fn set_cuts(&self, cut: &BTreeSet<NodePair>) -> Result<BTreeMap<NodePair, FrameCounts>, ClusterError>;
+    fn set_links(
+        &self,
+        rules: &BTreeMap<NodePair, LinkRule>,
+    ) -> Result<BTreeMap<NodePair, FrameCounts>, ClusterError>;
 
     /// The frames of every directed link between nodes.
     ///
@@ -128,11 +169,16 @@ pub trait Cluster: Send + Sync {
     /// The fabric does not answer.
     fn frame_counts(&self) -> Result<BTreeMap<NodePair, FrameCounts>, ClusterError>;
 
-    /// Tries to reach one node from another's place in the network.
+    /// Tries to reach one node from another's place in the network, and waits so long for the answer.
     ///
     /// # Errors
     /// The attempt could not be made, so it says nothing.
-    fn probe(&self, from: NodeIndex, to: NodeIndex) -> BoxFuture<'_, Result<Probe, ClusterError>>;
+    fn probe(
+        &self,
+        from: NodeIndex,
+        to: NodeIndex,
+        within: Duration,
+    ) -> BoxFuture<'_, Result<Probe, ClusterError>>;
 
     /// A way for requests to a node, over the lab's own port of the fabric.
     fn channel(&self, node: NodeIndex) -> Box<dyn Channel>;

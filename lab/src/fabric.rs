@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{FABRIC_PORTS_MAX, IFACE_NAME_BYTES_MAX, LINK_DELAY_MAX, PER_MILLION, SWITCH_ANSWER_MAX};
-use crate::link::LinkId;
+use crate::link::{LinkId, LinkRule};
 use crate::plan::MacAddress;
 
 pub mod namespace;
@@ -53,6 +53,21 @@ impl Port for UnixDatagram {
 pub enum Sabotage {
     /// Links that are cut carry frames as if they were not.
     IgnoreCuts,
+    /// Slow links carry frames at once.
+    IgnoreLatency,
+    /// Lossy links lose nothing.
+    IgnoreLoss,
+}
+
+impl Sabotage {
+    /// What is left of a rule.
+    pub(crate) fn of(self, rule: LinkRule) -> LinkRule {
+        match self {
+            Self::IgnoreCuts => LinkRule { cut: false, ..rule },
+            Self::IgnoreLatency => LinkRule { latency: Duration::ZERO, jitter: Duration::ZERO, ..rule },
+            Self::IgnoreLoss => LinkRule { loss_per_million: 0, ..rule },
+        }
+    }
 }
 
 /// What one directed link did so far.

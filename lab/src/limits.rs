@@ -27,6 +27,12 @@ pub const FAULTS_MAX: usize = 100;
 /// could follow.
 pub const FAULT_TIMES_MAX: u32 = 1_000;
 
+/// Most lines of `links`: one for each pair of zones of the largest cluster, and then some.
+pub const LINKS_MAX: usize = 1_000;
+/// Longest latency and longest jitter in a file. Raft's patience is seconds; more cannot be told from a cut, and every
+/// probe has to wait for it.
+pub const LINK_LATENCY_MAX: Duration = Duration::from_secs(5);
+
 // ---- time ----
 
 /// Longest planned run. Its history must fit in memory while it is checked.
@@ -257,6 +263,24 @@ pub const FIRST_ANSWER_MAX: Duration = Duration::from_secs(30);
 pub const DRAIN_MAX: Duration = Duration::from_secs(15);
 /// Probes that must be answered are repeated so often: on a busy host one may be late.
 pub const PROBE_TRIES_MAX: u32 = 3;
+/// The same over a link that loses frames: at a loss of one half each way, one link in 300 is silent for so long.
+pub const LOSSY_PROBE_TRIES_MAX: u32 = 20;
+/// Probes that are timed over each link before it is slowed: their median is one that the host did not delay.
+pub const PROBES_BEFORE: usize = 5;
+/// Probes that are timed over each slowed link: the median of so many is near its latency, whatever the jitter.
+pub const PROBES_DURING: usize = 7;
+/// Timed probes that have to be answered, of those above: fewer have no median worth the name.
+pub const PROBES_ANSWERED_MIN: usize = 3;
+/// What the host itself may add to the median round trip before a link is slowed: TCP over an idle switch takes 0.1 ms,
+/// beside a busy cluster on two cores up to 2 ms.
+pub const ROUND_TRIP_TOLERANCE: Duration = Duration::from_millis(2);
+/// What the host may add to the mean time for which frames are held: with both cores busy one in a hundred leaves 8 ms
+/// late.
+pub const HELD_TOLERANCE: Duration = Duration::from_millis(20);
+/// How many standard deviations the frames lost may be away from what a loss lets expect: 1 run in a million is.
+pub const LOSS_SIGMA_MAX: f64 = 5.0;
+/// How long a paused node is listened to for the answer that must not come: an answer takes milliseconds.
+pub const PAUSE_SILENCE: Duration = Duration::from_millis(300);
 /// How long a role (leader, follower) is looked for when a fault is due.
 pub const ROLE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a restarted node may take until it serves again before its receipt is given up.
@@ -306,6 +330,12 @@ const _: () = {
     assert!(CUT_PROBE_WAIT.as_millis() <= FAULT_LASTS_MIN.as_millis());
     // A range of the log that is hashed fits one answer.
     assert!(LOG_DIGEST_ENTRIES <= aspen_node::limits::LOG_DIGEST_RANGE_MAX);
+    // A pause lasts longer than it is listened to.
+    assert!(PAUSE_SILENCE.as_millis() < FAULT_LASTS_MIN.as_millis());
+    assert!(PROBES_ANSWERED_MIN <= PROBES_BEFORE && PROBES_BEFORE <= PROBES_DURING);
+    // Probes wait for a round trip, which a file cannot make too long.
+    assert!(2 * LINK_DELAY_MAX.as_millis() + CUT_PROBE_WAIT.as_millis() >= PROBE_MAX.as_millis());
+    assert!(LINK_LATENCY_MAX.as_millis() < LINK_DELAY_MAX.as_millis());
     // The lab has a port of its own.
     assert!(NODES_MAX < FABRIC_PORTS_MAX);
     assert!(NODE_STOP_MAX.as_millis() > aspen_node::limits::STOP_TIMEOUT.as_millis());

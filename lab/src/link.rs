@@ -58,6 +58,33 @@ impl LinkRule {
     pub const CUT: Self =
         Self { cut: true, loss_per_million: 0, latency: Duration::ZERO, jitter: Duration::ZERO };
 
+    /// The rule of a link to which all of this is done at once: a cut wins, latencies and jitters add up to
+    /// [`LINK_DELAY_MAX`], and losses are independent of each other: of two, 1 - (1 - p)(1 - q) is lost, rounded to parts
+    /// per million. The order does not matter.
+    pub fn composed(rules: &[Self]) -> Self {
+        /// Parts of a probability while losses are multiplied: two products are exact, further ones nearly so.
+        const WHOLE: u128 = (PER_MILLION as u128).pow(3);
+        let ppm = u128::from(PER_MILLION);
+        if rules.iter().any(|rule| rule.cut) {
+            return Self::CUT;
+        }
+        // In the order of size, so that rounding does not depend on the order of the rules.
+        let mut losses: Vec<u32> = rules.iter().map(|rule| rule.loss_per_million).collect();
+        losses.sort_unstable();
+        let kept = losses.iter().fold(WHOLE, |kept, loss| kept * (ppm - u128::from(*loss)) / ppm);
+        let lost = ((WHOLE - kept) * ppm + WHOLE / 2) / WHOLE;
+        let sum = |part: fn(&Self) -> Duration| {
+            let sum = rules.iter().map(part).fold(Duration::ZERO, Duration::saturating_add);
+            sum.min(LINK_DELAY_MAX)
+        };
+        Self {
+            cut: false,
+            loss_per_million: u32::try_from(lost).expect("a probability is at most 1"),
+            latency: sum(|rule| rule.latency),
+            jitter: sum(|rule| rule.jitter),
+        }
+    }
+
     /// Whether a frame's fate under this rule depends on the seed.
     fn is_random(&self) -> bool {
         self.loss_per_million > 0 || !self.jitter.is_zero()
@@ -168,6 +195,29 @@ mod tests {
         assert_eq!(fate(&rule, 7, LINK, 0), Fate::Drop(DropReason::Cut));
     }
 
+    fn rule(latency_ms: u64, jitter_ms: u64, loss_per_million: u32) -> LinkRule {
+        let ms = Duration::from_millis;
+        LinkRule { cut: false, loss_per_million, latency: ms(latency_ms), jitter: ms(jitter_ms) }
+    }
+
+    #[test]
+    fn rules_on_one_link_add_up_and_a_cut_wins() {
+        #[track_caller]
+        fn check(rules: &[LinkRule], want: LinkRule) {
+            assert_eq!(LinkRule::composed(rules), want, "{rules:?}");
+        }
+        check(&[], LinkRule::default());
+        check(&[rule(40, 5, 1_000)], rule(40, 5, 1_000));
+        check(&[rule(40, 5, 0), rule(10, 1, 0)], rule(50, 6, 0));
+        // Half of the half that is left; a tenth and a fifth; and what is below a millionth is rounded.
+        check(&[rule(0, 0, 500_000), rule(0, 0, 500_000)], rule(0, 0, 750_000));
+        check(&[rule(0, 0, 100_000), rule(0, 0, 200_000)], rule(0, 0, 280_000));
+        check(&[rule(0, 0, 1_000), rule(0, 0, 1_000)], rule(0, 0, 1_999));
+        check(&[rule(0, 0, 1), rule(0, 0, 1)], rule(0, 0, 2));
+        check(&[rule(40, 5, 1_000), LinkRule::CUT, rule(1, 1, 1)], LinkRule::CUT);
+        check(&[rule(40_000, 0, 0), rule(40_000, 0, 0)], rule(60_000, 0, 0));
+    }
+
     #[test]
     fn seeds_keep_their_fates_between_versions() {
         // A change of these numbers makes every printed seed worthless.
@@ -240,6 +290,28 @@ mod tests {
             if let Fate::Deliver(delay) = first {
                 prop_assert!(delay <= (rule.latency + rule.jitter).min(LINK_DELAY_MAX));
                 prop_assert!(delay >= rule.latency.saturating_sub(rule.jitter));
+            }
+        }
+
+        #[test]
+        fn composition_knows_no_order_and_loses_no_less(
+            parts in prop::collection::vec((0_u64..5_000, 0_u64..5_000, 0..=PER_MILLION), 0..8), turn: usize,
+        ) {
+            let mut rules: Vec<LinkRule> =
+                parts.into_iter().map(|(latency, jitter, loss)| rule(latency, jitter, loss)).collect();
+            let all = LinkRule::composed(&rules);
+            prop_assert!(all.loss_per_million <= PER_MILLION);
+            for one in &rules {
+                prop_assert!(all.loss_per_million >= one.loss_per_million);
+                prop_assert!(all.latency >= one.latency && all.jitter >= one.jitter);
+            }
+            // One fault is lifted: what is left is what it would be without it.
+            let length = rules.len();
+            if length > 0 {
+                rules.rotate_left(turn % length);
+                prop_assert_eq!(LinkRule::composed(&rules), all);
+                rules.push(LinkRule::default());
+                prop_assert_eq!(LinkRule::composed(&rules), all);
             }
         }
 

@@ -6,9 +6,8 @@
 use std::io;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use crate::fabric::TapError;
+use crate::cluster::Observation;
+use crate::fabric::{self, TapError};
 use crate::program::{Exit, ProgramError};
 
 pub mod cluster;
@@ -65,14 +64,15 @@ pub trait Machine: Send {
     fn console_tail(&self) -> String;
 }
 
-/// What the host sees of a running machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Observation {
-    /// Whether it is frozen.
-    pub is_paused: bool,
-    /// Processor time that it has used since its start, in clock ticks of the host. A paused machine
-    /// uses none.
-    pub cpu_ticks: u64,
+/// A fault that is switched off in secret, to prove that its receipt is missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// The fabric does not do what it says.
+    Fabric(fabric::Sabotage),
+    /// A pause freezes nobody.
+    IgnorePauses,
+    /// A kill kills nobody.
+    IgnoreKills,
 }
 
 /// Why a machine did not do as told.

@@ -16,10 +16,14 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use self::draw::Draws;
-pub use self::resolve::{ResolveError, Roles, cut_pairs, minority, resolve, resolve_one};
+pub use self::resolve::{
+    ResolveError, Roles, cut_pairs, isolates, minority, resolve, resolve_ends, resolve_one,
+};
 use crate::limits::{LAB_HOST, NODE_HOST_FIRST, PORT_MAX, PORT_MIN, READER_RATE};
 use crate::scenario::{Check, Fault, RaftTiming, Scenario, Workload};
-pub use crate::scenario::{FaultAction, Mix, NodeIndex, Selector, WorkloadKind};
+pub use crate::scenario::{
+    FaultAction, LinkEffect, Mix, NodeIndex, Selector, StandingLink, WorkloadKind, link_pairs,
+};
 
 /// The name of the lab's own interface. At most 15 bytes (`IFNAMSIZ` less the final NUL, linux/if.h).
 pub const LAB_IFACE: &str = "aspen-lab0";
@@ -42,6 +46,9 @@ pub struct Plan {
     pub raft: PlannedRaft,
     /// Every node; [`NodeIndex`] is a position in this list.
     pub nodes: Vec<PlannedNode>,
+    /// The directed links that are not perfect, for the whole run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<StandingLink>,
     /// The load.
     pub workload: PlannedWorkload,
     /// How long the load runs at least. Time begins with the first answered operation, here and in
@@ -78,6 +85,9 @@ pub struct LabPort {
 pub struct PlannedNode {
     /// From the scenario.
     pub name: String,
+    /// From the scenario, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
     /// Its position in the list plus one.
     pub raft_id: u64,
     /// The seed of its secret key. A test cluster has no secrets: anyone may make its keys again.
@@ -199,7 +209,8 @@ impl Plan {
             network: Network { address: host(0), prefix: 24 },
             lab: LabPort { iface: LAB_IFACE.to_owned(), mac: mac(vendor, u16::MAX), ip: host(LAB_HOST) },
             raft: planned_raft(scenario.raft()),
-            nodes: nodes(scenario.nodes(), seed, vendor, host),
+            nodes: nodes(scenario, seed, vendor, host),
+            links: scenario.links().to_vec(),
             workload: workload(scenario.workload(), scenario.nodes().len(), seed),
             duration_ms: ms(scenario.duration()),
             steps: steps(scenario.faults(), seed),
@@ -260,7 +271,7 @@ fn planned_check(check: &Check) -> PlannedCheck {
     }
 }
 
-fn nodes(names: &[String], seed: u64, vendor: [u8; 3], host: impl Fn(u8) -> Ipv4Addr) -> Vec<PlannedNode> {
+fn nodes(scenario: &Scenario, seed: u64, vendor: [u8; 3], host: impl Fn(u8) -> Ipv4Addr) -> Vec<PlannedNode> {
     let mut keys = Draws::new(seed, draw::Purpose::NodeKeys);
     let mut ports = Draws::new(seed, draw::Purpose::Ports);
     let mut ports_taken = Vec::new();
@@ -274,9 +285,10 @@ fn nodes(names: &[String], seed: u64, vendor: [u8; 3], host: impl Fn(u8) -> Ipv4
             }
         }
     };
-    let indexes = (0..node_count(names.len())).map(NodeIndex);
-    let planned = names.iter().zip(indexes).map(|(name, index)| PlannedNode {
+    let named = scenario.nodes().iter().zip(scenario.zones()).zip((0..).map(NodeIndex));
+    let planned = named.map(|((name, zone), index)| PlannedNode {
         name: name.clone(),
+        zone: zone.clone(),
         raft_id: index.raft_id(),
         secret_key_seed: Bytes32(keys.bytes32()),
         mac: mac(vendor, index.0),

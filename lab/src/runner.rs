@@ -4,9 +4,12 @@
 
 pub mod boot;
 mod faults;
+mod links;
 mod observe;
+mod proofs;
 pub mod record;
 pub mod settle;
+mod standing;
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -21,8 +24,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::faults::Breaker;
+use self::links::Links;
 use self::observe::Observer;
 use self::record::{Conduct, Event, EventKind, RunRecord};
+use self::standing::Standing;
 use crate::cluster::{Clock, Cluster, ClusterError};
 use crate::limits::{DRAIN_MAX, FIRST_ANSWER_MAX, LOOK_INTERVAL, PROGRESS_INTERVAL};
 use crate::plan::{NodeIndex, Plan, PlannedCheck, PlannedClient};
@@ -103,6 +108,8 @@ impl Debug for Files {
 pub async fn run(stage: Stage, files: Files) -> Result<RunRecord, RunError> {
     let conduct = Arc::new(Conduct::new(stage.clock.clone(), stage.sink.clone(), files.observations));
     let load = Arc::new(Load::new(stage.clock.clone(), files.history));
+    let links = Arc::new(Links::new(&stage));
+    let standing = Standing::begin(&stage, links.clone()).await?;
     match boot::boot(&stage, &conduct).await {
         Ok(()) => {}
         // A node that ends at its start is judged like one that ends later.
@@ -115,12 +122,13 @@ pub async fn run(stage: Stage, files: Files) -> Result<RunRecord, RunError> {
     let mut clients = start_clients(&stage, &load);
     let origin = first_answer(&stage, &load).await;
     conduct.event(EventKind::Phase, "load", format!("{} clients", clients.len()));
-    let breaker = Breaker::new(&stage, conduct.clone(), observer.watch(), origin);
+    let breaker = Breaker::new(&stage, conduct.clone(), observer.watch(), origin, links);
     let held = hold(&stage, &load, &conduct, breaker, origin).await;
     load.stop();
     let load_ended = stage.clock.now();
     conduct.event(EventKind::Phase, "settle", "the load ends");
     drain(&stage, &conduct, &mut clients).await;
+    standing.end(&conduct)?;
     let settled = if *stage.interrupt.borrow() || conduct.has_deaths() || held.is_err() {
         None
     } else {

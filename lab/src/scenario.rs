@@ -4,6 +4,7 @@
 //! [`Scenario::parse`], which refuse a file with *all* of its mistakes at once. Nothing is drawn or resolved
 //! here; [`crate::plan`] does that. The format is described in docs/scenario.md.
 
+mod fault;
 mod mistake;
 mod parse;
 mod validate;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::fault::{Fault, FaultAction, LinkEffect, Selector, StandingLink, link_pairs};
 pub use self::mistake::Mistake;
 pub use self::parse::SyntaxError;
 use crate::limits::SCENARIO_BYTES_MAX;
@@ -44,6 +46,8 @@ pub struct Scenario {
     about: String,
     text_hash: [u8; 32],
     nodes: Vec<String>,
+    zones: Vec<Option<String>>,
+    links: Vec<StandingLink>,
     raft: RaftTiming,
     workload: Workload,
     duration: Duration,
@@ -94,97 +98,6 @@ pub struct Mix {
     pub write: u32,
     /// Compare-and-swap from the value last seen to one never written before.
     pub cas: u32,
-}
-
-/// One thing that is broken, once or several times, and mended again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// When it is due the first time, from the first answered operation on.
-    pub at: Duration,
-    /// What breaks.
-    pub action: FaultAction,
-    /// `for`: how long a cut lasts; `restart_after`: how long a victim stays dead.
-    pub lasts: Duration,
-    /// How often, 1 or more.
-    pub times: u32,
-    /// From the end of one repetition (healed, the last victim serves again) to the next; zero if it happens
-    /// once.
-    pub every: Duration,
-}
-
-impl Fault {
-    /// When the last repetition ends, as far as that can be planned: restarts take as long as they take.
-    pub fn planned_end(&self) -> Duration {
-        self.at + self.lasts * self.times + self.every * (self.times - 1)
-    }
-}
-
-/// What breaks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FaultAction {
-    /// No frame passes, either way, between nodes of different groups. A node in no group keeps all its
-    /// links.
-    Partition {
-        /// At least two, none empty, none overlapping.
-        groups: Vec<Vec<Selector>>,
-    },
-    /// No frame passes from one node to another; the way back stays open.
-    CutOneWay {
-        /// The sender of the lost frames.
-        from: Selector,
-        /// The node that they do not reach.
-        to: Selector,
-    },
-    /// A node gets SIGKILL, or its machine loses power.
-    Kill {
-        /// The victim.
-        who: Selector,
-    },
-}
-
-impl fmt::Display for FaultAction {
-    /// As a person would say it, with roles where the file has roles.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Partition { groups } => {
-                let group = |group: &Vec<Selector>| {
-                    group.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-                };
-                write!(f, "partition {}", groups.iter().map(group).collect::<Vec<_>>().join(" | "))
-            }
-            Self::CutOneWay { from, to } => write!(f, "cut {from} -> {to}"),
-            Self::Kill { who } => write!(f, "kill {who}"),
-        }
-    }
-}
-
-/// A node by name or by the role that it has when the fault is due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Selector {
-    /// The leader of that moment.
-    Leader,
-    /// A live node that is not the leader; another one each time it is written.
-    Follower,
-    /// A live node; another one each time it is written.
-    Random,
-    /// Every node that no other selector of the partition took, alive or not.
-    Rest,
-    /// This node.
-    Node(NodeIndex),
-}
-
-impl fmt::Display for Selector {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Leader => formatter.write_str("leader"),
-            Self::Follower => formatter.write_str("follower"),
-            Self::Random => formatter.write_str("random"),
-            Self::Rest => formatter.write_str("rest"),
-            Self::Node(node) => write!(formatter, "node {}", node.raft_id()),
-        }
-    }
 }
 
 /// How a run is judged.
@@ -326,6 +239,16 @@ impl Scenario {
     /// The nodes' names, 1 to [`crate::limits::NODES_MAX`]; [`NodeIndex`] is a position in this list.
     pub fn nodes(&self) -> &[String] {
         &self.nodes
+    }
+
+    /// The zone of each node that has one, in the order of [`Self::nodes`].
+    pub fn zones(&self) -> &[Option<String>] {
+        &self.zones
+    }
+
+    /// The directed links that are not perfect, for the whole run; each pair at most once, in order.
+    pub fn links(&self) -> &[StandingLink] {
+        &self.links
     }
 
     /// Heartbeat and election timeouts of every node.

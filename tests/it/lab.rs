@@ -51,7 +51,7 @@ pub(crate) fn topology(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../topologies").join(format!("{name}.yaml"))
 }
 
-/// Writes a scenario of this name; the file.
+/// Writes a scenario that lacks only its name and what it is about.
 pub(crate) fn write_scenario(home: &Path, name: &str, rest: &str) -> String {
     let path = home.join(format!("{name}.yaml"));
     fs::write(&path, format!("name: {name}\nabout: A test.\n{rest}")).unwrap();

@@ -4,6 +4,7 @@
 mod by_hand;
 mod http_client;
 mod lab;
+mod receipts;
 mod report;
 mod runs;
 mod sandbox;

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Status, Verdict};
 use crate::limits::ANSWERED_MIN;
 use crate::plan::Plan;
-use crate::runner::record::RunRecord;
+use crate::runner::record::{LinksRecord, RunRecord};
 
 /// The name of the check.
 pub const NAME: &str = "receipts";
@@ -29,6 +29,9 @@ pub fn check(plan: &Plan, record: &RunRecord) -> Verdict {
         };
         missing.push(format!("{}: {reason}", fault.text));
     }
+    if !plan.links.is_empty() {
+        missing.extend(links_missing(record.links.as_ref()));
+    }
     if record.faults.len() < due {
         missing.push(format!("{} of {due} faults were never due", due - record.faults.len()));
     }
@@ -38,10 +41,11 @@ pub fn check(plan: &Plan, record: &RunRecord) -> Verdict {
             record.counts.answered
         ));
     }
+    let links = if plan.links.is_empty() { "" } else { "the links of the whole run and " };
     let status = if missing.is_empty() { Status::Pass } else { Status::Invalid };
     let summary = if missing.is_empty() {
         format!(
-            "{complete} of {due} faults left their receipt, {} operations were answered",
+            "{links}{complete} of {due} faults left their receipt, {} operations were answered",
             record.counts.answered
         )
     } else {
@@ -54,4 +58,15 @@ pub fn check(plan: &Plan, record: &RunRecord) -> Verdict {
         looked_at: [("faults".to_owned(), due as u64), ("receipts".to_owned(), complete as u64)].into(),
         details: json!({ "missing": missing }),
     }
+}
+
+/// What the links of the whole run did not show.
+fn links_missing(links: Option<&LinksRecord>) -> Option<String> {
+    let Some(links) = links else { return Some("the links of the whole run were not judged".to_owned()) };
+    let reason = match links.proofs.iter().find(|proof| !proof.is_seen) {
+        Some(proof) => format!("not seen that {} ({})", proof.what, proof.detail),
+        None if links.has_receipt() => return None,
+        None => "nothing was proven".to_owned(),
+    };
+    Some(format!("{}: {reason}", links.text))
 }

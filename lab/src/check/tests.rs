@@ -6,7 +6,7 @@ use super::linearizable::Budget;
 use super::{Evidence, Status, alive, judge, minority_refuses, overall, receipts, recovers};
 use crate::history::{Answer, Call, History, HistoryWriter, Op, OpId, Outcome, read_history};
 use crate::plan::{NodeIndex, Plan};
-use crate::runner::record::{Death, FaultRecord, Proof, RunRecord};
+use crate::runner::record::{Death, FaultRecord, LinksRecord, Proof, RunRecord};
 use crate::scenario::Scenario;
 use crate::workload::client::LoadCounts;
 
@@ -42,6 +42,7 @@ pub(super) fn record(faults: Vec<FaultRecord>, load_ended_s: u64) -> RunRecord {
         counts: LoadCounts { answered: 1_000, refused: 0, unknown: 0 },
         settled: None,
         faults,
+        links: None,
         leaders: vec![],
         deaths: vec![],
         events: vec![],
@@ -128,6 +129,27 @@ fn run_without_its_receipts_is_invalid() {
     let mut defect = record(vec![fault(1, Some(2))], 10);
     defect.defects.push("the switch has lost the port of n1".to_owned());
     check(&defect, Status::Invalid);
+}
+
+#[test]
+fn links_of_the_whole_run_need_their_receipt() {
+    let text = "name: t\nabout: t.\nnodes: { count: 3 }\nlinks: [{ from: n1, to: n2, latency: 5ms }]\n\
+                checks: [linearizable]\n";
+    let plan = Plan::new(&Scenario::parse("t.yaml", text).unwrap(), 1);
+    let check = |links: Option<LinksRecord>, want: Status, summary: &str| {
+        let verdict = receipts::check(&plan, &RunRecord { links, ..record(vec![], 10) });
+        assert_eq!((verdict.status, verdict.summary.as_str()), (want, summary));
+    };
+    let proof = |is_seen| Proof { what: "it".to_owned(), is_seen, detail: "4 ms".to_owned() };
+    let links = |proofs| Some(LinksRecord { text: "links".to_owned(), links: vec![], proofs });
+    check(None, Status::Invalid, "the links of the whole run were not judged");
+    check(links(vec![]), Status::Invalid, "links: nothing was proven");
+    check(links(vec![proof(true), proof(false)]), Status::Invalid, "links: not seen that it (4 ms)");
+    check(
+        links(vec![proof(true)]),
+        Status::Pass,
+        "the links of the whole run and 0 of 0 faults left their receipt, 1000 operations were answered",
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A [`Cluster`] of machines on the switch: names, addresses and keys from the plan, files below the run directory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs;
 use std::io;
@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use aspen_node::cluster::identity::{Identity, IdentityError};
 use futures::FutureExt;
@@ -15,15 +16,15 @@ use futures::future::BoxFuture;
 
 use super::probe::probe;
 use super::process::ProcessMachine;
-use super::{Machine, MachineError, ProbeError};
+use super::{Machine, MachineError, ProbeError, Sabotage};
 use crate::cluster::http::HttpChannel;
-use crate::cluster::{Channel, Cluster, ClusterError, FrameCounts, NodePair, Probe};
+use crate::cluster::{Channel, Cluster, ClusterError, FrameCounts, NodePair, Observation, Probe, link_id};
 use crate::fabric::namespace::Namespace;
 use crate::fabric::switch::{PortSpec, Switch, SwitchHandle};
 use crate::fabric::tap::{self, TapConfig};
-use crate::fabric::{FabricError, LinkCounters, Sabotage, Snapshot, TapError};
-use crate::limits::{CUT_PROBE_WAIT, NODE_STOP_MAX};
-use crate::link::{LinkId, LinkRule};
+use crate::fabric::{FabricError, LinkCounters, Snapshot, TapError};
+use crate::limits::NODE_STOP_MAX;
+use crate::link::LinkRule;
 use crate::plan::{MacAddress, NodeIndex, Plan, PlannedNode};
 use crate::program::{Exit, Program, ProgramError, ProgramLog};
 
@@ -41,6 +42,7 @@ pub struct ProcessCluster {
     plan: Arc<Plan>,
     nodes: Vec<Arc<Node>>,
     handle: SwitchHandle,
+    sabotage: Option<Sabotage>,
     /// Carries frames as long as the cluster lives.
     _switch: Switch,
 }
@@ -113,12 +115,16 @@ impl ProcessCluster {
             let machine = Mutex::new(machine);
             nodes.push(Arc::new(Node { machine, namespace, is_wanted: Mutex::new(false) }));
         }
-        // The lab is one more port of the fabric.
+        // The lab is one more port of the fabric, after the nodes': so that a node's port has the node's position.
         let own = tap_config(&plan, &plan.lab.iface, plan.lab.mac, plan.lab.ip);
         let port = tap::create(&Namespace::current()?, &own)?;
         ports.push(PortSpec { mac: plan.lab.mac, port: Box::new(port) });
-        let switch = Switch::start(plan.seed, sabotage, ports)?;
-        Ok(Self { plan, nodes, handle: switch.handle(), _switch: switch })
+        let fabric_sabotage = match sabotage {
+            Some(Sabotage::Fabric(sabotage)) => Some(sabotage),
+            Some(Sabotage::IgnorePauses | Sabotage::IgnoreKills) | None => None,
+        };
+        let switch = Switch::start(plan.seed, fabric_sabotage, ports)?;
+        Ok(Self { plan, nodes, handle: switch.handle(), sabotage, _switch: switch })
     }
 
     fn name(&self, node: NodeIndex) -> String {
@@ -155,8 +161,9 @@ impl ProcessCluster {
 
     fn counts(&self, snapshot: &Snapshot) -> BTreeMap<NodePair, FrameCounts> {
         let counts = self.pairs().map(|pair| {
-            let LinkCounters { judged, delivered, dropped_cut, .. } = snapshot.link(link(pair));
-            (pair, FrameCounts { judged, delivered, dropped_cut })
+            let LinkCounters { judged, delivered, dropped_cut, dropped_loss, held_total, .. } =
+                snapshot.link(link_id(pair));
+            (pair, FrameCounts { judged, delivered, dropped_cut, dropped_loss, held_total })
         });
         counts.collect()
     }
@@ -170,8 +177,14 @@ impl ProcessCluster {
 
 impl Cluster for ProcessCluster {
     fn start(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>> {
+        // Whoever was not killed cannot be started, and nobody is to notice.
+        let is_sabotaged = self.sabotage == Some(Sabotage::IgnoreKills);
         async move {
-            self.order(node, "starting it", Machine::start).await?;
+            let start = move |machine: &mut ProcessMachine| match machine.start() {
+                Err(MachineError::Running(_)) if is_sabotaged => Ok(()),
+                started => started,
+            };
+            self.order(node, "starting it", start).await?;
             self.want(node, true);
             Ok(())
         }
@@ -180,6 +193,9 @@ impl Cluster for ProcessCluster {
 
     fn kill(&self, node: NodeIndex) -> BoxFuture<'_, Result<Exit, ClusterError>> {
         self.want(node, false);
+        if self.sabotage == Some(Sabotage::IgnoreKills) {
+            return futures::future::ready(Ok(Exit::Signal(9))).boxed();
+        }
         self.order(node, "killing it", Machine::kill)
     }
 
@@ -188,9 +204,27 @@ impl Cluster for ProcessCluster {
         self.order(node, "stopping it", |machine| machine.terminate(NODE_STOP_MAX))
     }
 
-    fn set_cuts(&self, cut: &BTreeSet<NodePair>) -> Result<BTreeMap<NodePair, FrameCounts>, ClusterError> {
-        let rule = |pair: &NodePair| if cut.contains(pair) { LinkRule::CUT } else { LinkRule::default() };
-        let rules = self.pairs().map(|pair| (link(pair), rule(&pair))).collect();
+    fn pause(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>> {
+        if self.sabotage == Some(Sabotage::IgnorePauses) {
+            return futures::future::ready(Ok(())).boxed();
+        }
+        self.order(node, "pausing it", Machine::pause)
+    }
+
+    fn resume(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>> {
+        self.order(node, "letting it go on", Machine::resume)
+    }
+
+    fn observe(&self, node: NodeIndex) -> BoxFuture<'_, Result<Observation, ClusterError>> {
+        self.order(node, "observing it", |machine| machine.observe())
+    }
+
+    fn set_links(
+        &self,
+        rules: &BTreeMap<NodePair, LinkRule>,
+    ) -> Result<BTreeMap<NodePair, FrameCounts>, ClusterError> {
+        let rule = |pair: &NodePair| rules.get(pair).copied().unwrap_or_default();
+        let rules = self.pairs().map(|pair| (link_id(pair), rule(&pair))).collect();
         let snapshot = self.handle.set_rules(rules).map_err(|error| fabric("setting its rules", error))?;
         Ok(self.counts(&snapshot))
     }
@@ -200,13 +234,18 @@ impl Cluster for ProcessCluster {
         Ok(self.counts(&snapshot))
     }
 
-    fn probe(&self, from: NodeIndex, to: NodeIndex) -> BoxFuture<'_, Result<Probe, ClusterError>> {
+    fn probe(
+        &self,
+        from: NodeIndex,
+        to: NodeIndex,
+        within: Duration,
+    ) -> BoxFuture<'_, Result<Probe, ClusterError>> {
         let source = self.nodes[from.position()].clone();
         let address = self.address(to);
         async move {
             let probed = tokio::task::spawn_blocking(move || {
                 // A machine that is being ordered about keeps its namespace.
-                probe(&source.namespace, address, CUT_PROBE_WAIT)
+                probe(&source.namespace, address, within)
             });
             match probed.await {
                 Ok(Ok(round_trip)) => Ok(Probe::Answered(round_trip)),
@@ -310,11 +349,6 @@ fn tap_config(plan: &Plan, name: &str, mac: MacAddress, address: std::net::Ipv4A
         prefix_bits: plan.network.prefix,
         neighbours: everybody.filter(|(ip, _)| *ip != address).collect(),
     }
-}
-
-/// A node's port has the node's position; the lab's comes after them.
-fn link((from, to): NodePair) -> LinkId {
-    LinkId::new(from.0, to.0)
 }
 
 fn fabric(doing: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> ClusterError {

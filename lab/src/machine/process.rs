@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::{Machine, MachineError, Observation};
+use super::{Machine, MachineError};
+use crate::cluster::Observation;
 use crate::fabric::namespace::Namespace;
 use crate::fabric::tap::{self, TapConfig, TapPort};
 use crate::limits::{PAUSE_WAIT_MAX, POLL_INTERVAL};
@@ -111,8 +112,12 @@ impl Machine for ProcessMachine {
         let Some(running) = &self.running else {
             return Err(MachineError::NotRunning(self.name.clone()));
         };
-        let ended =
-            running.signal(Signal::SIGTERM).and_then(|exit| exit.map_or_else(|| running.wait(limit), Ok));
+        let asked = running.signal(Signal::SIGTERM).and_then(|exit| match exit {
+            Some(exit) => Ok(Some(exit)),
+            // A frozen process takes no signal before it goes on.
+            None => running.signal(Signal::SIGCONT),
+        });
+        let ended = asked.and_then(|exit| exit.map_or_else(|| running.wait(limit), Ok));
         ended.map_err(|source| self.failed(source))
     }
 

@@ -31,9 +31,12 @@ pub enum ResolveError {
     /// The other selectors took every node.
     #[error("no node is left for rest")]
     RestEmpty,
-    /// A node that is to be killed is dead already.
+    /// A node that is to be killed or paused is dead or paused already.
     #[error("node {} is not running", .0.raft_id())]
     NotAlive(NodeIndex),
+    /// The one node of a zone plays the role of the other end.
+    #[error("node {} is at both ends of the link", .0.raft_id())]
+    NoLink(NodeIndex),
 }
 
 /// Chooses the nodes of a partition's groups, those with the least freedom first: names, the leader,
@@ -62,7 +65,53 @@ pub fn resolve(
     Ok(chosen.into_iter().map(|slots| slots.concat()).collect())
 }
 
-/// Chooses one live node: the victim of a kill.
+/// Chooses the two ends of a fault's links. Two single selectors never choose the same node; but where one end is a zone of
+/// several nodes, the other may be a role that one of them plays, and `rest` is what the zone leaves.
+///
+/// # Errors
+/// A role has no node at this moment, or there is no link between the ends.
+pub fn resolve_ends(
+    from: &[Selector],
+    to: &[Selector],
+    roles: &Roles,
+    draw: u32,
+) -> Result<[Vec<NodeIndex>; 2], ResolveError> {
+    let is_zone = |end: &[Selector]| end.len() > 1;
+    let is_rest = |end: &[Selector]| matches!(end, [Selector::Rest]);
+    let (mut from, mut to) = if (is_zone(from) || is_zone(to)) && !is_rest(from) && !is_rest(to) {
+        let alone = |end: &[Selector]| resolve(&[end.to_vec()], roles, draw).map(|groups| groups.concat());
+        (alone(from)?, alone(to)?)
+    } else {
+        let mut ends = resolve(&[from.to_vec(), to.to_vec()], roles, draw)?;
+        let to = ends.pop().unwrap_or_default();
+        (ends.concat(), to)
+    };
+    // A node has no link to itself.
+    if let [one] = *from {
+        to.retain(|node| *node != one);
+    } else if let [one] = *to {
+        from.retain(|node| *node != one);
+    }
+    match from.first() {
+        Some(node) if to.is_empty() => Err(ResolveError::NoLink(*node)),
+        _ => Ok([from, to]),
+    }
+}
+
+/// Whether a node that loses these directed links has no majority left, itself counted, with which it can exchange
+/// messages both ways. One way is not enough: a leader's next heartbeat waits for the answer to the one before.
+pub fn isolates(
+    node: NodeIndex,
+    cut: impl Iterator<Item = (NodeIndex, NodeIndex)>,
+    nodes_count: u16,
+) -> bool {
+    let lost: BTreeSet<NodeIndex> = cut
+        .filter_map(|(from, to)| if from == node { Some(to) } else { (to == node).then_some(from) })
+        .collect();
+    usize::from(nodes_count) - lost.len() < usize::from(nodes_count) / 2 + 1
+}
+
+/// Chooses one live node: the victim of a kill or a pause.
 ///
 /// # Errors
 /// A role has no node at this moment, or the node is not running.
@@ -254,6 +303,40 @@ mod tests {
         let [a, b, c] = [NodeIndex(0), NodeIndex(1), NodeIndex(2)];
         let pairs = cut_pairs(&[vec![a], vec![b, c]]);
         assert_eq!(pairs, BTreeSet::from([(a, b), (b, a), (a, c), (c, a)]));
+    }
+
+    #[test]
+    fn links_go_from_one_end_to_the_other() {
+        #[track_caller]
+        fn check(from: &[Selector], to: &[Selector], want: Result<[&[u16]; 2], ResolveError>) {
+            let want = want.map(|ends| ends.map(|end| end.iter().copied().map(NodeIndex).collect()));
+            assert_eq!(resolve_ends(from, to, &roles(3, Some(0), &[]), 7), want);
+        }
+        let zone = [node(0), node(1)];
+        check(&[LEADER], &[REST], Ok([&[0], &[1, 2]]));
+        check(&[REST], &[LEADER], Ok([&[1, 2], &[0]]));
+        check(&[node(1)], &[node(2)], Ok([&[1], &[2]]));
+        check(&[LEADER], &[node(0)], Err(ResolveError::LeaderTaken(NodeIndex(0))));
+        // A zone leaves the rest, has links within, and may hold the leader.
+        check(&zone, &[REST], Ok([&[0, 1], &[2]]));
+        check(&zone, &zone, Ok([&[0, 1], &[0, 1]]));
+        check(&[LEADER], &zone, Ok([&[0], &[1]]));
+        check(&zone, &[node(0)], Ok([&[1], &[0]]));
+    }
+
+    #[test]
+    fn isolated_is_who_has_no_majority_both_ways() {
+        #[track_caller]
+        fn check(node: u16, cut: &[(u16, u16)], nodes_count: u16, want: bool) {
+            let cut = cut.iter().map(|(from, to)| (NodeIndex(*from), NodeIndex(*to)));
+            assert_eq!(isolates(NodeIndex(node), cut, nodes_count), want);
+        }
+        check(0, &[(0, 1), (0, 2)], 3, true);
+        check(0, &[(1, 0), (2, 0)], 3, true);
+        check(0, &[(0, 1), (2, 0)], 3, true);
+        check(0, &[(0, 1), (1, 0)], 3, false);
+        check(1, &[(0, 1), (0, 2)], 3, false);
+        check(0, &[(0, 1), (0, 2)], 4, true);
     }
 
     #[test]

@@ -92,3 +92,20 @@ fn random_choices_depend_on_the_seed() {
     let first_nodes = |seed| plan(SMALL, seed).workload.clients[0].node;
     assert!((0..20).any(|seed| first_nodes(seed) != first_nodes(0)));
 }
+
+#[test]
+fn zones_and_links_are_written_where_there_are_any() {
+    let zones = SMALL.replace("{ count: 2 }", "[{ id: n1, zone: eu }, { id: n2 }]");
+    let more = zones.replace("faults:", "links: [{ between: [eu, n2], latency: 40ms, loss: 1% }]\nfaults:");
+    let (left, right) = (plan(SMALL, 7), plan(&more, 7));
+    let json: serde_json::Value = serde_json::from_str(&right.to_json()).unwrap();
+    assert_eq!(json["nodes"][0]["zone"], "eu");
+    assert_eq!(json["nodes"][1].get("zone"), None);
+    let link = serde_json::json!({ "from": 0, "to": 1, "latency_ms": 40, "jitter_ms": 0, "loss_per_million": 10_000 });
+    assert_eq!(json["links"][0], link);
+    assert_eq!(json["links"].as_array().unwrap().len(), 2);
+    assert_eq!(serde_json::from_str::<Plan>(&right.to_json()).unwrap(), right);
+    // Nothing that is drawn changes.
+    assert_eq!(left.steps, right.steps);
+    assert_eq!(left.workload, right.workload);
+}

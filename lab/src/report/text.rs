@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::Report;
 use crate::check::{Status, Verdict};
 use crate::plan::Plan;
-use crate::runner::record::{Event, EventKind, FaultRecord, RunRecord};
+use crate::runner::record::{Event, EventKind, FaultRecord, Proof, RunRecord};
 
 /// The verdict: how to replay it, what was done, what came of it.
 pub fn verdict_text(report: &Report, plan: &Plan) -> String {
@@ -51,6 +51,10 @@ fn write_record(out: &mut String, record: &RunRecord, plan: &Plan) -> std::fmt::
         counts.answered, counts.refused, counts.unknown,
     )?;
     writeln!(out)?;
+    if let Some(links) = &record.links {
+        writeln!(out, "  {}", links.text)?;
+        write_proofs(out, &links.proofs)?;
+    }
     for fault in &record.faults {
         write_fault(out, record, fault, plan)?;
     }
@@ -63,10 +67,7 @@ fn write_record(out: &mut String, record: &RunRecord, plan: &Plan) -> std::fmt::
 fn write_fault(out: &mut String, record: &RunRecord, fault: &FaultRecord, plan: &Plan) -> std::fmt::Result {
     let at = |ns: Option<u64>| ns.map_or("-".to_owned(), |ns| format!("{:.1} s", seconds(record, ns)));
     writeln!(out, "  {} to {}: {}", at(fault.began_ns), at(fault.ended_ns), fault.text)?;
-    for proof in &fault.proofs {
-        let mark = if proof.is_seen { "receipt" } else { "NOT SEEN" };
-        writeln!(out, "      {mark}: {} ({})", proof.what, proof.detail)?;
-    }
+    write_proofs(out, &fault.proofs)?;
     if let Some(problem) = &fault.problem {
         writeln!(out, "      NO RECEIPT: {problem}")?;
     }
@@ -83,6 +84,14 @@ fn write_fault(out: &mut String, record: &RunRecord, fault: &FaultRecord, plan: 
             }
             None => writeln!(out, "      election: none was seen after term {term}")?,
         }
+    }
+    Ok(())
+}
+
+fn write_proofs(out: &mut String, proofs: &[Proof]) -> std::fmt::Result {
+    for proof in proofs {
+        let mark = if proof.is_seen { "receipt" } else { "NOT SEEN" };
+        writeln!(out, "      {mark}: {} ({})", proof.what, proof.detail)?;
     }
     Ok(())
 }

@@ -63,7 +63,7 @@ pub struct FaultRecord {
     pub text: String,
     /// When it was in force, in nanoseconds since the clock began.
     pub began_ns: Option<u64>,
-    /// When it was taken back: links healed, victim started again.
+    /// When it was taken back: links healed, victim started again or let go on.
     pub ended_ns: Option<u64>,
     /// The nodes that it left without a majority, while it was in force.
     pub minority: Vec<NodeIndex>,
@@ -71,7 +71,7 @@ pub struct FaultRecord {
     pub touched: Vec<NodeIndex>,
     /// The directed links that it changed.
     pub links: Vec<NodePair>,
-    /// The term of the leader that it hit, if it hit one.
+    /// The term of the leader that it hit, if it hit one, and for long enough that the others elect another.
     pub hit_leader_of_term: Option<u64>,
     /// The receipt.
     pub proofs: Vec<Proof>,
@@ -83,6 +83,24 @@ impl FaultRecord {
     /// Whether everything that had to be seen was seen.
     pub fn has_receipt(&self) -> bool {
         self.problem.is_none() && !self.proofs.is_empty() && self.proofs.iter().all(|proof| proof.is_seen)
+    }
+}
+
+/// The links that are not perfect for the whole run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinksRecord {
+    /// What was done to them, with names.
+    pub text: String,
+    /// The directed links.
+    pub links: Vec<NodePair>,
+    /// The receipt.
+    pub proofs: Vec<Proof>,
+}
+
+impl LinksRecord {
+    /// Whether everything that had to be seen was seen.
+    pub fn has_receipt(&self) -> bool {
+        !self.proofs.is_empty() && self.proofs.iter().all(|proof| proof.is_seen)
     }
 }
 
@@ -132,6 +150,9 @@ pub struct RunRecord {
     pub settled: Option<Settled>,
     /// Every fault that was due.
     pub faults: Vec<FaultRecord>,
+    /// The links of the whole run, where the scenario has any.
+    #[serde(default)]
+    pub links: Option<LinksRecord>,
     /// Who led, in the order in which it was seen.
     pub leaders: Vec<LeaderSeen>,
     /// Nodes that ended by themselves.
@@ -171,6 +192,7 @@ struct Observations {
 struct Notes {
     events: Vec<Event>,
     faults: Vec<FaultRecord>,
+    links: Option<LinksRecord>,
     leaders: Vec<LeaderSeen>,
     deaths: Vec<Death>,
     defects: Vec<String>,
@@ -247,6 +269,11 @@ impl Conduct {
         file.failed.take().map_or(flushed, Err)
     }
 
+    /// Notes what the links of the whole run did.
+    pub fn links(&self, links: LinksRecord) {
+        self.notes().links = Some(links);
+    }
+
     /// Notes that a node leads a term, the first time it is seen.
     pub fn leader(&self, node: NodeIndex, name: &str, term: u64) {
         let at_ns = self.now_ns();
@@ -308,6 +335,7 @@ impl Conduct {
             counts,
             settled,
             faults: notes.faults,
+            links: notes.links,
             leaders: notes.leaders,
             deaths: notes.deaths,
             events: notes.events,

@@ -2,11 +2,12 @@
 //!
 //! A mistake knows the values and the bounds, not its place in the file.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::limits::{
-    ABOUT_BYTES_MAX, ELECTION_HEARTBEATS_MIN, FAULTS_MAX, NODE_NAME_BYTES_MAX, OPERATIONS_MAX,
-    SCENARIO_NAME_BYTES_MAX,
+    ABOUT_BYTES_MAX, ELECTION_HEARTBEATS_MIN, FAULTS_MAX, LINKS_MAX, NODE_NAME_BYTES_MAX, OPERATIONS_MAX,
+    PROBES_DURING, SCENARIO_NAME_BYTES_MAX,
 };
 use crate::scenario::parse::SyntaxError;
 
@@ -54,8 +55,12 @@ pub enum Mistake {
     Length { key: &'static str, value: String, min: Duration, max: Duration },
     #[error("workload.rate is {}, which is not a rate: write 200/s", quoted(value))]
     NotRate { value: String },
-    #[error("{key} is {}, which is not a percentage: write 100%", quoted(value))]
+    #[error("{key} is {}, which is not a percentage: write 0.1% or 100%", quoted(value))]
     NotPercent { key: &'static str, value: String },
+    #[error("{key} is {value}, 0% to 100% are allowed")]
+    Percent { key: &'static str, value: String },
+    #[error("{key} is {value}, which is finer than parts per million: steps of 0.0001% are allowed")]
+    NotPerMillion { key: &'static str, value: String },
 
     #[error("name is {}, 1 to {SCENARIO_NAME_BYTES_MAX} of a-z, 0-9 and - are allowed", quoted(value))]
     Name { value: String },
@@ -69,16 +74,18 @@ pub enum Mistake {
     #[error("nodes: {count}, 1 to {max} are allowed")]
     NodeCount { count: usize, max: u16 },
     #[error(
-        "node name {} is not allowed: a letter a-z, then a-z, 0-9 and -, 1 to {NODE_NAME_BYTES_MAX} bytes",
+        "{of} name {} is not allowed: a letter a-z, then a-z, 0-9 and -, 1 to {NODE_NAME_BYTES_MAX} bytes",
         quoted(value)
     )]
-    NodeName { value: String },
-    #[error("{value} is not allowed as a node name, it has a meaning of its own")]
-    NodeNameReserved { value: String },
+    NodeName { of: NameOf, value: String },
+    #[error("{value} is not allowed as a {of} name, it has a meaning of its own")]
+    NodeNameReserved { of: NameOf, value: String },
     #[error("node {name} is named twice")]
     NodeTwice { name: String },
-    #[error("unknown node {}{} nodes are {nodes}; roles are leader, follower, random, rest", quoted(name), did_you_mean(close.as_deref()))]
-    UnknownNode { name: String, close: Option<String>, nodes: String },
+    #[error("zone {name} has the name of a node, nobody could tell which one is meant")]
+    ZoneIsNode { name: String },
+    #[error("unknown node {}{} {known}", quoted(name), did_you_mean(close.as_deref()))]
+    UnknownNode { name: String, close: Option<String>, known: String },
 
     #[error("raft.election is {}, which is not a range: write 1s..2s", quoted(value))]
     NotRange { value: String },
@@ -96,7 +103,7 @@ pub enum Mistake {
 
     #[error("faults: {count}, 0 to {FAULTS_MAX} are allowed; every and times repeat one")]
     FaultCount { count: usize },
-    #[error("a fault must say what breaks: partition, kill or link")]
+    #[error("a fault must say what breaks: partition, kill, link or pause")]
     FaultKindMissing,
     #[error("a fault breaks one thing: {second} besides {first}")]
     FaultKindTwice { first: &'static str, second: &'static str },
@@ -119,12 +126,33 @@ pub enum Mistake {
         "nothing is left for rest, the other selectors take all {nodes_count} nodes: the cut separates nothing"
     )]
     RestEmpty { nodes_count: usize },
-    #[error("{key} cannot be rest, it is one node")]
-    OneNode { key: &'static str },
-    #[error("link goes from {who} to itself, the cut separates nothing")]
+    #[error("{key} cannot be {word}, it is one node")]
+    OneNode { key: &'static str, word: String },
+
+    #[error("links: {count}, 0 to {LINKS_MAX} are allowed")]
+    LinkCount { count: usize },
+    #[error("{section} goes from nowhere to nowhere: write from and to, or between")]
+    LinkEnds { section: &'static str },
+    #[error("{section} has between, which says both ends and both ways: leave {key} out")]
+    LinkBetween { section: &'static str, key: &'static str },
+    #[error("{key} names {count}, two are needed: [eu, us]")]
+    BetweenCount { key: &'static str, count: usize },
+    #[error("link goes from {who} to itself, there is no such link")]
     LinkToItself { who: String },
     #[error("a link needs two nodes, the cluster has {nodes_count}")]
     LinkAlone { nodes_count: usize },
+    #[error("{word} has no place in links, they hold before anybody has a role: name nodes or zones")]
+    LinksRole { word: String },
+    #[error("{section} changes nothing: latency, jitter or loss must differ from what was there")]
+    LinkIdle { section: &'static str },
+    #[error("jitter is {}, more than the latency of {}: frames cannot arrive before they were sent", human(*jitter), human(*latency))]
+    Jitter { jitter: Duration, latency: Duration },
+    #[error("loss is 100%, no frame is left to be late: leave latency and jitter out")]
+    LossAndLatency,
+    #[error("links.loss is 100%, which is a cut for ever: write a fault with link and for")]
+    LinksCut,
+    #[error("for is {}, at least {} is needed to measure {} there and back {PROBES_DURING} times", human(*lasts), human(*min), human(*delay))]
+    LinkShort { lasts: Duration, min: Duration, delay: Duration },
 
     #[error("duration is {}, but a fault ends at {}", human(*duration), human(*end))]
     DurationShort { duration: Duration, end: Duration },
@@ -149,6 +177,24 @@ pub enum Mistake {
     NoMinority,
     #[error("recovers needs a fault to recover from, the scenario has none")]
     NothingToRecover,
+}
+
+/// What a name is given to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameOf {
+    /// A node.
+    Node,
+    /// A zone.
+    Zone,
+}
+
+impl fmt::Display for NameOf {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Node => "node",
+            Self::Zone => "zone",
+        })
+    }
 }
 
 /// In quotes, escaped, and not longer than a line can hold.

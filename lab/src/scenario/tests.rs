@@ -27,7 +27,16 @@ fn every_topology_is_a_valid_scenario() {
         assert!(scenario.duration() <= Duration::from_secs(40), "{} takes too long", scenario.name());
         names.push(scenario.name().to_owned());
     }
-    for name in ["crash-storm", "leader-isolated", "split-brain", "three-nodes"] {
+    for name in [
+        "crash-storm",
+        "flapping",
+        "leader-isolated",
+        "lossy-wan",
+        "one-way-cut",
+        "pause-leader",
+        "split-brain",
+        "three-nodes",
+    ] {
         assert!(names.iter().any(|there| there == name), "{name} is missing from {names:?}");
     }
 }
@@ -72,17 +81,83 @@ fn faults_mean_what_they_say() {
     assert_eq!(kill.planned_end(), Duration::from_millis(20_000 + 3 * 1_500 + 2 * 6_000));
     assert_eq!(
         link.action,
-        FaultAction::CutOneWay { from: Selector::Node(NodeIndex(0)), to: Selector::Random }
+        FaultAction::Link {
+            from: vec![Selector::Node(NodeIndex(0))],
+            to: vec![Selector::Random],
+            is_both_ways: false,
+            effect: LinkEffect { loss_per_million: 1_000_000, ..LinkEffect::default() },
+        }
     );
     assert_eq!(scenario.duration(), Duration::from_secs(75));
 }
 
+#[test]
+fn later_lines_replace_the_keys_that_they_give() {
+    let zones = "nodes: [{ id: a, zone: eu }, { id: b, zone: eu }, { id: c, zone: us }]";
+    let scenario = valid(&VALID.replace("nodes: { count: 3 }", zones).replace(
+        "checks:",
+        "links:
+  - { between: [eu, us], latency: 40ms, jitter: 5ms, loss: 0.1% }
+  - { from: a, to: c, loss: 2% }
+  - { between: [b, us], latency: 0ms, jitter: 0ms, loss: 0% }
+  - { between: [eu, eu], latency: 1ms }
+faults:
+  - { at: 1s, for: 1s, partition: [[eu], [rest]] }
+  - { at: 1s, for: 1s, link: { between: [leader, eu], loss: 0.0001% } }
+  - { at: 1s, for: 1s, pause: follower }
+checks:",
+    ));
+    let link = |from, to, latency_ms, jitter_ms, loss_per_million| {
+        let effect = LinkEffect { latency_ms, jitter_ms, loss_per_million };
+        StandingLink { from: NodeIndex(from), to: NodeIndex(to), effect }
+    };
+    let want =
+        [link(0, 1, 1, 0, 0), link(0, 2, 40, 5, 20_000), link(1, 0, 1, 0, 0), link(2, 0, 40, 5, 1_000)];
+    assert_eq!(scenario.links(), want);
+    assert_eq!(scenario.zones(), [Some("eu".to_owned()), Some("eu".to_owned()), Some("us".to_owned())]);
+    let eu = vec![Selector::Node(NodeIndex(0)), Selector::Node(NodeIndex(1))];
+    let [partition, link, pause] = scenario.faults() else { panic!("three faults") };
+    let groups = vec![eu.clone(), vec![Selector::Rest]];
+    assert_eq!(partition.action, FaultAction::Partition { groups });
+    let effect = LinkEffect { loss_per_million: 1, ..LinkEffect::default() };
+    let from = vec![Selector::Leader];
+    assert_eq!(link.action, FaultAction::Link { from, to: eu, is_both_ways: true, effect });
+    assert_eq!(pause.action, FaultAction::Pause { who: Selector::Follower });
+}
+
+#[test]
+fn faults_are_told_as_a_person_would() {
+    let scenario = valid(&format!(
+        "{VALID}faults:
+  - {{ at: 1s, for: 1s, partition: [[leader, n1], [rest]] }}
+  - {{ at: 1s, for: 1s, link: {{ between: [leader, rest], latency: 40ms, jitter: 5ms, loss: 0.1% }} }}
+  - {{ at: 1s, for: 1s, link: {{ from: leader, to: rest, latency: 40ms }} }}
+  - {{ at: 1s, for: 1s, link: {{ from: n1, to: n2, loss: 100% }} }}
+  - {{ at: 1s, for: 1s, pause: n2 }}
+"
+    ));
+    let texts: Vec<String> = scenario.faults().iter().map(|fault| fault.action.to_string()).collect();
+    assert_eq!(
+        texts,
+        [
+            "partition leader node 1 | rest",
+            "link leader <-> rest: 40 ms ± 5 ms, 0.1 % loss",
+            "link leader -> rest: 40 ms",
+            "cut node 1 -> node 2",
+            "pause node 2",
+        ]
+    );
+}
+
 /// The most eventful of the topologies, and one with every kind of value.
-const SEEDS: [&str; 2] = [
+const SEEDS: [&str; 3] = [
     include_str!("../../../topologies/crash-storm.yaml"),
     "name: all\nabout: &a All.\nnodes: [{ id: a }, { id: b }, { id: c }]\nraft: { heartbeat: 100ms, election: 1s..2s }\n\
      faults:\n  - { at: 1s, for: 1s, partition: [[leader, follower], [rest]] }\n  - at: 1m\n    for: 1s\n    link:\n      \
      from: a\n      to: random\n      loss: 100%\nchecks: [linearizable, { minority_refuses: true }]\n",
+    "name: wan\nabout: Zones.\nnodes: [{ id: a, zone: eu }, { id: b, zone: us }, { id: c }]\nlinks:\n  - { between: [eu, us], \
+     latency: 40ms, jitter: 5ms, loss: 0.1% }\n  - { from: c, to: eu, loss: 1% }\nfaults:\n  - { at: 1s, for: 2s, pause: leader }\n  \
+     - { at: 1s, for: 2s, link: { between: [leader, us], latency: 2ms } }\nchecks: [linearizable]\n",
 ];
 
 /// What breaks scenarios: YAML's own characters, units, numbers at the edge, aliases and tags.
@@ -122,7 +197,11 @@ const SPLINTERS: &[&str] = &[
     "rest",
     "at: ",
     "link: ",
+    "links: ",
+    "between: [a, a]",
+    "latency: 5ms",
     "kill: ",
+    "pause: ",
     "every: 1s",
     "times: 3",
     "\u{feff}",

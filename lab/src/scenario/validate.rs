@@ -6,16 +6,19 @@
 mod checks;
 mod faults;
 mod fields;
+mod links;
+mod nodes;
 mod units;
 
 use std::time::Duration;
 
-use self::fields::{Fields, Findings, Section, Value, items};
+use self::fields::{Fields, Findings, Section, Value};
+use self::nodes::Nodes;
 use crate::limits::{
     ABOUT_BYTES_MAX, CLIENTS_DEFAULT, CLIENTS_MAX, ELECTION_HEARTBEATS_MIN, ELECTION_MAX,
     ELECTION_MAX_DEFAULT, ELECTION_MIN_DEFAULT, HEARTBEAT_DEFAULT, HEARTBEAT_MAX, HEARTBEAT_MIN,
-    KEYS_DEFAULT, KEYS_MAX, LOAD_AFTER_FAULTS, LOAD_DURATION_MIN, MISTAKES_MAX, NODE_NAME_BYTES_MAX,
-    NODES_MAX, OPERATIONS_MAX, PLANNED_DURATION_MAX, RATE_DEFAULT, SCENARIO_NAME_BYTES_MAX,
+    KEYS_DEFAULT, KEYS_MAX, LOAD_AFTER_FAULTS, LOAD_DURATION_MIN, MISTAKES_MAX, OPERATIONS_MAX,
+    PLANNED_DURATION_MAX, RATE_DEFAULT, SCENARIO_NAME_BYTES_MAX,
 };
 use crate::scenario::mistake::Mistake;
 use crate::scenario::parse::{self, Path, Position, Raw};
@@ -23,18 +26,14 @@ use crate::scenario::{Fault, Located, Mix, RaftTiming, Scenario, Workload, Workl
 
 const SCENARIO: Section = Section {
     name: "a scenario",
-    keys: &["name", "about", "nodes", "raft", "workload", "duration", "faults", "checks"],
-    keys_later: &["links", "target"],
+    keys: &["name", "about", "nodes", "links", "raft", "workload", "duration", "faults", "checks"],
+    keys_later: &["target"],
 };
-const NODES: Section = Section { name: "nodes", keys: &["count"], keys_later: &["memory"] };
-const NODE: Section = Section { name: "a node", keys: &["id"], keys_later: &["memory", "role", "zone"] };
 const RAFT: Section = Section { name: "raft", keys: &["heartbeat", "election"], keys_later: &[] };
 const WORKLOAD: Section =
     Section { name: "workload", keys: &["kind", "clients", "keys", "rate", "mix"], keys_later: &[] };
 const MIX: Section = Section { name: "workload.mix", keys: &["read", "write", "cas"], keys_later: &[] };
 
-/// Words that select nodes, and names that the lab gives to its own parts.
-const NAMES_RESERVED: [&str; 6] = ["leader", "follower", "random", "rest", "clients", "lab"];
 const MIX_DEFAULT: Mix = Mix { read: 50, write: 30, cas: 20 };
 const WORKLOAD_DEFAULT: Workload = Workload {
     kind: WorkloadKind::Register,
@@ -89,24 +88,31 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
     let fields = Fields::open(&value, "a scenario", &SCENARIO, findings)?;
     let name = fields.require("name", findings).and_then(|value| name(&value, findings));
     let about = fields.require("about", findings).and_then(|value| about(&value, findings));
-    let nodes = fields.require("nodes", findings).and_then(|value| nodes(&value, findings));
+    let nodes = fields.require("nodes", findings).and_then(|value| nodes::nodes(&value, findings));
+    let links = fields
+        .get("links")
+        .map_or_else(|| Some(Vec::new()), |value| links::standing(&value, nodes.as_ref(), findings));
     let raft = fields.get("raft").map_or_else(|| Some(raft_default()), |value| raft(&value, findings));
     let workload = fields.get("workload").map_or(Some(WORKLOAD_DEFAULT), |value| workload(&value, findings));
     let faults = fields
         .get("faults")
-        .map_or_else(|| Some(Vec::new()), |value| faults::faults(&value, nodes.as_deref(), findings));
+        .map_or_else(|| Some(Vec::new()), |value| faults::faults(&value, nodes.as_ref(), findings));
+    let names = nodes.as_ref().map(|nodes| nodes.names.as_slice());
     let checks = fields
         .require("checks", findings)
-        .and_then(|value| checks::checks(&value, nodes.as_deref(), faults.as_deref(), findings));
+        .and_then(|value| checks::checks(&value, names, faults.as_deref(), findings));
     let duration = duration(&fields, faults.as_deref(), findings);
     if let (Some(workload), Some(duration)) = (&workload, duration) {
         operations(&fields, workload.rate_per_s, duration, findings);
     }
+    let Nodes { names, zones } = nodes?;
     Some(Scenario {
         name: name?,
         about: about?,
         text_hash: *blake3::hash(text.as_bytes()).as_bytes(),
-        nodes: nodes?,
+        nodes: names,
+        zones,
+        links: links?,
         raft: raft?,
         workload: workload?,
         duration: duration?,
@@ -134,56 +140,6 @@ fn about(value: &Value<'_>, findings: &mut Findings) -> Option<String> {
         (bytes, _) if bytes > ABOUT_BYTES_MAX => Mistake::AboutLong { bytes },
         (_, Some(control)) => Mistake::AboutControl(control as u32),
         (_, None) => return Some(about.to_owned()),
-    };
-    findings.add(&value.path, mistake);
-    None
-}
-
-/// Either a count, for nodes named n1, n2 and so on, or a list.
-fn nodes(value: &Value<'_>, findings: &mut Findings) -> Option<Vec<String>> {
-    if matches!(value.raw, Raw::List(_)) {
-        return node_list(value, findings);
-    }
-    let fields = Fields::open(value, "nodes", &NODES, findings)?;
-    let count = fields.require("count", findings)?;
-    let count = units::number(&count, "nodes.count", 1, NODES_MAX.into(), findings)?;
-    Some((1..=count).map(|number| format!("n{number}")).collect())
-}
-
-fn node_list(value: &Value<'_>, findings: &mut Findings) -> Option<Vec<String>> {
-    let list = items(value, "nodes", "a map or a list", findings)?;
-    if list.is_empty() || list.len() > NODES_MAX.into() {
-        findings.add(&value.path, Mistake::NodeCount { count: list.len(), max: NODES_MAX });
-        return None;
-    }
-    let mut names: Vec<String> = Vec::new();
-    for item in &list {
-        let Some(id) =
-            Fields::open(item, "a node", &NODE, findings).and_then(|node| node.require("id", findings))
-        else {
-            continue;
-        };
-        let Some(name) = node_name(&id, findings) else {
-            continue;
-        };
-        if names.contains(&name) {
-            findings.add(&id.path, Mistake::NodeTwice { name: name.clone() });
-        }
-        names.push(name);
-    }
-    (names.len() == list.len()).then_some(names)
-}
-
-fn node_name(value: &Value<'_>, findings: &mut Findings) -> Option<String> {
-    let name = units::text(value, "nodes.id", findings)?.to_owned();
-    let is_allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-    let begins = name.starts_with(|first: char| first.is_ascii_lowercase());
-    let mistake = if !begins || name.len() > NODE_NAME_BYTES_MAX || !name.bytes().all(is_allowed) {
-        Mistake::NodeName { value: name }
-    } else if NAMES_RESERVED.contains(&name.as_str()) {
-        Mistake::NodeNameReserved { value: name }
-    } else {
-        return Some(name);
     };
     findings.add(&value.path, mistake);
     None

@@ -13,8 +13,9 @@ use crate::check::linearizable::Budget;
 use crate::check::{self, Evidence, Status, Verdict};
 use crate::cli::SabotageArg;
 use crate::cluster::RealClock;
-use crate::fabric::Sabotage;
+use crate::fabric;
 use crate::history::read_history;
+use crate::machine::Sabotage;
 use crate::machine::cluster::{NodeProgram, ProcessCluster, SetUpError};
 use crate::observations::{ObservationsError, read_observations};
 use crate::plan::Plan;
@@ -92,7 +93,7 @@ fn perform(
     interrupt: watch::Receiver<bool>,
 ) -> Result<RunRecord, InnerError> {
     let program = order.node_bin.clone().map_or(NodeProgram::Own, NodeProgram::Path);
-    let sabotage = order.sabotage.map(|SabotageArg::IgnoreCuts| Sabotage::IgnoreCuts);
+    let sabotage = order.sabotage.map(sabotage);
     let create = |name: &'static str| -> Result<Box<BufWriter<File>>, InnerError> {
         let file = File::create_new(order.directory.join(name));
         Ok(Box::new(BufWriter::new(file.map_err(|source| InnerError::File { name, source })?)))
@@ -112,6 +113,17 @@ fn perform(
         };
         Ok(runner::run(stage, files).await?)
     })
+}
+
+/// What is switched off in secret.
+fn sabotage(argument: SabotageArg) -> Sabotage {
+    match argument {
+        SabotageArg::IgnoreCuts => Sabotage::Fabric(fabric::Sabotage::IgnoreCuts),
+        SabotageArg::IgnoreLatency => Sabotage::Fabric(fabric::Sabotage::IgnoreLatency),
+        SabotageArg::IgnoreLoss => Sabotage::Fabric(fabric::Sabotage::IgnoreLoss),
+        SabotageArg::IgnorePauses => Sabotage::IgnorePauses,
+        SabotageArg::IgnoreKills => Sabotage::IgnoreKills,
+    }
 }
 
 /// Turns what happened into a report, whatever it was.

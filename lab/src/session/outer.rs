@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use clap::ValueEnum;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::progress::Progress;
@@ -191,7 +192,8 @@ fn replay(args: &RunArgs, seed: u64) -> String {
         vec![format!("{}cargo lab run {}", plant.unwrap_or_default(), quoted(args.file.as_os_str()))];
     words.push(format!("--seed {seed} --driver process"));
     words.extend(args.node_bin.iter().map(|path| format!("--node-bin {}", quoted(path.as_os_str()))));
-    words.extend(args.sabotage.map(|_| "--sabotage ignore-cuts".to_owned()));
+    let sabotage = args.sabotage.and_then(|sabotage| sabotage.to_possible_value());
+    words.extend(sabotage.map(|value| format!("--sabotage {}", value.get_name())));
     words.join(" ")
 }
 

@@ -87,10 +87,7 @@ impl Core {
         let id = self.link_id(from, to);
         let index = from * self.ports.len() + to;
         let link = &mut self.links[index];
-        let mut rule = link.rule;
-        if self.sabotage == Some(Sabotage::IgnoreCuts) {
-            rule.cut = false;
-        }
+        let rule = self.sabotage.map_or(link.rule, |sabotage| sabotage.of(link.rule));
         let n = link.counters.judged;
         link.counters.judged += 1;
         let delay = match fate(&rule, self.seed, id, n) {

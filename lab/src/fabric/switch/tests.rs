@@ -170,6 +170,28 @@ fn sabotaged_cut_shows_in_the_counters() {
 }
 
 #[test]
+fn sabotaged_loss_and_latency_show_in_the_counters() {
+    let rule = LinkRule { loss_per_million: PER_MILLION, ..latency(30) };
+    let lossless = rig(2, Some(Sabotage::IgnoreLoss));
+    lossless.set(0, 1, rule);
+    lossless.send(0, 1, 4);
+    assert_eq!(lossless.recv(1), 4);
+    let counters = lossless.counters(0, 1);
+    assert_eq!((counters.judged, counters.delivered, counters.dropped_loss), (1, 1, 0));
+    assert!(counters.held_mean().unwrap() >= Duration::from_millis(30), "{counters:?}");
+
+    let fast = rig(2, Some(Sabotage::IgnoreLatency));
+    fast.set(0, 1, latency(30));
+    fast.send(0, 1, 4);
+    assert_eq!(fast.recv(1), 4);
+    assert_eq!(fast.counters(0, 1).held_mean(), Some(Duration::ZERO));
+    fast.set(0, 1, rule);
+    fast.send(0, 1, 5);
+    fast.await_judged(0, 1, 2);
+    assert_eq!(fast.counters(0, 1).dropped_loss, 1);
+}
+
+#[test]
 fn latency_is_never_undercut_and_order_is_kept_when_it_shrinks() {
     let rig = rig(2, None);
     rig.set(0, 1, latency(30));

@@ -203,6 +203,15 @@ fn paused_machine_uses_no_processor_and_goes_on() {
 }
 
 #[test]
+fn paused_machine_stops_when_it_is_asked_to() {
+    let Some(mut rig) = rig(&sleeper(), None) else { return };
+    let machine = &mut rig.machines[0];
+    machine.start().unwrap();
+    machine.pause().unwrap();
+    assert_eq!(machine.terminate(ANSWER_MAX).unwrap(), Exit::Signal(15));
+}
+
+#[test]
 fn machine_that_ends_by_itself_is_noticed_with_its_last_words() {
     let dying = Program::new("/bin/sh").arg("-c").arg("echo disk is full >&2; exit 7");
     let Some(mut rig) = rig(&dying, None) else { return };

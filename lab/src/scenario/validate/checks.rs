@@ -120,7 +120,7 @@ fn pointless(check: Check, nodes: Option<&[String]>, faults: Option<&[Fault]>) -
         Check::MinorityRefuses => {
             let leaves_minority = |fault: &Fault| match &fault.action {
                 FaultAction::Partition { groups } => has_minority(groups, nodes.len()),
-                FaultAction::CutOneWay { .. } | FaultAction::Kill { .. } => false,
+                FaultAction::Link { .. } | FaultAction::Kill { .. } | FaultAction::Pause { .. } => false,
             };
             (!faults.iter().any(leaves_minority)).then_some(Mistake::NoMinority)
         }

@@ -5,28 +5,27 @@ use std::time::Duration;
 use crate::limits::{FAULT_LASTS_MIN, FAULT_TIMES_MAX, FAULTS_MAX, PLANNED_DURATION_MAX};
 use crate::scenario::mistake::Mistake;
 use crate::scenario::parse::Path;
-use crate::scenario::validate::fields::{Fields, Findings, Section, Value, closest, items};
-use crate::scenario::validate::units;
-use crate::scenario::{Fault, FaultAction, NodeIndex, Selector};
+use crate::scenario::validate::fields::{Fields, Findings, Section, Value, items};
+use crate::scenario::validate::nodes::Nodes;
+use crate::scenario::validate::{links, units};
+use crate::scenario::{Fault, FaultAction, Selector};
 
 const FAULT: Section = Section {
     name: "a fault",
-    keys: &["at", "for", "partition", "kill", "restart_after", "link", "every", "times"],
-    keys_later: &["clients", "disk", "nemesis", "pause"],
+    keys: &["at", "for", "partition", "kill", "restart_after", "link", "pause", "every", "times"],
+    keys_later: &["clients", "disk", "nemesis"],
 };
-const LINK: Section = Section {
-    name: "link",
-    keys: &["from", "to", "loss"],
-    keys_later: &["between", "corrupt", "duplicate", "jitter", "latency"],
-};
+/// What a node of a fault may be called besides its name.
+pub(super) const ROLES: [&str; 4] = ["leader", "follower", "random", "rest"];
 
 /// The kinds of fault, and the key that says how long each lasts.
-const KINDS: [(&str, &str); 3] = [("partition", "for"), ("kill", "restart_after"), ("link", "for")];
+const KINDS: [(&str, &str); 4] =
+    [("partition", "for"), ("kill", "restart_after"), ("link", "for"), ("pause", "for")];
 
 /// All faults, or none if one of them is wrong. `nodes` is `None` if their names are not known.
 pub(super) fn faults(
     value: &Value<'_>,
-    nodes: Option<&[String]>,
+    nodes: Option<&Nodes>,
     findings: &mut Findings,
 ) -> Option<Vec<Fault>> {
     let list = items(value, "faults", "a list", findings)?;
@@ -38,7 +37,7 @@ pub(super) fn faults(
     faults.into_iter().collect()
 }
 
-fn fault(value: &Value<'_>, nodes: Option<&[String]>, findings: &mut Findings) -> Option<Fault> {
+fn fault(value: &Value<'_>, nodes: Option<&Nodes>, findings: &mut Findings) -> Option<Fault> {
     let fields = Fields::open(value, "a fault", &FAULT, findings)?;
     let at = fields.require("at", findings);
     let at =
@@ -64,7 +63,8 @@ fn fault(value: &Value<'_>, nodes: Option<&[String]>, findings: &mut Findings) -
     let action = match kind {
         "partition" => partition(&body, nodes, findings),
         "kill" => one_node(&body, "kill", nodes, findings).map(|who| FaultAction::Kill { who }),
-        _ => link(&body, nodes, findings),
+        "pause" => one_node(&body, "pause", nodes, findings).map(|who| FaultAction::Pause { who }),
+        _ => links::fault(&body, nodes, lasts, findings),
     };
     let (every, times) = repeat?;
     Some(Fault { at: at?, action: action?, lasts: lasts?, times, every })
@@ -109,7 +109,7 @@ fn repeat(fields: &Fields<'_>, findings: &mut Findings) -> Option<(Duration, u32
     if is_alone { None } else { Some((every?, times?)) }
 }
 
-fn partition(value: &Value<'_>, nodes: Option<&[String]>, findings: &mut Findings) -> Option<FaultAction> {
+fn partition(value: &Value<'_>, nodes: Option<&Nodes>, findings: &mut Findings) -> Option<FaultAction> {
     let lists = items(value, "partition", "a list of groups, each a list of nodes", findings)?;
     if lists.len() < 2 {
         findings.add(&value.path, Mistake::GroupCount { groups_count: lists.len() });
@@ -129,9 +129,10 @@ fn partition(value: &Value<'_>, nodes: Option<&[String]>, findings: &mut Finding
         let group: Vec<_> = group.iter().map(|item| member(item, &mut members, nodes, findings)).collect();
         let group: Option<Vec<_>> = group.into_iter().collect();
         is_whole &= group.is_some();
-        groups.extend(group);
+        groups.extend(group.map(|group| group.concat()));
     }
-    let is_possible = is_whole && nodes.is_none_or(|nodes| fits(value, &members, nodes.len(), findings));
+    let is_possible =
+        is_whole && nodes.is_none_or(|nodes| fits(value, &members, nodes.names.len(), findings));
     is_possible.then_some(FaultAction::Partition { groups })
 }
 
@@ -139,21 +140,28 @@ fn partition(value: &Value<'_>, nodes: Option<&[String]>, findings: &mut Finding
 fn member(
     value: &Value<'_>,
     members: &mut Vec<Selector>,
-    nodes: Option<&[String]>,
+    nodes: Option<&Nodes>,
     findings: &mut Findings,
-) -> Option<Selector> {
-    let selector = selector(value, "a group's member", nodes, findings)?;
-    if !matches!(selector, Selector::Follower | Selector::Random) && members.contains(&selector) {
-        let who = who(selector, nodes);
-        findings.add(&value.path, Mistake::Overlap { who });
+) -> Option<Vec<Selector>> {
+    let Selected { selectors, .. } = selectors(value, "a group's member", nodes, &ROLES, findings)?;
+    let is_taken = |selector: &&Selector| {
+        !matches!(selector, Selector::Follower | Selector::Random) && members.contains(selector)
+    };
+    if let Some(taken) = selectors.iter().find(is_taken) {
+        findings.add(&value.path, Mistake::Overlap { who: who(*taken, nodes) });
         return None;
     }
-    members.push(selector);
-    Some(selector)
+    members.extend(&selectors);
+    Some(selectors)
 }
 
 /// Whether the cluster has as many nodes as the selectors take.
-fn fits(value: &Value<'_>, members: &[Selector], nodes_count: usize, findings: &mut Findings) -> bool {
+pub(super) fn fits(
+    value: &Value<'_>,
+    members: &[Selector],
+    nodes_count: usize,
+    findings: &mut Findings,
+) -> bool {
     let followers = members.iter().filter(|selector| **selector == Selector::Follower).count();
     let named = members.iter().filter(|selector| **selector != Selector::Rest).count();
     let has_rest = named < members.len();
@@ -170,97 +178,76 @@ fn fits(value: &Value<'_>, members: &[Selector], nodes_count: usize, findings: &
     false
 }
 
-fn link(value: &Value<'_>, nodes: Option<&[String]>, findings: &mut Findings) -> Option<FaultAction> {
-    let fields = Fields::open(value, "link", &LINK, findings)?;
-    let from = fields.require("from", findings);
-    let from = from.and_then(|value| one_node(&value, "link.from", nodes, findings));
-    let to_value = fields.require("to", findings);
-    let to = to_value.as_ref().and_then(|value| one_node(value, "link.to", nodes, findings));
-    let loss = if fields.has_later { fields.get("loss") } else { fields.require("loss", findings) };
-    if let Some(loss) = &loss
-        && !units::is_all(loss, "link.loss", findings)?
-    {
-        findings.add(&loss.path, Mistake::NotThereYet { what: "link.loss other than 100%".to_owned() });
-        return None;
-    }
-    let (from, to, _) = (from?, to?, loss?);
-    let nodes_count = nodes.map_or(usize::MAX, <[String]>::len);
-    if nodes_count < 2 {
-        findings.add(&value.path, Mistake::LinkAlone { nodes_count });
-        return None;
-    }
-    if from == to && !matches!(from, Selector::Follower | Selector::Random) {
-        findings.add(&to_value?.path, Mistake::LinkToItself { who: who(to, nodes) });
-        return None;
-    }
-    if from == Selector::Follower && to == Selector::Follower && nodes_count < 3 {
-        findings.add(&value.path, Mistake::Followers { named: 2, nodes_count });
-        return None;
-    }
-    Some(FaultAction::CutOneWay { from, to })
-}
-
+/// One node: the victim of a kill or a pause.
 fn one_node(
     value: &Value<'_>,
     key: &'static str,
-    nodes: Option<&[String]>,
+    nodes: Option<&Nodes>,
     findings: &mut Findings,
 ) -> Option<Selector> {
-    let selector = selector(value, key, nodes, findings)?;
-    let mistake = match (selector, nodes) {
-        (Selector::Rest, _) => Mistake::OneNode { key },
-        (Selector::Follower, Some([_])) => Mistake::Followers { named: 1, nodes_count: 1 },
-        _ => return Some(selector),
+    let end = selectors(value, key, nodes, &ROLES, findings)?;
+    let mistake = match (end.selectors.as_slice(), nodes) {
+        ([Selector::Rest], _) => Mistake::OneNode { key, word: end.word },
+        _ if end.is_zone => Mistake::OneNode { key, word: end.word },
+        ([Selector::Follower], Some(nodes)) if nodes.names.len() == 1 => {
+            Mistake::Followers { named: 1, nodes_count: 1 }
+        }
+        (selectors, _) => return selectors.first().copied(),
     };
     findings.add(&value.path, mistake);
     None
 }
 
-fn selector(
+/// What one word of a fault selects.
+pub(super) struct Selected {
+    /// As it is written.
+    pub(super) word: String,
+    /// One, or all nodes of a zone.
+    pub(super) selectors: Vec<Selector>,
+    /// Whether the word is a zone's name.
+    pub(super) is_zone: bool,
+    /// Where it stands.
+    pub(super) path: Path,
+}
+
+/// Reads a node's name, a zone's name or a role. `roles` are those that make sense here, for the message.
+pub(super) fn selectors(
     value: &Value<'_>,
     key: &'static str,
-    nodes: Option<&[String]>,
+    nodes: Option<&Nodes>,
+    roles: &[&str],
     findings: &mut Findings,
-) -> Option<Selector> {
+) -> Option<Selected> {
     let word = units::text(value, key, findings)?;
-    let mistake = match word {
-        "leader" => return Some(Selector::Leader),
-        "follower" => return Some(Selector::Follower),
-        "random" => return Some(Selector::Random),
-        "rest" => return Some(Selector::Rest),
-        "clients" => Mistake::NotThereYet { what: "selector clients".to_owned() },
-        name => {
-            // If the nodes' own list is wrong, that is the mistake, not this name.
-            let nodes = nodes?;
-            match nodes.iter().zip(0..).find(|(node, _)| *node == name) {
-                Some((_, index)) => return Some(Selector::Node(NodeIndex(index))),
-                None => unknown_node(name, nodes),
-            }
-        }
+    let role = match word {
+        "leader" => Some(Selector::Leader),
+        "follower" => Some(Selector::Follower),
+        "random" => Some(Selector::Random),
+        "rest" => Some(Selector::Rest),
+        _ => None,
     };
-    findings.add(&value.path, mistake);
-    None
+    if let Some(role) = role {
+        let path = value.path.clone();
+        return Some(Selected { word: word.to_owned(), selectors: vec![role], is_zone: false, path });
+    }
+    if word == "clients" {
+        findings.add(&value.path, Mistake::NotThereYet { what: "selector clients".to_owned() });
+        return None;
+    }
+    // If the nodes' own list is wrong, that is the mistake, not this name.
+    let nodes = nodes?;
+    let Some(named) = nodes.named(word) else {
+        findings.add(&value.path, nodes.unknown(word, roles));
+        return None;
+    };
+    let selectors = named.into_iter().map(Selector::Node).collect();
+    let path = value.path.clone();
+    Some(Selected { word: word.to_owned(), selectors, is_zone: nodes.is_zone(word), path })
 }
 
-/// Names are listed as far as they fit on a line. n6 is no misspelling of n5.
-fn unknown_node(name: &str, nodes: &[String]) -> Mistake {
-    const LISTED_MAX: usize = 7;
-    let mut listed = nodes[..nodes.len().min(LISTED_MAX)].join(", ");
-    if let Some(last) = nodes.last().filter(|_| nodes.len() > LISTED_MAX) {
-        listed = format!("{listed} to {last}");
-    }
-    let words = nodes.iter().map(String::as_str).filter(|node| node.len() > 3);
-    let candidates: Vec<&str> = words.chain(["leader", "follower", "random", "rest"]).collect();
-    Mistake::UnknownNode {
-        name: name.to_owned(),
-        close: closest(name, &candidates).map(str::to_owned),
-        nodes: listed,
-    }
-}
-
-fn who(selector: Selector, nodes: Option<&[String]>) -> String {
+fn who(selector: Selector, nodes: Option<&Nodes>) -> String {
     match (selector, nodes) {
-        (Selector::Node(node), Some(nodes)) => nodes[node.position()].clone(),
+        (Selector::Node(node), Some(nodes)) => nodes.names[node.position()].clone(),
         _ => selector.to_string(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::limits::RATE_MAX;
+use crate::limits::{PER_MILLION, RATE_MAX};
 use crate::scenario::mistake::Mistake;
 use crate::scenario::parse::Raw;
 use crate::scenario::validate::fields::{Findings, Value, wrong_type};
@@ -80,7 +80,7 @@ pub(super) fn duration_of(
             Mistake::NotDuration { key, value }
         });
     };
-    let Some(us) = decimal_us(digits, unit_us) else {
+    let Some(us) = decimal(digits, unit_us) else {
         return Err(Mistake::NotDuration { key, value });
     };
     match us {
@@ -94,32 +94,33 @@ pub(super) fn duration_of(
     }
 }
 
-/// A decimal number of some unit, in microseconds.
+/// A decimal number of some unit, in the smallest parts of it that count.
 enum Decimal {
     Whole(u64),
-    /// A part of a microsecond is left.
+    /// A fraction of such a part is left.
     Broken,
     /// More than 64 bits hold.
     Huge,
 }
 
-/// `digits` or `digits.digits`, exactly: no sign, no exponent, no rounding. `None` if it is something else.
-fn decimal_us(digits: &str, unit_us: u64) -> Option<Decimal> {
+/// `digits` or `digits.digits`, exactly: no sign, no exponent, no rounding. A whole one has `unit` parts. `None` if it is
+/// something else.
+fn decimal(digits: &str, unit: u64) -> Option<Decimal> {
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
     let is_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     if !is_digits(whole) || !is_digits(fraction) {
         return None;
     }
-    let mut us = whole.parse::<u64>().ok().and_then(|whole| whole.checked_mul(unit_us));
-    let mut place_us = unit_us;
+    let mut parts = whole.parse::<u64>().ok().and_then(|whole| whole.checked_mul(unit));
+    let mut place = unit;
     for digit in fraction.trim_end_matches('0').bytes() {
-        if !place_us.is_multiple_of(10) {
+        if !place.is_multiple_of(10) {
             return Some(Decimal::Broken);
         }
-        place_us /= 10;
-        us = us.and_then(|us| us.checked_add(place_us * u64::from(digit - b'0')));
+        place /= 10;
+        parts = parts.and_then(|parts| parts.checked_add(place * u64::from(digit - b'0')));
     }
-    Some(us.map_or(Decimal::Huge, Decimal::Whole))
+    Some(parts.map_or(Decimal::Huge, Decimal::Whole))
 }
 
 /// A rate such as `200/s`.
@@ -149,21 +150,27 @@ pub(super) fn rate(value: &Value<'_>, findings: &mut Findings) -> Option<u32> {
     rate
 }
 
-/// A percentage such as `100%`: whether it is all.
-pub(super) fn is_all(value: &Value<'_>, key: &'static str, findings: &mut Findings) -> Option<bool> {
+/// A percentage such as `0.1%`, in parts per million.
+pub(super) fn per_million(value: &Value<'_>, key: &'static str, findings: &mut Findings) -> Option<u32> {
     let text = match value.raw {
         Raw::Text(text) => text.clone(),
         Raw::Integer(value) => value.to_string(),
         Raw::Float(value) => value.to_string(),
         raw => {
-            findings.add(&value.path, wrong_type(key, "a percentage such as 100%", raw));
+            findings.add(&value.path, wrong_type(key, "a percentage such as 0.1%", raw));
             return None;
         }
     };
-    let percent = text.strip_suffix('%').and_then(|number| number.parse::<f64>().ok());
-    let percent = percent.filter(|percent| (0.0..=100.0).contains(percent));
-    if percent.is_none() {
-        findings.add(&value.path, Mistake::NotPercent { key, value: text });
-    }
-    percent.map(|percent| percent >= 100.0)
+    let parts = text.strip_suffix('%').and_then(|number| decimal(number, u64::from(PER_MILLION) / 100));
+    let mistake = match parts {
+        None => Mistake::NotPercent { key, value: text },
+        Some(Decimal::Broken) => Mistake::NotPerMillion { key, value: text },
+        Some(Decimal::Huge) => Mistake::Percent { key, value: text },
+        Some(Decimal::Whole(parts)) => match u32::try_from(parts) {
+            Ok(parts) if parts <= PER_MILLION => return Some(parts),
+            _ => Mistake::Percent { key, value: text },
+        },
+    };
+    findings.add(&value.path, mistake);
+    None
 }

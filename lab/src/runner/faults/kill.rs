@@ -1,0 +1,57 @@
+//! Nodes that end without warning and are started again.
+
+use super::{Strike, Tools};
+use crate::plan::{Selector, resolve_one};
+use crate::program::Exit;
+use crate::runner::RunError;
+use crate::runner::record::{EventKind, Proof};
+
+impl Tools {
+    /// Kills a node, starts it again, and waits until it serves.
+    pub(super) async fn kill(&self, strike: &Strike<'_>, who: Selector) -> Result<(), RunError> {
+        let chosen = self.await_roles(strike, |roles| {
+            resolve_one(who, roles, strike.draw).map(|node| (node, roles.leader == Some(node)))
+        });
+        let Some(((node, is_leader), term)) = chosen.await else { return Ok(()) };
+        let name = self.name(node);
+        let before = self.watch.incarnation(node);
+        self.watch.set_down(node, true);
+        let exit = self.cluster.kill(node).await?;
+        if exit != Exit::Signal(9) {
+            // It was dead before it was killed.
+            self.conduct.death(node, name, &exit.to_string(), self.cluster.console_end(node));
+            return Ok(());
+        }
+        let began_ns = self.conduct.now_ns();
+        let role = if is_leader { "the leader " } else { "" };
+        let text = format!("kill {role}{name}");
+        self.conduct.fault(strike.number, |fault| {
+            fault.text.clone_from(&text);
+            fault.began_ns = Some(began_ns);
+            fault.touched = vec![node];
+            fault.hit_leader_of_term = term.filter(|_| is_leader);
+        });
+        self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: ended by {exit}"));
+        self.clock.sleep(strike.lasts()).await;
+        self.cluster.start(node).await?;
+        let ended_ns = self.conduct.now_ns();
+        let served = self.await_service(node, |incarnation| Some(incarnation) != before).await;
+        self.watch.set_down(node, false);
+        let killed = Proof {
+            what: "the process ended by signal 9".to_owned(),
+            is_seen: exit == Exit::Signal(9),
+            detail: exit.to_string(),
+        };
+        let before = before.map_or_else(|| "none seen".to_owned(), |before| before.to_string());
+        let restarted = Proof {
+            what: "a new incarnation serves".to_owned(),
+            is_seen: served.is_ok(),
+            detail: match served {
+                Ok(after) => format!("incarnation {after} after {before}"),
+                Err(reason) => format!("{reason}, before it was {before}"),
+            },
+        };
+        self.close(strike, ended_ns, vec![killed, restarted], "serves again");
+        Ok(())
+    }
+}

@@ -1,0 +1,55 @@
+//! Links that are slow or lossy for a while.
+
+use std::collections::BTreeMap;
+
+use super::{Strike, Tools};
+use crate::cluster::NodePair;
+use crate::limits::{PROBES_BEFORE, PROBES_DURING, RESTART_WAIT_MAX};
+use crate::runner::{RunError, proofs};
+
+impl Tools {
+    /// Slows links or makes them lossy, measures it, waits, and heals.
+    pub(super) async fn link(&self, strike: &Strike<'_>) -> Result<(), RunError> {
+        let Some(aim) = self.aim(strike).await else { return Ok(()) };
+        let pairs: Vec<NodePair> = aim.rules.keys().copied().collect();
+        let is_slow = aim.rules.values().any(|rule| !rule.latency.is_zero());
+        let is_lossy = aim.rules.values().any(|rule| rule.loss_per_million > 0);
+        let turn = self.links.turn().await;
+        // A round trip cannot be timed where the link or the way back is cut.
+        let open: Vec<NodePair> = pairs.iter().copied().filter(|pair| self.links.is_open(*pair)).collect();
+        if open.len() < pairs.len() {
+            self.give_up(strike, &aim.text, "some of its links were cut already, or the way back was");
+            return Ok(());
+        }
+        let timed: &[NodePair] = if is_slow { &pairs } else { &[] };
+        let until = self.clock.now() + RESTART_WAIT_MAX;
+        let before = self.links.round_trips(timed, PROBES_BEFORE, until).await?;
+        self.links.strike(strike.number, aim.rules.clone())?;
+        drop(turn);
+        self.note_links(strike, &aim);
+        let healed_at = self.clock.now() + strike.lasts();
+        // After the first round trip nothing is under way any more that was sent before.
+        self.links.round_trips(timed, 1, healed_at).await?;
+        let began = self.links.counts()?;
+        let during = self.links.round_trips(timed, PROBES_DURING, healed_at).await?;
+        let jitters: BTreeMap<NodePair, _> = pairs
+            .iter()
+            .flat_map(|(from, to)| [(*from, *to), (*to, *from)])
+            .map(|pair| (pair, self.links.rule(pair).jitter))
+            .collect();
+        self.clock.sleep_until(healed_at).await;
+        let ended_ns = self.conduct.now_ns();
+        let counted = self.links.heal(strike.number)?;
+        let mut proofs = Vec::new();
+        if is_slow {
+            let jitter = |pair: NodePair| jitters.get(&pair).copied().unwrap_or_default();
+            proofs.push(proofs::round_trips(&self.plan, &aim.rules, &before, &during, jitter));
+            proofs.push(proofs::held(&self.plan, &counted, &began));
+        }
+        if is_lossy {
+            proofs.push(proofs::loss(&self.plan, &counted));
+        }
+        self.close(strike, ended_ns, proofs, "healed");
+        Ok(())
+    }
+}

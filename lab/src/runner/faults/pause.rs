@@ -1,0 +1,109 @@
+//! Nodes that stand still for a while and do not know it.
+
+use super::{Strike, Tools};
+use crate::cluster::{Observation, Request};
+use crate::limits::PAUSE_SILENCE;
+use crate::plan::{NodeIndex, Selector, resolve_one};
+use crate::runner::RunError;
+use crate::runner::observe::raft_state;
+use crate::runner::record::{EventKind, Proof};
+
+impl Tools {
+    /// Freezes a node, proves that it stands still, waits, lets it go on, and waits until it serves.
+    pub(super) async fn pause(&self, strike: &Strike<'_>, who: Selector) -> Result<(), RunError> {
+        let chosen = self.await_roles(strike, |roles| {
+            resolve_one(who, roles, strike.draw).map(|node| (node, roles.leader == Some(node)))
+        });
+        let Some(((node, is_leader), term)) = chosen.await else { return Ok(()) };
+        let name = self.name(node);
+        let before = raft_state(self.cluster.channel(node).as_mut()).await.map(|state| state.incarnation);
+        // From now on it plays no part, and what it said before does not count.
+        self.watch.set_down(node, true);
+        self.cluster.pause(node).await?;
+        let began_ns = self.conduct.now_ns();
+        let healed_at = self.clock.now() + strike.lasts();
+        let role = if is_leader { "the leader " } else { "" };
+        let text = format!("pause {role}{name}");
+        let is_lost = is_leader && self.outlasts_patience(strike);
+        self.conduct.fault(strike.number, |fault| {
+            fault.text.clone_from(&text);
+            fault.began_ns = Some(began_ns);
+            fault.touched = vec![node];
+            fault.hit_leader_of_term = term.filter(|_| is_lost);
+        });
+        self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: in force"));
+        let first = self.cluster.observe(node).await?;
+        let answer = self.listen(node).await;
+        self.clock.sleep_until(healed_at).await;
+        let last = self.cluster.observe(node).await?;
+        let ended_ns = self.conduct.now_ns();
+        self.cluster.resume(node).await?;
+        let served = self.await_service(node, |incarnation| Some(incarnation) == before).await;
+        self.watch.set_down(node, false);
+        let mut proofs = vec![Proof {
+            what: "before it, the node answered".to_owned(),
+            is_seen: before.is_some(),
+            detail: before.map_or("no answer".to_owned(), |incarnation| format!("incarnation {incarnation}")),
+        }];
+        proofs.extend(stillness(&first, &last));
+        proofs.push(Proof {
+            what: "during it, the node did not answer".to_owned(),
+            is_seen: answer.is_none(),
+            detail: answer.map_or(format!("GET /health, {} ms", PAUSE_SILENCE.as_millis()), |status| {
+                format!("it answered GET /health with {status}")
+            }),
+        });
+        proofs.push(Proof {
+            what: "the same incarnation serves again".to_owned(),
+            is_seen: served.is_ok(),
+            detail: served.map_or_else(|reason| reason, |incarnation| format!("incarnation {incarnation}")),
+        });
+        self.close(strike, ended_ns, proofs, "serves again");
+        Ok(())
+    }
+
+    /// Asks a node for its health, over HTTP, since the kernel accepts connections for a process that stands still; the
+    /// status, if it answers at all.
+    async fn listen(&self, node: NodeIndex) -> Option<u16> {
+        let answer = self.cluster.channel(node).request(Request::get("/health"), PAUSE_SILENCE).await;
+        answer.ok().map(|response| response.status)
+    }
+}
+
+/// What two looks at a paused process, at both ends of the pause, have to show.
+fn stillness(first: &Observation, last: &Observation) -> [Proof; 2] {
+    let state = |observation: &Observation| if observation.is_paused { "stopped" } else { "running" };
+    [
+        Proof {
+            what: "the process was stopped, first and last".to_owned(),
+            is_seen: first.is_paused && last.is_paused,
+            detail: format!("{}, then {}", state(first), state(last)),
+        },
+        Proof {
+            what: "the process used no processor time".to_owned(),
+            is_seen: first.cpu_ticks == last.cpu_ticks,
+            detail: format!("{} ticks, then {}", first.cpu_ticks, last.cpu_ticks),
+        },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(first: (bool, u64), last: (bool, u64), want: [bool; 2]) {
+        let observation = |(is_paused, cpu_ticks)| Observation { is_paused, cpu_ticks };
+        let proofs = stillness(&observation(first), &observation(last));
+        assert_eq!(proofs.each_ref().map(|proof| proof.is_seen), want, "{proofs:?}");
+    }
+
+    #[test]
+    fn pause_that_was_none_or_ended_early_is_seen() {
+        check((true, 7), (true, 7), [true, true]);
+        check((false, 7), (false, 9), [false, false]);
+        check((true, 7), (false, 7), [false, true]);
+        // It went on in between.
+        check((true, 7), (true, 8), [true, false]);
+    }
+}

@@ -1,0 +1,193 @@
+//! What was measured and counted on links, to proofs. Pure: the clocks and counters were read before.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::links::{Counted, Piece, RoundTrips, Rules, link_name};
+use super::record::Proof;
+use crate::cluster::{FrameCounts, NodePair, Probe, link_id};
+use crate::limits::{HELD_TOLERANCE, LOSS_SIGMA_MAX, PROBES_ANSWERED_MIN, ROUND_TRIP_TOLERANCE};
+use crate::link::{DropReason, Fate, LinkRule, fate};
+use crate::plan::Plan;
+
+/// Most links that a proof names: a reader wants one to begin with.
+const NAMED_MAX: usize = 6;
+
+/// Whether every probe was answered, or none.
+pub(super) fn probes(plan: &Plan, what: &str, probes: &[(NodePair, Probe)], want_answers: bool) -> Proof {
+    let is_wanted = |probe: &Probe| matches!(probe, Probe::Answered(_)) == want_answers;
+    let unwanted = probes.iter().filter(|(_, probe)| !is_wanted(probe));
+    let unwanted: Vec<String> = unwanted.map(|(pair, _)| link_name(plan, *pair)).collect();
+    let detail = match (unwanted.is_empty(), want_answers) {
+        (true, _) => format!("{} probes", probes.len()),
+        (false, true) => format!("no answer over {}", named(&unwanted, ", ")),
+        (false, false) => format!("answered over {}", named(&unwanted, ", ")),
+    };
+    Proof { what: what.to_owned(), is_seen: unwanted.is_empty(), detail }
+}
+
+/// Whether every cut link swallowed at least one frame and let none through.
+pub(super) fn cut(plan: &Plan, counted: &Counted) -> Proof {
+    let mut dropped_total = 0;
+    let mut missing = Vec::new();
+    for (pair, pieces) in counted {
+        let count = |of: fn(&FrameCounts) -> u64| -> u64 {
+            pieces.iter().map(|piece| of(&piece.ended) - of(&piece.began)).sum()
+        };
+        let (dropped, delivered) = (count(|counts| counts.dropped_cut), count(|counts| counts.delivered));
+        dropped_total += dropped;
+        if dropped == 0 || delivered > 0 {
+            missing.push(format!("{}: {dropped} dropped, {delivered} delivered", link_name(plan, *pair)));
+        }
+    }
+    let seen = format!("{dropped_total} frames dropped on {} links, 0 delivered", counted.len());
+    proof("every cut link swallowed at least one frame and let none through", &missing, seen)
+}
+
+/// Whether the median round trip over every link grew by what was added to the link and to the way back. Jitter and the
+/// host may hide some of it, but never all.
+pub(super) fn round_trips(
+    plan: &Plan,
+    added: &Rules,
+    before: &RoundTrips,
+    during: &RoundTrips,
+    jitter: impl Fn(NodePair) -> Duration,
+) -> Proof {
+    let mut missing = Vec::new();
+    let mut least: Option<(Duration, String)> = None;
+    for (pair @ (from, to), times) in during {
+        let latency = |pair: &NodePair| added.get(pair).map_or(Duration::ZERO, |rule| rule.latency);
+        let wanted = latency(&(*from, *to)) + latency(&(*to, *from));
+        let jitter = jitter((*from, *to)) + jitter((*to, *from));
+        let name = link_name(plan, *pair);
+        let (Some(was), Some(is)) = (before.get(pair).and_then(|times| median(times)), median(times)) else {
+            missing.push(format!("{name}: fewer than {PROBES_ANSWERED_MIN} round trips"));
+            continue;
+        };
+        let detail = format!("{name}: {} before, {} during, {} added", ms(was), ms(is), ms(wanted));
+        let grown = is.saturating_sub(was);
+        if grown < growth_min(wanted, jitter) {
+            missing.push(detail);
+        } else if least.as_ref().is_none_or(|(least, _)| grown < *least) {
+            least = Some((grown, detail));
+        }
+    }
+    let least = least.map(|(_, detail)| detail).unwrap_or_default();
+    let seen = format!("{} links, the least of them {least}", during.len());
+    proof("round trips took longer by what was added to their links", &missing, seen)
+}
+
+/// How much a median round trip has to grow at least: more than nothing, or the proof could not fail.
+fn growth_min(added: Duration, jitter: Duration) -> Duration {
+    let sure = added.saturating_sub(jitter).max(added / 8);
+    sure.saturating_sub(ROUND_TRIP_TOLERANCE).max(sure / 2)
+}
+
+/// The middle of enough times.
+fn median(times: &[Duration]) -> Option<Duration> {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    (times.len() >= PROBES_ANSWERED_MIN).then(|| times[times.len() / 2])
+}
+
+/// Whether the frames that every link delivered since `from` were held for its latency, on average.
+pub(super) fn held(plan: &Plan, counted: &Counted, from: &BTreeMap<NodePair, FrameCounts>) -> Proof {
+    let mut missing = Vec::new();
+    let mut means = Vec::new();
+    for (pair, pieces) in counted {
+        let name = link_name(plan, *pair);
+        let began = from.get(pair).copied().unwrap_or_default();
+        let ended = pieces.last().map(|piece| piece.ended).unwrap_or_default();
+        let delivered = ended.delivered.saturating_sub(began.delivered);
+        let held = ended.held_total.saturating_sub(began.held_total);
+        let Some(mean) = u32::try_from(delivered).ok().and_then(|delivered| held.checked_div(delivered))
+        else {
+            missing.push(format!("{name}: no frame was delivered"));
+            continue;
+        };
+        let (least, most) = held_bounds(pieces);
+        if mean < least || mean > most + HELD_TOLERANCE {
+            missing.push(format!("{name}: {}, not {} to {}", ms(mean), ms(least), ms(most)));
+        }
+        means.push(mean);
+    }
+    let range =
+        (means.iter().min().copied().unwrap_or_default(), means.iter().max().copied().unwrap_or_default());
+    let seen = format!("{} links, on average {} to {}", counted.len(), ms(range.0), ms(range.1));
+    proof("the frames of every link were held for its latency", &missing, seen)
+}
+
+/// The shortest and the longest time for which a frame may be held, over all rules that let any pass.
+fn held_bounds(pieces: &[Piece]) -> (Duration, Duration) {
+    let open = || pieces.iter().map(|piece| piece.rule).filter(|rule| !rule.cut);
+    let least = open().map(|rule| rule.latency.saturating_sub(rule.jitter)).min();
+    let most = open().map(|rule| rule.latency + rule.jitter).max();
+    (least.unwrap_or_default(), most.unwrap_or_default())
+}
+
+/// Whether the links lost the very frames that the seed says, enough of them to have had an effect, and about as many as
+/// their loss lets expect.
+pub(super) fn loss(plan: &Plan, counted: &Counted) -> Proof {
+    let mut missing = Vec::new();
+    let (mut judged, mut lost) = (0, 0);
+    let (mut mean, mut variance) = (0.0, 0.0);
+    for (pair, pieces) in counted {
+        let (mut link_lost, mut link_drawn) = (0, 0);
+        for Piece { rule, began, ended } in pieces {
+            link_lost += ended.dropped_loss - began.dropped_loss;
+            link_drawn += drawn(rule, plan.seed, *pair, began.judged..ended.judged);
+            let frames = ended.judged - began.judged;
+            judged += frames;
+            let share = if rule.cut { 0.0 } else { f64::from(rule.loss_per_million) / 1e6 };
+            mean += as_f64(frames) * share;
+            variance += as_f64(frames) * share * (1.0 - share);
+        }
+        if link_lost != link_drawn {
+            let name = link_name(plan, *pair);
+            missing.push(format!("{name}: {link_lost} frames lost, the seed says {link_drawn}"));
+        }
+        lost += link_lost;
+    }
+    // Of less than one frame nobody can say how far it is from what was expected.
+    let deviation_max = LOSS_SIGMA_MAX * f64::sqrt(variance).max(1.0);
+    if missing.is_empty() && lost == 0 {
+        missing.push(format!("none of {judged} frames was lost, too few for this loss to show"));
+    } else if missing.is_empty() && (as_f64(lost) - mean).abs() > deviation_max {
+        missing.push(format!("{lost} of {judged} frames were lost, {mean:.1} were to be expected"));
+    }
+    let seen = format!("{lost} of {judged} frames on {} links, {mean:.1} expected", counted.len());
+    proof("the links lost the very frames that the seed says", &missing, seen)
+}
+
+/// How many of these frames the rule takes.
+fn drawn(rule: &LinkRule, seed: u64, pair: NodePair, frames: Range<u64>) -> u64 {
+    let is_lost = |n: &u64| fate(rule, seed, link_id(pair), *n) == Fate::Drop(DropReason::Loss);
+    if rule.cut || rule.loss_per_million == 0 { 0 } else { frames.filter(is_lost).count() as u64 }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "frames of an hour are far fewer than 2^52")]
+fn as_f64(count: u64) -> f64 {
+    count as f64
+}
+
+fn proof(what: &str, missing: &[String], seen: String) -> Proof {
+    let detail = if missing.is_empty() { seen } else { named(missing, "; ") };
+    Proof { what: what.to_owned(), is_seen: missing.is_empty(), detail }
+}
+
+/// The first few of many.
+fn named(all: &[String], separator: &str) -> String {
+    let shown = all[..all.len().min(NAMED_MAX)].join(separator);
+    match all.len().saturating_sub(NAMED_MAX) {
+        0 => shown,
+        more => format!("{shown}{separator}and {more} more"),
+    }
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! Every proof, on data that shows the effect and on data that does not.
+
+use super::*;
+use crate::plan::{NodeIndex, Plan};
+use crate::scenario::Scenario;
+
+const LINK: NodePair = (NodeIndex(0), NodeIndex(1));
+const BACK: NodePair = (NodeIndex(1), NodeIndex(0));
+
+fn plan() -> Plan {
+    let text = "name: t\nabout: t.\nnodes: { count: 2 }\nchecks: [linearizable]\n";
+    Plan::new(&Scenario::parse("t.yaml", text).unwrap(), 1)
+}
+
+fn millis(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn slow(latency: u64, jitter: u64) -> LinkRule {
+    LinkRule { latency: millis(latency), jitter: millis(jitter), ..LinkRule::default() }
+}
+
+fn lossy(loss_per_million: u32) -> LinkRule {
+    LinkRule { loss_per_million, ..LinkRule::default() }
+}
+
+#[track_caller]
+fn check(proof: &Proof, is_seen: bool, detail: &str) {
+    assert_eq!((proof.is_seen, proof.detail.as_str()), (is_seen, detail), "{}", proof.what);
+}
+
+#[test]
+fn probes_have_to_be_answered_or_not() {
+    let yes = (LINK, Probe::Answered(millis(1)));
+    let no = (BACK, Probe::Unanswered);
+    check(&probes(&plan(), "it", &[yes], true), true, "1 probes");
+    check(&probes(&plan(), "it", &[yes, no], true), false, "no answer over n2 -> n1");
+    check(&probes(&plan(), "it", &[no], false), true, "1 probes");
+    check(&probes(&plan(), "it", &[yes, no], false), false, "answered over n1 -> n2");
+}
+
+fn counts(judged: u64, delivered: u64, dropped_cut: u64) -> FrameCounts {
+    FrameCounts { judged, delivered, dropped_cut, ..FrameCounts::default() }
+}
+
+#[test]
+fn cut_has_to_swallow_and_let_nothing_through() {
+    let cut_of = |ended| {
+        let began = counts(10, 10, 0);
+        cut(&plan(), &[(LINK, vec![Piece { rule: LinkRule::CUT, began, ended }])].into())
+    };
+    check(&cut_of(counts(13, 10, 3)), true, "3 frames dropped on 1 links, 0 delivered");
+    check(&cut_of(counts(10, 10, 0)), false, "n1 -> n2: 0 dropped, 0 delivered");
+    check(&cut_of(counts(13, 11, 2)), false, "n1 -> n2: 2 dropped, 1 delivered");
+    // Sabotage: everything passes.
+    check(&cut_of(counts(13, 13, 0)), false, "n1 -> n2: 0 dropped, 3 delivered");
+}
+
+#[track_caller]
+fn check_round_trips(added: &[(NodePair, LinkRule)], before: &[u64], during: &[u64], want: (bool, &str)) {
+    let rules: Rules = added.iter().copied().collect();
+    let times = |ms: &[u64]| RoundTrips::from([(LINK, ms.iter().copied().map(millis).collect())]);
+    let jitter = |pair| rules.get(&pair).map(|rule| rule.jitter).unwrap_or_default();
+    check(&round_trips(&plan(), &rules, &times(before), &times(during), jitter), want.0, want.1);
+}
+
+#[test]
+fn round_trips_have_to_grow_by_what_was_added() {
+    let one_way = [(LINK, slow(40, 0))];
+    let seen = "1 links, the least of them n1 -> n2: 1.0 ms before, 41.0 ms during, 40.0 ms added";
+    check_round_trips(&one_way, &[1, 1, 9], &[40, 41, 90], (true, seen));
+    let unseen = "n1 -> n2: 1.0 ms before, 37.0 ms during, 40.0 ms added";
+    check_round_trips(&one_way, &[1, 1, 1], &[37, 37, 90], (false, unseen));
+    let both = [(LINK, slow(40, 5)), (BACK, slow(40, 5))];
+    let seen = "1 links, the least of them n1 -> n2: 0.0 ms before, 72.0 ms during, 80.0 ms added";
+    check_round_trips(&both, &[0, 0, 0], &[72, 72, 72], (true, seen));
+    let unseen = "n1 -> n2: 0.0 ms before, 40.0 ms during, 80.0 ms added";
+    check_round_trips(&both, &[0, 0, 0], &[40, 40, 40], (false, unseen));
+}
+
+#[test]
+fn round_trips_that_did_not_grow_never_prove_anything() {
+    for (latency, jitter) in [(1, 0), (1, 1), (5, 5), (40, 40), (5_000, 5_000)] {
+        let unseen = format!("n1 -> n2: 3.0 ms before, 3.0 ms during, {latency}.0 ms added");
+        check_round_trips(&[(LINK, slow(latency, jitter))], &[3; 5], &[3; 7], (false, &unseen));
+    }
+    let too_few = (false, "n1 -> n2: fewer than 3 round trips");
+    check_round_trips(&[(LINK, slow(40, 0))], &[1; 5], &[41; 2], too_few);
+    check_round_trips(&[(LINK, slow(40, 0))], &[1; 2], &[41; 7], too_few);
+}
+
+#[track_caller]
+fn check_held(rules: &[LinkRule], delivered: u64, held_ms: u64, want: (bool, &str)) {
+    let ended = FrameCounts {
+        delivered: 10 + delivered,
+        held_total: millis(500 + held_ms),
+        ..FrameCounts::default()
+    };
+    let began = FrameCounts { delivered: 10, held_total: millis(500), ..FrameCounts::default() };
+    let pieces = rules.iter().map(|rule| Piece { rule: *rule, began, ended }).collect();
+    check(&held(&plan(), &[(LINK, pieces)].into(), &[(LINK, began)].into()), want.0, want.1);
+}
+
+#[test]
+fn frames_have_to_be_held_for_the_latency() {
+    check_held(&[slow(40, 5)], 10, 400, (true, "1 links, on average 40.0 ms to 40.0 ms"));
+    check_held(&[slow(40, 5)], 10, 350, (true, "1 links, on average 35.0 ms to 35.0 ms"));
+    check_held(&[slow(40, 5)], 10, 349, (false, "n1 -> n2: 34.9 ms, not 35.0 ms to 45.0 ms"));
+    check_held(&[slow(40, 5)], 10, 660, (false, "n1 -> n2: 66.0 ms, not 35.0 ms to 45.0 ms"));
+    check_held(&[slow(40, 5)], 10, 0, (false, "n1 -> n2: 0.0 ms, not 35.0 ms to 45.0 ms"));
+    check_held(&[slow(40, 5)], 0, 0, (false, "n1 -> n2: no frame was delivered"));
+    // Another fault came and went: anything between both rules, and a cut holds nothing.
+    check_held(
+        &[slow(40, 0), slow(60, 0), LinkRule::CUT],
+        10,
+        450,
+        (true, "1 links, on average 45.0 ms to 45.0 ms"),
+    );
+}
+
+/// Frames `from` to `to`, of which so many were lost.
+fn lost(rule: LinkRule, from: u64, to: u64, before: u64, after: u64) -> Piece {
+    let at = |judged, dropped_loss| FrameCounts { judged, dropped_loss, ..FrameCounts::default() };
+    Piece { rule, began: at(from, before), ended: at(to, after) }
+}
+
+#[test]
+fn links_have_to_lose_what_the_seed_says() {
+    let check_loss = |pieces: Vec<Piece>, is_seen, detail: &str| {
+        check(&loss(&plan(), &[(LINK, pieces)].into()), is_seen, detail);
+    };
+    let five = lossy(50_000);
+    let drawn = drawn(&five, 1, LINK, 1_000..2_000);
+    assert!((20..90).contains(&drawn), "{drawn}");
+    let seen = format!("{drawn} of 1000 frames on 1 links, 50.0 expected");
+    check_loss(vec![lost(five, 1_000, 2_000, 7, 7 + drawn)], true, &seen);
+    // One more, one less, or none at all.
+    for wrong in [drawn + 1, drawn - 1, 0] {
+        let unseen = format!("n1 -> n2: {wrong} frames lost, the seed says {drawn}");
+        check_loss(vec![lost(five, 1_000, 2_000, 7, 7 + wrong)], false, &unseen);
+    }
+    // A rule that changed in between is judged piece by piece; a cut draws nothing.
+    let pieces = vec![lost(five, 1_000, 2_000, 0, drawn), lost(LinkRule::CUT, 2_000, 2_500, drawn, drawn)];
+    check_loss(pieces, true, &format!("{drawn} of 1500 frames on 1 links, 50.0 expected"));
+}
+
+#[test]
+fn loss_that_too_few_frames_met_proves_nothing() {
+    let none = loss(&plan(), &[(LINK, vec![lost(lossy(1), 0, 20, 0, 0)])].into());
+    check(&none, false, "none of 20 frames was lost, too few for this loss to show");
+    let cut = loss(&plan(), &[(LINK, vec![lost(LinkRule::CUT, 0, 20, 0, 0)])].into());
+    check(&cut, false, "none of 20 frames was lost, too few for this loss to show");
+}
+
+#[test]
+fn many_links_are_named_in_part() {
+    let all: Vec<String> = (1..=8).map(|number| format!("l{number}")).collect();
+    assert_eq!(named(&all, ", "), "l1, l2, l3, l4, l5, l6, and 2 more");
+}

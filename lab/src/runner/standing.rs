@@ -1,0 +1,77 @@
+//! The links that are not perfect for the whole run, and the proof that they were not.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::links::{Links, RoundTrips, Rules};
+use super::record::{Conduct, LinksRecord};
+use super::{Stage, proofs};
+use crate::cluster::{ClusterError, FrameCounts, NodePair};
+use crate::limits::{PROBES_BEFORE, PROBES_DURING, RESTART_WAIT_MAX};
+use crate::plan::Plan;
+
+/// What was measured before any node was started.
+pub(super) struct Standing {
+    links: Arc<Links>,
+    plan: Arc<Plan>,
+    rules: Rules,
+    before: RoundTrips,
+    during: RoundTrips,
+    /// The frames when the first round trips under the rules were over.
+    began: BTreeMap<NodePair, FrameCounts>,
+}
+
+impl Standing {
+    /// Makes the links what they are for the whole run. Kernels answer probes before any node runs.
+    pub(super) async fn begin(stage: &Stage, links: Arc<Links>) -> Result<Self, ClusterError> {
+        let rules: Rules =
+            stage.plan.links.iter().map(|link| ((link.from, link.to), link.effect.rule())).collect();
+        let slow: Vec<NodePair> =
+            rules.iter().filter(|(_, rule)| !rule.latency.is_zero()).map(|(pair, _)| *pair).collect();
+        let until = stage.clock.now() + RESTART_WAIT_MAX;
+        let before = links.round_trips(&slow, PROBES_BEFORE, until).await?;
+        links.stand(rules.clone())?;
+        links.round_trips(&slow, 1, until).await?;
+        let began = links.counts()?;
+        let during = links.round_trips(&slow, PROBES_DURING, until).await?;
+        Ok(Self { links, plan: stage.plan.clone(), rules, before, during, began })
+    }
+
+    /// Notes what the links did to the run, before its nodes are stopped.
+    pub(super) fn end(&self, conduct: &Conduct) -> Result<(), ClusterError> {
+        if self.rules.is_empty() {
+            return Ok(());
+        }
+        let counted = self.links.stood()?;
+        let mut proofs = Vec::new();
+        let mut slow = counted.clone();
+        slow.retain(|pair, _| self.during.contains_key(pair));
+        if !slow.is_empty() {
+            let jitter = |pair: NodePair| self.rules.get(&pair).map(|rule| rule.jitter).unwrap_or_default();
+            proofs.push(proofs::round_trips(&self.plan, &self.rules, &self.before, &self.during, jitter));
+            proofs.push(proofs::held(&self.plan, &slow, &self.began));
+        }
+        let mut lossy = counted;
+        lossy.retain(|pair, _| self.rules.get(pair).is_some_and(|rule| rule.loss_per_million > 0));
+        if !lossy.is_empty() {
+            proofs.push(proofs::loss(&self.plan, &lossy));
+        }
+        let links = self.rules.keys().copied().collect();
+        conduct.links(LinksRecord { text: text(&self.plan), links, proofs });
+        Ok(())
+    }
+}
+
+/// The links with what is done to them, those that are treated alike together.
+fn text(plan: &Plan) -> String {
+    let mut alike: BTreeMap<String, Vec<NodePair>> = BTreeMap::new();
+    for link in &plan.links {
+        alike.entry(link.effect.to_string()).or_default().push((link.from, link.to));
+    }
+    let name = |pair: &NodePair| super::links::link_name(plan, *pair);
+    let groups = alike.into_iter().map(|(effect, pairs)| match pairs.as_slice() {
+        [pair] => format!("{} {effect}", name(pair)),
+        pairs => format!("{} links {effect}", pairs.len()),
+    });
+    format!("links for the whole run: {}", groups.collect::<Vec<_>>().join("; "))
+}

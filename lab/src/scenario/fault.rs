@@ -1,0 +1,193 @@
+//! What breaks: faults, the nodes that they choose, and what is done to links, by faults and for a whole run.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::NodeIndex;
+use crate::limits::PER_MILLION;
+use crate::link::LinkRule;
+
+/// One thing that is broken, once or several times, and mended again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// When it is due the first time, from the first answered operation on.
+    pub at: Duration,
+    /// What breaks.
+    pub action: FaultAction,
+    /// `for`: how long a link or a node suffers; `restart_after`: how long a victim stays dead.
+    pub lasts: Duration,
+    /// How often, 1 or more.
+    pub times: u32,
+    /// From the end of one repetition (healed, the last victim serves again) to the next; zero if it happens
+    /// once.
+    pub every: Duration,
+}
+
+impl Fault {
+    /// When the last repetition ends, as far as that can be planned: restarts take as long as they take.
+    pub fn planned_end(&self) -> Duration {
+        self.at + self.lasts * self.times + self.every * (self.times - 1)
+    }
+}
+
+/// What breaks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultAction {
+    /// No frame passes, either way, between nodes of different groups. A node in no group keeps all its
+    /// links.
+    Partition {
+        /// At least two, none empty, none overlapping.
+        groups: Vec<Vec<Selector>>,
+    },
+    /// Frames from some nodes to others are delayed, lost, or do not pass at all.
+    Link {
+        /// The senders: one selector, or the nodes of a zone.
+        from: Vec<Selector>,
+        /// The receivers: one selector, or the nodes of a zone. A node that is on both sides has no link to itself.
+        to: Vec<Selector>,
+        /// Whether the way back is treated alike.
+        is_both_ways: bool,
+        /// What is done to each link; never nothing.
+        effect: LinkEffect,
+    },
+    /// A node gets SIGKILL, or its machine loses power.
+    Kill {
+        /// The victim.
+        who: Selector,
+    },
+    /// A node stands still (SIGSTOP) and goes on later (SIGCONT), without knowing of it.
+    Pause {
+        /// The victim.
+        who: Selector,
+    },
+}
+
+impl fmt::Display for FaultAction {
+    /// As a person would say it, with roles where the file has roles.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |selectors: &Vec<Selector>| {
+            selectors.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        match self {
+            Self::Partition { groups } => {
+                write!(f, "partition {}", groups.iter().map(names).collect::<Vec<_>>().join(" | "))
+            }
+            Self::Link { from, to, is_both_ways, effect } => {
+                write!(f, "{}", effect.text(&names(from), &names(to), *is_both_ways))
+            }
+            Self::Kill { who } => write!(f, "kill {who}"),
+            Self::Pause { who } => write!(f, "pause {who}"),
+        }
+    }
+}
+
+/// What is done to one directed link, on top of what is done to it already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LinkEffect {
+    /// Added to the time that a frame takes one way, in milliseconds.
+    pub latency_ms: u32,
+    /// Largest deviation from the latency, in milliseconds; at most the latency.
+    pub jitter_ms: u32,
+    /// Share of frames that is lost, in parts per million; all of them is a cut.
+    pub loss_per_million: u32,
+}
+
+impl LinkEffect {
+    /// Whether nothing passes.
+    pub fn is_cut(&self) -> bool {
+        self.loss_per_million == PER_MILLION
+    }
+
+    /// The rule of a link to which nothing else is done.
+    pub fn rule(&self) -> LinkRule {
+        if self.is_cut() {
+            return LinkRule::CUT;
+        }
+        LinkRule {
+            cut: false,
+            loss_per_million: self.loss_per_million,
+            latency: Duration::from_millis(self.latency_ms.into()),
+            jitter: Duration::from_millis(self.jitter_ms.into()),
+        }
+    }
+
+    /// A sentence about links between these nodes: `cut n1 -> n2`, `link n1 <-> n2: 40 ms ± 5 ms, 1 % loss`.
+    pub fn text(&self, from: &str, to: &str, is_both_ways: bool) -> String {
+        let arrow = if is_both_ways { "<->" } else { "->" };
+        if self.is_cut() {
+            format!("cut {from} {arrow} {to}")
+        } else {
+            format!("link {from} {arrow} {to}: {self}")
+        }
+    }
+}
+
+impl fmt::Display for LinkEffect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        match (self.latency_ms, self.jitter_ms) {
+            (0, 0) => {}
+            (latency_ms, 0) => parts.push(format!("{latency_ms} ms")),
+            (latency_ms, jitter_ms) => parts.push(format!("{latency_ms} ms ± {jitter_ms} ms")),
+        }
+        if self.loss_per_million > 0 {
+            parts.push(format!("{} % loss", f64::from(self.loss_per_million) / 1e4));
+        }
+        f.write_str(&parts.join(", "))
+    }
+}
+
+/// A directed link that is not perfect, from before the nodes are started to the end of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandingLink {
+    /// The node that sends.
+    pub from: NodeIndex,
+    /// The node that receives.
+    pub to: NodeIndex,
+    /// What is done to the link; never nothing, never a cut.
+    #[serde(flatten)]
+    pub effect: LinkEffect,
+}
+
+/// The directed links from some nodes to others, or also those back. No node has a link to itself.
+pub fn link_pairs(
+    from: &[NodeIndex],
+    to: &[NodeIndex],
+    is_both_ways: bool,
+) -> BTreeSet<(NodeIndex, NodeIndex)> {
+    let there = from.iter().flat_map(|from| to.iter().map(move |to| (*from, *to)));
+    let there = there.filter(|(from, to)| from != to);
+    there.flat_map(|(from, to)| [Some((from, to)), is_both_ways.then_some((to, from))]).flatten().collect()
+}
+
+/// A node by name or by the role that it has when the fault is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Selector {
+    /// The leader of that moment.
+    Leader,
+    /// A live node that is not the leader; another one each time it is written.
+    Follower,
+    /// A live node; another one each time it is written.
+    Random,
+    /// Every node that no other selector of the fault took, alive or not.
+    Rest,
+    /// This node.
+    Node(NodeIndex),
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leader => formatter.write_str("leader"),
+            Self::Follower => formatter.write_str("follower"),
+            Self::Random => formatter.write_str("random"),
+            Self::Rest => formatter.write_str("rest"),
+            Self::Node(node) => write!(formatter, "node {}", node.raft_id()),
+        }
+    }
+}

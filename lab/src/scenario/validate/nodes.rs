@@ -1,0 +1,143 @@
+//! The nodes of a scenario: their names, and the zones that some of them are in.
+
+use crate::limits::{NODE_NAME_BYTES_MAX, NODES_MAX};
+use crate::scenario::NodeIndex;
+use crate::scenario::mistake::{Mistake, NameOf};
+use crate::scenario::parse::Raw;
+use crate::scenario::validate::fields::{Fields, Findings, Section, Value, closest, items};
+use crate::scenario::validate::units;
+
+const NODES: Section = Section { name: "nodes", keys: &["count"], keys_later: &["memory"] };
+const NODE: Section = Section { name: "a node", keys: &["id", "zone"], keys_later: &["memory", "role"] };
+
+/// Words that select nodes, and names that the lab gives to its own parts.
+const NAMES_RESERVED: [&str; 6] = ["leader", "follower", "random", "rest", "clients", "lab"];
+
+/// The nodes of a scenario.
+#[derive(Debug, Default)]
+pub(super) struct Nodes {
+    /// Their names, none twice.
+    pub(super) names: Vec<String>,
+    /// As many; no zone has a node's name.
+    pub(super) zones: Vec<Option<String>>,
+}
+
+impl Nodes {
+    /// The nodes that a word names: one by its own name, or all of a zone.
+    pub(super) fn named(&self, word: &str) -> Option<Vec<NodeIndex>> {
+        let is_meant = |(_, (name, zone)): &(u16, (&String, &Option<String>))| {
+            *name == word || zone.as_deref() == Some(word)
+        };
+        let nodes: Vec<NodeIndex> = (0..)
+            .zip(self.names.iter().zip(&self.zones))
+            .filter(is_meant)
+            .map(|(index, _)| NodeIndex(index))
+            .collect();
+        (!nodes.is_empty()).then_some(nodes)
+    }
+
+    /// Whether a word is a zone's name.
+    pub(super) fn is_zone(&self, word: &str) -> bool {
+        self.zones.iter().flatten().any(|zone| zone == word)
+    }
+
+    /// What is said about a word that names nothing here. Names are listed as far as they fit on a line. n6 is no
+    /// misspelling of n5.
+    pub(super) fn unknown(&self, word: &str, roles: &[&str]) -> Mistake {
+        let mut zones: Vec<&str> = self.zones.iter().flatten().map(String::as_str).collect();
+        zones.sort_unstable();
+        zones.dedup();
+        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        let mut known = format!("nodes are {}", listed(&names));
+        if !roles.is_empty() {
+            known = format!("{known}; roles are {}", roles.join(", "));
+        }
+        if !zones.is_empty() {
+            known = format!("{known}; zones are {}", listed(&zones));
+        }
+        let long = names.into_iter().chain(zones).filter(|name| name.len() > 3);
+        let candidates: Vec<&str> = long.chain(roles.iter().copied()).collect();
+        Mistake::UnknownNode {
+            name: word.to_owned(),
+            close: closest(word, &candidates).map(str::to_owned),
+            known,
+        }
+    }
+}
+
+fn listed(names: &[&str]) -> String {
+    const LISTED_MAX: usize = 7;
+    let first = names[..names.len().min(LISTED_MAX)].join(", ");
+    match names.last() {
+        Some(last) if names.len() > LISTED_MAX => format!("{first} to {last}"),
+        _ => first,
+    }
+}
+
+/// Either a count, for nodes named n1, n2 and so on, or a list.
+pub(super) fn nodes(value: &Value<'_>, findings: &mut Findings) -> Option<Nodes> {
+    if matches!(value.raw, Raw::List(_)) {
+        return node_list(value, findings);
+    }
+    let fields = Fields::open(value, "nodes", &NODES, findings)?;
+    let count = fields.require("count", findings)?;
+    let count = units::number(&count, "nodes.count", 1, NODES_MAX.into(), findings)?;
+    let names: Vec<String> = (1..=count).map(|number| format!("n{number}")).collect();
+    Some(Nodes { zones: vec![None; names.len()], names })
+}
+
+fn node_list(value: &Value<'_>, findings: &mut Findings) -> Option<Nodes> {
+    let list = items(value, "nodes", "a map or a list", findings)?;
+    if list.is_empty() || list.len() > NODES_MAX.into() {
+        findings.add(&value.path, Mistake::NodeCount { count: list.len(), max: NODES_MAX });
+        return None;
+    }
+    let mut nodes = Nodes::default();
+    // Where each zone stands, to be compared with names that may follow.
+    let mut zones = Vec::new();
+    let mut is_whole = true;
+    for item in &list {
+        let Some(fields) = Fields::open(item, "a node", &NODE, findings) else {
+            is_whole = false;
+            continue;
+        };
+        let zone = fields.get("zone").map(|value| (name(&value, NameOf::Zone, findings), value.path));
+        is_whole &= zone.as_ref().is_none_or(|(zone, _)| zone.is_some());
+        let id = fields.require("id", findings);
+        let Some((id, node)) = id.and_then(|id| Some((name(&id, NameOf::Node, findings)?, id))) else {
+            is_whole = false;
+            continue;
+        };
+        if nodes.names.contains(&id) {
+            findings.add(&node.path, Mistake::NodeTwice { name: id.clone() });
+        }
+        nodes.names.push(id);
+        nodes.zones.push(zone.as_ref().and_then(|(zone, _)| zone.clone()));
+        zones.extend(zone.and_then(|(zone, path)| Some((zone?, path))));
+    }
+    for (zone, path) in zones.into_iter().filter(|(zone, _)| nodes.names.contains(zone)) {
+        findings.add(&path, Mistake::ZoneIsNode { name: zone });
+        is_whole = false;
+    }
+    is_whole.then_some(nodes)
+}
+
+/// The name of a node or a zone: both are written in the same places.
+fn name(value: &Value<'_>, of: NameOf, findings: &mut Findings) -> Option<String> {
+    let key = match of {
+        NameOf::Node => "nodes.id",
+        NameOf::Zone => "nodes.zone",
+    };
+    let name = units::text(value, key, findings)?.to_owned();
+    let is_allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    let begins = name.starts_with(|first: char| first.is_ascii_lowercase());
+    let mistake = if !begins || name.len() > NODE_NAME_BYTES_MAX || !name.bytes().all(is_allowed) {
+        Mistake::NodeName { of, value: name }
+    } else if NAMES_RESERVED.contains(&name.as_str()) {
+        Mistake::NodeNameReserved { of, value: name }
+    } else {
+        return Some(name);
+    };
+    findings.add(&value.path, mistake);
+    None
+}
