@@ -16,6 +16,9 @@ use crate::cli::SabotageArg;
 use crate::runner::record::Event;
 use crate::workload::client::LoadCounts;
 
+/// The beginning of a command that runs a lab whose own node has planted bugs.
+pub const PLANTED_LAB: &str = "cargo run --release -p aspen-lab --features planted-bugs --bin lab --";
+
 /// What the outer tells the inner to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Order {

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aspen_node::plant::VARIABLE;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::progress::Progress;
-use super::{Message, Order};
+use super::{Message, Order, PLANTED_LAB};
 use crate::cli::RunArgs;
 use crate::limits::{NODE_VERSION_MAX, SANDBOX_END_MAX};
 use crate::plan::Plan;
@@ -56,6 +57,12 @@ pub enum OuterError {
         /// The lab's own version.
         expected: &'static str,
     },
+    /// A bug is asked for and would not be there: the run would look like a sound one.
+    #[error(
+        "{VARIABLE} is set, but aspen-node {0} has no planted bugs: unset it, or begin the command with \
+         `{PLANTED_LAB}`"
+    )]
+    NotPlanted(String),
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -91,9 +98,13 @@ pub fn run_outer(args: &RunArgs) -> Result<u8, OuterError> {
     make_directory(&directory)?;
     let directory = absolute(&directory)?;
     let node_version = match &node_bin {
-        None => aspen_node::VERSION.to_owned(),
+        None => aspen_node::BUILD.to_owned(),
         Some(path) => node_version(path, &directory).inspect_err(|_| discard(&directory))?,
     };
+    if std::env::var_os(VARIABLE).is_some() && !has_plants(&node_version) {
+        discard(&directory);
+        return Err(OuterError::NotPlanted(node_version));
+    }
     write(&directory.join("plan.json"), plan.to_json().as_bytes())?;
     copy_scenario(&args.file, &directory)?;
     let order = Order {
@@ -185,10 +196,11 @@ fn empty() -> Box<dyn io::Read> {
 
 /// The command that runs the same plan again, as a shell takes it.
 fn replay(args: &RunArgs, seed: u64) -> String {
-    let plant =
-        std::env::var("ASPEN_PLANT").ok().map(|plant| format!("ASPEN_PLANT={} ", quoted(plant.as_ref())));
-    let mut words =
-        vec![format!("{}cargo lab run {}", plant.unwrap_or_default(), quoted(args.file.as_os_str()))];
+    let plant = std::env::var_os(VARIABLE).map(|plant| format!("{VARIABLE}={}", quoted(&plant)));
+    let is_planted = plant.is_some() && args.node_bin.is_none();
+    let lab = if is_planted { PLANTED_LAB } else { "cargo lab" };
+    let mut words: Vec<String> = plant.into_iter().collect();
+    words.push(format!("{lab} run {}", quoted(args.file.as_os_str())));
     words.push(format!("--seed {seed} --driver process"));
     words.extend(args.node_bin.iter().map(|path| format!("--node-bin {}", quoted(path.as_os_str()))));
     words.extend(args.sabotage.map(|_| "--sabotage ignore-cuts".to_owned()));
@@ -253,8 +265,13 @@ fn absolute(path: &Path) -> Result<PathBuf, OuterError> {
     std::path::absolute(path).map_err(|source| OuterError::Out { path: path.to_owned(), source })
 }
 
+/// Whether the version of a node says that bugs are planted in it.
+pub(crate) fn has_plants(node_version: &str) -> bool {
+    node_version.ends_with("(planted bugs)")
+}
+
 /// Asks a node's program for its version, which has to be the lab's.
-fn node_version(path: &Path, directory: &Path) -> Result<String, OuterError> {
+pub(crate) fn node_version(path: &Path, directory: &Path) -> Result<String, OuterError> {
     let failed = |source| OuterError::NodeBin { path: path.to_owned(), source };
     let log = ProgramLog::open(&directory.join("programs.log")).map_err(failed)?;
     let output = Program::new(path).arg("--version").run_short(NODE_VERSION_MAX, &log).map_err(failed)?;
