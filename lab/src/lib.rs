@@ -16,6 +16,7 @@ pub mod report;
 pub mod runner;
 pub mod sandbox;
 pub mod scenario;
+pub mod selftest;
 pub mod session;
 pub mod target;
 pub mod workload;

@@ -283,3 +283,23 @@ const _: () = {
     assert!(NODES_MAX < FABRIC_PORTS_MAX);
     assert!(NODE_STOP_MAX.as_millis() > aspen_node::limits::STOP_TIMEOUT.as_millis());
 };
+
+// ---- lab selftest ----
+
+/// Most runs of one bug: at half a minute each, a night.
+pub const SELFTEST_RUNS_MAX: u32 = 1_000;
+/// Longest time that one run may take: boot, first answer, load, recovery and drain of the scenarios that it uses,
+/// each at its bound.
+pub const SELFTEST_RUN_MAX: Duration = Duration::from_mins(5);
+/// How often a run under way is looked at for its end, and the user's wish to stop for its beginning.
+pub const SELFTEST_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+const _: () = {
+    assert!(
+        SELFTEST_RUN_MAX.as_secs()
+            > BOOT_WAIT_MAX.as_secs()
+                + FIRST_ANSWER_MAX.as_secs()
+                + DRAIN_MAX.as_secs()
+                + NODE_STOP_MAX.as_secs()
+    );
+};

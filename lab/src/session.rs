@@ -2,7 +2,7 @@
 //! the inner one that runs the cluster. Between them: an order on the way in, a line of JSON per message on the way out.
 
 mod inner;
-mod outer;
+pub(crate) mod outer;
 mod progress;
 
 use std::path::PathBuf;

@@ -6,4 +6,5 @@ mod http_client;
 mod lab;
 mod runs;
 mod sandbox;
+mod selftest;
 mod tidy;

@@ -90,6 +90,9 @@ impl OuterError {
 /// # Errors
 /// Everything that is wrong before the run begins, or an end without a verdict.
 pub fn run_outer(args: &RunArgs) -> Result<u8, OuterError> {
+    if let Some(parent) = args.parent {
+        sandbox::end_with(parent);
+    }
     let scenario = Scenario::load(&args.file)?;
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let plan = Plan::new(&scenario, seed);
@@ -208,12 +211,17 @@ fn replay(args: &RunArgs, seed: u64) -> String {
 }
 
 fn default_directory(plan: &Plan) -> PathBuf {
+    timed_directory(&format!("{}-{}", plan.scenario, plan.seed))
+}
+
+/// `runs/NAME-TIME`.
+pub(crate) fn timed_directory(name: &str) -> PathBuf {
     #[allow(
         clippy::disallowed_methods,
         reason = "the one place that names a directory after the time of day"
     )]
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    PathBuf::from("runs").join(format!("{}-{}-{}", plan.scenario, plan.seed, utc(time)))
+    PathBuf::from("runs").join(format!("{name}-{}", utc(time)))
 }
 
 /// `20261123T060708Z`.
@@ -232,7 +240,7 @@ fn utc(time: Duration) -> String {
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
 }
 
-fn make_directory(path: &Path) -> Result<(), OuterError> {
+pub(crate) fn make_directory(path: &Path) -> Result<(), OuterError> {
     let failed = |source| OuterError::Out { path: path.to_owned(), source };
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         fs::create_dir_all(parent).map_err(failed)?;
@@ -247,7 +255,7 @@ fn make_directory(path: &Path) -> Result<(), OuterError> {
 }
 
 /// Takes back a run directory in which nothing has happened.
-fn discard(directory: &Path) {
+pub(crate) fn discard(directory: &Path) {
     // What cannot be removed stays, with nothing but the plan in it.
     let _ = fs::remove_dir_all(directory);
 }
@@ -257,11 +265,11 @@ fn copy_scenario(file: &Path, directory: &Path) -> Result<(), OuterError> {
     fs::copy(file, &path).map(drop).map_err(|source| OuterError::Out { path, source })
 }
 
-fn write(path: &Path, content: &[u8]) -> Result<(), OuterError> {
+pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), OuterError> {
     fs::write(path, content).map_err(|source| OuterError::Out { path: path.to_owned(), source })
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, OuterError> {
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, OuterError> {
     std::path::absolute(path).map_err(|source| OuterError::Out { path: path.to_owned(), source })
 }
 
