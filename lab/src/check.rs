@@ -47,11 +47,12 @@ pub struct Verdict {
     pub details: serde_json::Value,
 }
 
-/// Judges a run: the checks that its plan asks for, and those that every run has to pass.
-pub fn judge(plan: &Plan, history: &History, record: &RunRecord) -> Vec<Verdict> {
+/// Judges a run: the checks that its plan asks for, and those that every run has to pass. The budget is that of the
+/// search for a linear order; the others need none.
+pub fn judge(plan: &Plan, history: &History, record: &RunRecord, budget: &Budget) -> Vec<Verdict> {
     let mut verdicts = vec![receipts::check(plan, record), alive::check(plan, record)];
     verdicts.extend(plan.checks.iter().map(|check| match check {
-        PlannedCheck::Linearizable => linearizable::check(history, &Budget::default()).verdict(),
+        PlannedCheck::Linearizable => linearizable::check(history, budget).verdict(),
         PlannedCheck::Recovers { within_ms } => {
             recovers::check(plan, history, record, Duration::from_millis(*within_ms))
         }

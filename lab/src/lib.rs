@@ -19,4 +19,5 @@ pub mod scenario;
 pub mod selftest;
 pub mod session;
 pub mod target;
+pub mod verify;
 pub mod workload;

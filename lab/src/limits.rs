@@ -135,6 +135,12 @@ pub const CHECK_PENDING_MAX: u32 = 1024;
 /// Most keys whose violation is explained; of the others only the name is reported. Nobody reads more.
 pub const CHECK_VIOLATIONS_MAX: u32 = 16;
 
+/// Longest time that `lab verify --time` may ask for: a search that did not end in a day will not.
+pub const CHECK_TIME_ASKED_MAX: Duration = Duration::from_hours(24);
+
+/// Most operations of one conflict that a text shows: two screens. The JSON has them all.
+pub const REPORT_OPERATIONS_MAX: usize = 100;
+
 const _: () = {
     // An index into the operations, or into a key's values, fits u32 with room for the absent value.
     assert!(HISTORY_OPERATIONS_MAX < u32::MAX - 2);

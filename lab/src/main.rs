@@ -9,7 +9,7 @@ use aspen_lab::cli::{Cli, Command, NODE_PART};
 use aspen_lab::doctor::{self, DoctorError};
 use aspen_lab::runner::causes;
 use aspen_lab::sandbox::{self, Stage};
-use aspen_lab::{selftest, session};
+use aspen_lab::{selftest, session, verify};
 use clap::Parser;
 
 /// Something is broken.
@@ -44,6 +44,13 @@ fn main() -> ExitCode {
             |error| {
                 report(&error);
                 ExitCode::from(error.exit_code())
+            },
+            ExitCode::from,
+        ),
+        Command::Verify(args) => verify::run(args, &mut std::io::stdout().lock()).map_or_else(
+            |error| {
+                report(&error);
+                ExitCode::from(EXIT_USAGE)
             },
             ExitCode::from,
         ),

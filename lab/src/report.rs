@@ -3,13 +3,14 @@
 
 mod junit;
 mod text;
+mod violation;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::text::{event_line, verdict_text};
+pub use self::text::{event_line, history_text, verdict_text};
 use crate::check::{Status, Verdict};
 use crate::plan::Plan;
 use crate::runner::record::RunRecord;

@@ -8,3 +8,4 @@ mod runs;
 mod sandbox;
 mod selftest;
 mod tidy;
+mod verify;

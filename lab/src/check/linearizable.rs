@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::describe::shown;
 pub use self::violation::{Role, Violation, WitnessOperation};
 
 use self::register::{Register, Registers};
@@ -229,11 +230,7 @@ impl LinearizableResult {
             }
             (None, Some(first)) => {
                 let count = self.undecided.len();
-                format!(
-                    "{count} of {of_keys} not decided: key {}: {}",
-                    describe::shown(&first.key),
-                    first.reason
-                )
+                format!("{count} of {of_keys} not decided: key {}: {}", shown(&first.key), first.reason)
             }
             (None, None) => format!("all {operations} operations on {of_keys} can be explained"),
         };

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::linearizable::Budget;
 use super::{Status, alive, judge, minority_refuses, overall, receipts, recovers};
 use crate::history::{Answer, Call, History, HistoryWriter, Op, OpId, Outcome, read_history};
 use crate::plan::{NodeIndex, Plan};
@@ -138,7 +139,7 @@ fn broken_promise_outweighs_a_missing_receipt() {
         console_end: "x".to_owned(),
     });
     assert_eq!(alive::check(&plan(), &run).status, Status::Fail);
-    let verdicts = judge(&plan(), &history(&[]), &run);
+    let verdicts = judge(&plan(), &history(&[]), &run, &Budget::default());
     assert_eq!(verdicts.len(), 5);
     assert_eq!(overall(&verdicts), Status::Fail);
 }

@@ -6,7 +6,7 @@
 mod checks;
 mod faults;
 mod fields;
-mod units;
+pub(crate) mod units;
 
 use std::time::Duration;
 

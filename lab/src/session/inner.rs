@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::{Message, Order};
+use crate::check::linearizable::Budget;
 use crate::check::{self, Status, Verdict};
 use crate::cli::SabotageArg;
 use crate::cluster::RealClock;
@@ -112,7 +113,7 @@ fn judge(order: &Order, plan: &Plan, result: Result<RunRecord, InnerError>) -> R
         let file = File::open(order.directory.join("history.jsonl"))
             .map_err(|source| InnerError::File { name: "history.jsonl", source })?;
         let history = read_history(BufReader::new(file))?;
-        Ok((check::judge(plan, &history, &record), record))
+        Ok((check::judge(plan, &history, &record, &Budget::default()), record))
     });
     let (verdicts, record, aborted): (Vec<Verdict>, _, _) = match judged {
         Ok((verdicts, record)) => (verdicts, Some(record), None),
