@@ -1,8 +1,14 @@
 //! What was typed.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use aspen_node::plant::PLANTS;
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::limits::{CHECK_CONFIGURATIONS_MAX, CHECK_TIME_ASKED_MAX, SELFTEST_RUNS_MAX};
+use crate::scenario::{Mistake, duration_of};
 
 /// First argument with which the lab's own program is a node. Nobody types it.
 pub const NODE_PART: &str = "__node";
@@ -28,6 +34,10 @@ pub struct Cli {
 pub enum Command {
     /// Run a scenario and judge it
     Run(RunArgs),
+    /// Judge a stored run again, or the history of any tool
+    Verify(VerifyArgs),
+    /// Prove that the checks catch bugs: planted ones, by name, in every run
+    Selftest(SelftestArgs),
     /// Find out, by doing it, whether this host can run scenarios
     Doctor {
         /// Keep the sandbox until the input ends; for those who want to look around in it
@@ -60,6 +70,50 @@ pub struct RunArgs {
     /// Switch a fault off in secret, to see that its receipt is missed.
     #[arg(long, value_enum, hide = true)]
     pub sabotage: Option<SabotageArg>,
+    /// End with this process, which has started the run.
+    #[arg(long, value_name = "PID", hide = true)]
+    pub parent: Option<u32>,
+}
+
+/// A judgement.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// A run directory, a history (docs/history.md), or - for a history on the standard input
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+    /// How long the search for a linear order may take
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = check_time)]
+    pub time: Duration,
+    /// How many configurations the search may keep, 24 to 264 bytes each
+    #[arg(long, value_name = "N", default_value_t = CHECK_CONFIGURATIONS_MAX, value_parser = clap::value_parser!(u32).range(1..))]
+    pub configurations: u32,
+    /// Print the verdicts as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn check_time(text: &str) -> Result<Duration, Mistake> {
+    duration_of(text, "the time", Duration::from_millis(1), CHECK_TIME_ASKED_MAX)
+}
+
+/// A selftest.
+#[derive(Debug, clap::Args)]
+pub struct SelftestArgs {
+    /// Runs for each bug
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=i64::from(SELFTEST_RUNS_MAX)))]
+    pub runs: u32,
+    /// This bug only
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(PLANTS.map(|(name, _)| name)))]
+    pub bug: Option<String>,
+    /// The first run's seed; each run has the next one
+    #[arg(long, value_name = "FIRST", default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=u64::MAX - u64::from(SELFTEST_RUNS_MAX)))]
+    pub seed: u64,
+    /// A node with planted bugs [default: the one inside a lab that was built with --features planted-bugs]
+    #[arg(long, value_name = "PROGRAM")]
+    pub node_bin: Option<PathBuf>,
+    /// Where the runs leave their directories, which must not exist [default: runs/selftest-TIME]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
 }
 
 /// What runs the nodes.

@@ -17,6 +17,8 @@ pub mod report;
 pub mod runner;
 pub mod sandbox;
 pub mod scenario;
+pub mod selftest;
 pub mod session;
 pub mod target;
+pub mod verify;
 pub mod workload;

@@ -147,6 +147,12 @@ pub const RAFT_FINDINGS_MAX: usize = 16;
 /// Most keys that a report lists because members differ in them; the rest is counted.
 pub const DIFFERENCES_NAMED_MAX: usize = 16;
 
+/// Longest time that `lab verify --time` may ask for: a search that did not end in a day will not.
+pub const CHECK_TIME_ASKED_MAX: Duration = Duration::from_hours(24);
+
+/// Most operations of one conflict that a text shows: two screens. The JSON has them all.
+pub const REPORT_OPERATIONS_MAX: usize = 100;
+
 const _: () = {
     // An index into the operations, or into a key's values, fits u32 with room for the absent value.
     assert!(HISTORY_OPERATIONS_MAX < u32::MAX - 2);
@@ -339,4 +345,24 @@ const _: () = {
     // The lab has a port of its own.
     assert!(NODES_MAX < FABRIC_PORTS_MAX);
     assert!(NODE_STOP_MAX.as_millis() > aspen_node::limits::STOP_TIMEOUT.as_millis());
+};
+
+// ---- lab selftest ----
+
+/// Most runs of one bug: at half a minute each, a night.
+pub const SELFTEST_RUNS_MAX: u32 = 1_000;
+/// Longest time that one run may take: boot, first answer, load, recovery and drain of the scenarios that it uses,
+/// each at its bound.
+pub const SELFTEST_RUN_MAX: Duration = Duration::from_mins(5);
+/// How often a run under way is looked at for its end, and the user's wish to stop for its beginning.
+pub const SELFTEST_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+const _: () = {
+    assert!(
+        SELFTEST_RUN_MAX.as_secs()
+            > BOOT_WAIT_MAX.as_secs()
+                + FIRST_ANSWER_MAX.as_secs()
+                + DRAIN_MAX.as_secs()
+                + NODE_STOP_MAX.as_secs()
+    );
 };

@@ -9,7 +9,7 @@ use aspen_lab::cli::{Cli, Command, NODE_PART};
 use aspen_lab::doctor::{self, DoctorError};
 use aspen_lab::runner::causes;
 use aspen_lab::sandbox::{self, Stage};
-use aspen_lab::session;
+use aspen_lab::{selftest, session, verify};
 use clap::Parser;
 
 /// Something is broken.
@@ -41,6 +41,20 @@ fn main() -> ExitCode {
     };
     match &cli.command {
         Command::Run(args) => session::run_outer(args).map_or_else(
+            |error| {
+                report(&error);
+                ExitCode::from(error.exit_code())
+            },
+            ExitCode::from,
+        ),
+        Command::Verify(args) => verify::run(args, &mut std::io::stdout().lock()).map_or_else(
+            |error| {
+                report(&error);
+                ExitCode::from(EXIT_USAGE)
+            },
+            ExitCode::from,
+        ),
+        Command::Selftest(args) => selftest::run(args, &mut std::io::stdout()).map_or_else(
             |error| {
                 report(&error);
                 ExitCode::from(error.exit_code())

@@ -3,13 +3,14 @@
 
 mod junit;
 mod text;
+mod violation;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::text::{event_line, verdict_text};
+pub use self::text::{event_line, history_text, verdict_text};
 use crate::check::{Status, Verdict};
 use crate::plan::Plan;
 use crate::runner::record::RunRecord;
@@ -56,7 +57,18 @@ pub enum ReportError {
         /// Why.
         source: io::Error,
     },
+    /// A file of the run directory.
+    #[error("cannot read {path}")]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
+
+/// The name of the report for programs.
+pub const JSON: &str = "report.json";
 
 /// The exit code of a verdict.
 pub fn exit_code(status: Status) -> u8 {
@@ -74,7 +86,7 @@ pub fn exit_code(status: Status) -> u8 {
 pub fn write(report: &Report, plan: &Plan, directory: &Path) -> Result<(), ReportError> {
     let json = serde_json::to_string_pretty(report).map_err(io::Error::other);
     let files = [
-        ("report.json", json.map(|json| json + "\n")),
+        (JSON, json.map(|json| json + "\n")),
         ("junit.xml", junit::junit(report)),
         ("verdict.txt", Ok(verdict_text(report, plan))),
     ];
@@ -85,4 +97,15 @@ pub fn write(report: &Report, plan: &Plan, directory: &Path) -> Result<(), Repor
             .map_err(|source| ReportError::Write { path, source })?;
     }
     Ok(())
+}
+
+/// Reads the report of a run directory.
+///
+/// # Errors
+/// report.json cannot be read, or is no report.
+pub fn read(directory: &Path) -> Result<Report, ReportError> {
+    let path = directory.join(JSON);
+    let text = std::fs::read_to_string(&path);
+    let report = text.and_then(|text| serde_json::from_str(&text).map_err(io::Error::from));
+    report.map_err(|source| ReportError::Read { path, source })
 }

@@ -26,7 +26,7 @@ mod refusal;
 mod stages;
 
 pub use self::refusal::{HostFacts, Step};
-pub use self::stages::{Control, Inner, InnerStage, Stage, dispatch};
+pub use self::stages::{Control, Inner, InnerStage, Stage, dispatch, end_with};
 
 use self::refusal::{Greeting, Refusal, remedy};
 

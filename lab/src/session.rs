@@ -2,7 +2,7 @@
 //! the inner one that runs the cluster. Between them: an order on the way in, a line of JSON per message on the way out.
 
 mod inner;
-mod outer;
+pub(crate) mod outer;
 mod progress;
 
 use std::path::PathBuf;
@@ -15,6 +15,9 @@ pub use self::outer::{OuterError, run_outer};
 use crate::cli::SabotageArg;
 use crate::runner::record::Event;
 use crate::workload::client::LoadCounts;
+
+/// The beginning of a command that runs a lab whose own node has planted bugs.
+pub const PLANTED_LAB: &str = "cargo run --release -p aspen-lab --features planted-bugs --bin lab --";
 
 /// What the outer tells the inner to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]

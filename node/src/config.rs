@@ -18,7 +18,7 @@ use crate::types::{EndpointKey, NodeId, NodeInfo};
 
 /// What was typed.
 #[derive(Debug, Parser)]
-#[command(name = "aspen-node", version, about = "A member of an Aspen cluster: a replicated key-value node")]
+#[command(name = "aspen-node", version = crate::BUILD, about = "A member of an Aspen cluster: a replicated key-value node")]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Cli {
     /// Something else than running the node.

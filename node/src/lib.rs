@@ -27,12 +27,19 @@ pub mod config;
 pub mod http;
 pub mod limits;
 pub mod network;
-mod plant;
+pub mod plant;
 pub mod raft;
 pub mod run;
 pub mod state;
 pub mod storage;
 pub mod types;
 
-/// The version that `--version` prints and that a lab compares with its own.
+/// The version that a lab compares with its own.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The version, and whether bugs are planted in this build: what `--version` prints behind the program's name.
+pub const BUILD: &str = if cfg!(feature = "planted-bugs") {
+    concat!(env!("CARGO_PKG_VERSION"), " (planted bugs)")
+} else {
+    VERSION
+};

@@ -11,8 +11,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::builder::{NodeBuilder, StartError, make_data_dir};
 use crate::cluster::identity::Identity;
-use crate::config::{Cli, CliCommand, Config, ConfigError};
+use crate::config::{Cli, CliCommand, Config, ConfigError, RunArgs};
 use crate::limits::{RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
+use crate::plant::{self, PlantError};
 
 /// The settings are wrong (`EX_USAGE`, sysexits.h).
 const EXIT_USAGE: u8 = 64;
@@ -20,6 +21,8 @@ const EXIT_USAGE: u8 = 64;
 /// Why the program ends with an error.
 #[derive(Debug, thiserror::Error)]
 enum RunError {
+    #[error(transparent)]
+    Plant(#[from] PlantError),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("the log filter `{filter}` is refused: {reason}")]
@@ -38,14 +41,20 @@ enum RunError {
 pub fn main(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Some(CliCommand::Identity { data_dir }) => print_identity(&data_dir),
-        None => Config::load(cli.run).map_err(RunError::from).and_then(run),
+        None => settings(cli.run).and_then(run),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
     report(&error);
     match error {
-        RunError::Config(_) | RunError::LogFilter { .. } => ExitCode::from(EXIT_USAGE),
+        RunError::Plant(_) | RunError::Config(_) | RunError::LogFilter { .. } => ExitCode::from(EXIT_USAGE),
         _ => ExitCode::FAILURE,
     }
+}
+
+/// Everything that was asked of the node, by flags, file and environment.
+fn settings(args: RunArgs) -> Result<Config, RunError> {
+    plant::from_environment()?;
+    Ok(Config::load(args)?)
 }
 
 fn print_identity(data_dir: &Path) -> Result<(), RunError> {
@@ -74,7 +83,7 @@ async fn serve(config: Config) -> Result<(), RunError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Runtime)?;
     let (id, raft, http) = (config.id, config.raft_listen, config.http_listen);
     let node = NodeBuilder::new(config).start().await?;
-    tracing::info!(%id, endpoint_id = %node.endpoint_id(), %raft, %http, version = crate::VERSION, "ready");
+    tracing::info!(%id, endpoint_id = %node.endpoint_id(), %raft, %http, version = crate::BUILD, "ready");
     let failed = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,

@@ -178,3 +178,14 @@ impl Drop for Running {
 pub(crate) fn run(home: &Path, name: &str, words: &[&str], environment: &[(&str, &str)]) -> Run {
     Running::start(home, name, words, environment).finish()
 }
+
+/// Processes with an argument that is, or begins with, this text.
+pub(crate) fn processes_with_argument(argument: &str) -> Vec<i32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let pids = pids.filter(|pid| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.split(|byte| *byte == 0).any(|word| word.starts_with(argument.as_bytes()))
+    });
+    pids.collect()
+}

@@ -8,4 +8,6 @@ mod receipts;
 mod report;
 mod runs;
 mod sandbox;
+mod selftest;
 mod tidy;
+mod verify;

@@ -3,12 +3,12 @@
 use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::lab::{Run, Running, bench, rounds, run, topology, write_scenario};
+use crate::lab::{Run, Running, bench, processes_with_argument, rounds, run, topology, write_scenario};
+use crate::verify::judged_again;
 
 /// Every scenario of the repository.
 const TOPOLOGIES: [&str; 8] = [
@@ -73,52 +73,13 @@ fn every_topology_passes_with_every_receipt() {
             let words = [file.to_str().unwrap(), "--seed", &number, "--quiet"];
             let run = run(home.path(), &format!("{name}-{seed}"), &words, &[]);
             writeln!(table, "{}", row(&run, name, seed)).unwrap();
+            judged_again(&run.directory);
             assert!(run.directory.join("junit.xml").is_file() && run.directory.join("verdict.txt").is_file());
         }
     }
     #[allow(clippy::print_stdout, reason = "the table is what one wants to see of this test")]
     {
         println!("{table}");
-    }
-}
-
-/// The node with its planted bugs, built by cargo into a target folder of its own.
-fn planted_node() -> PathBuf {
-    let profile_dir = Path::new(env!("CARGO_BIN_EXE_lab")).parent().unwrap();
-    let target = profile_dir.parent().unwrap().join("planted");
-    #[allow(clippy::disallowed_methods, reason = "a test builds what it tests")]
-    let built = std::process::Command::new(env!("CARGO"))
-        .args(["build", "--locked", "-p", "aspen-node", "--features", "planted-bugs", "--target-dir"])
-        .arg(&target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .unwrap();
-    assert!(built.success());
-    target.join("debug/aspen-node")
-}
-
-#[test]
-fn stale_read_is_caught_by_name() {
-    let Some((_turn, home)) = bench() else { return };
-    let node = planted_node();
-    for name in ["leader-isolated", "split-brain"] {
-        for seed in 1..=rounds() {
-            let (file, number) = (topology(name), seed.to_string());
-            let words =
-                [file.to_str().unwrap(), "--seed", &number, "--node-bin", node.to_str().unwrap(), "--quiet"];
-            let planted = [("ASPEN_PLANT", "stale-read")];
-            let run = run(home.path(), &format!("{name}-{seed}"), &words, &planted);
-            assert_eq!(run.code, Some(1), "{}", run.output());
-            assert_eq!(run.status("linearizable"), "fail", "{}", run.output());
-            assert_eq!(run.status("minority_refuses"), "fail", "{}", run.output());
-            assert_eq!(run.status("receipts"), "pass", "{}", run.output());
-            // The conflict is named: which reads, of which key, against which write.
-            let report = run.report();
-            let verdicts = report["verdicts"].as_array().unwrap();
-            let found = verdicts.iter().find(|verdict| verdict["check"] == "linearizable").unwrap();
-            let violation = &found["details"]["violations"][0];
-            assert!(violation["operations"].as_array().unwrap().len() >= 2, "{found:#}");
-        }
     }
 }
 
@@ -175,24 +136,13 @@ fn node_that_dies_by_itself_fails_the_run_with_the_end_of_its_log() {
     let running = Running::start(home.path(), "run", &[&file, "--seed", "1"], &[]);
     running.await_event("receipt complete");
     let config = running.directory().join("nodes/n2/node.toml");
-    let node = pid_with_argument(config.to_str().unwrap()).expect("the node runs");
+    let node = *processes_with_argument(config.to_str().unwrap()).first().expect("the node runs");
     kill(Pid::from_raw(node), Signal::SIGABRT).unwrap();
     let run = running.finish();
     assert_eq!(run.code, Some(1), "{}", run.output());
     assert_eq!(run.status("alive"), "fail");
     assert!(run.stdout.contains("n2 ended by itself with signal 6 (SIGABRT)"), "{}", run.output());
     assert!(run.stdout.contains("INFO aspen_node::run: ready"), "the end of its log: {}", run.output());
-}
-
-/// A process by one of its arguments.
-fn pid_with_argument(argument: &str) -> Option<i32> {
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let mut pids = pids.filter(|pid| {
-        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        words.split(|byte| *byte == 0).any(|word| word == argument.as_bytes())
-    });
-    pids.next()
 }
 
 #[test]

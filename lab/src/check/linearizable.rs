@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::describe::shown;
+pub(crate) use self::describe::shown;
 pub use self::violation::{Role, Violation, WitnessOperation};
 
 use self::register::{Register, Registers};

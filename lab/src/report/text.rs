@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::Report;
+use super::violation::conflicts;
+use super::{Report, exit_code};
 use crate::check::{Status, Verdict};
 use crate::plan::Plan;
 use crate::runner::record::{Event, EventKind, FaultRecord, Proof, RunRecord};
@@ -103,7 +104,7 @@ fn write_check(out: &mut String, verdict: &Verdict) -> std::fmt::Result {
     if !looked_at.is_empty() {
         writeln!(out, "           looked at {}", looked_at.join(", "))?;
     }
-    Ok(())
+    write!(out, "{}", conflicts(verdict, "           "))
 }
 
 fn closing(report: &Report) -> String {
@@ -114,6 +115,22 @@ fn closing(report: &Report) -> String {
         Status::Invalid => "the run does not allow a verdict",
     };
     format!("{} ({reason}), exit code {}", word(report.status), report.exit_code)
+}
+
+/// The verdict on a history alone, below a line that says which.
+pub fn history_text(head: &str, verdict: &Verdict) -> String {
+    let mut out = format!("{head}\n\n");
+    // Writing to a String cannot fail.
+    let _ = write_check(&mut out, verdict);
+    let reason = match verdict.status {
+        Status::Pass => "the history is linearizable",
+        Status::Fail => "the history is not linearizable",
+        Status::Unknown => "the check could not decide, see --time and --configurations",
+        Status::Invalid => "the history does not allow a verdict",
+    };
+    let (word, exit_code) = (word(verdict.status), exit_code(verdict.status));
+    let _ = writeln!(out, "\n{word} ({reason}), exit code {exit_code}");
+    out
 }
 
 /// One line for an event, as it happens.

@@ -8,7 +8,7 @@ mod faults;
 mod fields;
 mod links;
 mod nodes;
-mod units;
+pub(crate) mod units;
 
 use std::time::Duration;
 

@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aspen_node::plant::VARIABLE;
 use clap::ValueEnum;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::progress::Progress;
-use super::{Message, Order};
+use super::{Message, Order, PLANTED_LAB};
 use crate::cli::RunArgs;
 use crate::limits::{NODE_VERSION_MAX, SANDBOX_END_MAX};
 use crate::plan::Plan;
@@ -57,6 +58,12 @@ pub enum OuterError {
         /// The lab's own version.
         expected: &'static str,
     },
+    /// A bug is asked for and would not be there: the run would look like a sound one.
+    #[error(
+        "{VARIABLE} is set, but aspen-node {0} has no planted bugs: unset it, or begin the command with \
+         `{PLANTED_LAB}`"
+    )]
+    NotPlanted(String),
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -84,6 +91,9 @@ impl OuterError {
 /// # Errors
 /// Everything that is wrong before the run begins, or an end without a verdict.
 pub fn run_outer(args: &RunArgs) -> Result<u8, OuterError> {
+    if let Some(parent) = args.parent {
+        sandbox::end_with(parent);
+    }
     let scenario = Scenario::load(&args.file)?;
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let plan = Plan::new(&scenario, seed);
@@ -92,9 +102,13 @@ pub fn run_outer(args: &RunArgs) -> Result<u8, OuterError> {
     make_directory(&directory)?;
     let directory = absolute(&directory)?;
     let node_version = match &node_bin {
-        None => aspen_node::VERSION.to_owned(),
+        None => aspen_node::BUILD.to_owned(),
         Some(path) => node_version(path, &directory).inspect_err(|_| discard(&directory))?,
     };
+    if std::env::var_os(VARIABLE).is_some() && !has_plants(&node_version) {
+        discard(&directory);
+        return Err(OuterError::NotPlanted(node_version));
+    }
     write(&directory.join("plan.json"), plan.to_json().as_bytes())?;
     copy_scenario(&args.file, &directory)?;
     let order = Order {
@@ -186,10 +200,11 @@ fn empty() -> Box<dyn io::Read> {
 
 /// The command that runs the same plan again, as a shell takes it.
 fn replay(args: &RunArgs, seed: u64) -> String {
-    let plant =
-        std::env::var("ASPEN_PLANT").ok().map(|plant| format!("ASPEN_PLANT={} ", quoted(plant.as_ref())));
-    let mut words =
-        vec![format!("{}cargo lab run {}", plant.unwrap_or_default(), quoted(args.file.as_os_str()))];
+    let plant = std::env::var_os(VARIABLE).map(|plant| format!("{VARIABLE}={}", quoted(&plant)));
+    let is_planted = plant.is_some() && args.node_bin.is_none();
+    let lab = if is_planted { PLANTED_LAB } else { "cargo lab" };
+    let mut words: Vec<String> = plant.into_iter().collect();
+    words.push(format!("{lab} run {}", quoted(args.file.as_os_str())));
     words.push(format!("--seed {seed} --driver process"));
     words.extend(args.node_bin.iter().map(|path| format!("--node-bin {}", quoted(path.as_os_str()))));
     let sabotage = args.sabotage.and_then(|sabotage| sabotage.to_possible_value());
@@ -198,12 +213,17 @@ fn replay(args: &RunArgs, seed: u64) -> String {
 }
 
 fn default_directory(plan: &Plan) -> PathBuf {
+    timed_directory(&format!("{}-{}", plan.scenario, plan.seed))
+}
+
+/// `runs/NAME-TIME`.
+pub(crate) fn timed_directory(name: &str) -> PathBuf {
     #[allow(
         clippy::disallowed_methods,
         reason = "the one place that names a directory after the time of day"
     )]
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    PathBuf::from("runs").join(format!("{}-{}-{}", plan.scenario, plan.seed, utc(time)))
+    PathBuf::from("runs").join(format!("{name}-{}", utc(time)))
 }
 
 /// `20261123T060708Z`.
@@ -222,7 +242,7 @@ fn utc(time: Duration) -> String {
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
 }
 
-fn make_directory(path: &Path) -> Result<(), OuterError> {
+pub(crate) fn make_directory(path: &Path) -> Result<(), OuterError> {
     let failed = |source| OuterError::Out { path: path.to_owned(), source };
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         fs::create_dir_all(parent).map_err(failed)?;
@@ -237,7 +257,7 @@ fn make_directory(path: &Path) -> Result<(), OuterError> {
 }
 
 /// Takes back a run directory in which nothing has happened.
-fn discard(directory: &Path) {
+pub(crate) fn discard(directory: &Path) {
     // What cannot be removed stays, with nothing but the plan in it.
     let _ = fs::remove_dir_all(directory);
 }
@@ -247,16 +267,21 @@ fn copy_scenario(file: &Path, directory: &Path) -> Result<(), OuterError> {
     fs::copy(file, &path).map(drop).map_err(|source| OuterError::Out { path, source })
 }
 
-fn write(path: &Path, content: &[u8]) -> Result<(), OuterError> {
+pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), OuterError> {
     fs::write(path, content).map_err(|source| OuterError::Out { path: path.to_owned(), source })
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, OuterError> {
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, OuterError> {
     std::path::absolute(path).map_err(|source| OuterError::Out { path: path.to_owned(), source })
 }
 
+/// Whether the version of a node says that bugs are planted in it.
+pub(crate) fn has_plants(node_version: &str) -> bool {
+    node_version.ends_with("(planted bugs)")
+}
+
 /// Asks a node's program for its version, which has to be the lab's.
-fn node_version(path: &Path, directory: &Path) -> Result<String, OuterError> {
+pub(crate) fn node_version(path: &Path, directory: &Path) -> Result<String, OuterError> {
     let failed = |source| OuterError::NodeBin { path: path.to_owned(), source };
     let log = ProgramLog::open(&directory.join("programs.log")).map_err(failed)?;
     let output = Program::new(path).arg("--version").run_short(NODE_VERSION_MAX, &log).map_err(failed)?;

@@ -18,7 +18,7 @@ use crate::limits::{LEADER_RETRY, LEADER_WAIT, OPERATION_TIMEOUT, OPERATIONS_IN_
 use crate::network::{Peer, TransportError};
 use crate::plant::Plant;
 use crate::types::raft_types::LogId;
-use crate::types::{Command, NodeId, NodeInfo};
+use crate::types::{Command, NodeId, NodeInfo, Outcome, Revision};
 
 impl KeyValueStore for RaftNode {
     fn read(&self, request: ReadRequest) -> Answer<'_, ReadResult> {
@@ -68,11 +68,14 @@ impl RaftNode {
 
     /// Proposes a command on this node, which has to lead. Ends with openraft's answer, or when the node stops.
     pub(super) async fn propose(&self, command: Command) -> Result<WriteResult, ApiError> {
+        let is_set = matches!(command, Command::Set { .. });
+        if Plant::AckBeforeQuorum.is_on() && is_set && self.metrics().state == ServerState::Leader {
+            return self.acknowledge_early(command).await;
+        }
         match self.inner.raft.client_write(command).await {
-            Ok(written) => Ok(WriteResult {
-                revision: crate::types::Revision(written.log_id.index),
-                outcome: written.data,
-            }),
+            Ok(written) => {
+                Ok(WriteResult { revision: Revision(written.log_id.index), outcome: written.data })
+            }
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                 Err(not_leader(forward.leader_id, forward.leader_node.as_ref()))
             }
@@ -85,6 +88,21 @@ impl RaftNode {
             Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) | RaftError::Fatal(_)) => {
                 Err(ApiError::LeaderLost)
             }
+        }
+    }
+
+    /// [`Plant::AckBeforeQuorum`]: the answer to a set, given as soon as this node's own log has it.
+    async fn acknowledge_early(&self, command: Command) -> Result<WriteResult, ApiError> {
+        let raft = &self.inner.raft;
+        let proposed = raft.client_write_ff(command, None).await;
+        proposed.map_err(|_| ApiError::LeaderLost)?;
+        // It waits behind the proposal: when it is answered, the entry was taken, or this node no longer led.
+        match raft.with_raft_state(|state| state.server_state).await {
+            Ok(ServerState::Leader) => Ok(WriteResult {
+                revision: Revision(self.metrics().last_log_index.unwrap_or_default()),
+                outcome: Outcome::Written,
+            }),
+            Ok(_) | Err(_) => Err(ApiError::LeaderLost),
         }
     }
 

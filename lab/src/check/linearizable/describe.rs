@@ -135,7 +135,7 @@ fn did(one: &WitnessOperation) -> String {
 }
 
 /// A value as it is, if that cannot be misread; else quoted and cut.
-pub(in crate::check) fn shown(value: &str) -> String {
+pub(crate) fn shown(value: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:".contains(c);
     if !value.is_empty() && value.chars().count() <= VALUE_CHARS_MAX && value.chars().all(is_plain) {
         return value.to_owned();

@@ -225,6 +225,32 @@ fn switch_loses_exactly_the_frames_that_the_model_says() {
 }
 
 #[test]
+fn loss_of_5_percent_takes_the_frames_of_the_seed_and_about_as_many_as_expected() {
+    const FRAMES: u32 = 100_000;
+    let rig = rig(2, None);
+    let rule = LinkRule { loss_per_million: 50_000, ..LinkRule::default() };
+    rig.set(0, 1, rule);
+    let link = LinkId::new(0, 1);
+    let marks: Vec<u32> = (0..FRAMES).collect();
+    let mut lost = 0_u32;
+    // As many as the queue of a socket surely holds.
+    for burst in marks.chunks(8) {
+        for mark in burst {
+            rig.send(0, 1, *mark);
+        }
+        for mark in burst {
+            match fate(&rule, SEED, link, u64::from(*mark)) {
+                Fate::Deliver(_) => assert_eq!(rig.recv(1), *mark),
+                Fate::Drop(_) => lost += 1,
+            }
+        }
+    }
+    assert_eq!(rig.await_judged(0, 1, u64::from(FRAMES)).dropped_loss, u64::from(lost));
+    let (mean, sigma) = (f64::from(FRAMES) * 0.05, (f64::from(FRAMES) * 0.05 * 0.95).sqrt());
+    assert!((f64::from(lost) - mean).abs() <= 5.0 * sigma, "{lost} frames lost, sigma {sigma}");
+}
+
+#[test]
 fn machine_that_does_not_read_loses_frames_and_holds_up_nobody() {
     let rig = rig(3, None);
     for n in 0..2000 {

@@ -64,7 +64,7 @@ pub(super) fn duration(
 }
 
 /// Reads a duration such as `1.5s`.
-pub(super) fn duration_of(
+pub(crate) fn duration_of(
     text: &str,
     key: &'static str,
     min: Duration,

@@ -1,0 +1,233 @@
+//! `lab selftest`: the power of the checks, measured. Bugs planted in the node must be caught, each by the checks that
+//! its row names and in every run, and the same node without a bug must pass: a check that always fails proves nothing.
+//!
+//! Each run is a `lab run` of its own, so that it is exactly what a user would see. It judges nothing itself.
+
+mod bench;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use self::bench::Bench;
+use crate::check::{Status, Verdict};
+use crate::cli::SelftestArgs;
+use crate::limits::SELFTEST_RUN_MAX;
+use crate::program::ProgramError;
+use crate::report::ReportError;
+use crate::session::{OuterError, PLANTED_LAB};
+
+/// A scenario of the repository, inside the program so that it is at hand wherever the lab is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Story {
+    name: &'static str,
+    yaml: &'static str,
+}
+
+const THREE_NODES: Story =
+    Story { name: "three-nodes", yaml: include_str!("../../topologies/three-nodes.yaml") };
+const LEADER_ISOLATED: Story =
+    Story { name: "leader-isolated", yaml: include_str!("../../topologies/leader-isolated.yaml") };
+
+/// A bug, and what has to catch it.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    /// Its name in `aspen_node::plant::PLANTS`.
+    bug: &'static str,
+    /// The scenario that it needs to show.
+    story: Story,
+    /// Every one of them has to fail.
+    checks: &'static [&'static str],
+}
+
+const ROWS: [Row; 3] = [
+    Row {
+        bug: "stale-read",
+        story: LEADER_ISOLATED,
+        // The old leader goes on answering reads, and the majority writes meanwhile.
+        checks: &["linearizable", "minority_refuses"],
+    },
+    Row {
+        bug: "ack-before-quorum",
+        story: LEADER_ISOLATED,
+        // What the old leader alone had acknowledged is truncated, and a confirmed read can miss what is not yet
+        // committed. How many sets it meets while it is alone is chance, so minority_refuses need not see one.
+        checks: &["linearizable"],
+    },
+    Row { bug: "cas-ignores-expected", story: THREE_NODES, checks: &["linearizable"] },
+];
+
+/// Why the selftest has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum SelftestError {
+    /// Neither the lab nor `--node-bin` has planted bugs.
+    #[error(
+        "aspen-node {0} has no planted bugs: run `{PLANTED_LAB} selftest`, or name a node that has them with --node-bin"
+    )]
+    NotPlanted(String),
+    /// The directory, or the program of `--node-bin`.
+    #[error(transparent)]
+    SetUp(#[from] OuterError),
+    /// A run could not be started.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// This host cannot run clusters.
+    #[error("this host cannot run clusters:\n{0}")]
+    Host(String),
+    /// A run did not end.
+    #[error("a run did not end within {} s; what it left is in {directory}", SELFTEST_RUN_MAX.as_secs())]
+    TimedOut {
+        /// Its run directory.
+        directory: PathBuf,
+    },
+    /// Its report cannot be read.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// The signals.
+    #[error("cannot wait for signals")]
+    Signals(#[source] std::io::Error),
+    /// The user has ended it.
+    #[error("the selftest was ended early")]
+    Interrupted,
+}
+
+impl SelftestError {
+    /// The exit code that goes with it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotPlanted(_) | Self::Host(_) => 3,
+            Self::SetUp(error) => error.exit_code(),
+            _ => 2,
+        }
+    }
+}
+
+/// Runs every bug's scenario, and each scenario without a bug; 0 if every bug was caught in every run and the sound
+/// node passed, else 1.
+///
+/// # Errors
+/// No planted node, a host that cannot run clusters, or an end without a result.
+pub fn run(args: &SelftestArgs, out: &mut impl Write) -> Result<u8, SelftestError> {
+    let rows: Vec<Row> =
+        ROWS.into_iter().filter(|row| args.bug.as_deref().is_none_or(|bug| bug == row.bug)).collect();
+    let stories: Vec<Story> = [THREE_NODES, LEADER_ISOLATED]
+        .into_iter()
+        .filter(|s| rows.iter().any(|row| row.story == *s))
+        .collect();
+    let bench = Bench::set_up(args, &stories)?;
+    print(out, &format!("run directories: {}", bench.directory().display()));
+    print(out, &line("bug", "check", "scenario", "caught", "seconds"));
+    let mut is_good = true;
+    for story in &stories {
+        let trial = bench.run(story, None, args.seed)?;
+        is_good &= trial.has_passed();
+        let passed = if trial.has_passed() { "passed" } else { "FAILED" };
+        print(out, &line("(none)", "all", story.name, passed, &seconds(trial.duration)));
+        if !trial.has_passed() {
+            print(out, &format!("    a sound node does not pass: {}", trial.account()));
+        }
+    }
+    for row in &rows {
+        is_good &= prove(&bench, row, args, out)?;
+    }
+    let closing = if is_good {
+        "every planted bug was caught by name in every run, and the same node without a bug passed"
+    } else {
+        "NOT PROVEN: a planted bug was not caught, or a sound node failed"
+    };
+    print(out, closing);
+    Ok(u8::from(!is_good))
+}
+
+/// Runs one bug's scenario as often as asked; whether it was caught each time.
+fn prove(bench: &Bench, row: &Row, args: &SelftestArgs, out: &mut impl Write) -> Result<bool, SelftestError> {
+    let mut caught = 0;
+    let mut total = Duration::ZERO;
+    let mut complaints = Vec::new();
+    for seed in (args.seed..).take(args.runs as usize) {
+        let trial = bench.run(&row.story, Some(row.bug), seed)?;
+        total += trial.duration;
+        match missed(row.checks, trial.verdicts()) {
+            None => caught += 1,
+            Some(missed) => complaints.push(format!("    seed {seed}: {missed}; {}", trial.account())),
+        }
+    }
+    let of_runs = format!("{caught} of {}", args.runs);
+    print(out, &line(row.bug, &row.checks.join(", "), row.story.name, &of_runs, &seconds(total)));
+    for complaint in &complaints {
+        print(out, complaint);
+    }
+    Ok(caught == args.runs)
+}
+
+/// The checks that should have failed and did not, with what they said; none if the bug was caught.
+fn missed(checks: &[&str], verdicts: &[Verdict]) -> Option<String> {
+    let said = |check: &str| verdicts.iter().find(|verdict| verdict.check == check).map(|found| found.status);
+    let word = |status: Option<Status>| match status {
+        None => "did not judge",
+        Some(Status::Pass) => "passed",
+        Some(Status::Fail) => "failed",
+        Some(Status::Unknown) => "could not decide",
+        Some(Status::Invalid) => "found nothing to judge",
+    };
+    let missed = checks.iter().filter(|check| said(check) != Some(Status::Fail));
+    let texts: Vec<String> = missed.map(|check| format!("{check} {}", word(said(check)))).collect();
+    (!texts.is_empty()).then(|| texts.join(", "))
+}
+
+fn line(bug: &str, check: &str, scenario: &str, caught: &str, seconds: &str) -> String {
+    format!("{bug:<22}{check:<32}{scenario:<18}{caught:>8}{seconds:>10}")
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1}", duration.as_secs_f64())
+}
+
+/// Prints a line at once: each is minutes after the one before.
+fn print(out: &mut impl Write, text: &str) {
+    // A closed pipe does not change the result.
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::plan::Plan;
+    use crate::scenario::Scenario;
+
+    fn verdict(check: &str, status: Status) -> Verdict {
+        let (check, summary) = (check.to_owned(), String::new());
+        Verdict { check, status, summary, looked_at: BTreeMap::new(), details: serde_json::Value::Null }
+    }
+
+    #[test]
+    fn a_bug_is_caught_when_every_check_of_its_row_fails() {
+        use Status::{Fail, Pass, Unknown};
+        let both = ["linearizable", "minority_refuses"];
+        let said = |first, second| [verdict(both[0], first), verdict(both[1], second)];
+        assert_eq!(missed(&both, &said(Fail, Fail)), None);
+        assert_eq!(missed(&both[..1], &said(Fail, Pass)), None);
+        assert_eq!(missed(&both, &said(Fail, Pass)).as_deref(), Some("minority_refuses passed"));
+        assert_eq!(
+            missed(&both, &said(Unknown, Pass)).as_deref(),
+            Some("linearizable could not decide, minority_refuses passed")
+        );
+        // A node that dies fails another check than the one that knows the bug.
+        let dead = [verdict("alive", Fail)];
+        assert_eq!(missed(&both[..1], &dead).as_deref(), Some("linearizable did not judge"));
+    }
+
+    #[test]
+    fn every_planted_bug_has_a_row_and_its_scenario_asks_for_the_checks() {
+        assert_eq!(ROWS.map(|row| row.bug), aspen_node::plant::PLANTS.map(|(name, _)| name));
+        for row in ROWS {
+            let scenario = Scenario::parse(row.story.name, row.story.yaml).unwrap();
+            assert_eq!(scenario.name(), row.story.name);
+            let plan: serde_json::Value = serde_json::from_str(&Plan::new(&scenario, 1).to_json()).unwrap();
+            let asked = plan["checks"].to_string();
+            assert!(row.checks.iter().all(|check| asked.contains(&format!("\"{check}\""))), "{asked}");
+        }
+    }
+}
