@@ -111,7 +111,9 @@ pub async fn run(stage: Stage, history: Box<dyn Write + Send>) -> Result<RunReco
     let load_ended = stage.clock.now();
     conduct.event(EventKind::Phase, "settle", "the load ends");
     drain(&stage, &conduct, &mut clients).await;
-    standing.end(&conduct)?;
+    if let Err(error) = standing.end(&conduct) {
+        conduct.defect(causes(&error));
+    }
     observer.stop().await;
     note_deaths(&stage, &conduct);
     stop_nodes(&stage, &conduct).await;
