@@ -128,12 +128,14 @@ pub async fn run(stage: Stage, files: Files) -> Result<RunRecord, RunError> {
     let load_ended = stage.clock.now();
     conduct.event(EventKind::Phase, "settle", "the load ends");
     drain(&stage, &conduct, &mut clients).await;
-    standing.end(&conduct)?;
     let settled = if *stage.interrupt.borrow() || conduct.has_deaths() || held.is_err() {
         None
     } else {
         settle::settle(&stage, &conduct, &load).await
     };
+    if let Err(error) = standing.end(&conduct) {
+        conduct.defect(causes(&error));
+    }
     observer.stop().await;
     note_deaths(&stage, &conduct);
     stop_nodes(&stage, &conduct).await;

@@ -36,7 +36,7 @@ pub(super) struct Links {
     cluster: Arc<dyn Cluster>,
     clock: Arc<dyn Clock>,
     table: Mutex<Table>,
-    /// Held from the probes before a change until it is in force, so that two faults do not spoil each other's proof.
+    /// Held while links change and while that is measured, so that two faults do not spoil each other's proof.
     striking: tokio::sync::Mutex<()>,
 }
 
@@ -97,7 +97,7 @@ impl Links {
         }
     }
 
-    /// The right to change links: between the measurements before a change and the change nothing else happens.
+    /// The right to change links: while one fault measures what it does, no other begins or ends.
     pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.striking.lock().await
     }

@@ -46,7 +46,7 @@ fn example_of_the_documentation_is_valid() {
     let document = include_str!("../../../docs/scenario.md");
     let (_, example) = document.split_once("```yaml\n").unwrap();
     let (example, _) = example.split_once("```").unwrap();
-    assert_eq!(valid(example).faults().len(), 3);
+    assert_eq!(valid(example).faults().len(), 5);
 }
 
 #[test]
