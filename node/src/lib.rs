@@ -3,7 +3,7 @@
 //!
 //! Read the modules in this order; each names only those above it:
 //!
-//! 1. [`types`], [`limits`]: the words and the bounds.
+//! 1. [`types`], [`limits`], [`plant`]: the words, the bounds, and bugs planted on purpose.
 //! 2. [`api`]: what a node can be asked, and how it refuses.
 //! 3. [`state`]: what a command does. Pure.
 //! 4. [`storage`]: the log and the state machine on disk.

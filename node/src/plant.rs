@@ -1,6 +1,6 @@
 //! Bugs planted on purpose, to measure what the lab's checks catch. This is the one list of them.
 //!
-//! Without the feature `planted-bugs`, which no default build has, [`Plant::is_on`] is `false` when it is compiled, and
+//! Without the feature `planted-bugs`, which no default build has, `Plant::is_on` is `false` when it is compiled, and
 //! a node that is asked for a bug refuses to start: a run that was meant to break and did not must not look like a
 //! sound one.
 

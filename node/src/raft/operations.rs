@@ -91,7 +91,7 @@ impl RaftNode {
         }
     }
 
-    /// [`Plant::AckBeforeQuorum`]: the answer to a set, given as soon as this node's own log has it.
+    /// `Plant::AckBeforeQuorum`: the answer to a set, given as soon as this node's own log has it.
     async fn acknowledge_early(&self, command: Command) -> Result<WriteResult, ApiError> {
         let raft = &self.inner.raft;
         let proposed = raft.client_write_ff(command, None).await;
