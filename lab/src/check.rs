@@ -87,3 +87,8 @@ pub fn overall(verdicts: &[Verdict]) -> Status {
         .find(|status| has(*status))
         .unwrap_or(Status::Pass)
 }
+
+/// A count with its noun, which takes an s in the plural.
+pub(crate) fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}

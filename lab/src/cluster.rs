@@ -77,7 +77,7 @@ pub fn link_id((from, to): NodePair) -> LinkId {
 
 /// What the host sees of a node that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Observation {
+pub struct Vitals {
     /// Whether it is frozen.
     pub is_paused: bool,
     /// Processor time that it has used since its start, in clock ticks of the host. A paused node uses none.
@@ -152,7 +152,7 @@ pub trait Cluster: Send + Sync {
     ///
     /// # Errors
     /// It does not run.
-    fn observe(&self, node: NodeIndex) -> BoxFuture<'_, Result<Observation, ClusterError>>;
+    fn observe(&self, node: NodeIndex) -> BoxFuture<'_, Result<Vitals, ClusterError>>;
 
     /// Sets the rules of these directed links and makes all others perfect; the frames of every link when that took hold.
     ///

@@ -6,7 +6,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::cluster::Observation;
+use crate::cluster::Vitals;
 use crate::fabric::{self, TapError};
 use crate::program::{Exit, ProgramError};
 
@@ -58,7 +58,7 @@ pub trait Machine: Send {
     ///
     /// # Errors
     /// It does not run.
-    fn observe(&self) -> Result<Observation, MachineError>;
+    fn observe(&self) -> Result<Vitals, MachineError>;
 
     /// The end of its console, over all its starts.
     fn console_tail(&self) -> String;

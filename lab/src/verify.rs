@@ -11,7 +11,7 @@ use serde_json::json;
 
 use self::stored::StoredRun;
 use crate::check::linearizable::{self, Budget};
-use crate::check::{self, Evidence, Status, Verdict};
+use crate::check::{self, Evidence, Status, Verdict, counted};
 use crate::cli::VerifyArgs;
 use crate::history::{History, HistoryError, Outcome, read_history};
 use crate::limits::CHECK_WITNESS_TIME_MAX;
@@ -149,10 +149,10 @@ fn judge_history(path: &Path, input: impl BufRead, budget: &Budget) -> Result<Ju
     let head = format!(
         "{}: {} on {}, by {} on {}",
         path.display(),
-        counted(history.operations.len(), "operation"),
-        counted(history.keys.count(), "key"),
-        counted(history.clients.count(), "client"),
-        counted(history.nodes.count(), "node"),
+        counted(history.operations.len() as u64, "operation"),
+        counted(history.keys.count() as u64, "key"),
+        counted(history.clients.count() as u64, "client"),
+        counted(history.nodes.count() as u64, "node"),
     );
     let text = report::history_text(&head, &verdict);
     Ok(Judgement { status: verdict.status, verdicts: vec![verdict], text })
@@ -162,10 +162,6 @@ fn judge_history(path: &Path, input: impl BufRead, budget: &Budget) -> Result<Ju
 fn answered(history: &History) -> u64 {
     let is_answered = |outcome: &Outcome<_>| !matches!(outcome, Outcome::Refused { .. } | Outcome::Unknown);
     history.operations.iter().filter(|operation| is_answered(&operation.outcome)).count() as u64
-}
-
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn open(path: &Path) -> Result<BufReader<File>, VerifyError> {

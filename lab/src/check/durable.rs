@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde_json::json;
 
 use super::linearizable::{self, Budget, LinearizableResult, Role, Violation};
-use super::{Status, Verdict};
+use super::{Status, Verdict, counted};
 use crate::history::{ClientIndex, History, KeyIndex, Op, Operation, Outcome, ValueIndex};
 use crate::limits::DIFFERENCES_NAMED_MAX;
 use crate::runner::record::RunRecord;
@@ -93,8 +93,8 @@ impl<'a> Settling<'a> {
         } else if self.clients.is_empty() {
             (Status::Invalid, "no key was read after the load".to_owned(), details)
         } else {
-            let keys = self.history.keys.count();
-            let summary = format!("every member holds the same, and {keys} keys what was acknowledged last");
+            let keys = counted(self.history.keys.count() as u64, "key");
+            let summary = format!("every member holds the same, and what was acknowledged last under {keys}");
             (Status::Pass, summary, details)
         }
     }

@@ -31,7 +31,7 @@ pub use self::violation::{Role, Violation, WitnessOperation};
 use self::register::{Register, Registers};
 use self::search::Found;
 use self::witness::Conflict;
-use super::{Status, Verdict};
+use super::{Status, Verdict, counted};
 use crate::history::{History, KeyIndex, Op, Outcome};
 use crate::limits::{
     CHECK_CONFIGURATIONS_MAX, CHECK_PENDING_MAX, CHECK_TIME_MAX, CHECK_VIOLATIONS_MAX, CHECK_WITNESS_TIME_MAX,
@@ -222,7 +222,7 @@ impl LinearizableResult {
         let Counts { operations, reads, writes, cas, refused, unknown, keys_by_zones, keys_by_search } =
             self.counts;
         let keys = keys_by_zones + keys_by_search;
-        let of_keys = if keys == 1 { "1 key".to_owned() } else { format!("{keys} keys") };
+        let of_keys = counted(keys, "key");
         let summary = match (self.violations.first(), self.undecided.first()) {
             (Some(violation), _) => {
                 let failed = self.violations.len() + self.more_keys.len();

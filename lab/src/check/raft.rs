@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::json;
 
-use super::{Status, Verdict};
+use super::{Status, Verdict, counted};
 use crate::limits::RAFT_FINDINGS_MAX;
 use crate::observations::{LogPosition, NodeState, Observation, Role, Seen};
 use crate::plan::{Bytes32, NodeIndex, Plan};
@@ -232,11 +232,12 @@ impl<'a> Judge<'a> {
         } else if self.plan.nodes.len() > 1 && (states_compared == 0 || entries_compared == 0) {
             (Status::Invalid, "no two nodes' logs and states could be compared".to_owned())
         } else {
-            let terms = self.leaders.len();
             let summary = format!(
-                "one leader in each of {terms} terms, {states_compared} states and {entries_compared} log entries \
-                 alike, in {} looks at the nodes",
-                self.states_count
+                "one leader a term in {}, {} and {} alike, in {} at the nodes",
+                counted(self.leaders.len() as u64, "term"),
+                counted(states_compared, "state"),
+                counted(entries_compared, "log position"),
+                counted(self.states_count, "look"),
             );
             (Status::Pass, summary)
         };

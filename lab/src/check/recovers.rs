@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Status, Verdict};
+use super::{Status, Verdict, counted};
 use crate::history::{History, Op, Operation, Outcome};
 use crate::plan::Plan;
 use crate::runner::record::{FaultRecord, RunRecord};
@@ -53,7 +53,7 @@ pub fn check(plan: &Plan, history: &History, record: &RunRecord, within: Duratio
         let slowest = slowest.as_secs_f64();
         (
             Status::Pass,
-            format!("served again after each of {ended} faults, after {slowest:.3} s at the latest"),
+            format!("served again after {}, {slowest:.3} s later at most", counted(ended as u64, "fault")),
         )
     };
     let details: Vec<_> = wanted

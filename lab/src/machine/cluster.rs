@@ -18,7 +18,7 @@ use super::probe::probe;
 use super::process::ProcessMachine;
 use super::{Machine, MachineError, ProbeError, Sabotage};
 use crate::cluster::http::HttpChannel;
-use crate::cluster::{Channel, Cluster, ClusterError, FrameCounts, NodePair, Observation, Probe, link_id};
+use crate::cluster::{Channel, Cluster, ClusterError, FrameCounts, NodePair, Probe, Vitals, link_id};
 use crate::fabric::namespace::Namespace;
 use crate::fabric::switch::{PortSpec, Switch, SwitchHandle};
 use crate::fabric::tap::{self, TapConfig};
@@ -215,7 +215,7 @@ impl Cluster for ProcessCluster {
         self.order(node, "letting it go on", Machine::resume)
     }
 
-    fn observe(&self, node: NodeIndex) -> BoxFuture<'_, Result<Observation, ClusterError>> {
+    fn observe(&self, node: NodeIndex) -> BoxFuture<'_, Result<Vitals, ClusterError>> {
         self.order(node, "observing it", |machine| machine.observe())
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::{Machine, MachineError};
-use crate::cluster::Observation;
+use crate::cluster::Vitals;
 use crate::fabric::namespace::Namespace;
 use crate::fabric::tap::{self, TapConfig, TapPort};
 use crate::limits::{PAUSE_WAIT_MAX, POLL_INTERVAL};
@@ -133,9 +133,9 @@ impl Machine for ProcessMachine {
         self.running.as_ref().and_then(Running::exited)
     }
 
-    fn observe(&self) -> Result<Observation, MachineError> {
+    fn observe(&self) -> Result<Vitals, MachineError> {
         let stat = self.stat()?;
-        Ok(Observation { is_paused: stat.state == 'T', cpu_ticks: stat.cpu_ticks })
+        Ok(Vitals { is_paused: stat.state == 'T', cpu_ticks: stat.cpu_ticks })
     }
 
     fn console_tail(&self) -> String {

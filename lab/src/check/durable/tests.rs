@@ -83,7 +83,7 @@ fn lost_swap_is_found_even_where_swaps_contradict_each_other() {
                          c2 b 30 40 cas v1 v2
                          c3 b 50 60 cas v1 v3";
     let kept = format!("{contradiction}\nsettle a 102 103 read v3");
-    check_history(&kept, Status::Pass, "1 keys");
+    check_history(&kept, Status::Pass, "acknowledged last under 1 key");
     let lost = format!("{contradiction}\nsettle a 102 103 read v2");
     check_history(&lost, Status::Fail, "an acknowledged write is lost");
 }

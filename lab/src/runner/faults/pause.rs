@@ -1,7 +1,7 @@
 //! Nodes that stand still for a while and do not know it.
 
 use super::{Strike, Tools};
-use crate::cluster::{Observation, Request};
+use crate::cluster::{Request, Vitals};
 use crate::limits::PAUSE_SILENCE;
 use crate::plan::{NodeIndex, Selector, resolve_one};
 use crate::runner::RunError;
@@ -71,8 +71,8 @@ impl Tools {
 }
 
 /// What two looks at a paused process, at both ends of the pause, have to show.
-fn stillness(first: &Observation, last: &Observation) -> [Proof; 2] {
-    let state = |observation: &Observation| if observation.is_paused { "stopped" } else { "running" };
+fn stillness(first: &Vitals, last: &Vitals) -> [Proof; 2] {
+    let state = |vitals: &Vitals| if vitals.is_paused { "stopped" } else { "running" };
     [
         Proof {
             what: "the process was stopped, first and last".to_owned(),
@@ -93,8 +93,8 @@ mod tests {
 
     #[track_caller]
     fn check(first: (bool, u64), last: (bool, u64), want: [bool; 2]) {
-        let observation = |(is_paused, cpu_ticks)| Observation { is_paused, cpu_ticks };
-        let proofs = stillness(&observation(first), &observation(last));
+        let vitals = |(is_paused, cpu_ticks)| Vitals { is_paused, cpu_ticks };
+        let proofs = stillness(&vitals(first), &vitals(last));
         assert_eq!(proofs.each_ref().map(|proof| proof.is_seen), want, "{proofs:?}");
     }
 
