@@ -171,7 +171,9 @@ impl<'a> Judge<'a> {
     fn vote(&mut self, at_ns: u64, node: NodeIndex, before: &NodeState, now: &NodeState) {
         let (old, new) = (before.vote, now.vote);
         let is_back = new.term < old.term || (new.term == old.term && old.is_committed && !new.is_committed);
-        let is_other = new.term == old.term && new.voted_for != old.voted_for;
+        // Who has voted for a candidate that lost follows the winner of the same term: openraft keeps that as a vote, too.
+        let is_other =
+            new.term == old.term && new.voted_for != old.voted_for && (old.is_committed || !new.is_committed);
         if is_back || is_other {
             let over = if before.incarnation == now.incarnation { "" } else { " over a restart" };
             let text = format!(

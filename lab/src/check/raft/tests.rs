@@ -107,6 +107,16 @@ fn vote_that_goes_back_is_found_over_a_restart_too() {
 }
 
 #[test]
+fn loser_of_an_election_may_follow_the_winner() {
+    let candidate = NodeVote { term: 2, voted_for: 2, is_committed: false };
+    let lost = NodeState { role: Role::Candidate, vote: candidate, ..follower() };
+    check_states(&[(1, lost), (1, follower())], Ok(()));
+    // The winner of a term does not change.
+    let other = NodeState { vote: NodeVote { voted_for: 3, ..follower().vote }, ..follower() };
+    assert_eq!(judged(&[(1, Seen::State(follower())), (1, Seen::State(other))]).status, Status::Fail);
+}
+
+#[test]
 fn positions_go_back_over_a_restart_only() {
     let behind = reached(8);
     let restarted = NodeState { incarnation: Incarnation(2), ..behind };
