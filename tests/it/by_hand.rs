@@ -209,6 +209,31 @@ fn three_nodes_by_hand() {
     }
 }
 
+/// A lab once took a node for one that had forgotten its vote: after a start it named none until it had a new one.
+#[test]
+fn node_that_is_alone_after_a_restart_names_its_durable_vote() {
+    let ids = [1, 2, 3];
+    let mut bench = Bench::new(3);
+    for id in ids {
+        bench.start(id, &ids);
+    }
+    for id in ids {
+        bench.answers(id);
+    }
+    request(bench.http(1), "POST", "/cluster/init", "").unwrap();
+    let before = bench.comes("vote that a quorum has granted", || {
+        let state = get(bench.http(2), "/raft/state").ok()?.1;
+        (state["vote"]["is_committed"] == true).then_some(state)
+    });
+    for id in ids {
+        bench.end(id, Signal::SIGKILL);
+    }
+    bench.start(2, &ids);
+    bench.answers(2);
+    let after = get(bench.http(2), "/raft/state").unwrap().1;
+    assert_eq!(after["vote"], before["vote"], "{before} -> {after}");
+}
+
 /// Kills a node, writes while it is away, and finds it the same member when it is back.
 fn killed_node_comes_back(bench: &mut Bench, id: u64, other: u64, ids: &[u64]) {
     let before = get(bench.http(id), "/raft/state").unwrap().1;
