@@ -1,4 +1,4 @@
-//! `recovers`: after every heal and every restart the cluster serves again, within a bound.
+//! `recovers`: after every heal, every restart and every pause the cluster serves again, within a bound.
 //!
 //! Two things are asked: a write is acknowledged that was called after the heal, and every node that the fault touched
 //! answers again. A fault whose end was not seen asks for nothing: its missing receipt is judged elsewhere.
