@@ -64,6 +64,9 @@ pub struct RunArgs {
     /// Run this program as the node instead of the one inside the lab; the versions have to agree
     #[arg(long, value_name = "PROGRAM")]
     pub node_bin: Option<PathBuf>,
+    /// Open report.html when the run is over, with $BROWSER or xdg-open
+    #[arg(long)]
+    pub open: bool,
     /// Print the verdict only
     #[arg(long)]
     pub quiet: bool,

@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fabric::TapError;
 use crate::fabric::namespace::Namespace;
+use crate::limits::POLL_INTERVAL;
 
 mod output;
 mod running;
@@ -264,6 +265,30 @@ impl Program {
             }
             Err(other) => Err(other),
         }
+    }
+
+    /// Starts a program that shows something to the user, and lets it go: it may outlive the lab, and gets none of the
+    /// terminal's signals. Its output goes nowhere, so as not to disturb that of the lab.
+    ///
+    /// # Errors
+    /// It cannot be started, or ends without success within `limit`.
+    pub(crate) fn show(&self, limit: Duration) -> Result<(), ProgramError> {
+        let started = |source| ProgramError::Start { command: self.to_string(), source };
+        let mut command = self.command();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        let mut child = command.spawn().map_err(started)?;
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            match child.try_wait().map_err(started)?.map(Exit::from) {
+                Some(exit) if exit.is_success() => return Ok(()),
+                Some(exit) => {
+                    let (command, stderr) = (self.to_string(), String::new());
+                    return Err(ProgramError::Failed { command, exit, stderr });
+                }
+                None => thread::sleep(POLL_INTERVAL),
+            }
+        }
+        Ok(())
     }
 
     /// Starts it between two pipes, its input and its output; its error output is the lab's own.

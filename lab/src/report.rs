@@ -1,6 +1,7 @@
-//! What remains of a run: `report.json`, `junit.xml` and the verdict as text. The first line of each names the command
-//! that replays it.
+//! What remains of a run: `report.html`, `report.json`, `junit.xml` and the verdict as text. The first line of each names
+//! the command that replays it.
 
+pub mod html;
 mod junit;
 mod text;
 mod violation;
@@ -12,8 +13,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::text::{event_line, history_text, verdict_text};
 use crate::check::{Status, Verdict};
+use crate::history::History;
+use crate::observations::Observation;
 use crate::plan::Plan;
-use crate::runner::record::RunRecord;
+use crate::runner::record::{Event, RunRecord};
 
 /// What a run ended in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,6 +49,23 @@ pub struct Report {
     pub aborted: Option<String>,
 }
 
+/// All that the files of a report are made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Sources<'a> {
+    /// What the run ended in.
+    pub report: &'a Report,
+    /// What was to happen.
+    pub plan: &'a Plan,
+    /// What clients asked for and were told, as far as it can be read.
+    pub history: &'a History,
+    /// What nodes said of themselves, as far as it can be read.
+    pub observations: &'a [Observation],
+    /// What happened until a run was aborted; otherwise the record has it.
+    pub events: &'a [Event],
+    /// The text of the scenario.
+    pub scenario: &'a str,
+}
+
 /// Why a report could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
@@ -70,6 +90,9 @@ pub enum ReportError {
 /// The name of the report for programs.
 pub const JSON: &str = "report.json";
 
+/// The name of the report for people.
+pub const HTML: &str = "report.html";
+
 /// The exit code of a verdict.
 pub fn exit_code(status: Status) -> u8 {
     match status {
@@ -83,12 +106,14 @@ pub fn exit_code(status: Status) -> u8 {
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn write(report: &Report, plan: &Plan, directory: &Path) -> Result<(), ReportError> {
+pub fn write(sources: &Sources<'_>, directory: &Path) -> Result<(), ReportError> {
+    let Sources { report, plan, .. } = *sources;
     let json = serde_json::to_string_pretty(report).map_err(io::Error::other);
     let files = [
         (JSON, json.map(|json| json + "\n")),
         ("junit.xml", junit::junit(report)),
         ("verdict.txt", Ok(verdict_text(report, plan))),
+        (HTML, Ok(html::page(sources))),
     ];
     for (name, content) in files {
         let path = directory.join(name);

@@ -1,6 +1,7 @@
 //! One `lab run`, on both sides of the sandbox: the outer process that holds the terminal and the run directory, and
 //! the inner one that runs the cluster. Between them: an order on the way in, a line of JSON per message on the way out.
 
+mod browser;
 mod inner;
 pub(crate) mod outer;
 mod progress;

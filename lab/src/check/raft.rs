@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Status, Verdict, counted};
@@ -31,14 +32,19 @@ pub fn check(plan: &Plan, observations: &[Observation]) -> Verdict {
 }
 
 /// A promise that was broken.
-#[derive(Debug, serde::Serialize)]
-struct Finding {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
     /// When it was seen, in nanoseconds since the start of the run.
-    at_ns: u64,
+    pub at_ns: u64,
     /// The name of the promise.
-    promise: &'static str,
+    pub promise: String,
     /// What was seen.
-    text: String,
+    pub text: String,
+}
+
+/// The broken promises that a verdict holds; none for one of another check.
+pub fn findings(verdict: &Verdict) -> Vec<Finding> {
+    serde_json::from_value(verdict.details["findings"].clone()).unwrap_or_default()
 }
 
 /// What was seen so far.
@@ -206,7 +212,7 @@ impl<'a> Judge<'a> {
 
     fn found(&mut self, at_ns: u64, promise: &'static str, text: String) {
         if self.findings.len() < RAFT_FINDINGS_MAX {
-            self.findings.push(Finding { at_ns, promise, text });
+            self.findings.push(Finding { at_ns, promise: promise.to_owned(), text });
         } else {
             self.more_count += 1;
         }

@@ -25,6 +25,20 @@ fn short(script: &str, limit: Duration) -> Result<ShortOutput, ProgramError> {
 const LONG: Duration = Duration::from_secs(20);
 
 #[test]
+fn program_that_shows_something_may_go_on_and_says_if_it_cannot() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("shown");
+    shell(&format!("echo it > {}", file.display())).show(LONG).unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "it\n");
+    // One that goes on is not waited for.
+    shell("sleep 3").show(Duration::from_millis(50)).unwrap();
+    let error = shell("exit 3").show(LONG).unwrap_err();
+    assert!(matches!(error, ProgramError::Failed { exit: Exit::Code(3), .. }), "{error}");
+    let error = Program::new("/does/not/exist").show(LONG).unwrap_err();
+    assert_eq!(error.to_string(), "cannot start /does/not/exist");
+}
+
+#[test]
 fn short_program_returns_what_it_wrote() {
     let output = short("echo out; echo err >&2", LONG).unwrap();
     assert_eq!(output, ShortOutput { stdout: "out\n".into(), stderr: "err\n".into() });

@@ -108,13 +108,17 @@ fn write_check(out: &mut String, verdict: &Verdict) -> std::fmt::Result {
 }
 
 fn closing(report: &Report) -> String {
-    let reason = match report.status {
+    format!("{} ({}), exit code {}", word(report.status), reason(report.status), report.exit_code)
+}
+
+/// The verdict on a run in a few words.
+pub(super) fn reason(status: Status) -> &'static str {
+    match status {
         Status::Pass => "every check holds, and every fault had its effect",
         Status::Fail => "a promise was broken",
         Status::Unknown => "a check could not decide",
         Status::Invalid => "the run does not allow a verdict",
-    };
-    format!("{} ({reason}), exit code {}", word(report.status), report.exit_code)
+    }
 }
 
 /// The verdict on a history alone, below a line that says which.
@@ -148,7 +152,8 @@ pub fn event_line(event: &Event, origin_ns: Option<u64>) -> String {
     }
 }
 
-fn word(status: Status) -> &'static str {
+/// A status in capitals.
+pub(super) fn word(status: Status) -> &'static str {
     match status {
         Status::Pass => "PASS",
         Status::Fail => "FAIL",

@@ -64,7 +64,7 @@ fn row(one: &WitnessOperation) -> [String; 5] {
 }
 
 /// What was asked for, and what came of it.
-fn what(one: &WitnessOperation) -> String {
+pub(super) fn what(one: &WitnessOperation) -> String {
     let value = |value: &Option<String>| value.as_deref().map_or_else(|| "nothing".to_owned(), shown);
     let asked = match &one.op {
         Op::Read => "read".to_owned(),

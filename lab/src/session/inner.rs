@@ -14,12 +14,12 @@ use crate::check::{self, Evidence, Status, Verdict};
 use crate::cli::SabotageArg;
 use crate::cluster::RealClock;
 use crate::fabric;
-use crate::history::read_history;
+use crate::history::{History, read_history};
 use crate::machine::Sabotage;
 use crate::machine::cluster::{NodeProgram, ProcessCluster, SetUpError};
-use crate::observations::{ObservationsError, read_observations};
+use crate::observations::{Observation, ObservationsError, read_observations};
 use crate::plan::Plan;
-use crate::report::{self, Report};
+use crate::report::{self, Report, Sources};
 use crate::runner::record::{Event, RunRecord};
 use crate::runner::{self, EventSink, Files, RunError, Stage, causes};
 use crate::sandbox::{Control, Inner};
@@ -75,9 +75,10 @@ pub fn run_inner(inner: Inner) -> Result<u8, InnerError> {
     });
     listener.map_err(InnerError::Runtime)?;
     let result = perform(&order, &plan, sink.clone(), interrupted);
-    let mut report = judge(&order, &plan, result);
+    let seen = Seen::read(&order.directory);
+    let mut report = judge(&order, &plan, result, &seen);
     // A verdict that cannot be kept is still told, but it is no pass.
-    if let Err(error) = report::write(&report, &plan, &order.directory) {
+    if let Err(error) = report::write(&seen.sources(&report, &plan), &order.directory) {
         report.aborted = Some(causes(&error));
         report.exit_code = report.exit_code.max(report::exit_code(Status::Invalid));
     }
@@ -126,21 +127,60 @@ fn sabotage(argument: SabotageArg) -> Sabotage {
     }
 }
 
-/// Turns what happened into a report, whatever it was.
-fn judge(order: &Order, plan: &Plan, result: Result<RunRecord, InnerError>) -> Report {
-    let judged = result.and_then(|record| {
+/// What a run has left in its files.
+struct Seen {
+    history: History,
+    observations: Vec<Observation>,
+    events: Vec<Event>,
+    scenario: String,
+    /// Why the history or the observations cannot be judged. What can be read is shown all the same.
+    unreadable: Option<InnerError>,
+}
+
+impl Seen {
+    fn read(directory: &Path) -> Self {
         let open = |name: &'static str| {
-            let file = File::open(order.directory.join(name));
+            let file = File::open(directory.join(name));
             file.map(BufReader::new).map_err(|source| InnerError::File { name, source })
         };
-        let history = read_history(open("history.jsonl")?)?;
-        let observations = read_observations(open("observations.jsonl")?)?;
-        let evidence = Evidence { plan, history: &history, record: &record, observations: &observations };
-        Ok((check::judge(&evidence, &Budget::default()), record))
+        let history = open("history.jsonl").and_then(|file| Ok(read_history(file)?));
+        let observations = open("observations.jsonl").and_then(|file| Ok(read_observations(file)?));
+        // Shown where there is no record, and missed by no check.
+        let events = std::fs::read_to_string(directory.join("events.jsonl")).unwrap_or_default();
+        let events = events.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let scenario = std::fs::read_to_string(directory.join("scenario.yaml")).unwrap_or_default();
+        let (history, history_error) =
+            history.map_or_else(|error| (None, Some(error)), |it| (Some(it), None));
+        let (observations, observations_error) =
+            observations.map_or_else(|error| (None, Some(error)), |it| (Some(it), None));
+        Self {
+            history: history.unwrap_or_default(),
+            observations: observations.unwrap_or_default(),
+            events,
+            scenario,
+            unreadable: history_error.or(observations_error),
+        }
+    }
+
+    fn sources<'a>(&'a self, report: &'a Report, plan: &'a Plan) -> Sources<'a> {
+        let Self { history, observations, events, scenario, .. } = self;
+        Sources { report, plan, history, observations, events, scenario }
+    }
+}
+
+/// Turns what happened into a report, whatever it was.
+fn judge(order: &Order, plan: &Plan, result: Result<RunRecord, InnerError>, seen: &Seen) -> Report {
+    let Seen { history, observations, unreadable, .. } = seen;
+    let judged = result.map_err(|error| causes(&error)).and_then(|record| match unreadable {
+        Some(error) => Err(causes(error)),
+        None => {
+            let evidence = Evidence { plan, history, record: &record, observations };
+            Ok((check::judge(&evidence, &Budget::default()), record))
+        }
     });
     let (verdicts, record, aborted): (Vec<Verdict>, _, _) = match judged {
         Ok((verdicts, record)) => (verdicts, Some(record), None),
-        Err(error) => (Vec::new(), None, Some(causes(&error))),
+        Err(error) => (Vec::new(), None, Some(error)),
     };
     let status = if aborted.is_some() { Status::Invalid } else { check::overall(&verdicts) };
     Report {

@@ -13,11 +13,12 @@ use clap::ValueEnum;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::progress::Progress;
-use super::{Message, Order, PLANTED_LAB};
+use super::{Message, Order, PLANTED_LAB, browser};
 use crate::cli::RunArgs;
 use crate::limits::{NODE_VERSION_MAX, SANDBOX_END_MAX};
 use crate::plan::Plan;
 use crate::program::{Program, ProgramError, ProgramLog, quoted};
+use crate::report;
 use crate::sandbox::{self, Sandbox, SandboxError};
 use crate::scenario::{Scenario, ScenarioErrors};
 
@@ -137,6 +138,18 @@ pub fn run_outer(args: &RunArgs) -> Result<u8, OuterError> {
     progress.line(&format!("{}: {}", plan.scenario, order.about));
     progress.line(&format!("run directory: {}", directory.display()));
     let exit_code = follow(sandbox, signals, &mut progress, &directory)?;
+    let page = directory.join(report::HTML);
+    if page.is_file() {
+        // A closed pipe does not change the verdict.
+        let _ = writeln!(io::stdout(), "report: {}", page.display());
+    }
+    if args.open {
+        // A browser that inherits the mask cannot be ended by these signals; that is no reason not to show the page.
+        let _ = signals.thread_unblock();
+        if let Err(line) = browser::open(&page) {
+            let _ = writeln!(io::stderr(), "lab: {line}");
+        }
+    }
     Ok(exit_code)
 }
 
