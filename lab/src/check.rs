@@ -68,9 +68,9 @@ pub fn judge(evidence: &Evidence<'_>, budget: &Budget) -> Vec<Verdict> {
     let Evidence { plan, history, record, observations } = *evidence;
     let mut verdicts = vec![receipts::check(plan, record), alive::check(plan, record)];
     verdicts.extend(plan.checks.iter().map(|check| match check {
-        PlannedCheck::Linearizable => linearizable::check(history, budget).verdict(),
+        PlannedCheck::Linearizable => linearizable::check(history, budget).since(record.origin_ns).verdict(),
         PlannedCheck::Durable => durable::check(history, record, budget),
-        PlannedCheck::Raft => raft::check(plan, observations),
+        PlannedCheck::Raft => raft::check(plan, observations, record.origin_ns),
         PlannedCheck::Recovers { within_ms } => {
             recovers::check(plan, history, record, Duration::from_millis(*within_ms))
         }
@@ -86,6 +86,12 @@ pub fn overall(verdicts: &[Verdict]) -> Status {
         .into_iter()
         .find(|status| has(*status))
         .unwrap_or(Status::Pass)
+}
+
+/// Seconds of the scenario's time, whose zero is `origin_ns`; negative before it.
+#[allow(clippy::cast_precision_loss, reason = "a run lasts an hour or so, and is shown to the microsecond")]
+pub(crate) fn seconds(at_ns: u64, origin_ns: u64) -> f64 {
+    (at_ns as f64 - origin_ns as f64) / 1e9
 }
 
 /// A count with its noun, which takes an s in the plural.

@@ -1,7 +1,9 @@
 //! The end-to-end tests: real binaries, real namespaces, real verdicts.
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod browser;
 mod by_hand;
+mod html;
 mod http_client;
 mod lab;
 mod receipts;

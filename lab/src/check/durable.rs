@@ -36,7 +36,7 @@ pub fn check(history: &History, record: &RunRecord, budget: &Budget) -> Verdict 
                 format!("the members did not come to hold the same: {problem}"),
                 json!({ "problem": problem }),
             ),
-            None => settling.judge(budget),
+            None => settling.judge(budget, record.origin_ns),
         },
     };
     let updates =
@@ -75,7 +75,7 @@ impl<'a> Settling<'a> {
         self.clients.contains(&operation.client)
     }
 
-    fn judge(&self, budget: &Budget) -> (Status, String, serde_json::Value) {
+    fn judge(&self, budget: &Budget, origin_ns: u64) -> (Status, String, serde_json::Value) {
         let differences = self.differences();
         if let Some(first) = differences.first() {
             let more = more(differences.len());
@@ -83,7 +83,7 @@ impl<'a> Settling<'a> {
             let named: Vec<_> = differences.iter().take(DIFFERENCES_NAMED_MAX).collect();
             return (Status::Fail, summary, json!({ "differences": named }));
         }
-        let LinearizableResult { violations, more_keys, undecided, .. } = self.lost(budget);
+        let LinearizableResult { violations, more_keys, undecided, .. } = self.lost(budget).since(origin_ns);
         let details = json!({ "violations": violations, "more_keys": more_keys, "undecided": undecided });
         if let Some(first) = violations.first() {
             let more = more(violations.len() + more_keys.len());

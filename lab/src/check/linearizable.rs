@@ -206,6 +206,21 @@ fn count(history: &History) -> Counts {
 }
 
 impl LinearizableResult {
+    /// The same, told in the time of a scenario: its sentences count from `origin_ns`, like those of everything else in a
+    /// run. A call before that counts as made at its beginning.
+    #[must_use]
+    pub fn since(mut self, origin_ns: u64) -> Self {
+        for violation in &mut self.violations {
+            let told = violation.operations.iter().map(|one| WitnessOperation {
+                call_ns: one.call_ns.saturating_sub(origin_ns),
+                return_ns: one.return_ns.map(|at_ns| at_ns.saturating_sub(origin_ns)),
+                ..one.clone()
+            });
+            violation.summary = describe::summary(&violation.key, &told.collect::<Vec<_>>());
+        }
+        self
+    }
+
     /// Fail if one key is not linearizable, else unknown if one was not decided, else pass.
     pub fn status(&self) -> Status {
         if !self.violations.is_empty() {

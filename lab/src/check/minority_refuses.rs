@@ -6,7 +6,7 @@
 use serde_json::json;
 
 use super::recovers::is_answered;
-use super::{Status, Verdict};
+use super::{Status, Verdict, seconds};
 use crate::history::{History, Op, Operation};
 use crate::plan::Plan;
 use crate::runner::record::RunRecord;
@@ -54,7 +54,10 @@ pub fn check(plan: &Plan, history: &History, record: &RunRecord) -> Verdict {
             0 => String::new(),
             more => format!(", and {more} more"),
         };
-        (Status::Fail, format!("a node without a majority answered: {}{more}", describe(history, first)))
+        (
+            Status::Fail,
+            format!("a node without a majority answered: {}{more}", describe(history, record, first)),
+        )
     } else if partitions == 0 {
         (Status::Invalid, "no partition with a receipt left a node without a majority".to_owned())
     } else if !unasked.is_empty() {
@@ -64,7 +67,7 @@ pub fn check(plan: &Plan, history: &History, record: &RunRecord) -> Verdict {
         (Status::Pass, summary)
     };
     let named: Vec<_> =
-        answered.iter().take(NAMED_MAX).map(|operation| describe(history, operation)).collect();
+        answered.iter().take(NAMED_MAX).map(|operation| describe(history, record, operation)).collect();
     Verdict {
         check: NAME.to_owned(),
         status,
@@ -74,7 +77,7 @@ pub fn check(plan: &Plan, history: &History, record: &RunRecord) -> Verdict {
     }
 }
 
-fn describe(history: &History, operation: &Operation) -> String {
+fn describe(history: &History, record: &RunRecord, operation: &Operation) -> String {
     let kind = match operation.op {
         Op::Read => "a read",
         Op::Write { .. } => "a write",
@@ -86,7 +89,7 @@ fn describe(history: &History, operation: &Operation) -> String {
         history.node(operation.node),
         history.client(operation.client),
         history.key(operation.key),
-        std::time::Duration::from_nanos(operation.call_ns).as_secs_f64(),
+        seconds(operation.call_ns, record.origin_ns),
         operation.id.0,
     )
 }

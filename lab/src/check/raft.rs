@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Status, Verdict, counted};
+use super::{Status, Verdict, counted, seconds};
 use crate::limits::RAFT_FINDINGS_MAX;
 use crate::observations::{LogPosition, NodeState, Observation, Role, Seen};
 use crate::plan::{Bytes32, NodeIndex, Plan};
@@ -22,13 +22,13 @@ use crate::plan::{Bytes32, NodeIndex, Plan};
 /// The name of the check.
 pub const NAME: &str = "raft";
 
-/// Judges everything that was seen.
-pub fn check(plan: &Plan, observations: &[Observation]) -> Verdict {
+/// Judges everything that was seen; the verdict's sentence counts from `origin_ns`.
+pub fn check(plan: &Plan, observations: &[Observation], origin_ns: u64) -> Verdict {
     let mut judge = Judge::new(plan);
     for observation in observations {
         judge.see(observation);
     }
-    judge.verdict()
+    judge.verdict(origin_ns)
 }
 
 /// A promise that was broken.
@@ -227,7 +227,7 @@ impl<'a> Judge<'a> {
         node.map_or_else(|| format!("node {raft_id}"), |node| node.name.clone())
     }
 
-    fn verdict(self) -> Verdict {
+    fn verdict(self, origin_ns: u64) -> Verdict {
         let states_compared = self.states.compared().count() as u64;
         let entries_compared = covered(self.logs.compared().copied().collect());
         let more = match self.findings.len() as u64 + self.more_count {
@@ -235,7 +235,7 @@ impl<'a> Judge<'a> {
             all => format!(", and {} more", all - 1),
         };
         let (status, summary) = if let Some(Finding { at_ns, promise, text }) = self.findings.first() {
-            let seconds = std::time::Duration::from_nanos(*at_ns).as_secs_f64();
+            let seconds = seconds(*at_ns, origin_ns);
             (Status::Fail, format!("{promise} at {seconds:.3} s: {text}{more}"))
         } else if self.plan.nodes.len() > 1 && (states_compared == 0 || entries_compared == 0) {
             (Status::Invalid, "no two nodes' logs and states could be compared".to_owned())

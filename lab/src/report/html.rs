@@ -90,7 +90,7 @@ fn body(view: &View<'_>, out: &mut Markup) {
     out.element("footer", &[], |out| {
         out.text(
             "Beside this file: verdict.txt and report.json say the same, plan.json what was planned, history.jsonl every \
-             call and answer, observations.jsonl what nodes said of themselves, nodes/NAME/console.log what they printed. \
+             call and answer, observations.jsonl what nodes said of themselves (both count from the start of the run), nodes/NAME/console.log what they printed. \
              The history can be judged again with ",
         );
         out.leaf("code", &[], "lab verify DIRECTORY");
@@ -120,8 +120,9 @@ fn top(view: &View<'_>, out: &mut Markup) {
             out.element("p", &[], |out| {
                 checks::badge(out, report.status);
                 out.text(format_args!(
-                    " {}, exit code {}.",
+                    " {}{}, exit code {}.",
                     capital(reason(report.status)),
+                    which(report),
                     report.exit_code
                 ));
             });
@@ -323,6 +324,16 @@ fn patterns(out: &mut Markup) {
             });
         },
     );
+}
+
+/// The checks behind a verdict that is no pass.
+fn which(report: &Report) -> String {
+    let names = report.verdicts.iter().filter(|verdict| verdict.status == report.status);
+    let names: Vec<&str> = names.map(|verdict| verdict.check.as_str()).collect();
+    if report.status == Status::Pass || names.is_empty() {
+        return String::new();
+    }
+    format!(" ({})", names.join(", "))
 }
 
 /// A sentence begins with a capital.

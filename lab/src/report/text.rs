@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::violation::conflicts;
 use super::{Report, exit_code};
-use crate::check::{Status, Verdict};
+use crate::check::{Status, Verdict, seconds};
 use crate::plan::Plan;
 use crate::runner::record::{Event, EventKind, FaultRecord, Proof, RunRecord};
 
@@ -33,8 +33,9 @@ fn write_verdict(out: &mut String, report: &Report, plan: &Plan) -> std::fmt::Re
         write_record(out, record, plan)?;
     }
     writeln!(out)?;
+    let origin_ns = report.record.as_ref().map_or(0, |record| record.origin_ns);
     for verdict in &report.verdicts {
-        write_check(out, verdict)?;
+        write_check(out, verdict, origin_ns)?;
     }
     if let Some(reason) = &report.aborted {
         writeln!(out, "  ABORTED  {}", indent(reason))?;
@@ -44,11 +45,11 @@ fn write_verdict(out: &mut String, report: &Report, plan: &Plan) -> std::fmt::Re
 }
 
 fn write_record(out: &mut String, record: &RunRecord, plan: &Plan) -> std::fmt::Result {
-    let seconds = seconds(record, record.load_ended_ns);
+    let load_s = seconds(record.load_ended_ns, record.origin_ns);
     let counts = &record.counts;
     writeln!(
         out,
-        "{} operations answered, {} refused, {} with an open outcome, in {seconds:.1} s",
+        "{} operations answered, {} refused, {} with an open outcome, in {load_s:.1} s",
         counts.answered, counts.refused, counts.unknown,
     )?;
     writeln!(out)?;
@@ -66,7 +67,8 @@ fn write_record(out: &mut String, record: &RunRecord, plan: &Plan) -> std::fmt::
 }
 
 fn write_fault(out: &mut String, record: &RunRecord, fault: &FaultRecord, plan: &Plan) -> std::fmt::Result {
-    let at = |ns: Option<u64>| ns.map_or("-".to_owned(), |ns| format!("{:.1} s", seconds(record, ns)));
+    let at =
+        |ns: Option<u64>| ns.map_or("-".to_owned(), |ns| format!("{:.1} s", seconds(ns, record.origin_ns)));
     writeln!(out, "  {} to {}: {}", at(fault.began_ns), at(fault.ended_ns), fault.text)?;
     write_proofs(out, &fault.proofs)?;
     if let Some(problem) = &fault.problem {
@@ -80,7 +82,7 @@ fn write_fault(out: &mut String, record: &RunRecord, fault: &FaultRecord, plan: 
                     out,
                     "      election: {name} leads term {} after term {term}, {:.1} s later",
                     seen.term,
-                    signed_seconds(seen.at_ns, fault.began_ns.unwrap_or(seen.at_ns)),
+                    seconds(seen.at_ns, fault.began_ns.unwrap_or(seen.at_ns)),
                 )?;
             }
             None => writeln!(out, "      election: none was seen after term {term}")?,
@@ -97,14 +99,14 @@ fn write_proofs(out: &mut String, proofs: &[Proof]) -> std::fmt::Result {
     Ok(())
 }
 
-fn write_check(out: &mut String, verdict: &Verdict) -> std::fmt::Result {
+fn write_check(out: &mut String, verdict: &Verdict, origin_ns: u64) -> std::fmt::Result {
     let looked_at: Vec<String> =
         verdict.looked_at.iter().map(|(what, count)| format!("{count} {}", what.replace('_', " "))).collect();
     writeln!(out, "  {:<8} {}: {}", word(verdict.status), verdict.check, indent(&verdict.summary))?;
     if !looked_at.is_empty() {
         writeln!(out, "           looked at {}", looked_at.join(", "))?;
     }
-    write!(out, "{}", conflicts(verdict, "           "))
+    write!(out, "{}", conflicts(verdict, "           ", origin_ns))
 }
 
 fn closing(report: &Report) -> String {
@@ -125,7 +127,7 @@ pub(super) fn reason(status: Status) -> &'static str {
 pub fn history_text(head: &str, verdict: &Verdict) -> String {
     let mut out = format!("{head}\n\n");
     // Writing to a String cannot fail.
-    let _ = write_check(&mut out, verdict);
+    let _ = write_check(&mut out, verdict, 0);
     let reason = match verdict.status {
         Status::Pass => "the history is linearizable",
         Status::Fail => "the history is not linearizable",
@@ -140,7 +142,7 @@ pub fn history_text(head: &str, verdict: &Verdict) -> String {
 /// One line for an event, as it happens.
 pub fn event_line(event: &Event, origin_ns: Option<u64>) -> String {
     let at = match origin_ns {
-        Some(origin_ns) => format!("{:>7.1} s", signed_seconds(event.at_ns, origin_ns)),
+        Some(origin_ns) => format!("{:>7.1} s", seconds(event.at_ns, origin_ns)),
         None => " ".repeat(9),
     };
     match event.kind {
@@ -160,16 +162,6 @@ pub(super) fn word(status: Status) -> &'static str {
         Status::Unknown => "UNKNOWN",
         Status::Invalid => "INVALID",
     }
-}
-
-/// Seconds of the scenario's time.
-fn seconds(record: &RunRecord, at_ns: u64) -> f64 {
-    signed_seconds(at_ns, record.origin_ns)
-}
-
-#[allow(clippy::cast_precision_loss, reason = "a run lasts an hour at most, and is shown to the millisecond")]
-fn signed_seconds(at_ns: u64, origin_ns: u64) -> f64 {
-    (at_ns as f64 - origin_ns as f64) / 1e9
 }
 
 /// Further lines under the first.

@@ -7,8 +7,9 @@ use crate::check::linearizable::{Role, Violation, WitnessOperation, shown};
 use crate::history::{Op, Outcome};
 use crate::limits::REPORT_OPERATIONS_MAX;
 
-/// The conflicts that a verdict holds, each line indented by `indent`; nothing for a verdict that holds none.
-pub(super) fn conflicts(verdict: &Verdict, indent: &str) -> String {
+/// The conflicts that a verdict holds, each line indented by `indent`, times counted from `origin_ns`; nothing for a
+/// verdict that holds none.
+pub(super) fn conflicts(verdict: &Verdict, indent: &str, origin_ns: u64) -> String {
     let violations: Vec<Violation> =
         serde_json::from_value(verdict.details["violations"].clone()).unwrap_or_default();
     let more_keys: Vec<String> =
@@ -16,7 +17,7 @@ pub(super) fn conflicts(verdict: &Verdict, indent: &str) -> String {
     let mut out = String::new();
     for violation in &violations {
         // Writing to a String cannot fail.
-        let _ = write_violation(&mut out, violation, indent);
+        let _ = write_violation(&mut out, violation, indent, origin_ns);
     }
     if !more_keys.is_empty() {
         let keys: Vec<String> = more_keys.iter().map(|key| shown(key)).collect();
@@ -25,7 +26,12 @@ pub(super) fn conflicts(verdict: &Verdict, indent: &str) -> String {
     out
 }
 
-fn write_violation(out: &mut String, violation: &Violation, indent: &str) -> std::fmt::Result {
+fn write_violation(
+    out: &mut String,
+    violation: &Violation,
+    indent: &str,
+    origin_ns: u64,
+) -> std::fmt::Result {
     let count = violation.operations.iter().filter(|one| one.role == Role::Conflict).count();
     let minimal = match (violation.is_minimal, count) {
         (true, 1) => "on its own",
@@ -33,7 +39,8 @@ fn write_violation(out: &mut String, violation: &Violation, indent: &str) -> std
         (false, _) => "perhaps more than needed",
     };
     writeln!(out, "{indent}key {}, what conflicts ({minimal}):", shown(&violation.key))?;
-    let rows: Vec<[String; 5]> = violation.operations.iter().take(REPORT_OPERATIONS_MAX).map(row).collect();
+    let rows: Vec<[String; 5]> =
+        violation.operations.iter().take(REPORT_OPERATIONS_MAX).map(|one| row(one, origin_ns)).collect();
     let head = ["id", "client", "node", "called", "answered"].map(str::to_owned);
     let width = |column: usize| {
         let texts = std::iter::once(&head).chain(&rows).map(|row| row[column].chars().count());
@@ -58,7 +65,8 @@ fn write_violation(out: &mut String, violation: &Violation, indent: &str) -> std
     Ok(())
 }
 
-fn row(one: &WitnessOperation) -> [String; 5] {
+fn row(one: &WitnessOperation, origin_ns: u64) -> [String; 5] {
+    let instant = |at_ns| instant(at_ns, origin_ns);
     let answered = one.return_ns.map_or_else(|| "never".to_owned(), instant);
     [one.id.0.to_string(), shown(&one.client), shown(&one.node), instant(one.call_ns), answered]
 }
@@ -82,8 +90,9 @@ pub(super) fn what(one: &WitnessOperation) -> String {
 }
 
 /// Seconds, to the microsecond: operations that conflict are often closer than a millisecond.
-fn instant(at_ns: u64) -> String {
-    format!("{}.{:06} s", at_ns / 1_000_000_000, at_ns / 1_000 % 1_000_000)
+pub(super) fn instant(at_ns: u64, origin_ns: u64) -> String {
+    let (sign, us) = (if at_ns < origin_ns { "-" } else { "" }, at_ns.abs_diff(origin_ns) / 1_000);
+    format!("{sign}{}.{:06} s", us / 1_000_000, us % 1_000_000)
 }
 
 #[cfg(test)]
@@ -108,6 +117,9 @@ mod tests {
 >   2   c1      n1    0.000003 s  0.000004 s  write "b c" -> ok
 >   3   c2      n2    1.000005 s  1.000006 s  read -> a
 "#;
-        assert_eq!(conflicts(&verdict, "> "), want);
+        assert_eq!(conflicts(&verdict, "> ", 0), want);
+        // In a run, times count from the first answered operation; a call may have been made before it.
+        let since = conflicts(&verdict, "", 2_000);
+        assert!(since.contains("c1      n1    -0.000001 s  0.000000 s  write a"), "{since}");
     }
 }

@@ -47,7 +47,7 @@ fn judged(seen: &[(u16, Seen)]) -> Verdict {
         .zip(all)
         .map(|(at_ns, (node, seen))| Observation { at_ns, node: NodeIndex(*node), seen: *seen })
         .collect();
-    check(&plan(), &observations)
+    check(&plan(), &observations, 0)
 }
 
 #[track_caller]
@@ -146,11 +146,11 @@ fn different_digests_are_found() {
 #[test]
 fn nothing_to_compare_is_no_pass() {
     let state = Observation { at_ns: 0, node: NodeIndex(0), seen: Seen::State(leader()) };
-    assert_eq!(check(&plan(), &[state]).status, Status::Invalid);
+    assert_eq!(check(&plan(), &[state], 0).status, Status::Invalid);
     // One node's own digests are no comparison.
     let digest = |seen| Observation { at_ns: 0, node: NodeIndex(0), seen };
     let own = [state_digest(1), state_digest(1), log_digest(1), log_digest(1)].map(digest);
-    assert_eq!(check(&plan(), &own).status, Status::Invalid);
+    assert_eq!(check(&plan(), &own, 0).status, Status::Invalid);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::conflict::{conflict, violations};
 use super::markup::Markup;
 use super::view::{View, cut, duration};
 use crate::check::linearizable::{Undecided, shown};
-use crate::check::{Status, Verdict, alive, raft, receipts, recovers};
+use crate::check::{Status, Verdict, alive, counted, raft, receipts, recovers};
 use crate::limits::{PAGE_CONFLICTS_MAX, PAGE_LISTED_MAX, PAGE_SENTENCE_CHARS_MAX, PAGE_TAIL_CHARS_MAX};
 use crate::plan::PlannedCheck;
 use crate::report::text::word;
@@ -45,7 +45,13 @@ pub(super) fn list(view: &View<'_>, out: &mut Markup) {
                 badge(out, verdict.status);
                 out.text(" ");
                 out.leaf("strong", &[], &verdict.check);
-                out.text(format_args!(": {} ", sentence(view, verdict)));
+                out.text(": ");
+                if verdict.status == Status::Pass {
+                    out.text(format_args!("{} ", sentence(view, verdict)));
+                } else {
+                    out.leaf("a", &[("href", &format!("#{}", verdict.check))], "what it found");
+                    out.text(" ");
+                }
                 if !verdict.looked_at.is_empty() {
                     let counts = verdict
                         .looked_at
@@ -74,7 +80,7 @@ fn sentence(view: &View<'_>, verdict: &Verdict) -> String {
 
 /// A check that did not pass, with what it found.
 pub(super) fn failure(view: &View<'_>, verdict: &Verdict, out: &mut Markup) {
-    out.element("section", &[("class", &"failure")], |out| {
+    out.element("section", &[("class", &"failure"), ("id", &verdict.check)], |out| {
         out.element("h3", &[], |out| {
             badge(out, verdict.status);
             out.text(format_args!(" {}", verdict.check));
@@ -108,7 +114,6 @@ fn details(view: &View<'_>, verdict: &Verdict, out: &mut Markup) {
     let answered = texts("answered");
     if !answered.is_empty() {
         bullets(out, "Answers of nodes without a majority, the first of them:", &answered);
-        zero(view, out);
     }
     findings(view, verdict, out);
     recoveries(view, verdict, out);
@@ -123,13 +128,12 @@ fn conflicts(view: &View<'_>, verdict: &Verdict, out: &mut Markup) {
     if violations.is_empty() {
         return;
     }
-    zero(view, out);
     for (place, violation) in violations.iter().enumerate() {
         let head = format!("Key {}", shown(&violation.key));
         let sentence = cut(&violation.summary, PAGE_SENTENCE_CHARS_MAX);
         if place == 0 {
+            // The verdict's own sentence tells the first conflict already.
             out.leaf("h4", &[], head);
-            out.leaf("p", &[], sentence);
             conflict(view, violation, out);
         } else if place < PAGE_CONFLICTS_MAX {
             out.element("details", &[], |out| {
@@ -140,21 +144,11 @@ fn conflicts(view: &View<'_>, verdict: &Verdict, out: &mut Markup) {
     }
     let rest: Vec<String> =
         violations.iter().skip(PAGE_CONFLICTS_MAX).map(|one| one.summary.clone()).collect();
-    bullets(out, "Further conflicts, in full in report.json:", &rest);
-}
-
-/// The checks count from the start of the run, the page like the scenario.
-fn zero(view: &View<'_>, out: &mut Markup) {
-    if view.origin_ns > 0 {
-        out.leaf(
-            "p",
-            &[("class", &"note")],
-            format_args!(
-                "Sentences of a check, and history.jsonl, count from the start of the run. Drawings and tables count, like \
-                 the scenario, from the first answered operation, {} later.",
-                duration(view.origin_ns)
-            ),
-        );
+    if !rest.is_empty() {
+        out.element("details", &[], |out| {
+            out.leaf("summary", &[], counted(rest.len() as u64, "further conflict"));
+            bullets(out, "In full they are in report.json:", &rest);
+        });
     }
 }
 
@@ -191,7 +185,6 @@ fn findings(view: &View<'_>, verdict: &Verdict, out: &mut Markup) {
     if let Some(more) = verdict.details["more"].as_u64().filter(|more| *more > 0) {
         out.leaf("p", &[], format_args!("and {more} more"));
     }
-    zero(view, out);
 }
 
 /// What had to come back after a fault.

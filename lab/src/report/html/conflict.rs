@@ -14,7 +14,7 @@ use crate::history::Outcome;
 use crate::limits::{
     PAGE_ARROWS_MAX, PAGE_LABEL_CHARS_MAX, PAGE_LANES_MAX, PAGE_NAME_CHARS_MAX, REPORT_OPERATIONS_MAX,
 };
-use crate::report::violation::what;
+use crate::report::violation::{instant, what};
 
 /// Height of the line of one operation.
 const LANE: f64 = 42.0;
@@ -199,20 +199,15 @@ fn row(view: &View<'_>, one: &WitnessOperation, out: &mut Markup) {
         Role::Conflict => ("in-conflict", "✗ conflict"),
         Role::Source => ("source", "source"),
     };
-    let answered = one.return_ns.map_or_else(|| "never".to_owned(), |at_ns| exact(view, at_ns));
+    let answered = one.return_ns.map_or_else(|| "never".to_owned(), |at_ns| instant(at_ns, view.origin_ns));
     out.element("tr", &[("class", &class)], |out| {
         out.leaf("td", &[], part);
         out.leaf("th", &[("scope", &"row")], one.id.0);
         out.leaf("td", &[], shown(&one.client));
         out.leaf("td", &[], shown(&one.node));
-        out.leaf("td", &[("class", &"number")], exact(view, one.call_ns));
+        out.leaf("td", &[("class", &"number")], instant(one.call_ns, view.origin_ns));
         out.leaf("td", &[("class", &"number")], answered);
         out.leaf("td", &[], what(one));
         out.leaf("td", &[], stand(view, one).unwrap_or_else(|| "not seen".to_owned()));
     });
-}
-
-/// A time of the scenario, to the microsecond.
-fn exact(view: &View<'_>, at_ns: u64) -> String {
-    format!("{:.6} s", view.seconds(at_ns))
 }

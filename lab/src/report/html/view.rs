@@ -5,6 +5,7 @@ use std::fmt::Display;
 
 use super::markup::{Markup, Px};
 use super::spans::Spans;
+use crate::check::seconds;
 use crate::limits::{PAGE_BANDS_MAX, PAGE_NAME_CHARS_MAX};
 use crate::plan::{FaultAction, NodeIndex};
 use crate::report::Sources;
@@ -54,12 +55,15 @@ impl<'a> View<'a> {
 
     /// Seconds of the scenario's time; before its beginning they are negative.
     pub(super) fn seconds(&self, at_ns: u64) -> f64 {
-        (float(at_ns) - float(self.origin_ns)) / 1e9
+        seconds(at_ns, self.origin_ns)
     }
 
     /// A time of the scenario, to the millisecond.
     pub(super) fn instant(&self, at_ns: u64) -> String {
-        format!("{:.3} s", self.seconds(at_ns))
+        let (sign, ms) =
+            (if at_ns < self.origin_ns { "-" } else { "" }, at_ns.abs_diff(self.origin_ns) / 1_000_000);
+        // Cut off like in the sentences of the checks, not rounded.
+        format!("{sign}{}.{:03} s", ms / 1_000, ms % 1_000)
     }
 
     /// What kind of fault this is.
