@@ -237,6 +237,8 @@ impl<'a> Judge<'a> {
         let (status, summary) = if let Some(Finding { at_ns, promise, text }) = self.findings.first() {
             let seconds = seconds(*at_ns, origin_ns);
             (Status::Fail, format!("{promise} at {seconds:.3} s: {text}{more}"))
+        } else if let Some(unseen) = self.last.iter().position(Option::is_none) {
+            (Status::Invalid, format!("{} never answered", self.plan.nodes[unseen].name))
         } else if self.plan.nodes.len() > 1 && (states_compared == 0 || entries_compared == 0) {
             (Status::Invalid, "no two nodes' logs and states could be compared".to_owned())
         } else {
