@@ -37,6 +37,11 @@ pub fn check(history: &History, record: &RunRecord, budget: &Budget) -> Verdict 
                 format!("the members could not be compared within {} s: {problem}", SETTLE_MAX.as_secs()),
                 json!({ "problem": problem }),
             ),
+            // A history that was cut off where its last lines end looks whole.
+            None if reads < settled.reads_count => {
+                let summary = format!("the history holds {reads} of {} final reads", settled.reads_count);
+                (Status::Invalid, summary, json!({}))
+            }
             None => settling.judge(budget, record.origin_ns),
         },
     };

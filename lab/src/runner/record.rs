@@ -133,6 +133,8 @@ pub struct Death {
 pub struct Settled {
     /// The entry up to which every member had applied the log when every key was read from each of them.
     pub index: Option<u64>,
+    /// How many reads that were: so many have to be in the history.
+    pub reads_count: u64,
     /// Why there is none, after all the time that they were given.
     pub problem: Option<String>,
 }

@@ -42,7 +42,8 @@ pub(super) async fn settle(stage: &Stage, conduct: &Conduct, load: &Load) -> Opt
                 compare(stage, conduct, index).await;
                 let text = format!("every member holds entry {index}, {} reads", readings.len());
                 conduct.event(EventKind::Phase, "settled", text);
-                return Some(Settled { index: Some(index), problem: None });
+                let reads_count = readings.len() as u64;
+                return Some(Settled { index: Some(index), reads_count, problem: None });
             }
             Err(problem) => problem,
         };
@@ -51,7 +52,7 @@ pub(super) async fn settle(stage: &Stage, conduct: &Conduct, load: &Load) -> Opt
         }
         if stage.clock.now() >= deadline {
             conduct.event(EventKind::Warning, "settle", problem.clone());
-            return Some(Settled { index: None, problem: Some(problem) });
+            return Some(Settled { index: None, reads_count: 0, problem: Some(problem) });
         }
         stage.clock.sleep(LOOK_INTERVAL).await;
     }

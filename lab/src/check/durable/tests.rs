@@ -37,7 +37,8 @@ fn history(text: &str) -> History {
 #[track_caller]
 fn check_history(text: &str, want: Status, part: &str) {
     let mut run = record(vec![], 10);
-    run.settled = Some(Settled { index: Some(9), problem: None });
+    let reads_count = text.lines().filter(|line| line.trim().starts_with("settle")).count() as u64;
+    run.settled = Some(Settled { index: Some(9), reads_count, problem: None });
     let verdict = check(&history(text), &run, &Budget::default());
     assert_eq!(verdict.status, want, "{}", verdict.summary);
     assert!(verdict.summary.contains(part), "{}", verdict.summary);
@@ -126,9 +127,12 @@ fn members_that_could_not_be_compared_are_no_pass_and_no_failure() {
     let mut run = record(vec![], 10);
     let judged = |run: &RunRecord| check(&history("c1 a 10 20 write v1"), run, &Budget::default());
     assert_eq!(judged(&run).status, Status::Invalid);
-    run.settled = Some(Settled { index: None, problem: Some("b does not answer".to_owned()) });
+    run.settled =
+        Some(Settled { index: None, reads_count: 0, problem: Some("b does not answer".to_owned()) });
     assert_eq!(judged(&run).status, Status::Unknown);
-    // Nobody read anything.
-    run.settled = Some(Settled { index: Some(1), problem: None });
-    assert_eq!(judged(&run).status, Status::Invalid);
+    // Nobody read anything, or the reads are lost.
+    for reads_count in [0, 3] {
+        run.settled = Some(Settled { index: Some(1), reads_count, problem: None });
+        assert_eq!(judged(&run).status, Status::Invalid);
+    }
 }
