@@ -22,6 +22,7 @@ use aspen_lab::fabric::{Port, TapError};
 use aspen_lab::limits::{FRAME_BYTES_MAX, PORT_BURST_FRAMES};
 use aspen_lab::link::{DropReason, Fate, LinkId, LinkRule, fate};
 use aspen_lab::plan::MacAddress;
+use aspen_lab::runner::causes;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 const SEED: u64 = 1;
@@ -306,6 +307,6 @@ fn main() {
             println!("over TAPs, each in a network namespace, medians of {ROUNDS}:");
             measure(|| over_taps().unwrap());
         }
-        Err(error) => println!("SKIPPED: over TAPs, which this process may not make: {error}"),
+        Err(error) => println!("SKIPPED: over TAPs, which this process may not make: {}", causes(&error)),
     }
 }

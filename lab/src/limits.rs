@@ -270,9 +270,11 @@ pub const FIRST_ANSWER_MAX: Duration = Duration::from_secs(30);
 /// How long the clients have to finish their last operation: one that is under way, and one that was due.
 pub const DRAIN_MAX: Duration = Duration::from_secs(15);
 /// Probes that must be answered are repeated so often: on a busy host one may be late.
-pub const PROBE_TRIES_MAX: u32 = 3;
+pub const PROBE_TRIES_MAX: usize = 3;
 /// The same over a link that loses frames: at a loss of one half each way, one link in 300 is silent for so long.
-pub const LOSSY_PROBE_TRIES_MAX: u32 = 20;
+pub const LOSSY_PROBE_TRIES_MAX: usize = 20;
+/// So many of them are under way at once: one after the other, each lost one would cost a wait.
+pub const LOSSY_PROBES_AT_ONCE: usize = 5;
 /// Probes that are timed over each link before it is slowed: their median is one that the host did not delay.
 pub const PROBES_BEFORE: usize = 5;
 /// Probes that are timed over each slowed link: the median of so many is near its latency, whatever the jitter.

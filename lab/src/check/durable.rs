@@ -7,14 +7,14 @@
 //! Reads of the load do not matter here, so that a stale one does not hide, or look like, a lost write; `linearizable`
 //! judges them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde_json::json;
 
 use super::linearizable::{self, Budget, LinearizableResult, Role, Violation};
 use super::{Status, Verdict, counted};
 use crate::history::{ClientIndex, History, KeyIndex, Op, Operation, Outcome, ValueIndex};
-use crate::limits::DIFFERENCES_NAMED_MAX;
+use crate::limits::{DIFFERENCES_NAMED_MAX, SETTLE_MAX};
 use crate::runner::record::RunRecord;
 use crate::runner::settle::CLIENT;
 
@@ -31,9 +31,10 @@ pub fn check(history: &History, record: &RunRecord, budget: &Budget) -> Verdict 
             (Status::Invalid, summary, json!({}))
         }
         Some(settled) => match &settled.problem {
+            // Slow is not lost, and what nobody could read cannot be judged.
             Some(problem) => (
-                Status::Fail,
-                format!("the members did not come to hold the same: {problem}"),
+                Status::Unknown,
+                format!("the members could not be compared within {} s: {problem}", SETTLE_MAX.as_secs()),
                 json!({ "problem": problem }),
             ),
             None => settling.judge(budget, record.origin_ns),
@@ -87,7 +88,7 @@ impl<'a> Settling<'a> {
         let details = json!({ "violations": violations, "more_keys": more_keys, "undecided": undecided });
         if let Some(first) = violations.first() {
             let more = more(violations.len() + more_keys.len());
-            (Status::Fail, format!("an acknowledged write is lost: {}{more}", first.summary), details)
+            (Status::Fail, format!("not what was acknowledged last: {}{more}", first.summary), details)
         } else if let Some(first) = undecided.first() {
             (Status::Unknown, format!("key {} was not decided: {}", first.key, first.reason), details)
         } else if self.clients.is_empty() {
@@ -112,8 +113,8 @@ impl<'a> Settling<'a> {
         let text = different.map(|(key, by_value)| {
             let parts = by_value.iter().map(|(value, nodes)| {
                 let value = value.map_or("nothing", |value| self.history.value(value));
-                let mut nodes = nodes.clone();
-                nodes.dedup();
+                let nodes: BTreeSet<&str> = nodes.iter().copied().collect();
+                let nodes: Vec<&str> = nodes.into_iter().collect();
                 format!("{} on {}", linearizable::shown(value), nodes.join(", "))
             });
             let parts: Vec<String> = parts.collect();
@@ -167,7 +168,7 @@ fn is_acknowledged_update(operation: &Operation) -> bool {
 }
 
 fn more(count: usize) -> String {
-    if count > 1 { format!(", and {} more keys", count - 1) } else { String::new() }
+    if count > 1 { format!(", and {} more", counted(count as u64 - 1, "key")) } else { String::new() }
 }
 
 #[cfg(test)]

@@ -177,7 +177,9 @@ impl<'a> Judge<'a> {
     fn vote(&mut self, at_ns: u64, node: NodeIndex, before: &NodeState, now: &NodeState) {
         let (old, new) = (before.vote, now.vote);
         let is_back = new.term < old.term || (new.term == old.term && old.is_committed && !new.is_committed);
-        let is_other = new.term == old.term && new.voted_for != old.voted_for;
+        // Who has voted for a candidate that lost follows the winner of the same term: openraft keeps that as a vote, too.
+        let is_other =
+            new.term == old.term && new.voted_for != old.voted_for && (old.is_committed || !new.is_committed);
         if is_back || is_other {
             let over = if before.incarnation == now.incarnation { "" } else { " over a restart" };
             let text = format!(
@@ -235,6 +237,8 @@ impl<'a> Judge<'a> {
         let (status, summary) = if let Some(Finding { at_ns, promise, text }) = self.findings.first() {
             let seconds = seconds(*at_ns, origin_ns);
             (Status::Fail, format!("{promise} at {seconds:.3} s: {text}{more}"))
+        } else if let Some(unseen) = self.last.iter().position(Option::is_none) {
+            (Status::Invalid, format!("{} never answered", self.plan.nodes[unseen].name))
         } else if self.plan.nodes.len() > 1 && (states_compared == 0 || entries_compared == 0) {
             (Status::Invalid, "no two nodes' logs and states could be compared".to_owned())
         } else {

@@ -1,4 +1,4 @@
-//! `recovers`: after every heal and every restart the cluster serves again, within a bound.
+//! `recovers`: after every heal, every restart and every pause the cluster serves again, within a bound.
 //!
 //! Two things are asked: a write is acknowledged that was called after the heal, and every node that the fault touched
 //! answers again. A fault whose end was not seen asks for nothing: its missing receipt is judged elsewhere.
@@ -86,9 +86,15 @@ fn wanted<'a>(plan: &Plan, history: &History, record: &RunRecord, fault: &'a Fau
     }
     for node in &fault.touched {
         let name = &plan.nodes[node.position()].name;
-        let took = first_after(history, record, since_ns, |operation| {
-            is_answered(operation) && history.node(operation.node) == name
-        });
+        // An answer is enough, also to what was called before: the client that asks this node may still wait for that.
+        let took = history
+            .operations
+            .iter()
+            .filter(|operation| is_answered(operation) && history.node(operation.node) == name)
+            .filter_map(|operation| operation.return_ns)
+            .filter(|return_ns| (since_ns..record.load_ended_ns).contains(return_ns))
+            .min()
+            .map(|return_ns| Duration::from_nanos(return_ns - since_ns));
         wanted.push(Wanted { fault, what: format!("{name} answers"), took });
     }
     wanted

@@ -9,7 +9,7 @@ use futures::future::join_all;
 
 use super::Stage;
 use crate::cluster::{Clock, Cluster, ClusterError, FrameCounts, NodePair, Probe};
-use crate::limits::{CUT_PROBE_WAIT, LOSSY_PROBE_TRIES_MAX, PROBE_TRIES_MAX};
+use crate::limits::{CUT_PROBE_WAIT, LOSSY_PROBE_TRIES_MAX, LOSSY_PROBES_AT_ONCE, PROBE_TRIES_MAX};
 use crate::link::LinkRule;
 use crate::plan::Plan;
 
@@ -155,17 +155,10 @@ impl Links {
     /// Probes that have to be answered, over each link: a late or lost answer is no proof of anything, so it is asked for
     /// again.
     pub(super) async fn reach(&self, pairs: &[NodePair]) -> Result<Vec<(NodePair, Probe)>, ClusterError> {
-        let probes = pairs.iter().map(|pair| async move {
-            let mut probe = Probe::Unanswered;
-            for _ in 0..self.tries(*pair) {
-                probe = self.probe(*pair).await?;
-                if let Probe::Answered(_) = probe {
-                    break;
-                }
-            }
-            Ok((*pair, probe))
-        });
-        join_all(probes).await.into_iter().collect()
+        let reached = self.round_trips(pairs, 1, Duration::MAX).await?;
+        let probe =
+            |times: Vec<Duration>| times.first().map_or(Probe::Unanswered, |time| Probe::Answered(*time));
+        Ok(reached.into_iter().map(|(pair, times)| (pair, probe(times))).collect())
     }
 
     /// One probe over each link.
@@ -177,8 +170,7 @@ impl Links {
         join_all(probes).await.into_iter().collect()
     }
 
-    /// Times so many round trips over each link, one after the other. Over links that lose frames it may be fewer, and
-    /// none begins after `until`.
+    /// Times so many round trips over each link. Over links that lose frames it may be fewer, and none begins after `until`.
     pub(super) async fn round_trips(
         &self,
         pairs: &[NodePair],
@@ -186,13 +178,16 @@ impl Links {
         until: Duration,
     ) -> Result<RoundTrips, ClusterError> {
         let measured = pairs.iter().map(|pair| async move {
+            let (tries, at_once) = self.tries(*pair);
             let mut times = Vec::new();
-            for _ in 0..count + self.tries(*pair) {
-                if times.len() == count || self.clock.now() >= until {
+            for _ in 0..(count + tries).div_ceil(at_once) {
+                if times.len() >= count || self.clock.now() >= until {
                     break;
                 }
-                if let Probe::Answered(time) = self.probe(*pair).await? {
-                    times.push(time);
+                for (_, probe) in self.probe_once(&vec![*pair; at_once]).await? {
+                    if let Probe::Answered(time) = probe {
+                        times.push(time);
+                    }
                 }
             }
             Ok((*pair, times))
@@ -214,14 +209,14 @@ impl Links {
         self.cluster.probe(from, to, CUT_PROBE_WAIT + round_trip).await
     }
 
-    fn tries(&self, (from, to): NodePair) -> usize {
+    /// How often a probe is repeated until it is answered, and how many are under way at once.
+    fn tries(&self, (from, to): NodePair) -> (usize, usize) {
         let is_lossy = |pair| self.rule(pair).loss_per_million > 0;
-        let tries = if is_lossy((from, to)) || is_lossy((to, from)) {
-            LOSSY_PROBE_TRIES_MAX
+        if is_lossy((from, to)) || is_lossy((to, from)) {
+            (LOSSY_PROBE_TRIES_MAX, LOSSY_PROBES_AT_ONCE)
         } else {
-            PROBE_TRIES_MAX
-        };
-        tries as usize
+            (PROBE_TRIES_MAX, 1)
+        }
     }
 
     /// Sets every rule anew, and notes what was counted on the links that have changed.
@@ -243,4 +238,57 @@ impl Links {
 /// A link as a person writes it.
 pub(super) fn link_name(plan: &Plan, (from, to): NodePair) -> String {
     format!("{} -> {}", plan.nodes[from.position()].name, plan.nodes[to.position()].name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::NodeIndex;
+
+    const LINK: NodePair = (NodeIndex(0), NodeIndex(1));
+    const BACK: NodePair = (NodeIndex(1), NodeIndex(0));
+
+    fn slow(latency_ms: u64) -> LinkRule {
+        LinkRule { latency: Duration::from_millis(latency_ms), ..LinkRule::default() }
+    }
+
+    fn struck(rules: &[(NodePair, LinkRule)]) -> Struck {
+        Struck { rules: rules.iter().copied().collect(), marks: BTreeMap::new() }
+    }
+
+    #[test]
+    fn healing_one_fault_leaves_what_the_others_and_the_whole_run_say() {
+        let mut table = Table::default();
+        table.standing.insert(LINK, slow(40));
+        assert_eq!(table.rules(), Rules::from([(LINK, slow(40))]));
+        table.faults.insert(7, struck(&[(LINK, slow(2)), (BACK, slow(3))]));
+        table.faults.insert(8, struck(&[(LINK, LinkRule::CUT)]));
+        table.faults.insert(9, struck(&[(LINK, LinkRule::CUT)]));
+        assert_eq!(table.rules(), Rules::from([(LINK, LinkRule::CUT), (BACK, slow(3))]));
+        table.faults.remove(&8);
+        assert_eq!(table.rule(LINK), LinkRule::CUT);
+        table.faults.remove(&9);
+        assert_eq!(table.rules(), Rules::from([(LINK, slow(42)), (BACK, slow(3))]));
+        table.faults.remove(&7);
+        assert_eq!(table.rules(), Rules::from([(LINK, slow(40))]));
+        assert_eq!(table.rule(BACK), LinkRule::default());
+    }
+
+    #[test]
+    fn what_was_counted_is_cut_where_the_rule_changed() {
+        let reading = |latency_ms, judged| Reading {
+            rule: slow(latency_ms),
+            counts: FrameCounts { judged, ..FrameCounts::default() },
+        };
+        let mut table = Table::default();
+        table.readings.insert(LINK, vec![reading(1, 5), reading(2, 7), reading(3, 7), reading(1, 20)]);
+        let pieces = |mark| {
+            let pieces = table.pieces(LINK, mark).into_iter();
+            pieces.map(|piece| (piece.rule, piece.began.judged, piece.ended.judged)).collect::<Vec<_>>()
+        };
+        assert_eq!(pieces(0), [(slow(1), 5, 7), (slow(2), 7, 7), (slow(3), 7, 20)]);
+        assert_eq!(pieces(1), [(slow(2), 7, 7), (slow(3), 7, 20)]);
+        assert_eq!(pieces(3), []);
+        assert_eq!(table.pieces(BACK, 0), []);
+    }
 }

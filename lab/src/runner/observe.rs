@@ -79,7 +79,13 @@ impl Observer {
     }
 
     pub(super) async fn stop(mut self) {
-        self.tasks.shutdown().await;
+        self.tasks.abort_all();
+        while let Some(ended) = self.tasks.join_next().await {
+            // One that crashed has left a node unwatched.
+            if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
+                std::panic::resume_unwind(panic);
+            }
+        }
     }
 }
 
@@ -114,9 +120,9 @@ impl Gaze {
             self.conduct.observe(self.node, digest);
             self.next_state += STATE_DIGEST_INTERVAL;
         }
-        let committed = state.committed.map_or(0, |position| position.index);
+        // What is applied is committed for good; openraft may name an entry committed a moment before the log has it.
         let end = self.next_log + LOG_DIGEST_ENTRIES - 1;
-        if end <= committed {
+        if end <= applied {
             let Some(digest) = log_digest(self.channel.as_mut(), self.next_log, end).await else { return };
             self.conduct.observe(self.node, digest);
             self.next_log = end + 1;
@@ -190,16 +196,17 @@ pub(super) async fn raft_state(channel: &mut dyn Channel) -> Option<NodeState> {
 /// The digest of a node's state at an index, if it has one and answers in time.
 pub(super) async fn state_digest(channel: &mut dyn Channel, index: u64) -> Option<Seen> {
     let body = ask(channel, format!("/state/digest?at={index}")).await?;
-    // At the present index the node answers for that, whatever was asked for.
-    let index = body["index"].as_u64()?;
+    if body["index"].as_u64()? != index {
+        return None;
+    }
     Some(Seen::StateDigest { index, digest: bytes32(&body["digest"])? })
 }
 
 /// The digest of a range of a node's log, if it has all of it and answers in time.
 pub(super) async fn log_digest(channel: &mut dyn Channel, from: u64, to: u64) -> Option<Seen> {
     let body = ask(channel, format!("/raft/log/digest?from={from}&to={to}")).await?;
-    let last = body["entries"].as_array()?.last()?;
-    if last["index"].as_u64()? != to {
+    let (first, last) = (body["entries"].as_array()?.first()?, body["entries"].as_array()?.last()?);
+    if (first["index"].as_u64()?, last["index"].as_u64()?) != (from, to) {
         return None;
     }
     Some(Seen::LogDigest { from, to, chain: bytes32(&last["chain"])? })

@@ -8,6 +8,7 @@ mod faults;
 mod fields;
 mod links;
 mod nodes;
+mod selectors;
 pub(crate) mod units;
 
 use std::time::Duration;

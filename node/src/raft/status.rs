@@ -64,15 +64,17 @@ impl ClusterController for RaftNode {
 impl RaftObserver for RaftNode {
     fn raft_state(&self) -> RaftState {
         let metrics = self.metrics();
+        // The log's own word: after a start openraft names no vote until it has flushed something.
+        let vote = self.inner.log.durable_vote().unwrap_or(metrics.vote);
         RaftState {
             id: self.inner.id,
             incarnation: self.inner.incarnation.clone(),
             role: role_name(metrics.state).to_owned(),
             term: metrics.current_term,
             vote: VoteState {
-                term: metrics.vote.leader_id.term(),
-                voted_for: *metrics.vote.leader_id.node_id(),
-                is_committed: metrics.vote.committed,
+                term: vote.leader_id.term(),
+                voted_for: *vote.leader_id.node_id(),
+                is_committed: vote.committed,
             },
             leader: metrics.current_leader,
             last_log_index: metrics.last_log_index,

@@ -175,6 +175,11 @@ impl RedbLogStore {
         lock(&self.shared.cache).last().map(|last| last.index)
     }
 
+    /// The vote that is on disk.
+    pub fn durable_vote(&self) -> Option<Vote> {
+        lock(&self.shared.cache).vote()
+    }
+
     fn read_disk(&self, from: u64, until: u64, bytes_max: u64) -> io::Result<Vec<EncodedEntry>> {
         let read = || -> Result<Rows, redb::Error> {
             let table = self.shared.db.begin_read()?.open_table(ENTRIES)?;

@@ -39,14 +39,21 @@ fn log_digest(byte: u8) -> Seen {
     Seen::LogDigest { from: 0, to: 9, chain: Bytes32([byte; 32]) }
 }
 
-/// Digests of two nodes that agree, and then these, one nanosecond after the other.
+/// Digests of two nodes that agree, then these, one nanosecond after the other, and a follower's state of every node that
+/// is not among them.
 fn judged(seen: &[(u16, Seen)]) -> Verdict {
     let agreed = [(0, state_digest(1)), (1, state_digest(1)), (0, log_digest(1)), (1, log_digest(1))];
-    let all = agreed.iter().chain(seen);
-    let observations: Vec<Observation> = (0..)
-        .zip(all)
-        .map(|(at_ns, (node, seen))| Observation { at_ns, node: NodeIndex(*node), seen: *seen })
-        .collect();
+    let is_unseen =
+        |node: &u16| !seen.iter().any(|(other, seen)| other == node && matches!(seen, Seen::State(_)));
+    let unseen: Vec<(u16, Seen)> =
+        (0..3).filter(is_unseen).map(|node| (node, Seen::State(follower()))).collect();
+    let all = agreed.iter().chain(seen).chain(&unseen);
+    let observation = |(at_ns, (node, seen)): (u64, &(u16, Seen))| Observation {
+        at_ns,
+        node: NodeIndex(*node),
+        seen: *seen,
+    };
+    let observations: Vec<Observation> = (0..).zip(all).map(observation).collect();
     check(&plan(), &observations, 0)
 }
 
@@ -107,6 +114,16 @@ fn vote_that_goes_back_is_found_over_a_restart_too() {
 }
 
 #[test]
+fn loser_of_an_election_may_follow_the_winner() {
+    let candidate = NodeVote { term: 2, voted_for: 2, is_committed: false };
+    let lost = NodeState { role: Role::Candidate, vote: candidate, ..follower() };
+    check_states(&[(1, lost), (1, follower())], Ok(()));
+    // The winner of a term does not change.
+    let other = NodeState { vote: NodeVote { voted_for: 3, ..follower().vote }, ..follower() };
+    assert_eq!(judged(&[(1, Seen::State(follower())), (1, Seen::State(other))]).status, Status::Fail);
+}
+
+#[test]
 fn positions_go_back_over_a_restart_only() {
     let behind = reached(8);
     let restarted = NodeState { incarnation: Incarnation(2), ..behind };
@@ -135,12 +152,19 @@ fn different_digests_are_found() {
 
 #[test]
 fn nothing_to_compare_is_no_pass() {
-    let state = Observation { at_ns: 0, node: NodeIndex(0), seen: Seen::State(leader()) };
-    assert_eq!(check(&plan(), &[state], 0).status, Status::Invalid);
+    let states =
+        [0, 1, 2].map(|node| Observation { at_ns: 0, node: NodeIndex(node), seen: Seen::State(follower()) });
+    assert_eq!(check(&plan(), &states, 0).status, Status::Invalid);
     // One node's own digests are no comparison.
     let digest = |seen| Observation { at_ns: 0, node: NodeIndex(0), seen };
     let own = [state_digest(1), state_digest(1), log_digest(1), log_digest(1)].map(digest);
-    assert_eq!(check(&plan(), &own, 0).status, Status::Invalid);
+    assert_eq!(check(&plan(), &[&states[..], &own].concat(), 0).status, Status::Invalid);
+    // Nor is a cluster of which one node was never seen.
+    let agreed =
+        [0, 1].map(|node| own.map(|observation| Observation { node: NodeIndex(node), ..observation }));
+    let two = [&states[..2], &agreed[0], &agreed[1]].concat();
+    assert_eq!(check(&plan(), &two, 0).summary, "n3 never answered");
+    assert_eq!(check(&plan(), &[&states[2..], &two].concat(), 0).status, Status::Pass);
 }
 
 #[test]

@@ -145,6 +145,46 @@ fn cut_is_one_way_until_it_is_made_two_way_and_heals() {
 }
 
 #[test]
+fn latency_loss_and_a_one_way_cut_combine_on_one_link_and_spare_the_others() {
+    const FRAMES: u32 = 200;
+    let rig = rig(3, None);
+    let lossy = LinkRule { loss_per_million: 500_000, ..LinkRule::default() };
+    let both = LinkRule::composed(&[latency(30), lossy]);
+    rig.set(0, 1, both);
+    let start = Instant::now();
+    for mark in 0..FRAMES {
+        rig.send(0, 1, mark);
+        // The way back and the way to somebody else stay perfect.
+        rig.send(1, 0, mark);
+        rig.send(0, 2, mark);
+        assert_eq!((rig.recv(0), rig.recv(2)), (mark, mark));
+    }
+    let kept: Vec<u32> = (0..FRAMES)
+        .filter(|n| fate(&both, SEED, LinkId::new(0, 1), u64::from(*n)) == Fate::Deliver(both.latency))
+        .collect();
+    assert!(!kept.is_empty() && kept.len() < FRAMES as usize, "{}", kept.len());
+    let got: Vec<u32> = kept.iter().map(|_| rig.recv(1)).collect();
+    assert_eq!(got, kept);
+    assert!(start.elapsed() >= both.latency);
+    let counters = rig.counters(0, 1);
+    assert!(counters.held_mean().unwrap() >= both.latency, "{counters:?}");
+    // A cut on top of it lets nothing through; when it heals, latency and loss are there as before.
+    rig.set(0, 1, LinkRule::composed(&[latency(30), lossy, LinkRule::CUT]));
+    rig.send(0, 1, 0);
+    rig.send(1, 0, 1);
+    assert_eq!(rig.recv(0), 1);
+    rig.expect_silence(1);
+    assert_eq!(rig.counters(0, 1).dropped_cut, 1);
+    rig.set(0, 1, both);
+    assert_eq!(rig.counters(0, 1).dropped_loss, u64::from(FRAMES) - kept.len() as u64);
+    for (from, to) in [(1, 0), (0, 2)] {
+        let spared = rig.counters(from, to);
+        assert_eq!(spared.judged, spared.delivered, "{spared:?}");
+        assert_eq!(spared.held_total, Duration::ZERO);
+    }
+}
+
+#[test]
 fn cut_takes_the_frames_in_flight() {
     let rig = rig(2, None);
     rig.set(0, 1, latency(40));

@@ -42,13 +42,14 @@ impl Tools {
             is_seen: exit == Exit::Signal(9),
             detail: exit.to_string(),
         };
-        let before = before.map_or_else(|| "none seen".to_owned(), |before| before.to_string());
+        let named = before.map_or_else(|| "none seen".to_owned(), |before| before.to_string());
         let restarted = Proof {
             what: "a new incarnation serves".to_owned(),
-            is_seen: served.is_ok(),
+            // Of a node that had not been seen before nobody can say that it is another one.
+            is_seen: served.is_ok() && before.is_some(),
             detail: match served {
-                Ok(after) => format!("incarnation {after} after {before}"),
-                Err(reason) => format!("{reason}, before it was {before}"),
+                Ok(after) => format!("incarnation {after} after {named}"),
+                Err(reason) => format!("{reason}, before it was {named}"),
             },
         };
         self.close(strike, ended_ns, vec![killed, restarted], "serves again");

@@ -18,10 +18,6 @@ impl Tools {
         // A round trip cannot be timed where the link or the way back is cut: there the switch's counters have to do.
         let mut timed: Vec<NodePair> =
             pairs.iter().copied().filter(|pair| self.links.is_open(*pair)).collect();
-        if timed.is_empty() {
-            self.give_up(strike, &aim.text, "every one of its links was cut already, or the way back was");
-            return Ok(());
-        }
         if !is_slow {
             timed.clear();
         }
@@ -48,7 +44,9 @@ impl Tools {
         let mut proofs = Vec::new();
         if is_slow {
             let jitter = |pair: NodePair| jitters.get(&pair).copied().unwrap_or_default();
-            proofs.push(proofs::round_trips(&self.plan, &aim.rules, &before, &during, jitter));
+            if !timed.is_empty() {
+                proofs.push(proofs::round_trips(&self.plan, &aim.rules, &before, &during, jitter));
+            }
             proofs.push(proofs::held(&self.plan, &counted, &began));
         }
         if is_lossy {

@@ -5,7 +5,6 @@ use crate::cluster::{Request, Vitals};
 use crate::limits::PAUSE_SILENCE;
 use crate::plan::{NodeIndex, Selector, resolve_one};
 use crate::runner::RunError;
-use crate::runner::observe::raft_state;
 use crate::runner::record::{EventKind, Proof};
 
 impl Tools {
@@ -16,7 +15,7 @@ impl Tools {
         });
         let Some(((node, is_leader), term)) = chosen.await else { return Ok(()) };
         let name = self.name(node);
-        let before = raft_state(self.cluster.channel(node).as_mut()).await.map(|state| state.incarnation);
+        let before = self.watch.incarnation(node);
         // From now on it plays no part, and what it said before does not count.
         self.watch.set_down(node, true);
         self.cluster.pause(node).await?;
@@ -32,8 +31,9 @@ impl Tools {
             fault.hit_leader_of_term = term.filter(|_| is_lost);
         });
         self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: in force"));
-        let first = self.cluster.observe(node).await?;
+        // First this, which takes a while: other threads than the one that got the signal stop a moment later.
         let answer = self.listen(node).await;
+        let first = self.cluster.observe(node).await?;
         self.clock.sleep_until(healed_at).await;
         let last = self.cluster.observe(node).await?;
         let ended_ns = self.conduct.now_ns();

@@ -7,6 +7,7 @@ use crate::scenario::mistake::Mistake;
 use crate::scenario::parse::Path;
 use crate::scenario::validate::fields::{Fields, Findings, Section, Value, items};
 use crate::scenario::validate::nodes::Nodes;
+use crate::scenario::validate::selectors::{ROLES, Selected, fits, selectors};
 use crate::scenario::validate::{links, units};
 use crate::scenario::{Fault, FaultAction, Selector};
 
@@ -15,8 +16,6 @@ const FAULT: Section = Section {
     keys: &["at", "for", "partition", "kill", "restart_after", "link", "pause", "every", "times"],
     keys_later: &["clients", "disk", "nemesis"],
 };
-/// What a node of a fault may be called besides its name.
-pub(super) const ROLES: [&str; 4] = ["leader", "follower", "random", "rest"];
 
 /// The kinds of fault, and the key that says how long each lasts.
 const KINDS: [(&str, &str); 4] =
@@ -155,29 +154,6 @@ fn member(
     Some(selectors)
 }
 
-/// Whether the cluster has as many nodes as the selectors take.
-pub(super) fn fits(
-    value: &Value<'_>,
-    members: &[Selector],
-    nodes_count: usize,
-    findings: &mut Findings,
-) -> bool {
-    let followers = members.iter().filter(|selector| **selector == Selector::Follower).count();
-    let named = members.iter().filter(|selector| **selector != Selector::Rest).count();
-    let has_rest = named < members.len();
-    let mistake = if followers > nodes_count - 1 {
-        Mistake::Followers { named: followers, nodes_count }
-    } else if named > nodes_count {
-        Mistake::Members { named, nodes_count }
-    } else if has_rest && named == nodes_count {
-        Mistake::RestEmpty { nodes_count }
-    } else {
-        return true;
-    };
-    findings.add(&value.path, mistake);
-    false
-}
-
 /// One node: the victim of a kill or a pause.
 fn one_node(
     value: &Value<'_>,
@@ -196,53 +172,6 @@ fn one_node(
     };
     findings.add(&value.path, mistake);
     None
-}
-
-/// What one word of a fault selects.
-pub(super) struct Selected {
-    /// As it is written.
-    pub(super) word: String,
-    /// One, or all nodes of a zone.
-    pub(super) selectors: Vec<Selector>,
-    /// Whether the word is a zone's name.
-    pub(super) is_zone: bool,
-    /// Where it stands.
-    pub(super) path: Path,
-}
-
-/// Reads a node's name, a zone's name or a role. `roles` are those that make sense here, for the message.
-pub(super) fn selectors(
-    value: &Value<'_>,
-    key: &'static str,
-    nodes: Option<&Nodes>,
-    roles: &[&str],
-    findings: &mut Findings,
-) -> Option<Selected> {
-    let word = units::text(value, key, findings)?;
-    let role = match word {
-        "leader" => Some(Selector::Leader),
-        "follower" => Some(Selector::Follower),
-        "random" => Some(Selector::Random),
-        "rest" => Some(Selector::Rest),
-        _ => None,
-    };
-    if let Some(role) = role {
-        let path = value.path.clone();
-        return Some(Selected { word: word.to_owned(), selectors: vec![role], is_zone: false, path });
-    }
-    if word == "clients" {
-        findings.add(&value.path, Mistake::NotThereYet { what: "selector clients".to_owned() });
-        return None;
-    }
-    // If the nodes' own list is wrong, that is the mistake, not this name.
-    let nodes = nodes?;
-    let Some(named) = nodes.named(word) else {
-        findings.add(&value.path, nodes.unknown(word, roles));
-        return None;
-    };
-    let selectors = named.into_iter().map(Selector::Node).collect();
-    let path = value.path.clone();
-    Some(Selected { word: word.to_owned(), selectors, is_zone: nodes.is_zone(word), path })
 }
 
 fn who(selector: Selector, nodes: Option<&Nodes>) -> String {

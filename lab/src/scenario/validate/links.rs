@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::limits::{LINK_LATENCY_MAX, LINKS_MAX, PER_MILLION, PROBES_DURING};
 use crate::scenario::mistake::Mistake;
 use crate::scenario::parse::Path;
-use crate::scenario::validate::faults::{ROLES, Selected, fits, selectors};
 use crate::scenario::validate::fields::{Fields, Findings, Section, Value, items};
 use crate::scenario::validate::nodes::Nodes;
+use crate::scenario::validate::selectors::{ROLES, Selected, fits, selectors};
 use crate::scenario::validate::units;
 use crate::scenario::{FaultAction, LinkEffect, NodeIndex, Selector, StandingLink, link_pairs};
 
