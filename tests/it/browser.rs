@@ -1,4 +1,4 @@
-//! A headless Chromium, spoken to by the DevTools protocol over two pipes: it tells what a page asks for, what it
+//! A headless Chromium, spoken to by the `DevTools` protocol over two pipes: it tells what a page asks for, what it
 //! complains of, and how wide it is.
 
 #![allow(clippy::disallowed_methods, reason = "a test starts the program that it tests with")]
@@ -17,7 +17,7 @@ use serde_json::{Value as Json, json};
 const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
 /// How long the browser has for an answer: it starts in a second or two, and a busy host makes that ten.
-const ANSWER_MAX: Duration = Duration::from_secs(60);
+const ANSWER_MAX: Duration = Duration::from_mins(1);
 
 /// A browser with one page.
 pub(crate) struct Browser {

@@ -64,7 +64,7 @@ fn complaints(visit: Visit, page: &Path) -> Vec<String> {
 }
 
 /// What reaches beyond the window without a box that scrolls it, and what of a document's order is broken.
-const FAULTS_OF_A_DOCUMENT: &str = r#"(() => {
+const FAULTS_OF_A_DOCUMENT: &str = r"(() => {
   const faults = [], root = document.documentElement, seen = new Set();
   if (root.scrollWidth > root.clientWidth) faults.push(`the page is ${root.scrollWidth} wide of ${root.clientWidth}`);
   for (const one of document.querySelectorAll('body *')) {
@@ -85,7 +85,7 @@ const FAULTS_OF_A_DOCUMENT: &str = r#"(() => {
     if (!one.caption || !one.tHead.querySelector('th[scope=col]')) faults.push('a table has no head');
   if (!root.lang || document.compatMode !== 'CSS1Compat') faults.push('no language, or not in standards mode');
   return faults;
-})()"#;
+})()";
 
 /// Opens a page at both widths and looks for all that can be wrong.
 #[track_caller]

@@ -25,7 +25,7 @@ use self::view::{FaultKind, View, cut, duration};
 use super::text::{reason, word};
 use super::{Report, Sources};
 use crate::check::Status;
-use crate::limits::{PAGE_EVENTS_MAX, PAGE_SENTENCE_CHARS_MAX};
+use crate::limits::page::{PAGE_EVENTS_MAX, PAGE_SENTENCE_CHARS_MAX};
 use crate::runner::record::EventKind;
 
 /// Nothing is fetched and nothing is run: only the style of the page itself applies.
@@ -237,7 +237,10 @@ fn cluster(view: &View<'_>, out: &mut Markup) {
     let plan = view.sources.plan;
     out.element("div", &[("class", &"side-by-side")], |out| {
         map::cluster(view, out);
-        nodes(view, out);
+        out.element("div", &[], |out| {
+            map::effects_list(view, out);
+            nodes(view, out);
+        });
     });
     let raft = plan.raft;
     out.leaf(

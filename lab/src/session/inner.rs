@@ -171,12 +171,12 @@ impl Seen {
 /// Turns what happened into a report, whatever it was.
 fn judge(order: &Order, plan: &Plan, result: Result<RunRecord, InnerError>, seen: &Seen) -> Report {
     let Seen { history, observations, unreadable, .. } = seen;
-    let judged = result.map_err(|error| causes(&error)).and_then(|record| match unreadable {
-        Some(error) => Err(causes(error)),
-        None => {
-            let evidence = Evidence { plan, history, record: &record, observations };
-            Ok((check::judge(&evidence, &Budget::default()), record))
+    let judged = result.map_err(|error| causes(&error)).and_then(|record| {
+        if let Some(error) = unreadable {
+            return Err(causes(error));
         }
+        let evidence = Evidence { plan, history, record: &record, observations };
+        Ok((check::judge(&evidence, &Budget::default()), record))
     });
     let (verdicts, record, aborted): (Vec<Verdict>, _, _) = match judged {
         Ok((verdicts, record)) => (verdicts, Some(record), None),

@@ -44,12 +44,10 @@ impl Axis {
         Self { points }
     }
 
-    pub(super) fn from_ns(&self) -> u64 {
-        self.points.first().map_or(0, |point| point.0)
-    }
-
-    pub(super) fn to_ns(&self) -> u64 {
-        self.points.last().map_or(0, |point| point.0)
+    /// The first and the last time.
+    pub(super) fn ends_ns(&self) -> (u64, u64) {
+        let at_ns = |point: Option<&(u64, f64)>| point.map_or(0, |point| point.0);
+        (at_ns(self.points.first()), at_ns(self.points.last()))
     }
 
     /// The place of a time: exact for those that the axis knows, in between for others, the edge outside.

@@ -1,7 +1,7 @@
 //! The load in buckets of time, so that a plot of a million operations has no more points than one of a hundred.
 
 use crate::history::{History, Op, Operation, Outcome};
-use crate::limits::{PAGE_BUCKET_MIN, PAGE_BUCKETS_MAX};
+use crate::limits::page::{PAGE_BUCKET_MIN, PAGE_BUCKETS_MAX};
 use crate::workload::client::nanos;
 
 /// What kind of operation, as far as the plots tell them apart.
@@ -60,7 +60,7 @@ pub(super) struct Bucket {
 pub(super) struct Buckets {
     pub(super) from_ns: u64,
     pub(super) width_ns: u64,
-    pub(super) buckets: Vec<Bucket>,
+    pub(super) columns: Vec<Bucket>,
     /// Over the whole run, by [`Kind`].
     pub(super) all: [Latency; 2],
 }
@@ -80,8 +80,8 @@ impl Buckets {
             let place = place(at_ns).unwrap_or_default().min(count - 1);
             match (kind(operation), operation.return_ns) {
                 (Some(kind), Some(return_ns)) => {
-                    let time_us = return_ns.saturating_sub(operation.call_ns) / 1_000;
-                    times[kind as usize][place].push(u32::try_from(time_us).unwrap_or(u32::MAX));
+                    let took_us = return_ns.saturating_sub(operation.call_ns) / 1_000;
+                    times[kind as usize][place].push(u32::try_from(took_us).unwrap_or(u32::MAX));
                 }
                 _ if matches!(operation.outcome, Outcome::Refused { .. }) => buckets[place].refused += 1,
                 _ => buckets[place].unknown += 1,
@@ -93,16 +93,16 @@ impl Buckets {
                 bucket.answered[kind] = Latency::of(times_us);
             }
         }
-        Self { from_ns, width_ns, buckets, all }
+        Self { from_ns, width_ns, columns: buckets, all }
     }
 
     /// When each bucket begins, and the bucket.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Bucket)> {
-        (0..).map(|place| self.from_ns + place * self.width_ns).zip(&self.buckets)
+        (0..).map(|place| self.from_ns + place * self.width_ns).zip(&self.columns)
     }
 
     pub(super) fn sum(&self, count: impl Fn(&Bucket) -> u64) -> u64 {
-        self.buckets.iter().map(count).sum()
+        self.columns.iter().map(count).sum()
     }
 }
 
@@ -133,9 +133,9 @@ mod tests {
 {"call":5,"client":"e","node":"n","at_ns":600000000,"op":"read","key":"k"}
 "#;
         let buckets = Buckets::new(&read_history(text.as_bytes()).unwrap(), 0, 1_999_999_999);
-        assert_eq!((buckets.width_ns, buckets.buckets.len()), (500_000_000, 4));
+        assert_eq!((buckets.width_ns, buckets.columns.len()), (500_000_000, 4));
         let counts = |bucket: &Bucket| (bucket.answered.map(|one| one.count), bucket.refused, bucket.unknown);
-        let counts: Vec<_> = buckets.buckets.iter().map(counts).collect();
+        let counts: Vec<_> = buckets.columns.iter().map(counts).collect();
         assert_eq!(counts, [([1, 0], 0, 1), ([0, 0], 0, 1), ([0, 0], 0, 0), ([0, 1], 1, 0)]);
         assert_eq!(buckets.all[1].median_ns, 1_800_000_000);
     }
@@ -145,8 +145,8 @@ mod tests {
         let history = History::default();
         let hour_ns = 3_600_000_000_000;
         let buckets = Buckets::new(&history, 0, hour_ns);
-        assert!(buckets.buckets.len() <= PAGE_BUCKETS_MAX + 1, "{}", buckets.buckets.len());
-        assert_eq!(Buckets::new(&history, 5, 5).buckets.len(), 1);
+        assert!(buckets.columns.len() <= PAGE_BUCKETS_MAX + 1, "{}", buckets.columns.len());
+        assert_eq!(Buckets::new(&history, 5, 5).columns.len(), 1);
     }
 
     #[test]

@@ -7,7 +7,9 @@ use super::markup::Markup;
 use super::view::{View, cut, duration};
 use crate::check::linearizable::{Undecided, shown};
 use crate::check::{Status, Verdict, alive, counted, raft, receipts, recovers};
-use crate::limits::{PAGE_CONFLICTS_MAX, PAGE_LISTED_MAX, PAGE_SENTENCE_CHARS_MAX, PAGE_TAIL_CHARS_MAX};
+use crate::limits::page::{
+    PAGE_CONFLICTS_MAX, PAGE_LISTED_MAX, PAGE_SENTENCE_CHARS_MAX, PAGE_TAIL_CHARS_MAX,
+};
 use crate::plan::PlannedCheck;
 use crate::report::text::word;
 use crate::runner::record::Death;

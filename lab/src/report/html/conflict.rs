@@ -11,8 +11,10 @@ use super::view::{Chart, Frame, View, WIDTH, cut, float};
 use crate::check::Verdict;
 use crate::check::linearizable::{Role, Violation, WitnessOperation, shown};
 use crate::history::Outcome;
-use crate::limits::{
-    PAGE_ARROWS_MAX, PAGE_LABEL_CHARS_MAX, PAGE_LANES_MAX, PAGE_NAME_CHARS_MAX, REPORT_OPERATIONS_MAX,
+use crate::limits::REPORT_OPERATIONS_MAX;
+use crate::limits::page::{
+    PAGE_ARROWS_MAX, PAGE_LABEL_CHARS_MAX, PAGE_LANES_MAX, PAGE_LISTED_MAX, PAGE_NAME_CHARS_MAX,
+    PAGE_SENTENCE_CHARS_MAX,
 };
 use crate::report::violation::{instant, what};
 
@@ -32,7 +34,8 @@ pub(super) fn conflict(view: &View<'_>, violation: &Violation, out: &mut Markup)
     if let Some(axis) = Axis::new(view, &drawn) {
         let mut chart = Chart::default();
         let frame = Frame { top: TOP, height: LANE * float(drawn.len() as u64) };
-        view.bands(&mut chart.plot, axis.from_ns(), axis.to_ns(), frame, |at_ns| axis.x(at_ns));
+        let (from_ns, to_ns) = axis.ends_ns();
+        view.bands(&mut chart.plot, from_ns, to_ns, frame, |at_ns| axis.x(at_ns));
         axis.draw(view, &mut chart.plot, frame);
         arrows(&axis, &drawn, &mut chart.plot);
         for (place, one) in (0..).zip(&drawn) {
@@ -54,6 +57,7 @@ pub(super) fn conflict(view: &View<'_>, violation: &Violation, out: &mut Markup)
     if let Some(more) = violation.operations.len().checked_sub(PAGE_LANES_MAX + 1) {
         out.leaf("p", &[], format_args!("{} more operations are not drawn.", more + 1));
     }
+    around(view, &drawn, out);
     out.element("p", &[("class", &"note")], |out| {
         let minimal = if violation.is_minimal {
             "Without any one of the operations in conflict the others could be explained."
@@ -68,6 +72,24 @@ pub(super) fn conflict(view: &View<'_>, violation: &Violation, out: &mut Markup)
         out.text(" Distances are not to scale, their lengths stand below.");
     });
     table(view, violation, out);
+}
+
+/// The faults behind the drawing, in words.
+fn around(view: &View<'_>, drawn: &[&WitnessOperation], out: &mut Markup) {
+    let times = || drawn.iter().flat_map(|one| [Some(one.call_ns), one.return_ns]).flatten();
+    let (Some(from_ns), Some(to_ns)) = (times().min(), times().max()) else { return };
+    let faults: Vec<_> = view.faults_between(from_ns, to_ns).take(PAGE_LISTED_MAX).collect();
+    if faults.is_empty() {
+        return;
+    }
+    let at = |ns: Option<u64>| ns.map_or_else(|| "the end".to_owned(), |ns| view.instant(ns));
+    out.element("ul", &[], |out| {
+        for (number, fault) in faults {
+            let text = cut(&fault.text, PAGE_SENTENCE_CHARS_MAX);
+            let (began, ended) = (at(fault.began_ns), at(fault.ended_ns));
+            out.leaf("li", &[], format_args!("F{number}: {text}, {began} to {ended}"));
+        }
+    });
 }
 
 /// One operation: what it was above, from call to answer below.
@@ -177,7 +199,9 @@ fn table(view: &View<'_>, violation: &Violation, out: &mut Markup) {
                 out.leaf("caption", &[], caption);
                 out.element("thead", &[], |out| {
                     out.element("tr", &[], |out| {
-                        HEAD.iter().for_each(|name| out.leaf("th", &[("scope", &"col")], name))
+                        for name in HEAD {
+                            out.leaf("th", &[("scope", &"col")], name);
+                        }
                     });
                 });
                 out.element("tbody", &[], |out| {

@@ -3,7 +3,7 @@
 use super::map;
 use super::markup::Markup;
 use super::view::View;
-use crate::limits::{PAGE_CARDS_MAX, PAGE_MAPS_MAX, PAGE_SENTENCE_CHARS_MAX};
+use crate::limits::page::{PAGE_CARDS_MAX, PAGE_MAPS_MAX, PAGE_SENTENCE_CHARS_MAX};
 use crate::report::html::view::cut;
 use crate::runner::record::{FaultRecord, LinksRecord, Proof};
 

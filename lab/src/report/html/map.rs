@@ -5,7 +5,7 @@ use std::f64::consts::TAU;
 
 use super::markup::{Markup, Px};
 use super::view::{FaultKind, View, cut, float};
-use crate::limits::{PAGE_LINKS_MAX, PAGE_NAME_CHARS_MAX};
+use crate::limits::page::{PAGE_LINKS_MAX, PAGE_NAME_CHARS_MAX};
 use crate::plan::NodeIndex;
 use crate::runner::record::FaultRecord;
 
@@ -87,13 +87,18 @@ pub(super) fn cluster(view: &View<'_>, out: &mut Markup) {
             }
             for node in plan.node_indexes() {
                 if is_detailed {
-                    plate(view, circle.of(node), node, out)
+                    plate(view, circle.of(node), node, out);
                 } else {
-                    dot(view, &circle, node, "", out)
+                    dot(view, &circle, node, "", out);
                 }
             }
         },
     );
+}
+
+/// What is done to links for the whole run, each letter of the map with its meaning.
+pub(super) fn effects_list(view: &View<'_>, out: &mut Markup) {
+    let effects = effects(view);
     if !effects.is_empty() {
         out.element("ul", &[], |out| {
             for (letter, (effect, pairs)) in ('a'..).zip(&effects) {

@@ -105,12 +105,12 @@ impl Write for Escaped<'_> {
                 '\'' => self.0.push_str("&#39;"),
                 '\n' | '\t' => self.0.push(character),
                 // Controls are forbidden in HTML, and those of direction would let a value rearrange its surroundings.
-                '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' => {
-                    write!(self.0, "\\u{{{:x}}}", u32::from(character))?
-                }
-                '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                    write!(self.0, "\\u{{{:x}}}", u32::from(character))?;
-                }
+                '\u{0}'..='\u{1f}'
+                | '\u{7f}'..='\u{9f}'
+                | '\u{200e}'
+                | '\u{200f}'
+                | '\u{202a}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}' => write!(self.0, "\\u{{{:x}}}", u32::from(character))?,
                 _ => self.0.push(character),
             }
         }

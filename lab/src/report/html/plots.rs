@@ -1,5 +1,7 @@
 //! The load under the timeline: throughput, what was not answered, and latency, all in the same scale of time.
 
+use std::fmt::Write;
+
 use super::buckets::{Bucket, Buckets, Kind, Latency};
 use super::markup::{Markup, Px};
 use super::view::{Chart, Frame, Scale, View, WIDTH, duration, float, round_step};
@@ -52,7 +54,7 @@ pub(super) fn throughput(view: &View<'_>, buckets: &Buckets, out: &mut Markup) {
 }
 
 fn counts(buckets: &Buckets, kind: Kind) -> impl Iterator<Item = u64> {
-    buckets.buckets.iter().map(move |bucket| bucket.answered[kind as usize].count)
+    buckets.columns.iter().map(move |bucket| bucket.answered[kind as usize].count)
 }
 
 /// Bars in a line of their own; where it ends. Nothing to show takes no room.
@@ -64,7 +66,7 @@ fn strip(
     top: f64,
 ) -> f64 {
     const HEIGHT: f64 = 20.0;
-    let most = buckets.buckets.iter().map(count).max().unwrap_or_default();
+    let most = buckets.columns.iter().map(count).max().unwrap_or_default();
     if most == 0 {
         return top;
     }
@@ -95,7 +97,7 @@ pub(super) fn latency(view: &View<'_>, buckets: &Buckets, kind: Kind, out: &mut 
     }
     let answered = |bucket: &Bucket| bucket.answered[kind as usize];
     let values = |figure: fn(Latency) -> u64| -> Vec<Option<f64>> {
-        let latencies = buckets.buckets.iter().map(answered);
+        let latencies = buckets.columns.iter().map(answered);
         latencies.map(|one| (one.count > 0).then(|| y(figure(one)))).collect()
     };
     steps(view, buckets, &mut chart.plot, "median", &values(|one| one.median_ns));
@@ -135,15 +137,16 @@ fn grid(chart: &mut Chart, y: f64, text: &str) {
 
 /// A line of steps, one for each bucket, interrupted where there is no value.
 fn steps(view: &View<'_>, buckets: &Buckets, out: &mut Markup, class: &'static str, values: &[Option<f64>]) {
+    // Writing to a String cannot fail.
     let mut path = String::new();
     let mut is_drawing = false;
     for ((at_ns, _), value) in buckets.iter().zip(values) {
         if let Some(y) = value {
             let end = Px(view.scale.x(at_ns + buckets.width_ns));
             if is_drawing {
-                path.push_str(&format!("V{}H{end}", Px(*y)));
+                let _ = write!(path, "V{}H{end}", Px(*y));
             } else {
-                path.push_str(&format!("M{} {}H{end}", Px(view.scale.x(at_ns)), Px(*y)));
+                let _ = write!(path, "M{} {}H{end}", Px(view.scale.x(at_ns)), Px(*y));
             }
         }
         is_drawing = value.is_some();
@@ -170,11 +173,11 @@ fn hint(view: &View<'_>, buckets: &Buckets, at_ns: u64, bucket: &Bucket) -> Stri
     let mut text = format!("{:.1} s, {} long", view.seconds(at_ns), duration(buckets.width_ns));
     for (kind, one) in Kind::ALL.into_iter().zip(bucket.answered).filter(|(_, one)| one.count > 0) {
         let (median, p99, max) = (duration(one.median_ns), duration(one.p99_ns), duration(one.max_ns));
-        text.push_str(&format!("\n{} {}: median {median}, p99 {p99}, longest {max}", one.count, kind.word()));
+        let _ = write!(text, "\n{} {}: median {median}, p99 {p99}, longest {max}", one.count, kind.word());
     }
     for (count, word) in [(bucket.refused, "refused"), (bucket.unknown, "with an unknown outcome")] {
         if count > 0 {
-            text.push_str(&format!("\n{count} {word}"));
+            let _ = write!(text, "\n{count} {word}");
         }
     }
     text

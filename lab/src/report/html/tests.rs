@@ -8,6 +8,7 @@ use crate::check::{Verdict, raft};
 use crate::history::{
     ClientIndex, History, KeyIndex, NodeNameIndex, Op, OpId, Operation, Outcome, read_history,
 };
+use crate::limits::page::PAGE_BYTES_MAX;
 use crate::observations::{Incarnation, NodeState, NodeVote, Observation, Role, Seen};
 use crate::plan::{NodeIndex, Plan};
 use crate::runner::record::{Death, Event, FaultRecord, LeaderSeen, Proof, RunRecord};
@@ -355,5 +356,5 @@ fn an_hour_of_fifty_nodes_and_a_million_operations_fits_a_page() {
         .flat_map(|look| (0..50).map(move |node| state(look * 250, node, Role::Candidate, look)))
         .collect();
     let bytes = told.page().len();
-    assert!(bytes < 1_500_000, "{bytes} bytes");
+    assert!(bytes < PAGE_BYTES_MAX, "{bytes} bytes");
 }

@@ -5,7 +5,7 @@ use super::markup::{Markup, Px};
 use super::spans::{Condition, Span};
 use super::view::{Chart, FaultKind, Frame, View, WIDTH, cut, float};
 use crate::check::{Status, raft};
-use crate::limits::{PAGE_MARKS_MAX, PAGE_NAME_CHARS_MAX, PAGE_SPANS_MAX};
+use crate::limits::page::{PAGE_MARKS_MAX, PAGE_NAME_CHARS_MAX, PAGE_SPANS_MAX};
 use crate::observations::Role;
 use crate::plan::NodeIndex;
 
@@ -22,14 +22,14 @@ pub(super) fn timeline(view: &View<'_>, out: &mut Markup) {
     view.bands(&mut chart.plot, scale.from_ns, scale.to_ns, frame, |at_ns| scale.x(at_ns));
     let marks = marks(view);
     let rows = if marks.is_empty() { 0.0 } else { 16.0 };
-    // Behind the lanes, so that it does not cross what is written in them.
+    // Behind the lanes, so that no line crosses what is written in them.
     scale.axis(view, &mut chart.plot, Frame { top: frame.top, height: frame.height + rows });
+    draw_marks(view, &mut chart, &marks, frame);
     for (place, node) in (0..).zip(&nodes) {
         let top = TOP + lane * float(place);
         chart.label(top + lane / 2.0 + 4.0, "name", view.name(*node));
         draw_lane(view, &mut chart.plot, *node, Frame { top: top + 4.0, height: lane - 8.0 });
     }
-    draw_marks(view, &mut chart, &marks, frame);
     let text = format!(
         "What each of {} nodes was over time; the table of leaders below says it in words.",
         nodes.len()
@@ -53,35 +53,13 @@ fn draw_lane(view: &View<'_>, out: &mut Markup, node: NodeIndex, frame: Frame) {
         draw_span(view, out, &span, frame);
     }
     for at_ns in view.spans.restarts(node).iter().take(PAGE_MARKS_MAX) {
-        let (x, top, bottom) = (view.scale.x(*at_ns), frame.top, frame.top + frame.height);
-        let points = format!(
-            "{},{} {},{} {},{}",
-            Px(x),
-            Px(top),
-            Px(x + 8.0),
-            Px(f64::midpoint(top, bottom)),
-            Px(x),
-            Px(bottom)
-        );
-        out.element("polygon", &[("class", &"restart"), ("points", &points)], |out| {
-            out.leaf(
-                "title",
-                &[],
-                format_args!("{} serves again, {}", view.name(node), view.instant(*at_ns)),
-            );
-        });
+        let title = format!("{} serves again, {}", view.name(node), view.instant(*at_ns));
+        restart(out, view.scale.x(*at_ns), frame, Some(title));
     }
     let deaths = view.record().map_or(&[][..], |record| &record.deaths);
-    for death in deaths.iter().filter(|death| death.node == node) {
-        let (x, y) = (view.scale.x(death.at_ns), frame.top + frame.height / 2.0);
-        let path = format!("M{} {}l10 10m0 -10l-10 10", Px(x - 5.0), Px(y - 5.0));
-        out.element("path", &[("class", &"death"), ("d", &path)], |out| {
-            out.leaf(
-                "title",
-                &[],
-                format_args!("{} ended by itself, {}", view.name(node), view.instant(death.at_ns)),
-            );
-        });
+    for one in deaths.iter().filter(|death| death.node == node) {
+        let title = format!("{} ended by itself, {}", view.name(node), view.instant(one.at_ns));
+        death(out, view.scale.x(one.at_ns), frame.top + frame.height / 2.0, Some(title));
     }
 }
 
@@ -233,6 +211,10 @@ pub(super) fn legend(out: &mut Markup) {
                 });
             });
         }
+        sample(out, "serves again after a restart", |out| {
+            restart(out, 10.0, Frame { top: 1.0, height: 12.0 }, None);
+        });
+        sample(out, "ended by itself", |out| death(out, 14.0, 7.0, None));
         for (class, word) in
             [("touched", "aimed at by a fault"), ("touched minority", "left without a majority")]
         {
@@ -242,6 +224,35 @@ pub(super) fn legend(out: &mut Markup) {
                     &[("class", &class), ("x", &1), ("y", &1), ("width", &26), ("height", &12)],
                 );
             });
+        }
+    });
+}
+
+/// A node that serves again, its tip to the right.
+fn restart(out: &mut Markup, x: f64, frame: Frame, title: Option<String>) {
+    let Frame { top, height } = frame;
+    let points = format!(
+        "{},{} {},{} {},{}",
+        Px(x),
+        Px(top),
+        Px(x + 8.0),
+        Px(top + height / 2.0),
+        Px(x),
+        Px(top + height)
+    );
+    out.element("polygon", &[("class", &"restart"), ("points", &points)], |out| {
+        if let Some(title) = title {
+            out.leaf("title", &[], title);
+        }
+    });
+}
+
+/// A node that has ended by itself.
+fn death(out: &mut Markup, x: f64, y: f64, title: Option<String>) {
+    let path = format!("M{} {}l10 10m0 -10l-10 10", Px(x - 5.0), Px(y - 5.0));
+    out.element("path", &[("class", &"death"), ("d", &path)], |out| {
+        if let Some(title) = title {
+            out.leaf("title", &[], title);
         }
     });
 }

@@ -6,7 +6,7 @@ use std::fmt::Display;
 use super::markup::{Markup, Px};
 use super::spans::Spans;
 use crate::check::seconds;
-use crate::limits::{PAGE_BANDS_MAX, PAGE_NAME_CHARS_MAX};
+use crate::limits::page::{PAGE_BANDS_MAX, PAGE_NAME_CHARS_MAX};
 use crate::plan::{FaultAction, NodeIndex};
 use crate::report::Sources;
 use crate::runner::record::{FaultRecord, RunRecord};
