@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::BufReader;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use aspen_lab::check::linearizable::{self, Budget};
@@ -130,10 +131,16 @@ fn report_of_a_failure_fetches_nothing_complains_of_nothing_and_fits_a_phone() {
 fn report_of_a_run_fetches_nothing_complains_of_nothing_and_fits_a_phone() {
     let Some((_turn, home)) = bench() else { return };
     let file = write_scenario(home.path(), "short", SHORT);
-    let run = run(home.path(), "run", &[&file, "--seed", "1"], &[]);
+    let browser = home.path().join("browser");
+    fs::write(&browser, "#!/bin/sh\necho \"$1\" > \"$0.opened\"\n").unwrap();
+    fs::set_permissions(&browser, fs::Permissions::from_mode(0o755)).unwrap();
+    let environment = [("BROWSER", browser.to_str().unwrap())];
+    let run = run(home.path(), "run", &[&file, "--seed", "1", "--open"], &environment);
     assert_eq!(run.code, Some(0), "{}", run.output());
     let page = run.directory.join("report.html");
     assert!(run.stdout.ends_with(&format!("report: {}\n", page.display())), "{}", run.output());
+    let opened = fs::read_to_string(home.path().join("browser.opened")).unwrap();
+    assert_eq!(opened, format!("{}\n", page.display()));
     let text = fs::read_to_string(&page).unwrap();
     let first = format!("<!-- replay: cargo lab run {file} --seed 1 --driver process -->");
     assert_eq!(text.lines().next(), Some(first.as_str()));

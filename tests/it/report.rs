@@ -49,8 +49,10 @@ fn aborted_run_leaves_a_report_that_says_why() {
         format!("#!/bin/sh\n[ \"$1\" = --version ] && exec echo aspen-node {version}\nexec sleep 600\n");
     fs::write(&node, script).unwrap();
     fs::set_permissions(&node, fs::Permissions::from_mode(0o755)).unwrap();
-    let words = [&file, "--seed", "1", "--node-bin", node.to_str().unwrap()];
-    let running = Running::start(home.path(), "run", &words, &[]);
+    let words = [&file, "--seed", "1", "--node-bin", node.to_str().unwrap(), "--open"];
+    // No browser is to be found.
+    let environment = [("BROWSER", "/does/not/exist"), ("PATH", "/does/not/exist")];
+    let running = Running::start(home.path(), "run", &words, &environment);
     running.await_event("3 nodes");
     kill(Pid::from_raw(running.pid().cast_signed()), Signal::SIGINT).unwrap();
     let run = running.finish();
@@ -60,4 +62,11 @@ fn aborted_run_leaves_a_report_that_says_why() {
     assert_eq!(report["status"], "invalid");
     assert!(report["aborted"].as_str().unwrap().contains("ended before the cluster was up"));
     assert!(run.directory.join("junit.xml").is_file());
+    let page = run.directory.join("report.html");
+    let text = fs::read_to_string(&page).unwrap();
+    assert!(text.contains("because: the run was ended before the cluster was up"), "{text}");
+    // And where it is, since nothing shows it.
+    let want =
+        format!("cannot open a browser (/does/not/exist, xdg-open failed): the report is {}", page.display());
+    assert!(run.stderr.contains(&want), "{want:?} in {}", run.output());
 }
