@@ -31,6 +31,9 @@ use crate::runner::record::EventKind;
 /// Nothing is fetched and nothing is run: only the style of the page itself applies.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
 
+/// Up to so many leaders are told without being asked.
+const LEADERS_UNFOLDED_MAX: usize = 12;
+
 /// The page.
 pub fn page(sources: &Sources<'_>) -> String {
     let view = View::new(sources);
@@ -199,6 +202,10 @@ fn times(view: &View<'_>, out: &mut Markup) {
     for kind in Kind::ALL {
         out.leaf("h3", &[], format_args!("Latency of {}", kind.word()));
         let all = buckets.all[kind as usize];
+        if all.count == 0 {
+            out.leaf("p", &[], "None was answered.");
+            continue;
+        }
         out.leaf(
             "p",
             &[("class", &"note")],
@@ -230,7 +237,15 @@ fn leaders(view: &View<'_>, out: &mut Markup) {
         .collect();
     let more = record.leaders.len() - all.len();
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-    out.leaf("p", &[], format_args!("First seen to lead: {}{more}.", all.join("; ")));
+    let text = format!("First seen to lead: {}{more}.", all.join("; "));
+    if all.len() <= LEADERS_UNFOLDED_MAX {
+        out.leaf("p", &[], text);
+    } else {
+        out.element("details", &[], |out| {
+            out.leaf("summary", &[], format_args!("{} leaders, in order", record.leaders.len()));
+            out.leaf("p", &[], text);
+        });
+    }
 }
 
 fn cluster(view: &View<'_>, out: &mut Markup) {

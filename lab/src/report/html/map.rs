@@ -12,6 +12,9 @@ use crate::runner::record::FaultRecord;
 /// Up to so many nodes a map shows links that are as they should be, and addresses.
 const DETAILED_NODES_MAX: usize = 9;
 
+/// Up to so many nodes the small map of a fault names all of them; of more, those that it hits.
+const NAMED_NODES_MAX: usize = 16;
+
 /// A place in a drawing.
 type Point = (f64, f64);
 
@@ -89,7 +92,7 @@ pub(super) fn cluster(view: &View<'_>, out: &mut Markup) {
                 if is_detailed {
                     plate(view, circle.of(node), node, out);
                 } else {
-                    dot(view, &circle, node, "", out);
+                    dot(view, &circle, node, ("", true), out);
                 }
             }
         },
@@ -144,11 +147,14 @@ fn plate(view: &View<'_>, (x, y): Point, node: NodeIndex, out: &mut Markup) {
 }
 
 /// A node as a dot with its name beside it.
-fn dot(view: &View<'_>, circle: &Circle, node: NodeIndex, class: &str, out: &mut Markup) {
+fn dot(view: &View<'_>, circle: &Circle, node: NodeIndex, (class, is_named): (&str, bool), out: &mut Markup) {
     let ((x, y), (name_x, name_y)) = (circle.of(node), circle.outside(node));
     let class = format!("dot {class}");
     out.element("g", &[("class", &class)], |out| {
         out.empty("circle", &[("cx", &Px(x)), ("cy", &Px(y)), ("r", &"8")]);
+        if !is_named {
+            return;
+        }
         let name = cut(view.name(node), PAGE_NAME_CHARS_MAX / 2);
         out.leaf("text", &[("x", &Px(name_x)), ("y", &Px(name_y)), ("text-anchor", &"middle")], name);
     });
@@ -186,7 +192,9 @@ pub(super) fn fault(view: &View<'_>, fault: &FaultRecord, out: &mut Markup) {
             for node in view.sources.plan.node_indexes() {
                 let is_victim =
                     matches!(kind, FaultKind::Kill | FaultKind::Pause) && fault.touched.contains(&node);
-                dot(view, &circle, node, if fault.minority.contains(&node) { "minority" } else { "" }, out);
+                let is_minority = fault.minority.contains(&node);
+                let is_named = is_minority || is_victim || view.sources.plan.nodes.len() <= NAMED_NODES_MAX;
+                dot(view, &circle, node, (if is_minority { "minority" } else { "" }, is_named), out);
                 if is_victim {
                     let (x, y) = circle.of(node);
                     let path = if kind == FaultKind::Kill {

@@ -77,10 +77,14 @@ impl Spans {
     }
 
     /// A node's spans for a drawing in which nothing shorter than `shortest_ns` can be seen: runs of such spans are one.
-    pub(super) fn coarse(&self, node: NodeIndex, shortest_ns: u64) -> Vec<Span> {
+    /// Who led is what one looks for, and only one node leads at a time: there is more room for leaders.
+    pub(super) fn coarse(&self, node: NodeIndex, shortest_ns: u64, shortest_leader_ns: u64) -> Vec<Span> {
         let mut coarse: Vec<Span> = Vec::new();
+        let is_short = |span: &Span| {
+            let is_leader = matches!(span.condition, Condition::State { role: Role::Leader, .. });
+            span.to_ns - span.from_ns < if is_leader { shortest_leader_ns } else { shortest_ns }
+        };
         for span in self.of(node) {
-            let is_short = |span: &Span| span.to_ns - span.from_ns < shortest_ns;
             match coarse.last_mut() {
                 Some(last) if is_short(span) && last.to_ns == span.from_ns => {
                     let count = match last.condition {
@@ -210,8 +214,13 @@ mod tests {
             .collect();
         let spans = Spans::new(1, &seen);
         assert_eq!(spans.of(N1).len(), 11);
-        let coarse = spans.coarse(N1, 50_000_000);
+        let coarse = spans.coarse(N1, 50_000_000, 50_000_000);
         assert_eq!(texts(&coarse), ["0 to 90: 9 changes", "90 to 900: Candidate 9", "900 to 900: Leader 11"]);
-        assert_eq!(texts(&spans.coarse(N1, 0)), texts(spans.of(N1)));
+        let seen = [1, 2, 3]
+            .map(|term| state(term * 10, if term == 2 { Role::Leader } else { Role::Follower }, term, 7));
+        let seen = seen.into_iter().chain([state(40, Role::Follower, 4, 7)]).collect::<Vec<_>>();
+        let led = Spans::new(1, &seen).coarse(N1, 50_000_000, 5_000_000);
+        assert_eq!(texts(&led)[..2], ["10 to 20: Follower 1", "20 to 30: Leader 2"], "a leader is kept");
+        assert_eq!(texts(&spans.coarse(N1, 0, 0)), texts(spans.of(N1)));
     }
 }

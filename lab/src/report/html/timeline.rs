@@ -8,9 +8,12 @@ use crate::check::{Status, raft};
 use crate::limits::page::{PAGE_MARKS_MAX, PAGE_NAME_CHARS_MAX, PAGE_SPANS_MAX};
 use crate::observations::Role;
 use crate::plan::NodeIndex;
+use crate::runner::record::FaultRecord;
 
 /// Above the lanes: the numbers of the faults.
 const TOP: f64 = 18.0;
+/// Width from which the time of a leader is drawn, however many nodes there are.
+const LEADER_PX: f64 = 3.0;
 
 /// Draws the lanes of all nodes.
 pub(super) fn timeline(view: &View<'_>, out: &mut Markup) {
@@ -38,18 +41,22 @@ pub(super) fn timeline(view: &View<'_>, out: &mut Markup) {
 }
 
 fn draw_lane(view: &View<'_>, out: &mut Markup, node: NodeIndex, frame: Frame) {
-    for (number, fault) in view.faults_between(view.scale.from_ns, view.scale.to_ns).take(PAGE_MARKS_MAX) {
-        if fault.touched.contains(&node) {
-            touched(view, out, (number, fault.minority.contains(&node)), fault, frame);
-        }
+    let nodes_count = view.sources.plan.nodes.len();
+    // Where a fault is aimed at every node, only who is left without a majority stands out.
+    let stands_out = |fault: &FaultRecord| {
+        fault.minority.contains(&node) || (fault.touched.contains(&node) && fault.touched.len() < nodes_count)
+    };
+    let faults = view.faults_between(view.scale.from_ns, view.scale.to_ns);
+    for (number, fault) in faults.filter(|(_, fault)| stands_out(fault)).take(PAGE_MARKS_MAX) {
+        touched(view, out, (number, fault.minority.contains(&node)), fault, frame);
     }
     // With many nodes each has few pixels, and so few spans.
-    let nodes_count = view.sources.plan.nodes.len();
     let shortest_px = (WIDTH * float(nodes_count as u64) / PAGE_SPANS_MAX).max(1.0);
     let time_ns = view.scale.to_ns - view.scale.from_ns;
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a run's time")]
-    let shortest_ns = (float(time_ns) * shortest_px / WIDTH) as u64;
-    for span in view.spans.coarse(node, shortest_ns) {
+    let time_of = |px: f64| (float(time_ns) * px / WIDTH) as u64;
+    let (shortest_ns, shortest_leader_ns) = (time_of(shortest_px), time_of(shortest_px.min(LEADER_PX)));
+    for span in view.spans.coarse(node, shortest_ns, shortest_leader_ns) {
         draw_span(view, out, &span, frame);
     }
     for at_ns in view.spans.restarts(node).iter().take(PAGE_MARKS_MAX) {
@@ -68,7 +75,7 @@ fn touched(
     view: &View<'_>,
     out: &mut Markup,
     (number, is_minority): (usize, bool),
-    fault: &crate::runner::record::FaultRecord,
+    fault: &FaultRecord,
     frame: Frame,
 ) {
     let left = view.scale.x(fault.began_ns.unwrap_or_default());

@@ -113,7 +113,7 @@ impl<'a> View<'a> {
                 );
                 if left >= free {
                     let text = if right - left > 80.0 { format!("{label} {}", kind.word()) } else { label };
-                    free = left + 7.5 * float(text.chars().count() as u64);
+                    free = left + 8.0 * float(text.chars().count() as u64) + 6.0;
                     out.leaf("text", &[("x", &Px(left + 2.0)), ("y", &Px(frame.top - 3.0))], text);
                 }
             });
