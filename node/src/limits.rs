@@ -33,6 +33,8 @@ pub const LEADER_RETRY: Duration = Duration::from_millis(100);
 pub const LEADER_WAIT: Duration = Duration::from_secs(3);
 /// How long a stop may take: what is under way is answered, then the stores are closed.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long closed connections are waited for at a stop: on a healthy network it takes less than a second.
+pub const ENDPOINT_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the runtime waits for its blocking threads at the very end.
 pub const RUNTIME_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the HTTP server may take for requests under way at a stop.
@@ -84,5 +86,5 @@ const _: () = {
     assert!(4 * PEER_KEEP_ALIVE.as_millis() < PEER_IDLE_TIMEOUT.as_millis());
     // A refusal, which leaves nothing open, comes before a time-out, which does.
     assert!(LEADER_WAIT.as_secs() < OPERATION_TIMEOUT.as_secs());
-    assert!(HTTP_DRAIN_TIMEOUT.as_secs() < STOP_TIMEOUT.as_secs());
+    assert!(HTTP_DRAIN_TIMEOUT.as_secs() + ENDPOINT_CLOSE_TIMEOUT.as_secs() < STOP_TIMEOUT.as_secs());
 };

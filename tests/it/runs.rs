@@ -114,6 +114,8 @@ fn interrupted_run_is_judged_and_written() {
     assert_eq!(run.status("linearizable"), "pass");
 }
 
+/// The node that was paused once did not stop within its bound: QUIC took the pause for a round trip, and kept its closed
+/// connections for three of those.
 #[test]
 fn interrupted_run_wakes_whom_it_has_paused() {
     let Some((_turn, home)) = bench() else { return };

@@ -25,7 +25,9 @@ pub use self::pool::RaftConnectionPool;
 use super::rpc::{ALPN, AppendEntries, Forward, PreVote, RaftMessage, RaftProtocol, ReadIndex, RequestVote};
 use super::{Delivery, Peer, RaftService, Transport, TransportError};
 use crate::api::{ApiError, WriteResult};
-use crate::limits::{PEER_IDLE_TIMEOUT, PEER_INITIAL_RTT, PEER_KEEP_ALIVE, PEER_REQUESTS_MAX};
+use crate::limits::{
+    ENDPOINT_CLOSE_TIMEOUT, PEER_IDLE_TIMEOUT, PEER_INITIAL_RTT, PEER_KEEP_ALIVE, PEER_REQUESTS_MAX,
+};
 use crate::types::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, LogId, VoteRequest, VoteResponse,
 };
@@ -116,8 +118,12 @@ pub struct RaftServer {
 impl RaftServer {
     /// Stops accepting, ends what is under way and closes the endpoint.
     pub async fn stop(self) {
-        if let Err(error) = self.router.shutdown().await {
-            tracing::warn!(%error, "the RPC server did not stop cleanly");
+        // QUIC keeps a closed connection for three probe time-outs (RFC 9000, 10.2), and a process that was paused takes the
+        // pause for a round trip: its connections would be kept longer than a stop may take. The peers have been told.
+        match tokio::time::timeout(ENDPOINT_CLOSE_TIMEOUT, self.router.shutdown()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the RPC server did not stop cleanly"),
+            Err(_) => tracing::info!("closed connections are not waited for"),
         }
     }
 }
