@@ -69,12 +69,9 @@ struct Settling<'a> {
 
 impl<'a> Settling<'a> {
     fn new(history: &'a History) -> Self {
-        let is_settling = |index: &ClientIndex| {
-            let name = history.client(*index);
-            name == CLIENT || name.strip_prefix(CLIENT).is_some_and(|rest| rest.starts_with('-'))
-        };
+        let reads_last = |index: &ClientIndex| is_settling(history.client(*index));
         let count = u32::try_from(history.clients.count()).unwrap_or(u32::MAX);
-        Self { history, clients: (0..count).map(ClientIndex).filter(is_settling).collect() }
+        Self { history, clients: (0..count).map(ClientIndex).filter(reads_last).collect() }
     }
 
     fn is_final(&self, operation: &Operation) -> bool {
@@ -132,10 +129,10 @@ impl<'a> Settling<'a> {
     fn lost(&self, budget: &Budget) -> LinearizableResult {
         let strict = self.judged(budget, |op| op);
         let is_of_final_read = |violation: &Violation| {
-            violation.operations.iter().any(|operation| {
-                operation.role == Role::Conflict
-                    && (operation.client == CLIENT || operation.client.starts_with(&format!("{CLIENT}-")))
-            })
+            violation
+                .operations
+                .iter()
+                .any(|operation| operation.role == Role::Conflict && is_settling(&operation.client))
         };
         if strict.violations.iter().all(is_of_final_read) {
             return strict;
@@ -165,6 +162,11 @@ impl<'a> Settling<'a> {
         let part = History { operations, clients, nodes, keys: keys.clone(), values: values.clone() };
         linearizable::check(&part, budget)
     }
+}
+
+/// Whether a client is one of those that read after the load.
+fn is_settling(client: &str) -> bool {
+    client == CLIENT || client.strip_prefix(CLIENT).is_some_and(|rest| rest.starts_with('-'))
 }
 
 /// Whether an operation changed a key, and its client knows.

@@ -20,7 +20,7 @@ mod view;
 mod tests;
 
 use self::buckets::{Buckets, Kind};
-use self::markup::Markup;
+use self::markup::{Markup, table};
 use self::view::{FaultKind, View, cut, duration};
 use super::text::{reason, word};
 use super::{Report, Sources};
@@ -275,7 +275,7 @@ fn cluster(view: &View<'_>, out: &mut Markup) {
 
 /// Every node, for those who cannot see the map.
 fn nodes(view: &View<'_>, out: &mut Markup) {
-    checks::table(out, "Nodes", &["name", "zone", "Raft id", "HTTP", "Raft (UDP)"], |out| {
+    table(out, "Nodes", &["name", "zone", "Raft id", "HTTP", "Raft (UDP)"], |out| {
         for node in &view.sources.plan.nodes {
             let zone = node.zone.clone().unwrap_or_else(|| "-".to_owned());
             let (http, raft) =
@@ -293,7 +293,7 @@ fn events(view: &View<'_>, out: &mut Markup) {
     }
     out.element("details", &[], |out| {
         out.leaf("summary", &[], format_args!("{} events, in order", events.len()));
-        checks::table(out, "Events", &["at", "about", "what"], |out| {
+        table(out, "Events", &["at", "about", "what"], |out| {
             for event in events.iter().take(PAGE_EVENTS_MAX) {
                 let warning = if event.kind == EventKind::Warning { "! " } else { "" };
                 let text = cut(&event.text, PAGE_SENTENCE_CHARS_MAX);

@@ -22,8 +22,8 @@ use crate::limits::{CLIENT_TIMEOUT, LOOK_INTERVAL, RESTART_WAIT_MAX, ROLE_WAIT_M
 use crate::link::LinkRule;
 use crate::observations::Incarnation;
 use crate::plan::{
-    FaultAction, NodeIndex, Plan, ResolveError, Roles, Step, cut_pairs, isolates, link_pairs, minority,
-    resolve, resolve_ends,
+    FaultAction, NodeIndex, Plan, ResolveError, Roles, Selector, Step, cut_pairs, isolates, link_pairs,
+    minority, resolve, resolve_ends, resolve_one,
 };
 
 /// Carries out the steps of a plan, each in a task of its own, since they may overlap.
@@ -49,6 +49,17 @@ struct Strike<'a> {
     draw: u32,
     /// Its number in the notebook.
     number: usize,
+}
+
+/// The node that a kill or a pause is aimed at.
+struct Victim {
+    node: NodeIndex,
+    /// What stands before its name: that it leads, if it does.
+    role: &'static str,
+    /// The incarnation that it last named.
+    before: Option<Incarnation>,
+    /// The term that it leads, if it does.
+    leads_term: Option<u64>,
 }
 
 impl Strike<'_> {
@@ -146,6 +157,35 @@ impl Tools {
             fault.hit_leader_of_term = aim.hit_leader_of_term;
         });
         self.conduct.event(EventKind::Fault, strike.label(), format!("{}: in force", aim.text));
+    }
+
+    /// The node that a kill or a pause is aimed at. From now on it plays no part, and what it said before does not count.
+    async fn claim(&self, strike: &Strike<'_>, who: Selector) -> Option<Victim> {
+        let choose = |roles: &Roles| {
+            resolve_one(who, roles, strike.draw).map(|node| (node, roles.leader == Some(node)))
+        };
+        let ((node, is_leader), term) = self.await_roles(strike, choose).await?;
+        let before = self.watch.incarnation(node);
+        self.watch.set_down(node, true);
+        let role = if is_leader { "the leader " } else { "" };
+        Some(Victim { node, role, before, leads_term: term.filter(|_| is_leader) })
+    }
+
+    /// Notes that a node was hit.
+    fn note_victim(
+        &self,
+        strike: &Strike<'_>,
+        text: &str,
+        node: NodeIndex,
+        began_ns: u64,
+        hit_leader_of_term: Option<u64>,
+    ) {
+        self.conduct.fault(strike.number, |fault| {
+            text.clone_into(&mut fault.text);
+            fault.began_ns = Some(began_ns);
+            fault.touched = vec![node];
+            fault.hit_leader_of_term = hit_leader_of_term;
+        });
     }
 
     /// Notes that a fault cannot be carried out: there will be no receipt.

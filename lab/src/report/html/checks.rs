@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::conflict::{conflict, violations};
-use super::markup::Markup;
+use super::markup::{Markup, table};
 use super::view::{View, cut, duration};
 use crate::check::linearizable::{Undecided, shown};
 use crate::check::{Status, Verdict, alive, counted, raft, receipts, recovers};
@@ -235,32 +235,6 @@ fn deaths(view: &View<'_>, out: &mut Markup) {
         out.leaf("p", &[], format_args!("The end of nodes/{name}/console.log:"));
         out.leaf("pre", &[("tabindex", &"0")], end.trim_end());
     }
-}
-
-/// A table in a box that scrolls where it is too wide.
-pub(super) fn table(out: &mut Markup, caption: &str, head: &[&str], body: impl FnOnce(&mut Markup)) {
-    let label = format!("{caption} (scrolls sideways)");
-    out.element(
-        "div",
-        &[("class", &"scroll"), ("tabindex", &"0"), ("role", &"group"), ("aria-label", &label)],
-        |out| {
-            out.element("table", &[], |out| {
-                out.leaf("caption", &[], caption);
-                out.element("thead", &[], |out| {
-                    out.element("tr", &[], |out| {
-                        for name in head {
-                            // A column of signs has no name to show.
-                            let tag = if name.is_empty() { "td" } else { "th" };
-                            let scope: &[(&'static str, &dyn std::fmt::Display)] = &[("scope", &"col")];
-                            out.leaf(tag, if name.is_empty() { &[] } else { scope }, name);
-                        }
-                    });
-                });
-                out.element("tbody", &[], body);
-            });
-        },
-    );
-    out.line();
 }
 
 /// A row of a table.

@@ -4,7 +4,7 @@
 //! answers gets its room, and its length is written under it.
 
 use super::axis::Axis;
-use super::markup::{Markup, Px};
+use super::markup::{Markup, Px, table};
 use super::spans::Condition;
 use super::timeline::describe;
 use super::view::{Chart, Frame, View, WIDTH, cut, float};
@@ -71,7 +71,7 @@ pub(super) fn conflict(view: &View<'_>, violation: &Violation, out: &mut Markup)
         out.text(" An arrow goes from an answer to a call that came after it: that order is certain.");
         out.text(" Distances are not to scale, their lengths stand below.");
     });
-    table(view, violation, out);
+    operations(view, violation, out);
 }
 
 /// The faults behind the drawing, in words.
@@ -186,32 +186,15 @@ fn arrows(axis: &Axis, drawn: &[&WitnessOperation], out: &mut Markup) {
 }
 
 /// The same as a table.
-fn table(view: &View<'_>, violation: &Violation, out: &mut Markup) {
+fn operations(view: &View<'_>, violation: &Violation, out: &mut Markup) {
     const HEAD: [&str; 8] =
         ["part", "id", "client", "node", "called", "answered", "what", "the node at that time"];
     let caption = format!("Operations on key {}", shown(&violation.key));
-    let label = format!("{caption} (scrolls sideways)");
-    out.element(
-        "div",
-        &[("class", &"scroll"), ("tabindex", &"0"), ("role", &"group"), ("aria-label", &label)],
-        |out| {
-            out.element("table", &[], |out| {
-                out.leaf("caption", &[], caption);
-                out.element("thead", &[], |out| {
-                    out.element("tr", &[], |out| {
-                        for name in HEAD {
-                            out.leaf("th", &[("scope", &"col")], name);
-                        }
-                    });
-                });
-                out.element("tbody", &[], |out| {
-                    for one in violation.operations.iter().take(REPORT_OPERATIONS_MAX) {
-                        row(view, one, out);
-                    }
-                });
-            });
-        },
-    );
+    table(out, &caption, &HEAD, |out| {
+        for one in violation.operations.iter().take(REPORT_OPERATIONS_MAX) {
+            row(view, one, out);
+        }
+    });
     if let Some(more) = violation.operations.len().checked_sub(REPORT_OPERATIONS_MAX + 1) {
         out.leaf("p", &[], format_args!("and {} more, see report.json", more + 1));
     }

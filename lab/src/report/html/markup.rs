@@ -129,6 +129,32 @@ impl Display for Px {
     }
 }
 
+/// A table in a box that scrolls where it is too wide.
+pub(super) fn table(out: &mut Markup, caption: &str, head: &[&str], body: impl FnOnce(&mut Markup)) {
+    let label = format!("{caption} (scrolls sideways)");
+    out.element(
+        "div",
+        &[("class", &"scroll"), ("tabindex", &"0"), ("role", &"group"), ("aria-label", &label)],
+        |out| {
+            out.element("table", &[], |out| {
+                out.leaf("caption", &[], caption);
+                out.element("thead", &[], |out| {
+                    out.element("tr", &[], |out| {
+                        for name in head {
+                            // A column of signs has no name to show.
+                            let tag = if name.is_empty() { "td" } else { "th" };
+                            let scope: &[(&'static str, &dyn Display)] = &[("scope", &"col")];
+                            out.leaf(tag, if name.is_empty() { &[] } else { scope }, name);
+                        }
+                    });
+                });
+                out.element("tbody", &[], body);
+            });
+        },
+    );
+    out.line();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

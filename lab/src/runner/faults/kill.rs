@@ -1,7 +1,7 @@
 //! Nodes that end without warning and are started again.
 
-use super::{Strike, Tools};
-use crate::plan::{Selector, resolve_one};
+use super::{Strike, Tools, Victim};
+use crate::plan::Selector;
 use crate::program::Exit;
 use crate::runner::RunError;
 use crate::runner::record::{EventKind, Proof};
@@ -9,13 +9,10 @@ use crate::runner::record::{EventKind, Proof};
 impl Tools {
     /// Kills a node, starts it again, and waits until it serves.
     pub(super) async fn kill(&self, strike: &Strike<'_>, who: Selector) -> Result<(), RunError> {
-        let chosen = self.await_roles(strike, |roles| {
-            resolve_one(who, roles, strike.draw).map(|node| (node, roles.leader == Some(node)))
-        });
-        let Some(((node, is_leader), term)) = chosen.await else { return Ok(()) };
+        let Some(Victim { node, role, before, leads_term }) = self.claim(strike, who).await else {
+            return Ok(());
+        };
         let name = self.name(node);
-        let before = self.watch.incarnation(node);
-        self.watch.set_down(node, true);
         let exit = self.cluster.kill(node).await?;
         if exit != Exit::Signal(9) {
             // It was dead before it was killed.
@@ -23,14 +20,8 @@ impl Tools {
             return Ok(());
         }
         let began_ns = self.conduct.now_ns();
-        let role = if is_leader { "the leader " } else { "" };
         let text = format!("kill {role}{name}");
-        self.conduct.fault(strike.number, |fault| {
-            fault.text.clone_from(&text);
-            fault.began_ns = Some(began_ns);
-            fault.touched = vec![node];
-            fault.hit_leader_of_term = term.filter(|_| is_leader);
-        });
+        self.note_victim(strike, &text, node, began_ns, leads_term);
         self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: ended by {exit}"));
         self.clock.sleep(strike.lasts()).await;
         self.cluster.start(node).await?;

@@ -1,35 +1,26 @@
 //! Nodes that stand still for a while and do not know it.
 
-use super::{Strike, Tools};
+use super::{Strike, Tools, Victim};
 use crate::cluster::{Request, Vitals};
 use crate::limits::PAUSE_SILENCE;
-use crate::plan::{NodeIndex, Selector, resolve_one};
+use crate::plan::{NodeIndex, Selector};
 use crate::runner::RunError;
 use crate::runner::record::{EventKind, Proof};
 
 impl Tools {
     /// Freezes a node, proves that it stands still, waits, lets it go on, and waits until it serves.
     pub(super) async fn pause(&self, strike: &Strike<'_>, who: Selector) -> Result<(), RunError> {
-        let chosen = self.await_roles(strike, |roles| {
-            resolve_one(who, roles, strike.draw).map(|node| (node, roles.leader == Some(node)))
-        });
-        let Some(((node, is_leader), term)) = chosen.await else { return Ok(()) };
+        let Some(Victim { node, role, before, leads_term }) = self.claim(strike, who).await else {
+            return Ok(());
+        };
         let name = self.name(node);
-        let before = self.watch.incarnation(node);
-        // From now on it plays no part, and what it said before does not count.
-        self.watch.set_down(node, true);
         self.cluster.pause(node).await?;
         let began_ns = self.conduct.now_ns();
         let healed_at = self.clock.now() + strike.lasts();
-        let role = if is_leader { "the leader " } else { "" };
         let text = format!("pause {role}{name}");
-        let is_lost = is_leader && self.outlasts_patience(strike);
-        self.conduct.fault(strike.number, |fault| {
-            fault.text.clone_from(&text);
-            fault.began_ns = Some(began_ns);
-            fault.touched = vec![node];
-            fault.hit_leader_of_term = term.filter(|_| is_lost);
-        });
+        // The others elect a new leader only if they miss the old one for long enough.
+        let hit_term = leads_term.filter(|_| self.outlasts_patience(strike));
+        self.note_victim(strike, &text, node, began_ns, hit_term);
         self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: in force"));
         // First this, which takes a while: other threads than the one that got the signal stop a moment later.
         let answer = self.listen(node).await;
