@@ -109,7 +109,12 @@ impl Desk {
         let request: Request = match serde_json::from_slice(line) {
             Ok(request) => request,
             Err(error) => {
-                return (json(0, Outcome::<Done>::Error(format!("this is no request: {error}"))), None);
+                // Whoever asked can tell which question it was, if there is a number at all.
+                let id = serde_json::from_slice::<serde_json::Value>(line)
+                    .ok()
+                    .and_then(|value| value.get("id")?.as_u64())
+                    .unwrap_or_default();
+                return (json(id, Outcome::<Done>::Error(format!("this is no request: {error}"))), None);
             }
         };
         let id = request.id;
@@ -235,6 +240,15 @@ mod tests {
                 r#"{"id":4,"error":"within_ms is 0, 1 to 60000 are allowed"}"#,
             ]
         );
+    }
+
+    #[test]
+    fn refusal_bears_the_number_of_its_request() {
+        let (desk, _events) = desk();
+        let answers = ask(&desk, "{\"id\":5,\"do\":\"health\",\"id\":6}\n{\"id\":13,\"do\":\"dance\"}\n");
+        let want =
+            r#"{"id":13,"error":"this is no request: unknown variant `dance`, expected one of `health`"#;
+        assert!(answers[1].starts_with(want), "{answers:?}");
     }
 
     #[test]

@@ -73,6 +73,10 @@ fn endpoint_id(body: &str) -> Option<String> {
 /// The body of an answer, whatever its status.
 fn get(http: SocketAddr, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&http, HTTP_TIMEOUT)?;
+    if stream.local_addr()?.ip() != http.ip() {
+        // Not an address of this machine: a stranger would answer for a node that cannot even listen there.
+        return Err(io::ErrorKind::AddrNotAvailable.into());
+    }
     stream.set_read_timeout(Some(HTTP_TIMEOUT))?;
     stream.set_write_timeout(Some(HTTP_TIMEOUT))?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
