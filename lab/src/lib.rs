@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod doctor;
 pub mod fabric;
 pub mod history;
+pub mod image;
 pub mod limits;
 pub mod link;
 pub mod machine;
