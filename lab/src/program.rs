@@ -38,6 +38,7 @@ pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    folder: Option<PathBuf>,
 }
 
 /// How a program ended.
@@ -173,7 +174,7 @@ pub struct ShortOutput {
 impl Program {
     /// A program by its path, or by its name if it is on the lab's own search path.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), arguments: vec![], environment: vec![] }
+        Self { path: path.into(), arguments: vec![], environment: vec![], folder: None }
     }
 
     /// Adds an argument.
@@ -194,6 +195,13 @@ impl Program {
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Lets it work in this folder instead of the lab's own.
+    #[must_use]
+    pub fn in_folder(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_owned());
         self
     }
 
@@ -314,6 +322,9 @@ impl Program {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.args(&self.arguments).env_clear().envs(self.environment.iter().cloned());
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
         command
     }
 }
