@@ -38,6 +38,9 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Prove that the checks catch bugs: planted ones, by name, in every run
     Selftest(SelftestArgs),
+    /// Build, sign and look at the appliance's image (docs/image.md)
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Find out, by doing it, whether this host can run scenarios
     Doctor {
         /// Keep the sandbox until the input ends; for those who want to look around in it
@@ -117,6 +120,88 @@ pub struct SelftestArgs {
     /// Where the runs leave their directories, which must not exist [default: runs/selftest-TIME]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+}
+
+/// What is done with images.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Assemble an image from a kernel and two static programs
+    Build(ImageBuildArgs),
+    /// Build the appliance's own small kernel
+    Kernel(ImageKernelArgs),
+    /// Sign an image: ed25519 over its manifest
+    Sign {
+        /// The image's folder
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// The secret key, as `openssl genpkey -algorithm ed25519` makes it
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Check an image: by whom it is signed, and that every file is whole
+    Verify {
+        /// The image's folder
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// The public key, as `openssl pkey -pubout` makes it
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Show what is in an image, and where it comes from
+    Inspect {
+        /// The image's folder
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+}
+
+/// An image to be built.
+#[derive(Debug, clap::Args)]
+pub struct ImageBuildArgs {
+    /// The image's folder, which must be empty or not exist
+    #[arg(long, value_name = "DIR", default_value = "image")]
+    pub out: PathBuf,
+    /// A kernel: Debian package, folder, bzImage or vmlinux [default: Debian's newest for virtual machines, fetched]
+    #[arg(long, value_name = "PATH")]
+    pub kernel: Option<PathBuf>,
+    /// PID 1, a static program [default: built from this checkout]
+    #[arg(long, value_name = "PROGRAM")]
+    pub init: Option<PathBuf>,
+    /// The node, a static program [default: built from this checkout]
+    #[arg(long, value_name = "PROGRAM")]
+    pub node: Option<PathBuf>,
+    /// The systemd stub of the EFI program [default: the installed one, or fetched]
+    #[arg(long, value_name = "FILE")]
+    pub stub: Option<PathBuf>,
+    /// Kernel and initramfs only: no EFI program, no disks, no OCI layouts
+    #[arg(long)]
+    pub boot_only: bool,
+}
+
+/// A kernel to be built.
+#[derive(Debug, clap::Args)]
+pub struct ImageKernelArgs {
+    /// A source tree of Linux [default: Debian's newest package of it, fetched]
+    #[arg(long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
+    /// Where the kernel goes, and its build
+    #[arg(long, value_name = "DIR", default_value = "kernel")]
+    pub out: PathBuf,
+    /// What the kernel is for
+    #[arg(long, value_enum, default_value_t = Flavour::Appliance)]
+    pub flavour: Flavour,
+    /// Make and check the configuration only
+    #[arg(long)]
+    pub config_only: bool,
+}
+
+/// What a kernel is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Flavour {
+    /// The appliance
+    Appliance,
+    /// A guest in which the lab itself runs: with netem, bridges, TUN, veth and nftables
+    Lab,
 }
 
 /// What runs the nodes.

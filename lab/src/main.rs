@@ -9,7 +9,7 @@ use aspen_lab::cli::{Cli, Command, NODE_PART};
 use aspen_lab::doctor::{self, DoctorError};
 use aspen_lab::runner::causes;
 use aspen_lab::sandbox::{self, Stage};
-use aspen_lab::{selftest, session, verify};
+use aspen_lab::{image, selftest, session, verify};
 use clap::Parser;
 
 /// Something is broken.
@@ -61,6 +61,15 @@ fn main() -> ExitCode {
             },
             ExitCode::from,
         ),
+        Command::Image(command) => {
+            image::command::run(command, &mut std::io::stdout().lock(), &mut std::io::stderr()).map_or_else(
+                |error| {
+                    report(&error);
+                    ExitCode::from(EXIT_FAILED)
+                },
+                |()| ExitCode::SUCCESS,
+            )
+        }
         Command::Doctor { hold } => doctor::run(*hold, &mut std::io::stdout().lock()).map_or_else(
             |error| {
                 report(&error);

@@ -34,7 +34,7 @@ pub enum DebianError {
         /// The option that makes it unnecessary.
         instead: &'static str,
         /// Why.
-        source: WorkshopError,
+        source: Box<WorkshopError>,
     },
     /// The answer of apt-cache has no such field.
     #[error("apt-cache show {package} names no {field}: run apt-get update, or give {instead}")]
@@ -54,7 +54,7 @@ pub enum DebianError {
         /// The option that makes it unnecessary.
         instead: &'static str,
         /// Why.
-        source: WorkshopError,
+        source: Box<WorkshopError>,
     },
     /// It cannot be unpacked.
     #[error("cannot unpack {}: is it a whole Debian package?", .path.display())]
@@ -62,7 +62,7 @@ pub enum DebianError {
         /// The package's file.
         path: PathBuf,
         /// Why.
-        source: WorkshopError,
+        source: Box<WorkshopError>,
     },
     /// A file or folder of the cache.
     #[error("cannot use {}", .path.display())]
@@ -121,7 +121,9 @@ fn show(package: &str, instead: &'static str, workshop: &Workshop<'_>) -> Result
     let program = Program::new("apt-cache").args(["show", "--no-all-versions", package]);
     match workshop.helper(program) {
         Ok(output) => Ok(output.stdout),
-        Err(source) => Err(DebianError::Unknown { package: package.to_owned(), instead, source }),
+        Err(error) => {
+            Err(DebianError::Unknown { package: package.to_owned(), instead, source: error.into() })
+        }
     }
 }
 
@@ -133,8 +135,13 @@ fn field<'a>(shown: &'a str, name: &str) -> Option<&'a str> {
 ///
 /// # Errors
 /// It cannot be fetched.
-pub fn fetch(named: &Named, instead: &'static str, workshop: &mut Workshop<'_>) -> Result<PathBuf, DebianError> {
-    let folder = workshop.folder().join("packages").join(format!("{}_{}", named.package, file_word(&named.version)));
+pub fn fetch(
+    named: &Named,
+    instead: &'static str,
+    workshop: &mut Workshop<'_>,
+) -> Result<PathBuf, DebianError> {
+    let folder =
+        workshop.folder().join("packages").join(format!("{}_{}", named.package, file_word(&named.version)));
     if let Some(found) = package_in(&folder) {
         return Ok(found);
     }
@@ -142,9 +149,21 @@ pub fn fetch(named: &Named, instead: &'static str, workshop: &mut Workshop<'_>) 
     workshop.tell(&format!("fetching {} {}", named.package, named.version));
     let word = format!("{}={}", named.package, named.version);
     let fetched = Program::new("apt-get").args(["download", &word]).in_folder(&folder);
-    let failed = |source| DebianError::Fetch { package: named.package.clone(), instead, source };
-    workshop.long("apt-get download", &with_path(fetched), &folder.join("apt-get.log"), crate::limits::image::FETCH_MAX).map_err(failed)?;
-    package_in(&folder).ok_or_else(|| DebianError::File { path: folder, source: io::ErrorKind::NotFound.into() })
+    let failed = |error: WorkshopError| DebianError::Fetch {
+        package: named.package.clone(),
+        instead,
+        source: error.into(),
+    };
+    workshop
+        .long(
+            "apt-get download",
+            &with_path(fetched),
+            &folder.join("apt-get.log"),
+            crate::limits::image::FETCH_MAX,
+        )
+        .map_err(failed)?;
+    package_in(&folder)
+        .ok_or_else(|| DebianError::File { path: folder, source: io::ErrorKind::NotFound.into() })
 }
 
 /// A version may hold a colon, which files do without.
@@ -169,10 +188,10 @@ fn package_in(folder: &Path) -> Option<PathBuf> {
 /// # Errors
 /// It cannot be read or unpacked.
 pub fn unpack(path: &Path, workshop: &mut Workshop<'_>) -> Result<Unpacked, DebianError> {
-    let digest = super::digest::of_file(path)
-        .map_err(|source| DebianError::File { path: path.to_owned(), source })?;
+    let digest =
+        super::digest::of_file(path).map_err(|source| DebianError::File { path: path.to_owned(), source })?;
     let folder = workshop.folder().join("unpacked").join(&digest.to_string()[..16]);
-    let failed = |source| DebianError::Unpack { path: path.to_owned(), source };
+    let failed = |error: WorkshopError| DebianError::Unpack { path: path.to_owned(), source: error.into() };
     let fields = Program::new("dpkg-deb").arg("--field").arg(path).args(["Package", "Version"]);
     let shown = workshop.helper(fields).map_err(failed)?.stdout;
     let word = |name| field(&shown, name).unwrap_or("?");
@@ -201,7 +220,8 @@ mod tests {
 
     #[test]
     fn fields_of_apt_cache_are_found_and_versions_become_names() {
-        let shown = "Package: x\nVersion: 1:6.1.192-2\nDepends: linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2)\n";
+        let shown =
+            "Package: x\nVersion: 1:6.1.192-2\nDepends: linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2)\n";
         assert_eq!(field(shown, "Version"), Some("1:6.1.192-2"));
         assert_eq!(field(shown, "Source"), None);
         assert_eq!(file_word("1:6.1.192-2"), "1-6.1.192-2");
@@ -215,7 +235,10 @@ mod tests {
         let path = home.path().join("kernel.deb");
         std::fs::write(&path, "not one").unwrap();
         let error = unpack(&path, &mut workshop).unwrap_err();
-        assert_eq!(error.to_string(), format!("cannot unpack {}: is it a whole Debian package?", path.display()));
+        assert_eq!(
+            error.to_string(),
+            format!("cannot unpack {}: is it a whole Debian package?", path.display())
+        );
         let error = newest("no-such-package-anywhere", "--kernel PATH", &workshop).unwrap_err();
         let want = "cannot look up package no-such-package-anywhere: run apt-get update, or on another distribution \
                     than Debian and Ubuntu give --kernel PATH";

@@ -157,7 +157,8 @@ mod tests {
         // What is kept is kept again.
         assert!(static_program(&kept).unwrap() == kept);
         let cut = &kept[..kept.len() - 1];
-        let want = format!("this ELF file is cut off: it has {} bytes and speaks of {}", cut.len(), kept.len());
+        let want =
+            format!("this ELF file is cut off: it has {} bytes and speaks of {}", cut.len(), kept.len());
         check_refused(cut, &want);
         assert!(!has_pvh(&kept).unwrap());
     }

@@ -30,7 +30,9 @@ pub enum Entry {
 #[derive(Debug, thiserror::Error)]
 pub enum InitramfsError {
     /// Too large.
-    #[error("the files of the initramfs have {0} bytes, at most {INITRAMFS_UNPACKED_BYTES_MAX} fit a small machine")]
+    #[error(
+        "the files of the initramfs have {0} bytes, at most {INITRAMFS_UNPACKED_BYTES_MAX} fit a small machine"
+    )]
     TooLarge(u64),
     /// It cannot be packed.
     #[error("cannot pack the initramfs")]
@@ -87,7 +89,9 @@ impl Initramfs {
         for (number, (path, entry)) in (1..).zip(&self.entries) {
             let head = NewcBuilder::new(&path[1..]).ino(number).mtime(epoch).nlink(1);
             let (head, bytes) = match entry {
-                Entry::Folder => (head.mode(0o755).nlink(2).set_mode_file_type(ModeFileType::Directory), &[][..]),
+                Entry::Folder => {
+                    (head.mode(0o755).nlink(2).set_mode_file_type(ModeFileType::Directory), &[][..])
+                }
                 Entry::File { bytes, is_program } => {
                     let mode = if *is_program { 0o755 } else { 0o644 };
                     (head.mode(mode).set_mode_file_type(ModeFileType::Regular), bytes.as_slice())
@@ -171,7 +175,8 @@ mod tests {
     fn window_is_one_that_the_kernel_takes() {
         let mut initramfs = sample();
         // Two repetitions further apart than the window.
-        let noise: Vec<u8> = (0..12_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let noise: Vec<u8> =
+            (0..12_u32 << 20).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[2]).collect();
         initramfs.add_file("/large", noise);
         let packed = initramfs.pack(1).unwrap();
         // Window descriptor (RFC 8878, 3.1.1.1.2): exponent and mantissa; absent in a frame of a single segment.

@@ -9,6 +9,7 @@ use super::debian::{self, DebianError};
 use super::elf::{self, ElfError};
 use super::workshop::Workshop;
 
+pub mod build;
 pub mod options;
 pub mod payload;
 
@@ -119,7 +120,8 @@ impl Kernel {
             [] => return Err(KernelError::NoKernel(folder.to_owned())),
             [one] => one,
             many => {
-                let names = many.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+                let names =
+                    many.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
                 return Err(KernelError::ManyKernels { path: folder.to_owned(), names: names.collect() });
             }
         };
@@ -131,14 +133,19 @@ impl Kernel {
             std::fs::read(path).map_err(|source| KernelError::Read { path: path.to_owned(), source })?;
         // "ARM\x64" (Documentation/arch/arm64/booting.rst), "RSC\x05" (Documentation/arch/riscv/boot-image-header.rst).
         match bytes.get(0x38..0x3c) {
-            Some(b"ARM\x64") => return Err(KernelError::Machine { path: path.to_owned(), machine: "aarch64" }),
-            Some(b"RSC\x05") => return Err(KernelError::Machine { path: path.to_owned(), machine: "riscv64" }),
+            Some(b"ARM\x64") => {
+                return Err(KernelError::Machine { path: path.to_owned(), machine: "aarch64" });
+            }
+            Some(b"RSC\x05") => {
+                return Err(KernelError::Machine { path: path.to_owned(), machine: "riscv64" });
+            }
             _ => {}
         }
         let failed = |source| KernelError::Elf { path: path.to_owned(), source };
         let (bzimage, vmlinux, line) = if payload::is_bzimage(&bytes) {
             let unpacked = payload::unpack(&bytes);
-            let vmlinux = unpacked.map_err(|source| KernelError::Payload { path: path.to_owned(), source })?;
+            let vmlinux =
+                unpacked.map_err(|source| KernelError::Payload { path: path.to_owned(), source })?;
             let line = payload::version_line(&bytes);
             (Some(bytes), vmlinux, line)
         } else if bytes.starts_with(b"\x7fELF") {

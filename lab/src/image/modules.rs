@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::elf::{self, ElfError};
-use crate::limits::image::{MODULES_MAX, MODULE_BYTES_MAX};
+use crate::limits::image::{MODULE_BYTES_MAX, MODULES_MAX};
 
 /// Without these no machine of the lab has a disk, a network or a control channel.
 const REQUIRED: [&str; 5] = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "ext4"];
@@ -135,11 +135,12 @@ impl<'a> Tree<'a> {
         let list = folder.join("modules.builtin");
         let list = std::fs::read_to_string(&list)
             .map_err(|source| ModulesError::Read { path: list.clone(), source })?;
-        let mut built_in: BTreeSet<String> = list.lines().filter_map(|line| name_of(Path::new(line))).collect();
+        let mut built_in: BTreeSet<String> =
+            list.lines().filter_map(|line| name_of(Path::new(line))).collect();
         // Names by which others ask for them. Older kernels have no such list.
         let described = std::fs::read(folder.join("modules.builtin.modinfo")).unwrap_or_default();
         for (key, value) in elf::key_values(&described) {
-            if key.ends_with(".alias") {
+            if key.rsplit_once('.').is_some_and(|(_module, key)| key == "alias") {
                 built_in.insert(value.replace('-', "_"));
             }
         }
@@ -166,7 +167,11 @@ impl<'a> Tree<'a> {
         }
         let Some(path) = self.files.get(name) else {
             let of = above.last().cloned().unwrap_or_default();
-            return Err(ModulesError::Dependency { folder: self.folder.to_owned(), name: name.to_owned(), of });
+            return Err(ModulesError::Dependency {
+                folder: self.folder.to_owned(),
+                name: name.to_owned(),
+                of,
+            });
         };
         let bytes = read_module(path)?;
         let information = elf::module_information(&bytes)

@@ -109,7 +109,13 @@ impl<'a> Workshop<'a> {
     ///
     /// # Errors
     /// [`WorkshopError`].
-    pub fn long(&mut self, what: &str, program: &Program, log: &Path, limit: Duration) -> Result<(), WorkshopError> {
+    pub fn long(
+        &mut self,
+        what: &str,
+        program: &Program,
+        log: &Path,
+        limit: Duration,
+    ) -> Result<(), WorkshopError> {
         let write = |source| WorkshopError::Write { path: log.to_owned(), source };
         std::fs::write(log, b"").map_err(write)?;
         self.tell(&format!("{what}; its output goes to {}", log.display()));
@@ -119,7 +125,9 @@ impl<'a> Workshop<'a> {
             match running.wait(WORK_TELL_INTERVAL) {
                 Ok(exit) => break exit,
                 Err(ProgramError::TimedOut { stderr, .. }) if start.elapsed() < limit => {
-                    let line = stderr.lines().last().unwrap_or_default().trim().to_owned();
+                    // Cargo's messages to programs are for nobody to read.
+                    let line = stderr.lines().rfind(|line| !line.starts_with('{'));
+                    let line = line.unwrap_or_default().trim().to_owned();
                     self.tell(&format!("{what}: {} s, {line}", start.elapsed().as_secs()));
                 }
                 Err(ProgramError::TimedOut { .. }) => {
@@ -140,8 +148,7 @@ impl<'a> Workshop<'a> {
 
 /// Makes a folder and those above it.
 pub(super) fn make_folder(folder: &Path) -> Result<(), WorkshopError> {
-    std::fs::create_dir_all(folder)
-        .map_err(|source| WorkshopError::Write { path: folder.to_owned(), source })
+    std::fs::create_dir_all(folder).map_err(|source| WorkshopError::Write { path: folder.to_owned(), source })
 }
 
 /// What fits a terminal.
@@ -168,7 +175,8 @@ mod tests {
             format!("a build ended with exit code 2; {} has it all, and ends:\nno such file", log.display());
         assert_eq!(failed.unwrap_err().to_string(), want);
         let endless = workshop.long("a build", &shell("echo on; exec sleep 60"), &log, Duration::ZERO);
-        let want = format!("a build did not end within 0ns; {} has what it wrote, and ends:\non", log.display());
+        let want =
+            format!("a build did not end within 0ns; {} has what it wrote, and ends:\non", log.display());
         assert_eq!(endless.unwrap_err().to_string(), want);
         assert_eq!(told[0], format!("a build; its output goes to {}", log.display()));
     }

@@ -240,7 +240,7 @@ pub(crate) fn timed_directory(name: &str) -> PathBuf {
 }
 
 /// `20261123T060708Z`.
-fn utc(time: Duration) -> String {
+pub(crate) fn utc(time: Duration) -> String {
     let (days, seconds) = (time.as_secs() / 86_400, time.as_secs() % 86_400);
     // Days since 0000-03-01, in eras of 400 years ("chrono-Compatible Low-Level Date Algorithms", Hinnant).
     let shifted = days + 719_468;

@@ -89,7 +89,8 @@ fn missing(configuration: &str, has_modules: bool) -> Vec<String> {
     let has = parse(configuration);
     let is = |name: &&str, value: &str| has.get(*name).is_some_and(|found| found == value);
     let built_in = BUILT_IN.iter().filter(|name| !is(name, "y"));
-    let needed = NEEDED.iter().filter(|name| !is(name, "y") && !(has_modules && is(name, "m")));
+    let is_there = |name: &&str| is(name, "y") || has_modules && is(name, "m");
+    let needed = NEEDED.iter().filter(|name| !is_there(name));
     built_in.chain(needed).map(|name| format!("CONFIG_{name}")).collect()
 }
 
@@ -111,7 +112,9 @@ mod tests {
 
     #[test]
     fn kernel_that_cannot_run_the_appliance_is_refused_with_all_that_it_lacks() {
-        let all = BUILT_IN.iter().chain(&NEEDED).map(|name| format!("CONFIG_{name}=y\n")).collect::<String>();
+        let lines: Vec<String> =
+            BUILT_IN.iter().chain(&NEEDED).map(|name| format!("CONFIG_{name}=y\n")).collect();
+        let all = lines.concat();
         let with = |from: &str, to: &str| {
             let path = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(path.path(), all.replace(from, to)).unwrap();

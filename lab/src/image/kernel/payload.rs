@@ -158,7 +158,7 @@ pub(super) mod tests {
     }
 
     fn kernel() -> Vec<u8> {
-        (0..20_000_000_u32).map(|n| (n / 1000) as u8).collect()
+        (0..20_000_000_u32).map(|n| (n / 1000).to_le_bytes()[0]).collect()
     }
 
     fn with_size(mut packed: Vec<u8>, kernel: &[u8]) -> Vec<u8> {
@@ -215,7 +215,8 @@ pub(super) mod tests {
         old[0x206..0x208].copy_from_slice(&0x0204_u16.to_le_bytes());
         check_refused(&old, "this bzImage speaks boot protocol 2.04, 2.08 or newer is needed");
         let wrong = bzimage(&with_size(lz4(b"kernel"), b"kernels"));
-        let want = "the kernel in this bzImage cannot be unpacked with LZ4: it has not the size that it names";
+        let want =
+            "the kernel in this bzImage cannot be unpacked with LZ4: it has not the size that it names";
         check_refused(&wrong, want);
     }
 

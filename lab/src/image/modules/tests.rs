@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::*;
 
-/// An ELF file of x86_64 with one section, `.modinfo`.
+/// An ELF file for this machine with one section, `.modinfo`.
 fn module(information: &str) -> Vec<u8> {
     let names = b"\0.modinfo\0.shstrtab\0";
     let text = information.replace('|', "\0");
