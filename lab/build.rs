@@ -44,7 +44,8 @@ fn crates(metadata: &Value) -> Result<Vec<Value>, Box<dyn Error>> {
     let nodes: BTreeMap<String, Value> =
         list(&metadata["resolve"], "nodes").into_iter().map(|node| (id(&node, "id"), node)).collect();
     let is_program = |package: &&Value| PROGRAMS.contains(&package["name"].as_str().unwrap_or_default());
-    let mut waiting: Vec<String> = packages.values().filter(is_program).map(|package| id(package, "id")).collect();
+    let mut waiting: Vec<String> =
+        packages.values().filter(is_program).map(|package| id(package, "id")).collect();
     if waiting.len() != PROGRAMS.len() {
         return Err("the workspace lacks a program of the appliance".into());
     }
@@ -57,7 +58,9 @@ fn crates(metadata: &Value) -> Result<Vec<Value>, Box<dyn Error>> {
             let is_linked = list(&dependency, "dep_kinds").iter().any(|kind| kind["kind"].is_null());
             let needed = id(&dependency, "pkg");
             let runs_in_compiler = packages.get(&needed).is_some_and(|package| {
-                list(package, "targets").iter().any(|target| list(target, "kind").contains(&json!("proc-macro")))
+                list(package, "targets")
+                    .iter()
+                    .any(|target| list(target, "kind").contains(&json!("proc-macro")))
             });
             if is_linked && !runs_in_compiler {
                 waiting.push(needed);

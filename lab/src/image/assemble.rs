@@ -75,7 +75,9 @@ pub enum AssembleError {
         source: io::Error,
     },
     /// `SOURCE_DATE_EPOCH`.
-    #[error("SOURCE_DATE_EPOCH is {0:?}, a whole number of seconds from {EPOCH_DEFAULT} to {EPOCH_MAX} is allowed")]
+    #[error(
+        "SOURCE_DATE_EPOCH is {0:?}, a whole number of seconds from {EPOCH_DEFAULT} to {EPOCH_MAX} is allowed"
+    )]
     Epoch(String),
     /// The kernel.
     #[error(transparent)]
@@ -123,7 +125,9 @@ pub enum AssembleError {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "the disk is full, an image needs some 200 MB",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "the disk is full, an image needs some 200 MB"
+        }
         io::ErrorKind::PermissionDenied => "not allowed",
         _ => "see below",
     }
@@ -356,13 +360,14 @@ fn stub(sources: &Sources, workshop: &mut Workshop<'_>) -> Result<PathBuf, Assem
 fn layouts(folder: &Path, materials: &Materials, workshop: &mut Workshop<'_>) -> Result<(), AssembleError> {
     workshop.tell("packing the OCI layouts");
     let version = materials.programs.version.split(' ').next().unwrap_or_default();
-    let there = |name: &&str| folder.join(name).is_file();
+    let is_there = |name: &str| folder.join(name).is_file();
     let file = |path: &str, from: &str| LayerFile { path: path.to_owned(), from: folder.join(from) };
     let boot = [files::VMLINUX, files::BZIMAGE, files::INITRAMFS, files::UKI];
     let epoch = u64::from(materials.epoch);
-    let layer = Layer { files: boot.iter().filter(there).map(|name| file(name, name)).collect(), owner: 0, epoch };
+    let present = boot.iter().filter(|name| is_there(name)).map(|name| file(name, name)).collect();
+    let layer = Layer { files: present, owner: 0, epoch };
     oci::write(&folder.join(files::OCI), "latest", version, &layer)?;
-    if there(&files::QCOW2) {
+    if is_there(files::QCOW2) {
         let disk = vec![file("disk/disk.qcow2", files::QCOW2)];
         let layer = Layer { files: disk, owner: KUBEVIRT_OWNER, epoch };
         oci::write(&folder.join(files::CONTAINER_DISK), "latest", version, &layer)?;
@@ -379,7 +384,8 @@ mod tests {
         assert_eq!(epoch(None).unwrap(), 315_532_800);
         assert_eq!(epoch(Some("1700000000".to_owned())).unwrap(), 1_700_000_000);
         let error = epoch(Some("0".to_owned())).unwrap_err().to_string();
-        let want = "SOURCE_DATE_EPOCH is \"0\", a whole number of seconds from 315532800 to 4294967295 is allowed";
+        let want =
+            "SOURCE_DATE_EPOCH is \"0\", a whole number of seconds from 315532800 to 4294967295 is allowed";
         assert_eq!(error, want);
     }
 

@@ -48,7 +48,9 @@ pub enum ImageError {
         source: io::Error,
     },
     /// A key for an image that nobody signed.
-    #[error("{KEY_VARIABLE} is set, but {IMAGE_VARIABLE} is not: an image that is built here is signed by nobody")]
+    #[error(
+        "{KEY_VARIABLE} is set, but {IMAGE_VARIABLE} is not: an image that is built here is signed by nobody"
+    )]
     KeyWithoutImage,
 }
 
@@ -148,25 +150,27 @@ pub fn open(folder: &Path, key: Option<&Path>) -> Result<ImageFolder, ImageError
 /// The image in the cache that is made of these programs and this kernel, or a new one.
 fn built(kernel: Option<PathBuf>, workshop: &mut Workshop<'_>) -> Result<ImageFolder, ImageError> {
     let (init, node) = programs::build(workshop)?;
-    let mut key = format!("format {FORMAT}\n");
-    for path in [Some(&init), Some(&node), kernel.as_ref().filter(|path| path.is_file())].into_iter().flatten() {
-        let digest = digest::of_file(path).map_err(|source| ImageError::File { path: path.clone(), source })?;
-        key += &format!("{digest}\n");
+    let failed = |path: &Path, source| ImageError::File { path: path.to_owned(), source };
+    let mut made_of = vec![format!("format {FORMAT}")];
+    for path in
+        [Some(&init), Some(&node), kernel.as_ref().filter(|path| path.is_file())].into_iter().flatten()
+    {
+        made_of.push(digest::of_file(path).map_err(|source| failed(path, source))?.to_string());
     }
-    let kernel = match kernel {
-        Some(path) => path,
-        None => {
-            let named = debian::newest_kernel(workshop)?;
-            key += &format!("{} {}\n", named.package, named.version);
-            debian::fetch(&named, "--kernel PATH", workshop)?
-        }
+    let kernel = if let Some(path) = kernel {
+        path
+    } else {
+        let named = debian::newest_kernel(workshop)?;
+        made_of.push(format!("{} {}", named.package, named.version));
+        debian::fetch(&named, "--kernel PATH", workshop)?
     };
     if kernel.is_dir() {
         // A folder may change without changing its name: what is read of it decides.
-        key += &folder_key(&kernel).map_err(|source| ImageError::File { path: kernel.clone(), source })?;
+        made_of.extend(files_of(&kernel).map_err(|source| failed(&kernel, source))?);
     }
     let images = workshop.folder().join("images");
-    let folder = images.join(&of_bytes(key.as_bytes()).to_string()[..16]);
+    let name = of_bytes(made_of.join("\n").as_bytes()).to_string();
+    let folder = images.join(&name[..16]);
     if folder.is_dir() {
         match open(&folder, None) {
             Ok(image) => return Ok(image),
@@ -195,20 +199,19 @@ fn built(kernel: Option<PathBuf>, workshop: &mut Workshop<'_>) -> Result<ImageFo
 }
 
 /// Names and digests of the files that lie directly in a kernel's folder and in its `boot`.
-fn folder_key(folder: &Path) -> io::Result<String> {
+fn files_of(folder: &Path) -> io::Result<Vec<String>> {
     let mut lines = Vec::new();
     for folder in [folder.to_owned(), folder.join("boot")].into_iter().filter(|folder| folder.is_dir()) {
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
-            let metadata = entry.metadata()?;
-            if metadata.is_file() {
+            if entry.file_type()?.is_file() {
                 let digest = digest::of_file(&entry.path())?;
-                lines.push(format!("{} {digest}\n", entry.path().display()));
+                lines.push(format!("{} {digest}", entry.path().display()));
             }
         }
     }
     lines.sort();
-    Ok(lines.concat())
+    Ok(lines)
 }
 
 #[cfg(test)]

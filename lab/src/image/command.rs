@@ -37,7 +37,11 @@ pub enum CommandError {
 ///
 /// # Errors
 /// [`CommandError`].
-pub fn run(command: &ImageCommand, out: &mut impl Write, progress: &mut impl Write) -> Result<(), CommandError> {
+pub fn run(
+    command: &ImageCommand,
+    out: &mut impl Write,
+    progress: &mut impl Write,
+) -> Result<(), CommandError> {
     // A closed terminal does not end a build.
     let mut tell = |text: &str| drop(writeln!(progress, "lab: {text}"));
     match command {
@@ -58,7 +62,11 @@ pub fn run(command: &ImageCommand, out: &mut impl Write, progress: &mut impl Wri
         ImageCommand::Verify { folder, key } => {
             let manifest = sign::verify(folder, key, None)?;
             let count = manifest.outputs.len();
-            writeln!(out, "{} {}: signed by this key, and all {count} files are whole", manifest.name, manifest.version)?;
+            writeln!(
+                out,
+                "{} {}: signed by this key, and all {count} files are whole",
+                manifest.name, manifest.version
+            )?;
         }
         ImageCommand::Inspect { folder } => out.write_all(inspect::inspect(folder)?.as_bytes())?,
     }

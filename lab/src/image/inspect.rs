@@ -58,7 +58,11 @@ pub fn inspect(folder: &Path) -> Result<String, InspectError> {
     if folder.join(files::RAW).is_file() {
         text += "\npartitions of disk.raw\n";
         for partition in disk::partitions(&folder.join(files::RAW))? {
-            line(&mut text, &partition.name, &format!("{} at {}", mib(partition.bytes), mib(partition.start)));
+            line(
+                &mut text,
+                &partition.name,
+                &format!("{} at {}", mib(partition.bytes), mib(partition.start)),
+            );
         }
     }
     text += "\ninputs\n";
@@ -80,15 +84,16 @@ pub fn inspect(folder: &Path) -> Result<String, InspectError> {
 fn summary(manifest: &Manifest) -> String {
     let kernel = &manifest.kernel;
     let mut text = String::new();
-    line(&mut text, "image", &format!("{} {} for {}", manifest.name, manifest.version, manifest.architecture));
+    line(
+        &mut text,
+        "image",
+        &format!("{} {} for {}", manifest.name, manifest.version, manifest.architecture),
+    );
     line(&mut text, "kernel", &format!("Linux {}", kernel.version_line));
     let pvh = if kernel.pvh { "yes" } else { "no: hypervisors that boot ELF files cannot boot this vmlinux" };
     line(&mut text, "PVH entry", pvh);
-    let modules = if kernel.modules.is_empty() {
-        "none, all is built in".to_owned()
-    } else {
-        kernel.modules.join(" ")
-    };
+    let modules =
+        if kernel.modules.is_empty() { "none, all is built in".to_owned() } else { kernel.modules.join(" ") };
     line(&mut text, "modules", &modules);
     if !kernel.absent_modules.is_empty() {
         line(&mut text, "absent", &kernel.absent_modules.join(" "));
@@ -117,7 +122,8 @@ pub fn sizes(folder: &Path, manifest: &Manifest) -> Result<String, InspectError>
         }
     }
     for layout in [files::OCI, files::CONTAINER_DISK] {
-        let blobs = manifest.outputs.iter().filter(|output| output.path.starts_with(&format!("{layout}/blobs/")));
+        let blobs =
+            manifest.outputs.iter().filter(|output| output.path.starts_with(&format!("{layout}/blobs/")));
         let bytes: u64 = blobs.map(|output| output.bytes).sum();
         if bytes > 0 {
             line(&mut text, &format!("{layout}/blobs"), &mib(bytes));

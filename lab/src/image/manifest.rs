@@ -185,7 +185,10 @@ impl Manifest {
         }
         let manifest: Self = serde_json::from_value(any).map_err(json)?;
         if manifest.architecture != "x86_64" {
-            return Err(ManifestError::Architecture { path: folder.to_owned(), found: manifest.architecture });
+            return Err(ManifestError::Architecture {
+                path: folder.to_owned(),
+                found: manifest.architecture,
+            });
         }
         Ok(manifest)
     }
@@ -193,7 +196,8 @@ impl Manifest {
     /// Writes it into an image's folder.
     pub(super) fn write(&self, folder: &Path) -> Result<(), ManifestError> {
         let path = folder.join(FILE);
-        let mut text = serde_json::to_vec_pretty(self).map_err(|source| ManifestError::Json { path: path.clone(), source })?;
+        let mut text = serde_json::to_vec_pretty(self)
+            .map_err(|source| ManifestError::Json { path: path.clone(), source })?;
         text.push(b'\n');
         std::fs::write(&path, text).map_err(|source| ManifestError::File { path, source })
     }
@@ -309,7 +313,11 @@ pub(super) mod tests {
         assert_eq!(Manifest::read(home.path()).unwrap(), manifest);
         manifest.check(home.path(), None).unwrap();
         std::fs::write(home.path().join("more"), "").unwrap();
-        check_refused(home.path(), &manifest, "FOLDER/more is in the image's folder, but not in its manifest: remove it");
+        check_refused(
+            home.path(),
+            &manifest,
+            "FOLDER/more is in the image's folder, but not in its manifest: remove it",
+        );
         std::fs::write(home.path().join("oci/index.json"), "[]").unwrap();
         let want = "FOLDER/oci/index.json is not what the manifest says: its SHA-256 is \
                     4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945, not \
@@ -319,7 +327,11 @@ pub(super) mod tests {
         manifest.check(home.path(), Some(&["vmlinux"])).unwrap();
         let mut outside = manifest.clone();
         outside.outputs[0].path = "../secret".to_owned();
-        check_refused(home.path(), &outside, "the manifest names \"../secret\", which is no path inside the image's folder");
+        check_refused(
+            home.path(),
+            &outside,
+            "the manifest names \"../secret\", which is no path inside the image's folder",
+        );
     }
 
     #[test]

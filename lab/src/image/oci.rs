@@ -111,10 +111,10 @@ fn write_layer(blobs: &Path, layer: &Layer) -> Result<(Digest, Digest, u64), Oci
     let scratch = blobs.join("layer");
     let failed = file_error(&scratch);
     let file = File::create_new(&scratch).map_err(&failed)?;
-    let packed = Hashed::new(BufWriter::with_capacity(1 << 20, file));
+    let target = Hashed::new(BufWriter::with_capacity(1 << 20, file));
     // No name and no time in gzip's header.
-    let packer = GzBuilder::new().write(packed, Compression::default());
-    let mut archive = tar::Builder::new(Hashed::new(packer));
+    let gzip = GzBuilder::new().write(target, Compression::default());
+    let mut archive = tar::Builder::new(Hashed::new(gzip));
     let mut files: Vec<&LayerFile> = layer.files.iter().collect();
     files.sort_by_key(|file| &file.path);
     let mut folders = std::collections::BTreeSet::new();
@@ -130,8 +130,8 @@ fn write_layer(blobs: &Path, layer: &Layer) -> Result<(Digest, Digest, u64), Oci
         let head = header(layer, size, 0o644, tar::EntryType::Regular);
         append(&mut archive, head, &file.path, content).map_err(file_error(&file.from))?;
     }
-    let (packer, unpacked, _bytes) = archive.into_inner().map_err(&failed)?.end();
-    let (mut file, packed, bytes) = packer.finish().map_err(&failed)?.end();
+    let (gzip, unpacked, _bytes) = archive.into_inner().map_err(&failed)?.end();
+    let (mut file, packed, bytes) = gzip.finish().map_err(&failed)?.end();
     file.flush().map_err(&failed)?;
     let path = blobs.join(packed.to_string());
     std::fs::rename(&scratch, &path).map_err(file_error(&path))?;
@@ -199,7 +199,8 @@ mod tests {
     fn write_sample(folder: &Path, home: &Path) {
         let from = home.join("content");
         std::fs::write(&from, b"what it holds").unwrap();
-        let files = ["disk/disk.qcow2", "a"].map(|path| LayerFile { path: path.to_owned(), from: from.clone() });
+        let files =
+            ["disk/disk.qcow2", "a"].map(|path| LayerFile { path: path.to_owned(), from: from.clone() });
         let layer = Layer { files: files.into(), owner: 107, epoch: 315_532_800 };
         write(folder, "latest", "0.1.0", &layer).unwrap();
     }

@@ -19,13 +19,17 @@ pub(super) fn inputs(materials: &Materials) -> Vec<Input> {
     let bytes = kernel.bzimage.as_ref().unwrap_or(&kernel.vmlinux);
     let mut inputs = vec![input("kernel", bytes, kernel.origin.clone(), LINUX, linux_source.clone())];
     inputs.extend(materials.selection.modules.iter().map(|module| {
-        let licence = if module.licence.starts_with("Dual") { "GPL-2.0-only OR BSD-2-Clause" } else { "GPL-2.0-only" };
+        let licence =
+            if module.licence.starts_with("Dual") { "GPL-2.0-only OR BSD-2-Clause" } else { "GPL-2.0-only" };
         let name = format!("module {}", module.name);
         input(&name, &module.bytes, kernel.origin.clone(), licence, linux_source.clone())
     }));
     let version = &materials.programs.version;
-    let sources = format!("the Aspen repository at version {version}; its crates are in {}", super::sbom::FILE);
-    for (name, program) in [("aspen-init", &materials.programs.init), ("aspen-node", &materials.programs.node)] {
+    let sources =
+        format!("the Aspen repository at version {version}; its crates are in {}", super::sbom::FILE);
+    for (name, program) in
+        [("aspen-init", &materials.programs.init), ("aspen-node", &materials.programs.node)]
+    {
         let licence = format!("({ASPEN}) AND {LIBC}");
         inputs.push(input(name, &program.bytes, format!("{name} {version}"), &licence, sources.clone()));
     }
@@ -41,8 +45,12 @@ pub(super) fn stub(bytes: &[u8]) -> Input {
 
 fn linux_source(origin: &str, release: &str) -> String {
     match origin.strip_prefix("Debian package ").and_then(|named| named.split_once(' ')) {
-        Some((_package, version)) => format!("Debian source package linux {version}: apt-get source linux={version}"),
-        None => format!("the source tree of Linux {release} and the options of images/kernel.fragment, if lab image kernel built it"),
+        Some((_package, version)) => {
+            format!("Debian source package linux {version}: apt-get source linux={version}")
+        }
+        None => format!(
+            "the source tree of Linux {release} and the options of images/kernel.fragment, if lab image kernel built it"
+        ),
     }
 }
 
@@ -67,6 +75,9 @@ mod tests {
             linux_source("Debian package linux-image-6.1.0-56-cloud-amd64 6.1.192-2", "6.1.0-56-cloud-amd64"),
             "Debian source package linux 6.1.192-2: apt-get source linux=6.1.192-2"
         );
-        assert!(linux_source("Linux 6.1.192-aspen", "6.1.192-aspen").starts_with("the source tree of Linux 6.1.192-aspen"));
+        assert!(
+            linux_source("Linux 6.1.192-aspen", "6.1.192-aspen")
+                .starts_with("the source tree of Linux 6.1.192-aspen")
+        );
     }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::elf::{self, ElfError};
 use super::workshop::{Workshop, WorkshopError};
 use crate::limits::NODE_VERSION_MAX;
-use crate::limits::image::{PROGRAMS_BUILD_MAX, PROGRAM_BYTES_MAX};
+use crate::limits::image::{PROGRAM_BYTES_MAX, PROGRAMS_BUILD_MAX};
 use crate::program::{Program, ProgramError, ProgramLog};
 
 /// The platform of the appliance's programs.
@@ -29,7 +29,9 @@ pub enum ProgramsError {
     #[error("give both --init and --node, or neither: they have to be of one version")]
     OneOnly,
     /// Cargo fails.
-    #[error("cannot build the appliance's programs; give them with --init and --node if there is no Rust here")]
+    #[error(
+        "cannot build the appliance's programs; give them with --init and --node if there is no Rust here"
+    )]
     Build(#[source] WorkshopError),
     /// Cargo says something else than expected.
     #[error("cargo built no program {0}")]
@@ -160,7 +162,11 @@ pub(super) fn build(workshop: &mut Workshop<'_>) -> Result<(PathBuf, PathBuf), P
 /// What cargo sets for the program that it runs, and what would make this build another than that of the lab.
 fn is_cargos_own(name: &str) -> bool {
     let is_set_for_programs = name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_BIN_");
-    is_set_for_programs || matches!(name, "CARGO_MANIFEST_DIR" | "CARGO_MANIFEST_PATH" | "RUSTFLAGS" | "CARGO_ENCODED_RUSTFLAGS")
+    is_set_for_programs
+        || matches!(
+            name,
+            "CARGO_MANIFEST_DIR" | "CARGO_MANIFEST_PATH" | "RUSTFLAGS" | "CARGO_ENCODED_RUSTFLAGS"
+        )
 }
 
 /// A line of cargo's output (`cargo build --message-format=json`).
@@ -179,7 +185,9 @@ struct MessageTarget {
 fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     let parsed = messages.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
     let mut built = parsed.filter(|message| message.reason == "compiler-artifact");
-    built.find_map(|message| message.executable.filter(|_| message.target.is_some_and(|target| target.name == name)))
+    built.find_map(|message| {
+        message.executable.filter(|_| message.target.is_some_and(|target| target.name == name))
+    })
 }
 
 /// The checkout around the working folder.
@@ -215,7 +223,10 @@ mod tests {
         let error = programs(Some(env), None, &mut workshop).unwrap_err().to_string();
         assert_eq!(error, "give both --init and --node, or neither: they have to be of one version");
         let error = programs(Some(env), Some(env), &mut workshop).unwrap_err().to_string();
-        assert!(error.starts_with("/usr/bin/env is no aspen-node: it calls itself \"env (GNU coreutils)"), "{error}");
+        assert!(
+            error.starts_with("/usr/bin/env is no aspen-node: it calls itself \"env (GNU coreutils)"),
+            "{error}"
+        );
         let nowhere = Path::new("/nowhere/node");
         let error = programs(Some(env), Some(nowhere), &mut workshop).unwrap_err().to_string();
         assert_eq!(error, "cannot ask /nowhere/node for its version");

@@ -26,6 +26,7 @@ pub enum Qcow2Error {
 
 const CLUSTER_BITS: u32 = 16;
 const CLUSTER: u64 = 1 << CLUSTER_BITS;
+const CLUSTER_BYTES: usize = 1 << CLUSTER_BITS;
 /// Entries of an L1 or L2 table in a cluster.
 const ENTRIES: u64 = CLUSTER / 8;
 /// Reference counts of 16 bits in a cluster.
@@ -60,7 +61,7 @@ pub fn convert(raw: &Path, qcow2: &Path) -> Result<(), Qcow2Error> {
     let target = options.write(true).create_new(true).open(qcow2).map_err(failed(qcow2))?;
     let mut target = BufWriter::with_capacity(1 << 20, target);
     plan.write_tables(&mut target).map_err(failed(qcow2))?;
-    let mut cluster = vec![0; usize::try_from(CLUSTER).unwrap_or_default()];
+    let mut cluster = vec![0; CLUSTER_BYTES];
     for index in &plan.used {
         let start = index * CLUSTER;
         let length = usize::try_from(CLUSTER.min(bytes - start)).unwrap_or_default();
@@ -74,7 +75,7 @@ pub fn convert(raw: &Path, qcow2: &Path) -> Result<(), Qcow2Error> {
 /// Indexes of the clusters that are not zero.
 fn used_clusters(source: &mut File, bytes: u64) -> io::Result<Vec<u64>> {
     let mut used = Vec::new();
-    let mut cluster = vec![0; usize::try_from(CLUSTER).unwrap_or_default()];
+    let mut cluster = vec![0; CLUSTER_BYTES];
     for index in 0..bytes.div_ceil(CLUSTER) {
         let length = usize::try_from(CLUSTER.min(bytes - index * CLUSTER)).unwrap_or_default();
         source.read_exact(&mut cluster[..length])?;
@@ -150,7 +151,8 @@ impl Plan {
         let counts = (0..self.count_blocks * COUNTS).map(|cluster| u16::from(cluster < self.clusters()));
         let counts: Vec<u8> = counts.flat_map(u16::to_be_bytes).collect();
         target.write_all(&counts)?;
-        let entry = |table: &Option<u64>| table.map_or(0, |table| COPIED | (self.l2_cluster(table) * CLUSTER));
+        let entry =
+            |table: &Option<u64>| table.map_or(0, |table| COPIED | (self.l2_cluster(table) * CLUSTER));
         write_cluster(target, self.l2.iter().map(entry).flat_map(u64::to_be_bytes).collect())?;
         let mut place = 0;
         for (l1, _table) in (0_u64..).zip(&self.l2).filter(|(_l1, table)| table.is_some()) {
@@ -174,7 +176,7 @@ fn halves(value: u64) -> [u32; 2] {
 
 fn write_cluster(target: &mut impl Write, mut bytes: Vec<u8>) -> io::Result<()> {
     assert!(bytes.len() as u64 <= CLUSTER);
-    bytes.resize(usize::try_from(CLUSTER).unwrap_or_default(), 0);
+    bytes.resize(CLUSTER_BYTES, 0);
     target.write_all(&bytes)
 }
 
@@ -196,7 +198,7 @@ mod tests {
         let bytes = u64_at(&file, 24);
         let l1 = u64_at(&file, 40);
         let mut raw = vec![0; usize::try_from(bytes).unwrap()];
-        for (index, cluster) in (0_u64..).zip(raw.chunks_mut(CLUSTER as usize)) {
+        for (index, cluster) in (0_u64..).zip(raw.chunks_mut(CLUSTER_BYTES)) {
             let l2 = u64_at(&file, l1 + index / ENTRIES * 8) & !COPIED;
             if l2 != 0 {
                 let data = u64_at(&file, l2 + index % ENTRIES * 8) & !COPIED;
@@ -213,8 +215,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let (raw, qcow2) = (home.path().join("disk.raw"), home.path().join("disk.qcow2"));
         // Past the first L2 table, and an end that is no whole cluster.
-        let mut disk = vec![0; (CLUSTER * (ENTRIES + 3)) as usize + 1000];
-        for place in [0, 70_000, (CLUSTER * ENTRIES) as usize + 5, disk.len() - 1] {
+        let mut disk = vec![0; CLUSTER_BYTES * (CLUSTER_BYTES / 8 + 3) + 1000];
+        for place in [0, 70_000, CLUSTER_BYTES * (CLUSTER_BYTES / 8) + 5, disk.len() - 1] {
             disk[place] = 7;
         }
         std::fs::write(&raw, &disk).unwrap();

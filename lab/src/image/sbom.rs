@@ -119,7 +119,8 @@ fn input(input: &Input) -> Value {
 
 fn package(part: &Crate) -> Value {
     // An old manifest's way to write a choice.
-    let licence = part.licence.as_ref().map_or("NOASSERTION".to_owned(), |licence| licence.replace('/', " OR "));
+    let licence =
+        part.licence.as_ref().map_or("NOASSERTION".to_owned(), |licence| licence.replace('/', " OR "));
     json!({
         "SPDXID": format!("SPDXRef-crate-{}-{}", identifier(&part.name), identifier(&part.version)),
         "name": part.name,
@@ -151,7 +152,8 @@ fn identity(inputs: &[Input]) -> Digest {
 fn time(epoch: u64) -> String {
     let packed = utc(Duration::from_secs(epoch));
     let part = |from: usize, to: usize| &packed[from..to];
-    let (date, clock) = ([part(0, 4), part(4, 6), part(6, 8)].join("-"), [part(9, 11), part(11, 13), part(13, 15)].join(":"));
+    let (date, clock) =
+        ([part(0, 4), part(4, 6), part(6, 8)].join("-"), [part(9, 11), part(11, 13), part(13, 15)].join(":"));
     format!("{date}T{clock}Z")
 }
 

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use super::super::debian::{self, DebianError, Named};
 use super::super::workshop::{Workshop, WorkshopError, make_folder};
 use super::options::{self, OptionsError};
-use crate::limits::image::{KERNEL_BUILD_MAX, KERNEL_BZIMAGE_BYTES_MAX, KERNEL_CONFIGURE_MAX, KERNEL_UNPACK_MAX};
+use crate::limits::image::{
+    KERNEL_BUILD_MAX, KERNEL_BZIMAGE_BYTES_MAX, KERNEL_CONFIGURE_MAX, KERNEL_UNPACK_MAX,
+};
 use crate::program::Program;
 
 /// What the appliance wants.
@@ -39,7 +41,9 @@ pub enum BuildError {
         source: io::Error,
     },
     /// Larger than it may become.
-    #[error("the kernel has {0} bytes, at most {KERNEL_BZIMAGE_BYTES_MAX} are wanted: which option made it grow?")]
+    #[error(
+        "the kernel has {0} bytes, at most {KERNEL_BZIMAGE_BYTES_MAX} are wanted: which option made it grow?"
+    )]
     TooLarge(u64),
     /// The options.
     #[error(transparent)]
@@ -98,8 +102,7 @@ pub fn build(request: &KernelRequest, workshop: &mut Workshop<'_>) -> Result<(),
     let fragment = out.join("kernel.fragment");
     std::fs::write(&fragment, &wanted).map_err(file_error(&fragment))?;
     let log = out.join("build.log");
-    let configure =
-        make(&tree, &objects).env("KCONFIG_ALLCONFIG", &fragment).arg("allnoconfig");
+    let configure = make(&tree, &objects).env("KCONFIG_ALLCONFIG", &fragment).arg("allnoconfig");
     workshop.long("make allnoconfig", &configure, &log, KERNEL_CONFIGURE_MAX)?;
     let config = objects.join(".config");
     let text = std::fs::read_to_string(&config).map_err(file_error(&config))?;
@@ -149,7 +152,8 @@ fn make(tree: &Path, objects: &Path) -> Program {
 fn check_tools() -> Result<(), BuildError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let is_there = |name: &str| std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
-    let mut missing: Vec<(&str, &str)> = TOOLS.into_iter().filter(|(name, _package)| !is_there(name)).collect();
+    let mut missing: Vec<(&str, &str)> =
+        TOOLS.into_iter().filter(|(name, _package)| !is_there(name)).collect();
     // objtool is linked with it.
     if !Path::new("/usr/include/libelf.h").is_file() && std::env::var_os("NIX_BUILD_TOP").is_none() {
         missing.push(("libelf", "libelf-dev"));
@@ -208,7 +212,16 @@ mod tests {
     #[test]
     fn fragments_want_what_the_appliance_needs_and_the_lab_wants_netem() {
         let has = |text: &str, name: &str| options::parse(text).get(name).map(String::as_str) == Some("y");
-        for name in ["RD_ZSTD", "PVH", "VIRTIO_BLK", "VIRTIO_MMIO", "VIRTIO_CONSOLE", "EXT4_FS", "EFI_STUB", "INPUT_EVDEV"] {
+        for name in [
+            "RD_ZSTD",
+            "PVH",
+            "VIRTIO_BLK",
+            "VIRTIO_MMIO",
+            "VIRTIO_CONSOLE",
+            "EXT4_FS",
+            "EFI_STUB",
+            "INPUT_EVDEV",
+        ] {
             assert!(has(&wanted(false), name), "{name}");
         }
         assert!(!has(&wanted(false), "NET_SCH_NETEM"));
@@ -233,7 +246,10 @@ mod tests {
             // A machine without flex and the others says that first.
             return;
         }
-        let want = format!("{} is no source tree of Linux: it has no Kconfig and no arch/x86", home.path().display());
+        let want = format!(
+            "{} is no source tree of Linux: it has no Kconfig and no arch/x86",
+            home.path().display()
+        );
         assert_eq!(error.to_string(), want);
     }
 }
