@@ -7,12 +7,11 @@ use std::time::Duration;
 use super::links::{Counted, Piece, RoundTrips, Rules, link_name};
 use super::record::Proof;
 use crate::cluster::{FrameCounts, NodePair, Probe, link_id};
-use crate::limits::{HELD_TOLERANCE, LOSS_SIGMA_MAX, PROBES_ANSWERED_MIN, ROUND_TRIP_TOLERANCE};
+use crate::limits::{
+    HELD_TOLERANCE, LINKS_NAMED_MAX, LOSS_SIGMA_MAX, PROBES_ANSWERED_MIN, ROUND_TRIP_TOLERANCE,
+};
 use crate::link::{DropReason, Fate, LinkRule, fate};
 use crate::plan::Plan;
-
-/// Most links that a proof names: a reader wants one to begin with.
-const NAMED_MAX: usize = 6;
 
 /// Whether every probe was answered, or none.
 pub(super) fn probes(plan: &Plan, what: &str, probes: &[(NodePair, Probe)], want_answers: bool) -> Proof {
@@ -178,8 +177,8 @@ fn proof(what: &str, missing: &[String], seen: String) -> Proof {
 
 /// The first few of many.
 fn named(all: &[String], separator: &str) -> String {
-    let shown = all[..all.len().min(NAMED_MAX)].join(separator);
-    match all.len().saturating_sub(NAMED_MAX) {
+    let shown = all[..all.len().min(LINKS_NAMED_MAX)].join(separator);
+    match all.len().saturating_sub(LINKS_NAMED_MAX) {
         0 => shown,
         more => format!("{shown}{separator}and {more} more"),
     }
