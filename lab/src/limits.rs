@@ -275,6 +275,8 @@ pub const BOOT_WAIT_MAX: Duration = Duration::from_mins(1);
 pub const FIRST_ANSWER_MAX: Duration = Duration::from_secs(30);
 /// How long the clients have to finish their last operation: one that is under way, and one that was due.
 pub const DRAIN_MAX: Duration = Duration::from_secs(15);
+/// How long links that have to be open are probed: three attempts over the slowest link of a file.
+pub const REACH_MAX: Duration = Duration::from_secs(62);
 /// Most attempts of a probe that has to be answered: on a busy host one may be late.
 pub const PROBE_TRIES_MAX: usize = 3;
 /// The same over a link that loses frames: at a loss of one half each way a probe is answered in one attempt of four, and
@@ -355,6 +357,10 @@ const _: () = {
     assert!(PROBES_ANSWERED_MIN <= PROBES_BEFORE && PROBES_BEFORE <= PROBES_DURING);
     // A probe can wait for the slowest round trip of a file: latency and jitter, there and back.
     assert!(4 * LINK_LATENCY_MAX.as_millis() + CUT_PROBE_WAIT.as_millis() <= PROBE_MAX.as_millis());
+    assert!(
+        PROBE_TRIES_MAX as u128 * (4 * LINK_LATENCY_MAX.as_millis() + CUT_PROBE_WAIT.as_millis())
+            <= REACH_MAX.as_millis()
+    );
     assert!(2 * LINK_LATENCY_MAX.as_millis() <= LINK_DELAY_MAX.as_millis());
     // The lab has a port of its own.
     assert!(NODES_MAX < FABRIC_PORTS_MAX);
