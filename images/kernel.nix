@@ -3,9 +3,9 @@
 # 6.1 is the series on which kernel.fragment is tried without Nix, too: Debian's linux-source-6.1.
 { pkgs }:
 let
-  inherit (pkgs.linux_6_1) src version;
+  inherit (pkgs.linuxKernel.kernels.linux_6_1) src version;
 
-  # linuxManualConfig wants every option. The rest is off, as the fragment's head says; an option that is not there
+  # manualConfig wants every option. The rest is off, as the fragment's head says; an option that is not there
   # afterwards has a dependency that nobody asked for, and would be missed only when a machine boots.
   configuration = pkgs.stdenv.mkDerivation {
     name = "aspen-kernel-configuration-${version}";
@@ -29,7 +29,7 @@ let
     installPhase = "cp .config $out";
   };
 in
-pkgs.linuxManualConfig {
+pkgs.linuxKernel.manualConfig {
   inherit src version;
   pname = "aspen-kernel";
   # CONFIG_LOCALVERSION of the fragment.

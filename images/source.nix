@@ -14,9 +14,9 @@ fileset.toSource {
     ../lab
     ../node
     ../topologies
+    ./init
+    ./kernel.fragment
     # The manifest of the lab names it.
     ../tests/it/main.rs
-    # aspen-init and the kernel's options, without the expressions of Nix.
-    (fileset.difference ./. (fileset.fileFilter (file: file.hasExt "nix") ./.))
   ];
 }

@@ -16,7 +16,7 @@
 
   # The kernel's options.
   bison.file = "pkgs/by-name/bi/bison/package.nix";
-  flex.file = "pkgs/by-name/fl/flex/package.nix";
+  flex.file = "pkgs/development/tools/parsing/flex/default.nix";
 
   # Tests.
   curl.file = "pkgs/by-name/cu/curl/package.nix";

@@ -190,37 +190,40 @@ builtins.mapAttrs named (import ./attributes.nix)
       script = "echo $packages $buildInputs > $out";
     };
 
-  # pkgs/top-level/linux-kernels.nix, pkgs/os-specific/linux/kernel/kernels-org.json
-  linux_6_1 =
-    package {
-      name = "linux";
-      script = "mkdir $out";
-    }
-    // {
-      version = "6.1.159";
-      src = package {
-        name = "linux-source";
-        script = "echo 'the stub has no source of a kernel' >&2; exit 1";
+  # pkgs/top-level/linux-kernels.nix
+  linuxKernel = {
+    # pkgs/os-specific/linux/kernel/mainline.nix, pkgs/os-specific/linux/kernel/kernels-org.json
+    kernels.linux_6_1 =
+      package {
+        name = "linux";
+        script = "mkdir $out";
+      }
+      // {
+        version = "6.1.159";
+        src = package {
+          name = "linux-source";
+          script = "echo 'the stub has no source of a kernel' >&2; exit 1";
+        };
       };
-    };
 
-  # pkgs/os-specific/linux/kernel/build.nix
-  linuxManualConfig =
-    {
-      version,
-      src,
-      configfile,
-      pname ? "linux",
-      modDirVersion ? version,
-    }:
-    # Forced, so that they are evaluated; a real build would also compile.
-    builtins.seq src.drvPath (
-      builtins.seq configfile.drvPath (fromPrebuilt {
-        name = "${pname}-${modDirVersion}";
-        inherit version;
-        files.bzImage = "kernel/bzImage";
-      })
-    );
+    # pkgs/os-specific/linux/kernel/build.nix
+    manualConfig =
+      {
+        version,
+        src,
+        configfile,
+        pname ? "linux",
+        modDirVersion ? version,
+      }:
+      # Evaluated like a real one, and taken as it is.
+      builtins.seq src.drvPath (
+        builtins.seq configfile.drvPath (fromPrebuilt {
+          name = "${pname}-${modDirVersion}";
+          inherit version;
+          files.bzImage = "kernel/bzImage";
+        })
+      );
+  };
 
   # pkgs/build-support/testers/default.nix
   testers.runNixOSTest =
