@@ -38,6 +38,8 @@ pub(super) struct Order {
     pub(super) directory: PathBuf,
     /// Another program as the node.
     pub(super) node_bin: Option<PathBuf>,
+    /// Whether it has no terminal.
+    pub(super) is_detached: bool,
     /// The process that the user can end.
     pub(super) pid: u32,
     /// The path of the control socket.
@@ -103,8 +105,8 @@ pub enum InnerError {
     /// A node has ended; which, and its last words.
     #[error("{0}")]
     Ended(String),
-    /// Nobody leads.
-    #[error("no node leads within {} s", BOOT_WAIT_MAX.as_secs())]
+    /// Nobody leads, or not everybody follows.
+    #[error("the nodes do not follow a leader within {} s; `lab console` shows what each of them says", BOOT_WAIT_MAX.as_secs())]
     NoLeader,
 }
 
@@ -255,7 +257,7 @@ async fn bring_up(stage: &Stage, lab: &Lab, diary: &Diary) -> Result<(), InnerEr
         error => error.into(),
     })?;
     let deadline = stage.clock.now() + BOOT_WAIT_MAX;
-    while !lab.has_leader() {
+    while !lab.is_settled() {
         if stage.clock.now() >= deadline {
             return Err(InnerError::NoLeader);
         }

@@ -15,13 +15,14 @@ use tokio::sync::watch;
 use super::desk::{Desk, Order};
 use super::links::{Change, LinkTable, millis};
 use super::protocol::{
-    Answer, Failure, FailureKind, LinkStatus, LinksDone, NodeStatus, Phase, Power, Request, Status,
+    Answer, Failure, FailureKind, LinkStatus, LinksDone, NodeRole, NodeStatus, Phase, Power, Request, Status,
 };
 use super::publish;
 use super::words::{self, WordError};
 use crate::cluster::{Clock, Cluster, ClusterError, NodePair};
 use crate::limits::NODES_MAX;
 use crate::link::LinkRule;
+use crate::observations::Role;
 use crate::plan::{LinkEffect, NodeIndex, Plan, Roles, cut_pairs, link_pairs};
 use crate::runner::record::{Event, EventKind};
 use crate::runner::{EventSink, causes};
@@ -117,10 +118,13 @@ impl Lab {
         self.phase.send_replace(Phase::Serving);
     }
 
-    /// Whether somebody was seen to lead.
-    pub(super) fn has_leader(&self) -> bool {
+    /// Whether every node that runs was seen to lead or to follow, so that a first look at the lab shows a cluster.
+    pub(super) fn is_settled(&self) -> bool {
         let now = self.clock.now();
-        self.desks.iter().any(|desk| desk.leads(now).is_some())
+        let is_part = |desk: &Desk| {
+            matches!(desk.role(now), None | Some(NodeRole::Known(Role::Leader | Role::Follower)))
+        };
+        self.desks.iter().all(is_part) && self.desks.iter().any(|desk| desk.leads(now).is_some())
     }
 
     /// Whether a node runs, from now on.

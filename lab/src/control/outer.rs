@@ -149,6 +149,7 @@ fn prepare(
     let order = Order {
         directory,
         node_bin,
+        is_detached: args.detach,
         pid: std::process::id(),
         socket,
         control: inherit::leave(&control).map_err(UpError::Inherit)?,
@@ -253,7 +254,7 @@ fn start(order: &Order) -> Result<(Sandbox, SigSet), UpError> {
     signals.thread_block().map_err(|errno| UpError::Signals(errno.into()))?;
     let sandbox = sandbox::start([INNER.into(), argument.into()]).inspect_err(|_| {
         // In the background its log is still needed.
-        if !order.directory.join(LOG_FILE).exists() {
+        if !order.is_detached {
             discard(&order.directory);
         }
     })?;
@@ -269,6 +270,8 @@ fn follow(mut sandbox: Sandbox, signals: SigSet, order: &Order) -> Result<u8, Up
     for line in events.into_iter().flat_map(|events| BufReader::new(events).lines()).map_while(Result::ok) {
         match serde_json::from_str(&line) {
             Ok(Message::Event(event)) => say(&event_line(&event, Some(0))),
+            // In the background it is printed by the process that waits for it.
+            Ok(Message::Serving(_)) if order.is_detached => {}
             Ok(Message::Serving(status)) => {
                 let _ = write!(io::stdout(), "{}\nCtrl-C ends it.\n\n", text::welcome(&status));
             }
