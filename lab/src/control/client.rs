@@ -13,10 +13,10 @@ use super::protocol::{
 use super::socket::{self, SocketError};
 use super::{outer, text, words};
 use crate::cli::{ConsoleArgs, ControlCommand, StatusArgs};
-use crate::limits::{
-    CONSOLE_LOOK_INTERVAL, CONTROL_ANSWER_MAX, CONTROL_HELLO_MAX, CONTROL_LINE_BYTES_MAX, PER_MILLION,
-    POLL_INTERVAL, SANDBOX_END_MAX,
+use crate::limits::control::{
+    CONSOLE_LOOK_INTERVAL, CONTROL_ANSWER_MAX, CONTROL_HELLO_MAX, CONTROL_LINE_BYTES_MAX,
 };
+use crate::limits::{PER_MILLION, POLL_INTERVAL, SANDBOX_END_MAX};
 use crate::program::ProcessStat;
 
 /// How a lab is started.
@@ -125,7 +125,8 @@ pub fn run(command: &ControlCommand, out: &mut impl Write) -> Result<u8, ClientE
     };
     let text = match find(which.lab.as_deref())?.ask(request, Some(CONTROL_ANSWER_MAX))? {
         Answer::Nodes(done) => {
-            done.iter().map(|done| format!("{} {}\n", done.name, done.text)).collect::<String>()
+            let lines: Vec<String> = done.iter().map(|done| format!("{} {}", done.name, done.text)).collect();
+            lines.join("\n") + "\n"
         }
         Answer::Links(done) => text::links_done(&done),
         Answer::Status(status) => text::status(&status),

@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::protocol::Power;
-use crate::limits::{CONNECT_TIMEOUT, LOOK_INTERVAL, PUBLISH_CONNECTIONS_MAX};
+use crate::limits::control::PUBLISH_CONNECTIONS_MAX;
+use crate::limits::{CONNECT_TIMEOUT, LOOK_INTERVAL};
 
 /// Why ports cannot be published.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,8 @@ use tokio::task::JoinSet;
 
 use super::lab::Lab;
 use super::protocol::{Call, Failure, FailureKind, Reply, VERSION};
-use crate::limits::{CONTROL_CONNECTIONS_MAX, CONTROL_LINE_BYTES_MAX, LOOK_INTERVAL};
+use crate::limits::LOOK_INTERVAL;
+use crate::limits::control::{CONTROL_CONNECTIONS_MAX, CONTROL_LINE_BYTES_MAX};
 
 /// Becomes a sender for whoever has to send a reply; when the last sender is gone, the lab may end.
 pub(super) type Pending = mpsc::WeakSender<()>;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 
-use crate::limits::CONTROL_PATH_BYTES_MAX;
+use crate::limits::control::CONTROL_PATH_BYTES_MAX;
 
 /// Where the system keeps what a user's programs need while they run (XDG Base Directory Specification).
 const RUNTIME_VARIABLE: &str = "XDG_RUNTIME_DIR";
@@ -197,7 +197,7 @@ mod tests {
             |home: &Path| open_all(home).unwrap().into_iter().map(|(path, _)| path).collect::<Vec<_>>();
         assert_eq!(found(home.path()), [first_path.clone(), second_path.clone()]);
         drop(second);
-        assert_eq!(found(home.path()), [first_path.clone()]);
+        assert_eq!(found(home.path()), std::slice::from_ref(&first_path));
         assert!(!second_path.exists());
         drop(first);
         assert!(open(&first_path).unwrap().is_none());

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::protocol::{LinkStatus, LinksDone, NodeRole, NodeStatus, Phase, Power, Status};
-use crate::limits::LINK_ROWS_MAX;
+use crate::limits::control::LINK_ROWS_MAX;
 use crate::observations::Role;
 
 /// Where the last column of a table goes on as far as it likes.
@@ -15,8 +15,8 @@ pub(super) fn welcome(status: &Status) -> String {
     let leader = leader.map_or(String::new(), |node| {
         format!(", {} leads term {}", node.name, node.term.unwrap_or_default())
     });
-    let (count, seconds) = (status.nodes.len(), status.up_ms as f64 / 1e3);
-    let mut text = format!("\n{}: {count} nodes serve after {seconds:.1} s{leader}\n\n", status.scenario);
+    let (count, after) = (status.nodes.len(), age(status.up_ms));
+    let mut text = format!("\n{}: {count} nodes serve after {after}{leader}\n\n", status.scenario);
     let rows = status.nodes.iter().map(|node| {
         vec![
             node.name.clone(),
@@ -31,7 +31,7 @@ pub(super) fn welcome(status: &Status) -> String {
         }
         None => {
             text +=
-                "\nThe nodes cannot be reached from the host: start the lab with --publish 8080 for that.\n"
+                "\nThe nodes cannot be reached from the host: start the lab with --publish 8080 for that.\n";
         }
     }
     let lab = format!(" --lab {}", status.name);
@@ -71,8 +71,8 @@ pub(super) fn links_done(done: &LinksDone) -> String {
 }
 
 fn node_row(node: &NodeStatus) -> Vec<String> {
-    let none = || "-".to_owned();
-    let number = |number: Option<u64>| number.map_or_else(none, |number| number.to_string());
+    let absent = || "-".to_owned();
+    let number = |number: Option<u64>| number.map_or_else(absent, |number| number.to_string());
     let state = match node.state {
         Power::Running => "running",
         Power::Paused => "paused",
@@ -94,7 +94,7 @@ fn node_row(node: &NodeStatus) -> Vec<String> {
         number(node.term),
         number(node.applied_index),
         node.address.clone(),
-        node.url.clone().unwrap_or_else(none),
+        node.url.clone().unwrap_or_else(absent),
     ]
 }
 
@@ -256,10 +256,7 @@ every link is perfect
     #[test]
     fn welcome_has_a_line_to_paste_or_says_how_to_get_one() {
         let text = welcome(&lab());
-        assert!(
-            text.starts_with("\nthree-nodes: 3 nodes serve after 125.4 s, n1 leads term 12\n\n"),
-            "{text}"
-        );
+        assert!(text.starts_with("\nthree-nodes: 3 nodes serve after 2m 5s, n1 leads term 12\n\n"), "{text}");
         let curl = "\n  curl http://127.0.0.1:8080/kv/write -d '{\"command\":{\"Set\":{\"key\":\"greeting\",\"value\":\"hello\"}}}'\n";
         assert!(text.contains(curl), "{text}");
         let mut without = lab();

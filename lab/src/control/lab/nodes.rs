@@ -104,12 +104,12 @@ impl Lab {
         let desk = &self.desks[node.position()];
         let mut channel = self.cluster.channel(node);
         loop {
-            if desk.power() == Power::Running {
-                if let Some(state) = raft_state(channel.as_mut()).await {
-                    desk.see(self.clock.now(), state);
-                    if let Some(term) = desk.leads(self.clock.now()) {
-                        self.note_leader(node, term);
-                    }
+            if desk.power() == Power::Running
+                && let Some(state) = raft_state(channel.as_mut()).await
+            {
+                desk.see(self.clock.now(), state);
+                if let Some(term) = desk.leads(self.clock.now()) {
+                    self.note_leader(node, term);
                 }
             }
             self.clock.sleep(OBSERVE_INTERVAL).await;
