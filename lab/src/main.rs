@@ -73,7 +73,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args, &mut std::io::stdout().lock()).map_or_else(
             |error| {
                 report(&error);
-                ExitCode::from(EXIT_USAGE)
+                ExitCode::from(error.exit_code())
             },
             ExitCode::from,
         ),

@@ -47,7 +47,7 @@ fn files_below(folder: &str) -> Vec<String> {
 }
 
 fn rust_files() -> Vec<File> {
-    let paths = ["node", "lab", "tests"].into_iter().flat_map(files_below);
+    let paths = ["node", "lab", "images", "tests"].into_iter().flat_map(files_below);
     let rust = paths.filter(|path| Path::new(path).extension().is_some_and(|extension| extension == "rs"));
     rust.map(|path| File { text: read(&path), path }).collect()
 }

@@ -1,0 +1,37 @@
+# The image, as `lab image build` makes it, and the parts of it that most want.
+{
+  pkgs,
+  programs,
+  kernel,
+}:
+let
+  inherit (programs) version;
+
+  appliance = pkgs.runCommand "aspen-appliance-${version}" { } ''
+    ${programs}/bin/lab image build --out $out \
+      --kernel ${kernel}/bzImage \
+      --init ${programs}/bin/aspen-init \
+      --node ${programs}/bin/aspen-node
+  '';
+
+  # Some outputs of the image under their own names, and what says where they come from.
+  part =
+    name: files:
+    pkgs.runCommand "aspen-${name}-${version}" { } ''
+      mkdir $out
+      for file in ${toString files} manifest.json sbom.spdx.json; do
+        ln -s ${appliance}/$file $out/$file
+      done
+    '';
+in
+{
+  inherit appliance;
+  disk = part "disk" [
+    "disk.raw"
+    "disk.qcow2"
+  ];
+  oci = part "oci" [
+    "oci"
+    "container-disk"
+  ];
+}

@@ -1,0 +1,222 @@
+//! What the appliance is told: a few flat keys, from several sources, to checked settings.
+//!
+//! Sources in their order: `aspen.conf` on the config disk, the kernel command line, `fw_cfg`, SMBIOS. A key is taken from
+//! the first source that has it, whole: lists are not joined. It reads no disk and knows no network.
+
+mod entries;
+mod error;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::net::IpAddr;
+
+pub use self::entries::{command_line, file, smbios_string, text};
+pub use self::error::ConfigError;
+pub use self::value::{Address, DataDevice, DataFormat, MacAddress, Neighbour};
+
+use self::value::{bounded, one, parse_each};
+use crate::limits::{ADDRESSES_MAX, HOSTNAME_BYTES_MAX, NEIGHBOURS_MAX, NODE_FLAGS_MAX};
+
+/// Every key besides `node.KEY`.
+pub const KEYS: [&str; 7] =
+    ["hostname", "address", "gateway", "neighbours", "mac", "data.device", "data.format"];
+/// What begins a key that is a flag of the node.
+pub const NODE_KEY_PREFIX: &str = "node.";
+/// Flags that the appliance gives the node itself.
+const NODE_KEYS_TAKEN: [&str; 2] = ["config", "data-dir"];
+
+/// Where a value can come from, in the order in which they are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// `aspen.conf` on the config disk.
+    ConfigDisk,
+    /// The kernel command line: `aspen.KEY=value`.
+    CommandLine,
+    /// QEMU's firmware configuration: a file `opt/org.aspen/KEY`.
+    FwCfg,
+    /// SMBIOS: a string `aspen.KEY=value` of type 11.
+    Smbios,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ConfigDisk => "aspen.conf on the config disk",
+            Self::CommandLine => "the kernel command line",
+            Self::FwCfg => "fw_cfg",
+            Self::Smbios => "smbios type 11",
+        })
+    }
+}
+
+/// Where exactly a value was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Its source.
+    pub source: Source,
+    /// Its line, from 1, where the source has lines.
+    pub line: Option<u32>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}, line {line}", self.source),
+            None => self.source.fmt(f),
+        }
+    }
+}
+
+/// A key and its values, as they were written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The key, without what stands before it in some sources.
+    pub key: String,
+    /// One value, or the items of a list.
+    pub values: Vec<String>,
+    /// Where it was written.
+    pub place: Place,
+}
+
+/// What the appliance is told, checked. What is not set has a default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The machine's name.
+    pub hostname: Option<String>,
+    /// The addresses of its interface; none is [`Address::Dhcp`].
+    pub addresses: Vec<Address>,
+    /// The default routes, one for each family.
+    pub gateways: Vec<IpAddr>,
+    /// Permanent neighbours.
+    pub neighbours: Vec<Neighbour>,
+    /// Which interface; otherwise the only one.
+    pub mac: Option<MacAddress>,
+    /// Which disk holds the data.
+    pub data_device: DataDevice,
+    /// What happens to a blank disk.
+    pub data_format: DataFormat,
+    /// The node's flags in their order of keys: name without dashes, value.
+    pub node_flags: Vec<(String, String)>,
+    /// Where each key was taken from, in the order of keys.
+    pub places: BTreeMap<String, Place>,
+}
+
+impl Settings {
+    /// Takes each key from the first source that has it, and checks all of it.
+    ///
+    /// # Errors
+    /// The first key or value that cannot stand, with its place. Also those that another source would have hidden.
+    pub fn from_entries(mut entries: Vec<Entry>) -> Result<Self, ConfigError> {
+        entries.sort_by(|a, b| (&a.key, a.place.source).cmp(&(&b.key, b.place.source)));
+        let mut settings = Self::default();
+        for entry in entries {
+            // Every entry is checked, so that a mistake does not wait for the day on which its source is the first.
+            let mut parsed = Self::default();
+            parsed.take(&entry)?;
+            match settings.places.get(&entry.key) {
+                None => {
+                    settings.take(&entry)?;
+                    settings.places.insert(entry.key, entry.place);
+                }
+                Some(place) if place.source == entry.place.source => {
+                    return Err(ConfigError::Twice { place: entry.place, key: entry.key });
+                }
+                Some(_earlier_source) => {}
+            }
+        }
+        if settings.node_flags.len() > NODE_FLAGS_MAX {
+            return Err(ConfigError::FlagCount(settings.node_flags.len()));
+        }
+        Ok(settings)
+    }
+
+    fn take(&mut self, entry: &Entry) -> Result<(), ConfigError> {
+        if is_secret(&entry.key) {
+            return Err(ConfigError::Secret { place: entry.place, key: entry.key.clone() });
+        }
+        bounded(entry)?;
+        match entry.key.as_str() {
+            "hostname" => self.hostname = Some(one(entry, hostname)?),
+            "address" => self.addresses = parse_each(entry, ADDRESSES_MAX, str::parse)?,
+            "gateway" => {
+                self.gateways = parse_each(entry, 2, |text| text.parse().map_err(|_no| "no IP address"))?;
+                if self.gateways.len() == 2 && self.gateways[0].is_ipv4() == self.gateways[1].is_ipv4() {
+                    return Err(ConfigError::Gateways { place: entry.place });
+                }
+            }
+            "neighbours" => self.neighbours = parse_each(entry, NEIGHBOURS_MAX, str::parse)?,
+            "mac" => self.mac = Some(one(entry, str::parse)?),
+            "data.device" => self.data_device = one(entry, str::parse)?,
+            "data.format" => self.data_format = one(entry, str::parse)?,
+            key => {
+                let flag = key.strip_prefix(NODE_KEY_PREFIX).and_then(node_flag);
+                let unknown = || ConfigError::UnknownKey { place: entry.place, key: key.to_owned() };
+                let flag = flag.ok_or_else(unknown)?;
+                if NODE_KEYS_TAKEN.contains(&flag.as_str()) {
+                    return Err(ConfigError::Taken { place: entry.place, key: key.to_owned() });
+                }
+                self.node_flags.extend(entry.values.iter().map(|value| (flag.clone(), value.clone())));
+            }
+        }
+        Ok(())
+    }
+
+    /// The text of an `aspen.conf` that says the same.
+    pub fn to_file(&self) -> String {
+        let mut lines = String::new();
+        let mut line = |key: &str, values: Vec<String>| {
+            // A JSON text is a TOML text, too.
+            let mut texts: Vec<String> =
+                values.into_iter().map(|value| serde_json::Value::from(value).to_string()).collect();
+            let value = match texts.len() {
+                0 => return,
+                1 => texts.remove(0),
+                _ => format!("[{}]", texts.join(", ")),
+            };
+            let _ = writeln!(lines, "{key} = {value}");
+        };
+        line("hostname", self.hostname.iter().cloned().collect());
+        line("address", self.addresses.iter().map(ToString::to_string).collect());
+        line("gateway", self.gateways.iter().map(ToString::to_string).collect());
+        line("neighbours", self.neighbours.iter().map(ToString::to_string).collect());
+        line("mac", self.mac.iter().map(ToString::to_string).collect());
+        line("data.device", vec![self.data_device.to_string()]);
+        line("data.format", vec![self.data_format.to_string()]);
+        let mut flags: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for (flag, value) in &self.node_flags {
+            flags.entry(flag).or_default().push(value.clone());
+        }
+        for (flag, values) in flags {
+            line(&format!("{NODE_KEY_PREFIX}{}", flag.replace('-', "_")), values);
+        }
+        lines
+    }
+}
+
+/// What must not travel in the open: every user of a machine reads its command line, and a host's its neighbours' own.
+fn is_secret(key: &str) -> bool {
+    key.to_ascii_lowercase().contains("secret")
+}
+
+/// The flag of a node's key: `http_listen` is `http-listen`.
+fn node_flag(key: &str) -> Option<String> {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    let begins = key.starts_with(|c: char| c.is_ascii_lowercase());
+    (begins && key.chars().all(is_plain)).then(|| key.replace('_', "-"))
+}
+
+/// A name that hosts can have (RFC 1123, 2.1).
+fn hostname(text: &str) -> Result<String, &'static str> {
+    let is_label = |label: &str| {
+        let is_plain = label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        !label.is_empty() && is_plain && !label.starts_with('-') && !label.ends_with('-')
+    };
+    if text.len() > HOSTNAME_BYTES_MAX || !text.split('.').all(is_label) {
+        return Err("no host name: letters, digits and hyphens between dots, 1 to 64 bytes");
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests;
