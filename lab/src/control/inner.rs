@@ -17,10 +17,11 @@ use tokio::time::timeout;
 use super::lab::{About, Lab};
 use super::protocol::Status;
 use super::{inherit, publish, server};
-use crate::cluster::{Clock, Cluster, ClusterError, RealClock};
+use crate::cluster::ClusterError;
 use crate::limits::control::CONTROL_FAREWELL_MAX;
 use crate::limits::{BOOT_WAIT_MAX, LOOK_INTERVAL};
-use crate::machine::cluster::{NodeProgram, ProcessCluster, SetUpError};
+use crate::machine::cluster::SetUpError;
+use crate::machine::driver::{Driver, NodeProgram, World, set_up};
 use crate::plan::{NodeIndex, Plan};
 use crate::program::Exit;
 use crate::runner::boot::BootError;
@@ -173,10 +174,8 @@ async fn keep(
     sockets: Sockets,
     stop: Arc<watch::Sender<bool>>,
 ) -> Result<Vec<String>, InnerError> {
-    let program = order.node_bin.clone().map_or(NodeProgram::Own, NodeProgram::Path);
-    let cluster = ProcessCluster::set_up(plan.clone(), &program, &order.directory, None)?;
-    let (cluster, clock): (Arc<dyn Cluster>, Arc<dyn Clock>) =
-        (Arc::new(cluster), Arc::new(RealClock::start()));
+    let driver = Driver::Process(order.node_bin.clone().map_or(NodeProgram::Own, NodeProgram::Path));
+    let World { cluster, clock } = set_up(&driver, &plan, &order.directory, None)?;
     let about = About {
         directory: order.directory.clone(),
         pid: order.pid,
