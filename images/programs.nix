@@ -22,7 +22,9 @@ let
   };
 
   # Every dependency, tests' too: built once, used by the programs and the checks.
-  cargoArtifacts = craneLib.buildDepsOnly (arguments // { cargoExtraArgs = "--locked --workspace"; });
+  cargoArtifacts = craneLib.buildDepsOnly (
+    arguments // { cargoExtraArgs = "--locked --workspace"; }
+  );
 
   programs = craneLib.buildPackage (
     arguments

@@ -29,7 +29,12 @@
           cargo =
             suffix: more: required: arguments:
             let
-              missing = builtins.filter (name: !(arguments ? ${name})) ([ "pname" "src" "version" ] ++ required);
+              needed = required ++ [
+                "pname"
+                "src"
+                "version"
+              ];
+              missing = builtins.filter (name: !(arguments ? ${name})) needed;
               checked = known "crane's ${suffix}" (always ++ more) arguments;
             in
             if missing != [ ] then

@@ -28,7 +28,10 @@ let
       entries = builtins.readDir folder;
       holds =
         name:
-        if entries.${name} == "directory" then anyBelow files (folder + "/${name}") else files "${toString folder}/${name}";
+        if entries.${name} == "directory" then
+          anyBelow files (folder + "/${name}")
+        else
+          files "${toString folder}/${name}";
     in
     builtins.any holds (builtins.attrNames entries);
 in
@@ -71,7 +74,8 @@ in
         outPath = builtins.path {
           path = root;
           name = "source";
-          filter = path: type: if type == "directory" then anyBelow files (/. + path) else files path;
+          filter =
+            path: type: if type == "directory" then anyBelow files (/. + path) else files path;
         };
         origSrc = root;
       };
