@@ -7,12 +7,18 @@
 let
   inherit (programs) version;
 
-  appliance = pkgs.runCommand "aspen-appliance-${version}" { } ''
-    ${programs}/bin/lab image build --out $out \
-      --kernel ${kernel}/bzImage \
-      --init ${programs}/bin/aspen-init \
-      --node ${programs}/bin/aspen-node
-  '';
+  appliance =
+    pkgs.runCommand "aspen-appliance-${version}"
+      {
+        # mke2fs makes the empty file system of a blank data disk.
+        nativeBuildInputs = [ pkgs.e2fsprogs ];
+      }
+      ''
+        ${programs}/bin/lab image build --out $out \
+          --kernel ${kernel}/bzImage \
+          --init ${programs}/bin/aspen-init \
+          --node ${programs}/bin/aspen-node
+      '';
 
   # Some outputs of the image under their own names, and what says where they come from.
   part =
