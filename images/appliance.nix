@@ -14,8 +14,10 @@ let
         nativeBuildInputs = [ pkgs.e2fsprogs ];
       }
       ''
+        export XDG_CACHE_HOME=$TMPDIR/cache
         ${programs}/bin/lab image build --out $out \
           --kernel ${kernel}/bzImage \
+          --stub ${pkgs.systemd}/lib/systemd/boot/efi/linuxx64.efi.stub \
           --init ${programs}/bin/aspen-init \
           --node ${programs}/bin/aspen-node
       '';
