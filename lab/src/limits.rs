@@ -1,5 +1,6 @@
 //! Every bound of the lab, with its reason.
 
+pub mod control;
 pub mod page;
 
 use std::time::Duration;

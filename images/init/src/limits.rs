@@ -1,5 +1,7 @@
 //! Every bound of the appliance, with its reason. What can be checked between them is checked here, at compile time.
 
+use std::time::Duration;
+
 // ---- configuration ----
 
 /// Longest aspen.conf, in bytes: every key at its longest has less.
@@ -34,8 +36,91 @@ pub const BLOCKS_TOTAL_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 pub const CONTROL_LINE_BYTES_MAX: usize = 4 * 1024;
 /// Longest wait of a probe, in milliseconds: the lab's slowest link, there and back, takes less.
 pub const PROBE_MS_MAX: u64 = 60_000;
+/// How long the control port waits before it looks whether somebody opened the other end: the kernel lets nobody wait
+/// for that (`port_fops_read` of its virtio console).
+pub const CONTROL_RETRY: Duration = Duration::from_millis(20);
+
+// ---- start ----
+
+/// Kernel messages below this level reach the console: errors and worse (`KERN_WARNING`).
+pub const CONSOLE_LEVEL: u32 = 4;
+/// Longest small text of the kernel's file systems, in bytes: lists of modules and addresses.
+pub const READ_BYTES_MAX: u64 = 64 * 1024;
+/// Longest text of a source of keys, in bytes: a value and its line end.
+pub const VALUE_READ_BYTES_MAX: u64 = VALUE_BYTES_MAX as u64 + 1;
+/// What of the kernel's own log is looked at, in bytes: it keeps 128 KiB by default (`CONFIG_LOG_BUF_SHIFT`).
+pub const KERNEL_LOG_BYTES_MAX: usize = 1024 * 1024;
+/// How long the next news of devices is waited for while one is missing: those of a machine's start are there before its
+/// first program, and a hot-plugged one takes tens of milliseconds, under emulation ten times that.
+pub const DEVICE_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Things that happened and are not dealt with yet: each kind a few times over.
+pub const EVENTS_MAX: usize = 64;
+/// How often the hypervisor's clock is asked.
+pub const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
+/// Latest time that the clock is set to, in milliseconds since 1970-01-01 UTC: the end of the year 9999.
+pub const UNIX_MS_MAX: i64 = 253_402_300_799_999;
+/// How far the clock may be off before it is set, in milliseconds: reading both takes less than one.
+pub const CLOCK_OFF_MS_MAX: i64 = 50;
+
+// ---- data disk ----
+
+/// Bytes at both ends of a disk that are looked at before it counts as blank: partition tables, superblocks, RAID.
+pub const LOOK_EDGE_BYTES: u64 = 1024 * 1024;
+/// Between them, a block is looked at every so many bytes: spare superblocks of ext4 and btrfs are there.
+pub const LOOK_INTERVAL_BYTES: u64 = 64 * 1024 * 1024;
+/// Such blocks at most: 64 GiB of a disk, read in milliseconds.
+pub const LOOK_PLACES_MAX: u64 = 1024;
+
+// ---- network ----
+
+/// How long the kernel may take to answer a request about its network, in whole seconds: it answers within the call.
+pub const NETLINK_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long the first address may take to come: a DHCP client asks four times in that time.
+pub const ADDRESS_WAIT_MAX: Duration = Duration::from_secs(45);
+/// How often it is looked for.
+pub const ADDRESS_LOOK_INTERVAL: Duration = Duration::from_millis(10);
+/// Longest frame of DHCP and ARP, in bytes: an Ethernet frame of the usual size.
+pub const DHCP_FRAME_BYTES_MAX: usize = 1514;
+/// How long an answer of a DHCP server is listened for after the last question.
+pub const DHCP_LISTEN: Duration = Duration::from_secs(10);
+/// How long a DHCP client sleeps at most before it looks at its timers again.
+pub const DHCP_SLEEP_MAX: Duration = Duration::from_mins(10);
+
+// ---- node ----
+
+/// How often the node is asked whether it answers: refused by the kernel at once, it costs microseconds.
+pub const READY_LOOK_INTERVAL: Duration = Duration::from_millis(10);
+/// How long one such question may take.
+pub const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest answer that is read, in bytes: a status with 100 members has 20 KiB.
+pub const HTTP_ANSWER_BYTES_MAX: u64 = 256 * 1024;
+/// How long the node has to stop by itself: its own bound is 10 s, and 1 s for its runtime.
+pub const NODE_STOP_MAX: Duration = Duration::from_secs(15);
+/// How often it is looked whether the node has stopped, besides at every signal.
+pub const NODE_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// How long the last lines of a node that ended may take to come out of its pipe.
+pub const OUTPUT_DRAIN_MAX: Duration = Duration::from_secs(1);
+/// First wait before a node that ended unasked is started again; each further one is twice as long.
+pub const RESTART_WAIT_MIN: Duration = Duration::from_millis(100);
+/// Longest such wait: a client's patience.
+pub const RESTART_WAIT_MAX: Duration = Duration::from_secs(10);
+/// A node that ran so long is a good one, and its next wait the shortest again.
+pub const NODE_STEADY: Duration = Duration::from_mins(1);
+/// Starts in a row without an answer after which the machine goes off: about half a minute of waits.
+pub const NODE_FAILURES_MAX: u32 = 10;
+/// Longest line of the node that is kept in one piece, in bytes.
+pub const NODE_LINE_BYTES_MAX: u64 = 4 * 1024;
+/// What is kept of the node's output, in bytes: a hundred lines and a panic with its trace.
+pub const LAST_WORDS_BYTES_MAX: usize = 16 * 1024;
+/// Longest file of last words, in bytes: four ends of a node.
+pub const LAST_WORDS_FILE_BYTES_MAX: u32 = 64 * 1024;
 
 const _: () = {
+    assert!(LOOK_EDGE_BYTES < LOOK_INTERVAL_BYTES);
+    assert!(RESTART_WAIT_MIN.as_millis() < RESTART_WAIT_MAX.as_millis());
+    // The last end of a node, with the line above it, fits its file.
+    assert!(LAST_WORDS_BYTES_MAX * 2 <= LAST_WORDS_FILE_BYTES_MAX as usize);
+    assert!(NODE_LINE_BYTES_MAX * 2 <= LAST_WORDS_BYTES_MAX as u64);
     assert!(BLOCK_BYTES.is_power_of_two());
     assert!(BLOCKS_TOTAL_BYTES_MAX.is_multiple_of(BLOCK_BYTES as u64));
     // Every neighbour at its longest, an IPv6 address and a MAC, fits one value.

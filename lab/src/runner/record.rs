@@ -24,6 +24,8 @@ pub enum EventKind {
     Leader,
     /// A node has ended by itself.
     Death,
+    /// The user has done something by hand, in a lab that stays up.
+    Hand,
     /// Something is not as it should be, but the run goes on.
     Warning,
 }

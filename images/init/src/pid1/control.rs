@@ -1,0 +1,257 @@
+//! Answers the control channel: lines in, lines out, over whatever carries bytes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aspen_init::control::{Answer, Done, Health, Order, Outcome, Probed, Request};
+use aspen_init::layout::CONTROL_PORT;
+use aspen_init::limits::{CONTROL_LINE_BYTES_MAX, CONTROL_RETRY, PROBE_MS_MAX, READ_BYTES_MAX};
+use aspen_init::report::Reason;
+use serde::Serialize;
+
+use super::clock;
+use super::events::Event;
+use super::node::NodeStatus;
+use super::texts::head;
+
+/// What answers.
+#[derive(Debug)]
+pub(super) struct Desk {
+    /// How the node is.
+    pub(super) status: Arc<Mutex<NodeStatus>>,
+    /// Where a stop goes.
+    pub(super) events: SyncSender<Event>,
+    /// Set once somebody else has set the clock: then it is theirs.
+    pub(super) is_clock_taken: Arc<AtomicBool>,
+}
+
+/// The device of the control port, if the hypervisor gave us one.
+pub(super) fn port(sys: &Path) -> Option<PathBuf> {
+    let ports = fs::read_dir(sys.join("class/virtio-ports")).into_iter().flatten().flatten();
+    let is_ours = |port: &fs::DirEntry| {
+        head(&port.path().join("name"), READ_BYTES_MAX).is_ok_and(|name| name == CONTROL_PORT)
+    };
+    ports.into_iter().find(is_ours).map(|port| Path::new("/dev").join(port.file_name()))
+}
+
+/// Answers on a port, on a thread of its own, as long as the machine runs.
+///
+/// # Errors
+/// The port cannot be opened, or no thread can be made.
+pub(super) fn serve_port(path: &Path, desk: Desk) -> io::Result<()> {
+    let reader = OpenOptions::new().read(true).write(true).open(path)?;
+    let writer = reader.try_clone()?;
+    let serve = move || {
+        let (mut reader, mut writer): (File, File) = (reader, writer);
+        loop {
+            // A port whose other end nobody holds reads as ended: it begins again when somebody does.
+            let _ = desk.serve(&mut reader, &mut writer);
+            thread::sleep(CONTROL_RETRY);
+        }
+    };
+    thread::Builder::new().name("control".to_owned()).spawn(serve).map(|_runs_on| ())
+}
+
+impl Desk {
+    /// Answers until the other end goes.
+    ///
+    /// # Errors
+    /// Nothing can be read or written.
+    pub(super) fn serve(&self, reader: &mut impl Read, writer: &mut impl Write) -> io::Result<()> {
+        let mut line = Vec::new();
+        let mut is_too_long = false;
+        let mut bytes = [0; 1024];
+        loop {
+            let count = match reader.read(&mut bytes) {
+                Ok(0) => return Ok(()),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            for byte in &bytes[..count] {
+                if *byte == b'\n' {
+                    let answer = if is_too_long {
+                        let text = format!("a request has at most {CONTROL_LINE_BYTES_MAX} bytes");
+                        (json(0, Outcome::<Done>::Error(text)), None)
+                    } else {
+                        self.answer(&line)
+                    };
+                    self.send(writer, answer)?;
+                    line.clear();
+                    is_too_long = false;
+                } else if line.len() < CONTROL_LINE_BYTES_MAX {
+                    line.push(*byte);
+                } else {
+                    is_too_long = true;
+                }
+            }
+        }
+    }
+
+    fn send(&self, writer: &mut impl Write, (answer, event): (String, Option<Event>)) -> io::Result<()> {
+        let written = writer.write_all(format!("{answer}\n").as_bytes()).and_then(|()| writer.flush());
+        if let Some(event) = event {
+            // Nobody listens: the machine is going off already.
+            let _ = self.events.send(event);
+        }
+        written
+    }
+
+    /// The answer to a line, and what follows from it once it is sent.
+    fn answer(&self, line: &[u8]) -> (String, Option<Event>) {
+        let request: Request = match serde_json::from_slice(line) {
+            Ok(request) => request,
+            Err(error) => {
+                return (json(0, Outcome::<Done>::Error(format!("this is no request: {error}"))), None);
+            }
+        };
+        let id = request.id;
+        let answer = match request.order {
+            Order::Health => json(id, Outcome::Ok(self.health())),
+            Order::SetClock { unix_ms } => json(id, self.clock(clock::set_unix_ms(unix_ms))),
+            Order::StepClock { by_ms } => json(id, self.clock(clock::step_ms(by_ms))),
+            Order::Probe { to, within_ms } => json(id, probe(to, within_ms)),
+            Order::Stop => {
+                return (json(id, Outcome::Ok(Done {})), Some(Event::Stop(Reason::Control)));
+            }
+        };
+        (answer, None)
+    }
+
+    fn health(&self) -> Health {
+        let NodeStatus { state, pid, restarts } = *self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        Health {
+            node: state,
+            node_pid: pid,
+            restarts,
+            uptime_ms: clock::uptime_ms(),
+            clock_ms: clock::unix_ms(),
+        }
+    }
+
+    fn clock(&self, set: io::Result<()>) -> Outcome<Done> {
+        match set {
+            Ok(()) => {
+                self.is_clock_taken.store(true, Ordering::Relaxed);
+                Outcome::Ok(Done {})
+            }
+            Err(error) => Outcome::Error(format!("cannot set the clock: {error}")),
+        }
+    }
+}
+
+/// Sends a SYN and waits for what comes back (RFC 9293, 3.5).
+fn probe(to: SocketAddr, within_ms: u64) -> Outcome<Probed> {
+    if !(1..=PROBE_MS_MAX).contains(&within_ms) {
+        return Outcome::Error(format!("within_ms is {within_ms}, 1 to {PROBE_MS_MAX} are allowed"));
+    }
+    let start = Instant::now();
+    let answered = TcpStream::connect_timeout(&to, Duration::from_millis(within_ms));
+    let after = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+    match answered {
+        Ok(_accepted) => Outcome::Ok(Probed::AnsweredUs(after)),
+        Err(error) => match error.kind() {
+            ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => {
+                Outcome::Ok(Probed::AnsweredUs(after))
+            }
+            // Unreachable: address resolution stayed without an answer.
+            ErrorKind::TimedOut | ErrorKind::WouldBlock | ErrorKind::HostUnreachable => {
+                Outcome::Ok(Probed::Unanswered(true))
+            }
+            _ => Outcome::Error(format!("cannot probe {to}: {error}")),
+        },
+    }
+}
+
+fn json<T: Serialize>(id: u64, outcome: Outcome<T>) -> String {
+    // Numbers and texts always have a JSON form.
+    serde_json::to_string(&Answer { id, outcome }).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::mpsc::{Receiver, sync_channel};
+
+    use aspen_init::control::NodeState;
+
+    use super::super::devices::tests::sysfs;
+    use super::*;
+
+    fn desk() -> (Desk, Receiver<Event>) {
+        let (sender, events) = sync_channel(4);
+        let status = NodeStatus { state: NodeState::Running, pid: Some(7), restarts: 2 };
+        let status = Arc::new(Mutex::new(status));
+        (Desk { status, events: sender, is_clock_taken: Arc::default() }, events)
+    }
+
+    fn ask(desk: &Desk, requests: &str) -> Vec<String> {
+        let mut answers = Vec::new();
+        desk.serve(&mut requests.as_bytes(), &mut answers).unwrap();
+        String::from_utf8(answers).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn requests_are_answered_in_their_order() {
+        let (desk, events) = desk();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        let answers = ask(
+            &desk,
+            &format!(
+                "{{\"id\":1,\"do\":\"health\"}}\n{{\"id\":2,\"do\":\"probe\",\"to\":\"{open}\",\"within_ms\":5000}}\n\
+                 {{\"id\":3,\"do\":\"stop\"}}\n"
+            ),
+        );
+        let health: Answer<Health> = serde_json::from_str(&answers[0]).unwrap();
+        let Outcome::Ok(health) = health.outcome else { panic!("{answers:?}") };
+        assert_eq!((health.node, health.node_pid, health.restarts), (NodeState::Running, Some(7), 2));
+        let probed: Answer<Probed> = serde_json::from_str(&answers[1]).unwrap();
+        assert!(matches!(probed.outcome, Outcome::Ok(Probed::AnsweredUs(_))), "{answers:?}");
+        assert_eq!(answers[2], r#"{"id":3,"ok":{}}"#);
+        assert_eq!(events.try_recv().unwrap(), Event::Stop(Reason::Control));
+    }
+
+    #[test]
+    fn what_is_no_request_is_answered_too() {
+        let (desk, _events) = desk();
+        let long = "x".repeat(CONTROL_LINE_BYTES_MAX + 1);
+        let answers = ask(
+            &desk,
+            &format!("hello\n{long}\n{{\"id\":4,\"do\":\"probe\",\"to\":\"127.0.0.1:1\",\"within_ms\":0}}\n"),
+        );
+        assert_eq!(
+            answers,
+            [
+                r#"{"id":0,"error":"this is no request: expected value at line 1 column 1"}"#,
+                r#"{"id":0,"error":"a request has at most 4096 bytes"}"#,
+                r#"{"id":4,"error":"within_ms is 0, 1 to 60000 are allowed"}"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn closed_port_answers_and_silence_does_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let closed = listener.local_addr().unwrap();
+        drop(listener);
+        assert!(matches!(probe(closed, 5000), Outcome::Ok(Probed::AnsweredUs(_))));
+    }
+
+    #[test]
+    fn port_is_found_by_its_name() {
+        let sys = sysfs(&[
+            ("class/virtio-ports/vport1p1/name", "org.other\n"),
+            ("class/virtio-ports/vport1p2/name", "org.aspen.control\n"),
+        ]);
+        assert_eq!(port(sys.path()), Some(PathBuf::from("/dev/vport1p2")));
+        assert_eq!(port(Path::new("/nowhere")), None);
+    }
+}

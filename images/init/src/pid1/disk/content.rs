@@ -1,0 +1,189 @@
+//! What a disk holds: nothing, our file system, or something that must not be written over.
+//!
+//! It looks wherever file systems, partition tables and volume managers leave their marks, and reads only.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use aspen_init::layout::DATA_LABEL;
+
+use aspen_init::limits::{LOOK_EDGE_BYTES, LOOK_INTERVAL_BYTES, LOOK_PLACES_MAX};
+
+/// Written to a blank disk before anything else, and gone when the file system is complete: a power cut in between
+/// leaves a disk that we may still write to.
+pub(super) const UNFINISHED: &[u8; 32] = b"ASPEN: file system is unfinished";
+
+/// What a disk holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Nothing.
+    Blank,
+    /// A file system that we began to write.
+    Unfinished,
+    /// Our file system.
+    Ours {
+        /// Its size.
+        bytes: u64,
+    },
+    /// Something else, in words.
+    Other(String),
+}
+
+/// Looks at a disk of so many bytes.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn look(disk: &File, disk_bytes: u64) -> io::Result<Content> {
+    let start = read(disk, 0, LOOK_EDGE_BYTES.min(disk_bytes))?;
+    if start.starts_with(UNFINISHED) {
+        return Ok(Content::Unfinished);
+    }
+    if let Some(content) = known(&start) {
+        return Ok(content);
+    }
+    if let Some(at) = first_byte(&start) {
+        return Ok(Content::Other(format!("data of an unknown kind, beginning at byte {at}")));
+    }
+    let found = |at: u64| Content::Other(format!("data of an unknown kind at byte {at}"));
+    // The spare partition table, RAID and the last group of a file system.
+    let edge = disk_bytes.saturating_sub(LOOK_EDGE_BYTES);
+    if let Some(at) = first_byte(&read(disk, edge, disk_bytes - edge)?) {
+        return Ok(found(edge + at));
+    }
+    // Spare superblocks: those of ext4 are every 128 MiB, those of btrfs at 64 MiB and 256 GiB.
+    let places = (1..=LOOK_PLACES_MAX).map(|place| place * LOOK_INTERVAL_BYTES);
+    for at in places.take_while(|at| *at < edge) {
+        if let Some(byte) = first_byte(&read(disk, at, 4096.min(disk_bytes - at))?) {
+            return Ok(found(at + byte));
+        }
+    }
+    Ok(Content::Blank)
+}
+
+fn read(disk: &File, at: u64, bytes: u64) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
+    disk.read_exact_at(&mut buffer, at)?;
+    Ok(buffer)
+}
+
+fn first_byte(bytes: &[u8]) -> Option<u64> {
+    bytes.iter().position(|byte| *byte != 0).map(|at| at as u64)
+}
+
+/// What is known by its mark.
+fn known(start: &[u8]) -> Option<Content> {
+    let has = |at: usize, mark: &[u8]| start.get(at..at + mark.len()) == Some(mark);
+    if has(EXT4_AT + 0x38, &[0x53, 0xef]) {
+        return Some(ext4(&start[EXT4_AT..]));
+    }
+    let marks: [(usize, &[u8], &str); 8] = [
+        (512, b"EFI PART", "a GPT partition table"),
+        (0, b"LUKS\xba\xbe", "an encrypted volume (LUKS)"),
+        (0, b"XFSB", "an XFS file system"),
+        (0x1_0040, b"_BHRfS_M", "a btrfs file system"),
+        (4086, b"SWAPSPACE2", "a swap area"),
+        (536, b"LVM2 001", "an LVM volume"),
+        (0, b"QFI\xfb", "a qcow2 image that was attached as a raw one"),
+        (510, &[0x55, 0xaa], "a boot sector, a partition table or a FAT file system"),
+    ];
+    let mark = marks.iter().find(|(at, mark, _)| has(*at, mark));
+    mark.map(|(_, _, what)| Content::Other((*what).to_owned()))
+}
+
+/// Where the superblock of ext4 is (Documentation/filesystems/ext4/globals.rst).
+const EXT4_AT: usize = 1024;
+
+fn ext4(superblock: &[u8]) -> Content {
+    let number = |at: usize| {
+        let bytes: [u8; 4] =
+            superblock.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).unwrap_or_default();
+        u64::from(u32::from_le_bytes(bytes))
+    };
+    // s_volume_name; s_blocks_count_lo and _hi, the latter with INCOMPAT_64BIT; s_log_block_size.
+    let name = superblock.get(0x78..0x88).unwrap_or_default();
+    let name = String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
+    if name != DATA_LABEL {
+        return Content::Other(format!("an ext4 file system labelled {name:?}, not {DATA_LABEL:?}"));
+    }
+    let high = if number(0x60) & 0x80 == 0 { 0 } else { number(0x150) };
+    let blocks = number(0x4) | high << 32;
+    let bytes = 1024_u64.checked_shl(u32::try_from(number(0x18)).unwrap_or(u32::MAX)).unwrap_or(u64::MAX);
+    Content::Ours { bytes: blocks.saturating_mul(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DISK_BYTES: u64 = 256 * 1024 * 1024;
+
+    /// A disk with these bytes at these places.
+    fn disk(writes: &[(u64, &[u8])]) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(DISK_BYTES).unwrap();
+        for (at, bytes) in writes {
+            file.write_all_at(bytes, *at).unwrap();
+        }
+        file
+    }
+
+    #[track_caller]
+    fn check(writes: &[(u64, &[u8])], want: Content) {
+        assert_eq!(look(&disk(writes), DISK_BYTES).unwrap(), want);
+    }
+
+    fn other(text: &str) -> Content {
+        Content::Other(text.to_owned())
+    }
+
+    #[test]
+    fn blank_disk_is_blank_also_when_it_is_small() {
+        check(&[], Content::Blank);
+        let small = tempfile::tempfile().unwrap();
+        small.set_len(4096).unwrap();
+        assert_eq!(look(&small, 4096).unwrap(), Content::Blank);
+    }
+
+    #[test]
+    fn anything_at_all_is_found() {
+        check(&[(7, b"x")], other("data of an unknown kind, beginning at byte 7"));
+        check(&[(DISK_BYTES - 1, b"x")], other("data of an unknown kind at byte 268435455"));
+        check(&[(64 << 20 | 5, b"x")], other("data of an unknown kind at byte 67108869"));
+        check(&[(128 << 20, b"x")], other("data of an unknown kind at byte 134217728"));
+    }
+
+    #[test]
+    fn what_is_known_is_named() {
+        check(&[(510, b"\x55\xaa"), (512, b"EFI PART")], other("a GPT partition table"));
+        check(&[(510, b"\x55\xaa")], other("a boot sector, a partition table or a FAT file system"));
+        check(&[(0, b"XFSB")], other("an XFS file system"));
+        check(&[(0x1_0040, b"_BHRfS_M")], other("a btrfs file system"));
+        check(&[(0, b"QFI\xfb")], other("a qcow2 image that was attached as a raw one"));
+        check(
+            &[(1024 + 0x38, b"\x53\xef"), (1024 + 0x78, b"photos")],
+            other("an ext4 file system labelled \"photos\", not \"ASPEN-DATA\""),
+        );
+    }
+
+    #[test]
+    fn our_file_system_has_a_size() {
+        let blocks = 65_536_u32.to_le_bytes();
+        let marks: [(u64, &[u8]); 4] = [
+            (1024 + 0x38, b"\x53\xef"),
+            (1024 + 0x78, b"ASPEN-DATA\0"),
+            (1024 + 0x4, &blocks),
+            (1024 + 0x18, &[2]),
+        ];
+        check(&marks, Content::Ours { bytes: 65_536 * 4096 });
+        // Without the 64-bit feature the high half means something else.
+        check(&[&marks[..], &[(1024 + 0x150, &[1])]].concat(), Content::Ours { bytes: 65_536 * 4096 });
+        let large: [(u64, &[u8]); 2] = [(1024 + 0x60, &[0x80]), (1024 + 0x150, &[1])];
+        check(&[&marks[..], &large].concat(), Content::Ours { bytes: (65_536 + (1 << 32)) * 4096 });
+    }
+
+    #[test]
+    fn unfinished_file_system_is_ours_to_finish() {
+        check(&[(0, UNFINISHED), (5 << 20, b"half a file system")], Content::Unfinished);
+    }
+}

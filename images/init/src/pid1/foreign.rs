@@ -1,0 +1,43 @@
+//! The two calls to the kernel for which there is no safe wrapper, and nothing else.
+
+#![allow(unsafe_code, reason = "an ioctl of one file system, and the address of a packet socket")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, SockaddrLike, bind, socket,
+};
+
+nix::ioctl_write_ptr!(ext4_resize, b'f', 16, u64);
+
+/// Tells a mounted ext4 to have so many blocks (`EXT4_IOC_RESIZE_FS`, fs/ext4/ioctl.c). `mount` is any directory in it.
+///
+/// # Errors
+/// The kernel's, such as `EPERM` or `ENOTTY` for another file system.
+pub(super) fn resize_ext4(mount: impl AsFd, blocks: u64) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and the kernel reads one u64 from the pointer, which is valid for the call.
+    unsafe { ext4_resize(mount.as_fd().as_raw_fd(), &raw const blocks) }?;
+    Ok(())
+}
+
+/// A socket that takes and sends whole frames of one interface, and never blocks (packet(7)).
+///
+/// # Errors
+/// The kernel has no packet sockets (`CONFIG_PACKET`), or there is no such interface.
+pub(super) fn packet_socket(interface_index: u32) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)?;
+    // SAFETY: a structure of numbers, for which zero is a value.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
+    address.sll_protocol = u16::try_from(libc::ETH_P_ALL).map_err(io::Error::other)?.to_be();
+    address.sll_ifindex = i32::try_from(interface_index).map_err(io::Error::other)?;
+    let length = u32::try_from(size_of_val(&address)).ok();
+    // SAFETY: the pointer is valid for `length` bytes, and what it points to says that it is a link address.
+    let address = unsafe { LinkAddr::from_raw((&raw const address).cast(), length) };
+    let address = address.ok_or(io::ErrorKind::InvalidInput)?;
+    bind(fd.as_raw_fd(), &address)?;
+    Ok(fd)
+}

@@ -1,0 +1,45 @@
+//! The node's secret key, from the config disk to a node that has none.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use aspen_init::layout::NODE_SECRET_FILE;
+
+/// Stores a secret key for a node that has none; says whether it did.
+pub(super) fn keep_secret(folder: &Path, secret: &str) -> io::Result<bool> {
+    let path = folder.join(NODE_SECRET_FILE);
+    if path.exists() {
+        return Ok(fs::read_to_string(&path)?.trim_end() == secret.trim_end());
+    }
+    // Whole or not at all.
+    let unfinished = folder.join(format!("{NODE_SECRET_FILE}.new"));
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+    file.write_all(secret.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&unfinished, &path)?;
+    fs::File::open(folder)?.sync_all()?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn secret_is_stored_once_and_for_its_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(keep_secret(dir.path(), "ab\n").unwrap());
+        let path = dir.path().join(NODE_SECRET_FILE);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "ab\n");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(keep_secret(dir.path(), "ab").unwrap(), "the same key is no other one");
+        assert!(!keep_secret(dir.path(), "cd\n").unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "ab\n");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

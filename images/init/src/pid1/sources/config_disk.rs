@@ -1,0 +1,211 @@
+//! The config disk: a FAT volume with a label, read without the kernel's help.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use aspen_init::layout::{CONFIG_FILE, CONFIG_LABEL, CONFIG_NODE_FILE, CONFIG_SECRET_FILE};
+use fatfs::{FileSystem, FsOptions};
+
+use super::super::devices::BlockDevice;
+use aspen_init::limits::{CONFIG_BYTES_MAX, NODE_CONFIG_BYTES_MAX, SECRET_BYTES_MAX};
+
+/// What is on the config disk. Whatever a file says is not yet understood.
+pub(in super::super) struct ConfigDisk {
+    /// Its device.
+    pub(in super::super) device: PathBuf,
+    /// Its `aspen.conf`.
+    pub(in super::super) config: Option<String>,
+    /// Its `node.toml`.
+    pub(in super::super) node_config: Option<String>,
+    /// Its `secret.key`.
+    pub(in super::super) secret: Option<String>,
+}
+
+impl std::fmt::Debug for ConfigDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConfigDisk").field("device", &self.device).finish_non_exhaustive()
+    }
+}
+
+/// Why a config disk is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(in super::super) enum ConfigDiskError {
+    /// There are two.
+    #[error("{} and {} are both labelled {CONFIG_LABEL}: leave one attached", .0.display(), .1.display())]
+    Two(PathBuf, PathBuf),
+    /// It is labelled, and is no FAT file system.
+    #[error("the config disk {} is damaged: make it again", .device.display())]
+    Damaged {
+        /// Its device.
+        device: PathBuf,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// A file of it cannot be read.
+    #[error("cannot read {file} on the config disk {}", .device.display())]
+    File {
+        /// Its device.
+        device: PathBuf,
+        /// The file.
+        file: &'static str,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// A file is too long.
+    #[error("{file} on the config disk {} has more than {bytes_max} bytes: shorten it", .device.display())]
+    Long {
+        /// Its device.
+        device: PathBuf,
+        /// The file.
+        file: &'static str,
+        /// How many are allowed.
+        bytes_max: u64,
+    },
+    /// A file is no text.
+    #[error("{file} on the config disk {} is no UTF-8 text: write it again", .device.display())]
+    NoText {
+        /// Its device.
+        device: PathBuf,
+        /// The file.
+        file: &'static str,
+    },
+}
+
+/// The config disk among these.
+///
+/// # Errors
+/// There are two, or what it holds cannot be read.
+pub(super) fn find(devices: &[BlockDevice]) -> Result<Option<ConfigDisk>, ConfigDiskError> {
+    find_at(devices.iter().map(BlockDevice::path))
+}
+
+fn find_at(paths: impl Iterator<Item = PathBuf>) -> Result<Option<ConfigDisk>, ConfigDiskError> {
+    let mut labelled = paths.filter(|path| is_labelled(path));
+    let Some(device) = labelled.next() else { return Ok(None) };
+    match labelled.next() {
+        Some(second) => Err(ConfigDiskError::Two(device, second)),
+        None => read(device).map(Some),
+    }
+}
+
+/// Whether a device begins as a FAT volume of that label does ("Microsoft FAT Specification", 3: `BS_VolLab` is at 43 for
+/// FAT12 and FAT16, at 71 for FAT32).
+fn is_labelled(device: &Path) -> bool {
+    let mut sector = [0; 512];
+    let read = File::open(device).and_then(|mut file| file.read_exact(&mut sector));
+    let label = format!("{CONFIG_LABEL:11}");
+    let is_label = |at: usize| sector[at..].starts_with(label.as_bytes());
+    read.is_ok() && sector[510..] == [0x55, 0xaa] && (is_label(43) || is_label(71))
+}
+
+fn read(device: PathBuf) -> Result<ConfigDisk, ConfigDiskError> {
+    let damaged = |source| ConfigDiskError::Damaged { device: device.clone(), source };
+    let file = File::open(&device).map_err(damaged)?;
+    let system = FileSystem::new(file, FsOptions::new()).map_err(damaged)?;
+    let text = |file, bytes_max| text(&system, &device, file, bytes_max);
+    let (config, node_config, secret) = (
+        text(CONFIG_FILE, CONFIG_BYTES_MAX)?,
+        text(CONFIG_NODE_FILE, NODE_CONFIG_BYTES_MAX)?,
+        text(CONFIG_SECRET_FILE, SECRET_BYTES_MAX)?,
+    );
+    Ok(ConfigDisk { config, node_config, secret, device: device.clone() })
+}
+
+/// A file, if it is there.
+fn text<D: Read + Write + Seek>(
+    system: &FileSystem<D>,
+    device: &Path,
+    file: &'static str,
+    bytes_max: u64,
+) -> Result<Option<String>, ConfigDiskError> {
+    let device = || device.to_owned();
+    let failed = |source| ConfigDiskError::File { device: device(), file, source };
+    let mut bytes = Vec::new();
+    match system.root_dir().open_file(file) {
+        Ok(found) => found.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(failed(source)),
+    };
+    if bytes.len() as u64 > bytes_max {
+        return Err(ConfigDiskError::Long { device: device(), file, bytes_max });
+    }
+    let text = String::from_utf8(bytes);
+    text.map(Some).map_err(|_no_text| ConfigDiskError::NoText { device: device(), file })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, OpenOptions};
+
+    use fatfs::FormatVolumeOptions;
+
+    use super::*;
+
+    /// A volume with these files.
+    fn volume(path: &Path, label: &str, files: &[(&str, &[u8])]) {
+        let open =
+            || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap();
+        open().set_len(1024 * 1024).unwrap();
+        let label = format!("{label:11}").into_bytes().try_into().unwrap();
+        fatfs::format_volume(open(), FormatVolumeOptions::new().volume_label(label)).unwrap();
+        let system = FileSystem::new(open(), FsOptions::new()).unwrap();
+        for (name, bytes) in files {
+            let mut file = system.root_dir().create_file(name).unwrap();
+            file.write_all(bytes).unwrap();
+            file.flush().unwrap();
+        }
+        system.unmount().unwrap();
+    }
+
+    #[track_caller]
+    fn check_refused(directory: &Path, names: &[&str], want: &str) {
+        let error = find_at(names.iter().map(|name| directory.join(name))).unwrap_err().to_string();
+        assert_eq!(error.replace(directory.to_str().unwrap(), "DIR"), want);
+    }
+
+    #[test]
+    fn files_of_the_labelled_volume_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        volume(&at("a"), "OTHER", &[("aspen.conf", b"other")]);
+        volume(&at("b"), "ASPEN-CFG", &[("aspen.conf", b"hostname = 'n1'\n"), ("node.toml", b"id = 1\n")]);
+        fs::write(at("c"), [0; 512]).unwrap();
+        fs::write(at("d"), "short").unwrap();
+        let disk = find_at(["a", "b", "c", "d", "none"].into_iter().map(at)).unwrap().unwrap();
+        assert_eq!(disk.device, at("b"));
+        assert_eq!(disk.config.as_deref(), Some("hostname = 'n1'\n"));
+        assert_eq!(disk.node_config.as_deref(), Some("id = 1\n"));
+        assert_eq!(disk.secret, None);
+        assert!(find_at(["a", "c"].into_iter().map(at)).unwrap().is_none());
+    }
+
+    #[test]
+    fn disk_that_cannot_be_used_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        volume(&at("a"), "ASPEN-CFG", &[]);
+        volume(&at("b"), "ASPEN-CFG", &[]);
+        check_refused(
+            dir.path(),
+            &["a", "b"],
+            "DIR/a and DIR/b are both labelled ASPEN-CFG: leave one attached",
+        );
+        volume(&at("c"), "ASPEN-CFG", &[("aspen.conf", b"\xff\xfe")]);
+        check_refused(
+            dir.path(),
+            &["c"],
+            "aspen.conf on the config disk DIR/c is no UTF-8 text: write it again",
+        );
+        volume(&at("d"), "ASPEN-CFG", &[("secret.key", &[b'a'; 4097])]);
+        check_refused(
+            dir.path(),
+            &["d"],
+            "secret.key on the config disk DIR/d has more than 4096 bytes: shorten it",
+        );
+        let mut bytes = fs::read(at("a")).unwrap();
+        bytes[11..13].copy_from_slice(&[1, 1]);
+        fs::write(at("e"), bytes).unwrap();
+        check_refused(dir.path(), &["e"], "the config disk DIR/e is damaged: make it again");
+    }
+}
