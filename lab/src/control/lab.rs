@@ -51,6 +51,8 @@ pub(super) struct Lab {
     desks: Vec<Desk>,
     links: Mutex<LinkTable>,
     phase: watch::Sender<Phase>,
+    /// Ages are those of the user's own clock, whatever the pace of the cluster's.
+    began: Instant,
     /// Turns true when the lab is to end.
     stop: Arc<watch::Sender<bool>>,
     /// What did not go as it should when the nodes were stopped; nothing as long as they are not.
@@ -87,6 +89,7 @@ impl Lab {
             desks,
             links,
             phase: watch::Sender::new(Phase::Booting),
+            began: Instant::now(),
             stop,
             farewell: watch::Sender::new(None),
             draws_count: AtomicU32::new(0),
@@ -102,7 +105,7 @@ impl Lab {
         let mut links = self.links();
         let by_hand = links.changed(&BTreeSet::new(), Change::Heal).expect("to heal nothing is possible");
         let counts = self.cluster.set_links(&links.rules(&by_hand))?;
-        links.commit(by_hand, self.clock.now(), &counts);
+        links.commit(by_hand, self.began.elapsed(), &counts);
         Ok(())
     }
 
@@ -206,7 +209,7 @@ impl Lab {
             seed: self.plan.seed,
             driver: self.about.driver.clone(),
             phase: *self.phase.borrow(),
-            up_ms: millis(now),
+            up_ms: millis(self.began.elapsed()),
             nodes,
             links: self.link_status()?,
         })
@@ -231,7 +234,7 @@ impl Lab {
     fn link_status(&self) -> Result<Vec<LinkStatus>, Failure> {
         let links = self.links();
         let counts = self.cluster.frame_counts().map_err(|error| refused(&causes(&error)))?;
-        Ok(links.status(&self.plan, self.clock.now(), &counts))
+        Ok(links.status(&self.plan, self.began.elapsed(), &counts))
     }
 
     /// How everything is, once the cluster serves.
@@ -266,7 +269,7 @@ impl Lab {
         let rules: BTreeMap<NodePair, LinkRule> = links.rules(&by_hand);
         let counts = self.cluster.set_links(&rules).map_err(|error| refused(&causes(&error)))?;
         let took_us = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
-        links.commit(by_hand, self.clock.now(), &counts);
+        links.commit(by_hand, self.began.elapsed(), &counts);
         drop(links);
         let text = match pairs.len() {
             0 => format!("{text}: nothing was done by hand to any link"),

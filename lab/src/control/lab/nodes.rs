@@ -1,6 +1,7 @@
 //! Nodes of a lab that is up: orders to them, what they say meanwhile, and how they stop.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use futures::future::join_all;
 
@@ -45,8 +46,12 @@ impl Lab {
         let text = match order {
             Order::Kill => {
                 // First, so that nobody takes it for an end of its own; its connections are closed.
+                let before = desk.power();
                 desk.set_power(Power::Down);
-                let exit = self.cluster.kill(node).await.map_err(failed)?;
+                let exit = self.cluster.kill(node).await.map_err(|error| {
+                    desk.set_power(before);
+                    failed(error)
+                })?;
                 if exit == Exit::Signal(9) {
                     "was killed".to_owned()
                 } else {
@@ -77,19 +82,19 @@ impl Lab {
 
     /// Waits until a node that was started answers; how long that took.
     async fn await_answer(&self, node: NodeIndex) -> Result<String, Failure> {
-        let (began, name) = (self.clock.now(), self.name(node));
+        let (began, name) = (Instant::now(), self.name(node));
+        let deadline = self.clock.now() + RESTART_WAIT_MAX;
         let mut channel = self.cluster.channel(node);
         loop {
             if raft_state(channel.as_mut()).await.is_some() {
-                let took = self.clock.now().saturating_sub(began);
-                return Ok(format!("was started, and answers after {:.1} s", took.as_secs_f64()));
+                return Ok(format!("was started, and answers after {:.1} s", began.elapsed().as_secs_f64()));
             }
             if self.desks[node.position()].power() != Power::Running {
                 return Err(refused(&format!(
                     "{name} was started and runs no more: `lab console {name}` shows why"
                 )));
             }
-            if self.clock.now().saturating_sub(began) > RESTART_WAIT_MAX {
+            if self.clock.now() > deadline {
                 let within = RESTART_WAIT_MAX.as_secs();
                 let text =
                     format!("{name} runs, but does not answer within {within} s: see `lab console {name}`");
