@@ -1,5 +1,7 @@
 //! What was typed.
 
+mod control;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +9,9 @@ use aspen_node::plant::PLANTS;
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub use self::control::{
+    ConsoleArgs, ControlCommand, CutArgs, HealArgs, LinkArgs, NodesArgs, StatusArgs, UpArgs, Which,
+};
 use crate::limits::{CHECK_CONFIGURATIONS_MAX, CHECK_TIME_ASKED_MAX, SELFTEST_RUNS_MAX};
 use crate::scenario::{Mistake, duration_of};
 
@@ -20,8 +25,9 @@ pub const NODE_PART: &str = "__node";
     about = "Boots Aspen clusters from scenario files, breaks them on purpose and judges what they did"
 )]
 #[command(
-    after_help = "Exit codes: 0 every check holds; 1 a check failed; 2 unknown or invalid (a fault left no \
-receipt, too few operations, ended early); 3 this host cannot run it; 64 the file or the command line is wrong."
+    after_help = "Exit codes: 0 every check holds, or it was done; 1 a check failed, or it could not be done; 2 unknown or invalid (a fault left no \
+receipt, too few operations, ended early), or no lab is up that could be asked; 3 this host cannot run it; 64 the file or the \
+command line is wrong."
 )]
 pub struct Cli {
     /// What to do.
@@ -34,6 +40,11 @@ pub struct Cli {
 pub enum Command {
     /// Run a scenario and judge it
     Run(RunArgs),
+    /// Boot a scenario's cluster and keep it up, to work on it by hand (docs/up.md)
+    Up(UpArgs),
+    /// Work on a lab that is up.
+    #[command(flatten)]
+    Control(ControlCommand),
     /// Judge a stored run again, or the history of any tool
     Verify(VerifyArgs),
     /// Prove that the checks catch bugs: planted ones, by name, in every run

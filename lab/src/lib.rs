@@ -4,6 +4,7 @@
 pub mod check;
 pub mod cli;
 pub mod cluster;
+pub mod control;
 pub mod doctor;
 pub mod fabric;
 pub mod history;

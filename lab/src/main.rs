@@ -9,7 +9,7 @@ use aspen_lab::cli::{Cli, Command, NODE_PART};
 use aspen_lab::doctor::{self, DoctorError};
 use aspen_lab::runner::causes;
 use aspen_lab::sandbox::{self, Stage};
-use aspen_lab::{image, selftest, session, verify};
+use aspen_lab::{control, image, selftest, session, verify};
 use clap::Parser;
 
 /// Something is broken.
@@ -31,6 +31,15 @@ fn main() -> ExitCode {
         let words = std::env::args_os().enumerate().filter(|(place, _)| *place != 1).map(|(_, word)| word);
         return aspen_node::run::main(aspen_node::config::Cli::parse_from(words));
     }
+    if std::env::args_os().nth(1).is_some_and(|part| part == control::HOLDER) {
+        return control::run_holder(std::env::args_os().nth(2)).map_or_else(
+            |error| {
+                report(&error);
+                ExitCode::from(error.exit_code())
+            },
+            ExitCode::from,
+        );
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -47,10 +56,24 @@ fn main() -> ExitCode {
             },
             ExitCode::from,
         ),
+        Command::Up(args) => control::up(args).map_or_else(
+            |error| {
+                report(&error);
+                ExitCode::from(error.exit_code())
+            },
+            ExitCode::from,
+        ),
+        Command::Control(command) => control::run(command, &mut std::io::stdout()).map_or_else(
+            |error| {
+                report(&error);
+                ExitCode::from(error.exit_code())
+            },
+            ExitCode::from,
+        ),
         Command::Verify(args) => verify::run(args, &mut std::io::stdout().lock()).map_or_else(
             |error| {
                 report(&error);
-                ExitCode::from(EXIT_USAGE)
+                ExitCode::from(error.exit_code())
             },
             ExitCode::from,
         ),
@@ -94,6 +117,15 @@ fn inner(stage: sandbox::InnerStage) -> ExitCode {
                     ExitCode::from(EXIT_FAILED)
                 },
                 |()| ExitCode::SUCCESS,
+            )
+        }
+        Ok(inner) if inner.arguments.first().is_some_and(|part| part == control::INNER) => {
+            control::run_inner(inner).map_or_else(
+                |error| {
+                    report(&error);
+                    ExitCode::from(EXIT_INVALID)
+                },
+                ExitCode::from,
             )
         }
         Ok(inner) => session::run_inner(inner).map_or_else(

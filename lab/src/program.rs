@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -297,6 +297,19 @@ impl Program {
             }
         }
         Ok(())
+    }
+
+    /// Starts it with all its output appended to `console`, and lets it go: it may outlive the lab.
+    ///
+    /// # Errors
+    /// It cannot be started, or its console cannot be opened.
+    pub(crate) fn start_apart(&self, console: &Path) -> Result<Child, ProgramError> {
+        let output = open_append(console)?;
+        let errors =
+            output.try_clone().map_err(|source| ProgramError::File { path: console.to_owned(), source })?;
+        let mut command = self.command();
+        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        command.spawn().map_err(|source| ProgramError::Start { command: self.to_string(), source })
     }
 
     /// Starts it between two pipes, its input and its output; its error output is the lab's own.
