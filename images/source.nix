@@ -15,6 +15,7 @@ fileset.toSource {
     ../node
     ../topologies
     ./init
+    ./kernel-lab.fragment
     ./kernel.fragment
     # The manifest of the lab names it.
     ../tests/it/main.rs
