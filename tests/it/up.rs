@@ -302,9 +302,15 @@ fn lab_in_the_foreground_ends_in_order_by_a_signal_and_at_once_by_a_kill() {
     let home = Home(directory.path());
     let (out, scenario) = (home.out("a"), topology("three-nodes"));
     let mut lab = Foreground::start(&home, &["up", scenario.to_str().unwrap(), "--out", &out]);
-    let mut follower = home.command(&["console", "n1", "--follow"]).stdout(Stdio::null()).spawn().unwrap();
+    let mut follower = home.command(&["console", "n1", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
+    // Once it shows something it has found the lab.
+    let mut shown = follower.stdout.take().unwrap();
+    shown.read_exact(&mut [0]).unwrap();
     lab.signal(Signal::SIGINT);
     assert_eq!(lab.0.wait().unwrap().code(), Some(0));
+    let mut rest = String::new();
+    shown.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("stopped"), "its last words are shown: {rest}");
     assert_eq!(follower.wait().unwrap().code(), Some(0), "a console that is followed ends with the lab");
     await_nothing(&out);
     assert_eq!(home.sockets(), [""; 0]);
