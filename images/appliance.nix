@@ -7,12 +7,20 @@
 let
   inherit (programs) version;
 
-  appliance = pkgs.runCommand "aspen-appliance-${version}" { } ''
-    ${programs}/bin/lab image build --out $out \
-      --kernel ${kernel}/bzImage \
-      --init ${programs}/bin/aspen-init \
-      --node ${programs}/bin/aspen-node
-  '';
+  appliance =
+    pkgs.runCommand "aspen-appliance-${version}"
+      {
+        # mke2fs makes the empty file system of a blank data disk.
+        nativeBuildInputs = [ pkgs.e2fsprogs ];
+      }
+      ''
+        export XDG_CACHE_HOME=$TMPDIR/cache
+        ${programs}/bin/lab image build --out $out \
+          --kernel ${kernel}/bzImage \
+          --stub ${pkgs.systemd}/lib/systemd/boot/efi/linuxx64.efi.stub \
+          --init ${programs}/bin/aspen-init \
+          --node ${programs}/bin/aspen-node
+      '';
 
   # Some outputs of the image under their own names, and what says where they come from.
   part =

@@ -17,7 +17,8 @@ pkgs.testers.runNixOSTest {
   testScript = ''
     host.wait_for_unit("multi-user.target")
     host.succeed(
-        "lab up ${../topologies/three-nodes.yaml} --driver qemu --detach --publish 8080 >&2", timeout=600
+        "lab up ${../topologies/three-nodes.yaml} --driver qemu --detach --publish 8080 --out /tmp/run >&2",
+        timeout=600,
     )
     write = '{"command":{"Set":{"key":"greeting","value":"hello"}}}'
     host.wait_until_succeeds(f"curl -sSf http://127.0.0.1:8080/kv/write -d '{write}'", timeout=120)

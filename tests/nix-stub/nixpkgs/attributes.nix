@@ -14,6 +14,9 @@
   nixfmt-tree.file = "pkgs/by-name/ni/nixfmt-tree/package.nix";
   qemu.file = "pkgs/by-name/qe/qemu/package.nix";
 
+  # The image.
+  e2fsprogs.file = "pkgs/by-name/e2/e2fsprogs/package.nix";
+
   # The kernel's options.
   bison.file = "pkgs/by-name/bi/bison/package.nix";
   flex.file = "pkgs/development/tools/parsing/flex/default.nix";

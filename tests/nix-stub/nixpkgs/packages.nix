@@ -190,6 +190,13 @@ builtins.mapAttrs named (import ./attributes.nix)
       script = "echo $packages $buildInputs > $out";
     };
 
+  # pkgs/os-specific/linux/systemd/default.nix, nixos/modules/system/boot/uki.nix
+  systemd = fromPrebuilt {
+    name = "systemd";
+    version = "260";
+    files."lib/systemd/boot/efi/linuxx64.efi.stub" = "efi/linuxx64.efi.stub";
+  };
+
   # pkgs/top-level/linux-kernels.nix
   linuxKernel = {
     # pkgs/os-specific/linux/kernel/mainline.nix, pkgs/os-specific/linux/kernel/kernels-org.json
