@@ -1,114 +1,27 @@
 //! `lab up` and the commands that work on a lab that is up, as a user would type them.
 
-#![allow(clippy::disallowed_methods, reason = "a test starts the program that it tests")]
+mod home;
 
 use std::fs;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
 
+use self::home::{Foreground, Home, await_nothing, free_ports, processes};
 use crate::http_client::{get, post};
-use crate::lab::{bench, processes_with_argument, topology, write_scenario};
+use crate::lab::{bench, topology, write_scenario};
 
 /// What the issue promises of cuts and heals.
 const ACT_MAX: Duration = Duration::from_millis(100);
 
 /// What is waited for at most, unless it is promised sooner.
 const WAIT_MAX: Duration = Duration::from_secs(30);
-
-/// What a command has said.
-#[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-/// A place for labs whose control sockets are found by nobody else.
-struct Home<'a>(&'a Path);
-
-impl Home<'_> {
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
-        command.args(words).env("XDG_RUNTIME_DIR", self.0).stdin(Stdio::null());
-        command
-    }
-
-    fn lab(&self, words: &[&str]) -> Said {
-        let output = self.command(words).output().unwrap();
-        let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
-        Said { code: output.status.code(), stdout, stderr }
-    }
-
-    #[track_caller]
-    fn done(&self, words: &[&str]) -> String {
-        let said = self.lab(words);
-        assert_eq!(said.code, Some(0), "{words:?}: {said:?}");
-        said.stdout
-    }
-
-    #[track_caller]
-    fn fails(&self, words: &[&str], code: i32, text: &str) {
-        let said = self.lab(words);
-        assert_eq!((said.code, said.stderr.as_str()), (Some(code), text), "{words:?}: {said:?}");
-    }
-
-    #[track_caller]
-    fn status(&self) -> Json {
-        serde_json::from_str(&self.done(&["status", "--json"])).unwrap()
-    }
-
-    /// Waits until the status is as it should be.
-    #[track_caller]
-    fn await_status(&self, what: &str, is_so: impl Fn(&Json) -> bool) -> Json {
-        let deadline = Instant::now() + WAIT_MAX;
-        loop {
-            let status = self.status();
-            if is_so(&status) {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "not within {WAIT_MAX:?}: {what}: {status:#}");
-        }
-    }
-
-    fn out(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
-    }
-
-    /// What is left where control sockets are.
-    fn sockets(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.0.join("aspen")).unwrap().flatten();
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-    }
-}
-
-impl Drop for Home<'_> {
-    fn drop(&mut self) {
-        // Nothing is up any more, unless the test has failed.
-        for name in ["a", "b"] {
-            let _ = self.command(&["down", "--lab", name]).output();
-        }
-    }
-}
-
-/// As many ports in a row as a cluster needs, free a moment ago.
-fn free_ports(count: u16) -> u16 {
-    loop {
-        let first = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let Some(last) = first.checked_add(count - 1) else { continue };
-        let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if (first..=last).all(is_free) {
-            return first;
-        }
-    }
-}
 
 fn node<'a>(status: &'a Json, name: &str) -> &'a Json {
     status["nodes"].as_array().unwrap().iter().find(|node| node["name"] == name).unwrap()
@@ -126,57 +39,6 @@ fn address(status: &Json, name: &str) -> SocketAddr {
 
 fn set(to: SocketAddr, value: &str) -> io::Result<(u16, Json)> {
     post(to, "/kv/write", &json!({ "command": { "Set": { "key": "k", "value": value } } }))
-}
-
-/// The processes of a lab: its directory is named in the order, in quotes, and in the nodes' own arguments.
-fn processes(directory: &str) -> Vec<i32> {
-    let arguments = [directory.to_owned(), format!("{{\"directory\":\"{directory}\"")];
-    arguments.iter().flat_map(|argument| processes_with_argument(argument)).collect()
-}
-
-/// Waits until nothing of a lab is there any more.
-#[track_caller]
-fn await_nothing(directory: &str) {
-    let deadline = Instant::now() + Duration::from_secs(2);
-    while !processes(directory).is_empty() {
-        assert!(Instant::now() < deadline, "processes {:?} are left", processes(directory));
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// A lab in the foreground.
-struct Foreground(Child);
-
-impl Foreground {
-    #[track_caller]
-    fn start(home: &Home<'_>, words: &[&str]) -> Self {
-        let mut child = home.command(words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut stdout = child.stdout.take().unwrap();
-        let lab = Self(child);
-        let (mut seen, mut byte) = (Vec::new(), [0]);
-        while !String::from_utf8_lossy(&seen).contains("Ctrl-C ends it") {
-            assert_eq!(
-                stdout.read(&mut byte).unwrap(),
-                1,
-                "it has ended: {}",
-                String::from_utf8_lossy(&seen)
-            );
-            seen.push(byte[0]);
-        }
-        lab
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.0.id().cast_signed()), signal).unwrap();
-    }
-}
-
-impl Drop for Foreground {
-    fn drop(&mut self) {
-        // It has ended already, unless the test has failed.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
