@@ -30,7 +30,7 @@ use crate::runner::{EventSink, Stage, boot, causes};
 use crate::sandbox::{Control, Inner};
 use crate::workload::client::LoadCounts;
 
-/// First argument of the inner process of `lab up`; the second is its [`Order`].
+/// First argument of the inner process of `lab up`; the second is its order.
 pub const INNER: &str = "__up";
 
 /// What the outer tells the inner to do.
