@@ -30,7 +30,7 @@ use crate::runner::{EventSink, Stage, boot, causes};
 use crate::sandbox::{Control, Inner};
 use crate::workload::client::LoadCounts;
 
-/// First argument of the inner process of `lab up`; the second is its [`Order`].
+/// First argument of the inner process of `lab up`; the second is its order.
 pub const INNER: &str = "__up";
 
 /// What the outer tells the inner to do.
@@ -174,6 +174,36 @@ async fn keep(
     sockets: Sockets,
     stop: Arc<watch::Sender<bool>>,
 ) -> Result<Vec<String>, InnerError> {
+    // A sender for everybody who still has to send a reply.
+    let (pending, mut answered) = mpsc::channel(1);
+    let (announce, coming) = watch::channel(None);
+    let porter = server::Porter { lab: coming, stop: stop.clone(), pending: pending.downgrade() };
+    let failed = |what| move |source| InnerError::Socket { what, source };
+    let mut tasks: Tasks = JoinSet::new();
+    tasks.spawn(
+        async move { server::serve(sockets.control, porter).await.map_err(failed("the control socket")) },
+    );
+    let ended = work(order, plan, diary, sockets.published, stop, announce, &mut tasks).await;
+    drop(pending);
+    // Who does not take its answer must not keep the lab.
+    let _ = timeout(CONTROL_FAREWELL_MAX, answered.recv()).await;
+    ended
+}
+
+/// What goes on while a lab is up. Each goes on for ever, unless something is broken.
+type Tasks = JoinSet<Result<(), InnerError>>;
+
+/// From no machine to a cluster that serves, and to its end.
+async fn work(
+    order: &Order,
+    plan: Arc<Plan>,
+    diary: Arc<Diary>,
+    published: Vec<TcpListener>,
+    stop: Arc<watch::Sender<bool>>,
+    announce: watch::Sender<Option<Arc<Lab>>>,
+    tasks: &mut Tasks,
+) -> Result<Vec<String>, InnerError> {
+    let mut interrupt = stop.subscribe();
     let driver = Driver::Process(order.node_bin.clone().map_or(NodeProgram::Own, NodeProgram::Path));
     let World { cluster, clock } = set_up(&driver, &plan, &order.directory, None)?;
     let about = About {
@@ -182,19 +212,12 @@ async fn keep(
         driver: "process".to_owned(),
         publish: order.publish,
     };
-    let mut interrupt = stop.subscribe();
-    let stage = Stage {
-        plan: plan.clone(),
-        cluster: cluster.clone(),
-        clock: clock.clone(),
-        sink: diary.clone(),
-        interrupt: interrupt.clone(),
-    };
-    let lab = Arc::new(Lab::new(plan, cluster, clock, diary.clone(), about, stop));
+    let (sink, interrupted) = (diary.clone(), interrupt.clone());
+    let stage = Stage { plan, cluster, clock, sink, interrupt: interrupted };
+    let lab = Arc::new(Lab::new(&stage, about, stop));
     lab.stand()?;
-    // A sender for everybody who still has to send a reply.
-    let (pending, mut answered) = mpsc::channel(1);
-    let mut tasks = start_tasks(&lab, &stage.plan, sockets, &pending.downgrade());
+    announce.send_replace(Some(lab.clone()));
+    start_tasks(&lab, &stage.plan, published, tasks);
     let mut held = bring_up(&stage, &lab, &diary).await;
     if held.is_ok() {
         let deaths = lab.clone();
@@ -205,7 +228,6 @@ async fn keep(
         tokio::select! {
             // The sender lives as long as the lab.
             _ = interrupt.wait_for(|is_wanted| *is_wanted) => {}
-            // Every task goes on for ever, unless its socket is broken or it has crashed.
             Some(ended) = tasks.join_next() => match ended {
                 Ok(result) => held = result,
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -213,30 +235,19 @@ async fn keep(
         }
     }
     let problems = lab.stop_nodes().await;
-    drop(pending);
-    // Who does not take its answer must not keep the lab.
-    let _ = timeout(CONTROL_FAREWELL_MAX, answered.recv()).await;
     match held {
         Ok(()) | Err(InnerError::Boot(BootError::Interrupted)) => Ok(problems),
         Err(error) => Err(error),
     }
 }
 
-/// Everything that goes on beside the boot and after it.
-fn start_tasks(
-    lab: &Arc<Lab>,
-    plan: &Plan,
-    sockets: Sockets,
-    pending: &server::Pending,
-) -> JoinSet<Result<(), InnerError>> {
-    let mut tasks = JoinSet::new();
-    let failed = |what| move |source| InnerError::Socket { what, source };
-    let calls = server::serve(sockets.control, lab.clone(), pending.clone());
-    tasks.spawn(async move { calls.await.map_err(failed("the control socket")) });
+/// What goes on beside the boot and after it.
+fn start_tasks(lab: &Arc<Lab>, plan: &Plan, published: Vec<TcpListener>, tasks: &mut Tasks) {
+    let failed = |source| InnerError::Socket { what: "a published port", source };
     let permits = publish::permits();
-    for (node, listener) in plan.node_indexes().zip(sockets.published) {
+    for (node, listener) in plan.node_indexes().zip(published) {
         let relay = publish::serve(listener, lab.address(node), lab.watch_power(node), permits.clone());
-        tasks.spawn(async move { relay.await.map_err(failed("a published port")) });
+        tasks.spawn(async move { relay.await.map_err(failed) });
     }
     for node in plan.node_indexes() {
         let lab = lab.clone();
@@ -245,7 +256,6 @@ fn start_tasks(
             Ok(())
         });
     }
-    tasks
 }
 
 /// Starts every node and founds the cluster; returns when somebody leads, and the outer has been told.

@@ -25,7 +25,7 @@ use crate::link::LinkRule;
 use crate::observations::Role;
 use crate::plan::{LinkEffect, NodeIndex, Plan, Roles, cut_pairs, link_pairs};
 use crate::runner::record::{Event, EventKind};
-use crate::runner::{EventSink, causes};
+use crate::runner::{EventSink, Stage, causes};
 use crate::workload::client::nanos;
 
 /// What does not change while a lab is up.
@@ -70,14 +70,10 @@ impl Debug for Lab {
 }
 
 impl Lab {
-    pub(super) fn new(
-        plan: Arc<Plan>,
-        cluster: Arc<dyn Cluster>,
-        clock: Arc<dyn Clock>,
-        sink: Arc<dyn EventSink>,
-        about: About,
-        stop: Arc<watch::Sender<bool>>,
-    ) -> Self {
+    /// A lab on a stage whose nodes are not started yet. `stop` turns true when it is to end.
+    pub(super) fn new(stage: &Stage, about: About, stop: Arc<watch::Sender<bool>>) -> Self {
+        let Stage { plan, cluster, clock, sink, .. } = stage;
+        let (plan, cluster, clock, sink) = (plan.clone(), cluster.clone(), clock.clone(), sink.clone());
         let desks = plan.nodes.iter().map(|_| Desk::new()).collect();
         let links = Mutex::new(LinkTable::new(&plan));
         Self {

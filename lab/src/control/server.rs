@@ -6,22 +6,63 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::lab::Lab;
-use super::protocol::{Call, Failure, FailureKind, Reply, VERSION};
+use super::protocol::{Answer, Call, Failure, FailureKind, Reply, Request, VERSION};
 use crate::limits::LOOK_INTERVAL;
 use crate::limits::control::{CONTROL_CONNECTIONS_MAX, CONTROL_LINE_BYTES_MAX};
 
 /// Becomes a sender for whoever has to send a reply; when the last sender is gone, the lab may end.
 pub(super) type Pending = mpsc::WeakSender<()>;
 
+/// The lab, once its machines are made; closed when there will be none.
+pub(super) type Coming = watch::Receiver<Option<Arc<Lab>>>;
+
+/// What every conversation needs.
+#[derive(Debug, Clone)]
+pub(super) struct Porter {
+    /// The lab.
+    pub(super) lab: Coming,
+    /// Turns true when the lab is to end.
+    pub(super) stop: Arc<watch::Sender<bool>>,
+    /// For those who have to send a reply.
+    pub(super) pending: Pending,
+}
+
+impl Porter {
+    /// Does what is asked for, also where there are no machines yet.
+    async fn answer(&self, request: Request) -> Result<Answer, Failure> {
+        let mut coming = self.lab.clone();
+        let lab = coming.borrow().clone();
+        if let Some(lab) = lab {
+            return lab.answer(request).await;
+        }
+        let refused = |text: &str| Failure { kind: FailureKind::Refused, text: text.to_owned() };
+        match request {
+            Request::Await => match coming.wait_for(Option::is_some).await.map(|lab| lab.clone()) {
+                Ok(Some(lab)) => lab.answer(request).await,
+                _ => Err(refused("the lab was ended before its machines were made")),
+            },
+            Request::Down => {
+                self.stop.send_replace(true);
+                // Either it is closed, or the lab has come just now and can be asked.
+                match coming.wait_for(Option::is_some).await.map(|lab| lab.clone()) {
+                    Ok(Some(lab)) => lab.answer(request).await,
+                    _ => Ok(Answer::Down { problems: Vec::new() }),
+                }
+            }
+            _ => Err(refused("the lab is still making its machines: ask again in a moment")),
+        }
+    }
+}
+
 /// Answers calls, as long as it is polled.
 ///
 /// # Errors
 /// The socket cannot be used.
-pub(super) async fn serve(listener: UnixListener, lab: Arc<Lab>, pending: Pending) -> io::Result<()> {
+pub(super) async fn serve(listener: UnixListener, porter: Porter) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let permits = Arc::new(Semaphore::new(CONTROL_CONNECTIONS_MAX));
@@ -32,10 +73,10 @@ pub(super) async fn serve(listener: UnixListener, lab: Arc<Lab>, pending: Pendin
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (lab, pending) = (lab.clone(), pending.clone());
+                let porter = porter.clone();
                 connections.spawn(async move {
                     // Whoever has gone away cannot be told anything.
-                    let _ = converse(stream, &lab, &pending).await;
+                    let _ = converse(stream, &porter).await;
                     drop(permit);
                 });
             }
@@ -46,7 +87,7 @@ pub(super) async fn serve(listener: UnixListener, lab: Arc<Lab>, pending: Pendin
 }
 
 /// Call and reply in turn, until the other side closes the connection.
-async fn converse(mut stream: UnixStream, lab: &Lab, pending: &Pending) -> io::Result<()> {
+async fn converse(mut stream: UnixStream, porter: &Porter) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut reader = BufReader::new(reader);
     loop {
@@ -56,9 +97,9 @@ async fn converse(mut stream: UnixStream, lab: &Lab, pending: &Pending) -> io::R
             return Ok(());
         }
         // Nobody can hold it any more when the lab has ended.
-        let Some(_pending) = pending.upgrade() else { return Ok(()) };
+        let Some(_pending) = porter.pending.upgrade() else { return Ok(()) };
         let reply = match read(&line) {
-            Ok(call) => Reply::to(lab.answer(call.request).await),
+            Ok(call) => Reply::to(porter.answer(call.request).await),
             Err(failure) => Reply::to(Err(failure)),
         };
         let mut text = serde_json::to_vec(&reply)?;
@@ -93,7 +134,6 @@ fn read(line: &str) -> Result<Call, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::protocol::Request;
 
     #[track_caller]
     fn check(line: &str, want: Result<Request, &str>) {
@@ -120,5 +160,23 @@ mod tests {
             unknown.starts_with("no such call: unknown variant `dance`, expected one of `status`"),
             "{unknown}"
         );
+    }
+
+    #[tokio::test]
+    async fn before_there_are_machines_a_lab_can_be_waited_for_and_ended_and_nothing_else() {
+        let (sender, _calls) = mpsc::channel(1);
+        let (announce, coming) = watch::channel(None);
+        let stop = Arc::new(watch::Sender::new(false));
+        let porter = Porter { lab: coming, stop: stop.clone(), pending: sender.downgrade() };
+        let early = porter.answer(Request::Status).await.unwrap_err();
+        assert_eq!(early.text, "the lab is still making its machines: ask again in a moment");
+        let ended = async {
+            let _ = stop.subscribe().wait_for(|is_wanted| *is_wanted).await;
+            drop(announce);
+        };
+        let (down, waited, ()) =
+            tokio::join!(porter.answer(Request::Down), porter.answer(Request::Await), ended);
+        assert_eq!(down, Ok(Answer::Down { problems: vec![] }));
+        assert_eq!(waited.unwrap_err().text, "the lab was ended before its machines were made");
     }
 }

@@ -64,7 +64,9 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> SocketError {
 /// It cannot be made, or is not the user's own.
 pub(super) fn directory() -> Result<PathBuf, SocketError> {
     let user = geteuid().as_raw();
-    let runtime = std::env::var_os(RUNTIME_VARIABLE).map(PathBuf::from).filter(|path| path.is_absolute());
+    // Some ways to become another user leave the variable behind, and not the directory.
+    let runtime = std::env::var_os(RUNTIME_VARIABLE).map(PathBuf::from);
+    let runtime = runtime.filter(|path| path.is_absolute() && path.is_dir());
     own_directory(place(runtime, &std::env::temp_dir(), user), user)
 }
 
