@@ -1,4 +1,5 @@
-# Commands for `nix run`: the lab with everything that it starts, and with the image at hand.
+# Commands for `nix run`: the lab with everything that it starts, and with the image that it boots unless ASPEN_IMAGE
+# names another one.
 {
   pkgs,
   programs,
@@ -9,6 +10,7 @@ let
     name = "lab";
     runtimeInputs = [
       pkgs.cloud-hypervisor
+      pkgs.e2fsprogs
       pkgs.qemu
     ];
     text = ''

@@ -72,6 +72,7 @@ in
       // {
         cargoExtraArgs = "--locked --workspace";
         cargoNextestExtraArgs = "-E 'not binary(it) or test(/^tidy::/)'";
+        nativeBuildInputs = [ pkgs.e2fsprogs ];
       }
     );
   };
@@ -80,6 +81,7 @@ in
     packages = [
       pkgs.cargo-nextest
       pkgs.cloud-hypervisor
+      pkgs.e2fsprogs
       pkgs.etcd
       pkgs.iproute2
       pkgs.nftables

@@ -19,6 +19,7 @@
             "cargoArtifacts"
             "cargoExtraArgs"
             "doCheck"
+            "nativeBuildInputs"
             "pname"
             "src"
             "strictDeps"
