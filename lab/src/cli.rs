@@ -1,5 +1,7 @@
 //! What was typed.
 
+mod control;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +9,9 @@ use aspen_node::plant::PLANTS;
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub use self::control::{
+    ConsoleArgs, ControlCommand, CutArgs, HealArgs, LinkArgs, NodesArgs, StatusArgs, UpArgs, Which,
+};
 use crate::limits::{CHECK_CONFIGURATIONS_MAX, CHECK_TIME_ASKED_MAX, SELFTEST_RUNS_MAX};
 use crate::scenario::{Mistake, duration_of};
 
@@ -20,8 +25,9 @@ pub const NODE_PART: &str = "__node";
     about = "Boots Aspen clusters from scenario files, breaks them on purpose and judges what they did"
 )]
 #[command(
-    after_help = "Exit codes: 0 every check holds; 1 a check failed; 2 unknown or invalid (a fault left no \
-receipt, too few operations, ended early); 3 this host cannot run it; 64 the file or the command line is wrong."
+    after_help = "Exit codes: 0 every check holds, or it was done; 1 a check failed, or it could not be done; 2 unknown or invalid (a fault left no \
+receipt, too few operations, ended early), or no lab is up that could be asked; 3 this host cannot run it; 64 the file or the \
+command line is wrong."
 )]
 pub struct Cli {
     /// What to do.
@@ -34,10 +40,18 @@ pub struct Cli {
 pub enum Command {
     /// Run a scenario and judge it
     Run(RunArgs),
+    /// Boot a scenario's cluster and keep it up, to work on it by hand (docs/up.md)
+    Up(UpArgs),
+    /// Work on a lab that is up.
+    #[command(flatten)]
+    Control(ControlCommand),
     /// Judge a stored run again, or the history of any tool
     Verify(VerifyArgs),
     /// Prove that the checks catch bugs: planted ones, by name, in every run
     Selftest(SelftestArgs),
+    /// Build, sign and look at the appliance's image (docs/image.md)
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Find out, by doing it, whether this host can run scenarios
     Doctor {
         /// Keep the sandbox until the input ends; for those who want to look around in it
@@ -117,6 +131,88 @@ pub struct SelftestArgs {
     /// Where the runs leave their directories, which must not exist [default: runs/selftest-TIME]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+}
+
+/// What is done with images.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Assemble an image from a kernel and two static programs
+    Build(ImageBuildArgs),
+    /// Build the appliance's own small kernel
+    Kernel(ImageKernelArgs),
+    /// Sign an image: ed25519 over its manifest
+    Sign {
+        /// The image's folder
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// The secret key, as `openssl genpkey -algorithm ed25519` makes it
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Check an image: by whom it is signed, and that every file is whole
+    Verify {
+        /// The image's folder
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// The public key, as `openssl pkey -pubout` makes it
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Show what is in an image, and where it comes from
+    Inspect {
+        /// The image's folder
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+}
+
+/// An image to be built.
+#[derive(Debug, clap::Args)]
+pub struct ImageBuildArgs {
+    /// The image's folder, which must be empty or not exist
+    #[arg(long, value_name = "DIR", default_value = "image")]
+    pub out: PathBuf,
+    /// A kernel: Debian package, folder, bzImage or vmlinux [default: Debian's newest for virtual machines, fetched]
+    #[arg(long, value_name = "PATH")]
+    pub kernel: Option<PathBuf>,
+    /// PID 1, a static program [default: built from this checkout]
+    #[arg(long, value_name = "PROGRAM")]
+    pub init: Option<PathBuf>,
+    /// The node, a static program [default: built from this checkout]
+    #[arg(long, value_name = "PROGRAM")]
+    pub node: Option<PathBuf>,
+    /// The systemd stub of the EFI program [default: the installed one, or fetched]
+    #[arg(long, value_name = "FILE")]
+    pub stub: Option<PathBuf>,
+    /// Kernel and initramfs only: no EFI program, no disks, no OCI layouts
+    #[arg(long)]
+    pub boot_only: bool,
+}
+
+/// A kernel to be built.
+#[derive(Debug, clap::Args)]
+pub struct ImageKernelArgs {
+    /// A source tree of Linux [default: Debian's newest package of it, fetched]
+    #[arg(long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
+    /// Where the kernel goes, and its build
+    #[arg(long, value_name = "DIR", default_value = "kernel")]
+    pub out: PathBuf,
+    /// What the kernel is for
+    #[arg(long, value_enum, default_value_t = Flavour::Appliance)]
+    pub flavour: Flavour,
+    /// Make and check the configuration only
+    #[arg(long)]
+    pub config_only: bool,
+}
+
+/// What a kernel is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Flavour {
+    /// The appliance
+    Appliance,
+    /// A guest in which the lab itself runs: with netem, bridges, TUN, veth and nftables
+    Lab,
 }
 
 /// What runs the nodes.

@@ -117,7 +117,7 @@ pub enum ClusterError {
 }
 
 /// A cluster under test.
-pub trait Cluster: Send + Sync {
+pub trait Cluster: Debug + Send + Sync {
     /// Starts a node that does not run; returns without waiting until it serves.
     ///
     /// # Errors

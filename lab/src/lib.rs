@@ -4,9 +4,11 @@
 pub mod check;
 pub mod cli;
 pub mod cluster;
+pub mod control;
 pub mod doctor;
 pub mod fabric;
 pub mod history;
+pub mod image;
 pub mod limits;
 pub mod link;
 pub mod machine;

@@ -1,5 +1,7 @@
 //! Every bound of the lab, with its reason.
 
+pub mod control;
+pub mod image;
 pub mod page;
 
 use std::time::Duration;
@@ -149,6 +151,12 @@ pub const RAFT_FINDINGS_MAX: usize = 16;
 /// Most keys that a report lists because members differ in them; the rest is counted.
 pub const DIFFERENCES_NAMED_MAX: usize = 16;
 
+/// Most operations that a minority answered that a verdict tells in words; the rest is counted.
+pub const MINORITY_ANSWERS_TOLD_MAX: usize = 10;
+
+/// Most links that a receipt names; the rest is counted.
+pub const LINKS_NAMED_MAX: usize = 6;
+
 /// Longest time that `lab verify --time` may ask for: a search that did not end in a day will not.
 pub const CHECK_TIME_ASKED_MAX: Duration = Duration::from_hours(24);
 
@@ -269,9 +277,12 @@ pub const BOOT_WAIT_MAX: Duration = Duration::from_mins(1);
 pub const FIRST_ANSWER_MAX: Duration = Duration::from_secs(30);
 /// How long the clients have to finish their last operation: one that is under way, and one that was due.
 pub const DRAIN_MAX: Duration = Duration::from_secs(15);
-/// Probes that must be answered are repeated so often: on a busy host one may be late.
+/// How long links that have to be open are probed: three attempts over the slowest link of a file.
+pub const REACH_MAX: Duration = Duration::from_secs(62);
+/// Most attempts of a probe that has to be answered: on a busy host one may be late.
 pub const PROBE_TRIES_MAX: usize = 3;
-/// The same over a link that loses frames: at a loss of one half each way, one link in 300 is silent for so long.
+/// The same over a link that loses frames: at a loss of one half each way a probe is answered in one attempt of four, and
+/// so many go unanswered on one link in 315.
 pub const LOSSY_PROBE_TRIES_MAX: usize = 20;
 /// So many of them are under way at once: one after the other, each lost one would cost a wait.
 pub const LOSSY_PROBES_AT_ONCE: usize = 5;
@@ -348,6 +359,10 @@ const _: () = {
     assert!(PROBES_ANSWERED_MIN <= PROBES_BEFORE && PROBES_BEFORE <= PROBES_DURING);
     // A probe can wait for the slowest round trip of a file: latency and jitter, there and back.
     assert!(4 * LINK_LATENCY_MAX.as_millis() + CUT_PROBE_WAIT.as_millis() <= PROBE_MAX.as_millis());
+    assert!(
+        PROBE_TRIES_MAX as u128 * (4 * LINK_LATENCY_MAX.as_millis() + CUT_PROBE_WAIT.as_millis())
+            <= REACH_MAX.as_millis()
+    );
     assert!(2 * LINK_LATENCY_MAX.as_millis() <= LINK_DELAY_MAX.as_millis());
     // The lab has a port of its own.
     assert!(NODES_MAX < FABRIC_PORTS_MAX);
@@ -358,8 +373,8 @@ const _: () = {
 
 /// Most runs of one bug: at half a minute each, a night.
 pub const SELFTEST_RUNS_MAX: u32 = 1_000;
-/// Longest time that one run may take: boot, first answer, load, recovery and drain of the scenarios that it uses,
-/// each at its bound.
+/// Longest time that one run may take: boot, first answer, drain, settling and stop at their bounds (2.5 minutes), and the
+/// load and recovery of the scenarios that it uses (half a minute, when all is well).
 pub const SELFTEST_RUN_MAX: Duration = Duration::from_mins(5);
 /// How often a run under way is looked at for its end, and the user's wish to stop for its beginning.
 pub const SELFTEST_LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -370,6 +385,7 @@ const _: () = {
             > BOOT_WAIT_MAX.as_secs()
                 + FIRST_ANSWER_MAX.as_secs()
                 + DRAIN_MAX.as_secs()
+                + SETTLE_MAX.as_secs()
                 + NODE_STOP_MAX.as_secs()
     );
 };

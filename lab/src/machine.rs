@@ -3,7 +3,10 @@
 //!
 //! A machine does not know the cluster, nor what its program does.
 
+use std::fmt::Debug;
 use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::Vitals;
@@ -11,6 +14,8 @@ use crate::fabric::{self, TapError};
 use crate::program::{Exit, ProgramError};
 
 pub mod cluster;
+pub mod driver;
+mod node_files;
 pub mod probe;
 pub mod process;
 
@@ -62,6 +67,20 @@ pub trait Machine: Send {
 
     /// The end of its console, over all its starts.
     fn console_tail(&self) -> String;
+
+    /// Sends probes from its place in the network. It works beside the machine, while that is being ordered about.
+    fn prober(&self) -> Arc<dyn Prober>;
+}
+
+/// Reaches out from one machine's place in the network. A probe is a TCP SYN; a SYN-ACK or a RST is its answer (RFC 9293,
+/// 3.5).
+pub trait Prober: Debug + Send + Sync {
+    /// Returns the time until the probe was answered.
+    ///
+    /// # Errors
+    /// [`ProbeError::Unanswered`] after `timeout` (at most [`PROBE_MAX`](crate::limits::PROBE_MAX)) of silence; anything
+    /// else says nothing about the network.
+    fn probe(&self, to: SocketAddr, timeout: Duration) -> Result<Duration, ProbeError>;
 }
 
 /// A fault that is switched off in secret, to prove that its receipt is missed.

@@ -6,10 +6,14 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use aspen_lab::cli::{Cli, Command, NODE_PART};
+use aspen_lab::control::{ClientError, UpError};
 use aspen_lab::doctor::{self, DoctorError};
 use aspen_lab::runner::causes;
 use aspen_lab::sandbox::{self, Stage};
-use aspen_lab::{selftest, session, verify};
+use aspen_lab::selftest::SelftestError;
+use aspen_lab::session::OuterError;
+use aspen_lab::verify::VerifyError;
+use aspen_lab::{control, image, selftest, session, verify};
 use clap::Parser;
 
 /// Something is broken.
@@ -31,70 +35,62 @@ fn main() -> ExitCode {
         let words = std::env::args_os().enumerate().filter(|(place, _)| *place != 1).map(|(_, word)| word);
         return aspen_node::run::main(aspen_node::config::Cli::parse_from(words));
     }
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    if std::env::args_os().nth(1).is_some_and(|part| part == control::HOLDER) {
+        return finish(control::run_holder(std::env::args_os().nth(2)), UpError::exit_code);
+    }
+    match Cli::try_parse() {
+        Ok(cli) => command(&cli.command),
         Err(error) => {
             // --help and --version are no errors. A closed terminal cannot be told anything.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+            if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
         }
-    };
-    match &cli.command {
-        Command::Run(args) => session::run_outer(args).map_or_else(
-            |error| {
-                report(&error);
-                ExitCode::from(error.exit_code())
-            },
-            ExitCode::from,
-        ),
-        Command::Verify(args) => verify::run(args, &mut std::io::stdout().lock()).map_or_else(
-            |error| {
-                report(&error);
-                ExitCode::from(EXIT_USAGE)
-            },
-            ExitCode::from,
-        ),
-        Command::Selftest(args) => selftest::run(args, &mut std::io::stdout()).map_or_else(
-            |error| {
-                report(&error);
-                ExitCode::from(error.exit_code())
-            },
-            ExitCode::from,
-        ),
-        Command::Doctor { hold } => doctor::run(*hold, &mut std::io::stdout().lock()).map_or_else(
-            |error| {
-                report(&error);
-                let is_refused = matches!(&error, DoctorError::Sandbox(error) if error.is_refused());
-                ExitCode::from(if is_refused { EXIT_REFUSED } else { EXIT_FAILED })
-            },
-            |()| ExitCode::SUCCESS,
-        ),
     }
 }
 
-fn inner(stage: sandbox::InnerStage) -> ExitCode {
-    match stage.enter() {
-        Err(error) => {
-            // The outer has been told, and tells the user.
-            ExitCode::from(if error.is_refused() { EXIT_REFUSED } else { EXIT_INVALID })
+/// What was typed.
+fn command(command: &Command) -> ExitCode {
+    let out = &mut std::io::stdout();
+    match command {
+        Command::Run(args) => finish(session::run_outer(args), OuterError::exit_code),
+        Command::Up(args) => finish(control::up(args), UpError::exit_code),
+        Command::Control(command) => finish(control::run(command, out), ClientError::exit_code),
+        Command::Verify(args) => finish(verify::run(args, out), VerifyError::exit_code),
+        Command::Selftest(args) => finish(selftest::run(args, out), SelftestError::exit_code),
+        Command::Image(command) => {
+            let done = image::command::run(command, out, &mut std::io::stderr());
+            finish(done.map(|()| 0), |_| EXIT_FAILED)
         }
-        Ok(inner) if inner.arguments.first().is_some_and(|part| part == doctor::INNER) => {
-            doctor::run_inner(inner).map_or_else(
-                |error| {
-                    report(&error);
-                    ExitCode::from(EXIT_FAILED)
-                },
-                |()| ExitCode::SUCCESS,
-            )
-        }
-        Ok(inner) => session::run_inner(inner).map_or_else(
-            |error| {
-                report(&error);
-                ExitCode::from(EXIT_INVALID)
-            },
-            ExitCode::from,
-        ),
+        Command::Doctor { hold } => finish(doctor::run(*hold, out).map(|()| 0), |error| {
+            let is_refused = matches!(error, DoctorError::Sandbox(error) if error.is_refused());
+            if is_refused { EXIT_REFUSED } else { EXIT_FAILED }
+        }),
     }
+}
+
+/// The inner process of a sandbox.
+fn inner(stage: sandbox::InnerStage) -> ExitCode {
+    let inner = match stage.enter() {
+        Ok(inner) => inner,
+        // The outer has been told, and tells the user.
+        Err(error) => return ExitCode::from(if error.is_refused() { EXIT_REFUSED } else { EXIT_INVALID }),
+    };
+    let part = inner.arguments.first().cloned().unwrap_or_default();
+    if part == doctor::INNER {
+        finish(doctor::run_inner(inner).map(|()| 0), |_| EXIT_FAILED)
+    } else if part == control::INNER {
+        finish(control::run_inner(inner), |_| EXIT_INVALID)
+    } else {
+        finish(session::run_inner(inner), |_| EXIT_INVALID)
+    }
+}
+
+/// The exit code of what was done; an error is told first.
+fn finish<E: Error>(done: Result<u8, E>, code: impl FnOnce(&E) -> u8) -> ExitCode {
+    ExitCode::from(done.unwrap_or_else(|error| {
+        report(&error);
+        code(&error)
+    }))
 }
 
 /// Prints an error, each cause on a line of its own.

@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -38,6 +38,7 @@ pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    folder: Option<PathBuf>,
 }
 
 /// How a program ended.
@@ -173,7 +174,7 @@ pub struct ShortOutput {
 impl Program {
     /// A program by its path, or by its name if it is on the lab's own search path.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), arguments: vec![], environment: vec![] }
+        Self { path: path.into(), arguments: vec![], environment: vec![], folder: None }
     }
 
     /// Adds an argument.
@@ -194,6 +195,13 @@ impl Program {
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Lets it work in this folder instead of the lab's own.
+    #[must_use]
+    pub fn in_folder(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_owned());
         self
     }
 
@@ -291,6 +299,19 @@ impl Program {
         Ok(())
     }
 
+    /// Starts it with all its output appended to `console`, and lets it go: it may outlive the lab.
+    ///
+    /// # Errors
+    /// It cannot be started, or its console cannot be opened.
+    pub(crate) fn start_apart(&self, console: &Path) -> Result<Child, ProgramError> {
+        let output = open_append(console)?;
+        let errors =
+            output.try_clone().map_err(|source| ProgramError::File { path: console.to_owned(), source })?;
+        let mut command = self.command();
+        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        command.spawn().map_err(|source| ProgramError::Start { command: self.to_string(), source })
+    }
+
     /// Starts it between two pipes, its input and its output; its error output is the lab's own.
     pub(crate) fn start_piped(&self) -> Result<(Running, ChildStdin, ChildStdout), ProgramError> {
         let failed = |source| ProgramError::Start { command: self.to_string(), source };
@@ -314,6 +335,9 @@ impl Program {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.args(&self.arguments).env_clear().envs(self.environment.iter().cloned());
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
         command
     }
 }

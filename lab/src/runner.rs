@@ -23,9 +23,11 @@ use rand_chacha::ChaCha8Rng;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+pub(crate) use self::boot::boot;
 use self::faults::Breaker;
 use self::links::Links;
 use self::observe::Observer;
+pub(crate) use self::observe::raft_state;
 use self::record::{Conduct, Event, EventKind, RunRecord};
 use self::standing::Standing;
 use crate::cluster::{Clock, Cluster, ClusterError};
@@ -110,7 +112,7 @@ pub async fn run(stage: Stage, files: Files) -> Result<RunRecord, RunError> {
     let load = Arc::new(Load::new(stage.clock.clone(), files.history));
     let links = Arc::new(Links::new(&stage));
     let standing = Standing::begin(&stage, links.clone()).await?;
-    match boot::boot(&stage, &conduct).await {
+    match boot(&stage, &conduct).await {
         Ok(()) => {}
         // A node that ends at its start is judged like one that ends later.
         Err(boot::BootError::Ended) => {

@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 pub use self::fault::{Fault, FaultAction, LinkEffect, Selector, StandingLink, link_pairs};
 pub use self::mistake::Mistake;
 pub use self::parse::SyntaxError;
-pub(crate) use self::validate::units::duration_of;
+pub(crate) use self::validate::links::impossible as impossible_effect;
+pub(crate) use self::validate::units::{duration_of, per_million_of};
 use crate::limits::SCENARIO_BYTES_MAX;
 
 /// The position of a node in the scenario's list, from 0. Its Raft id is one more.

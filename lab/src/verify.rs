@@ -21,7 +21,7 @@ use crate::report::{self, ReportError};
 /// The path that means the standard input.
 const STANDARD_INPUT: &str = "-";
 
-/// Why nothing can be judged. The exit code is 64.
+/// Why there is no judgement.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The history.
@@ -89,17 +89,29 @@ pub enum VerifyError {
     Write(#[source] io::Error),
 }
 
+impl VerifyError {
+    /// The exit code that goes with it: what was typed cannot be judged, or the judgement did not get out.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Write(_) => 2,
+            _ => 64,
+        }
+    }
+}
+
 /// What there is to say.
 struct Judgement {
     status: Status,
     verdicts: Vec<Verdict>,
+    /// Why a run came to no verdict.
+    aborted: Option<String>,
     text: String,
 }
 
 /// Judges what `args` names and prints the judgement; the exit code is that of a run.
 ///
 /// # Errors
-/// Nothing can be judged; the exit code is 64.
+/// Nothing can be judged, or the judgement cannot be printed.
 pub fn run(args: &VerifyArgs, out: &mut impl Write) -> Result<u8, VerifyError> {
     let budget = Budget {
         time: args.time,
@@ -133,7 +145,7 @@ fn judge_run(directory: &Path, budget: &Budget) -> Result<Judgement, VerifyError
     report.status = if report.aborted.is_some() { Status::Invalid } else { check::overall(&report.verdicts) };
     report.exit_code = report::exit_code(report.status);
     let text = report::verdict_text(&report, &plan);
-    Ok(Judgement { status: report.status, verdicts: report.verdicts, text })
+    Ok(Judgement { status: report.status, verdicts: report.verdicts, aborted: report.aborted, text })
 }
 
 /// A history alone: whether it is linearizable.
@@ -155,7 +167,7 @@ fn judge_history(path: &Path, input: impl BufRead, budget: &Budget) -> Result<Ju
         counted(history.nodes.count() as u64, "node"),
     );
     let text = report::history_text(&head, &verdict);
-    Ok(Judgement { status: verdict.status, verdicts: vec![verdict], text })
+    Ok(Judgement { status: verdict.status, verdicts: vec![verdict], aborted: None, text })
 }
 
 /// Operations that took place, as far as their clients know.
@@ -174,6 +186,7 @@ fn to_json(path: &Path, judgement: &Judgement) -> String {
         "path": path.to_string_lossy(),
         "status": judgement.status,
         "exit_code": report::exit_code(judgement.status),
+        "aborted": judgement.aborted,
         "verdicts": judgement.verdicts,
     });
     format!("{value:#}\n")

@@ -7,7 +7,6 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use aspen_lab::cli::NODE_PART;
@@ -44,7 +43,7 @@ struct Member {
 struct Bench {
     directory: TempDir,
     members: Vec<Member>,
-    _turn: MutexGuard<'static, ()>,
+    _turn: lab::Turn,
 }
 
 impl Drop for Bench {

@@ -6,17 +6,22 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-/// Two cores run one cluster well, and two badly.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// The right to run a cluster: two cores run one well, and two badly. A lock on a file, since some test runners give
+/// every test a process of its own.
+pub(crate) struct Turn {
+    _file: fs::File,
+}
 
-/// The right to run a cluster.
-pub(crate) fn turn() -> MutexGuard<'static, ()> {
-    ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+/// Waits for the right to run a cluster.
+pub(crate) fn turn() -> Turn {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("one-cluster-at-a-time");
+    let file = fs::File::create(path).unwrap();
+    file.lock().unwrap();
+    Turn { _file: file }
 }
 
 /// How often a test repeats what it proves: `ASPEN_LONG`, or once.
@@ -42,7 +47,7 @@ fn can_run() -> bool {
 }
 
 /// The right to run a cluster, and a folder for what it leaves; none where this host cannot run any.
-pub(crate) fn bench() -> Option<(MutexGuard<'static, ()>, tempfile::TempDir)> {
+pub(crate) fn bench() -> Option<(Turn, tempfile::TempDir)> {
     can_run().then(|| (turn(), tempfile::tempdir().unwrap()))
 }
 

@@ -12,4 +12,5 @@ mod runs;
 mod sandbox;
 mod selftest;
 mod tidy;
+mod up;
 mod verify;

@@ -27,7 +27,7 @@ fn report_names_seed_versions_kernel_timeline_verdicts_and_the_replay_command() 
     assert_eq!(report["kernel"], kernel.trim());
     let record = &report["record"];
     assert!(!record["events"].as_array().unwrap().is_empty());
-    assert_eq!(record["leaders"][0]["term"], 1);
+    assert!(record["leaders"][0]["term"].as_u64().unwrap() >= 1);
     for check in ["receipts", "alive", "linearizable", "durable", "raft"] {
         assert_eq!(run.status(check), "pass", "{}", run.output());
     }

@@ -8,14 +8,12 @@ use serde_json::json;
 use super::recovers::is_answered;
 use super::{Status, Verdict, seconds};
 use crate::history::{History, Op, Operation};
+use crate::limits::MINORITY_ANSWERS_TOLD_MAX;
 use crate::plan::Plan;
 use crate::runner::record::RunRecord;
 
 /// The name of the check.
 pub const NAME: &str = "minority_refuses";
-
-/// Most answers that a verdict names.
-const NAMED_MAX: usize = 10;
 
 /// Judges every partition that left a minority.
 pub fn check(plan: &Plan, history: &History, record: &RunRecord) -> Verdict {
@@ -66,8 +64,11 @@ pub fn check(plan: &Plan, history: &History, record: &RunRecord) -> Verdict {
         let summary = format!("{asked} operations on nodes without a majority, none of them answered");
         (Status::Pass, summary)
     };
-    let named: Vec<_> =
-        answered.iter().take(NAMED_MAX).map(|operation| describe(history, record, operation)).collect();
+    let named: Vec<_> = answered
+        .iter()
+        .take(MINORITY_ANSWERS_TOLD_MAX)
+        .map(|operation| describe(history, record, operation))
+        .collect();
     Verdict {
         check: NAME.to_owned(),
         status,

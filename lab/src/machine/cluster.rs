@@ -1,44 +1,46 @@
-//! A [`Cluster`] of machines on the switch: names, addresses and keys from the plan, files below the run directory.
+//! A [`Cluster`] of machines on the switch, whatever the driver: who has to run, who died, what links do, and the lab's own
+//! port.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use aspen_node::cluster::identity::{Identity, IdentityError};
+use aspen_node::cluster::identity::IdentityError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::probe::probe;
-use super::process::ProcessMachine;
-use super::{Machine, MachineError, ProbeError, Sabotage};
+use super::node_files::tap_config;
+use super::{Machine, MachineError, ProbeError, Prober, Sabotage};
 use crate::cluster::http::HttpChannel;
 use crate::cluster::{Channel, Cluster, ClusterError, FrameCounts, NodePair, Probe, Vitals, link_id};
 use crate::fabric::namespace::Namespace;
 use crate::fabric::switch::{PortSpec, Switch, SwitchHandle};
-use crate::fabric::tap::{self, TapConfig};
-use crate::fabric::{FabricError, LinkCounters, Snapshot, TapError};
+use crate::fabric::{FabricError, LinkCounters, Port, Snapshot, TapError, tap};
 use crate::limits::NODE_STOP_MAX;
 use crate::link::LinkRule;
-use crate::plan::{MacAddress, NodeIndex, Plan, PlannedNode};
-use crate::program::{Exit, Program, ProgramError, ProgramLog};
+use crate::plan::{NodeIndex, Plan};
+use crate::program::{Exit, ProgramError};
 
-/// What runs as a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NodeProgram {
-    /// The lab's own program, in the part of a node: the versions cannot differ.
-    Own,
-    /// Another program.
-    Path(PathBuf),
+/// A machine, and the port of the switch to which it is connected.
+pub struct MachineSpec {
+    /// The machine.
+    pub machine: Box<dyn Machine>,
+    /// Its port.
+    pub port: Box<dyn Port>,
 }
 
-/// Nodes as processes on a switch.
-pub struct ProcessCluster {
+impl Debug for MachineSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MachineSpec").field("machine", &self.machine.name()).finish_non_exhaustive()
+    }
+}
+
+/// Machines on a switch.
+pub struct MachineCluster {
     plan: Arc<Plan>,
     nodes: Vec<Arc<Node>>,
     handle: SwitchHandle,
@@ -48,16 +50,16 @@ pub struct ProcessCluster {
 }
 
 struct Node {
-    machine: Mutex<ProcessMachine>,
-    /// Where probes from this node start.
-    namespace: Namespace,
+    machine: Mutex<Box<dyn Machine>>,
+    /// Sends probes from this node.
+    prober: Arc<dyn Prober>,
     /// Whether it should be running.
     is_wanted: Mutex<bool>,
 }
 
-impl Debug for ProcessCluster {
+impl Debug for MachineCluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ProcessCluster").field("nodes", &self.nodes.len()).finish_non_exhaustive()
+        f.debug_struct("MachineCluster").field("nodes", &self.nodes.len()).finish_non_exhaustive()
     }
 }
 
@@ -89,31 +91,23 @@ pub enum SetUpError {
     Fabric(#[from] FabricError),
 }
 
-impl ProcessCluster {
-    /// Makes every machine's directory, configuration and network. No node is started.
+impl MachineCluster {
+    /// Connects the machines, one for each node of the plan and in its order, and the lab itself. No node is started.
     ///
     /// # Errors
-    /// A file, interface or namespace that cannot be made.
-    pub fn set_up(
+    /// The lab's own interface or the switch cannot be made.
+    pub fn new(
         plan: Arc<Plan>,
-        program: &NodeProgram,
-        directory: &Path,
+        machines: Vec<MachineSpec>,
         sabotage: Option<Sabotage>,
     ) -> Result<Self, SetUpError> {
-        let log = ProgramLog::open(&directory.join("programs.log"))?;
+        assert!(machines.len() == plan.nodes.len(), "a node's position is that of its machine");
         let mut nodes = Vec::new();
         let mut ports: Vec<PortSpec> = Vec::new();
-        for node in &plan.nodes {
-            let home = directory.join("nodes").join(&node.name);
-            let config = write_node_files(&plan, node, &home)?;
-            let command = command(program, &config);
-            let console = home.join("console.log");
-            let tap = tap_config(&plan, "eth0", node.mac, node.ip);
-            let (machine, port) = ProcessMachine::new(&node.name, command, console, log.clone(), &tap)?;
-            ports.push(PortSpec { mac: node.mac, port: Box::new(port) });
-            let namespace = machine.namespace().try_clone()?;
-            let machine = Mutex::new(machine);
-            nodes.push(Arc::new(Node { machine, namespace, is_wanted: Mutex::new(false) }));
+        for (MachineSpec { machine, port }, planned) in machines.into_iter().zip(&plan.nodes) {
+            ports.push(PortSpec { mac: planned.mac, port });
+            let prober = machine.prober();
+            nodes.push(Arc::new(Node { machine: Mutex::new(machine), prober, is_wanted: Mutex::new(false) }));
         }
         // The lab is one more port of the fabric, after the nodes': so that a node's port has the node's position.
         let own = tap_config(&plan, &plan.lab.iface, plan.lab.mac, plan.lab.ip);
@@ -136,11 +130,11 @@ impl ProcessCluster {
         &self,
         node: NodeIndex,
         doing: &'static str,
-        work: impl FnOnce(&mut ProcessMachine) -> Result<T, MachineError> + Send + 'static,
+        work: impl FnOnce(&mut dyn Machine) -> Result<T, MachineError> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, ClusterError>> {
         let target = self.nodes[node.position()].clone();
         async move {
-            let done = tokio::task::spawn_blocking(move || work(&mut lock(&target.machine))).await;
+            let done = tokio::task::spawn_blocking(move || work(lock(&target.machine).as_mut())).await;
             let failed = |source| ClusterError::Node { name: self.name(node), doing, source };
             match done {
                 Ok(result) => result.map_err(|error| failed(Box::new(error))),
@@ -175,12 +169,12 @@ impl ProcessCluster {
     }
 }
 
-impl Cluster for ProcessCluster {
+impl Cluster for MachineCluster {
     fn start(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>> {
         // Whoever was not killed cannot be started, and nobody is to notice.
         let is_sabotaged = self.sabotage == Some(Sabotage::IgnoreKills);
         async move {
-            let start = move |machine: &mut ProcessMachine| match machine.start() {
+            let start = move |machine: &mut dyn Machine| match machine.start() {
                 Err(MachineError::Running(_)) if is_sabotaged => Ok(()),
                 started => started,
             };
@@ -196,7 +190,7 @@ impl Cluster for ProcessCluster {
         if self.sabotage == Some(Sabotage::IgnoreKills) {
             return futures::future::ready(Ok(Exit::Signal(9))).boxed();
         }
-        self.order(node, "killing it", Machine::kill)
+        self.order(node, "killing it", |machine| machine.kill())
     }
 
     fn stop(&self, node: NodeIndex) -> BoxFuture<'_, Result<Exit, ClusterError>> {
@@ -208,11 +202,11 @@ impl Cluster for ProcessCluster {
         if self.sabotage == Some(Sabotage::IgnorePauses) {
             return futures::future::ready(Ok(())).boxed();
         }
-        self.order(node, "pausing it", Machine::pause)
+        self.order(node, "pausing it", |machine| machine.pause())
     }
 
     fn resume(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>> {
-        self.order(node, "letting it go on", Machine::resume)
+        self.order(node, "letting it go on", |machine| machine.resume())
     }
 
     fn observe(&self, node: NodeIndex) -> BoxFuture<'_, Result<Vitals, ClusterError>> {
@@ -240,14 +234,11 @@ impl Cluster for ProcessCluster {
         to: NodeIndex,
         within: Duration,
     ) -> BoxFuture<'_, Result<Probe, ClusterError>> {
-        let source = self.nodes[from.position()].clone();
+        let prober = self.nodes[from.position()].prober.clone();
         let address = self.address(to);
         async move {
-            let probed = tokio::task::spawn_blocking(move || {
-                // A machine that is being ordered about keeps its namespace.
-                probe(&source.namespace, address, within)
-            });
-            match probed.await {
+            let outcome = tokio::task::spawn_blocking(move || prober.probe(address, within));
+            match outcome.await {
                 Ok(Ok(round_trip)) => Ok(Probe::Answered(round_trip)),
                 Ok(Err(ProbeError::Unanswered { .. })) => Ok(Probe::Unanswered),
                 Ok(Err(error)) => Err(fabric("probing a link", error)),
@@ -283,71 +274,6 @@ impl Cluster for ProcessCluster {
 
     fn console_end(&self, node: NodeIndex) -> String {
         lock(&self.nodes[node.position()].machine).console_tail()
-    }
-}
-
-/// The node's directory with its key and node.toml; the path of the latter.
-fn write_node_files(plan: &Plan, node: &PlannedNode, home: &Path) -> Result<PathBuf, SetUpError> {
-    let data = home.join("data");
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&data);
-    made.map_err(|source| SetUpError::Io { path: data.clone(), source })?;
-    Identity::from_secret(node.secret_key_seed.0).store(&data)?;
-    let config = home.join("node.toml");
-    fs::write(&config, node_toml(plan, node, &data))
-        .map_err(|source| SetUpError::Io { path: config.clone(), source })?;
-    Ok(config)
-}
-
-fn node_toml(plan: &Plan, node: &PlannedNode, data: &Path) -> String {
-    use std::fmt::Write;
-    let raft = &plan.raft;
-    let mut text = format!(
-        "id = {}\ndata_dir = {}\nraft_listen = \"{}:{}\"\nhttp_listen = \"{}:{}\"\n\
-         heartbeat_ms = {}\nelection_ms_min = {}\nelection_ms_max = {}\n",
-        node.raft_id,
-        // JSON's strings are TOML's, too.
-        serde_json::Value::from(data.to_string_lossy()),
-        node.ip,
-        node.raft_port,
-        node.ip,
-        node.http_port,
-        raft.heartbeat_ms,
-        raft.election_ms_min,
-        raft.election_ms_max,
-    );
-    for peer in &plan.nodes {
-        let endpoint_id = Identity::from_secret(peer.secret_key_seed.0).endpoint_id();
-        // Writing to a String cannot fail.
-        let _ = write!(
-            text,
-            "\n[[peers]]\nid = {}\nendpoint_id = \"{endpoint_id}\"\nraft = \"{}:{}\"\nhttp = \"{}:{}\"\n",
-            peer.raft_id, peer.ip, peer.raft_port, peer.ip, peer.http_port,
-        );
-    }
-    text
-}
-
-fn command(program: &NodeProgram, config: &Path) -> Program {
-    let base = match program {
-        NodeProgram::Own => Program::new("/proc/self/exe").arg(crate::cli::NODE_PART),
-        NodeProgram::Path(path) => Program::new(path),
-    };
-    let command = base.arg("--config").arg(config);
-    // The lab's own ASPEN_ variables are meant for its nodes.
-    std::env::vars_os()
-        .filter(|(name, _)| name.to_string_lossy().starts_with("ASPEN_"))
-        .fold(command, |command, (name, value)| command.env(name, value))
-}
-
-fn tap_config(plan: &Plan, name: &str, mac: MacAddress, address: std::net::Ipv4Addr) -> TapConfig {
-    let nodes = plan.nodes.iter().map(|node| (node.ip, node.mac));
-    let everybody = nodes.chain([(plan.lab.ip, plan.lab.mac)]);
-    TapConfig {
-        name: name.to_owned(),
-        mac,
-        address,
-        prefix_bits: plan.network.prefix,
-        neighbours: everybody.filter(|(ip, _)| *ip != address).collect(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::ProbeError;
+use super::{ProbeError, Prober};
 use crate::fabric::namespace::Namespace;
 use crate::limits::PROBE_MAX;
 
@@ -23,6 +23,25 @@ pub fn probe(from: &Namespace, to: SocketAddr, timeout: Duration) -> Result<Dura
     // A timeout of zero is refused by the standard library.
     let timeout = timeout.clamp(Duration::from_millis(1), PROBE_MAX);
     from.run(|| probe_here(to, timeout)).map_err(ProbeError::Namespace)?
+}
+
+/// Probes from inside a namespace.
+#[derive(Debug)]
+pub struct NamespaceProber {
+    namespace: Namespace,
+}
+
+impl NamespaceProber {
+    /// A prober inside `namespace`.
+    pub fn new(namespace: Namespace) -> Self {
+        Self { namespace }
+    }
+}
+
+impl Prober for NamespaceProber {
+    fn probe(&self, to: SocketAddr, timeout: Duration) -> Result<Duration, ProbeError> {
+        probe(&self.namespace, to, timeout)
+    }
 }
 
 fn probe_here(to: SocketAddr, timeout: Duration) -> Result<Duration, ProbeError> {

@@ -2,23 +2,28 @@
 //! switch. The namespace and the TAP outlive the process, so that a restart finds the same network.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::{Machine, MachineError};
+use super::probe::NamespaceProber;
+use super::{Machine, MachineError, Prober};
 use crate::cluster::Vitals;
 use crate::fabric::namespace::Namespace;
 use crate::fabric::tap::{self, TapConfig, TapPort};
 use crate::limits::{PAUSE_WAIT_MAX, POLL_INTERVAL};
 use crate::program::{Exit, ProcessStat, Program, ProgramError, ProgramLog, Running, tail};
 
+pub(super) mod nodes;
+
 /// A node as a process.
 #[derive(Debug)]
 pub struct ProcessMachine {
     name: String,
     namespace: Namespace,
+    prober: Arc<NamespaceProber>,
     program: Program,
     console: PathBuf,
     log: ProgramLog,
@@ -41,7 +46,9 @@ impl ProcessMachine {
         let network = |source| MachineError::Network { name: name.to_owned(), source };
         let namespace = Namespace::create().map_err(network)?;
         let port = tap::create(&namespace, tap).map_err(network)?;
-        let machine = Self { name: name.to_owned(), namespace, program, console, log, running: None };
+        // A machine that is being ordered about keeps its namespace.
+        let prober = Arc::new(NamespaceProber::new(namespace.try_clone().map_err(network)?));
+        let machine = Self { name: name.to_owned(), namespace, prober, program, console, log, running: None };
         Ok((machine, port))
     }
 
@@ -140,6 +147,10 @@ impl Machine for ProcessMachine {
 
     fn console_tail(&self) -> String {
         tail(&self.console).unwrap_or_default()
+    }
+
+    fn prober(&self) -> Arc<dyn Prober> {
+        self.prober.clone()
     }
 }
 

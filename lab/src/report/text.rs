@@ -146,7 +146,7 @@ pub fn event_line(event: &Event, origin_ns: Option<u64>) -> String {
         None => " ".repeat(9),
     };
     match event.kind {
-        EventKind::Phase => format!("{at}  {}: {}", event.subject, event.text),
+        EventKind::Phase | EventKind::Hand => format!("{at}  {}: {}", event.subject, event.text),
         EventKind::Fault | EventKind::Leader | EventKind::Death => {
             format!("{at}  {} {}", event.subject, event.text)
         }

@@ -41,7 +41,7 @@ pub enum BootError {
 }
 
 /// Starts every node, founds the cluster, and waits until every node serves.
-pub(super) async fn boot(stage: &Stage, conduct: &Conduct) -> Result<(), BootError> {
+pub(crate) async fn boot(stage: &Stage, conduct: &Conduct) -> Result<(), BootError> {
     conduct.event(EventKind::Phase, "boot", format!("{} nodes", stage.plan.nodes.len()));
     let deadline = stage.clock.now() + BOOT_WAIT_MAX;
     for node in stage.plan.node_indexes() {

@@ -62,6 +62,15 @@ struct Victim {
     leads_term: Option<u64>,
 }
 
+/// Why a node that was started, or that may go on, does not count as back.
+#[derive(Debug, thiserror::Error)]
+enum NotBack {
+    #[error("incarnation {0} answers")]
+    Incarnation(Incarnation),
+    #[error("it does not serve within {} s", RESTART_WAIT_MAX.as_secs())]
+    Silent,
+}
+
 impl Strike<'_> {
     /// Its name in events.
     fn label(&self) -> String {
@@ -245,14 +254,14 @@ impl Tools {
         &self,
         node: NodeIndex,
         is_wanted: impl Fn(Incarnation) -> bool,
-    ) -> Result<Incarnation, String> {
+    ) -> Result<Incarnation, NotBack> {
         let deadline = self.clock.now() + RESTART_WAIT_MAX;
         let mut channel = self.cluster.channel(node);
         loop {
             if let Some(state) = raft_state(channel.as_mut()).await {
                 // Whoever answers now is who it will be.
                 if !is_wanted(state.incarnation) {
-                    return Err(format!("incarnation {} answers", state.incarnation));
+                    return Err(NotBack::Incarnation(state.incarnation));
                 }
                 let read = Request::post("/kv/read", &json!({ "key": "k0" }));
                 let answer = channel.request(read, CLIENT_TIMEOUT).await;
@@ -261,7 +270,7 @@ impl Tools {
                 }
             }
             if self.clock.now() >= deadline {
-                return Err(format!("it does not serve within {} s", RESTART_WAIT_MAX.as_secs()));
+                return Err(NotBack::Silent);
             }
             self.clock.sleep(LOOK_INTERVAL).await;
         }

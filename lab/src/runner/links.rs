@@ -9,7 +9,9 @@ use futures::future::join_all;
 
 use super::Stage;
 use crate::cluster::{Clock, Cluster, ClusterError, FrameCounts, NodePair, Probe};
-use crate::limits::{CUT_PROBE_WAIT, LOSSY_PROBE_TRIES_MAX, LOSSY_PROBES_AT_ONCE, PROBE_TRIES_MAX};
+use crate::limits::{
+    CUT_PROBE_WAIT, LOSSY_PROBE_TRIES_MAX, LOSSY_PROBES_AT_ONCE, PROBE_TRIES_MAX, REACH_MAX,
+};
 use crate::link::LinkRule;
 use crate::plan::Plan;
 
@@ -36,7 +38,7 @@ pub(super) struct Links {
     cluster: Arc<dyn Cluster>,
     clock: Arc<dyn Clock>,
     table: Mutex<Table>,
-    /// Held while links change and while that is measured, so that two faults do not spoil each other's proof.
+    /// Held while a fault begins and measures what it does, so that no other one begins then.
     striking: tokio::sync::Mutex<()>,
 }
 
@@ -97,7 +99,7 @@ impl Links {
         }
     }
 
-    /// The right to change links: while one fault measures what it does, no other begins or ends.
+    /// The right to begin a fault of links. One that ends needs none: it cannot close what another has found open.
     pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.striking.lock().await
     }
@@ -155,7 +157,7 @@ impl Links {
     /// Probes that have to be answered, over each link: a late or lost answer is no proof of anything, so it is asked for
     /// again.
     pub(super) async fn reach(&self, pairs: &[NodePair]) -> Result<Vec<(NodePair, Probe)>, ClusterError> {
-        let reached = self.round_trips(pairs, 1, Duration::MAX).await?;
+        let reached = self.round_trips(pairs, 1, self.clock.now() + REACH_MAX).await?;
         let probe =
             |times: Vec<Duration>| times.first().map_or(Probe::Unanswered, |time| Probe::Answered(*time));
         Ok(reached.into_iter().map(|(pair, times)| (pair, probe(times))).collect())
@@ -170,7 +172,13 @@ impl Links {
         join_all(probes).await.into_iter().collect()
     }
 
-    /// Times so many round trips over each link. Over links that lose frames it may be fewer, and none begins after `until`.
+    /// How often a link's rule was set: who measures it has measured one rule if this has not changed.
+    pub(super) fn changes(&self, (from, to): NodePair) -> usize {
+        let table = self.table();
+        [(from, to), (to, from)].iter().filter_map(|pair| table.readings.get(pair)).map(Vec::len).sum()
+    }
+
+    /// Times so many round trips over each link. Over links that lose frames, and when `until` has come, it may be fewer.
     pub(super) async fn round_trips(
         &self,
         pairs: &[NodePair],
@@ -181,10 +189,15 @@ impl Links {
             let (tries, at_once) = self.tries(*pair);
             let mut times = Vec::new();
             for _ in 0..(count + tries).div_ceil(at_once) {
-                if times.len() >= count || self.clock.now() >= until {
+                if times.len() >= count {
                     break;
                 }
-                for (_, probe) in self.probe_once(&vec![*pair; at_once]).await? {
+                let volley = vec![*pair; at_once];
+                let probed = tokio::select! {
+                    probed = self.probe_once(&volley) => probed?,
+                    () = self.clock.sleep_until(until) => break,
+                };
+                for (_, probe) in probed {
                     if let Probe::Answered(time) = probe {
                         times.push(time);
                     }

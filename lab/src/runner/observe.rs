@@ -189,7 +189,7 @@ impl Watch {
 }
 
 /// One node's Raft state, if it answers in time.
-pub(super) async fn raft_state(channel: &mut dyn Channel) -> Option<NodeState> {
+pub(crate) async fn raft_state(channel: &mut dyn Channel) -> Option<NodeState> {
     serde_json::from_value(ask(channel, "/raft/state".to_owned()).await?).ok()
 }
 

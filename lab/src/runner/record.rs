@@ -24,6 +24,8 @@ pub enum EventKind {
     Leader,
     /// A node has ended by itself.
     Death,
+    /// The user has done something by hand, in a lab that stays up.
+    Hand,
     /// Something is not as it should be, but the run goes on.
     Warning,
 }
@@ -71,7 +73,8 @@ pub struct FaultRecord {
     pub touched: Vec<NodeIndex>,
     /// The directed links that it changed.
     pub links: Vec<NodePair>,
-    /// The term of the leader that it hit, if it hit one, and for long enough that the others elect another.
+    /// The term of the leader that it hit, if the others have to elect another: by a kill at once, by anything else when it
+    /// outlasts their patience.
     pub hit_leader_of_term: Option<u64>,
     /// The receipt.
     pub proofs: Vec<Proof>,

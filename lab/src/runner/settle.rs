@@ -28,6 +28,23 @@ use crate::workload::register;
 /// hyphen and the member's name.
 pub const CLIENT: &str = "settle";
 
+/// Why the members cannot be compared yet.
+#[derive(Debug, thiserror::Error)]
+enum NotSettled {
+    #[error("{0} does not answer")]
+    Silent(String),
+    #[error("{node} does not answer a read of {key}")]
+    ReadSilent { node: String, key: String },
+    #[error("no member leads")]
+    NoLeader,
+    #[error("{node} has applied {applied}, the log goes to entry {last}")]
+    Behind { node: String, applied: String, last: u64 },
+    #[error("the log grew from entry {before} to {after} while the keys were read")]
+    Grew { before: u64, after: u64 },
+    #[error("{node} answered {key} as of {found}, not as of entry {index}")]
+    OtherEntry { node: String, key: String, found: Json, index: u64 },
+}
+
 /// Waits and reads, if a check of the plan asks for it.
 pub(super) async fn settle(stage: &Stage, conduct: &Conduct, load: &Load) -> Option<Settled> {
     let is_wanted = |check: &PlannedCheck| matches!(check, PlannedCheck::Durable | PlannedCheck::Raft);
@@ -45,7 +62,7 @@ pub(super) async fn settle(stage: &Stage, conduct: &Conduct, load: &Load) -> Opt
                 let reads_count = readings.len() as u64;
                 return Some(Settled { index: Some(index), reads_count, problem: None });
             }
-            Err(problem) => problem,
+            Err(problem) => problem.to_string(),
         };
         if *stage.interrupt.borrow() {
             return None;
@@ -59,7 +76,7 @@ pub(super) async fn settle(stage: &Stage, conduct: &Conduct, load: &Load) -> Opt
 }
 
 /// One try: the entry that every member has applied, and every key's readings; or what stands against it.
-async fn round(stage: &Stage) -> Result<(u64, Vec<Reading>), String> {
+async fn round(stage: &Stage) -> Result<(u64, Vec<Reading>), NotSettled> {
     let index = common_index(stage).await?;
     let keys = 0..stage.plan.workload.keys;
     let count = u32::try_from(stage.plan.nodes.len()).unwrap_or(u32::MAX);
@@ -77,27 +94,27 @@ async fn round(stage: &Stage) -> Result<(u64, Vec<Reading>), String> {
     readings.extend(try_join_all(shares).await?.concat());
     let after = common_index(stage).await?;
     if after != index {
-        return Err(format!("the log grew from entry {index} to {after} while the keys were read"));
+        return Err(NotSettled::Grew { before: index, after });
     }
     Ok((index, readings))
 }
 
 /// The last entry of every member's log, if all have applied it and one of them leads.
-async fn common_index(stage: &Stage) -> Result<u64, String> {
+async fn common_index(stage: &Stage) -> Result<u64, NotSettled> {
     let asked = stage.plan.node_indexes().map(|node| async move {
         let answer = raft_state(stage.cluster.channel(node).as_mut()).await;
-        answer.ok_or_else(|| format!("{} does not answer", stage.name(node)))
+        answer.ok_or_else(|| NotSettled::Silent(stage.name(node).to_owned()))
     });
     let states: Vec<NodeState> = join_all(asked).await.into_iter().collect::<Result<_, _>>()?;
     if !states.iter().any(|state| state.role == Role::Leader) {
-        return Err("no member leads".to_owned());
+        return Err(NotSettled::NoLeader);
     }
     let last = states.iter().filter_map(|state| state.last_log_index).max().unwrap_or(0);
     for (node, state) in stage.plan.node_indexes().zip(&states) {
         let applied = state.applied.map(|position| position.index);
         if applied != Some(last) || state.last_log_index != applied {
             let applied = applied.map_or_else(|| "nothing".to_owned(), |applied| format!("entry {applied}"));
-            return Err(format!("{} has applied {applied}, the log goes to entry {last}", stage.name(node)));
+            return Err(NotSettled::Behind { node: stage.name(node).to_owned(), applied, last });
         }
     }
     Ok(last)
@@ -110,7 +127,7 @@ async fn read_keys(
     client: String,
     keys: Vec<u32>,
     index: Option<u64>,
-) -> Result<Vec<Reading>, String> {
+) -> Result<Vec<Reading>, NotSettled> {
     let per_worker = keys.len().div_ceil(SETTLE_READS_IN_FLIGHT).max(1);
     let workers = keys.chunks(per_worker).map(|keys| {
         let client = &client;
@@ -124,11 +141,12 @@ async fn read_keys(
                 let returned = stage.clock.now();
                 if let (Ok(response), Some(index)) = (&answer, index) {
                     is_of_entry(response, index).map_err(|found| {
-                        format!("{} answered {key} as of {found}, not as of entry {index}", stage.name(node))
+                        let (node, key) = (stage.name(node).to_owned(), key.clone());
+                        NotSettled::OtherEntry { node, key, found, index }
                     })?;
                 }
                 let Outcome::Read { value } = aspen::outcome(&Op::Read, answer) else {
-                    return Err(format!("{} does not answer a read of {key}", stage.name(node)));
+                    return Err(NotSettled::ReadSilent { node: stage.name(node).to_owned(), key });
                 };
                 let (client, node) = (client.clone(), stage.name(node).to_owned());
                 readings.push(Reading { client, node, key, called, returned, value });

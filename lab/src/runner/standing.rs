@@ -48,7 +48,7 @@ impl Standing {
         slow.retain(|pair, _| self.during.contains_key(pair));
         if !slow.is_empty() {
             let jitter = |pair: NodePair| self.rules.get(&pair).map(|rule| rule.jitter).unwrap_or_default();
-            proofs.push(proofs::round_trips(&self.plan, &self.rules, &self.before, &self.during, jitter));
+            proofs.extend(proofs::round_trips(&self.plan, &self.rules, &self.before, &self.during, jitter));
             proofs.push(proofs::held(&self.plan, &slow, &self.began));
         }
         let mut lossy = counted;

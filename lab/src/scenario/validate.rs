@@ -6,7 +6,7 @@
 mod checks;
 mod faults;
 mod fields;
-mod links;
+pub(crate) mod links;
 mod nodes;
 mod selectors;
 pub(crate) mod units;

@@ -12,11 +12,11 @@ use super::{Message, Order};
 use crate::check::linearizable::Budget;
 use crate::check::{self, Evidence, Status, Verdict};
 use crate::cli::SabotageArg;
-use crate::cluster::RealClock;
 use crate::fabric;
 use crate::history::{History, read_history};
 use crate::machine::Sabotage;
-use crate::machine::cluster::{NodeProgram, ProcessCluster, SetUpError};
+use crate::machine::cluster::SetUpError;
+use crate::machine::driver::{Driver, NodeProgram, World, set_up};
 use crate::observations::{Observation, ObservationsError, read_observations};
 use crate::plan::Plan;
 use crate::report::{self, Report, Sources};
@@ -93,7 +93,7 @@ fn perform(
     sink: Arc<Wire>,
     interrupt: watch::Receiver<bool>,
 ) -> Result<RunRecord, InnerError> {
-    let program = order.node_bin.clone().map_or(NodeProgram::Own, NodeProgram::Path);
+    let driver = Driver::Process(order.node_bin.clone().map_or(NodeProgram::Own, NodeProgram::Path));
     let sabotage = order.sabotage.map(sabotage);
     let create = |name: &'static str| -> Result<Box<BufWriter<File>>, InnerError> {
         let file = File::create_new(order.directory.join(name));
@@ -104,14 +104,8 @@ fn perform(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(InnerError::Runtime)?;
     runtime.block_on(async {
-        let cluster = ProcessCluster::set_up(plan.clone(), &program, &order.directory, sabotage)?;
-        let stage = Stage {
-            plan: plan.clone(),
-            cluster: Arc::new(cluster),
-            clock: Arc::new(RealClock::start()),
-            sink,
-            interrupt,
-        };
+        let World { cluster, clock } = set_up(&driver, plan, &order.directory, sabotage)?;
+        let stage = Stage { plan: plan.clone(), cluster, clock, sink, interrupt };
         Ok(runner::run(stage, files).await?)
     })
 }

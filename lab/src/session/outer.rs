@@ -106,10 +106,7 @@ pub fn run_outer(args: &RunArgs) -> Result<u8, OuterError> {
         None => aspen_node::BUILD.to_owned(),
         Some(path) => node_version(path, &directory).inspect_err(|_| discard(&directory))?,
     };
-    if std::env::var_os(VARIABLE).is_some() && !has_plants(&node_version) {
-        discard(&directory);
-        return Err(OuterError::NotPlanted(node_version));
-    }
+    check_plants(node_version.clone()).inspect_err(|_| discard(&directory))?;
     write(&directory.join("plan.json"), plan.to_json().as_bytes())?;
     copy_scenario(&args.file, &directory)?;
     let order = Order {
@@ -162,22 +159,7 @@ fn follow(
 ) -> Result<u8, OuterError> {
     let events = sandbox.take_events();
     let sandbox = Arc::new(Mutex::new(sandbox));
-    let is_stopping = Arc::new(AtomicBool::new(false));
-    let (stopped, stopping) = (sandbox.clone(), is_stopping.clone());
-    // The thread ends with the process.
-    let listener = std::thread::Builder::new().name("signals".into()).spawn(move || {
-        while signals.wait().is_ok() {
-            let is_second = stopping.swap(true, Ordering::Relaxed);
-            let mut sandbox = stopped.lock().expect("nothing panics while it holds this lock");
-            // Where it has ended already, so will this process.
-            if is_second {
-                let _ = sandbox.kill();
-            } else {
-                let _ = sandbox.stop();
-            }
-        }
-    });
-    listener.map_err(OuterError::Signals)?;
+    let is_stopping = pass_signals(signals, &sandbox).map_err(OuterError::Signals)?;
     let mut done = None;
     let mut was_told = false;
     for line in
@@ -207,6 +189,27 @@ fn follow(
     Ok(exit_code)
 }
 
+/// Passes the user's wish to stop on, the first time as a wish and then at once; turns true when it has come. The signals
+/// are blocked already.
+pub(crate) fn pass_signals(signals: SigSet, sandbox: &Arc<Mutex<Sandbox>>) -> io::Result<Arc<AtomicBool>> {
+    let is_stopping = Arc::new(AtomicBool::new(false));
+    let (stopped, stopping) = (sandbox.clone(), is_stopping.clone());
+    // The thread ends with the process.
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        while signals.wait().is_ok() {
+            let is_second = stopping.swap(true, Ordering::Relaxed);
+            let mut sandbox = stopped.lock().expect("nothing panics while it holds this lock");
+            // Where it has ended already, so will this process.
+            if is_second {
+                let _ = sandbox.kill();
+            } else {
+                let _ = sandbox.stop();
+            }
+        }
+    })?;
+    Ok(is_stopping)
+}
+
 fn empty() -> Box<dyn io::Read> {
     Box::new(io::empty())
 }
@@ -225,7 +228,7 @@ fn replay(args: &RunArgs, seed: u64) -> String {
     words.join(" ")
 }
 
-fn default_directory(plan: &Plan) -> PathBuf {
+pub(crate) fn default_directory(plan: &Plan) -> PathBuf {
     timed_directory(&format!("{}-{}", plan.scenario, plan.seed))
 }
 
@@ -240,7 +243,7 @@ pub(crate) fn timed_directory(name: &str) -> PathBuf {
 }
 
 /// `20261123T060708Z`.
-fn utc(time: Duration) -> String {
+pub(crate) fn utc(time: Duration) -> String {
     let (days, seconds) = (time.as_secs() / 86_400, time.as_secs() % 86_400);
     // Days since 0000-03-01, in eras of 400 years ("chrono-Compatible Low-Level Date Algorithms", Hinnant).
     let shifted = days + 719_468;
@@ -275,7 +278,7 @@ pub(crate) fn discard(directory: &Path) {
     let _ = fs::remove_dir_all(directory);
 }
 
-fn copy_scenario(file: &Path, directory: &Path) -> Result<(), OuterError> {
+pub(crate) fn copy_scenario(file: &Path, directory: &Path) -> Result<(), OuterError> {
     let path = directory.join("scenario.yaml");
     fs::copy(file, &path).map(drop).map_err(|source| OuterError::Out { path, source })
 }
@@ -286,6 +289,14 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), OuterError> {
 
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf, OuterError> {
     std::path::absolute(path).map_err(|source| OuterError::Out { path: path.to_owned(), source })
+}
+
+/// Refuses a node without planted bugs where one is asked for.
+pub(crate) fn check_plants(node_version: String) -> Result<(), OuterError> {
+    if std::env::var_os(VARIABLE).is_some() && !has_plants(&node_version) {
+        return Err(OuterError::NotPlanted(node_version));
+    }
+    Ok(())
 }
 
 /// Whether the version of a node says that bugs are planted in it.

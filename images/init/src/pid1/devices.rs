@@ -8,13 +8,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use aspen_init::limits::{DEVICE_WAIT_MAX, READ_BYTES_MAX};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
 
 use super::texts::head;
-use aspen_init::limits::{DEVICE_WAIT_MAX, READ_BYTES_MAX};
 
 /// A disk, or a partition of one.
 #[derive(Debug, Clone, PartialEq, Eq)]

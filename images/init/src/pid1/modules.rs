@@ -5,12 +5,12 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
+use aspen_init::limits::READ_BYTES_MAX;
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 
 use super::console::Console;
 use super::texts::head;
-use aspen_init::limits::READ_BYTES_MAX;
 
 const NO_PARAMETERS: &CStr = c"";
 

@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use aspen_init::limits::{CONSOLE_LEVEL, READ_BYTES_MAX};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
 use super::console::Console;
 use super::texts::{head, listed};
-use aspen_init::limits::{CONSOLE_LEVEL, READ_BYTES_MAX};
 
 /// Why one is missing.
 #[derive(Debug, thiserror::Error)]

@@ -8,12 +8,12 @@ use std::path::Path;
 
 use aspen_init::config::{self, ConfigError, Entry, Settings, Source};
 use aspen_init::layout::FW_CFG_PREFIX;
+use aspen_init::limits::VALUE_READ_BYTES_MAX;
 use nix::errno::Errno;
 
 use super::console::Console;
 use super::devices::{Uevents, VirtioKind, block_devices, missing_driver};
 use super::texts::head;
-use aspen_init::limits::VALUE_READ_BYTES_MAX;
 
 pub(super) use self::config_disk::{ConfigDisk, ConfigDiskError};
 

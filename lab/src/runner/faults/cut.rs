@@ -24,11 +24,9 @@ impl Tools {
         // Over every link, so that each has something to swallow.
         let during = self.links.probe_once(&pairs).await?;
         self.clock.sleep_until(healed_at).await;
-        let turn = self.links.turn().await;
         // Before the heal: what comes through after it proves nothing.
         let ended_ns = self.conduct.now_ns();
         let counted = self.links.heal(strike.number)?;
-        drop(turn);
         let mut proofs = Vec::new();
         if !open.is_empty() {
             let during: Vec<_> = during.into_iter().filter(|(pair, _)| open.contains(pair)).collect();

@@ -1,6 +1,9 @@
 //! Links that are slow or lossy for a while.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::future::try_join;
 
 use super::{Strike, Tools};
 use crate::cluster::NodePair;
@@ -16,37 +19,45 @@ impl Tools {
         let is_lossy = aim.rules.values().any(|rule| rule.loss_per_million > 0);
         let turn = self.links.turn().await;
         // A round trip cannot be timed where the link or the way back is cut: there the switch's counters have to do.
-        let mut timed: Vec<NodePair> =
-            pairs.iter().copied().filter(|pair| self.links.is_open(*pair)).collect();
-        if !is_slow {
-            timed.clear();
-        }
+        let (open, one_way): (Vec<_>, Vec<_>) =
+            pairs.iter().copied().partition(|pair| self.links.is_open(*pair));
+        let timed = if is_slow { open } else { Vec::new() };
         let until = self.clock.now() + RESTART_WAIT_MAX;
         let before = self.links.round_trips(&timed, PROBES_BEFORE, until).await?;
+        let mut jitters = self.jitters(&pairs);
         self.links.strike(strike.number, aim.rules.clone())?;
+        for (pair, jitter) in self.jitters(&pairs) {
+            *jitters.entry(pair).or_default() += jitter;
+        }
+        let changes: Vec<usize> = timed.iter().map(|pair| self.links.changes(*pair)).collect();
         self.note_links(strike, &aim);
         let healed_at = self.clock.now() + strike.lasts();
         // After the first round trip nothing is under way any more that was sent before.
         self.links.round_trips(&timed, 1, healed_at).await?;
         let began = self.links.counts()?;
-        let during = self.links.round_trips(&timed, PROBES_DURING, healed_at).await?;
-        let jitters: BTreeMap<NodePair, _> = pairs
-            .iter()
-            .flat_map(|pair @ (from, to)| [*pair, (*to, *from)])
-            .map(|pair| (pair, self.links.rule(pair).jitter))
-            .collect();
+        // Links whose way back is cut get something to carry, though nobody can answer.
+        let unanswered = async {
+            tokio::select! {
+                probed = self.links.probe_once(&one_way) => probed.map(drop),
+                () = self.clock.sleep_until(healed_at) => Ok(()),
+            }
+        };
+        let measured = self.links.round_trips(&timed, PROBES_DURING, healed_at);
+        let ((), mut during) = try_join(unanswered, measured).await?;
+        for (pair, changes) in timed.iter().zip(changes) {
+            // Another fault has ended meanwhile: some of the round trips were under another rule.
+            if self.links.changes(*pair) != changes {
+                during.remove(pair);
+            }
+        }
         drop(turn);
         self.clock.sleep_until(healed_at).await;
-        let turn = self.links.turn().await;
         let ended_ns = self.conduct.now_ns();
         let counted = self.links.heal(strike.number)?;
-        drop(turn);
         let mut proofs = Vec::new();
         if is_slow {
             let jitter = |pair: NodePair| jitters.get(&pair).copied().unwrap_or_default();
-            if !timed.is_empty() {
-                proofs.push(proofs::round_trips(&self.plan, &aim.rules, &before, &during, jitter));
-            }
+            proofs.extend(proofs::round_trips(&self.plan, &aim.rules, &before, &during, jitter));
             proofs.push(proofs::held(&self.plan, &counted, &began));
         }
         if is_lossy {
@@ -54,5 +65,11 @@ impl Tools {
         }
         self.close(strike, ended_ns, proofs, "healed");
         Ok(())
+    }
+
+    /// The jitter of links and of the ways back.
+    fn jitters(&self, pairs: &[NodePair]) -> BTreeMap<NodePair, Duration> {
+        let both = pairs.iter().flat_map(|pair @ (from, to)| [*pair, (*to, *from)]);
+        both.map(|pair| (pair, self.links.rule(pair).jitter)).collect()
     }
 }

@@ -47,7 +47,8 @@ impl Tools {
         proofs.push(Proof {
             what: "the same incarnation serves again".to_owned(),
             is_seen: served.is_ok(),
-            detail: served.map_or_else(|reason| reason, |incarnation| format!("incarnation {incarnation}")),
+            detail: served
+                .map_or_else(|reason| reason.to_string(), |incarnation| format!("incarnation {incarnation}")),
         });
         self.close(strike, ended_ns, proofs, "serves again");
         Ok(())

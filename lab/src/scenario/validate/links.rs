@@ -125,7 +125,7 @@ fn fault_effect(
 }
 
 /// What no link can do.
-fn impossible(effect: LinkEffect) -> Option<Mistake> {
+pub(crate) fn impossible(effect: LinkEffect) -> Option<Mistake> {
     let duration = |ms: u32| Duration::from_millis(ms.into());
     if effect.jitter_ms > effect.latency_ms {
         Some(Mistake::Jitter { jitter: duration(effect.jitter_ms), latency: duration(effect.latency_ms) })

@@ -161,16 +161,20 @@ pub(super) fn per_million(value: &Value<'_>, key: &'static str, findings: &mut F
             return None;
         }
     };
+    per_million_of(&text, key).map_err(|mistake| findings.add(&value.path, mistake)).ok()
+}
+
+/// Reads a percentage such as `0.1%`, in parts per million.
+pub(crate) fn per_million_of(text: &str, key: &'static str) -> Result<u32, Mistake> {
+    let value = text.to_owned();
     let parts = text.strip_suffix('%').and_then(|number| decimal(number, u64::from(PER_MILLION) / 100));
-    let mistake = match parts {
-        None => Mistake::NotPercent { key, value: text },
-        Some(Decimal::Broken) => Mistake::NotPerMillion { key, value: text },
-        Some(Decimal::Huge) => Mistake::Percent { key, value: text },
+    match parts {
+        None => Err(Mistake::NotPercent { key, value }),
+        Some(Decimal::Broken) => Err(Mistake::NotPerMillion { key, value }),
+        Some(Decimal::Huge) => Err(Mistake::Percent { key, value }),
         Some(Decimal::Whole(parts)) => match u32::try_from(parts) {
-            Ok(parts) if parts <= PER_MILLION => return Some(parts),
-            _ => Mistake::Percent { key, value: text },
+            Ok(parts) if parts <= PER_MILLION => Ok(parts),
+            _ => Err(Mistake::Percent { key, value }),
         },
-    };
-    findings.add(&value.path, mistake);
-    None
+    }
 }

@@ -5,10 +5,10 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use aspen_init::layout::{CONFIG_FILE, CONFIG_LABEL, CONFIG_NODE_FILE, CONFIG_SECRET_FILE};
+use aspen_init::limits::{CONFIG_BYTES_MAX, NODE_CONFIG_BYTES_MAX, SECRET_BYTES_MAX};
 use fatfs::{FileSystem, FsOptions};
 
 use super::super::devices::BlockDevice;
-use aspen_init::limits::{CONFIG_BYTES_MAX, NODE_CONFIG_BYTES_MAX, SECRET_BYTES_MAX};
 
 /// What is on the config disk. Whatever a file says is not yet understood.
 pub(in super::super) struct ConfigDisk {

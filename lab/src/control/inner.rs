@@ -1,0 +1,323 @@
+//! The inner process of `lab up`: boots the cluster, keeps it up, answers calls, and stops it when it is asked to.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::net::TcpListener;
+use std::os::fd::RawFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::lab::{About, Lab};
+use super::protocol::Status;
+use super::{inherit, publish, server};
+use crate::cluster::ClusterError;
+use crate::limits::control::CONTROL_FAREWELL_MAX;
+use crate::limits::{BOOT_WAIT_MAX, LOOK_INTERVAL};
+use crate::machine::cluster::SetUpError;
+use crate::machine::driver::{Driver, NodeProgram, World, set_up};
+use crate::plan::{NodeIndex, Plan};
+use crate::program::Exit;
+use crate::runner::boot::BootError;
+use crate::runner::record::{Conduct, Event};
+use crate::runner::{EventSink, Stage, boot, causes};
+use crate::sandbox::{Control, Inner};
+use crate::workload::client::LoadCounts;
+
+/// First argument of the inner process of `lab up`; the second is its order.
+pub const INNER: &str = "__up";
+
+/// What the outer tells the inner to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Order {
+    /// The run directory, absolute; plan.json is in it.
+    pub(super) directory: PathBuf,
+    /// Another program as the node.
+    pub(super) node_bin: Option<PathBuf>,
+    /// Whether it has no terminal.
+    pub(super) is_detached: bool,
+    /// The process that the user can end.
+    pub(super) pid: u32,
+    /// The path of the control socket.
+    pub(super) socket: PathBuf,
+    /// The descriptor on which calls arrive.
+    pub(super) control: RawFd,
+    /// The port of the first node on the host.
+    pub(super) publish: Option<u16>,
+    /// The descriptors on which connections to the nodes arrive, one for each node where a port is published.
+    pub(super) published: Vec<RawFd>,
+}
+
+/// What the inner tells the outer, a line each.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Message {
+    /// Something happened.
+    Event(Event),
+    /// The cluster serves.
+    Serving(Status),
+    /// It is over.
+    Done {
+        /// What did not go as it should.
+        problems: Vec<String>,
+        /// The exit code.
+        exit_code: u8,
+    },
+}
+
+/// Why the inner process cannot do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum InnerError {
+    /// What the outer has sent.
+    #[error("the order cannot be read")]
+    Order(#[source] serde_json::Error),
+    /// A file of the run directory.
+    #[error("cannot use {name}")]
+    File {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A socket that the outer has opened.
+    #[error("cannot use {what}, which was opened before the split")]
+    Socket {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The runtime.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+    /// The machines.
+    #[error("cannot set the cluster up")]
+    SetUp(#[from] SetUpError),
+    /// The links.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The cluster.
+    #[error("the cluster did not come up")]
+    Boot(#[from] BootError),
+    /// A node has ended; which, and its last words.
+    #[error("{0}")]
+    Ended(String),
+    /// Nobody leads, or not everybody follows.
+    #[error("the nodes do not follow a leader within {} s; `lab console` shows what each of them says", BOOT_WAIT_MAX.as_secs())]
+    NoLeader,
+}
+
+/// Sockets that were opened on the host.
+struct Sockets {
+    control: UnixListener,
+    published: Vec<TcpListener>,
+}
+
+/// Does what the outer has ordered; the exit code.
+///
+/// # Errors
+/// The order or the plan cannot be read. A cluster that does not come up is told to the outer, not returned.
+pub fn run_inner(inner: Inner) -> Result<u8, InnerError> {
+    let text = inner.arguments.get(1).map(|argument| argument.to_string_lossy().into_owned());
+    let order: Order = serde_json::from_str(&text.unwrap_or_default()).map_err(InnerError::Order)?;
+    // First of all, so that no program that is started gets them.
+    let sockets = take_sockets(&order)?;
+    let plan = Arc::new(read_plan(&order.directory)?);
+    let events = File::create_new(order.directory.join("events.jsonl"));
+    let events = events.map_err(|source| InnerError::File { name: "events.jsonl", source })?;
+    let diary =
+        Arc::new(Diary { events: Mutex::new(BufWriter::new(events)), pipe: Mutex::new(inner.events) });
+    let stop = Arc::new(watch::Sender::new(false));
+    let (control, stopped) = (inner.control, stop.clone());
+    let listener = std::thread::Builder::new().name("stop".into()).spawn(move || {
+        while let Ok(Control::Stop) = control.recv() {
+            stopped.send_replace(true);
+        }
+    });
+    listener.map_err(InnerError::Runtime)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(InnerError::Runtime)?;
+    let (problems, exit_code) = match runtime.block_on(keep(&order, plan, diary.clone(), sockets, stop)) {
+        Ok(problems) => {
+            let exit_code = u8::from(!problems.is_empty());
+            (problems, exit_code)
+        }
+        Err(error) => (vec![causes(&error)], 1),
+    };
+    diary.send(&Message::Done { problems, exit_code });
+    Ok(exit_code)
+}
+
+fn take_sockets(order: &Order) -> Result<Sockets, InnerError> {
+    let failed = |what| move |source| InnerError::Socket { what, source };
+    let control = inherit::take(order.control).map_err(failed("the control socket"))?.into();
+    let take = |fd: &RawFd| Ok(inherit::take(*fd).map_err(failed("a published port"))?.into());
+    Ok(Sockets { control, published: order.published.iter().map(take).collect::<Result<_, InnerError>>()? })
+}
+
+fn read_plan(directory: &Path) -> Result<Plan, InnerError> {
+    let failed = |source| InnerError::File { name: "plan.json", source };
+    let text = std::fs::read_to_string(directory.join("plan.json")).map_err(failed)?;
+    serde_json::from_str(&text).map_err(|error| failed(error.into()))
+}
+
+/// Boots the cluster and keeps it up until it is to end; what did not go as it should at its stop.
+async fn keep(
+    order: &Order,
+    plan: Arc<Plan>,
+    diary: Arc<Diary>,
+    sockets: Sockets,
+    stop: Arc<watch::Sender<bool>>,
+) -> Result<Vec<String>, InnerError> {
+    // A sender for everybody who still has to send a reply.
+    let (pending, mut answered) = mpsc::channel(1);
+    let (announce, coming) = watch::channel(None);
+    let porter = server::Porter { lab: coming, stop: stop.clone(), pending: pending.downgrade() };
+    let failed = |what| move |source| InnerError::Socket { what, source };
+    let mut tasks: Tasks = JoinSet::new();
+    tasks.spawn(
+        async move { server::serve(sockets.control, porter).await.map_err(failed("the control socket")) },
+    );
+    let ended = work(order, plan, diary, sockets.published, stop, announce, &mut tasks).await;
+    drop(pending);
+    // Who does not take its answer must not keep the lab.
+    let _ = timeout(CONTROL_FAREWELL_MAX, answered.recv()).await;
+    ended
+}
+
+/// What goes on while a lab is up. Each goes on for ever, unless something is broken.
+type Tasks = JoinSet<Result<(), InnerError>>;
+
+/// From no machine to a cluster that serves, and to its end.
+async fn work(
+    order: &Order,
+    plan: Arc<Plan>,
+    diary: Arc<Diary>,
+    published: Vec<TcpListener>,
+    stop: Arc<watch::Sender<bool>>,
+    announce: watch::Sender<Option<Arc<Lab>>>,
+    tasks: &mut Tasks,
+) -> Result<Vec<String>, InnerError> {
+    let mut interrupt = stop.subscribe();
+    let driver = Driver::Process(order.node_bin.clone().map_or(NodeProgram::Own, NodeProgram::Path));
+    let World { cluster, clock } = set_up(&driver, &plan, &order.directory, None)?;
+    let about = About {
+        directory: order.directory.clone(),
+        pid: order.pid,
+        driver: "process".to_owned(),
+        publish: order.publish,
+    };
+    let (sink, interrupted) = (diary.clone(), interrupt.clone());
+    let stage = Stage { plan, cluster, clock, sink, interrupt: interrupted };
+    let lab = Arc::new(Lab::new(&stage, about, stop));
+    lab.stand()?;
+    announce.send_replace(Some(lab.clone()));
+    start_tasks(&lab, &stage.plan, published, tasks);
+    let mut held = bring_up(&stage, &lab, &diary).await;
+    if held.is_ok() {
+        let deaths = lab.clone();
+        tasks.spawn(async move {
+            deaths.watch_deaths().await;
+            Ok(())
+        });
+        tokio::select! {
+            // The sender lives as long as the lab.
+            _ = interrupt.wait_for(|is_wanted| *is_wanted) => {}
+            Some(ended) = tasks.join_next() => match ended {
+                Ok(result) => held = result,
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            },
+        }
+    }
+    let problems = lab.stop_nodes().await;
+    match held {
+        Ok(()) | Err(InnerError::Boot(BootError::Interrupted)) => Ok(problems),
+        Err(error) => Err(error),
+    }
+}
+
+/// What goes on beside the boot and after it.
+fn start_tasks(lab: &Arc<Lab>, plan: &Plan, published: Vec<TcpListener>, tasks: &mut Tasks) {
+    let failed = |source| InnerError::Socket { what: "a published port", source };
+    let permits = publish::permits();
+    for (node, listener) in plan.node_indexes().zip(published) {
+        let relay = publish::serve(listener, lab.address(node), lab.watch_power(node), permits.clone());
+        tasks.spawn(async move { relay.await.map_err(failed) });
+    }
+    for node in plan.node_indexes() {
+        let lab = lab.clone();
+        tasks.spawn(async move {
+            lab.watch(node).await;
+            Ok(())
+        });
+    }
+}
+
+/// Starts every node and founds the cluster; returns when somebody leads, and the outer has been told.
+async fn bring_up(stage: &Stage, lab: &Lab, diary: &Diary) -> Result<(), InnerError> {
+    lab.note_started();
+    let conduct = Conduct::new(stage.clock.clone(), stage.sink.clone(), Box::new(io::sink()));
+    boot(stage, &conduct).await.map_err(|error| match error {
+        BootError::Ended => InnerError::Ended(last_words(stage)),
+        error => error.into(),
+    })?;
+    let deadline = stage.clock.now() + BOOT_WAIT_MAX;
+    while !lab.is_settled() {
+        if stage.clock.now() >= deadline {
+            return Err(InnerError::NoLeader);
+        }
+        stage.clock.sleep(LOOK_INTERVAL).await;
+    }
+    lab.note_serving();
+    if let Ok(status) = lab.status() {
+        diary.send(&Message::Serving(status));
+    }
+    Ok(())
+}
+
+/// How the nodes that have ended at their start ended, and the last that they printed.
+fn last_words(stage: &Stage) -> String {
+    let words = |(node, exit): (NodeIndex, Exit)| {
+        let name = &stage.plan.nodes[node.position()].name;
+        format!(
+            "node {name} ended at its start: {exit}; the end of its console:\n{}",
+            stage.cluster.console_end(node)
+        )
+    };
+    stage.cluster.deaths().into_iter().map(words).collect::<Vec<_>>().join("\n")
+}
+
+/// Keeps events.jsonl, and tells the outer.
+struct Diary {
+    events: Mutex<BufWriter<File>>,
+    pipe: Mutex<File>,
+}
+
+impl Diary {
+    fn send(&self, message: &Message) {
+        let Ok(mut line) = serde_json::to_vec(message) else { return };
+        line.push(b'\n');
+        // Without the outer nobody listens, and this process is about to end.
+        let _ = self.pipe.lock().expect("nothing panics while it holds this lock").write_all(&line);
+    }
+}
+
+impl EventSink for Diary {
+    fn event(&self, event: &Event) {
+        let mut events = self.events.lock().expect("nothing panics while it holds this lock");
+        // A disk that is full is no reason to end what somebody works with.
+        let _ = serde_json::to_writer(&mut *events, event).map_err(io::Error::from);
+        let _ = events.write_all(b"\n").and_then(|()| events.flush());
+        drop(events);
+        self.send(&Message::Event(event.clone()));
+    }
+
+    fn progress(&self, _at: Duration, _of: Duration, _counts: LoadCounts) {
+        unreachable!("a lab that stays up has no load");
+    }
+}

@@ -1,0 +1,302 @@
+//! The outer process of `lab up`: checks everything that can be checked before anything starts, opens what the host gives,
+//! and holds the sandbox.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::{Arc, Mutex};
+
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::{Pid, setsid};
+
+use super::client::{ClientError, Connection};
+use super::inner::{INNER, Message, Order};
+use super::protocol::{Answer, Request};
+use super::publish::{self, PublishError};
+use super::socket::{self, SocketError};
+use super::{inherit, text};
+use crate::cli::UpArgs;
+use crate::limits::SANDBOX_END_MAX;
+use crate::plan::Plan;
+use crate::program::{Exit, Program, ProgramError, tail};
+use crate::report::event_line;
+use crate::sandbox::{self, Sandbox, SandboxError};
+use crate::scenario::{Scenario, ScenarioErrors};
+use crate::session::OuterError;
+use crate::session::outer::{
+    absolute, check_plants, copy_scenario, default_directory, discard, make_directory, node_version,
+    pass_signals, write,
+};
+
+/// First argument of the process that holds a lab without a terminal; the second is its order.
+pub const HOLDER: &str = "__up-holder";
+
+/// The file of the run directory that names the control socket.
+const CONTROL_FILE: &str = "control";
+
+/// The file of the run directory with what a lab without a terminal says.
+const LOG_FILE: &str = "lab.log";
+
+/// Why there is no lab.
+#[derive(Debug, thiserror::Error)]
+pub enum UpError {
+    /// The scenario file.
+    #[error(transparent)]
+    Scenario(#[from] ScenarioErrors),
+    /// The run directory, or the program of the nodes.
+    #[error(transparent)]
+    Outer(#[from] OuterError),
+    /// The published ports.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// The control socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The sockets cannot be handed on.
+    #[error("cannot hand the sockets on to the sandbox")]
+    Inherit(#[source] io::Error),
+    /// What is handed on to another process.
+    #[error("the order cannot be passed on")]
+    Order(#[source] serde_json::Error),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The process that would hold the lab.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The terminal's signals.
+    #[error("cannot wait for signals")]
+    Signals(#[source] io::Error),
+    /// The inner process ended without a word.
+    #[error("the lab ended without a word ({0}); what it left is in {1}")]
+    Died(String, PathBuf),
+    /// The lab in the background did not come up.
+    #[error("{reason}; {log} says:\n{log_end}")]
+    Background {
+        /// What the control socket said.
+        reason: String,
+        /// The exit code of the lab.
+        exit_code: u8,
+        /// What the lab has said.
+        log: String,
+        /// The end of it.
+        log_end: String,
+    },
+}
+
+impl UpError {
+    /// The exit code that goes with it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Outer(error) => error.exit_code(),
+            Self::Scenario(_) | Self::Publish(_) => 64,
+            Self::Sandbox(error) if error.is_refused() => 3,
+            Self::Background { exit_code, .. } => *exit_code,
+            _ => 2,
+        }
+    }
+}
+
+/// What a lab needs, ready to be handed on.
+struct Prepared {
+    order: Order,
+    /// Open until the sandbox has them.
+    _sockets: (UnixListener, Vec<TcpListener>),
+}
+
+/// Boots a cluster, and keeps it up or returns when it serves; the exit code.
+///
+/// # Errors
+/// Everything that is wrong before the cluster serves.
+pub fn up(args: &UpArgs) -> Result<u8, UpError> {
+    let scenario = Scenario::load(&args.file)?;
+    let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let plan = Plan::new(&scenario, seed);
+    let names = plan.nodes.iter().map(|node| node.name.as_str());
+    // Before anything is made.
+    let published = args.publish.map_or(Ok(vec![]), |first| publish::listen(first, names))?;
+    let directory = args.out.clone().unwrap_or_else(|| default_directory(&plan));
+    make_directory(&directory)?;
+    let directory = absolute(&directory)?;
+    let prepared = prepare(args, &plan, directory.clone(), published).inspect_err(|_| discard(&directory))?;
+    say(&format!("{}: {}", plan.scenario, scenario.about()));
+    say(&format!("seed: {seed}, run directory: {}", directory.display()));
+    if args.detach { detach(prepared) } else { hold(prepared.order.clone()) }
+}
+
+fn prepare(
+    args: &UpArgs,
+    plan: &Plan,
+    directory: PathBuf,
+    published: Vec<TcpListener>,
+) -> Result<Prepared, UpError> {
+    let node_bin = args.node_bin.as_deref().map(absolute).transpose()?;
+    let version = match &node_bin {
+        None => aspen_node::BUILD.to_owned(),
+        Some(path) => node_version(path, &directory)?,
+    };
+    check_plants(version)?;
+    write(&directory.join("plan.json"), plan.to_json().as_bytes())?;
+    copy_scenario(&args.file, &directory)?;
+    let name = format!("{}-{}", plan.scenario, std::process::id());
+    let (control, socket) = socket::listen(&socket::directory()?, &name)?;
+    write(&directory.join(CONTROL_FILE), format!("{}\n", socket.display()).as_bytes())
+        .inspect_err(|_| remove(&socket))?;
+    let numbers = published.iter().map(inherit::leave).collect::<io::Result<Vec<_>>>();
+    let order = Order {
+        directory,
+        node_bin,
+        is_detached: args.detach,
+        pid: std::process::id(),
+        socket,
+        control: inherit::leave(&control).map_err(UpError::Inherit)?,
+        publish: args.publish,
+        published: numbers.map_err(UpError::Inherit)?,
+    };
+    Ok(Prepared { order, _sockets: (control, published) })
+}
+
+/// The control socket of the lab with this run directory, if it is one.
+pub(super) fn socket_of(directory: &Path) -> Option<PathBuf> {
+    let text = fs::read_to_string(directory.join(CONTROL_FILE)).ok()?;
+    Some(PathBuf::from(text.trim_end_matches('\n')))
+}
+
+/// Starts a process that holds the lab, and returns when the cluster serves.
+fn detach(prepared: Prepared) -> Result<u8, UpError> {
+    let Prepared { order, _sockets: sockets } = prepared;
+    let log = order.directory.join(LOG_FILE);
+    let argument = serde_json::to_string(&order).map_err(UpError::Order)?;
+    let signals = signals();
+    signals.thread_block().map_err(|errno| UpError::Signals(errno.into()))?;
+    let holder = Program::new("/proc/self/exe").arg(HOLDER).arg(argument).inherit_environment();
+    let mut child = holder.start_apart(&log)?;
+    // When the holder ends there is nobody any more who could answer.
+    drop(sockets);
+    let pid = Pid::from_raw(child.id().cast_signed());
+    // The thread ends with the process.
+    let listener = std::thread::Builder::new().name("signals".into()).spawn(move || {
+        while signals.wait().is_ok() {
+            // It stops in order, or has ended.
+            let _ = kill(pid, Signal::SIGTERM);
+        }
+    });
+    listener.map_err(UpError::Signals)?;
+    let asked = match socket::open(&order.socket)? {
+        // However long it takes: a lab that ends closes the connection.
+        Some(stream) => Connection::new(stream).ask(Request::Await, None),
+        None => Err(ClientError::Ended(order.directory.clone())),
+    };
+    match asked {
+        Ok(Answer::Status(status)) => {
+            // A closed terminal is no reason to end the lab.
+            let _ = write!(io::stdout(), "{}", text::welcome(&status));
+            Ok(0)
+        }
+        Ok(_) | Err(_) => Err(background(&mut child, &order, &log)),
+    }
+}
+
+/// Why a lab in the background did not come up.
+fn background(child: &mut Child, order: &Order, log: &Path) -> UpError {
+    // It is about to end: whoever answered calls has.
+    let exit = child.wait().map(Exit::from);
+    let exit_code = match exit {
+        // It was ended in order, but there is no lab.
+        Ok(Exit::Code(0)) => 1,
+        Ok(Exit::Code(code)) => u8::try_from(code).unwrap_or(2),
+        Ok(Exit::Signal(_)) | Err(_) => 2,
+    };
+    remove(&order.socket);
+    let log_end = tail(log).unwrap_or_default().trim_end().to_owned();
+    let is_refused = exit_code == 3;
+    if is_refused {
+        discard(&order.directory);
+    }
+    let reason = exit.map_or_else(|error| error.to_string(), |exit| exit.to_string());
+    let reason = format!("the lab did not come up and ended with {reason}");
+    let log = if is_refused { LOG_FILE.to_owned() } else { log.display().to_string() };
+    UpError::Background { reason, exit_code, log, log_end }
+}
+
+/// Holds a lab without a terminal; the exit code.
+///
+/// # Errors
+/// As [`up`].
+pub fn run_holder(order: Option<std::ffi::OsString>) -> Result<u8, UpError> {
+    // The end of the terminal, and its Ctrl-C, are not for this process. It leads no group, so that it may.
+    setsid().map_err(|errno| UpError::Signals(errno.into()))?;
+    let text = order.unwrap_or_default().to_string_lossy().into_owned();
+    let order: Order = serde_json::from_str(&text).map_err(UpError::Order)?;
+    hold(Order { pid: std::process::id(), ..order })
+}
+
+/// What ends a lab in order: Ctrl-C, a wish from outside, and the end of the terminal.
+fn signals() -> SigSet {
+    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])
+}
+
+/// Starts the sandbox and holds it until the lab has ended; the exit code.
+fn hold(order: Order) -> Result<u8, UpError> {
+    let held = start(&order).and_then(|(sandbox, signals)| follow(sandbox, signals, &order));
+    remove(&order.socket);
+    remove(&order.directory.join(CONTROL_FILE));
+    held
+}
+
+fn start(order: &Order) -> Result<(Sandbox, SigSet), UpError> {
+    let argument = serde_json::to_string(order).map_err(UpError::Order)?;
+    // Before any thread, since every thread inherits the mask. The sandbox takes it off again.
+    let signals = signals();
+    signals.thread_block().map_err(|errno| UpError::Signals(errno.into()))?;
+    let sandbox = sandbox::start([INNER.into(), argument.into()]).inspect_err(|_| {
+        // In the background its log is still needed.
+        if !order.is_detached {
+            discard(&order.directory);
+        }
+    })?;
+    Ok((sandbox, signals))
+}
+
+/// Shows what the inner process tells, and passes the user's wish to stop on.
+fn follow(mut sandbox: Sandbox, signals: SigSet, order: &Order) -> Result<u8, UpError> {
+    let events = sandbox.take_events();
+    let sandbox = Arc::new(Mutex::new(sandbox));
+    pass_signals(signals, &sandbox).map_err(UpError::Signals)?;
+    let mut done = None;
+    for line in events.into_iter().flat_map(|events| BufReader::new(events).lines()).map_while(Result::ok) {
+        match serde_json::from_str(&line) {
+            Ok(Message::Event(event)) => say(&event_line(&event, Some(0))),
+            // In the background it is printed by the process that waits for it.
+            Ok(Message::Serving(_)) if order.is_detached => {}
+            Ok(Message::Serving(status)) => {
+                let _ = write!(io::stdout(), "{}\nCtrl-C ends it.\n\n", text::welcome(&status));
+            }
+            Ok(Message::Done { problems, exit_code }) => done = Some((problems, exit_code)),
+            Err(_) => say(&line),
+        }
+    }
+    let ended = sandbox.lock().expect("nothing panics while it holds this lock").wait(SANDBOX_END_MAX);
+    let Some((problems, exit_code)) = done else {
+        let how = ended.map_or_else(|error| error.to_string(), |exit| exit.to_string());
+        return Err(UpError::Died(how, order.directory.clone()));
+    };
+    for problem in problems {
+        say(&format!("lab: {problem}"));
+    }
+    say(&format!("the lab has ended; what it has written is in {}", order.directory.display()));
+    Ok(exit_code)
+}
+
+/// A line for the user. A closed terminal is no reason to end anything.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn remove(path: &Path) {
+    // What is gone already is what is wanted.
+    let _ = fs::remove_file(path);
+}

@@ -1,0 +1,247 @@
+//! Packages of the Debian or Ubuntu that runs here: fetched with apt-get, unpacked, never installed.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::workshop::{Workshop, WorkshopError, make_folder};
+use crate::program::Program;
+
+/// The package that always depends on the newest kernel for virtual machines.
+pub const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
+/// The package with the stub of unified kernel images.
+pub const STUB_PACKAGE: &str = "systemd-boot-efi";
+
+/// An unpacked package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Where its files are.
+    pub folder: PathBuf,
+    /// Package and version.
+    pub origin: String,
+}
+
+/// Why there is no package.
+#[derive(Debug, thiserror::Error)]
+pub enum DebianError {
+    /// The index does not know it, or there is no apt.
+    #[error(
+        "cannot look up package {package}: run apt-get update, or on another distribution than Debian and Ubuntu give \
+         {instead}"
+    )]
+    Unknown {
+        /// The package.
+        package: String,
+        /// The option that makes it unnecessary.
+        instead: &'static str,
+        /// Why.
+        source: Box<WorkshopError>,
+    },
+    /// The answer of apt-cache has no such field.
+    #[error("apt-cache show {package} names no {field}: run apt-get update, or give {instead}")]
+    NoField {
+        /// The package.
+        package: String,
+        /// The field.
+        field: &'static str,
+        /// The option that makes it unnecessary.
+        instead: &'static str,
+    },
+    /// It cannot be fetched.
+    #[error("cannot fetch package {package}: run apt-get update, or give {instead}")]
+    Fetch {
+        /// The package.
+        package: String,
+        /// The option that makes it unnecessary.
+        instead: &'static str,
+        /// Why.
+        source: Box<WorkshopError>,
+    },
+    /// It cannot be unpacked.
+    #[error("cannot unpack {}: is it a whole Debian package?", .path.display())]
+    Unpack {
+        /// The package's file.
+        path: PathBuf,
+        /// Why.
+        source: Box<WorkshopError>,
+    },
+    /// A file or folder of the cache.
+    #[error("cannot use {}", .path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The workshop.
+    #[error(transparent)]
+    Workshop(#[from] WorkshopError),
+}
+
+/// A package and its version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The package.
+    pub package: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// The kernel package that [`KERNEL_PACKAGE`] depends on now.
+///
+/// # Errors
+/// The index does not know it.
+pub fn newest_kernel(workshop: &Workshop<'_>) -> Result<Named, DebianError> {
+    let instead = "--kernel PATH";
+    let shown = show(KERNEL_PACKAGE, instead, workshop)?;
+    let no = |field| DebianError::NoField { package: KERNEL_PACKAGE.to_owned(), field, instead };
+    let depends = field(&shown, "Depends").ok_or_else(|| no("Depends"))?;
+    let package = depends.split([' ', ',']).find(|word| word.starts_with("linux-image-"));
+    let package = package.ok_or_else(|| no("Depends"))?.to_owned();
+    let version = field(&shown, "Version").ok_or_else(|| no("Version"))?;
+    // Ubuntu's depends on another version than its own.
+    let version = match depends.split_once("(= ").and_then(|(_, rest)| rest.split_once(')')) {
+        Some((exact, _rest)) => exact.to_owned(),
+        None => version.to_owned(),
+    };
+    Ok(Named { package, version })
+}
+
+/// The version of a package that would be installed.
+///
+/// # Errors
+/// The index does not know it.
+pub fn newest(package: &str, instead: &'static str, workshop: &Workshop<'_>) -> Result<Named, DebianError> {
+    let shown = show(package, instead, workshop)?;
+    let no = || DebianError::NoField { package: package.to_owned(), field: "Version", instead };
+    let version = field(&shown, "Version").ok_or_else(no)?.to_owned();
+    Ok(Named { package: package.to_owned(), version })
+}
+
+fn show(package: &str, instead: &'static str, workshop: &Workshop<'_>) -> Result<String, DebianError> {
+    let program = Program::new("apt-cache").args(["show", "--no-all-versions", package]);
+    match workshop.helper(program) {
+        Ok(output) => Ok(output.stdout),
+        Err(error) => {
+            Err(DebianError::Unknown { package: package.to_owned(), instead, source: error.into() })
+        }
+    }
+}
+
+fn field<'a>(shown: &'a str, name: &str) -> Option<&'a str> {
+    shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+}
+
+/// The file of a package, from the cache or fetched into it.
+///
+/// # Errors
+/// It cannot be fetched.
+pub fn fetch(
+    named: &Named,
+    instead: &'static str,
+    workshop: &mut Workshop<'_>,
+) -> Result<PathBuf, DebianError> {
+    let folder =
+        workshop.folder().join("packages").join(format!("{}_{}", named.package, file_word(&named.version)));
+    if let Some(found) = package_in(&folder) {
+        return Ok(found);
+    }
+    make_folder(&folder)?;
+    workshop.tell(&format!("fetching {} {}", named.package, named.version));
+    let word = format!("{}={}", named.package, named.version);
+    let fetched = Program::new("apt-get").args(["download", &word]).in_folder(&folder);
+    let failed = |error: WorkshopError| DebianError::Fetch {
+        package: named.package.clone(),
+        instead,
+        source: error.into(),
+    };
+    workshop
+        .long(
+            "apt-get download",
+            &with_path(fetched),
+            &folder.join("apt-get.log"),
+            crate::limits::image::FETCH_MAX,
+        )
+        .map_err(failed)?;
+    package_in(&folder)
+        .ok_or_else(|| DebianError::File { path: folder, source: io::ErrorKind::NotFound.into() })
+}
+
+/// A version may hold a colon, which files do without.
+fn file_word(version: &str) -> String {
+    version.replace(':', "-")
+}
+
+fn with_path(program: Program) -> Program {
+    let variables = ["PATH", "http_proxy", "https_proxy", "APT_CONFIG"];
+    let set = variables.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    set.fold(program, |program, (name, value)| program.env(name, value))
+}
+
+fn package_in(folder: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).ok()?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).min()
+}
+
+/// Unpacks a package into the cache, once for each content.
+///
+/// # Errors
+/// It cannot be read or unpacked.
+pub fn unpack(path: &Path, workshop: &mut Workshop<'_>) -> Result<Unpacked, DebianError> {
+    let digest =
+        super::digest::of_file(path).map_err(|source| DebianError::File { path: path.to_owned(), source })?;
+    let folder = workshop.folder().join("unpacked").join(&digest.to_string()[..16]);
+    let failed = |error: WorkshopError| DebianError::Unpack { path: path.to_owned(), source: error.into() };
+    let fields = Program::new("dpkg-deb").arg("--field").arg(path).args(["Package", "Version"]);
+    let shown = workshop.helper(fields).map_err(failed)?.stdout;
+    let word = |name| field(&shown, name).unwrap_or("?");
+    let origin = format!("Debian package {} {}", word("Package"), word("Version"));
+    if !folder.is_dir() {
+        let parent = folder.parent().unwrap_or(&folder);
+        make_folder(parent)?;
+        // Renamed when it is complete, so that a build that is ended leaves no half of a package.
+        let half = parent.join(format!(".{}-{}", &digest.to_string()[..16], std::process::id()));
+        let program = Program::new("dpkg-deb").arg("--extract").arg(path).arg(&half);
+        workshop.helper(program).map_err(failed)?;
+        if let Err(source) = std::fs::rename(&half, &folder) {
+            // Another build was faster.
+            let _left = std::fs::remove_dir_all(&half);
+            if !folder.is_dir() {
+                return Err(DebianError::File { path: folder, source });
+            }
+        }
+    }
+    Ok(Unpacked { folder, origin })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_apt_cache_are_found_and_versions_become_names() {
+        let shown =
+            "Package: x\nVersion: 1:6.1.192-2\nDepends: linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2)\n";
+        assert_eq!(field(shown, "Version"), Some("1:6.1.192-2"));
+        assert_eq!(field(shown, "Source"), None);
+        assert_eq!(file_word("1:6.1.192-2"), "1-6.1.192-2");
+    }
+
+    #[test]
+    fn file_that_is_no_package_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let mut tell = |_: &str| {};
+        let mut workshop = Workshop::open(home.path(), &mut tell).unwrap();
+        let path = home.path().join("kernel.deb");
+        std::fs::write(&path, "not one").unwrap();
+        let error = unpack(&path, &mut workshop).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("cannot unpack {}: is it a whole Debian package?", path.display())
+        );
+        let error = newest("no-such-package-anywhere", "--kernel PATH", &workshop).unwrap_err();
+        let want = "cannot look up package no-such-package-anywhere: run apt-get update, or on another distribution \
+                    than Debian and Ubuntu give --kernel PATH";
+        assert_eq!(error.to_string(), want);
+    }
+}

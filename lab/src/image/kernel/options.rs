@@ -1,0 +1,131 @@
+//! A kernel's configuration: what the appliance needs of it, and what became of what was wanted.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Without these nothing starts. They must be built in, since the initramfs itself needs them.
+const BUILT_IN: [&str; 12] = [
+    "64BIT",
+    "BLK_DEV_INITRD",
+    "RD_ZSTD",
+    "BINFMT_ELF",
+    "DEVTMPFS",
+    "PROC_FS",
+    "SYSFS",
+    "TMPFS",
+    "UNIX",
+    "INET",
+    "FUTEX",
+    "EPOLL",
+];
+
+/// Without these the appliance finds no disk, network or console. A module will do where the kernel has modules.
+const NEEDED: [&str; 5] = ["VIRTIO_PCI", "VIRTIO_BLK", "VIRTIO_NET", "EXT4_FS", "SERIAL_8250"];
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    /// It cannot be read.
+    #[error("cannot read the kernel's configuration {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Something is missing.
+    #[error("the kernel of {} cannot run the appliance, it lacks {}", .path.display(), .missing.join(", "))]
+    Missing {
+        /// The configuration.
+        path: PathBuf,
+        /// What is missing.
+        missing: Vec<String>,
+    },
+    /// Wanted options are gone.
+    #[error(
+        "{} of the wanted options did not survive make allnoconfig: {}; this source does not know them, or they depend \
+         on something that is off",
+        .0.len(), .0.join(", ")
+    )]
+    Lost(Vec<String>),
+}
+
+/// The options of a configuration or of a fragment: name without `CONFIG_` to value, `n` for one that is not set.
+pub fn parse(text: &str) -> BTreeMap<String, String> {
+    let mut options = BTreeMap::new();
+    for line in text.lines().map(str::trim) {
+        if let Some((name, value)) = line.strip_prefix("CONFIG_").and_then(|line| line.split_once('=')) {
+            options.insert(name.to_owned(), value.to_owned());
+        } else if let Some(name) =
+            line.strip_prefix("# CONFIG_").and_then(|line| line.strip_suffix(" is not set"))
+        {
+            options.insert(name.to_owned(), "n".to_owned());
+        }
+    }
+    options
+}
+
+/// The wanted options that a configuration does not have as wanted, each as `CONFIG_NAME=WANTED (is VALUE)`.
+pub fn lost(wanted: &str, configuration: &str) -> Vec<String> {
+    let has = parse(configuration);
+    let value = |name: &str| has.get(name).map_or("n", String::as_str);
+    let gone = parse(wanted).into_iter().filter(|(name, want)| value(name) != want);
+    gone.map(|(name, want)| format!("CONFIG_{name}={want} (is {})", value(&name))).collect()
+}
+
+/// Checks that a kernel with this configuration can run the appliance.
+///
+/// # Errors
+/// [`OptionsError::Missing`] with all that is missing.
+pub fn check_file(path: &Path, has_modules: bool) -> Result<(), OptionsError> {
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|source| OptionsError::Read { path: path.to_owned(), source })?;
+    let missing = missing(&text, has_modules);
+    if missing.is_empty() { Ok(()) } else { Err(OptionsError::Missing { path: path.to_owned(), missing }) }
+}
+
+fn missing(configuration: &str, has_modules: bool) -> Vec<String> {
+    let has = parse(configuration);
+    let is = |name: &&str, value: &str| has.get(*name).is_some_and(|found| found == value);
+    let built_in = BUILT_IN.iter().filter(|name| !is(name, "y"));
+    let is_there = |name: &&str| is(name, "y") || has_modules && is(name, "m");
+    let needed = NEEDED.iter().filter(|name| !is_there(name));
+    built_in.chain(needed).map(|name| format!("CONFIG_{name}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_options_are_named_with_what_became_of_them() {
+        let wanted = "# a comment\nCONFIG_A=y\nCONFIG_B=n\nCONFIG_C=\"-aspen\"\nCONFIG_D=64\n";
+        let built = "CONFIG_A=m\n# CONFIG_B is not set\nCONFIG_C=\"-aspen\"\nCONFIG_D=64\n";
+        assert_eq!(lost(wanted, built), ["CONFIG_A=y (is m)"]);
+        assert_eq!(lost(wanted, "CONFIG_B=y\n").len(), 4);
+        let error = OptionsError::Lost(vec!["CONFIG_A=y (is m)".to_owned()]);
+        let want = "1 of the wanted options did not survive make allnoconfig: CONFIG_A=y (is m); this source does not \
+                    know them, or they depend on something that is off";
+        assert_eq!(error.to_string(), want);
+    }
+
+    #[test]
+    fn kernel_that_cannot_run_the_appliance_is_refused_with_all_that_it_lacks() {
+        let lines: Vec<String> =
+            BUILT_IN.iter().chain(&NEEDED).map(|name| format!("CONFIG_{name}=y\n")).collect();
+        let all = lines.concat();
+        let with = |from: &str, to: &str| {
+            let path = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(path.path(), all.replace(from, to)).unwrap();
+            path
+        };
+        check_file(with("", "").path(), false).unwrap();
+        let modular = with("EXT4_FS=y", "EXT4_FS=m");
+        check_file(modular.path(), true).unwrap();
+        let error = check_file(modular.path(), false).unwrap_err().to_string();
+        assert!(error.ends_with("cannot run the appliance, it lacks CONFIG_EXT4_FS"), "{error}");
+        let error = check_file(with("RD_ZSTD=y", "RD_ZSTD=m").path(), true).unwrap_err().to_string();
+        assert!(error.ends_with("it lacks CONFIG_RD_ZSTD"), "{error}");
+    }
+}

@@ -1,0 +1,54 @@
+use super::payload::tests::bzimage;
+use super::*;
+
+#[track_caller]
+fn check_refused(name: &str, bytes: &[u8], want: &str) {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    let mut tell = |_: &str| {};
+    let mut workshop = Workshop::open(&home.path().join("cache"), &mut tell).unwrap();
+    let error = Kernel::load(&path, &mut workshop).unwrap_err();
+    assert_eq!(error.to_string(), want.replace("PATH", path.to_str().unwrap()));
+}
+
+#[test]
+fn what_is_no_kernel_for_this_machine_is_refused_by_name() {
+    check_refused("vmlinuz", b"nothing", "PATH is neither a Debian package nor a bzImage nor an ELF file");
+    let mut arm = vec![0; 0x400];
+    arm[0x38..0x3c].copy_from_slice(b"ARM\x64");
+    check_refused("Image", &arm, "PATH is a kernel for aarch64; the appliance is for x86_64 only");
+    let zstd = zstd::encode_all(&b"no ELF"[..], 1).unwrap();
+    check_refused("bzImage", &bzimage(&[zstd, vec![6, 0, 0, 0]].concat()), "cannot use the kernel PATH");
+    // An ELF header of x86_64, and nothing else.
+    let mut bare = vec![0; 64];
+    bare[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    bare[0x12] = 62;
+    check_refused("vmlinux", &bare, "PATH does not name its version: is it a Linux kernel?");
+}
+
+#[test]
+fn folder_with_no_kernel_or_with_two_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let mut tell = |_: &str| {};
+    let mut workshop = Workshop::open(&home.path().join("cache"), &mut tell).unwrap();
+    let folder = home.path().join("kernel");
+    std::fs::create_dir_all(folder.join("boot")).unwrap();
+    let mut load = || Kernel::load(&folder, &mut workshop).unwrap_err().to_string();
+    let shown = folder.display();
+    let want = format!(
+        "{shown} holds no kernel: vmlinuz-RELEASE, bzImage or vmlinux is looked for there and in its folder boot"
+    );
+    assert_eq!(load(), want);
+    for release in ["6.1", "6.12"] {
+        std::fs::write(folder.join(format!("boot/vmlinuz-{release}")), b"").unwrap();
+    }
+    assert_eq!(load(), format!("{shown} holds 2 kernels (vmlinuz-6.1, vmlinuz-6.12): name one of them"));
+}
+
+#[test]
+fn banner_is_not_taken_from_a_format_string() {
+    let bytes = b"\0Linux version %s (%s)\0\0Linux version 6.1.192-aspen (a@b) #1 SMP\n\0";
+    assert_eq!(banner(bytes).as_deref(), Some("6.1.192-aspen (a@b) #1 SMP"));
+    assert_eq!(banner(b"Linux version %s"), None);
+}

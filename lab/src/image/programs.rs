@@ -1,0 +1,236 @@
+//! The two static programs of the appliance: given, or built here by cargo from the sources around.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::elf::{self, ElfError};
+use super::workshop::{Workshop, WorkshopError};
+use crate::limits::NODE_VERSION_MAX;
+use crate::limits::image::{PROGRAM_BYTES_MAX, PROGRAMS_BUILD_MAX};
+use crate::program::{Program, ProgramError, ProgramLog};
+
+/// The platform of the appliance's programs.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The same setting as in .cargo/config.toml, so that `cargo lab` has built nearly everything.
+const STATIC: &str = "target.x86_64-unknown-linux-gnu.rustflags=['-C', 'target-feature=+crt-static']";
+
+/// Why there are no programs.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramsError {
+    /// No sources here.
+    #[error(
+        "here are no sources to build the appliance's programs from: run this in a checkout, or give both --init PROGRAM \
+         and --node PROGRAM"
+    )]
+    NoSources,
+    /// One without the other.
+    #[error("give both --init and --node, or neither: they have to be of one version")]
+    OneOnly,
+    /// Cargo fails.
+    #[error(
+        "cannot build the appliance's programs; give them with --init and --node if there is no Rust here"
+    )]
+    Build(#[source] WorkshopError),
+    /// Cargo says something else than expected.
+    #[error("cargo built no program {0}")]
+    NotBuilt(&'static str),
+    /// A file.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Too large.
+    #[error("{} has {bytes} bytes, at most {PROGRAM_BYTES_MAX} are allowed", .path.display())]
+    TooLarge {
+        /// The program.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Not for the appliance.
+    #[error("{} cannot run in the appliance", .path.display())]
+    Elf {
+        /// The program.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ElfError,
+    },
+    /// It does not say what it is.
+    #[error("cannot ask {} for its version", .path.display())]
+    Version {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        source: ProgramError,
+    },
+    /// It is something else.
+    #[error("{} is no aspen-node: it calls itself {found:?}", .path.display())]
+    NotTheNode {
+        /// The program.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+    },
+}
+
+/// A program as it goes into the appliance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaticProgram {
+    /// Its bytes, without what only debuggers read.
+    pub bytes: Vec<u8>,
+}
+
+/// Both programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Programs {
+    /// PID 1.
+    pub init: StaticProgram,
+    /// The node.
+    pub node: StaticProgram,
+    /// What the node says of its version.
+    pub version: String,
+}
+
+/// Reads the given programs, or builds them.
+///
+/// # Errors
+/// [`ProgramsError`].
+pub fn programs(
+    init: Option<&Path>,
+    node: Option<&Path>,
+    workshop: &mut Workshop<'_>,
+) -> Result<Programs, ProgramsError> {
+    let (init, node) = match (init, node) {
+        (Some(init), Some(node)) => (init.to_owned(), node.to_owned()),
+        (None, None) => build(workshop)?,
+        _ => return Err(ProgramsError::OneOnly),
+    };
+    let version = version(&node, workshop)?;
+    Ok(Programs { init: read(&init)?, node: read(&node)?, version })
+}
+
+fn read(path: &Path) -> Result<StaticProgram, ProgramsError> {
+    let failed = |source| ProgramsError::Read { path: path.to_owned(), source };
+    let bytes = std::fs::metadata(path).map_err(failed)?.len();
+    if bytes > PROGRAM_BYTES_MAX {
+        return Err(ProgramsError::TooLarge { path: path.to_owned(), bytes });
+    }
+    let bytes = std::fs::read(path).map_err(failed)?;
+    let bytes =
+        elf::static_program(&bytes).map_err(|source| ProgramsError::Elf { path: path.to_owned(), source })?;
+    Ok(StaticProgram { bytes })
+}
+
+/// What the node says of itself, without its name.
+fn version(node: &Path, workshop: &Workshop<'_>) -> Result<String, ProgramsError> {
+    let failed = |source| ProgramsError::Version { path: node.to_owned(), source };
+    let log = ProgramLog::open(&workshop.folder().join("programs.log")).map_err(failed)?;
+    // A relative path would be looked for on the search path.
+    let path = std::path::absolute(node).unwrap_or_else(|_| node.to_owned());
+    let output = Program::new(path).arg("--version").run_short(NODE_VERSION_MAX, &log).map_err(failed)?;
+    let found = output.stdout.lines().next().unwrap_or_default().to_owned();
+    let version = found.strip_prefix("aspen-node ").map(|version| version.trim().to_owned());
+    version.ok_or(ProgramsError::NotTheNode { path: node.to_owned(), found })
+}
+
+/// Builds both with cargo, beside the lab, and returns where they are.
+pub(super) fn build(workshop: &mut Workshop<'_>) -> Result<(PathBuf, PathBuf), ProgramsError> {
+    let sources = sources().ok_or(ProgramsError::NoSources)?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // The lab too, since features are those that all of them want together: `cargo lab` then has nothing to build again.
+    let program = Program::new(cargo)
+        .args(["build", "--release", "--message-format=json-render-diagnostics", "--bins"])
+        .args([format!("--target={TARGET}"), format!("--config={STATIC}")])
+        .args(["--package=aspen-lab", "--package=aspen-node", "--package=aspen-init"])
+        .in_folder(&sources);
+    let kept = std::env::vars_os().filter(|(name, _value)| !is_cargos_own(&name.to_string_lossy()));
+    let program = kept.fold(program, |program, (name, value)| program.env(name, value));
+    let log = workshop.folder().join("cargo.log");
+    workshop
+        .long("building the appliance's programs", &program, &log, PROGRAMS_BUILD_MAX)
+        .map_err(ProgramsError::Build)?;
+    let text = std::fs::read_to_string(&log).map_err(|source| ProgramsError::Read { path: log, source })?;
+    let built = |name| executable(&text, name).ok_or(ProgramsError::NotBuilt(name));
+    Ok((built("aspen-init")?, built("aspen-node")?))
+}
+
+/// What cargo sets for the program that it runs, and what would make this build another than that of the lab.
+fn is_cargos_own(name: &str) -> bool {
+    let is_set_for_programs = name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_BIN_");
+    is_set_for_programs
+        || matches!(
+            name,
+            "CARGO_MANIFEST_DIR" | "CARGO_MANIFEST_PATH" | "RUSTFLAGS" | "CARGO_ENCODED_RUSTFLAGS"
+        )
+}
+
+/// A line of cargo's output (`cargo build --message-format=json`).
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    target: Option<MessageTarget>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct MessageTarget {
+    name: String,
+}
+
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    let parsed = messages.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
+    let mut built = parsed.filter(|message| message.reason == "compiler-artifact");
+    built.find_map(|message| {
+        message.executable.filter(|_| message.target.is_some_and(|target| target.name == name))
+    })
+}
+
+/// The checkout around the working folder.
+pub(super) fn sources() -> Option<PathBuf> {
+    let here = std::env::current_dir().ok()?;
+    here.ancestors().find(|folder| is_checkout(folder)).map(Path::to_owned)
+}
+
+fn is_checkout(folder: &Path) -> bool {
+    ["Cargo.lock", "images/init/Cargo.toml", "node/Cargo.toml"].iter().all(|file| folder.join(file).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executable_is_found_among_the_messages_of_cargo() {
+        let messages = "   Compiling x\n\
+            {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"aspen-init\"},\"executable\":null}\n\
+            {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"aspen-init\"},\"executable\":\"/t/aspen-init\"}\n\
+            {\"reason\":\"build-finished\",\"success\":true}\n";
+        assert_eq!(executable(messages, "aspen-init"), Some(PathBuf::from("/t/aspen-init")));
+        assert_eq!(executable(messages, "aspen-node"), None);
+    }
+
+    #[test]
+    fn program_that_is_missing_or_is_another_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let mut tell = |_: &str| {};
+        let mut workshop = Workshop::open(home.path(), &mut tell).unwrap();
+        let env = Path::new("/usr/bin/env");
+        let error = programs(Some(env), None, &mut workshop).unwrap_err().to_string();
+        assert_eq!(error, "give both --init and --node, or neither: they have to be of one version");
+        let error = programs(Some(env), Some(env), &mut workshop).unwrap_err().to_string();
+        assert!(
+            error.starts_with("/usr/bin/env is no aspen-node: it calls itself \"env (GNU coreutils)"),
+            "{error}"
+        );
+        let nowhere = Path::new("/nowhere/node");
+        let error = programs(Some(env), Some(nowhere), &mut workshop).unwrap_err().to_string();
+        assert_eq!(error, "cannot ask /nowhere/node for its version");
+        let error = read(env).unwrap_err().to_string();
+        assert_eq!(error, "/usr/bin/env cannot run in the appliance");
+    }
+}

@@ -1,0 +1,195 @@
+//! sbom.spdx.json: every piece of software inside the image, with version and licence (SPDX 2.3).
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::digest::{self, Digest};
+use super::manifest::Input;
+use crate::session::outer::utc;
+
+/// The document's name in an image's folder.
+pub const FILE: &str = "sbom.spdx.json";
+
+/// Why there is no SBOM.
+#[derive(Debug, thiserror::Error)]
+pub enum SbomError {
+    /// Built without the list.
+    #[error(
+        "this lab was built without the list of crates that an SBOM needs: build it where cargo metadata works, with the \
+         registry's files or a network"
+    )]
+    NoCrates,
+    /// A list that is none.
+    #[error("the list of crates inside this lab cannot be read")]
+    Crates(#[from] serde_json::Error),
+}
+
+/// A crate that the appliance's programs are linked from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct Crate {
+    name: String,
+    version: String,
+    licence: Option<String>,
+    repository: Option<String>,
+}
+
+/// Writes the document for an image that is made of these inputs.
+///
+/// # Errors
+/// [`SbomError`].
+pub fn document(version: &str, epoch: u64, inputs: &[Input]) -> Result<Vec<u8>, SbomError> {
+    let crates: Vec<Crate> = serde_json::from_str(include_str!(concat!(env!("OUT_DIR"), "/crates.json")))?;
+    if crates.is_empty() {
+        return Err(SbomError::NoCrates);
+    }
+    let mut packages = vec![appliance(version)];
+    packages.extend(inputs.iter().map(input));
+    packages.extend(crates.iter().map(package));
+    let relationships: Vec<Value> = packages
+        .iter()
+        .skip(1)
+        .map(|package| {
+            json!({
+                "spdxElementId": APPLIANCE,
+                "relationshipType": "CONTAINS",
+                "relatedSpdxElement": package["SPDXID"],
+            })
+        })
+        .chain([json!({
+            "spdxElementId": "SPDXRef-DOCUMENT",
+            "relationshipType": "DESCRIBES",
+            "relatedSpdxElement": APPLIANCE,
+        })])
+        .collect();
+    let document = json!({
+        "spdxVersion": "SPDX-2.3",
+        "dataLicense": "CC0-1.0",
+        "SPDXID": "SPDXRef-DOCUMENT",
+        "name": format!("aspen-appliance-{version}"),
+        "documentNamespace": format!("urn:aspen:appliance:{}", identity(inputs)),
+        "creationInfo": { "created": time(epoch), "creators": [format!("Tool: aspen-lab-{}", env!("CARGO_PKG_VERSION"))] },
+        "packages": packages,
+        "relationships": relationships,
+    });
+    let mut text = serde_json::to_vec_pretty(&document)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// How many crates the appliance's programs are linked from.
+///
+/// # Errors
+/// [`SbomError`].
+pub fn crate_count() -> Result<usize, SbomError> {
+    let crates: Vec<Crate> = serde_json::from_str(include_str!(concat!(env!("OUT_DIR"), "/crates.json")))?;
+    Ok(crates.len())
+}
+
+const APPLIANCE: &str = "SPDXRef-appliance";
+
+fn appliance(version: &str) -> Value {
+    json!({
+        "SPDXID": APPLIANCE,
+        "name": "aspen-appliance",
+        "versionInfo": version,
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": false,
+        "licenseConcluded": "NOASSERTION",
+        "licenseDeclared": "NOASSERTION",
+        "copyrightText": "NOASSERTION",
+    })
+}
+
+fn input(input: &Input) -> Value {
+    json!({
+        "SPDXID": format!("SPDXRef-input-{}", identifier(&input.name)),
+        "name": input.name,
+        "versionInfo": input.origin,
+        "sourceInfo": input.source,
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": false,
+        "checksums": [{ "algorithm": "SHA256", "checksumValue": input.sha256 }],
+        "licenseConcluded": "NOASSERTION",
+        "licenseDeclared": input.licence,
+        "copyrightText": "NOASSERTION",
+    })
+}
+
+fn package(part: &Crate) -> Value {
+    // An old manifest's way to write a choice.
+    let licence =
+        part.licence.as_ref().map_or("NOASSERTION".to_owned(), |licence| licence.replace('/', " OR "));
+    json!({
+        "SPDXID": format!("SPDXRef-crate-{}-{}", identifier(&part.name), identifier(&part.version)),
+        "name": part.name,
+        "versionInfo": part.version,
+        "downloadLocation": part.repository.as_ref().map_or("NOASSERTION".to_owned(), |place| format!("git+{place}")),
+        "filesAnalyzed": false,
+        "externalRefs": [{
+            "referenceCategory": "PACKAGE-MANAGER",
+            "referenceType": "purl",
+            "referenceLocator": format!("pkg:cargo/{}@{}", part.name, part.version),
+        }],
+        "licenseConcluded": "NOASSERTION",
+        "licenseDeclared": licence,
+        "copyrightText": "NOASSERTION",
+    })
+}
+
+/// What an SPDX identifier may be made of: letters, digits, dots and hyphens.
+fn identifier(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
+}
+
+fn identity(inputs: &[Input]) -> Digest {
+    let all: Vec<u8> = inputs.iter().flat_map(|input| input.sha256.0).collect();
+    digest::of_bytes(&all)
+}
+
+/// `1980-01-01T00:00:00Z`.
+fn time(epoch: u64) -> String {
+    let packed = utc(Duration::from_secs(epoch));
+    let part = |from: usize, to: usize| &packed[from..to];
+    let (date, clock) =
+        ([part(0, 4), part(4, 6), part(6, 8)].join("-"), [part(9, 11), part(11, 13), part(13, 15)].join(":"));
+    format!("{date}T{clock}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn document_names_every_input_and_crate_once_with_its_licence() {
+        let kernel = Input {
+            name: "kernel".to_owned(),
+            sha256: digest::of_bytes(b"kernel"),
+            bytes: 6,
+            origin: "Linux 6.1".to_owned(),
+            licence: "GPL-2.0-only WITH Linux-syscall-note".to_owned(),
+            source: "linux 6.1".to_owned(),
+        };
+        let text = document("0.1.0", 315_532_800, std::slice::from_ref(&kernel)).unwrap();
+        assert!(text == document("0.1.0", 315_532_800, &[kernel]).unwrap());
+        let document: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(document["creationInfo"]["created"], "1980-01-01T00:00:00Z");
+        let packages = document["packages"].as_array().unwrap();
+        assert_eq!(packages.len(), 2 + crate_count().unwrap());
+        let mut ids: Vec<&str> = packages.iter().map(|package| package["SPDXID"].as_str().unwrap()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), packages.len());
+        let licence = |name: &str| {
+            let package = packages.iter().find(|package| package["name"] == name);
+            package.map(|package| package["licenseDeclared"].as_str().unwrap().to_owned())
+        };
+        assert_eq!(licence("aspen-init").as_deref(), Some("MIT OR Apache-2.0"));
+        assert_eq!(licence("openraft").as_deref(), Some("MIT OR Apache-2.0"));
+        assert_eq!(licence("kernel").as_deref(), Some("GPL-2.0-only WITH Linux-syscall-note"));
+        // What only tests need is not in the appliance.
+        assert_eq!(licence("proptest"), None);
+        assert!(packages.iter().skip(2).all(|package| package["licenseDeclared"] != "NOASSERTION"));
+    }
+}

@@ -1,0 +1,183 @@
+//! Where images are made: a cache folder, a log of the programs that were started, and somebody who is told what goes on.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::limits::image::{HELPER_MAX, WORK_TELL_INTERVAL};
+use crate::program::{Exit, Program, ProgramError, ProgramLog, ShortOutput};
+
+/// A place to work in.
+pub struct Workshop<'a> {
+    folder: PathBuf,
+    log: ProgramLog,
+    tell: &'a mut dyn FnMut(&str),
+}
+
+/// Why there is no place to work in, or why work there failed.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkshopError {
+    /// No home.
+    #[error("neither XDG_CACHE_HOME nor HOME is set: set XDG_CACHE_HOME to a folder for images")]
+    NoHome,
+    /// A folder or file cannot be made.
+    #[error("cannot write {}", .path.display())]
+    Write {
+        /// The folder or file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A program.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// A long program ended without success.
+    #[error("{what} ended with {exit}; {} has it all, and ends:\n{tail}", .log.display())]
+    Failed {
+        /// What it was for.
+        what: String,
+        /// How it ended.
+        exit: Exit,
+        /// What it wrote.
+        log: PathBuf,
+        /// The end of that.
+        tail: String,
+    },
+    /// A long program took too long, and was ended.
+    #[error("{what} did not end within {limit:?}; {} has what it wrote, and ends:\n{tail}", .log.display())]
+    TooLong {
+        /// What it was for.
+        what: String,
+        /// How long it was given.
+        limit: Duration,
+        /// What it wrote.
+        log: PathBuf,
+        /// The end of that.
+        tail: String,
+    },
+}
+
+impl fmt::Debug for Workshop<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workshop").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Workshop<'a> {
+    /// The workshop of this user: `aspen` in `XDG_CACHE_HOME`, or in `~/.cache`.
+    ///
+    /// # Errors
+    /// [`WorkshopError`].
+    pub fn of_user(tell: &'a mut dyn FnMut(&str)) -> Result<Self, WorkshopError> {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let cache = variable("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+        let cache = cache.or_else(|| Some(variable("HOME")?.join(".cache")));
+        Self::open(&cache.ok_or(WorkshopError::NoHome)?.join("aspen"), tell)
+    }
+
+    /// A workshop in this folder, which is made.
+    ///
+    /// # Errors
+    /// [`WorkshopError`].
+    pub fn open(folder: &Path, tell: &'a mut dyn FnMut(&str)) -> Result<Self, WorkshopError> {
+        make_folder(folder)?;
+        let log = ProgramLog::open(&folder.join("programs.log"))?;
+        Ok(Self { folder: folder.to_owned(), log, tell })
+    }
+
+    /// The cache folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Says what goes on.
+    pub fn tell(&mut self, text: &str) {
+        (self.tell)(text);
+    }
+
+    /// Runs a helper that takes seconds, in this folder.
+    ///
+    /// # Errors
+    /// [`WorkshopError::Program`].
+    pub fn helper(&self, program: Program) -> Result<ShortOutput, WorkshopError> {
+        let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
+        Ok(program.env("PATH", path).env("LC_ALL", "C").run_short(HELPER_MAX, &self.log)?)
+    }
+
+    /// Runs a program that takes minutes. What it writes goes to `log`; its last line is told again and again.
+    ///
+    /// # Errors
+    /// [`WorkshopError`].
+    pub fn long(
+        &mut self,
+        what: &str,
+        program: &Program,
+        log: &Path,
+        limit: Duration,
+    ) -> Result<(), WorkshopError> {
+        let write = |source| WorkshopError::Write { path: log.to_owned(), source };
+        std::fs::write(log, b"").map_err(write)?;
+        self.tell(&format!("{what}; its output goes to {}", log.display()));
+        let start = Instant::now();
+        let mut running = program.start(None, log, &self.log)?;
+        let exit = loop {
+            match running.wait(WORK_TELL_INTERVAL) {
+                Ok(exit) => break exit,
+                Err(ProgramError::TimedOut { stderr, .. }) if start.elapsed() < limit => {
+                    // Cargo's messages to programs are for nobody to read.
+                    let line = stderr.lines().rfind(|line| !line.starts_with('{'));
+                    let line = line.unwrap_or_default().trim().to_owned();
+                    self.tell(&format!("{what}: {} s, {line}", start.elapsed().as_secs()));
+                }
+                Err(ProgramError::TimedOut { .. }) => {
+                    running.kill()?;
+                    let (what, tail) = (what.to_owned(), last_lines(&running.console_tail()));
+                    return Err(WorkshopError::TooLong { what, limit, log: log.to_owned(), tail });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        if exit.is_success() {
+            return Ok(());
+        }
+        let tail = last_lines(&running.console_tail());
+        Err(WorkshopError::Failed { what: what.to_owned(), exit, log: log.to_owned(), tail })
+    }
+}
+
+/// Makes a folder and those above it.
+pub(super) fn make_folder(folder: &Path) -> Result<(), WorkshopError> {
+    std::fs::create_dir_all(folder).map_err(|source| WorkshopError::Write { path: folder.to_owned(), source })
+}
+
+/// What fits a terminal.
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_program_that_fails_or_does_not_end_is_told_with_the_end_of_its_output() {
+        let home = tempfile::tempdir().unwrap();
+        let mut told = vec![];
+        let mut tell = |text: &str| told.push(text.to_owned());
+        let mut workshop = Workshop::open(home.path(), &mut tell).unwrap();
+        let log = home.path().join("build.log");
+        let shell = |script: &str| Program::new("/bin/sh").arg("-c").arg(script);
+        workshop.long("a build", &shell("exit 0"), &log, HELPER_MAX).unwrap();
+        let failed = workshop.long("a build", &shell("echo 'no such file'; exit 2"), &log, HELPER_MAX);
+        let want =
+            format!("a build ended with exit code 2; {} has it all, and ends:\nno such file", log.display());
+        assert_eq!(failed.unwrap_err().to_string(), want);
+        let endless = workshop.long("a build", &shell("echo on; exec sleep 60"), &log, Duration::ZERO);
+        let want =
+            format!("a build did not end within 0ns; {} has what it wrote, and ends:\non", log.display());
+        assert_eq!(endless.unwrap_err().to_string(), want);
+        assert_eq!(told[0], format!("a build; its output goes to {}", log.display()));
+    }
+}

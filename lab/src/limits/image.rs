@@ -1,0 +1,60 @@
+//! Bounds of the appliance image and of what it is made from.
+
+use std::time::Duration;
+
+/// Size of a config disk, in bytes: three files of a few KiB, in the smallest volume that every FAT reader takes.
+pub const CONFIG_DISK_BYTES: u64 = 1 << 20;
+/// Most bytes in the files of a config disk together: what is left of it after its tables.
+pub const CONFIG_FILES_BYTES_MAX: usize = 900 << 10;
+
+const _: () = {
+    assert!((CONFIG_FILES_BYTES_MAX as u64) < CONFIG_DISK_BYTES);
+};
+
+/// Largest kernel, unpacked, in bytes: Debian's has 60 MB.
+pub const KERNEL_UNPACKED_BYTES_MAX: u64 = 512 << 20;
+/// Size of an unpacked block of LZ4's legacy format, in bytes (`LEGACY_BLOCKSIZE` of lz4).
+pub const LZ4_CHUNK_BYTES: usize = 8 << 20;
+
+/// How long a helper may take that packs, unpacks or formats something: dpkg-deb, mke2fs.
+pub const HELPER_MAX: Duration = Duration::from_mins(2);
+/// How long a package may take to be fetched: 140 MB of kernel source over a slow line.
+pub const FETCH_MAX: Duration = Duration::from_mins(20);
+/// How often a long program's last line is told.
+pub const WORK_TELL_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Most modules: a full distribution needs some twenty.
+pub const MODULES_MAX: usize = 200;
+/// Largest module, unpacked, in bytes: the largest of Debian's cloud kernel has 4 MB.
+pub const MODULE_BYTES_MAX: u64 = 64 << 20;
+/// Size of the empty file system, in bytes: small in an initramfs, and enough for a journal of 4 MiB.
+pub const DATA_BYTES: u64 = 16 << 20;
+/// Most bytes in the files of an initramfs: it is unpacked into the memory of a machine that has 96 MiB.
+pub const INITRAMFS_UNPACKED_BYTES_MAX: u64 = 64 << 20;
+/// How hard the initramfs is packed: the highest level whose window the kernel accepts. Unpacking takes as long at each.
+pub const INITRAMFS_ZSTD_LEVEL: i32 = 19;
+/// Largest unified kernel image, in bytes: firmware reads it into memory below 4 GiB.
+pub const UKI_BYTES_MAX: u64 = 512 << 20;
+/// What the EFI system partition has beyond its one file, in bytes: room for its tables, and for the next version's image
+/// to be a little larger.
+pub const ESP_SPARE_BYTES: u64 = 8 << 20;
+/// Largest EFI system partition, in bytes.
+pub const ESP_BYTES_MAX: u64 = 1 << 30;
+/// Size of the data partition of the raw disk, in bytes. It costs nothing, since the disk is sparse.
+pub const DATA_PARTITION_BYTES: u64 = 1 << 30;
+/// Largest disk that is written as qcow2, in bytes: one cluster of L1 entries addresses far more.
+pub const QCOW2_SOURCE_BYTES_MAX: u64 = 64 << 30;
+/// Largest manifest, in bytes: one of an image with all its files has 30 KB.
+pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+/// Largest program of the appliance, in bytes, with all that debuggers read.
+pub const PROGRAM_BYTES_MAX: u64 = 512 << 20;
+/// How long cargo may build the appliance's programs: from nothing on two busy cores it takes half an hour.
+pub const PROGRAMS_BUILD_MAX: Duration = Duration::from_hours(2);
+/// How long `make allnoconfig` may take: it builds its own program first.
+pub const KERNEL_CONFIGURE_MAX: Duration = Duration::from_mins(10);
+/// How long the kernel's source may take to be unpacked: 1.3 GB in 80,000 files.
+pub const KERNEL_UNPACK_MAX: Duration = Duration::from_mins(20);
+/// How long the small kernel may take to be built: 6 minutes on two idle cores.
+pub const KERNEL_BUILD_MAX: Duration = Duration::from_hours(2);
+/// Largest bzImage of the appliance's own kernel, in bytes: one that grows beyond this has an option too many.
+pub const KERNEL_BZIMAGE_BYTES_MAX: u64 = 7 << 20;

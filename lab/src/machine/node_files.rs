@@ -1,0 +1,68 @@
+//! What a machine is told about its node, whatever the driver: the node's own configuration, its key and its neighbours, all
+//! from the plan.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use aspen_node::cluster::identity::Identity;
+
+use super::cluster::SetUpError;
+use crate::fabric::tap::TapConfig;
+use crate::plan::{MacAddress, Plan, PlannedNode};
+
+/// The node's directory with its key and node.toml; the path of the latter.
+pub(super) fn write_node_files(plan: &Plan, node: &PlannedNode, home: &Path) -> Result<PathBuf, SetUpError> {
+    let data = home.join("data");
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&data);
+    made.map_err(|source| SetUpError::Io { path: data.clone(), source })?;
+    Identity::from_secret(node.secret_key_seed.0).store(&data)?;
+    let config = home.join("node.toml");
+    fs::write(&config, node_toml(plan, node, &data))
+        .map_err(|source| SetUpError::Io { path: config.clone(), source })?;
+    Ok(config)
+}
+
+/// The text of node.toml.
+pub(super) fn node_toml(plan: &Plan, node: &PlannedNode, data: &Path) -> String {
+    use std::fmt::Write;
+    let raft = &plan.raft;
+    let mut text = format!(
+        "id = {}\ndata_dir = {}\nraft_listen = \"{}:{}\"\nhttp_listen = \"{}:{}\"\n\
+         heartbeat_ms = {}\nelection_ms_min = {}\nelection_ms_max = {}\n",
+        node.raft_id,
+        // JSON's strings are TOML's, too.
+        serde_json::Value::from(data.to_string_lossy()),
+        node.ip,
+        node.raft_port,
+        node.ip,
+        node.http_port,
+        raft.heartbeat_ms,
+        raft.election_ms_min,
+        raft.election_ms_max,
+    );
+    for peer in &plan.nodes {
+        let endpoint_id = Identity::from_secret(peer.secret_key_seed.0).endpoint_id();
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "\n[[peers]]\nid = {}\nendpoint_id = \"{endpoint_id}\"\nraft = \"{}:{}\"\nhttp = \"{}:{}\"\n",
+            peer.raft_id, peer.ip, peer.raft_port, peer.ip, peer.http_port,
+        );
+    }
+    text
+}
+
+/// An interface of the plan's network, which knows all the others.
+pub(super) fn tap_config(plan: &Plan, name: &str, mac: MacAddress, address: Ipv4Addr) -> TapConfig {
+    let nodes = plan.nodes.iter().map(|node| (node.ip, node.mac));
+    let everybody = nodes.chain([(plan.lab.ip, plan.lab.mac)]);
+    TapConfig {
+        name: name.to_owned(),
+        mac,
+        address,
+        prefix_bits: plan.network.prefix,
+        neighbours: everybody.filter(|(ip, _)| *ip != address).collect(),
+    }
+}
