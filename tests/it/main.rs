@@ -1,6 +1,7 @@
 //! The end-to-end tests: real binaries, real namespaces, real verdicts.
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod appliance;
 mod browser;
 mod by_hand;
 mod html;

@@ -47,8 +47,8 @@ fn load_one(path: &Path) -> Option<String> {
         Err(error) => return Some(error.to_string()),
     };
     match finit_module(&file, NO_PARAMETERS, ModuleInitFlags::empty()) {
-        // Loaded, loaded before, or for hardware that is not here.
-        Ok(()) | Err(Errno::EEXIST | Errno::ENODEV | Errno::ENXIO) => None,
+        // Loaded, loaded before, or for hardware or a hypervisor that is not here.
+        Ok(()) | Err(Errno::EEXIST | Errno::ENODEV | Errno::ENXIO | Errno::EOPNOTSUPP) => None,
         Err(Errno::ENOEXEC) => Some("it was built for another kernel: build the image again".to_owned()),
         Err(Errno::ENOSYS) => Some("the kernel has no modules (CONFIG_MODULES)".to_owned()),
         Err(Errno::ENOENT) => Some("a module that it needs is not loaded: build the image again".to_owned()),

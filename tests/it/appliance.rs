@@ -1,0 +1,214 @@
+//! The appliance itself, on one emulated machine: it starts, it keeps what it has, it stops for every reason, and it says
+//! what is wrong with what it is given.
+
+mod machine;
+
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use aspen_init::report::{Exit, Line, Ready, Reason};
+use aspen_lab::image::fat::FatFile;
+use aspen_lab::image::{ImageFolder, config_disk, ensure};
+use serde_json::{Value as Json, json};
+
+use self::machine::{Disk, Machine, qemu};
+use crate::lab::{Turn, turn};
+
+const CONFIG: &str =
+    "hostname = 'n1'\naddress = '10.1.2.10/24'\n[node]\nid = 1\nhttp_listen = '0.0.0.0:7001'\n";
+const DATA: &str = "aspen-data";
+
+/// A folder for a machine, and what every machine needs.
+struct Bench {
+    _turn: Turn,
+    qemu: PathBuf,
+    image: ImageFolder,
+    home: tempfile::TempDir,
+}
+
+impl Bench {
+    fn open() -> Option<Self> {
+        let qemu = qemu()?;
+        // An emulated machine takes a whole processor.
+        let turn = turn();
+        let image = ensure(&mut |_what_takes_long| {}).unwrap();
+        Some(Self { _turn: turn, qemu, image, home: tempfile::tempdir().unwrap() })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn config(&self, name: &str, config: &str) -> PathBuf {
+        let path = self.path(name);
+        config_disk::write(&path, &[FatFile { path: "aspen.conf", bytes: config.as_bytes() }]).unwrap();
+        path
+    }
+
+    /// A disk of so many MiB that is blank but for this at this place.
+    fn disk(&self, name: &str, mib: u64, at: u64, bytes: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        let mut file = File::create(&path).unwrap();
+        file.set_len(mib << 20).unwrap();
+        file.seek(SeekFrom::Start(at)).unwrap();
+        file.write_all(bytes).unwrap();
+        path
+    }
+
+    fn start(&self, disks: &[(&Path, &str)], append: &str) -> Machine {
+        let disks: Vec<Disk<'_>> = disks.iter().map(|(path, serial)| Disk { path, serial }).collect();
+        Machine::start(&self.qemu, &self.image, self.home.path(), &disks, append)
+    }
+}
+
+fn await_ready(machine: &mut Machine) -> Ready {
+    machine.await_line("ASPEN-READY", |line| if let Line::Ready(ready) = line { Some(ready) } else { None })
+}
+
+fn await_exit(machine: &mut Machine) -> Exit {
+    let exit =
+        machine.await_line("ASPEN-EXIT", |line| if let Line::Exit(exit) = line { Some(exit) } else { None });
+    machine.await_end();
+    exit
+}
+
+#[test]
+fn every_way_to_stop_it_is_a_clean_one_and_its_disk_stays() {
+    let Some(bench) = Bench::open() else { return };
+    let (config, data) = (bench.config("config", CONFIG), bench.disk("data", 128, 0, b""));
+    let disks = [(config.as_path(), ""), (data.as_path(), DATA)];
+
+    // First of all a power cut: what is on the disk by then has to do.
+    let mut machine = bench.start(&disks, "");
+    let first = await_ready(&mut machine);
+    machine.kill();
+    assert!(machine.console().contains("is blank: writing an empty file system"), "{}", machine.console());
+    assert_eq!((first.hostname.as_str(), first.http.as_str()), ("n1", "10.1.2.10:7001"));
+    assert_eq!(first.addresses, ["10.1.2.10/24"]);
+    let steps = first.kernel_ms + first.init_ms + first.disk_ms + first.node_ms;
+    assert!(first.uptime_ms.abs_diff(steps) < 1000, "{first:?}");
+
+    let button: fn(&Machine) = |machine| machine.order("system_powerdown", &json!({}));
+    let keys: fn(&Machine) = |machine| {
+        let keys = ["ctrl", "alt", "delete"].map(|key| json!({ "type": "qcode", "data": key }));
+        machine.order("send-key", &json!({ "keys": keys }));
+    };
+    let control: fn(&Machine) = |machine| {
+        assert_eq!(machine.ask(&json!({ "id": 7, "do": "stop" })), json!({ "id": 7, "ok": {} }));
+    };
+    for (stop, reason) in
+        [(button, Reason::PowerButton), (keys, Reason::CtrlAltDel), (control, Reason::Control)]
+    {
+        let mut machine = bench.start(&disks, "");
+        let ready = await_ready(&mut machine);
+        assert_eq!(ready.endpoint_id, first.endpoint_id, "the node is another one");
+        let health = machine.ask(&json!({ "id": 1, "do": "health" }));
+        assert_eq!((&health["ok"]["node"], &health["ok"]["restarts"]), (&json!("running"), &json!(0)));
+        stop(&machine);
+        let exit = await_exit(&mut machine);
+        assert_eq!(
+            (exit.reason, exit.node_exit.as_deref()),
+            (reason, Some("code 0")),
+            "{}",
+            machine.console()
+        );
+        assert!(!machine.console().contains("is blank"), "{}", machine.console());
+    }
+}
+
+#[test]
+fn control_channel_moves_the_clock_and_probes() {
+    let Some(bench) = Bench::open() else { return };
+    let (config, data) = (bench.config("config", CONFIG), bench.disk("data", 128, 0, b""));
+    let mut machine = bench.start(&[(&config, ""), (&data, DATA)], "");
+    await_ready(&mut machine);
+    let clock = |machine: &Machine| -> i64 {
+        machine.ask(&json!({ "id": 1, "do": "health" }))["ok"]["clock_ms"].as_i64().unwrap()
+    };
+    let done = |id: u64| json!({ "id": id, "ok": {} });
+    let set = 1_800_000_000_000_i64;
+    assert_eq!(machine.ask(&json!({ "id": 2, "do": "set_clock", "unix_ms": set })), done(2));
+    assert!((set..set + 60_000).contains(&clock(&machine)));
+    assert_eq!(machine.ask(&json!({ "id": 3, "do": "step_clock", "by_ms": -3_600_000 })), done(3));
+    assert!((set - 3_600_000..set - 3_500_000).contains(&clock(&machine)));
+    let probe = |to: &str| machine.ask(&json!({ "id": 4, "do": "probe", "to": to, "within_ms": 500 }));
+    // The node itself answers, a port where nobody listens too, and nobody at all does not.
+    assert!(probe("10.1.2.10:7001")["ok"]["answered_us"].is_u64());
+    assert!(probe("10.1.2.10:1")["ok"]["answered_us"].is_u64());
+    assert_eq!(probe("10.1.2.11:7001")["ok"], json!({ "unanswered": true }));
+    let refused: Json = machine.ask(&json!({ "id": 5, "do": "set_clock", "unix_ms": -1 }));
+    assert_eq!(refused["error"], "cannot set the clock: unix time -1 ms, 0 to 253402300799999 are allowed");
+}
+
+/// Starts a machine that has to go off by itself, and compares what it says.
+#[track_caller]
+fn check_refused(bench: &Bench, disks: &[(&Path, &str)], append: &str, want: Reason, text: &str) {
+    let mut machine = bench.start(disks, append);
+    let exit = await_exit(&mut machine);
+    let error =
+        machine.await_line("error", |line| if let Line::Error(text) = line { Some(text) } else { None });
+    assert_eq!((exit.reason, error.as_str()), (want, text));
+}
+
+#[test]
+fn what_it_cannot_use_is_named_and_the_machine_goes_off() {
+    let Some(bench) = Bench::open() else { return };
+    let config = bench.config("config", CONFIG);
+    let data = bench.disk("data", 128, 0, b"");
+    let data_disk = (data.as_path(), DATA);
+
+    let twin = bench.config("twin", CONFIG);
+    check_refused(
+        &bench,
+        &[(&config, ""), (&twin, ""), data_disk],
+        "",
+        Reason::Config,
+        "/dev/vda and /dev/vdb are both labelled ASPEN-CFG: leave one attached",
+    );
+    let broken = bench.config("broken", "hostname = 'n1'\naddress 10.1.2.10/24\n");
+    check_refused(
+        &bench,
+        &[(&broken, ""), data_disk],
+        "",
+        Reason::Config,
+        "aspen.conf on the config disk, line 2: key with no value, expected `=`",
+    );
+    check_refused(
+        &bench,
+        &[data_disk],
+        "aspen.node.cluster_secret=1",
+        Reason::Config,
+        "the kernel command line: node.cluster_secret is refused, others can read what is written here: put secret.key on \
+         the config disk",
+    );
+    check_refused(
+        &bench,
+        &[(&config, "")],
+        "",
+        Reason::Disk,
+        "no data disk: attach a virtio disk with the serial number aspen-data",
+    );
+    let small = bench.disk("small", 1, 0, b"");
+    let mut machine = bench.start(&[(&config, ""), (&small, DATA)], "");
+    assert_eq!(await_exit(&mut machine).reason, Reason::Disk);
+    let console = machine.console();
+    assert!(console.contains("/dev/vdb has 1048576 bytes, at least "), "{console}");
+}
+
+#[test]
+fn disk_that_holds_anything_is_left_as_it_is() {
+    let Some(bench) = Bench::open() else { return };
+    let config = bench.config("config", CONFIG);
+    let check = |name: &str, at: u64, bytes: &[u8], what: &str| {
+        let data = bench.disk(name, 128, at, bytes);
+        let before = fs::read(&data).unwrap();
+        let text = format!(
+            "the data disk /dev/vdb holds {what} and is left as it is: attach a blank one, or wipe it yourself"
+        );
+        check_refused(&bench, &[(&config, ""), (&data, DATA)], "", Reason::Disk, &text);
+        assert!(fs::read(&data).unwrap() == before, "{what}: the disk was written to");
+    };
+    check("end", (128 << 20) - 1, b"x", "data of an unknown kind at byte 134217727");
+    check("btrfs", 0x1_0040, b"_BHRfS_M", "a btrfs file system");
+}
