@@ -13,8 +13,9 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aspen_lab::image::digest;
 use aspen_lab::image::manifest::Manifest;
+use aspen_lab::image::workshop::Workshop;
+use aspen_lab::image::{cache, digest};
 
 /// Firmware as Debian's package ovmf has it.
 const FIRMWARE: &str = "/usr/share/ovmf/OVMF.fd";
@@ -94,6 +95,7 @@ fn image_built_twice_has_the_same_bytes_and_the_tools_of_others_take_it() {
     for disk in ["disk.raw", "disk.qcow2"] {
         disk_boots_to_pid_1(&one.join(disk));
     }
+    cached_image_is_found_again_and_a_damaged_one_is_built_again(&one.join("bzImage"), home.path());
     let said = refuse(&["image", "build", "--out", word(&one)]);
     let want = format!("lab: {} is not empty: give a new folder with --out, or remove it\n", one.display());
     assert_eq!(said, want);
@@ -156,6 +158,20 @@ fn only_the_signed_image_is_accepted(folder: &Path, home: &Path) {
     assert!(refuse(&verify).contains("sbom.spdx.json is not what the manifest says"));
     fs::write(&sbom, text).unwrap();
     assert!(succeed(lab, &verify).contains("files are whole"));
+}
+
+fn cached_image_is_found_again_and_a_damaged_one_is_built_again(kernel: &Path, home: &Path) {
+    let mut told = Vec::new();
+    let mut tell = |text: &str| told.push(text.to_owned());
+    let mut workshop = Workshop::open(&home.join("cache"), &mut tell).unwrap();
+    let image = cache::built(Some(kernel.to_owned()), &mut workshop).unwrap();
+    assert_eq!(cache::built(Some(kernel.to_owned()), &mut workshop).unwrap(), image);
+    fs::write(image.initramfs(), "damaged").unwrap();
+    assert_eq!(cache::built(Some(kernel.to_owned()), &mut workshop).unwrap(), image);
+    assert_ne!(fs::read(image.initramfs()).unwrap(), b"damaged");
+    let packed = told.iter().filter(|text| *text == "packing the initramfs").count();
+    assert_eq!(packed, 2, "{told:?}");
+    assert!(told.iter().any(|text| text.starts_with("building the image again: ")), "{told:?}");
 }
 
 /// Firmware finds the EFI program on the disk, its kernel the initramfs, and PID 1 no configuration: it says so, and the
