@@ -5,6 +5,7 @@ mod browser;
 mod by_hand;
 mod html;
 mod http_client;
+mod image;
 mod lab;
 mod receipts;
 mod report;
