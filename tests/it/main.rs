@@ -6,6 +6,7 @@ mod browser;
 mod by_hand;
 mod html;
 mod http_client;
+mod image;
 mod lab;
 mod receipts;
 mod report;

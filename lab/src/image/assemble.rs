@@ -5,15 +5,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aspen_init::blocks::{BlockList, BlocksError};
-use aspen_init::layout;
+use aspen_init::blocks::BlocksError;
 
 use super::data::{self, DataError};
 use super::debian::{self, DebianError};
 use super::disk::{self, DiskError};
-use super::initramfs::{Entry, Initramfs, InitramfsError};
+use super::initramfs::InitramfsError;
 use super::kernel::{Kernel, KernelError};
-use super::manifest::{self, Input, KernelFacts, Manifest, ManifestError, Part};
+use super::manifest::{self, Input, Manifest, ManifestError};
 use super::modules::{self, ModulesError, Selection};
 use super::oci::{self, Layer, LayerFile, OciError};
 use super::origins;
@@ -22,6 +21,10 @@ use super::qcow2::{self, Qcow2Error};
 use super::sbom::{self, SbomError};
 use super::uki::{self, UkiError};
 use super::workshop::{Workshop, WorkshopError};
+
+mod content;
+
+use self::content::{initramfs, kernel_facts, os_release};
 
 /// The files of an image.
 pub mod files {
@@ -59,7 +62,7 @@ pub enum AssembleError {
     #[error("{} is not empty: give a new folder with --out, or remove it", .0.display())]
     NotEmpty(PathBuf),
     /// A file or folder.
-    #[error("cannot write {}: {}", .path.display(), hint(source))]
+    #[error("cannot write {}{}", .path.display(), hint(source))]
     Write {
         /// The file or folder.
         path: PathBuf,
@@ -123,14 +126,10 @@ pub enum AssembleError {
     Workshop(#[from] WorkshopError),
 }
 
+/// What to do about it, where there is something to do.
 fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "the disk is full, an image needs some 200 MB"
-        }
-        io::ErrorKind::PermissionDenied => "not allowed",
-        _ => "see below",
-    }
+    let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    if is_full { ": the disk is full, an image needs some 200 MB" } else { "" }
 }
 
 /// What is built from what. Whatever is not given is found.
@@ -254,63 +253,6 @@ fn write_error(path: &Path) -> impl Fn(io::Error) -> AssembleError {
     move |source| AssembleError::Write { path: path.clone(), source }
 }
 
-fn kernel_facts(materials: &Materials) -> KernelFacts {
-    let selection = &materials.selection;
-    // A kernel without a folder of modules lacks none of them.
-    let absent = selection.absent.iter().map(|name| (*name).to_owned()).collect();
-    KernelFacts {
-        release: materials.kernel.release.clone(),
-        version_line: materials.kernel.version_line.clone(),
-        pvh: materials.kernel.has_pvh,
-        modules: selection.modules.iter().map(|module| module.name.clone()).collect(),
-        absent_modules: absent,
-    }
-}
-
-/// The content of the initramfs, and what takes how much of it.
-fn initramfs(materials: &Materials, ext4: &[u8]) -> Result<(Initramfs, Vec<Part>), AssembleError> {
-    let mut blocks = Vec::new();
-    BlockList::from_image(ext4)?.write(&mut blocks).map_err(BlocksError::from)?;
-    let modules = &materials.selection.modules;
-    let part = |name: &str, bytes: usize| Part { name: name.to_owned(), bytes: bytes as u64 };
-    let parts = vec![
-        part("node", materials.programs.node.bytes.len()),
-        part("init", materials.programs.init.bytes.len()),
-        part("modules", modules.iter().map(|module| module.bytes.len()).sum()),
-        part("empty data disk", blocks.len()),
-    ];
-    let program = |bytes: &[u8]| Entry::File { bytes: bytes.to_vec(), is_program: true };
-    let mut initramfs = Initramfs::default();
-    initramfs.add(layout::INIT, program(&materials.programs.init.bytes));
-    initramfs.add(layout::NODE, program(&materials.programs.node.bytes));
-    initramfs.add_file(layout::DATA_BLOCKS, blocks);
-    initramfs.add_file(layout::OS_RELEASE, os_release(&materials.programs.version));
-    // What the kernel opens as PID 1's input and output, before there is a devtmpfs.
-    initramfs.add("/dev/console", Entry::Device(5, 1));
-    for folder in layout::MOUNT_POINTS.into_iter().filter(|folder| *folder != "/dev") {
-        initramfs.add(folder, Entry::Folder);
-    }
-    if !modules.is_empty() {
-        let place = |path: &str| format!("/lib/modules/{}/{path}", materials.kernel.release);
-        let mut list = String::new();
-        for module in modules {
-            list += &place(&module.path);
-            list.push('\n');
-            initramfs.add_file(&place(&module.path), module.bytes.clone());
-        }
-        initramfs.add_file(layout::MODULES, list);
-    }
-    Ok((initramfs, parts))
-}
-
-/// What the appliance calls itself (os-release(5)).
-fn os_release(version: &str) -> String {
-    let word = version.split(' ').next().unwrap_or_default();
-    format!(
-        "ID=aspen\nNAME=\"Aspen\"\nPRETTY_NAME=\"Aspen {word}\"\nVERSION_ID={word}\nVARIANT_ID=appliance\nIMAGE_ID=aspen-appliance\n"
-    )
-}
-
 /// The EFI program and the disks; the stub as an input.
 fn disks(
     folder: &Path,
@@ -393,10 +335,5 @@ mod tests {
     fn full_disk_is_called_that() {
         let error = write_error(Path::new("/x"))(io::ErrorKind::StorageFull.into()).to_string();
         assert_eq!(error, "cannot write /x: the disk is full, an image needs some 200 MB");
-    }
-
-    #[test]
-    fn appliance_names_itself_by_the_first_word_of_its_version() {
-        assert!(os_release("0.1.0 (planted)").contains("VERSION_ID=0.1.0\n"));
     }
 }

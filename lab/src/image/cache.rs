@@ -147,8 +147,11 @@ pub fn open(folder: &Path, key: Option<&Path>) -> Result<ImageFolder, ImageError
     Ok(ImageFolder { folder, manifest })
 }
 
-/// The image in the cache that is made of these programs and this kernel, or a new one.
-fn built(kernel: Option<PathBuf>, workshop: &mut Workshop<'_>) -> Result<ImageFolder, ImageError> {
+/// The image in the workshop's cache that is made of the programs of this checkout and this kernel, or a new one.
+///
+/// # Errors
+/// [`ImageError`].
+pub fn built(kernel: Option<PathBuf>, workshop: &mut Workshop<'_>) -> Result<ImageFolder, ImageError> {
     let (init, node) = programs::build(workshop)?;
     let failed = |path: &Path, source| ImageError::File { path: path.to_owned(), source };
     let mut made_of = vec![format!("format {FORMAT}")];

@@ -7,11 +7,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use aspen_init::layout::CONFIG_LABEL;
+
 use super::fat::{self, FatFile};
 use crate::limits::image::{CONFIG_DISK_BYTES, CONFIG_FILES_BYTES_MAX};
-
-/// The label by which the appliance finds the disk.
-pub const LABEL: &str = "ASPEN-CFG";
 
 /// Why there is no config disk.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +41,7 @@ pub fn write(path: &Path, files: &[FatFile<'_>]) -> Result<(), ConfigDiskError> 
     if bytes > CONFIG_FILES_BYTES_MAX {
         return Err(ConfigDiskError::TooLarge(bytes));
     }
-    let volume = fat::volume(LABEL, CONFIG_DISK_BYTES, files).map_err(ConfigDiskError::Volume)?;
+    let volume = fat::volume(CONFIG_LABEL, CONFIG_DISK_BYTES, files).map_err(ConfigDiskError::Volume)?;
     let failed = |source| ConfigDiskError::Write { path: path.to_owned(), source };
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path).map_err(failed)?;

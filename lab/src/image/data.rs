@@ -3,12 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use aspen_init::layout::DATA_LABEL;
+
 use super::workshop::{Workshop, WorkshopError};
 use crate::limits::image::DATA_BYTES;
 use crate::program::Program;
 
-/// The label by which the appliance finds the file system.
-pub const LABEL: &str = "ASPEN-DATA";
 /// The file system's id, and the seed of its directory hashes. Data disks are never used two at a time, and a fixed one
 /// makes the same image every time.
 const UUID: &str = "a59e17da-7a00-4000-8000-000000000001";
@@ -40,7 +40,7 @@ pub fn empty_ext4(scratch: &Path, epoch: u64, workshop: &Workshop<'_>) -> Result
     file.set_len(DATA_BYTES).map_err(failed)?;
     let time = epoch.to_string();
     let program = Program::new("mke2fs")
-        .args(["-q", "-F", "-t", "ext4", "-L", LABEL, "-U", UUID, "-b", "4096", "-I", "256", "-m", "0"])
+        .args(["-q", "-F", "-t", "ext4", "-L", DATA_LABEL, "-U", UUID, "-b", "4096", "-I", "256", "-m", "0"])
         // Few inodes for each part that growing adds: the node has a dozen files.
         .args(["-N", "1024", "-J", "size=4", "-O", FEATURES, "-E", &extended()])
         .arg(&path)
@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(first.len() as u64, DATA_BYTES);
         // Magic and label of the superblock (Documentation/filesystems/ext4/super.rst).
         assert_eq!(first[0x438..0x43a], [0x53, 0xef]);
-        assert_eq!(&first[0x478..0x478 + LABEL.len()], LABEL.as_bytes());
+        assert_eq!(&first[0x478..0x478 + DATA_LABEL.len()], DATA_LABEL.as_bytes());
         let filled = first.chunks(4096).filter(|block| block.iter().any(|byte| *byte != 0)).count();
         assert!(filled < 64, "{filled} blocks are not zero");
     }

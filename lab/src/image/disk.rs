@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use aspen_init::layout::DATA_NAME;
 use gpt::GptConfig;
 use gpt::disk::LogicalBlockSize;
 use gpt::mbr::ProtectiveMBR;
@@ -20,8 +21,6 @@ use crate::limits::image::{DATA_PARTITION_BYTES, ESP_BYTES_MAX, ESP_SPARE_BYTES}
 
 /// Where firmware looks for a program when it has no boot entry (UEFI 2.10, 3.5.1.1).
 const BOOT_PATH: &str = "EFI/BOOT/BOOTX64.EFI";
-/// The name of the data partition, by which the appliance finds it.
-pub const DATA_PARTITION: &str = "aspen-data";
 /// Size of a sector.
 const SECTOR_BYTES: u64 = 512;
 /// Partitions begin at multiples of this, as every tool does it.
@@ -96,7 +95,7 @@ pub fn write(path: &Path, uki: &[u8], ext4: &[u8]) -> Result<(), DiskError> {
     };
     let partitions = BTreeMap::from([
         (1, partition("esp", EFI, "aspen-esp", esp_start, esp_bytes)),
-        (2, partition("data", LINUX_FS, DATA_PARTITION, data_start, DATA_PARTITION_BYTES)),
+        (2, partition("data", LINUX_FS, DATA_NAME, data_start, DATA_PARTITION_BYTES)),
     ]);
     let sectors = u32::try_from(disk_bytes / SECTOR_BYTES - 1).unwrap_or(u32::MAX);
     ProtectiveMBR::with_lb_size(sectors)
@@ -173,7 +172,7 @@ mod tests {
         assert_eq!(digest::of_file(&paths[0]).unwrap(), digest::of_file(&paths[1]).unwrap());
         let found = partitions(&paths[0]).unwrap();
         let names: Vec<&str> = found.iter().map(|partition| partition.name.as_str()).collect();
-        assert_eq!(names, ["aspen-esp", DATA_PARTITION]);
+        assert_eq!(names, ["aspen-esp", DATA_NAME]);
         assert_eq!(found[1].bytes, DATA_PARTITION_BYTES);
         let mut file = File::open(&paths[0]).unwrap();
         let mut superblock = [0];

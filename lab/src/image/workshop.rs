@@ -101,7 +101,9 @@ impl<'a> Workshop<'a> {
     /// # Errors
     /// [`WorkshopError::Program`].
     pub fn helper(&self, program: Program) -> Result<ShortOutput, WorkshopError> {
-        let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
+        // mke2fs is where only root's search path has it.
+        let mut path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+        path.push(":/usr/sbin:/sbin");
         Ok(program.env("PATH", path).env("LC_ALL", "C").run_short(HELPER_MAX, &self.log)?)
     }
 

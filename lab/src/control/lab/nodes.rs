@@ -86,7 +86,8 @@ impl Lab {
         let deadline = self.clock.now() + RESTART_WAIT_MAX;
         let mut channel = self.cluster.channel(node);
         loop {
-            if raft_state(channel.as_mut()).await.is_some() {
+            if let Some(state) = raft_state(channel.as_mut()).await {
+                self.desks[node.position()].see(self.clock.now(), state);
                 return Ok(format!("was started, and answers after {:.1} s", began.elapsed().as_secs_f64()));
             }
             if self.desks[node.position()].power() != Power::Running {
@@ -107,6 +108,7 @@ impl Lab {
     /// Asks a node how it is, again and again, as long as it is polled.
     pub(in crate::control) async fn watch(&self, node: NodeIndex) {
         let desk = &self.desks[node.position()];
+        let mut power = desk.watch();
         let mut channel = self.cluster.channel(node);
         loop {
             if desk.power() == Power::Running
@@ -117,7 +119,11 @@ impl Lab {
                     self.note_leader(node, term);
                 }
             }
-            self.clock.sleep(OBSERVE_INTERVAL).await;
+            tokio::select! {
+                () = self.clock.sleep(OBSERVE_INTERVAL) => {}
+                // One that runs again is asked at once. The sender lives as long as the lab.
+                _ = power.changed() => {}
+            }
         }
     }
 

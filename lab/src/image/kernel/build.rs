@@ -81,7 +81,7 @@ const TOOLS: [(&str, &str); 8] = [
     ("xz", "xz-utils"),
 ];
 
-/// Builds the kernel: `bzImage`, `vmlinux` without symbols, and `config` in the folder.
+/// Builds the kernel: `bzImage` and `config` in the folder, which `lab image build` takes as it is.
 ///
 /// # Errors
 /// [`BuildError`].

@@ -1,0 +1,249 @@
+//! Images, built as a user builds them, and given to the tools of others: QEMU, OVMF, skopeo, umoci, OpenSSL.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test starts the programs that it tests, and those that it tests with"
+)]
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use aspen_lab::image::manifest::Manifest;
+use aspen_lab::image::workshop::Workshop;
+use aspen_lab::image::{cache, digest};
+
+/// Firmware as Debian's package ovmf has it.
+const FIRMWARE: &str = "/usr/share/ovmf/OVMF.fd";
+/// A machine on an emulated processor that shares two cores with other tests.
+const BOOT_MAX: Duration = Duration::from_mins(3);
+
+/// Builds share a cache and both cores.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Whether these programs are here; if not, says so loudly, or fails where `LAB_REQUIRE` wants them.
+fn has(word: &str, programs: &[&str]) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = |name: &&&str| std::env::split_paths(&paths).any(|folder| folder.join(name).is_file());
+    let missing: Vec<&&str> = programs.iter().filter(|name| !is_there(name)).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let required = std::env::var("LAB_REQUIRE").unwrap_or_default();
+    assert!(
+        !required.split(',').any(|found| found == word),
+        "LAB_REQUIRE wants {word}: {missing:?} are missing"
+    );
+    #[allow(clippy::print_stderr, reason = "a skipped test says so")]
+    {
+        eprintln!("SKIPPED: no {missing:?}");
+    }
+    false
+}
+
+fn run(program: &str, words: &[&str]) -> Output {
+    Command::new(program).args(words).stdin(Stdio::null()).output().unwrap()
+}
+
+/// The standard output of a program that succeeds.
+#[track_caller]
+fn succeed(program: &str, words: &[&str]) -> String {
+    let output = run(program, words);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {words:?}: {text}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs `lab image`, expects a failure, and returns what it says.
+#[track_caller]
+fn refuse(words: &[&str]) -> String {
+    let output = run(env!("CARGO_BIN_EXE_lab"), words);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// A path as a word of a command line.
+fn word(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn image_built_twice_has_the_same_bytes_and_the_tools_of_others_take_it() {
+    let tools = ["apt-get", "dpkg-deb", "qemu-img", "qemu-system-x86_64"];
+    if !has("qemu", &tools) || !has("oci-tools", &["skopeo", "umoci", "openssl"]) {
+        return;
+    }
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let home = tempfile::tempdir().unwrap();
+    let (one, two) = (home.path().join("one"), home.path().join("two"));
+    for folder in [&one, &two] {
+        let said = succeed(env!("CARGO_BIN_EXE_lab"), &["image", "build", "--out", word(folder)]);
+        assert!(said.contains("parts of the initramfs"), "{said}");
+    }
+    let manifest = Manifest::read(&one).unwrap();
+    assert_eq!(manifest, Manifest::read(&two).unwrap());
+    manifest.check(&one, None).unwrap();
+    manifest.check(&two, None).unwrap();
+    sizes_are_within_their_bounds(&one, &manifest);
+    qemu_reads_the_disk(&one);
+    oci_tools_unpack_the_same_files(&one, home.path());
+    only_the_signed_image_is_accepted(&one, home.path());
+    for disk in ["disk.raw", "disk.qcow2"] {
+        disk_boots_to_pid_1(&one.join(disk));
+    }
+    cached_image_is_found_again_and_a_damaged_one_is_built_again(&one.join("bzImage"), home.path());
+    let said = refuse(&["image", "build", "--out", word(&one)]);
+    let want = format!("lab: {} is not empty: give a new folder with --out, or remove it\n", one.display());
+    assert_eq!(said, want);
+}
+
+fn sizes_are_within_their_bounds(folder: &Path, manifest: &Manifest) {
+    let bytes = |name: &str| manifest.outputs.iter().find(|output| output.path == name).unwrap().bytes;
+    assert!(bytes("initramfs.cpio.zst") <= 12 << 20, "{}", bytes("initramfs.cpio.zst"));
+    let allocated = fs::metadata(folder.join("disk.raw")).unwrap().blocks() * 512;
+    assert!(allocated <= 32 << 20, "{allocated} bytes of the raw disk are allocated");
+    let shown = succeed(env!("CARGO_BIN_EXE_lab"), &["image", "inspect", word(folder)]);
+    for wanted in
+        ["/bin/aspen-node", ".linux", "aspen-data", "GPL-2.0-only WITH Linux-syscall-note", "not signed"]
+    {
+        assert!(shown.contains(wanted), "{wanted}: {shown}");
+    }
+}
+
+fn qemu_reads_the_disk(folder: &Path) {
+    let (raw, qcow2) = (folder.join("disk.raw"), folder.join("disk.qcow2"));
+    succeed("qemu-img", &["check", word(&qcow2)]);
+    let said = succeed("qemu-img", &["compare", "-s", "-f", "raw", "-F", "qcow2", word(&raw), word(&qcow2)]);
+    assert_eq!(said.trim(), "Images are identical.");
+}
+
+fn oci_tools_unpack_the_same_files(folder: &Path, home: &Path) {
+    for (layout, files) in [
+        ("oci", &["vmlinux", "bzImage", "initramfs.cpio.zst", "aspen.efi"][..]),
+        ("container-disk", &["disk.qcow2"]),
+    ] {
+        let image = format!("{}:latest", folder.join(layout).display());
+        let said = succeed("skopeo", &["inspect", &format!("oci:{image}")]);
+        assert!(said.contains("\"Architecture\": \"amd64\""), "{said}");
+        let unpacked = home.join(layout);
+        succeed("umoci", &["raw", "unpack", "--rootless", "--image", &image, word(&unpacked)]);
+        let below = if layout == "oci" { unpacked } else { unpacked.join("disk") };
+        for file in files {
+            let digests = [&below, folder].map(|place| digest::of_file(&place.join(file)).unwrap());
+            assert_eq!(digests[0], digests[1], "{file} of {layout}");
+        }
+    }
+}
+
+fn only_the_signed_image_is_accepted(folder: &Path, home: &Path) {
+    let (secret, public) = (home.join("key"), home.join("key.pub"));
+    succeed("openssl", &["genpkey", "-algorithm", "ed25519", "-out", word(&secret)]);
+    succeed("openssl", &["pkey", "-in", word(&secret), "-pubout", "-out", word(&public)]);
+    let lab = env!("CARGO_BIN_EXE_lab");
+    let verify = ["image", "verify", word(folder), "--key", word(&public)];
+    assert!(refuse(&verify).ends_with("is not signed: sign it with lab image sign\n"));
+    succeed(lab, &["image", "sign", word(folder), "--key", word(&secret)]);
+    assert!(succeed(lab, &verify).contains("signed by this key"));
+    let (manifest, signature) = (folder.join("manifest.json"), folder.join("manifest.json.sig"));
+    let checked =
+        ["-verify", "-pubin", "-inkey", word(&public), "-rawin", "-in", word(&manifest), "-sigfile"];
+    succeed("openssl", &[&["pkeyutl"], &checked[..], &[word(&signature)]].concat());
+    let sbom = folder.join("sbom.spdx.json");
+    let text = fs::read_to_string(&sbom).unwrap();
+    fs::write(&sbom, text.replacen("SPDX-2.3", "SPDX-2.2", 1)).unwrap();
+    assert!(refuse(&verify).contains("sbom.spdx.json is not what the manifest says"));
+    fs::write(&sbom, text).unwrap();
+    assert!(succeed(lab, &verify).contains("files are whole"));
+}
+
+fn cached_image_is_found_again_and_a_damaged_one_is_built_again(kernel: &Path, home: &Path) {
+    let mut told = Vec::new();
+    let mut tell = |text: &str| told.push(text.to_owned());
+    let mut workshop = Workshop::open(&home.join("cache"), &mut tell).unwrap();
+    let image = cache::built(Some(kernel.to_owned()), &mut workshop).unwrap();
+    assert_eq!(cache::built(Some(kernel.to_owned()), &mut workshop).unwrap(), image);
+    fs::write(image.initramfs(), "damaged").unwrap();
+    assert_eq!(cache::built(Some(kernel.to_owned()), &mut workshop).unwrap(), image);
+    assert_ne!(fs::read(image.initramfs()).unwrap(), b"damaged");
+    let packed = told.iter().filter(|text| *text == "packing the initramfs").count();
+    assert_eq!(packed, 2, "{told:?}");
+    assert!(told.iter().any(|text| text.starts_with("building the image again: ")), "{told:?}");
+}
+
+/// Firmware finds the EFI program on the disk, its kernel the initramfs, and PID 1 no configuration: it says so, and the
+/// machine ends.
+fn disk_boots_to_pid_1(disk: &Path) {
+    assert!(Path::new(FIRMWARE).is_file(), "no {FIRMWARE}: apt-get install ovmf");
+    let kind = disk.extension().unwrap().to_str().unwrap();
+    let drive = format!("file={},format={kind},if=virtio,snapshot=on", disk.display());
+    let mut machine = Command::new("qemu-system-x86_64")
+        .args(["-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "512", "-nodefaults", "-display", "none"])
+        .args(["-no-reboot", "-serial", "stdio", "-bios", FIRMWARE, "-drive", &drive])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut console = machine.stdout.take().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        console.read_to_end(&mut bytes).map(|_| String::from_utf8_lossy(&bytes).into_owned())
+    });
+    let deadline = Instant::now() + BOOT_MAX;
+    let ended = loop {
+        if let Some(status) = machine.try_wait().unwrap() {
+            break Some(status);
+        }
+        if Instant::now() > deadline {
+            machine.kill().unwrap();
+            machine.wait().unwrap();
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let console = reader.join().unwrap().unwrap();
+    assert!(ended.is_some(), "{} does not end:\n{console}", disk.display());
+    assert!(console.contains("ASPEN-EXIT {\"reason\":\"config\""), "{}:\n{console}", disk.display());
+}
+
+#[test]
+fn every_wanted_option_of_the_kernel_survives_in_both_flavours() {
+    if !has("qemu", &["apt-get", "make", "gcc", "flex", "bison", "bc", "lz4", "xz", "tar"]) {
+        return;
+    }
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let home = tempfile::tempdir().unwrap();
+    for flavour in ["appliance", "lab"] {
+        let out = home.path().join(flavour);
+        let words = ["image", "kernel", "--config-only", "--flavour", flavour, "--out", word(&out)];
+        succeed(env!("CARGO_BIN_EXE_lab"), &words);
+        let config = fs::read_to_string(out.join("config")).unwrap();
+        assert_eq!(config.contains("CONFIG_NET_SCH_NETEM=y"), flavour == "lab", "{flavour}");
+        assert!(config.contains("CONFIG_PVH=y"), "{flavour}");
+    }
+}
+
+#[test]
+fn image_that_cannot_be_built_is_refused_with_what_to_do() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let (out, env) = (word(&out), Path::new("/usr/bin/env"));
+    let said = refuse(&["image", "build", "--out", out, "--init", word(env)]);
+    assert_eq!(said, "lab: give both --init and --node, or neither: they have to be of one version\n");
+    let output = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .args(["image", "build", "--out", out])
+        .current_dir(home.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let want = "lab: here are no sources to build the appliance's programs from: run this in a checkout, or give both \
+                --init PROGRAM and --node PROGRAM\n";
+    assert_eq!((output.status.code(), said.as_str()), (Some(1), want));
+    let said = refuse(&["image", "inspect", word(home.path())]);
+    let missing = home.path().join("manifest.json");
+    assert!(said.starts_with(&format!("lab: cannot use {}\n", missing.display())), "{said}");
+    assert!(!Path::new(out).exists(), "a build that fails before it begins leaves nothing");
+}
