@@ -159,14 +159,12 @@ pub(super) fn build(workshop: &mut Workshop<'_>) -> Result<(PathBuf, PathBuf), P
     Ok((built("aspen-init")?, built("aspen-node")?))
 }
 
-/// What cargo sets for the program that it runs, and what would make this build another than that of the lab.
+/// What cargo sets for the program that it runs, and what would make this build another than that of the lab. `OUT_DIR` is
+/// one: crates whose build scripts watch it would be built again, and with them most of the node.
 fn is_cargos_own(name: &str) -> bool {
-    let is_set_for_programs = name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_BIN_");
-    is_set_for_programs
-        || matches!(
-            name,
-            "CARGO_MANIFEST_DIR" | "CARGO_MANIFEST_PATH" | "RUSTFLAGS" | "CARGO_ENCODED_RUSTFLAGS"
-        )
+    let families = ["CARGO_PKG_", "CARGO_BIN_", "CARGO_MANIFEST_"];
+    let names = ["OUT_DIR", "CARGO_TARGET_TMPDIR", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"];
+    families.iter().any(|family| name.starts_with(family)) || names.contains(&name)
 }
 
 /// A line of cargo's output (`cargo build --message-format=json`).
@@ -212,6 +210,16 @@ mod tests {
             {\"reason\":\"build-finished\",\"success\":true}\n";
         assert_eq!(executable(messages, "aspen-init"), Some(PathBuf::from("/t/aspen-init")));
         assert_eq!(executable(messages, "aspen-node"), None);
+    }
+
+    #[test]
+    fn cargo_gets_the_users_settings_and_not_those_of_the_cargo_that_runs_the_lab() {
+        for name in ["OUT_DIR", "CARGO_PKG_NAME", "CARGO_MANIFEST_DIR", "CARGO_BIN_EXE_lab", "RUSTFLAGS"] {
+            assert!(is_cargos_own(name), "{name}");
+        }
+        for name in ["PATH", "HOME", "CARGO_HOME", "CARGO_TARGET_DIR", "RUSTUP_TOOLCHAIN", "CC"] {
+            assert!(!is_cargos_own(name), "{name}");
+        }
     }
 
     #[test]
