@@ -47,8 +47,19 @@ fn lab_in_the_background_is_worked_on_by_hand_and_leaves_nothing() {
     let home = Home(directory.path());
     let (out, scenario) = (home.out("a"), topology("three-nodes"));
     let port = free_ports(3).to_string();
-    let words =
-        ["up", scenario.to_str().unwrap(), "--seed", "1", "--publish", &port, "--out", &out, "--detach"];
+    let words = [
+        "up",
+        "--driver",
+        "process",
+        scenario.to_str().unwrap(),
+        "--seed",
+        "1",
+        "--publish",
+        &port,
+        "--out",
+        &out,
+        "--detach",
+    ];
     let welcome = home.done(&words);
     let curl = welcome.lines().find_map(|line| line.strip_prefix("  curl ")).unwrap();
     assert!(curl.starts_with(&format!("http://127.0.0.1:{port}/kv/write -d '")), "{welcome}");
@@ -168,7 +179,8 @@ fn lab_in_the_foreground_ends_in_order_by_a_signal_and_at_once_by_a_kill() {
     let Some((_turn, directory)) = bench() else { return };
     let home = Home(directory.path());
     let (out, scenario) = (home.out("a"), topology("three-nodes"));
-    let mut lab = Foreground::start(&home, &["up", scenario.to_str().unwrap(), "--out", &out]);
+    let mut lab =
+        Foreground::start(&home, &["up", "--driver", "process", scenario.to_str().unwrap(), "--out", &out]);
     let mut follower = home.command(&["console", "n1", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
     // Once it shows something it has found the lab.
     let mut shown = follower.stdout.take().unwrap();
@@ -183,7 +195,8 @@ fn lab_in_the_foreground_ends_in_order_by_a_signal_and_at_once_by_a_kill() {
     assert_eq!(home.sockets(), [""; 0]);
 
     let out = home.out("b");
-    let mut lab = Foreground::start(&home, &["up", scenario.to_str().unwrap(), "--out", &out]);
+    let mut lab =
+        Foreground::start(&home, &["up", "--driver", "process", scenario.to_str().unwrap(), "--out", &out]);
     assert_eq!(home.status()["name"], "b");
     assert_eq!(processes(&out).len(), 6, "outer, middle, inner, three nodes");
     lab.signal(Signal::SIGKILL);
@@ -204,7 +217,7 @@ fn of_several_labs_one_has_to_be_named() {
     let home = Home(directory.path());
     let alone = write_scenario(directory.path(), "alone", "nodes: { count: 1 }\nchecks: [linearizable]\n");
     for name in ["a", "b"] {
-        let said = home.done(&["up", &alone, "--out", &home.out(name), "--detach"]);
+        let said = home.done(&["up", "--driver", "process", &alone, "--out", &home.out(name), "--detach"]);
         assert!(said.contains("start the lab with --publish 8080"), "{said}");
     }
     let both = home.lab(&["status"]);
@@ -232,7 +245,17 @@ fn lab_that_cannot_be_says_why_and_leaves_nothing() {
     let (out, scenario) = (home.out("a"), topology("three-nodes"));
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let words = ["up", scenario.to_str().unwrap(), "--publish", &port, "--out", &out, "--detach"];
+    let words = [
+        "up",
+        "--driver",
+        "process",
+        scenario.to_str().unwrap(),
+        "--publish",
+        &port,
+        "--out",
+        &out,
+        "--detach",
+    ];
     let want = format!(
         "lab: cannot publish node n1 at 127.0.0.1:{port}: choose other ports with --publish\n  because: Address already in \
          use (os error 98)\n"
@@ -241,8 +264,17 @@ fn lab_that_cannot_be_says_why_and_leaves_nothing() {
     assert!(!Path::new(&out).exists(), "nothing was started");
 
     let broken = broken_node(directory.path());
-    let words =
-        ["up", scenario.to_str().unwrap(), "--node-bin", broken.to_str().unwrap(), "--out", &out, "--detach"];
+    let words = [
+        "up",
+        "--driver",
+        "process",
+        scenario.to_str().unwrap(),
+        "--node-bin",
+        broken.to_str().unwrap(),
+        "--out",
+        &out,
+        "--detach",
+    ];
     let said = home.lab(&words);
     assert_eq!(said.code, Some(1), "{said:?}");
     for text in [
