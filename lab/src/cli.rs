@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 pub use self::control::{
     ConsoleArgs, ControlCommand, CutArgs, HealArgs, LinkArgs, NodesArgs, StatusArgs, UpArgs, Which,
 };
+use crate::cluster::pace::Pace;
 use crate::limits::{CHECK_CONFIGURATIONS_MAX, CHECK_TIME_ASKED_MAX, SELFTEST_RUNS_MAX};
 use crate::scenario::{Mistake, duration_of};
 
@@ -52,8 +53,11 @@ pub enum Command {
     /// Build, sign and look at the appliance's image (docs/image.md)
     #[command(subcommand)]
     Image(ImageCommand),
-    /// Find out, by doing it, whether this host can run scenarios
+    /// Find out, by doing it, what this host can do, and what gets the rest
     Doctor {
+        /// Show the commands that get what is missing, run them, and look again
+        #[arg(long)]
+        fix: bool,
         /// Keep the sandbox until the input ends; for those who want to look around in it
         #[arg(long, hide = true)]
         hold: bool,
@@ -70,14 +74,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// What runs the nodes
-    #[arg(long, value_enum, default_value_t = Driver::Process)]
-    pub driver: Driver,
+    #[command(flatten)]
+    pub machines: MachineArgs,
     /// Run directory, which must not exist [default: runs/NAME-SEED-TIME]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Run this program as the node instead of the one inside the lab; the versions have to agree
-    #[arg(long, value_name = "PROGRAM")]
-    pub node_bin: Option<PathBuf>,
     /// Open report.html when the run is over, with $BROWSER or xdg-open
     #[arg(long)]
     pub open: bool,
@@ -90,6 +91,23 @@ pub struct RunArgs {
     /// End with this process, which has started the run.
     #[arg(long, value_name = "PID", hide = true)]
     pub parent: Option<u32>,
+}
+
+/// What runs the nodes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct MachineArgs {
+    /// What runs the nodes
+    #[arg(long, value_enum, default_value_t = DriverArg::Auto)]
+    pub driver: DriverArg,
+    /// Run this program as the node instead of the one inside the lab; the versions have to agree
+    #[arg(long, value_name = "PROGRAM")]
+    pub node_bin: Option<PathBuf>,
+    /// Boot this image (a folder of `lab image build`) instead of the one that the lab builds
+    #[arg(long, value_name = "DIR")]
+    pub image: Option<PathBuf>,
+    /// Go so many times slower than planned [default: measured, with virtual machines]
+    #[arg(long, value_name = "N")]
+    pub slowdown: Option<Pace>,
 }
 
 /// A judgement.
@@ -217,9 +235,13 @@ pub enum Flavour {
 
 /// What runs the nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Driver {
+pub enum DriverArg {
+    /// Virtual machines where KVM really runs a guest, processes elsewhere
+    Auto,
     /// Processes in network namespaces
     Process,
+    /// Virtual machines on QEMU, emulated where KVM runs none
+    Qemu,
 }
 
 /// A fault to switch off.

@@ -2,6 +2,7 @@
 //! a clock. It names no driver.
 
 pub mod http;
+pub mod pace;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -10,6 +11,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+use self::pace::Pace;
+use crate::limits::machines::SLOWDOWN_MAX;
 use crate::link::{LinkId, LinkRule};
 use crate::plan::NodeIndex;
 use crate::program::Exit;
@@ -28,26 +31,32 @@ pub trait Clock: Debug + Send + Sync {
     }
 }
 
-/// The clock of drivers that run in real time: tokio's, which is monotonic.
+/// The clock of drivers that run in real time: tokio's, which is monotonic, at the pace of the machines.
 #[derive(Debug, Clone)]
 pub struct RealClock {
     origin: tokio::time::Instant,
+    pace: Pace,
 }
 
 impl RealClock {
     /// A clock that starts now.
-    pub fn start() -> Self {
-        Self { origin: tokio::time::Instant::now() }
+    pub fn start(pace: Pace) -> Self {
+        Self { origin: tokio::time::Instant::now(), pace }
     }
 }
 
 impl Clock for RealClock {
     fn now(&self) -> Duration {
-        self.origin.elapsed()
+        self.pace.to_planned(self.origin.elapsed())
     }
 
     fn sleep_until(&self, due: Duration) -> BoxFuture<'static, ()> {
-        Box::pin(tokio::time::sleep_until(self.origin + due))
+        // What is rounded down must not come early.
+        let due = self.pace.to_real(due).saturating_add(Duration::from_nanos(u64::from(SLOWDOWN_MAX)));
+        match self.origin.checked_add(due) {
+            Some(due) => Box::pin(tokio::time::sleep_until(due)),
+            None => Box::pin(futures::future::pending()),
+        }
     }
 }
 
@@ -80,7 +89,7 @@ pub fn link_id((from, to): NodePair) -> LinkId {
 pub struct Vitals {
     /// Whether it is frozen.
     pub is_paused: bool,
-    /// Processor time that it has used since its start, in clock ticks of the host. A paused node uses none.
+    /// Processor time that it has used since its start, in clock ticks of the host, not of the plan. A paused node uses none.
     pub cpu_ticks: u64,
 }
 
@@ -116,7 +125,7 @@ pub enum ClusterError {
     },
 }
 
-/// A cluster under test.
+/// A cluster under test. Every time that it takes or gives is planned time, told by the clock that came with it.
 pub trait Cluster: Debug + Send + Sync {
     /// Starts a node that does not run; returns without waiting until it serves.
     ///

@@ -1,27 +1,19 @@
-//! `lab doctor`: what this host can do, found out by doing it.
-//!
-//! Inside a sandbox it builds two machines on a switch, sends a probe from one to the other, cuts the
-//! link and heals it. It needs no node and no scenario, and changes nothing outside its namespaces.
+//! `lab doctor`: what this host can do, found out by doing it, and the commands that get what is missing.
 
-use std::fmt::Write as _;
+mod inner;
+mod rows;
+
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+use self::inner::Finding;
+pub use self::inner::run_inner;
+use self::rows::{Row, hypervisor_rows, image_row, write_rows};
 use crate::fabric::FabricError;
-use crate::fabric::switch::{PortSpec, Switch, SwitchHandle};
-use crate::fabric::tap::TapConfig;
-use crate::limits::{DOCTOR_ANSWER_MAX, DOCTOR_SILENCE};
-use crate::link::{LinkId, LinkRule};
-use crate::machine::probe::probe;
-use crate::machine::process::ProcessMachine;
-use crate::machine::{Machine, MachineError, ProbeError};
-use crate::plan::MacAddress;
-use crate::program::{Exit, Program, ProgramError, ProgramLog};
-use crate::sandbox::{self, Inner, SandboxError};
+use crate::limits::{DOCTOR_ANSWER_MAX, DOCTOR_LATENCY};
+use crate::machine::{MachineError, ProbeError};
+use crate::program::{Exit, Program, ProgramError};
+use crate::sandbox::{self, SandboxError};
 
 /// First argument of the inner process of `lab doctor`.
 pub const INNER: &str = "doctor";
@@ -49,6 +41,20 @@ pub enum DoctorError {
     /// A cut that cuts nothing.
     #[error("a probe over a cut link was answered")]
     CutIgnored,
+    /// A slow link that is not slow.
+    #[error("a probe over a link of {DOCTOR_LATENCY:?} each way took {0:?}")]
+    LatencyIgnored(Duration),
+    /// A pause that freezes nobody.
+    #[error("a process that was told to stand still does not")]
+    PauseIgnored,
+    /// A command that was to get what is missing.
+    #[error("`{command}` ended with {exit}: run it by hand to see why")]
+    Fix {
+        /// As a shell takes it.
+        command: String,
+        /// How it ended.
+        exit: Exit,
+    },
     /// The pipe between the two processes.
     #[error("cannot report from inside the sandbox")]
     Report(#[from] io::Error),
@@ -57,30 +63,62 @@ pub enum DoctorError {
     Ended(Exit),
 }
 
-/// What the inner process reports, one JSON object a line.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Finding {
-    Sandbox { pid: u32 },
-    Probe { rtt_us: u64 },
-    Cut { frames_dropped: u64 },
-    Healed { rtt_us: u64 },
-    Holding,
-}
-
-/// The outer half: starts the sandbox and writes each finding to `report` as a line of text.
+/// Looks, and writes a table to `report`. With `fix` the commands that get what is missing are shown and run, and then it looks
+/// again.
 ///
 /// # Errors
-/// What is missing or broken on this host.
-pub fn run(hold: bool, report: &mut impl Write) -> Result<(), DoctorError> {
+/// This host cannot run scenarios with any driver, or a command to mend that has failed.
+pub fn run(hold: bool, fix: bool, report: &mut impl Write) -> Result<(), DoctorError> {
+    let (rows, outcome) = look(hold, report)?;
+    let commands = missing(&rows, outcome.as_ref().err());
+    if commands.is_empty() {
+        return outcome;
+    }
+    let how = if fix {
+        "running, to get what is missing:"
+    } else {
+        "what is missing, `lab doctor --fix` gets by running:"
+    };
+    writeln!(report, "\n{how}")?;
+    for command in &commands {
+        writeln!(report, "  {command}")?;
+    }
+    if !fix {
+        return outcome;
+    }
+    report.flush()?;
+    for command in commands {
+        run_command(&command)?;
+    }
+    writeln!(report)?;
+    look(false, report)?.1
+}
+
+/// One look: the rows of the table, which is written, and whether scenarios can be run.
+fn look(hold: bool, report: &mut impl Write) -> Result<(Vec<Row>, Result<(), DoctorError>), DoctorError> {
+    let mut rows = Vec::new();
+    let outcome = sandbox_rows(hold, &mut rows, report);
+    if outcome.is_err() {
+        let missing = "nothing runs without the sandbox, see below".to_owned();
+        rows.push(Row::new("driver", "process", Err(missing)));
+        write_rows(&rows[rows.len() - 1..], report)?;
+    }
+    let more: Vec<Row> = hypervisor_rows()?.into_iter().chain([image_row()?]).collect();
+    write_rows(&more, report)?;
+    rows.extend(more);
+    Ok((rows, outcome))
+}
+
+/// What works inside the sandbox, each as soon as it is known.
+fn sandbox_rows(hold: bool, rows: &mut Vec<Row>, report: &mut impl Write) -> Result<(), DoctorError> {
     let hold = hold.then(|| HOLD.into());
     let mut sandbox = sandbox::start(std::iter::once(INNER.into()).chain(hold))?;
     if let Some(events) = sandbox.take_events() {
         for line in BufReader::new(events).lines() {
             // A line that is cut off is the end of the inner process, which is told below.
             let Ok(finding) = serde_json::from_str(&line?) else { break };
-            writeln!(report, "{}", text(&finding))?;
-            report.flush()?;
+            rows.push(row(&finding));
+            write_rows(&rows[rows.len() - 1..], report)?;
         }
     }
     match sandbox.wait(DOCTOR_ANSWER_MAX)? {
@@ -89,99 +127,67 @@ pub fn run(hold: bool, report: &mut impl Write) -> Result<(), DoctorError> {
     }
 }
 
-fn text(finding: &Finding) -> String {
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _infallible = match finding {
-        Finding::Sandbox { pid } => write!(text, "sandbox  namespaces of its own, pid {pid} inside"),
-        Finding::Probe { rtt_us } => write!(text, "fabric   a probe over the switch took {rtt_us} us"),
-        Finding::Cut { frames_dropped } => {
-            write!(text, "cut      a probe went unanswered, {frames_dropped} frames dropped")
+fn row(finding: &Finding) -> Row {
+    let (part, name, found) = match finding {
+        Finding::Sandbox { pid } => ("driver", "process", format!("namespaces of its own, pid {pid} inside")),
+        Finding::Probe { rtt_us } => ("fabric", "switch", format!("a probe took {rtt_us} us")),
+        Finding::Cut { frames_dropped, rtt_us } => {
+            let found = format!(
+                "a probe went unanswered, {frames_dropped} frames dropped; after the heal one took {rtt_us} us"
+            );
+            ("fault", "partition", found)
         }
-        Finding::Healed { rtt_us } => write!(text, "heal     a probe took {rtt_us} us"),
-        Finding::Holding => write!(text, "holding  until stopped"),
+        Finding::Latency { rtt_us } => (
+            "fault",
+            "link",
+            format!("a probe over {} ms each way took {rtt_us} us", DOCTOR_LATENCY.as_millis()),
+        ),
+        Finding::Pause => ("fault", "pause", "a process stood still and went on".to_owned()),
+        Finding::Kill { exit } => ("fault", "kill", format!("a process ended by {exit}")),
+        Finding::Holding => ("holding", "", "until stopped".to_owned()),
     };
-    text
+    Row::new(part, name, Ok(found))
 }
 
-/// The inner half.
-///
-/// # Errors
-/// What is broken.
-pub fn run_inner(inner: Inner) -> Result<(), DoctorError> {
-    let mut events = &inner.events;
-    let mut tell = |finding: Finding| -> Result<(), DoctorError> {
-        let mut line = serde_json::to_vec(&finding).map_err(io::Error::from)?;
-        line.push(b'\n');
-        Ok(events.write_all(&line)?)
+/// The commands that get what is missing, each once.
+fn missing(rows: &[Row], error: Option<&DoctorError>) -> Vec<String> {
+    let sandbox = match error {
+        Some(DoctorError::Sandbox(error)) => error.command(),
+        _ => None,
     };
-    tell(Finding::Sandbox { pid: std::process::id() })?;
-    let (machines, switch) = build()?;
-    let to = SocketAddr::from((address(1), 9));
-    let probe_whole = || probe(machines[0].namespace(), to, DOCTOR_ANSWER_MAX);
-    tell(Finding::Probe { rtt_us: micros(probe_whole()?) })?;
-    tell(Finding::Cut { frames_dropped: cut(&switch.handle(), &machines[0], to)? })?;
-    switch.handle().set_rules(both_ways(LinkRule::default()))?;
-    tell(Finding::Healed { rtt_us: micros(probe_whole()?) })?;
-    if inner.arguments.iter().any(|argument| argument == HOLD) {
-        tell(Finding::Holding)?;
-        // An error is the end of the control thread, and that ends the process.
-        let _stopped = inner.control.recv();
+    let packages: Vec<&str> = rows.iter().filter_map(|row| row.package).collect();
+    let mut commands: Vec<String> = sandbox.into_iter().map(str::to_owned).collect();
+    if !packages.is_empty() {
+        let sudo = if nix::unistd::geteuid().is_root() { "" } else { "sudo " };
+        commands.push(format!("{sudo}apt-get update"));
+        commands.push(format!("{sudo}apt-get install --yes {}", packages.join(" ")));
     }
-    Ok(())
+    commands
 }
 
-/// Cuts the link and probes it; the number of frames that the cut took.
-fn cut(switch: &SwitchHandle, from: &ProcessMachine, to: SocketAddr) -> Result<u64, DoctorError> {
-    let before = switch.set_rules(both_ways(LinkRule::CUT))?;
-    match probe(from.namespace(), to, DOCTOR_SILENCE) {
-        Err(ProbeError::Unanswered(_)) => {}
-        Ok(_rtt) => return Err(DoctorError::CutIgnored),
-        Err(error) => return Err(error.into()),
+/// Runs a command of words without quotes, on the user's terminal.
+fn run_command(command: &str) -> Result<(), DoctorError> {
+    let mut words = command.split(' ');
+    let program = Program::new(words.next().unwrap_or_default()).args(words).inherit_environment();
+    let exit = program.run_in_place()?;
+    if exit.is_success() { Ok(()) } else { Err(DoctorError::Fix { command: command.to_owned(), exit }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_that_are_missing_are_named_in_one_command() {
+        let mut rows = vec![
+            Row::new("driver", "qemu", Err("not installed".to_owned())).package("qemu-system-x86"),
+            Row::new("image", "build", Err("no mke2fs".to_owned())).package("e2fsprogs"),
+            Row::new("fabric", "switch", Ok("fast".to_owned())),
+        ];
+        let commands = missing(&rows, None);
+        assert!(commands[0].ends_with("apt-get update"), "{commands:?}");
+        assert!(commands[1].ends_with("apt-get install --yes qemu-system-x86 e2fsprogs"), "{commands:?}");
+        rows.drain(..2);
+        assert!(missing(&rows, None).is_empty());
     }
-    let link = LinkId::new(0, 1);
-    Ok(switch.counters(link)?.since(&before.link(link)).dropped_cut)
-}
-
-fn both_ways(rule: LinkRule) -> Vec<(LinkId, LinkRule)> {
-    let link = LinkId::new(0, 1);
-    vec![(link, rule), (link.reversed(), rule)]
-}
-
-fn build() -> Result<(Vec<ProcessMachine>, Switch), DoctorError> {
-    let nowhere = PathBuf::from("/dev/null");
-    let log = ProgramLog::open(&nowhere)?;
-    // Any program that does nothing for longer than anybody holds the sandbox.
-    let program = Program::new("sleep").arg("1000000");
-    let mut machines = Vec::new();
-    let mut ports = Vec::new();
-    for port in 0..2 {
-        let other = 1 - port;
-        let tap = TapConfig {
-            name: "lab-tap".to_owned() + &port.to_string(),
-            mac: mac(port),
-            address: address(port),
-            prefix_bits: 24,
-            neighbours: vec![(address(other), mac(other))],
-        };
-        let name = format!("doctor-{port}");
-        let (mut machine, end) =
-            ProcessMachine::new(&name, program.clone(), nowhere.clone(), log.clone(), &tap)?;
-        machine.start()?;
-        machines.push(machine);
-        ports.push(PortSpec { mac: mac(port), port: Box::new(end) });
-    }
-    Ok((machines, Switch::start(0, None, ports)?))
-}
-
-fn mac(port: u8) -> MacAddress {
-    MacAddress([2, 0, 0, 0, 0, port])
-}
-
-fn address(port: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 0, 0, port + 1)
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
@@ -45,6 +46,18 @@ impl Port for UnixDatagram {
 
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
         UnixDatagram::send(self, frame).map(|_bytes| ())
+    }
+}
+
+/// Frames as datagrams over the loopback interface of the lab's own namespace; the socket is connected. A Unix socket would
+/// hold ten of them (`net.unix.max_dgram_qlen`), and what a machine sends at once is more.
+impl Port for UdpSocket {
+    fn recv(&mut self, frame: &mut [u8]) -> io::Result<usize> {
+        UdpSocket::recv(self, frame)
+    }
+
+    fn send(&mut self, frame: &[u8]) -> io::Result<()> {
+        UdpSocket::send(self, frame).map(|_bytes| ())
     }
 }
 

@@ -215,7 +215,7 @@ mod tests {
         check(&[rule(0, 0, 1_000), rule(0, 0, 1_000)], rule(0, 0, 1_999));
         check(&[rule(0, 0, 1), rule(0, 0, 1)], rule(0, 0, 2));
         check(&[rule(40, 5, 1_000), LinkRule::CUT, rule(1, 1, 1)], LinkRule::CUT);
-        check(&[rule(40_000, 0, 0), rule(40_000, 0, 0)], rule(60_000, 0, 0));
+        check(&[rule(80_000, 0, 0), rule(80_000, 0, 0)], rule(120_000, 0, 0));
     }
 
     #[test]

@@ -9,15 +9,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::qemu::control::ControlError;
+use self::qemu::qmp::QmpError;
 use crate::cluster::Vitals;
 use crate::fabric::{self, TapError};
 use crate::program::{Exit, ProgramError};
 
+pub mod calibration;
 pub mod cluster;
 pub mod driver;
 mod node_files;
 pub mod probe;
 pub mod process;
+pub mod qemu;
 
 /// What every driver's machine can do. A machine that is dropped is killed.
 pub trait Machine: Send {
@@ -113,6 +117,32 @@ pub enum MachineError {
         /// How long it was waited for.
         waited: Duration,
     },
+    /// QEMU did not stop its processors or let them go on in time.
+    #[error("{name} is still {state} after {waited:?}")]
+    RunState {
+        /// The machine.
+        name: String,
+        /// As QEMU names it.
+        state: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// QEMU.
+    #[error("machine {name}")]
+    Qmp {
+        /// The machine.
+        name: String,
+        /// What went wrong.
+        source: QmpError,
+    },
+    /// A virtual machine is gone, and nobody knows how its node ended.
+    #[error("machine {name} went off ({exit}) and did not say that its node was asked to stop and did")]
+    Unexplained {
+        /// The machine.
+        name: String,
+        /// How QEMU ended.
+        exit: Exit,
+    },
     /// Its program.
     #[error("machine {name}")]
     Program {
@@ -140,6 +170,9 @@ pub enum ProbeError {
     /// The probe itself could not be made: it says nothing about the network.
     #[error("cannot probe")]
     Local(#[source] io::Error),
+    /// The machine to probe from does not obey: it says nothing about the network either.
+    #[error("the machine cannot probe")]
+    Machine(#[source] Box<ControlError>),
     /// The namespace to probe from cannot be entered.
     #[error("cannot probe from there")]
     Namespace(#[source] TapError),

@@ -19,6 +19,7 @@ use self::draw::Draws;
 pub use self::resolve::{
     ResolveError, Roles, cut_pairs, isolates, minority, resolve, resolve_ends, resolve_one,
 };
+use crate::limits::machines::MEMORY_MIB_DEFAULT;
 use crate::limits::{LAB_HOST, NODE_HOST_FIRST, PORT_MAX, PORT_MIN, READER_RATE};
 use crate::scenario::{Check, Fault, RaftTiming, Scenario, Workload};
 pub use crate::scenario::{
@@ -88,6 +89,9 @@ pub struct PlannedNode {
     /// From the scenario, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    /// Its memory, in MiB, if it is a virtual machine.
+    #[serde(default = "memory_mib_default")]
+    pub memory_mib: u32,
     /// Its position in the list plus one.
     pub raft_id: u64,
     /// The seed of its secret key. A test cluster has no secrets: anyone may make its keys again.
@@ -232,6 +236,11 @@ impl Plan {
     }
 }
 
+/// Of a plan that was written before nodes had a memory.
+fn memory_mib_default() -> u32 {
+    MEMORY_MIB_DEFAULT
+}
+
 /// Validated durations are whole milliseconds and at most an hour.
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).expect("at most an hour")
@@ -285,10 +294,11 @@ fn nodes(scenario: &Scenario, seed: u64, vendor: [u8; 3], host: impl Fn(u8) -> I
             }
         }
     };
-    let named = scenario.nodes().iter().zip(scenario.zones()).zip((0..).map(NodeIndex));
-    let planned = named.map(|((name, zone), index)| PlannedNode {
+    let named = scenario.nodes().iter().zip(scenario.zones()).zip(scenario.memories_mib());
+    let planned = named.zip((0..).map(NodeIndex)).map(|(((name, zone), memory_mib), index)| PlannedNode {
         name: name.clone(),
         zone: zone.clone(),
+        memory_mib: *memory_mib,
         raft_id: index.raft_id(),
         secret_key_seed: Bytes32(keys.bytes32()),
         mac: mac(vendor, index.0),

@@ -177,6 +177,12 @@ impl Program {
         Self { path: path.into(), arguments: vec![], environment: vec![], folder: None }
     }
 
+    /// The path of a program on the lab's own search path. A program that is started sees nothing of that path.
+    pub fn find(name: &str) -> Option<PathBuf> {
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
+    }
+
     /// Adds an argument.
     #[must_use]
     pub fn arg(mut self, argument: impl Into<OsString>) -> Self {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::text::{event_line, history_text, verdict_text};
 use crate::check::{Status, Verdict};
+use crate::cluster::pace::Pace;
 use crate::history::History;
 use crate::observations::Observation;
 use crate::plan::Plan;
@@ -31,6 +32,9 @@ pub struct Report {
     pub seed: u64,
     /// What ran the nodes.
     pub driver: String,
+    /// How many times slower than planned the run went, where it was not as planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slowdown: Option<Pace>,
     /// The lab's version.
     pub lab_version: String,
     /// The node's version, as it says itself.
@@ -47,6 +51,13 @@ pub struct Report {
     pub record: Option<RunRecord>,
     /// Why the run was aborted, if it was; each cause a line.
     pub aborted: Option<String>,
+}
+
+impl Report {
+    /// What ran the nodes, and how much slower than planned.
+    pub fn driver_and_pace(&self) -> String {
+        self.slowdown.map_or_else(|| self.driver.clone(), |pace| format!("{}, slowdown {pace}", self.driver))
+    }
 }
 
 /// All that the files of a report are made from.

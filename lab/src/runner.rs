@@ -23,7 +23,6 @@ use rand_chacha::ChaCha8Rng;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub(crate) use self::boot::boot;
 use self::faults::Breaker;
 use self::links::Links;
 use self::observe::Observer;
@@ -111,15 +110,14 @@ pub async fn run(stage: Stage, files: Files) -> Result<RunRecord, RunError> {
     let conduct = Arc::new(Conduct::new(stage.clock.clone(), stage.sink.clone(), files.observations));
     let load = Arc::new(Load::new(stage.clock.clone(), files.history));
     let links = Arc::new(Links::new(&stage));
-    let standing = Standing::begin(&stage, links.clone()).await?;
-    match boot(&stage, &conduct).await {
-        Ok(()) => {}
+    let standing = match boot(&stage, &conduct, &links).await {
+        Ok(standing) => standing,
         // A node that ends at its start is judged like one that ends later.
-        Err(boot::BootError::Ended) => {
+        Err(RunError::Boot(boot::BootError::Ended)) => {
             return Ok(conduct.record(stage.clock.now(), stage.clock.now(), load.counts(), None, false));
         }
-        Err(error) => return Err(error.into()),
-    }
+        Err(error) => return Err(error),
+    };
     let observer = Observer::start(&stage, &conduct);
     let mut clients = start_clients(&stage, &load);
     let origin = first_answer(&stage, &load).await;
@@ -151,6 +149,15 @@ pub async fn run(stage: Stage, files: Files) -> Result<RunRecord, RunError> {
     conduct.finish_observations().map_err(RunError::Observations)?;
     let is_interrupted = *stage.interrupt.borrow();
     Ok(conduct.record(origin, load_ended, load.counts(), settled, is_interrupted))
+}
+
+/// From a network without nodes to a cluster that serves. Its nodes meet for the first time over links as the scenario has
+/// them.
+async fn boot(stage: &Stage, conduct: &Conduct, links: &Arc<Links>) -> Result<Standing, RunError> {
+    boot::start(stage, conduct).await?;
+    let standing = Standing::begin(stage, links.clone()).await?;
+    boot::found(stage, conduct).await?;
+    Ok(standing)
 }
 
 /// Lets every client finish its last operation, which is bounded.

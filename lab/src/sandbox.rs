@@ -63,6 +63,12 @@ impl SandboxError {
         matches!(self, Self::Refused { .. })
     }
 
+    /// The command that lifts the refusal, if there is one.
+    pub fn command(&self) -> Option<&str> {
+        let Self::Refused { remedy, .. } = self else { return None };
+        remedy.split('`').find(|words| words.starts_with("sudo "))
+    }
+
     fn refused(refusal: Refusal) -> Self {
         let Refusal { step, errno } = refusal;
         let remedy = remedy(step, errno, &HostFacts::read());

@@ -49,6 +49,7 @@ pub struct Scenario {
     text_hash: [u8; 32],
     nodes: Vec<String>,
     zones: Vec<Option<String>>,
+    memories_mib: Vec<u32>,
     links: Vec<StandingLink>,
     raft: RaftTiming,
     workload: Workload,
@@ -246,6 +247,11 @@ impl Scenario {
     /// The zone of each node that has one, in the order of [`Self::nodes`].
     pub fn zones(&self) -> &[Option<String>] {
         &self.zones
+    }
+
+    /// The memory of each node, in MiB, if it is a virtual machine.
+    pub fn memories_mib(&self) -> &[u32] {
+        &self.memories_mib
     }
 
     /// The directed links that are not perfect, for the whole run; each pair at most once, in order.

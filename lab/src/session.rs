@@ -2,6 +2,7 @@
 //! the inner one that runs the cluster. Between them: an order on the way in, a line of JSON per message on the way out.
 
 mod browser;
+pub(crate) mod driver;
 mod inner;
 pub(crate) mod outer;
 mod progress;
@@ -14,6 +15,8 @@ use serde::{Deserialize, Serialize};
 pub use self::inner::run_inner;
 pub use self::outer::{OuterError, run_outer};
 use crate::cli::SabotageArg;
+use crate::cluster::pace::Pace;
+use crate::machine::driver::Driver;
 use crate::runner::record::Event;
 use crate::workload::client::LoadCounts;
 
@@ -25,11 +28,13 @@ pub const PLANTED_LAB: &str = "cargo run --release -p aspen-lab --features plant
 struct Order {
     /// The run directory, absolute; plan.json is in it.
     directory: PathBuf,
-    /// Another program as the node.
-    node_bin: Option<PathBuf>,
+    /// What runs the nodes.
+    driver: Driver,
+    /// How much slower than planned, if that is not left to the driver.
+    pace: Option<Pace>,
     /// The version that the node's program names.
     node_version: String,
-    /// The command that replays the run.
+    /// The command that replays the run, at any pace.
     replay: String,
     /// What the scenario is about.
     about: String,

@@ -35,6 +35,7 @@ fn failing_page(home: &Path) -> PathBuf {
         about: scenario.about().to_owned(),
         seed: plan.seed,
         driver: "process".to_owned(),
+        slowdown: None,
         lab_version: "0.1.0".to_owned(),
         node_version: "0.1.0".to_owned(),
         kernel: "6.18".to_owned(),

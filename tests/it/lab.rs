@@ -103,12 +103,14 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts `lab run` with these words and a run directory below `home`.
+    /// Starts `lab run` with these words and a run directory below `home`: of processes, unless the words say otherwise.
     pub(crate) fn start(home: &Path, name: &str, words: &[&str], environment: &[(&str, &str)]) -> Self {
         let directory = home.join(name);
+        let driver = if words.contains(&"--driver") { [].as_slice() } else { &["--driver", "process"] };
         let child = Command::new(env!("CARGO_BIN_EXE_lab"))
             .arg("run")
             .args(words)
+            .args(driver)
             .arg("--out")
             .arg(&directory)
             .envs(environment.iter().copied())
@@ -143,7 +145,13 @@ impl Running {
 
     /// Waits for the end, at most three minutes.
     #[track_caller]
-    pub(crate) fn finish(mut self) -> Run {
+    pub(crate) fn finish(self) -> Run {
+        self.finish_within(Duration::from_mins(3))
+    }
+
+    /// Waits for the end.
+    #[track_caller]
+    pub(crate) fn finish_within(mut self, limit: Duration) -> Run {
         let (mut stdout, mut stderr) = (self.child.stdout.take().unwrap(), self.child.stderr.take().unwrap());
         let read_stderr = std::thread::spawn(move || {
             let mut text = String::new();
@@ -153,7 +161,7 @@ impl Running {
             let mut text = String::new();
             stdout.read_to_string(&mut text).map(|_| text)
         });
-        let deadline = Instant::now() + Duration::from_mins(3);
+        let deadline = Instant::now() + limit;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;

@@ -8,6 +8,7 @@ mod html;
 mod http_client;
 mod image;
 mod lab;
+mod qemu;
 mod receipts;
 mod report;
 mod runs;

@@ -1,8 +1,8 @@
 //! The control channel: what a lab asks a running appliance, and what it answers.
 //!
 //! Both are JSON, one object a line: `{"id":7,"do":"health"}`, answered by `{"id":7,"ok":{…}}` or
-//! `{"id":7,"error":"…"}`. An answer bears the number of its request; requests are answered one after the other. It says
-//! nothing of how the lines travel.
+//! `{"id":7,"error":"…"}`. An answer bears the number of its request; requests are answered one after the other, but for
+//! probes, which take their time. It says nothing of how the lines travel.
 
 use std::net::SocketAddr;
 

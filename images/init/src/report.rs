@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub const READY: &str = "ASPEN-READY ";
 /// Begins the line of [`Exit`].
 pub const EXIT: &str = "ASPEN-EXIT ";
+/// Begins the line of [`NodeExit`].
+pub const NODE_EXIT: &str = "ASPEN-NODE-EXIT ";
 /// Begins a line of the appliance that says why it cannot go on.
 pub const ERROR: &str = "aspen-init: error: ";
 
@@ -50,6 +52,15 @@ pub struct Exit {
     pub uptime_ms: u64,
 }
 
+/// The node ended unasked, and will be started again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeExit {
+    /// How, such as `code 101` or `signal 9`.
+    pub node_exit: String,
+    /// How often it was started again before.
+    pub restarts: u64,
+}
+
 /// Why the machine goes off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -83,6 +94,8 @@ pub enum Line {
     Ready(Ready),
     /// The machine goes off.
     Exit(Exit),
+    /// The node ended unasked.
+    NodeExit(NodeExit),
     /// Why the appliance cannot go on.
     Error(String),
 }
@@ -94,6 +107,7 @@ impl fmt::Display for Line {
         match self {
             Self::Ready(ready) => write!(f, "{READY}{}", json(serde_json::to_string(ready))?),
             Self::Exit(exit) => write!(f, "{EXIT}{}", json(serde_json::to_string(exit))?),
+            Self::NodeExit(exit) => write!(f, "{NODE_EXIT}{}", json(serde_json::to_string(exit))?),
             Self::Error(text) => write!(f, "{ERROR}{text}"),
         }
     }
@@ -108,6 +122,9 @@ pub fn parse_line(line: &str) -> Option<Line> {
     }
     if let Some(rest) = after(EXIT) {
         return first(rest).map(Line::Exit);
+    }
+    if let Some(rest) = after(NODE_EXIT) {
+        return first(rest).map(Line::NodeExit);
     }
     after(ERROR).map(|rest| Line::Error(rest.trim_end().to_owned()))
 }
@@ -164,6 +181,14 @@ mod tests {
         check(&line, Some(Line::Exit(exit)));
         let none = r#"ASPEN-EXIT {"reason":"config","node_exit":null,"uptime_ms":9}"#;
         check(none, Some(Line::Exit(Exit { reason: Reason::Config, node_exit: None, uptime_ms: 9 })));
+    }
+
+    #[test]
+    fn end_of_a_node_that_is_started_again_has_a_line_of_its_own() {
+        let exit = NodeExit { node_exit: "signal 9".to_owned(), restarts: 2 };
+        let line = Line::NodeExit(exit.clone()).to_string();
+        assert_eq!(line, r#"ASPEN-NODE-EXIT {"node_exit":"signal 9","restarts":2}"#);
+        check(&line, Some(Line::NodeExit(exit)));
     }
 
     #[test]

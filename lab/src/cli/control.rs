@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Subcommand};
 
-use super::Driver;
+use super::MachineArgs;
 use crate::limits::LINK_LATENCY_MAX;
 use crate::scenario::{Mistake, duration_of, per_million_of};
 
@@ -81,8 +81,8 @@ pub struct UpArgs {
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// What runs the nodes
-    #[arg(long, value_enum, default_value_t = Driver::Process)]
-    pub driver: Driver,
+    #[command(flatten)]
+    pub machines: MachineArgs,
     /// Return once the cluster serves; `lab down` ends it
     #[arg(long)]
     pub detach: bool,
@@ -92,9 +92,6 @@ pub struct UpArgs {
     /// Run directory, which must not exist [default: runs/NAME-SEED-TIME]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Run this program as the node instead of the one inside the lab; the versions have to agree
-    #[arg(long, value_name = "PROGRAM")]
-    pub node_bin: Option<PathBuf>,
 }
 
 /// Which of the labs that are up.

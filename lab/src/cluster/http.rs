@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::pace::Pace;
 use super::{Channel, Request, RequestError, Response};
 use crate::limits::{CONNECT_TIMEOUT, RESPONSE_BYTES_MAX};
 
@@ -21,6 +22,7 @@ use crate::limits::{CONNECT_TIMEOUT, RESPONSE_BYTES_MAX};
 #[derive(Debug)]
 pub struct HttpChannel {
     address: SocketAddr,
+    pace: Pace,
     connection: Option<Connection>,
 }
 
@@ -32,9 +34,9 @@ struct Connection {
 }
 
 impl HttpChannel {
-    /// A channel to `address`, not connected yet.
-    pub fn new(address: SocketAddr) -> Self {
-        Self { address, connection: None }
+    /// A channel to `address`, not connected yet. It waits as long as it is told, at this pace.
+    pub fn new(address: SocketAddr, pace: Pace) -> Self {
+        Self { address, pace, connection: None }
     }
 
     /// The open connection, or a new one.
@@ -44,7 +46,7 @@ impl HttpChannel {
             None => false,
         };
         if !is_usable {
-            self.connection = Some(connect(self.address).await?);
+            self.connection = Some(connect(self.address, self.pace).await?);
         }
         self.connection.as_mut().ok_or_else(|| RequestError::NotSent("no connection".to_owned()))
     }
@@ -76,7 +78,7 @@ impl Channel for HttpChannel {
         within: Duration,
     ) -> BoxFuture<'_, Result<Response, RequestError>> {
         async move {
-            let deadline = Instant::now() + within;
+            let deadline = Instant::now() + self.pace.to_real(within);
             let result = timeout_at(deadline, self.exchange(request)).await;
             let result = result.unwrap_or_else(|_| {
                 Err(RequestError::Lost(format!("nothing within {} ms", within.as_millis())))
@@ -91,9 +93,10 @@ impl Channel for HttpChannel {
     }
 }
 
-async fn connect(address: SocketAddr) -> Result<Connection, RequestError> {
+async fn connect(address: SocketAddr, pace: Pace) -> Result<Connection, RequestError> {
     let not_sent = |reason: String| RequestError::NotSent(reason);
-    let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+    let within = pace.to_real(CONNECT_TIMEOUT);
+    let connected = tokio::time::timeout(within, TcpStream::connect(address)).await;
     let stream = connected
         .map_err(|_| not_sent(format!("{address} did not answer within {} ms", CONNECT_TIMEOUT.as_millis())))?
         .map_err(|error| not_sent(error.to_string()))?;

@@ -18,15 +18,15 @@ use super::lab::{About, Lab};
 use super::protocol::Status;
 use super::{inherit, publish, server};
 use crate::cluster::ClusterError;
+use crate::cluster::pace::Pace;
 use crate::limits::control::CONTROL_FAREWELL_MAX;
 use crate::limits::{BOOT_WAIT_MAX, LOOK_INTERVAL};
-use crate::machine::cluster::SetUpError;
-use crate::machine::driver::{Driver, NodeProgram, World, set_up};
+use crate::machine::driver::{Driver, DriverError, World, set_up};
 use crate::plan::{NodeIndex, Plan};
 use crate::program::Exit;
-use crate::runner::boot::BootError;
-use crate::runner::record::{Conduct, Event};
-use crate::runner::{EventSink, Stage, boot, causes};
+use crate::runner::boot::{self, BootError};
+use crate::runner::record::{Conduct, Event, EventKind};
+use crate::runner::{EventSink, Stage, causes};
 use crate::sandbox::{Control, Inner};
 use crate::workload::client::LoadCounts;
 
@@ -38,8 +38,10 @@ pub const INNER: &str = "__up";
 pub(super) struct Order {
     /// The run directory, absolute; plan.json is in it.
     pub(super) directory: PathBuf,
-    /// Another program as the node.
-    pub(super) node_bin: Option<PathBuf>,
+    /// What runs the nodes.
+    pub(super) driver: Driver,
+    /// How much slower than planned, if that is not left to the driver.
+    pub(super) pace: Option<Pace>,
     /// Whether it has no terminal.
     pub(super) is_detached: bool,
     /// The process that the user can end.
@@ -97,7 +99,7 @@ pub enum InnerError {
     Runtime(#[source] io::Error),
     /// The machines.
     #[error("cannot set the cluster up")]
-    SetUp(#[from] SetUpError),
+    SetUp(#[from] DriverError),
     /// The links.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -204,18 +206,26 @@ async fn work(
     tasks: &mut Tasks,
 ) -> Result<Vec<String>, InnerError> {
     let mut interrupt = stop.subscribe();
-    let driver = Driver::Process(order.node_bin.clone().map_or(NodeProgram::Own, NodeProgram::Path));
-    let World { cluster, clock } = set_up(&driver, &plan, &order.directory, None)?;
+    let mut tell = |text: String| {
+        let (kind, subject) = (EventKind::Phase, "slowdown".to_owned());
+        diary.event(&Event { at_ns: 0, kind, subject, text });
+    };
+    let making = set_up(&order.driver, order.pace, &plan, &order.directory, None, &mut tell);
+    let mut ending = interrupt.clone();
+    let World { cluster, clock, .. } = tokio::select! {
+        made = making => made?,
+        // The sender lives as long as the lab.
+        _ = ending.wait_for(|is_wanted| *is_wanted) => return Ok(Vec::new()),
+    };
     let about = About {
         directory: order.directory.clone(),
         pid: order.pid,
-        driver: "process".to_owned(),
+        driver: order.driver.name(),
         publish: order.publish,
     };
     let (sink, interrupted) = (diary.clone(), interrupt.clone());
     let stage = Stage { plan, cluster, clock, sink, interrupt: interrupted };
     let lab = Arc::new(Lab::new(&stage, about, stop));
-    lab.stand()?;
     announce.send_replace(Some(lab.clone()));
     start_tasks(&lab, &stage.plan, published, tasks);
     let mut held = bring_up(&stage, &lab, &diary).await;
@@ -262,10 +272,14 @@ fn start_tasks(lab: &Arc<Lab>, plan: &Plan, published: Vec<TcpListener>, tasks: 
 async fn bring_up(stage: &Stage, lab: &Lab, diary: &Diary) -> Result<(), InnerError> {
     lab.note_started();
     let conduct = Conduct::new(stage.clock.clone(), stage.sink.clone(), Box::new(io::sink()));
-    boot(stage, &conduct).await.map_err(|error| match error {
+    let failed = |error| match error {
         BootError::Ended => InnerError::Ended(last_words(stage)),
         error => error.into(),
-    })?;
+    };
+    boot::start(stage, &conduct).await.map_err(failed)?;
+    // They meet for the first time over links as the scenario has them.
+    lab.stand()?;
+    boot::found(stage, &conduct).await.map_err(failed)?;
     let deadline = stage.clock.now() + BOOT_WAIT_MAX;
     while !lab.is_settled() {
         if stage.clock.now() >= deadline {

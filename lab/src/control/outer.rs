@@ -26,9 +26,9 @@ use crate::report::event_line;
 use crate::sandbox::{self, Sandbox, SandboxError};
 use crate::scenario::{Scenario, ScenarioErrors};
 use crate::session::OuterError;
+use crate::session::driver::choose;
 use crate::session::outer::{
-    absolute, check_plants, copy_scenario, default_directory, discard, make_directory, node_version,
-    pass_signals, write,
+    absolute, check_plants, copy_scenario, default_directory, discard, make_directory, pass_signals, write,
 };
 
 /// First argument of the process that holds a lab without a terminal; the second is its order.
@@ -133,12 +133,9 @@ fn prepare(
     directory: PathBuf,
     published: Vec<TcpListener>,
 ) -> Result<Prepared, UpError> {
-    let node_bin = args.node_bin.as_deref().map(absolute).transpose()?;
-    let version = match &node_bin {
-        None => aspen_node::BUILD.to_owned(),
-        Some(path) => node_version(path, &directory)?,
-    };
-    check_plants(version)?;
+    let choice = choose(&args.machines, &directory, &mut |text| say(text))?;
+    say(&choice.reason);
+    check_plants(choice.node_version)?;
     write(&directory.join("plan.json"), plan.to_json().as_bytes())?;
     copy_scenario(&args.file, &directory)?;
     let name = format!("{}-{}", plan.scenario, std::process::id());
@@ -148,7 +145,8 @@ fn prepare(
     let numbers = published.iter().map(inherit::leave).collect::<io::Result<Vec<_>>>();
     let order = Order {
         directory,
-        node_bin,
+        driver: choice.driver,
+        pace: args.machines.slowdown,
         is_detached: args.detach,
         pid: std::process::id(),
         socket,

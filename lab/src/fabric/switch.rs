@@ -279,7 +279,7 @@ impl Loop {
 
     /// Takes a burst of frames from a port that has some. `broken`: the poll named no frames, only an
     /// error.
-    fn receive(&mut self, port: usize, broken: bool, frame: &mut [u8]) {
+    fn receive(&mut self, port: usize, mut broken: bool, frame: &mut [u8]) {
         for _ in 0..PORT_BURST_FRAMES {
             match self.core.port_mut(port).recv(frame) {
                 Ok(bytes) => self.core.on_frame(Instant::now(), port, &frame[..bytes]),
@@ -289,7 +289,8 @@ impl Loop {
                     }
                     return;
                 }
-                Err(error) if is_passing(&error) => {}
+                // That was the error which the poll named.
+                Err(error) if is_passing(&error) => broken = false,
                 Err(_ended) => return self.core.fail_port(port),
             }
         }

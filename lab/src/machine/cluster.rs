@@ -16,11 +16,13 @@ use futures::future::BoxFuture;
 use super::node_files::tap_config;
 use super::{Machine, MachineError, ProbeError, Prober, Sabotage};
 use crate::cluster::http::HttpChannel;
+use crate::cluster::pace::Pace;
 use crate::cluster::{Channel, Cluster, ClusterError, FrameCounts, NodePair, Probe, Vitals, link_id};
 use crate::fabric::namespace::Namespace;
 use crate::fabric::switch::{PortSpec, Switch, SwitchHandle};
 use crate::fabric::{FabricError, LinkCounters, Port, Snapshot, TapError, tap};
-use crate::limits::NODE_STOP_MAX;
+use crate::image::config_disk::ConfigDiskError;
+use crate::limits::{LINK_DELAY_MAX, NODE_STOP_MAX};
 use crate::link::LinkRule;
 use crate::plan::{NodeIndex, Plan};
 use crate::program::{Exit, ProgramError};
@@ -45,6 +47,7 @@ pub struct MachineCluster {
     nodes: Vec<Arc<Node>>,
     handle: SwitchHandle,
     sabotage: Option<Sabotage>,
+    pace: Pace,
     /// Carries frames as long as the cluster lives.
     _switch: Switch,
 }
@@ -83,6 +86,12 @@ pub enum SetUpError {
     /// A machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// A machine's config disk.
+    #[error(transparent)]
+    ConfigDisk(#[from] ConfigDiskError),
+    /// Sockets between a machine and the switch.
+    #[error("sockets on the loopback interface")]
+    Loopback(#[source] io::Error),
     /// The lab's own interface.
     #[error("the lab's own port")]
     Tap(#[from] TapError),
@@ -100,6 +109,7 @@ impl MachineCluster {
         plan: Arc<Plan>,
         machines: Vec<MachineSpec>,
         sabotage: Option<Sabotage>,
+        pace: Pace,
     ) -> Result<Self, SetUpError> {
         assert!(machines.len() == plan.nodes.len(), "a node's position is that of its machine");
         let mut nodes = Vec::new();
@@ -118,7 +128,7 @@ impl MachineCluster {
             Some(Sabotage::IgnorePauses | Sabotage::IgnoreKills) | None => None,
         };
         let switch = Switch::start(plan.seed, fabric_sabotage, ports)?;
-        Ok(Self { plan, nodes, handle: switch.handle(), sabotage, _switch: switch })
+        Ok(Self { plan, nodes, handle: switch.handle(), sabotage, pace, _switch: switch })
     }
 
     fn name(&self, node: NodeIndex) -> String {
@@ -157,6 +167,7 @@ impl MachineCluster {
         let counts = self.pairs().map(|pair| {
             let LinkCounters { judged, delivered, dropped_cut, dropped_loss, held_total, .. } =
                 snapshot.link(link_id(pair));
+            let held_total = self.pace.to_planned(held_total);
             (pair, FrameCounts { judged, delivered, dropped_cut, dropped_loss, held_total })
         });
         counts.collect()
@@ -195,7 +206,8 @@ impl Cluster for MachineCluster {
 
     fn stop(&self, node: NodeIndex) -> BoxFuture<'_, Result<Exit, ClusterError>> {
         self.want(node, false);
-        self.order(node, "stopping it", |machine| machine.terminate(NODE_STOP_MAX))
+        let limit = self.pace.to_real(NODE_STOP_MAX);
+        self.order(node, "stopping it", move |machine| machine.terminate(limit))
     }
 
     fn pause(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>> {
@@ -217,7 +229,11 @@ impl Cluster for MachineCluster {
         &self,
         rules: &BTreeMap<NodePair, LinkRule>,
     ) -> Result<BTreeMap<NodePair, FrameCounts>, ClusterError> {
-        let rule = |pair: &NodePair| rules.get(pair).copied().unwrap_or_default();
+        let rule = |pair: &NodePair| {
+            let rule = rules.get(pair).copied().unwrap_or_default();
+            let real = |planned| self.pace.to_real(planned).min(LINK_DELAY_MAX);
+            LinkRule { latency: real(rule.latency), jitter: real(rule.jitter), ..rule }
+        };
         let rules = self.pairs().map(|pair| (link_id(pair), rule(&pair))).collect();
         let snapshot = self.handle.set_rules(rules).map_err(|error| fabric("setting its rules", error))?;
         Ok(self.counts(&snapshot))
@@ -236,10 +252,11 @@ impl Cluster for MachineCluster {
     ) -> BoxFuture<'_, Result<Probe, ClusterError>> {
         let prober = self.nodes[from.position()].prober.clone();
         let address = self.address(to);
+        let within = self.pace.to_real(within);
         async move {
             let outcome = tokio::task::spawn_blocking(move || prober.probe(address, within));
             match outcome.await {
-                Ok(Ok(round_trip)) => Ok(Probe::Answered(round_trip)),
+                Ok(Ok(round_trip)) => Ok(Probe::Answered(self.pace.to_planned(round_trip))),
                 Ok(Err(ProbeError::Unanswered { .. })) => Ok(Probe::Unanswered),
                 Ok(Err(error)) => Err(fabric("probing a link", error)),
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -249,7 +266,7 @@ impl Cluster for MachineCluster {
     }
 
     fn channel(&self, node: NodeIndex) -> Box<dyn Channel> {
-        Box::new(HttpChannel::new(self.address(node)))
+        Box::new(HttpChannel::new(self.address(node), self.pace))
     }
 
     fn deaths(&self) -> Vec<(NodeIndex, Exit)> {

@@ -5,29 +5,36 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aspen_node::cluster::identity::Identity;
 
 use super::cluster::SetUpError;
+use crate::cluster::pace::Pace;
 use crate::fabric::tap::TapConfig;
 use crate::plan::{MacAddress, Plan, PlannedNode};
 
 /// The node's directory with its key and node.toml; the path of the latter.
-pub(super) fn write_node_files(plan: &Plan, node: &PlannedNode, home: &Path) -> Result<PathBuf, SetUpError> {
+pub(super) fn write_node_files(
+    plan: &Plan,
+    node: &PlannedNode,
+    pace: Pace,
+    home: &Path,
+) -> Result<PathBuf, SetUpError> {
     let data = home.join("data");
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&data);
     made.map_err(|source| SetUpError::Io { path: data.clone(), source })?;
     Identity::from_secret(node.secret_key_seed.0).store(&data)?;
     let config = home.join("node.toml");
-    fs::write(&config, node_toml(plan, node, &data))
+    fs::write(&config, node_toml(plan, node, &data, pace))
         .map_err(|source| SetUpError::Io { path: config.clone(), source })?;
     Ok(config)
 }
 
-/// The text of node.toml.
-pub(super) fn node_toml(plan: &Plan, node: &PlannedNode, data: &Path) -> String {
+/// The text of node.toml. Raft's times are those of the wall.
+pub(super) fn node_toml(plan: &Plan, node: &PlannedNode, data: &Path, pace: Pace) -> String {
     use std::fmt::Write;
-    let raft = &plan.raft;
+    let real_ms = |planned_ms| pace.to_real(Duration::from_millis(planned_ms)).as_millis();
     let mut text = format!(
         "id = {}\ndata_dir = {}\nraft_listen = \"{}:{}\"\nhttp_listen = \"{}:{}\"\n\
          heartbeat_ms = {}\nelection_ms_min = {}\nelection_ms_max = {}\n",
@@ -38,9 +45,9 @@ pub(super) fn node_toml(plan: &Plan, node: &PlannedNode, data: &Path) -> String 
         node.raft_port,
         node.ip,
         node.http_port,
-        raft.heartbeat_ms,
-        raft.election_ms_min,
-        raft.election_ms_max,
+        real_ms(plan.raft.heartbeat_ms),
+        real_ms(plan.raft.election_ms_min),
+        real_ms(plan.raft.election_ms_max),
     );
     for peer in &plan.nodes {
         let endpoint_id = Identity::from_secret(peer.secret_key_seed.0).endpoint_id();

@@ -19,6 +19,11 @@ impl ProcessStat {
         Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
+    /// Reads that of one thread of a process; `None` if there is no such thread.
+    pub fn read_thread(pid: u32, thread: u32) -> Option<Self> {
+        Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat")).ok()?)
+    }
+
     fn parse(stat: &str) -> Option<Self> {
         // Field 2 is the program's name in brackets, which may itself hold brackets and spaces.
         let (_name, rest) = stat.rsplit_once(") ")?;

@@ -143,7 +143,7 @@ fn facts(view: &View<'_>, out: &mut Markup) {
     let report = view.sources.report;
     let mut facts = vec![
         ("seed", report.seed.to_string()),
-        ("nodes", format!("{} ({})", view.sources.plan.nodes.len(), report.driver)),
+        ("nodes", format!("{} ({})", view.sources.plan.nodes.len(), report.driver_and_pace())),
         ("lab", report.lab_version.clone()),
         ("node", report.node_version.clone()),
         ("kernel", report.kernel.clone()),

@@ -12,6 +12,9 @@ pub(super) fn junit(report: &Report) -> io::Result<String> {
     let mut suite = TestSuite::new(format!("{} seed {}", report.scenario, report.seed));
     suite.add_property(("replay", report.replay.as_str()));
     suite.add_property(("driver", report.driver.as_str()));
+    if let Some(pace) = report.slowdown {
+        suite.add_property(("slowdown", pace.to_string().as_str()));
+    }
     for verdict in &report.verdicts {
         let status = match verdict.status {
             Status::Pass => TestCaseStatus::success(),

@@ -23,7 +23,7 @@ fn write_verdict(out: &mut String, report: &Report, plan: &Plan) -> std::fmt::Re
         "{}: {} nodes ({}), seed {}, aspen {} (node: {}), Linux {}",
         report.scenario,
         plan.nodes.len(),
-        report.driver,
+        report.driver_and_pace(),
         report.seed,
         report.lab_version,
         report.node_version,

@@ -40,8 +40,8 @@ pub enum BootError {
     Interrupted,
 }
 
-/// Starts every node, founds the cluster, and waits until every node serves.
-pub(crate) async fn boot(stage: &Stage, conduct: &Conduct) -> Result<(), BootError> {
+/// Starts every node, and waits until all of them answer. They are no cluster yet, and have nothing to say to each other.
+pub(crate) async fn start(stage: &Stage, conduct: &Conduct) -> Result<(), BootError> {
     conduct.event(EventKind::Phase, "boot", format!("{} nodes", stage.plan.nodes.len()));
     let deadline = stage.clock.now() + BOOT_WAIT_MAX;
     for node in stage.plan.node_indexes() {
@@ -50,6 +50,12 @@ pub(crate) async fn boot(stage: &Stage, conduct: &Conduct) -> Result<(), BootErr
     for node in stage.plan.node_indexes() {
         await_ok(stage, conduct, node, "/raft/state", deadline).await?;
     }
+    Ok(())
+}
+
+/// Founds the cluster, and waits until every node serves.
+pub(crate) async fn found(stage: &Stage, conduct: &Conduct) -> Result<(), BootError> {
+    let deadline = stage.clock.now() + BOOT_WAIT_MAX;
     let first = NodeIndex(0);
     let init = Request::post("/cluster/init", &json!({}));
     let answer = stage.cluster.channel(first).request(init, BOOT_WAIT_MAX).await;

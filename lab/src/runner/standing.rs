@@ -10,7 +10,7 @@ use crate::cluster::{ClusterError, FrameCounts, NodePair};
 use crate::limits::{PROBES_BEFORE, PROBES_DURING, RESTART_WAIT_MAX};
 use crate::plan::Plan;
 
-/// What was measured before any node was started.
+/// What was measured before the cluster was founded.
 pub(super) struct Standing {
     links: Arc<Links>,
     plan: Arc<Plan>,
@@ -22,7 +22,7 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// Makes the links what they are for the whole run. Kernels answer probes before any node runs.
+    /// Makes the links what they are for the whole run. Every node runs by now: a virtual machine answers no probe before.
     pub(super) async fn begin(stage: &Stage, links: Arc<Links>) -> Result<Self, ClusterError> {
         let rules: Rules =
             stage.plan.links.iter().map(|link| ((link.from, link.to), link.effect.rule())).collect();

@@ -141,7 +141,7 @@ impl fmt::Display for LinkEffect {
     }
 }
 
-/// A directed link that is not perfect, from before the nodes are started to the end of the run.
+/// A directed link that is not perfect, from before the nodes become a cluster to the end of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StandingLink {
     /// The node that sends.

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::limits::machines::{MEMORY_MIB_MAX, MEMORY_MIB_MIN};
 use crate::limits::{
     ABOUT_BYTES_MAX, ELECTION_HEARTBEATS_MIN, FAULTS_MAX, LINKS_MAX, NODE_NAME_BYTES_MAX, OPERATIONS_MAX,
     PROBES_DURING, SCENARIO_NAME_BYTES_MAX,
@@ -53,6 +54,10 @@ pub enum Mistake {
     NotMilliseconds { key: &'static str, value: String },
     #[error("{key} is {value}, {} to {} are allowed", human(*min), human(*max))]
     Length { key: &'static str, value: String, min: Duration, max: Duration },
+    #[error("nodes.memory is {}, which is not a size: write 256MiB or 1GiB", quoted(value))]
+    NotMemory { value: String },
+    #[error("nodes.memory is {value}, {MEMORY_MIB_MIN}MiB to {}GiB are allowed", MEMORY_MIB_MAX / 1024)]
+    Memory { value: String },
     #[error("workload.rate is {}, which is not a rate: write 200/s", quoted(value))]
     NotRate { value: String },
     #[error("{key} is {}, which is not a percentage: write 0.1% or 100%", quoted(value))]

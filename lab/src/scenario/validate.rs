@@ -106,13 +106,14 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
     if let (Some(workload), Some(duration)) = (&workload, duration) {
         operations(&fields, workload.rate_per_s, duration, findings);
     }
-    let Nodes { names, zones } = nodes?;
+    let Nodes { names, zones, memories_mib } = nodes?;
     Some(Scenario {
         name: name?,
         about: about?,
         text_hash: *blake3::hash(text.as_bytes()).as_bytes(),
         nodes: names,
         zones,
+        memories_mib,
         links: links?,
         raft: raft?,
         workload: workload?,

@@ -89,7 +89,7 @@ impl Bench {
     /// `lab run`, with the surroundings of this process but for the bug.
     fn program(&self, story: &Story, bug: Option<&str>, seed: u64, directory: &Path) -> Program {
         let program = Program::new("/proc/self/exe")
-            .arg("run")
+            .args(["run", "--driver", "process"])
             .arg(scenario_file(&self.directory, story))
             .args(["--seed", &seed.to_string(), "--quiet", "--parent", &std::process::id().to_string()])
             .arg("--out")

@@ -12,15 +12,15 @@ use super::{Message, Order};
 use crate::check::linearizable::Budget;
 use crate::check::{self, Evidence, Status, Verdict};
 use crate::cli::SabotageArg;
+use crate::cluster::pace::Pace;
 use crate::fabric;
 use crate::history::{History, read_history};
 use crate::machine::Sabotage;
-use crate::machine::cluster::SetUpError;
-use crate::machine::driver::{Driver, NodeProgram, World, set_up};
+use crate::machine::driver::{DriverError, World, set_up};
 use crate::observations::{Observation, ObservationsError, read_observations};
 use crate::plan::Plan;
 use crate::report::{self, Report, Sources};
-use crate::runner::record::{Event, RunRecord};
+use crate::runner::record::{Event, EventKind, RunRecord};
 use crate::runner::{self, EventSink, Files, RunError, Stage, causes};
 use crate::sandbox::{Control, Inner};
 use crate::workload::client::LoadCounts;
@@ -50,7 +50,7 @@ pub enum InnerError {
     Runtime(#[source] io::Error),
     /// The machines.
     #[error("cannot set the cluster up")]
-    SetUp(#[from] SetUpError),
+    SetUp(#[from] DriverError),
     /// The run.
     #[error("the run was aborted")]
     Run(#[from] RunError),
@@ -74,9 +74,10 @@ pub fn run_inner(inner: Inner) -> Result<u8, InnerError> {
         }
     });
     listener.map_err(InnerError::Runtime)?;
-    let result = perform(&order, &plan, sink.clone(), interrupted);
+    let mut pace = order.pace;
+    let result = perform(&order, &plan, sink.clone(), interrupted, &mut pace);
     let seen = Seen::read(&order.directory);
-    let mut report = judge(&order, &plan, result, &seen);
+    let mut report = judge(&order, &plan, pace, result, &seen);
     // A verdict that cannot be kept is still told, but it is no pass.
     if let Err(error) = report::write(&seen.sources(&report, &plan), &order.directory) {
         report.aborted = Some(causes(&error));
@@ -92,8 +93,8 @@ fn perform(
     plan: &Arc<Plan>,
     sink: Arc<Wire>,
     interrupt: watch::Receiver<bool>,
+    used: &mut Option<Pace>,
 ) -> Result<RunRecord, InnerError> {
-    let driver = Driver::Process(order.node_bin.clone().map_or(NodeProgram::Own, NodeProgram::Path));
     let sabotage = order.sabotage.map(sabotage);
     let create = |name: &'static str| -> Result<Box<BufWriter<File>>, InnerError> {
         let file = File::create_new(order.directory.join(name));
@@ -104,7 +105,13 @@ fn perform(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(InnerError::Runtime)?;
     runtime.block_on(async {
-        let World { cluster, clock } = set_up(&driver, plan, &order.directory, sabotage)?;
+        let mut tell = |text| {
+            let (kind, subject) = (EventKind::Phase, "slowdown".to_owned());
+            sink.event(&Event { at_ns: 0, kind, subject, text });
+        };
+        let world = set_up(&order.driver, order.pace, plan, &order.directory, sabotage, &mut tell).await?;
+        let World { cluster, clock, pace } = world;
+        *used = Some(pace);
         let stage = Stage { plan: plan.clone(), cluster, clock, sink, interrupt };
         Ok(runner::run(stage, files).await?)
     })
@@ -163,7 +170,13 @@ impl Seen {
 }
 
 /// Turns what happened into a report, whatever it was.
-fn judge(order: &Order, plan: &Plan, result: Result<RunRecord, InnerError>, seen: &Seen) -> Report {
+fn judge(
+    order: &Order,
+    plan: &Plan,
+    pace: Option<Pace>,
+    result: Result<RunRecord, InnerError>,
+    seen: &Seen,
+) -> Report {
     let Seen { history, observations, unreadable, .. } = seen;
     let judged = result.map_err(|error| causes(&error)).and_then(|record| {
         if let Some(error) = unreadable {
@@ -176,13 +189,15 @@ fn judge(order: &Order, plan: &Plan, result: Result<RunRecord, InnerError>, seen
         Ok((verdicts, record)) => (verdicts, Some(record), None),
         Err(error) => (Vec::new(), None, Some(error)),
     };
+    let slowdown = pace.filter(|pace| *pace != Pace::REAL || order.pace.is_some());
     let status = if aborted.is_some() { Status::Invalid } else { check::overall(&verdicts) };
     Report {
-        replay: order.replay.clone(),
+        replay: replay(order, slowdown),
         scenario: plan.scenario.clone(),
         about: order.about.clone(),
         seed: plan.seed,
-        driver: "process".to_owned(),
+        driver: order.driver.name(),
+        slowdown,
         lab_version: aspen_node::VERSION.to_owned(),
         node_version: order.node_version.clone(),
         kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
@@ -192,6 +207,11 @@ fn judge(order: &Order, plan: &Plan, result: Result<RunRecord, InnerError>, seen
         record,
         aborted,
     }
+}
+
+/// The command that replays the run at the same pace.
+fn replay(order: &Order, slowdown: Option<Pace>) -> String {
+    slowdown.map_or_else(|| order.replay.clone(), |pace| format!("{} --slowdown {pace}", order.replay))
 }
 
 fn read_plan(directory: &Path) -> Result<Plan, InnerError> {

@@ -12,10 +12,12 @@ use aspen_node::plant::VARIABLE;
 use clap::ValueEnum;
 use nix::sys::signal::{SigSet, Signal};
 
+use super::driver::{Choice, ChoiceError, choose};
 use super::progress::Progress;
 use super::{Message, Order, PLANTED_LAB, browser};
-use crate::cli::RunArgs;
+use crate::cli::{MachineArgs, RunArgs};
 use crate::limits::{NODE_VERSION_MAX, SANDBOX_END_MAX};
+use crate::machine::driver::Driver;
 use crate::plan::Plan;
 use crate::program::{Program, ProgramError, ProgramLog, quoted};
 use crate::report;
@@ -65,6 +67,9 @@ pub enum OuterError {
          `{PLANTED_LAB}`"
     )]
     NotPlanted(String),
+    /// What runs the nodes.
+    #[error(transparent)]
+    Driver(#[from] ChoiceError),
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -81,6 +86,7 @@ impl OuterError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Sandbox(error) if error.is_refused() => 3,
+            Self::Driver(ChoiceError::Qemu(_) | ChoiceError::NoImage(_)) => 3,
             Self::Sandbox(_) | Self::Signals(_) | Self::NoVerdict(..) => 2,
             _ => 64,
         }
@@ -98,22 +104,23 @@ pub fn run_outer(args: &RunArgs) -> Result<u8, OuterError> {
     let scenario = Scenario::load(&args.file)?;
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let plan = Plan::new(&scenario, seed);
-    let node_bin = args.node_bin.as_deref().map(absolute).transpose()?;
     let directory = args.out.clone().unwrap_or_else(|| default_directory(&plan));
     make_directory(&directory)?;
     let directory = absolute(&directory)?;
-    let node_version = match &node_bin {
-        None => aspen_node::BUILD.to_owned(),
-        Some(path) => node_version(path, &directory).inspect_err(|_| discard(&directory))?,
-    };
+    let mut progress = Progress::new(args.quiet);
+    let choice = choose(&args.machines, &directory, &mut |text| progress.line(text))
+        .inspect_err(|_| discard(&directory))?;
+    progress.line(&choice.reason);
+    let Choice { driver, node_version, .. } = choice;
     check_plants(node_version.clone()).inspect_err(|_| discard(&directory))?;
     write(&directory.join("plan.json"), plan.to_json().as_bytes())?;
     copy_scenario(&args.file, &directory)?;
     let order = Order {
         directory: directory.clone(),
-        node_bin,
+        replay: replay(args, seed, &driver),
+        driver,
+        pace: args.machines.slowdown,
         node_version,
-        replay: replay(args, seed),
         about: scenario.about().to_owned(),
         sabotage: args.sabotage,
     };
@@ -130,7 +137,6 @@ pub fn run_outer(args: &RunArgs) -> Result<u8, OuterError> {
             return Err(error.into());
         }
     };
-    let mut progress = Progress::new(args.quiet);
     progress.line(&format!("replay: {}", order.replay));
     progress.line(&format!("{}: {}", plan.scenario, order.about));
     progress.line(&format!("run directory: {}", directory.display()));
@@ -215,14 +221,20 @@ fn empty() -> Box<dyn io::Read> {
 }
 
 /// The command that runs the same plan again, as a shell takes it.
-fn replay(args: &RunArgs, seed: u64) -> String {
+fn replay(args: &RunArgs, seed: u64, driver: &Driver) -> String {
     let plant = std::env::var_os(VARIABLE).map(|plant| format!("{VARIABLE}={}", quoted(&plant)));
-    let is_planted = plant.is_some() && args.node_bin.is_none();
+    let is_planted = plant.is_some() && args.machines.node_bin.is_none();
     let lab = if is_planted { PLANTED_LAB } else { "cargo lab" };
     let mut words: Vec<String> = plant.into_iter().collect();
     words.push(format!("{lab} run {}", quoted(args.file.as_os_str())));
-    words.push(format!("--seed {seed} --driver process"));
-    words.extend(args.node_bin.iter().map(|path| format!("--node-bin {}", quoted(path.as_os_str()))));
+    let name = match driver {
+        Driver::Process(_) => "process",
+        Driver::Qemu(_) => "qemu",
+    };
+    words.push(format!("--seed {seed} --driver {name}"));
+    let MachineArgs { node_bin, image, .. } = &args.machines;
+    words.extend(image.iter().map(|path| format!("--image {}", quoted(path.as_os_str()))));
+    words.extend(node_bin.iter().map(|path| format!("--node-bin {}", quoted(path.as_os_str()))));
     let sabotage = args.sabotage.and_then(|sabotage| sabotage.to_possible_value());
     words.extend(sabotage.map(|value| format!("--sabotage {}", value.get_name())));
     words.join(" ")

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use aspen_init::control::{Answer, Done, Health, Order, Outcome, Probed, Request};
 use aspen_init::layout::CONTROL_PORT;
-use aspen_init::limits::{CONTROL_LINE_BYTES_MAX, CONTROL_RETRY, PROBE_MS_MAX, READ_BYTES_MAX};
+use aspen_init::limits::{CONTROL_LINE_BYTES_MAX, CONTROL_RETRY, PROBE_MS_MAX, PROBES_MAX, READ_BYTES_MAX};
 use aspen_init::report::Reason;
 use serde::Serialize;
 
@@ -60,53 +60,46 @@ pub(super) fn serve_port(path: &Path, desk: Desk) -> io::Result<()> {
 }
 
 impl Desk {
-    /// Answers until the other end goes.
+    /// Answers until the other end goes. Probes are under way beside each other and beside everything else.
     ///
     /// # Errors
     /// Nothing can be read or written.
-    pub(super) fn serve(&self, reader: &mut impl Read, writer: &mut impl Write) -> io::Result<()> {
-        let mut line = Vec::new();
-        let mut is_too_long = false;
-        let mut bytes = [0; 1024];
-        loop {
-            let count = match reader.read(&mut bytes) {
-                Ok(0) => return Ok(()),
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            for byte in &bytes[..count] {
-                if *byte == b'\n' {
-                    let answer = if is_too_long {
-                        let text = format!("a request has at most {CONTROL_LINE_BYTES_MAX} bytes");
-                        (json(0, Outcome::<Done>::Error(text)), None)
-                    } else {
-                        self.answer(&line)
-                    };
-                    self.send(writer, answer)?;
-                    line.clear();
-                    is_too_long = false;
-                } else if line.len() < CONTROL_LINE_BYTES_MAX {
-                    line.push(*byte);
-                } else {
-                    is_too_long = true;
+    pub(super) fn serve(&self, reader: &mut impl Read, writer: &mut (impl Write + Send)) -> io::Result<()> {
+        let (writer, probes_count) = (Mutex::new(writer), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            read_lines(reader, |line| match self.answer(line) {
+                Reply::Now(answer, event) => {
+                    send(&writer, &answer)?;
+                    if let Some(event) = event {
+                        // Nobody listens: the machine is going off already.
+                        let _ = self.events.send(event);
+                    }
+                    Ok(())
                 }
-            }
-        }
+                Reply::Probe { id, to, within_ms } => {
+                    let (writer, probes_count) = (&writer, &probes_count);
+                    if probes_count.fetch_add(1, Ordering::Relaxed) >= PROBES_MAX {
+                        probes_count.fetch_sub(1, Ordering::Relaxed);
+                        return send(writer, &json(id, probe(to, within_ms)));
+                    }
+                    let probing = move || {
+                        // Where nothing can be written, reading will end, too.
+                        let _ = send(writer, &json(id, probe(to, within_ms)));
+                        probes_count.fetch_sub(1, Ordering::Relaxed);
+                    };
+                    thread::Builder::new().name("probe".to_owned()).spawn_scoped(scope, probing).map(drop)
+                }
+            })
+        })
     }
 
-    fn send(&self, writer: &mut impl Write, (answer, event): (String, Option<Event>)) -> io::Result<()> {
-        let written = writer.write_all(format!("{answer}\n").as_bytes()).and_then(|()| writer.flush());
-        if let Some(event) = event {
-            // Nobody listens: the machine is going off already.
-            let _ = self.events.send(event);
-        }
-        written
-    }
-
-    /// The answer to a line, and what follows from it once it is sent.
-    fn answer(&self, line: &[u8]) -> (String, Option<Event>) {
-        let request: Request = match serde_json::from_slice(line) {
+    /// The answer to a line, and what follows from it once it is sent; nothing stands for a line that is too long.
+    fn answer(&self, line: Option<&[u8]>) -> Reply {
+        let refused = |text| Reply::Now(json(0, Outcome::<Done>::Error(text)), None);
+        let Some(line) = line else {
+            return refused(format!("a request has at most {CONTROL_LINE_BYTES_MAX} bytes"));
+        };
+        let Request { id, order } = match serde_json::from_slice(line) {
             Ok(request) => request,
             Err(error) => {
                 // Whoever asked can tell which question it was, if there is a number at all.
@@ -114,20 +107,20 @@ impl Desk {
                     .ok()
                     .and_then(|value| value.get("id")?.as_u64())
                     .unwrap_or_default();
-                return (json(id, Outcome::<Done>::Error(format!("this is no request: {error}"))), None);
+                let text = format!("this is no request: {error}");
+                return Reply::Now(json(id, Outcome::<Done>::Error(text)), None);
             }
         };
-        let id = request.id;
-        let answer = match request.order {
+        let answer = match order {
             Order::Health => json(id, Outcome::Ok(self.health())),
             Order::SetClock { unix_ms } => json(id, self.clock(clock::set_unix_ms(unix_ms))),
             Order::StepClock { by_ms } => json(id, self.clock(clock::step_ms(by_ms))),
-            Order::Probe { to, within_ms } => json(id, probe(to, within_ms)),
+            Order::Probe { to, within_ms } => return Reply::Probe { id, to, within_ms },
             Order::Stop => {
-                return (json(id, Outcome::Ok(Done {})), Some(Event::Stop(Reason::Control)));
+                return Reply::Now(json(id, Outcome::Ok(Done {})), Some(Event::Stop(Reason::Control)));
             }
         };
-        (answer, None)
+        Reply::Now(answer, None)
     }
 
     fn health(&self) -> Health {
@@ -150,6 +143,50 @@ impl Desk {
             Err(error) => Outcome::Error(format!("cannot set the clock: {error}")),
         }
     }
+}
+
+/// What comes of a line.
+enum Reply {
+    /// An answer, and what follows from it once it is sent.
+    Now(String, Option<Event>),
+    /// A probe, whose outcome is the answer.
+    Probe { id: u64, to: SocketAddr, within_ms: u64 },
+}
+
+/// Hands every line over, until there are no more; nothing in place of one that is too long.
+fn read_lines(
+    reader: &mut impl Read,
+    mut take: impl FnMut(Option<&[u8]>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut line = Vec::new();
+    let mut is_too_long = false;
+    let mut bytes = [0; 1024];
+    loop {
+        let count = match reader.read(&mut bytes) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        for byte in &bytes[..count] {
+            if *byte == b'\n' {
+                take((!is_too_long).then_some(&line))?;
+                line.clear();
+                is_too_long = false;
+            } else if line.len() < CONTROL_LINE_BYTES_MAX {
+                line.push(*byte);
+            } else {
+                is_too_long = true;
+            }
+        }
+    }
+}
+
+/// Writes a line as a whole, whoever else writes.
+fn send(writer: &Mutex<&mut (impl Write + Send)>, answer: &str) -> io::Result<()> {
+    let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+    writer.write_all(format!("{answer}\n").as_bytes())?;
+    writer.flush()
 }
 
 /// Sends a SYN and waits for what comes back (RFC 9293, 3.5).
@@ -204,24 +241,27 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_answered_in_their_order() {
+    fn requests_are_answered_in_their_order_but_for_probes() {
         let (desk, events) = desk();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let open = listener.local_addr().unwrap();
         let answers = ask(
             &desk,
             &format!(
-                "{{\"id\":1,\"do\":\"health\"}}\n{{\"id\":2,\"do\":\"probe\",\"to\":\"{open}\",\"within_ms\":5000}}\n\
+                "{{\"id\":2,\"do\":\"probe\",\"to\":\"{open}\",\"within_ms\":5000}}\n{{\"id\":1,\"do\":\"health\"}}\n\
                  {{\"id\":3,\"do\":\"stop\"}}\n"
             ),
         );
-        let health: Answer<Health> = serde_json::from_str(&answers[0]).unwrap();
+        let (probes, others): (Vec<_>, Vec<_>) =
+            answers.iter().partition(|answer| answer.starts_with(r#"{"id":2,"#));
+        let health: Answer<Health> = serde_json::from_str(others[0]).unwrap();
         let Outcome::Ok(health) = health.outcome else { panic!("{answers:?}") };
         assert_eq!((health.node, health.node_pid, health.restarts), (NodeState::Running, Some(7), 2));
-        let probed: Answer<Probed> = serde_json::from_str(&answers[1]).unwrap();
-        assert!(matches!(probed.outcome, Outcome::Ok(Probed::AnsweredUs(_))), "{answers:?}");
-        assert_eq!(answers[2], r#"{"id":3,"ok":{}}"#);
+        assert_eq!(others[1..], [r#"{"id":3,"ok":{}}"#]);
         assert_eq!(events.try_recv().unwrap(), Event::Stop(Reason::Control));
+        let [answer] = probes[..] else { panic!("{answers:?}") };
+        let outcome: Answer<Probed> = serde_json::from_str(answer).unwrap();
+        assert!(matches!(outcome.outcome, Outcome::Ok(Probed::AnsweredUs(_))), "{answers:?}");
     }
 
     #[test]
@@ -237,7 +277,7 @@ mod tests {
             [
                 r#"{"id":0,"error":"this is no request: expected value at line 1 column 1"}"#,
                 r#"{"id":0,"error":"a request has at most 4096 bytes"}"#,
-                r#"{"id":4,"error":"within_ms is 0, 1 to 60000 are allowed"}"#,
+                r#"{"id":4,"error":"within_ms is 0, 1 to 300000 are allowed"}"#,
             ]
         );
     }

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use aspen_init::control::NodeState;
 use aspen_init::layout::{LAST_WORDS, NODE, NODE_CONFIG, NODE_DATA, NODE_SECRET_FILE};
 use aspen_init::limits::{NODE_LINE_BYTES_MAX, NODE_LOOK_INTERVAL, NODE_STOP_MAX, OUTPUT_DRAIN_MAX};
+use aspen_init::report::{Line, NodeExit};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -238,6 +239,8 @@ impl Supervisor {
         let ran = running.started.elapsed();
         *lock(&self.status) =
             NodeStatus { state: NodeState::Restarting, pid: None, restarts: self.starts - 1 };
+        let restarts = self.starts - 1;
+        self.console.report(&Line::NodeExit(NodeExit { node_exit: exit.to_string(), restarts }));
         self.console.say(format_args!("the node ended with {exit} after {} ms", clock::millis(ran)));
         let header =
             format!("# ended with {exit} at unix time {} ms, start {}", clock::unix_ms(), self.starts);

@@ -1,5 +1,6 @@
 //! The switch over socket pairs: no privileges, no kernel network.
 
+use std::net::UdpSocket;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
@@ -313,6 +314,31 @@ fn port_whose_machine_is_gone_does_not_end_the_switch() {
     assert_eq!(rig.await_judged(0, 1, 1).dropped_port, 1);
 }
 
+/// A frame to an emulator that had not opened its socket yet came back as an error of the port, for which the switch gave the
+/// port up: machines could send, and nobody heard them.
+#[test]
+fn port_to_a_machine_that_is_not_there_yet_is_read_once_it_is() {
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let (ours, theirs) = (UdpSocket::bind(any).unwrap(), UdpSocket::bind(any).unwrap());
+    ours.connect(theirs.local_addr().unwrap()).unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let (late, back) = (theirs.local_addr().unwrap(), ours.local_addr().unwrap());
+    drop(theirs);
+    let (machine, end) = UnixDatagram::pair().unwrap();
+    end.set_nonblocking(true).unwrap();
+    let ports =
+        vec![PortSpec { mac: mac(0), port: Box::new(end) }, PortSpec { mac: mac(1), port: Box::new(ours) }];
+    let rig = Rig { switch: Switch::start(SEED, None, ports).unwrap(), machines: vec![machine] };
+    for mark in 1..=3 {
+        rig.send(0, 1, mark);
+        rig.await_judged(0, 1, u64::from(mark));
+    }
+    let theirs = UdpSocket::bind(late).unwrap();
+    theirs.connect(back).unwrap();
+    theirs.send(&frame(mac(0), mac(1), 7)).unwrap();
+    assert_eq!(rig.recv(0), 7);
+}
+
 #[test]
 fn rules_out_of_bounds_change_nothing() {
     let rig = rig(2, None);
@@ -323,7 +349,7 @@ fn rules_out_of_bounds_change_nothing() {
     assert_eq!(text((LinkId::new(1, 1), LinkRule::CUT)), "no link from port 1 to port 1");
     let loss = LinkRule { loss_per_million: 1_000_001, ..LinkRule::default() };
     assert_eq!(text((LinkId::new(1, 0), loss)), "a loss of 1000001 per million, 0 to 1000000 are allowed");
-    assert_eq!(text((LinkId::new(1, 0), latency(60_001))), "a delay of 60.001s, at most 60s is allowed");
+    assert_eq!(text((LinkId::new(1, 0), latency(120_001))), "a delay of 120.001s, at most 120s is allowed");
     rig.send(0, 1, 1);
     assert_eq!(rig.recv(1), 1);
 }

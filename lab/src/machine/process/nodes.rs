@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::ProcessMachine;
+use crate::cluster::pace::Pace;
 use crate::machine::cluster::{MachineSpec, SetUpError};
 use crate::machine::driver::NodeProgram;
 use crate::machine::node_files::{tap_config, write_node_files};
@@ -13,13 +14,14 @@ use crate::program::{Program, ProgramLog};
 pub(in crate::machine) fn machines(
     plan: &Plan,
     program: &NodeProgram,
+    pace: Pace,
     directory: &Path,
     log: &ProgramLog,
 ) -> Result<Vec<MachineSpec>, SetUpError> {
     let machine = |node: &PlannedNode| -> Result<MachineSpec, SetUpError> {
         let PlannedNode { name, mac, ip, .. } = node;
         let home = directory.join("nodes").join(name);
-        let config = write_node_files(plan, node, &home)?;
+        let config = write_node_files(plan, node, pace, &home)?;
         let tap = tap_config(plan, "eth0", *mac, *ip);
         let console = home.join("console.log");
         let (machine, port) =

@@ -113,6 +113,7 @@ fn told(verdicts: Vec<Verdict>, history: &str) -> Told {
         about: scenario.about().to_owned(),
         seed: 77,
         driver: "process".to_owned(),
+        slowdown: None,
         lab_version: "0.1.0".to_owned(),
         node_version: "0.1.0 (planted bugs)".to_owned(),
         kernel: "6.18.44".to_owned(),

@@ -1,5 +1,6 @@
 //! The nodes of a scenario: their names, and the zones that some of them are in.
 
+use crate::limits::machines::MEMORY_MIB_DEFAULT;
 use crate::limits::{NODE_NAME_BYTES_MAX, NODES_MAX};
 use crate::scenario::NodeIndex;
 use crate::scenario::mistake::{Mistake, NameOf};
@@ -7,8 +8,8 @@ use crate::scenario::parse::Raw;
 use crate::scenario::validate::fields::{Fields, Findings, Section, Value, closest, items};
 use crate::scenario::validate::units;
 
-const NODES: Section = Section { name: "nodes", keys: &["count"], keys_later: &["memory"] };
-const NODE: Section = Section { name: "a node", keys: &["id", "zone"], keys_later: &["memory", "role"] };
+const NODES: Section = Section { name: "nodes", keys: &["count", "memory"], keys_later: &[] };
+const NODE: Section = Section { name: "a node", keys: &["id", "zone", "memory"], keys_later: &["role"] };
 
 /// Words that select nodes, and names that the lab gives to its own parts.
 const NAMES_RESERVED: [&str; 6] = ["leader", "follower", "random", "rest", "clients", "lab"];
@@ -20,6 +21,8 @@ pub(super) struct Nodes {
     pub(super) names: Vec<String>,
     /// As many; no zone has a node's name.
     pub(super) zones: Vec<Option<String>>,
+    /// As many: the memory of each, in MiB.
+    pub(super) memories_mib: Vec<u32>,
 }
 
 impl Nodes {
@@ -81,9 +84,15 @@ pub(super) fn nodes(value: &Value<'_>, findings: &mut Findings) -> Option<Nodes>
     }
     let fields = Fields::open(value, "nodes", &NODES, findings)?;
     let count = fields.require("count", findings)?;
-    let count = units::number(&count, "nodes.count", 1, NODES_MAX.into(), findings)?;
-    let names: Vec<String> = (1..=count).map(|number| format!("n{number}")).collect();
-    Some(Nodes { zones: vec![None; names.len()], names })
+    let count = units::number(&count, "nodes.count", 1, NODES_MAX.into(), findings);
+    let memory_mib = memory_mib(&fields, findings)?;
+    let names: Vec<String> = (1..=count?).map(|number| format!("n{number}")).collect();
+    Some(Nodes { zones: vec![None; names.len()], memories_mib: vec![memory_mib; names.len()], names })
+}
+
+/// The memory that a map names, or the default.
+fn memory_mib(fields: &Fields<'_>, findings: &mut Findings) -> Option<u32> {
+    fields.get("memory").map_or(Some(MEMORY_MIB_DEFAULT), |value| units::memory_mib(&value, findings))
 }
 
 fn node_list(value: &Value<'_>, findings: &mut Findings) -> Option<Nodes> {
@@ -103,6 +112,8 @@ fn node_list(value: &Value<'_>, findings: &mut Findings) -> Option<Nodes> {
         };
         let zone = fields.get("zone").map(|value| (name(&value, NameOf::Zone, findings), value.path));
         is_whole &= zone.as_ref().is_none_or(|(zone, _)| zone.is_some());
+        let memory_mib = memory_mib(&fields, findings);
+        is_whole &= memory_mib.is_some();
         let id = fields.require("id", findings);
         let Some((id, node)) = id.and_then(|id| Some((name(&id, NameOf::Node, findings)?, id))) else {
             is_whole = false;
@@ -112,6 +123,7 @@ fn node_list(value: &Value<'_>, findings: &mut Findings) -> Option<Nodes> {
             findings.add(&node.path, Mistake::NodeTwice { name: id.clone() });
         }
         nodes.names.push(id);
+        nodes.memories_mib.push(memory_mib.unwrap_or(MEMORY_MIB_DEFAULT));
         nodes.zones.push(zone.as_ref().and_then(|(zone, _)| zone.clone()));
         zones.extend(zone.and_then(|(zone, path)| Some((zone?, path))));
     }

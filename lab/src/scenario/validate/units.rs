@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::limits::machines::{MEMORY_MIB_MAX, MEMORY_MIB_MIN};
 use crate::limits::{PER_MILLION, RATE_MAX};
 use crate::scenario::mistake::Mistake;
 use crate::scenario::parse::Raw;
@@ -148,6 +149,29 @@ pub(super) fn rate(value: &Value<'_>, findings: &mut Findings) -> Option<u32> {
         findings.add(&value.path, Mistake::Number { key: "workload.rate", value: number.into(), min, max });
     }
     rate
+}
+
+/// The memory of a node such as `256MiB`, in MiB.
+pub(super) fn memory_mib(value: &Value<'_>, findings: &mut Findings) -> Option<u32> {
+    let text = match value.raw {
+        Raw::Text(text) => text.clone(),
+        Raw::Integer(value) => value.to_string(),
+        raw => {
+            findings.add(&value.path, wrong_type("nodes.memory", "a size such as 256MiB", raw));
+            return None;
+        }
+    };
+    let parts = [("MiB", 1), ("GiB", 1024)].iter().find_map(|(unit, mib)| {
+        let number: u32 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(*mib)
+    });
+    let mistake = match parts {
+        Some(mib) if (MEMORY_MIB_MIN..=MEMORY_MIB_MAX).contains(&mib) => return Some(mib),
+        Some(_) => Mistake::Memory { value: text },
+        None => Mistake::NotMemory { value: text },
+    };
+    findings.add(&value.path, mistake);
+    None
 }
 
 /// A percentage such as `0.1%`, in parts per million.

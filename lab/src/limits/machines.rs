@@ -1,0 +1,68 @@
+//! Bounds of virtual machines, and of the pace at which they go.
+
+use std::time::Duration;
+
+use super::{CUT_PROBE_WAIT, LINK_DELAY_MAX, LINK_LATENCY_MAX, PROBE_MAX};
+
+/// Least factor by which a driver stretches planned time: machines that are faster than planned are not held up.
+pub const SLOWDOWN_MIN: u32 = 1;
+/// Greatest such factor. A run of half a minute takes five then; a host that would need more is of no use for it.
+pub const SLOWDOWN_MAX: u32 = 10;
+
+/// Size of a machine's data disk, in bytes: a thousand bytes for each operation of the longest history, in the log and in the
+/// state. It is sparse.
+pub const DATA_DISK_BYTES: u64 = 2 << 30;
+/// Longest wait for QEMU to open its sockets after its start: it takes 0.1 s on an idle host.
+pub const QEMU_START_MAX: Duration = Duration::from_secs(10);
+/// Longest time in which QEMU has to name its version.
+pub const QEMU_VERSION_MAX: Duration = Duration::from_secs(10);
+/// Longest time in which the smallest guest has to run to its end: where KVM works it takes 0.3 s, most of it QEMU's own.
+pub const KVM_TRIAL_MAX: Duration = Duration::from_secs(2);
+/// The same, emulated: 0.8 s on an idle host, several beside compilers.
+pub const EMULATED_TRIAL_MAX: Duration = Duration::from_secs(20);
+/// Longest time in which a kernel without anything to do has to give up: on KVM it takes a second, emulated four.
+pub const KERNEL_TRIAL_MAX: Duration = Duration::from_secs(20);
+/// Longest wait for the machine that is measured to serve: emulated, beside compilers, it has taken 20 s.
+pub const CALIBRATION_BOOT_MAX: Duration = Duration::from_mins(1);
+/// How long a machine is asked for as much as it can do: some hundred operations, and less than anybody waits for.
+pub const CALIBRATION_TIME: Duration = Duration::from_secs(3);
+/// Clients that ask at the same time: as many as keep one machine busy.
+pub const CALIBRATION_CLIENTS: u32 = 4;
+/// Most of what all machines together can do that a run may ask of them, in percent: the rest is for elections, catching up
+/// and looking at them.
+pub const UTILIZATION_PERCENT_MAX: u32 = 50;
+/// Longest wait for one line of QEMU's machine protocol: an answer takes less than a millisecond, beside busy emulators some
+/// tenths of a second.
+pub const QMP_ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Longest line of the machine protocol, in bytes: the longest answer that is asked for has 300.
+pub const QMP_LINE_BYTES_MAX: u64 = 64 << 10;
+/// Most lines that are read for one answer: what else happens in a machine comes as an event, a few in its life.
+pub const QMP_LINES_MAX: usize = 1_000;
+/// Longest wait for the appliance to take a request from its control channel.
+pub const CONTROL_ANSWER_MAX: Duration = Duration::from_secs(10);
+/// By how much a machine may be late with the outcome of a probe before it is taken to be none: an emulated one that was
+/// not scheduled for a while.
+pub const SILENT_MACHINE_MARGIN: Duration = Duration::from_secs(5);
+/// How much of a console is read at once, in bytes, and the longest line on it that may say something to programs.
+pub const CONSOLE_READ_BYTES: usize = 16 << 10;
+/// Memory of a virtual machine where a scenario does not say, in MiB: a node needs a third of it, the rest is page cache.
+pub const MEMORY_MIB_DEFAULT: u32 = 256;
+/// Least memory of a virtual machine, in MiB: the least in which the appliance serves.
+pub const MEMORY_MIB_MIN: u32 = 96;
+/// Most memory of a virtual machine, in MiB: more is no part of any story.
+pub const MEMORY_MIB_MAX: u32 = 16 * 1024;
+
+const _: () = {
+    // A machine is allowed to wait as long as the lab asks it to.
+    assert!(PROBE_MAX.as_millis() <= aspen_init::limits::PROBE_MS_MAX as u128);
+    // A probe can wait for the slowest round trip of a file: latency and jitter, there and back.
+    assert!(
+        SLOWDOWN_MAX as u128 * (4 * LINK_LATENCY_MAX.as_millis() + CUT_PROBE_WAIT.as_millis())
+            <= PROBE_MAX.as_millis()
+    );
+    assert!(SLOWDOWN_MAX as u128 * 2 * LINK_LATENCY_MAX.as_millis() <= LINK_DELAY_MAX.as_millis());
+    assert!(
+        MEMORY_MIB_MIN <= MEMORY_MIB_DEFAULT && MEMORY_MIB_DEFAULT <= MEMORY_MIB_MAX,
+        "a default is allowed"
+    );
+};

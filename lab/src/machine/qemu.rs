@@ -1,0 +1,261 @@
+//! The QEMU driver: a node is a virtual machine that boots the appliance, on the processor or emulated.
+//!
+//! A machine is a process of QEMU. To kill it is to cut its power; its disks are files and stay. It does not know what its node
+//! does: how that ended is on the console.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aspen_init::report::Reason;
+
+use self::console::{ConsoleWatch, Said};
+use self::control::ControlChannel;
+use self::qmp::{Qmp, QmpError};
+use super::{Machine, MachineError, Prober};
+use crate::cluster::Vitals;
+use crate::limits::machines::QEMU_START_MAX;
+use crate::limits::{PAUSE_WAIT_MAX, POLL_INTERVAL};
+use crate::program::{Exit, ProcessStat, Program, ProgramError, ProgramLog, Running, tail};
+
+pub mod arguments;
+pub mod console;
+pub mod control;
+pub mod nodes;
+pub mod qmp;
+pub mod trial;
+
+/// A node as a virtual machine.
+#[derive(Debug)]
+pub struct QemuMachine {
+    name: String,
+    program: Program,
+    /// What QEMU itself says.
+    complaints: PathBuf,
+    console: PathBuf,
+    watch: Mutex<ConsoleWatch>,
+    log: ProgramLog,
+    /// The abstract socket of the machine protocol.
+    qmp_socket: String,
+    control: Arc<ControlChannel>,
+    running: Option<Running>,
+    /// The connection to the process that runs.
+    qmp: Mutex<Option<Qmp>>,
+}
+
+/// What a machine is made from.
+#[derive(Debug)]
+pub struct QemuParts {
+    /// QEMU with all its arguments.
+    pub program: Program,
+    /// The file to which QEMU's own output is appended.
+    pub complaints: PathBuf,
+    /// The file to which the machine's console is appended.
+    pub console: PathBuf,
+    /// The abstract socket of the machine protocol.
+    pub qmp_socket: String,
+    /// The abstract socket of the control channel.
+    pub control_socket: String,
+}
+
+impl QemuMachine {
+    /// A machine that was not started yet.
+    pub fn new(name: &str, parts: QemuParts, log: ProgramLog) -> Self {
+        let QemuParts { program, complaints, console, qmp_socket, control_socket } = parts;
+        Self {
+            name: name.to_owned(),
+            program,
+            complaints,
+            watch: Mutex::new(ConsoleWatch::new(&console)),
+            console,
+            log,
+            qmp_socket,
+            control: Arc::new(ControlChannel::new(control_socket)),
+            running: None,
+            qmp: Mutex::new(None),
+        }
+    }
+
+    /// Its control channel.
+    pub fn control(&self) -> &ControlChannel {
+        &self.control
+    }
+
+    /// What its console has said since its last start.
+    ///
+    /// # Errors
+    /// The console cannot be read.
+    pub fn said(&self) -> Result<Said, MachineError> {
+        let source = |source| MachineError::Program {
+            name: self.name.clone(),
+            source: ProgramError::File { path: self.console.clone(), source },
+        };
+        lock(&self.watch).look().cloned().map_err(source)
+    }
+
+    fn alive(&self) -> Result<&Running, MachineError> {
+        let alive = self.running.as_ref().filter(|running| running.exited().is_none());
+        alive.ok_or_else(|| MachineError::NotRunning(self.name.clone()))
+    }
+
+    fn failed(&self, source: ProgramError) -> MachineError {
+        MachineError::Program { name: self.name.clone(), source }
+    }
+
+    /// Talks with QEMU, over the connection that there is or a new one.
+    fn qmp<T>(&self, talk: impl FnOnce(&mut Qmp) -> Result<T, QmpError>) -> Result<T, MachineError> {
+        self.alive()?;
+        let mut slot = lock(&self.qmp);
+        let failed = |source: QmpError| MachineError::Qmp { name: self.name.clone(), source };
+        let mut qmp = match slot.take() {
+            Some(qmp) => qmp,
+            None => Qmp::connect(&self.qmp_socket, QEMU_START_MAX).map_err(failed)?,
+        };
+        let answer = talk(&mut qmp).map_err(failed)?;
+        // A connection on which something went wrong may hold the rest of an answer.
+        *slot = Some(qmp);
+        Ok(answer)
+    }
+
+    /// Tells QEMU to stop the processors or not, and waits until it is so.
+    fn run(&self, is_running: bool) -> Result<(), MachineError> {
+        let start = Instant::now();
+        self.qmp(|qmp| if is_running { qmp.cont() } else { qmp.stop() })?;
+        loop {
+            let state = self.qmp(Qmp::query_status)?;
+            if state.running == is_running {
+                return Ok(());
+            }
+            if start.elapsed() > PAUSE_WAIT_MAX {
+                let (name, state) = (self.name.clone(), state.status);
+                return Err(MachineError::RunState { name, state, waited: PAUSE_WAIT_MAX });
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// How the node ended, by what the machine said before it went off. QEMU itself ends well whatever the guest does.
+    fn node_exit(&self, exit: Exit) -> Result<Exit, MachineError> {
+        let unexplained = |exit| MachineError::Unexplained { name: self.name.clone(), exit };
+        let said = self.said()?;
+        if let Some(node_exit) = &said.node_exit {
+            return Ok(exit_of(&node_exit.node_exit).unwrap_or(Exit::Code(-1)));
+        }
+        let Some(last) = said.exit else { return Err(unexplained(exit)) };
+        let node_exit = last.node_exit.as_deref().and_then(exit_of);
+        match node_exit {
+            // Nobody asked a node to stop that ends well for any other reason.
+            Some(Exit::Code(0)) if last.reason != Reason::PowerButton => Err(unexplained(exit)),
+            Some(exit) => Ok(exit),
+            None => Err(unexplained(exit)),
+        }
+    }
+
+    /// Ends the process; its disks stay.
+    fn cut_power(&mut self) -> Result<Exit, MachineError> {
+        let Some(running) = &mut self.running else {
+            return Err(MachineError::NotRunning(self.name.clone()));
+        };
+        let killed = running.kill();
+        *lock(&self.qmp) = None;
+        self.control.close();
+        killed.map_err(|source| self.failed(source))
+    }
+}
+
+impl Machine for QemuMachine {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn start(&mut self) -> Result<(), MachineError> {
+        if self.alive().is_ok() {
+            return Err(MachineError::Running(self.name.clone()));
+        }
+        *lock(&self.qmp) = None;
+        self.control.close();
+        lock(&self.watch).begin();
+        let started = self.program.start(None, &self.complaints, &self.log);
+        self.running = Some(started.map_err(|source| self.failed(source))?);
+        Ok(())
+    }
+
+    fn kill(&mut self) -> Result<Exit, MachineError> {
+        let exited = self.exited();
+        let killed = self.cut_power()?;
+        // A node that had ended by itself was not killed by anybody.
+        Ok(exited.unwrap_or(killed))
+    }
+
+    fn terminate(&mut self, limit: Duration) -> Result<Exit, MachineError> {
+        if let Some(exit) = self.exited() {
+            return Ok(exit);
+        }
+        if !self.qmp(Qmp::query_status)?.running {
+            // A machine that stands still sees no button.
+            self.run(true)?;
+        }
+        self.qmp(Qmp::system_powerdown)?;
+        let ended = self.alive()?.wait(limit);
+        let exit = ended.map_err(|source| self.failed(source))?;
+        self.node_exit(exit)
+    }
+
+    fn pause(&mut self) -> Result<(), MachineError> {
+        self.run(false)
+    }
+
+    fn resume(&mut self) -> Result<(), MachineError> {
+        self.run(true)
+    }
+
+    fn exited(&self) -> Option<Exit> {
+        let running = self.running.as_ref()?;
+        let exited = running.exited();
+        // A node that ended unasked has ended, though the machine starts it again.
+        if let Some(node_exit) = self.said().ok().and_then(|said| said.node_exit) {
+            return Some(exit_of(&node_exit.node_exit).unwrap_or(Exit::Code(-1)));
+        }
+        let exit = exited?;
+        // Killed, or ended without a word: the console says what there is to say.
+        Some(self.node_exit(exit).unwrap_or(if exit == Exit::Code(0) { Exit::Code(-1) } else { exit }))
+    }
+
+    fn observe(&self) -> Result<Vitals, MachineError> {
+        let pid = self.alive()?.pid();
+        let state = self.qmp(Qmp::query_status)?;
+        let processors = self.qmp(Qmp::query_cpus)?;
+        let ticks = processors.iter().map(|processor| {
+            let stat = ProcessStat::read_thread(pid, processor.thread_id);
+            stat.map(|stat| stat.cpu_ticks).ok_or_else(|| MachineError::NotRunning(self.name.clone()))
+        });
+        let cpu_ticks = ticks.sum::<Result<u64, _>>()?;
+        Ok(Vitals { is_paused: !state.running, cpu_ticks })
+    }
+
+    fn console_tail(&self) -> String {
+        let console = tail(&self.console).unwrap_or_default();
+        let complaints = tail(&self.complaints).unwrap_or_default();
+        if complaints.is_empty() { console } else { format!("{console}\nqemu says:\n{complaints}") }
+    }
+
+    fn prober(&self) -> Arc<dyn Prober> {
+        self.control.clone()
+    }
+}
+
+/// The end of a node as the appliance writes it: `code 0`, `signal 9`.
+fn exit_of(text: &str) -> Option<Exit> {
+    let (kind, number) = text.split_once(' ')?;
+    let number = number.parse().ok()?;
+    match kind {
+        "code" => Some(Exit::Code(number)),
+        "signal" => Some(Exit::Signal(number)),
+        _ => None,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,145 @@
+//! The command line of QEMU for one machine (qemu(1)).
+//!
+//! The machine is a q35: with ACPI, and so with a power button, a microvm has no clock by which a kernel could measure the
+//! processor's counter, and would run fast or slow by host; without, it has no power button. Its firmware costs 0.1 s of
+//! processor time.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::MacAddress;
+use crate::program::Program;
+
+/// The emulator that the lab starts.
+pub const QEMU: &str = "qemu-system-x86_64";
+/// The command that gets it.
+pub const QEMU_INSTALL: &str = "apt-get install qemu-system-x86";
+
+/// Words for the guest's kernel. Of a kernel that panics nothing is left but its last words: it restarts at once, and a
+/// machine that restarts ends.
+const KERNEL_WORDS: &str = "console=ttyS0 quiet panic=-1";
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accelerator {
+    /// The processor itself.
+    Kvm,
+    /// QEMU's translator, which is slower than the processor and runs everywhere.
+    Tcg,
+}
+
+impl Accelerator {
+    /// As QEMU names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+/// A machine before it is started.
+#[derive(Debug)]
+pub(super) struct Hardware<'a> {
+    pub(super) qemu: &'a Path,
+    pub(super) accelerator: Accelerator,
+    pub(super) kernel: &'a Path,
+    pub(super) initramfs: &'a Path,
+    pub(super) memory_mib: u32,
+    pub(super) mac: MacAddress,
+    pub(super) config_disk: &'a Path,
+    pub(super) data_disk: &'a Path,
+    pub(super) console: &'a Path,
+    pub(super) sockets: &'a Sockets,
+}
+
+/// Where QEMU talks with the lab, inside the lab's own network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sockets {
+    /// Abstract Unix socket of the machine protocol.
+    pub(super) qmp: String,
+    /// Abstract Unix socket of the appliance's control channel.
+    pub(super) control: String,
+    /// Where QEMU takes frames.
+    pub(super) frames_in: SocketAddr,
+    /// Where QEMU sends frames.
+    pub(super) frames_out: SocketAddr,
+}
+
+/// QEMU with a machine that has nothing but what the appliance needs.
+pub(super) fn program(hardware: &Hardware<'_>) -> Program {
+    let Hardware { accelerator, memory_mib, mac, sockets, .. } = hardware;
+    let socket =
+        |id: &str, name: &str| format!("socket,id={id},path={name},abstract=on,tight=on,server=on,wait=off");
+    let (host_in, host_out) = (sockets.frames_in, sockets.frames_out);
+    // The devices stay in this order: a kernel names disks by it.
+    let words = [
+        "-M".to_owned(),
+        format!("q35,accel={}", accelerator.name()),
+        // Everything that the accelerator can do; the default lacks what the node's cryptography asks for.
+        "-cpu".to_owned(),
+        "max".to_owned(),
+        "-m".to_owned(),
+        format!("{memory_mib}M"),
+        "-nodefaults".to_owned(),
+        "-no-user-config".to_owned(),
+        "-display".to_owned(),
+        "none".to_owned(),
+        "-no-reboot".to_owned(),
+        "-sandbox".to_owned(),
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".to_owned(),
+        "-append".to_owned(),
+        KERNEL_WORDS.to_owned(),
+        "-chardev".to_owned(),
+        socket("qmp", &sockets.qmp),
+        "-mon".to_owned(),
+        "chardev=qmp,mode=control".to_owned(),
+        "-serial".to_owned(),
+        "chardev:console".to_owned(),
+        "-device".to_owned(),
+        "virtio-blk-pci,drive=config,serial=aspen-config".to_owned(),
+        "-device".to_owned(),
+        format!("virtio-blk-pci,drive=data,serial={}", aspen_init::layout::DATA_NAME),
+        "-netdev".to_owned(),
+        format!(
+            "dgram,id=net,local.type=inet,local.host={},local.port={},remote.type=inet,remote.host={},remote.port={}",
+            host_in.ip(),
+            host_in.port(),
+            host_out.ip(),
+            host_out.port(),
+        ),
+        "-device".to_owned(),
+        // Without the ROM that would boot from the network.
+        format!("virtio-net-pci,netdev=net,mac={mac},romfile="),
+        "-device".to_owned(),
+        "virtio-serial-pci".to_owned(),
+        "-chardev".to_owned(),
+        socket("control", &sockets.control),
+        "-device".to_owned(),
+        format!("virtserialport,chardev=control,name={}", aspen_init::layout::CONTROL_PORT),
+        "-device".to_owned(),
+        "virtio-rng-pci".to_owned(),
+    ];
+    Program::new(hardware.qemu)
+        .args(words)
+        .arg("-kernel")
+        .arg(hardware.kernel)
+        .arg("-initrd")
+        .arg(hardware.initramfs)
+        .args(["-chardev".to_owned(), format!("file,id=console,append=on,path={}", option(hardware.console))])
+        .args(["-drive".to_owned(), drive("config", hardware.config_disk, "readonly=on")])
+        .args(["-drive".to_owned(), drive("data", hardware.data_disk, "discard=unmap,detect-zeroes=unmap")])
+}
+
+/// A raw file as a disk. The guest's flush reaches the host's disk; what it has not flushed may be lost with it.
+fn drive(id: &str, path: &Path, more: &str) -> String {
+    format!("if=none,id={id},format=raw,cache=writeback,{more},file={}", option(path))
+}
+
+/// A path as the value of an option: a comma would end it.
+fn option(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}

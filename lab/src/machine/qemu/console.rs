@@ -1,0 +1,119 @@
+//! What a machine's console says to programs: that its node answers, how it ended, and that it had to be started again.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use aspen_init::report::{self, Exit, Line, NodeExit, Ready};
+
+use crate::limits::machines::CONSOLE_READ_BYTES;
+
+/// Reads a console while it grows, from the machine's last start on.
+#[derive(Debug)]
+pub struct ConsoleWatch {
+    path: PathBuf,
+    /// How much of it was read.
+    position: u64,
+    /// The beginning of a line whose end has not come yet.
+    partial: Vec<u8>,
+    said: Said,
+}
+
+/// What was said since the machine was started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The node answers.
+    pub ready: Option<Ready>,
+    /// The machine goes off.
+    pub exit: Option<Exit>,
+    /// The first time that the node ended unasked.
+    pub node_exit: Option<NodeExit>,
+}
+
+impl ConsoleWatch {
+    /// Watches a console that may not be there yet.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), position: 0, partial: Vec::new(), said: Said::default() }
+    }
+
+    /// Forgets what was said: the machine is about to be started. What is on the console now is of an earlier start.
+    pub fn begin(&mut self) {
+        self.position = std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
+        self.partial.clear();
+        self.said = Said::default();
+    }
+
+    /// Reads what has come.
+    ///
+    /// # Errors
+    /// The console cannot be read.
+    pub fn look(&mut self) -> io::Result<&Said> {
+        let mut file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(&self.said),
+            Err(error) => return Err(error),
+        };
+        file.seek(SeekFrom::Start(self.position))?;
+        let mut bytes = vec![0; CONSOLE_READ_BYTES];
+        loop {
+            let count = file.read(&mut bytes)?;
+            if count == 0 {
+                return Ok(&self.said);
+            }
+            self.position += count as u64;
+            self.take(&bytes[..count]);
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.partial.extend_from_slice(piece);
+            if piece.ends_with(b"\n") {
+                let line = String::from_utf8_lossy(&std::mem::take(&mut self.partial)).into_owned();
+                match report::parse_line(&line) {
+                    Some(Line::Ready(ready)) => self.said.ready = Some(ready),
+                    Some(Line::Exit(exit)) => self.said.exit = Some(exit),
+                    Some(Line::NodeExit(exit)) => {
+                        self.said.node_exit.get_or_insert(exit);
+                    }
+                    Some(Line::Error(_)) | None => {}
+                }
+            } else if self.partial.len() > CONSOLE_READ_BYTES {
+                // No line of a program is as long; the rest of it is nothing, too.
+                self.partial.clear();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use aspen_init::report::Reason;
+
+    use super::*;
+
+    #[test]
+    fn lines_are_read_as_they_come_and_forgotten_at_a_start() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("console.log");
+        let mut watch = ConsoleWatch::new(&path);
+        assert_eq!(watch.look().unwrap(), &Said::default());
+        let mut console = File::create(&path).unwrap();
+        console.write_all(b"[    0.1] Linux\r\nASPEN-EXIT {\"reason\":\"power-button\",").unwrap();
+        assert_eq!(watch.look().unwrap().exit, None);
+        console.write_all(b"\"node_exit\":\"code 0\",\"uptime_ms\":9}\r\n").unwrap();
+        let exit = Exit { reason: Reason::PowerButton, node_exit: Some("code 0".to_owned()), uptime_ms: 9 };
+        assert_eq!(watch.look().unwrap().exit, Some(exit));
+        console.write_all(b"ASPEN-EXIT {\"reason\":\"node\",\"node_exit\":null,\"uptime_ms\":9}\n").unwrap();
+        watch.begin();
+        assert_eq!(watch.look().unwrap(), &Said::default());
+        console.write_all(&vec![b'x'; 3 * CONSOLE_READ_BYTES]).unwrap();
+        console
+            .write_all(b"\nASPEN-EXIT {\"reason\":\"node\",\"node_exit\":null,\"uptime_ms\":9}\n")
+            .unwrap();
+        let exit = Exit { reason: Reason::Node, node_exit: None, uptime_ms: 9 };
+        assert_eq!(watch.look().unwrap().exit, Some(exit));
+    }
+}

@@ -1,0 +1,182 @@
+//! The lab's end of the appliance's control channel: probes from inside the machine, and how its node is.
+//!
+//! Many may ask at once; each gets its own answer, whenever it comes.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use aspen_init::control::{Answer, Order, Outcome, Probed, Request};
+use serde_json::Value;
+
+use crate::limits::PROBE_MAX;
+use crate::limits::machines::{CONTROL_ANSWER_MAX, SILENT_MACHINE_MARGIN};
+use crate::machine::{ProbeError, Prober};
+
+/// Why a machine did not say what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nobody listens, or the connection has broken.
+    #[error("the control channel: {doing}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The machine stands still, or has not come so far.
+    #[error("the machine did not answer on its control channel within {0:?}")]
+    Silent(Duration),
+    /// It refuses.
+    #[error("the machine refuses: {0}")]
+    Refused(String),
+    /// What came is no answer to what was asked.
+    #[error("the control channel sent `{0}`, another answer was to come")]
+    Malformed(String),
+}
+
+/// The control channel of one machine, over all its starts: connected when needed, and anew when it has broken.
+#[derive(Debug)]
+pub struct ControlChannel {
+    /// The abstract socket at which QEMU offers it.
+    socket: String,
+    next_id: AtomicU64,
+    link: Mutex<Option<Link>>,
+}
+
+/// One connection. Its reader ends with it.
+#[derive(Debug)]
+struct Link {
+    stream: UnixStream,
+    waiting: Arc<Mutex<Waiting>>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    is_closed: bool,
+    /// Who waits for the answer of this number.
+    answers: BTreeMap<u64, SyncSender<Outcome<Value>>>,
+}
+
+impl ControlChannel {
+    /// The channel behind an abstract socket, not connected yet.
+    pub fn new(socket: String) -> Self {
+        Self { socket, next_id: AtomicU64::new(1), link: Mutex::new(None) }
+    }
+
+    /// Lets the connection go: the machine behind it is gone.
+    pub fn close(&self) {
+        *lock(&self.link) = None;
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn ask(&self, order: Order, within: Duration) -> Result<Value, ControlError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (sender, reply) = sync_channel(1);
+        let waiting = self.send(&Request { id, order }, sender)?;
+        let outcome = reply.recv_timeout(within);
+        lock(&waiting).answers.remove(&id);
+        match outcome {
+            Ok(Outcome::Ok(value)) => Ok(value),
+            Ok(Outcome::Error(reason)) => Err(ControlError::Refused(reason)),
+            Err(RecvTimeoutError::Timeout) => Err(ControlError::Silent(within)),
+            Err(RecvTimeoutError::Disconnected) => Err(ControlError::Io {
+                doing: "waiting for an answer",
+                source: io::ErrorKind::BrokenPipe.into(),
+            }),
+        }
+    }
+
+    fn send(
+        &self,
+        request: &Request,
+        reply: SyncSender<Outcome<Value>>,
+    ) -> Result<Arc<Mutex<Waiting>>, ControlError> {
+        let failed = |doing| move |source| ControlError::Io { doing, source };
+        let mut link = lock(&self.link);
+        let is_usable = link.as_ref().is_some_and(|link| !lock(&link.waiting).is_closed);
+        if !is_usable {
+            *link = None;
+        }
+        let link = match &mut *link {
+            Some(link) => link,
+            none => none.insert(connect(&self.socket).map_err(failed("connecting"))?),
+        };
+        lock(&link.waiting).answers.insert(request.id, reply);
+        let mut bytes =
+            serde_json::to_vec(request).map_err(|error| failed("writing a request")(error.into()))?;
+        bytes.push(b'\n');
+        (&link.stream).write_all(&bytes).map_err(failed("sending a request"))?;
+        Ok(link.waiting.clone())
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // Ends the reader; a connection that is closed already has none.
+        let _closed = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+fn connect(socket: &str) -> io::Result<Link> {
+    let stream = UnixStream::connect_addr(&UnixAddr::from_abstract_name(socket)?)?;
+    stream.set_write_timeout(Some(CONTROL_ANSWER_MAX))?;
+    let waiting = Arc::new(Mutex::new(Waiting::default()));
+    let (reading, answered) = (stream.try_clone()?, waiting.clone());
+    thread::Builder::new().name("control".to_owned()).spawn(move || {
+        read_answers(reading, &answered);
+        let mut waiting = lock(&answered);
+        waiting.is_closed = true;
+        waiting.answers.clear();
+    })?;
+    Ok(Link { stream, waiting })
+}
+
+/// Hands every answer to whoever waits for it, until the connection ends.
+fn read_answers(stream: UnixStream, waiting: &Mutex<Waiting>) {
+    let mut stream = BufReader::new(stream);
+    let bound = aspen_init::limits::CONTROL_LINE_BYTES_MAX as u64;
+    loop {
+        let mut line = String::new();
+        match (&mut stream).take(bound).read_line(&mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        // A guest that was cut off in the middle of a line begins its next life with the rest of it.
+        let Ok(Answer { id, outcome }) = serde_json::from_str::<Answer<Value>>(&line) else { continue };
+        if let Some(sender) = lock(waiting).answers.remove(&id) {
+            let _gave_up = sender.send(outcome);
+        }
+    }
+}
+
+impl Prober for ControlChannel {
+    fn probe(&self, to: SocketAddr, timeout: Duration) -> Result<Duration, ProbeError> {
+        let timeout = timeout.clamp(Duration::from_millis(1), PROBE_MAX);
+        let within_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let answer = self.ask(Order::Probe { to, within_ms }, timeout + SILENT_MACHINE_MARGIN);
+        let probed = answer.and_then(|value| {
+            serde_json::from_value(value.clone()).map_err(|_| ControlError::Malformed(value.to_string()))
+        });
+        match probed {
+            Ok(Probed::AnsweredUs(time_us)) => Ok(Duration::from_micros(time_us)),
+            Ok(Probed::Unanswered(_)) => Err(ProbeError::Unanswered(timeout)),
+            Err(error) => Err(ProbeError::Machine(Box::new(error))),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,136 @@
+//! The nodes of a plan as virtual machines: their disks, their sockets, and QEMU with its arguments.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use aspen_init::layout;
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+
+use super::arguments::{Accelerator, Hardware, Sockets, program};
+use super::{QemuMachine, QemuParts};
+use crate::cluster::pace::Pace;
+use crate::image::config_disk;
+use crate::image::fat::FatFile;
+use crate::limits::machines::DATA_DISK_BYTES;
+use crate::machine::cluster::{MachineSpec, SetUpError};
+use crate::machine::node_files::{node_toml, tap_config};
+use crate::plan::{Plan, PlannedNode};
+use crate::program::ProgramLog;
+
+/// What all machines of a cluster have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QemuSettings {
+    /// QEMU's program.
+    pub qemu: PathBuf,
+    /// What executes their instructions.
+    pub accelerator: Accelerator,
+    /// The kernel that they boot.
+    pub kernel: PathBuf,
+    /// The initramfs with the node.
+    pub initramfs: PathBuf,
+}
+
+/// One machine for each node of the plan.
+pub(in crate::machine) fn machines(
+    plan: &Plan,
+    settings: &QemuSettings,
+    pace: Pace,
+    directory: &Path,
+    log: &ProgramLog,
+) -> Result<Vec<MachineSpec>, SetUpError> {
+    plan.nodes.iter().map(|node| machine(plan, node, settings, pace, directory, log)).collect()
+}
+
+fn machine(
+    plan: &Plan,
+    node: &PlannedNode,
+    settings: &QemuSettings,
+    pace: Pace,
+    directory: &Path,
+    log: &ProgramLog,
+) -> Result<MachineSpec, SetUpError> {
+    let name = &node.name;
+    let home = directory.join("nodes").join(name);
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&home);
+    made.map_err(|source| SetUpError::Io { path: home.clone(), source })?;
+    let (config_disk, data_disk) = (home.join("config.raw"), home.join("data.raw"));
+    write_config_disk(&config_disk, plan, node, pace)?;
+    make_data_disk(&data_disk).map_err(|source| SetUpError::Io { path: data_disk.clone(), source })?;
+    let (port, sockets) = sockets(name).map_err(SetUpError::Loopback)?;
+    let console = home.join("console.log");
+    let program = program(&Hardware {
+        qemu: &settings.qemu,
+        accelerator: settings.accelerator,
+        kernel: &settings.kernel,
+        initramfs: &settings.initramfs,
+        memory_mib: node.memory_mib,
+        mac: node.mac,
+        config_disk: &config_disk,
+        data_disk: &data_disk,
+        console: &console,
+        sockets: &sockets,
+    });
+    let parts = QemuParts {
+        program,
+        complaints: home.join("qemu.log"),
+        console,
+        qmp_socket: sockets.qmp,
+        control_socket: sockets.control,
+    };
+    let machine = QemuMachine::new(name, parts, log.clone());
+    Ok(MachineSpec { machine: Box::new(machine), port: Box::new(port) })
+}
+
+/// What the appliance is told, on a disk.
+fn write_config_disk(path: &Path, plan: &Plan, node: &PlannedNode, pace: Pace) -> Result<(), SetUpError> {
+    let settings = aspen_conf(plan, node);
+    let node_settings = node_toml(plan, node, Path::new(layout::NODE_DATA), pace);
+    let secret = HEXLOWER.encode(&node.secret_key_seed.0) + "\n";
+    let files = [
+        FatFile { path: layout::CONFIG_FILE, bytes: settings.as_bytes() },
+        FatFile { path: layout::CONFIG_NODE_FILE, bytes: node_settings.as_bytes() },
+        FatFile { path: layout::CONFIG_SECRET_FILE, bytes: secret.as_bytes() },
+    ];
+    Ok(config_disk::write(path, &files)?)
+}
+
+/// The text of aspen.conf. Neighbours are permanent, as on every port of the switch: no ARP crosses the fabric.
+fn aspen_conf(plan: &Plan, node: &PlannedNode) -> String {
+    let PlannedNode { name, mac, ip, .. } = node;
+    let interface = tap_config(plan, "eth0", *mac, *ip);
+    let neighbours: Vec<String> =
+        interface.neighbours.iter().map(|(ip, mac)| format!("\"{ip}={mac}\"")).collect();
+    format!(
+        "hostname = \"{name}\"\naddress = \"{ip}/{}\"\nmac = \"{mac}\"\nneighbours = [{}]\n\n[data]\nformat = \"if-blank\"\n",
+        interface.prefix_bits,
+        neighbours.join(", "),
+    )
+}
+
+/// An empty disk, of which nothing is on the host's before it is written. What a disk already holds stays.
+fn make_data_disk(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    if file.metadata()?.len() < DATA_DISK_BYTES { file.set_len(DATA_DISK_BYTES) } else { Ok(()) }
+}
+
+/// Sockets of one machine, and the switch's end of the one for frames.
+fn sockets(name: &str) -> io::Result<(UdpSocket, Sockets)> {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let ours = UdpSocket::bind(any)?;
+    // Let go again for QEMU: in a namespace of the lab's own nobody else takes it.
+    let theirs = UdpSocket::bind(any)?.local_addr()?;
+    ours.connect(theirs)?;
+    ours.set_nonblocking(true)?;
+    let sockets = Sockets {
+        qmp: format!("aspen-lab/{}/{name}/qmp", std::process::id()),
+        control: format!("aspen-lab/{}/{name}/control", std::process::id()),
+        frames_in: theirs,
+        frames_out: ours.local_addr()?,
+    };
+    Ok((ours, sockets))
+}

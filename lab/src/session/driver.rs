@@ -1,0 +1,172 @@
+//! Which driver a run gets: what was asked for, or what this host can do, found out by doing it.
+
+use std::path::{Path, PathBuf};
+
+use super::outer::{OuterError, absolute, node_version};
+use crate::cli::{DriverArg, MachineArgs};
+use crate::image::cache::KEY_VARIABLE;
+use crate::image::{self, ImageError};
+use crate::machine::driver::{Driver, NodeProgram};
+use crate::machine::qemu::arguments::{Accelerator, QEMU};
+use crate::machine::qemu::nodes::QemuSettings;
+use crate::machine::qemu::trial::{self, Qemu, TrialError};
+use crate::program::{ProgramError, ProgramLog};
+
+/// What runs the nodes, and why.
+#[derive(Debug, Clone)]
+pub(crate) struct Choice {
+    /// What runs them.
+    pub(crate) driver: Driver,
+    /// The version that the node's program names.
+    pub(crate) node_version: String,
+    /// What was taken, and why.
+    pub(crate) reason: String,
+}
+
+/// Why nothing can run the nodes as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ChoiceError {
+    /// QEMU.
+    #[error(transparent)]
+    Qemu(#[from] TrialError),
+    /// The image that is named.
+    #[error(transparent)]
+    Image(ImageError),
+    /// There is none, and none can be made.
+    #[error("there is no image to boot")]
+    NoImage(#[source] ImageError),
+    /// The log of programs.
+    #[error(transparent)]
+    Log(#[from] ProgramError),
+    /// An option of another driver.
+    #[error("{option} is of no use to --driver {driver}: leave one of them out")]
+    Option {
+        /// As it is typed.
+        option: &'static str,
+        /// As it is typed.
+        driver: &'static str,
+    },
+}
+
+/// Finds out what runs the nodes. What takes long is told, as it is what was taken and why.
+pub(crate) fn choose(
+    args: &MachineArgs,
+    directory: &Path,
+    tell: &mut dyn FnMut(&str),
+) -> Result<Choice, OuterError> {
+    let is_process_only = args.node_bin.is_some();
+    match args.driver {
+        DriverArg::Process => {
+            if args.image.is_some() {
+                return Err(ChoiceError::Option { option: "--image", driver: "process" }.into());
+            }
+            process(args, directory, "driver: process, as asked".to_owned())
+        }
+        DriverArg::Qemu if is_process_only => {
+            Err(ChoiceError::Option { option: "--node-bin", driver: "qemu" }.into())
+        }
+        DriverArg::Qemu => {
+            let log = log(directory)?;
+            let qemu = trial::find(&log).map_err(ChoiceError::from)?;
+            let version = &qemu.version;
+            let image = image(args, tell)?;
+            let (accelerator, reason) = match kvm(&qemu, &image, directory, &log) {
+                Ok(()) => (Accelerator::Kvm, format!("driver: qemu {version} with kvm, as asked")),
+                Err(error) => {
+                    let why = error.in_short();
+                    (
+                        Accelerator::Tcg,
+                        format!("driver: qemu {version}, emulating: KVM runs no guest here ({why})"),
+                    )
+                }
+            };
+            Ok(machines(&qemu, &image, accelerator, reason))
+        }
+        DriverArg::Auto if is_process_only => {
+            process(args, directory, "driver: process, since --node-bin is one".to_owned())
+        }
+        DriverArg::Auto => auto(args, directory, tell),
+    }
+}
+
+/// Virtual machines if the processor really runs them, processes otherwise.
+fn auto(args: &MachineArgs, directory: &Path, tell: &mut dyn FnMut(&str)) -> Result<Choice, OuterError> {
+    let log = log(directory)?;
+    // First what is quick and needs no image.
+    let runs = trial::find(&log).and_then(|qemu| {
+        trial::smallest_guest(&qemu, Accelerator::Kvm, directory, &log)?;
+        Ok(qemu)
+    });
+    let refusal = match runs {
+        Ok(qemu) => {
+            let image = image(args, tell)?;
+            match trial::kernel(&qemu, Accelerator::Kvm, &image.kernel, &log) {
+                Ok(()) => {
+                    let reason = format!("driver: qemu {} with kvm, which runs a guest here", qemu.version);
+                    return Ok(machines(&qemu, &image, Accelerator::Kvm, reason));
+                }
+                Err(error) => error,
+            }
+        }
+        Err(error) => error,
+    };
+    let emulation = match refusal {
+        TrialError::Missing => format!("after that, `--driver qemu` would emulate microVMs with {QEMU}"),
+        _ => "`--driver qemu` would emulate microVMs".to_owned(),
+    };
+    let reason =
+        format!("driver: process, since KVM runs no guest here ({}); {emulation}", refusal.in_short());
+    process(args, directory, reason)
+}
+
+/// Whether the processor runs the image's kernel.
+fn kvm(qemu: &Qemu, image: &Image, directory: &Path, log: &ProgramLog) -> Result<(), TrialError> {
+    trial::smallest_guest(qemu, Accelerator::Kvm, directory, log)?;
+    trial::kernel(qemu, Accelerator::Kvm, &image.kernel, log)
+}
+
+fn process(args: &MachineArgs, directory: &Path, reason: String) -> Result<Choice, OuterError> {
+    let program = args.node_bin.as_deref().map(absolute).transpose()?;
+    let node_version = match &program {
+        None => aspen_node::BUILD.to_owned(),
+        Some(path) => node_version(path, directory)?,
+    };
+    let driver = Driver::Process(program.map_or(NodeProgram::Own, NodeProgram::Path));
+    Ok(Choice { driver, node_version, reason })
+}
+
+fn machines(qemu: &Qemu, image: &Image, accelerator: Accelerator, reason: String) -> Choice {
+    let Image { kernel, initramfs, node_version } = image.clone();
+    Choice {
+        driver: Driver::Qemu(QemuSettings { qemu: qemu.path.clone(), accelerator, kernel, initramfs }),
+        node_version,
+        reason,
+    }
+}
+
+/// What the machines boot.
+#[derive(Debug, Clone)]
+struct Image {
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    node_version: String,
+}
+
+/// The image that is named, or the one of this checkout.
+fn image(args: &MachineArgs, tell: &mut dyn FnMut(&str)) -> Result<Image, OuterError> {
+    let folder = match &args.image {
+        Some(folder) => {
+            let key = std::env::var_os(KEY_VARIABLE).filter(|key| !key.is_empty()).map(PathBuf::from);
+            image::open(folder, key.as_deref()).map_err(ChoiceError::Image)?
+        }
+        None => image::ensure(tell).map_err(ChoiceError::NoImage)?,
+    };
+    let kernel = folder.bzimage().unwrap_or_else(|| folder.vmlinux());
+    let node_version = format!("{}, in an image with Linux {}", folder.version(), folder.release());
+    Ok(Image { kernel, initramfs: folder.initramfs(), node_version })
+}
+
+fn log(directory: &Path) -> Result<ProgramLog, OuterError> {
+    let log = ProgramLog::open(&directory.join("programs.log"));
+    Ok(log.map_err(ChoiceError::Log)?)
+}

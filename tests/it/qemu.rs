@@ -1,0 +1,115 @@
+//! Runs on virtual machines: the appliance on QEMU, with KVM where it runs a guest and emulated elsewhere.
+
+#![allow(clippy::disallowed_methods, reason = "a test starts the program that it tests")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use aspen_init::report::{Line, parse_line};
+
+use crate::lab::{Run, Running, Turn, bench, run, write_scenario};
+
+/// A cut, a pause and a power cut, in as little time as they take.
+const STORY: &str = "nodes: { count: 3, memory: 128MiB }\nworkload: { rate: 60/s }\nduration: 20s\nfaults:\n  \
+                     - { at: 1s, for: 4s, partition: [[leader], [rest]] }\n  \
+                     - { at: 8s, for: 1s, pause: follower }\n  \
+                     - { at: 12s, kill: leader, restart_after: 1s }\n\
+                     checks: [linearizable, durable, raft, { recovers: { within: 10s } }]\n";
+/// The same power cut alone.
+const KILL: &str = "nodes: { count: 3, memory: 128MiB }\nworkload: { rate: 60/s }\nduration: 8s\nfaults:\n  \
+                    - { at: 1s, kill: n1, restart_after: 1s }\nchecks: [linearizable]\n";
+/// Three emulated machines, measured, booted and run at the largest slowdown, on a host that builds the image first.
+const RUN_MAX: Duration = Duration::from_mins(15);
+
+/// The right to run a cluster of virtual machines; none where this host has no QEMU.
+fn machines() -> Option<(Turn, tempfile::TempDir)> {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&paths).any(|folder| folder.join("qemu-system-x86_64").is_file()) {
+        return bench();
+    }
+    let required = std::env::var("LAB_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|word| word == "qemu"), "LAB_REQUIRE wants qemu-system-x86_64");
+    #[allow(clippy::print_stderr, reason = "a skipped test says so")]
+    {
+        eprintln!("SKIPPED: no qemu-system-x86_64");
+    }
+    None
+}
+
+#[track_caller]
+fn run_machines(home: &Path, scenario: &str, more: &[&str]) -> Run {
+    let file = write_scenario(home, "story", scenario);
+    let words = [&[file.as_str(), "--seed", "1", "--driver", "qemu"], more].concat();
+    Running::start(home, "run", &words, &[]).finish_within(RUN_MAX)
+}
+
+/// What programs can read on a node's console.
+fn console(run: &Run, node: &str) -> Vec<Line> {
+    let bytes = fs::read(run.directory.join("nodes").join(node).join("console.log")).unwrap();
+    String::from_utf8_lossy(&bytes).lines().filter_map(parse_line).collect()
+}
+
+#[test]
+fn machines_are_cut_off_paused_and_switched_off_and_pass_with_every_receipt() {
+    let Some((_turn, home)) = machines() else { return };
+    let run = run_machines(home.path(), STORY, &[]);
+    assert_eq!(run.code, Some(0), "{}", run.output());
+    let report = run.report();
+    let faults = report["record"]["faults"].as_array().unwrap();
+    assert_eq!(faults.len(), 3);
+    for fault in faults {
+        let proofs = fault["proofs"].as_array().unwrap();
+        assert!(!proofs.is_empty() && proofs.iter().all(|proof| proof["is_seen"] == true), "{fault}");
+    }
+    assert!(report["driver"].as_str().unwrap().starts_with("qemu with "), "{}", report["driver"]);
+    assert!(report["replay"].as_str().unwrap().contains("--driver qemu"), "{}", report["replay"]);
+    // The machine that lost its power booted twice, from the same disk; in the end every node was stopped by the button.
+    let killed = faults[2]["touched"][0].as_u64().unwrap();
+    for node in 0..3 {
+        let lines = console(&run, &format!("n{}", node + 1));
+        let boots_count = lines.iter().filter(|line| matches!(line, Line::Ready(_))).count();
+        assert_eq!(boots_count, if node == killed { 2 } else { 1 }, "n{}", node + 1);
+        let Some(Line::Exit(exit)) = lines.last() else { panic!("n{}: {lines:?}", node + 1) };
+        assert_eq!(exit.node_exit.as_deref(), Some("code 0"), "n{}", node + 1);
+    }
+}
+
+#[test]
+fn power_cut_that_cuts_nothing_is_no_pass() {
+    let Some((_turn, home)) = machines() else { return };
+    let run = run_machines(home.path(), KILL, &["--sabotage", "ignore-kills"]);
+    assert_eq!(run.code, Some(2), "{}", run.output());
+    assert!(run.stdout.contains("NO RECEIPT") || run.stdout.contains("no receipt"), "{}", run.output());
+    let proofs = &run.report()["record"]["faults"][0]["proofs"];
+    let restarted =
+        proofs.as_array().unwrap().iter().find(|proof| proof["what"] == "a new incarnation serves");
+    assert_eq!(restarted.unwrap()["is_seen"], false, "{proofs}");
+}
+
+#[test]
+fn doctor_sees_that_an_emulated_guest_runs() {
+    let Some((_turn, _home)) = machines() else { return };
+    let output = Command::new(env!("CARGO_BIN_EXE_lab")).arg("doctor").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("driver   qemu, emulated  works  QEMU "), "{text}");
+}
+
+#[test]
+fn host_without_qemu_is_told_which_command_gets_it() {
+    let Some((_turn, home)) = bench() else { return };
+    let file = write_scenario(home.path(), "story", KILL);
+    let empty = [("PATH", home.path().to_str().unwrap())];
+    let run_with = |driver: &str, name: &str| {
+        run(home.path(), name, &[&file, "--seed", "1", "--driver", driver, "--quiet"], &empty)
+    };
+    let refused = run_with("qemu", "qemu");
+    assert_eq!(refused.code, Some(3), "{}", refused.output());
+    assert!(refused.stderr.contains("apt-get install qemu-system-x86"), "{}", refused.output());
+    assert!(!refused.directory.exists(), "nothing is left of a run that did not begin");
+    // Nobody asked for virtual machines: processes will do.
+    let run = run_with("auto", "auto");
+    assert_eq!(run.code, Some(0), "{}", run.output());
+    assert_eq!(run.report()["driver"], "process");
+}
