@@ -95,20 +95,17 @@ impl Desk {
 
     /// The answer to a line, and what follows from it once it is sent; nothing stands for a line that is too long.
     fn answer(&self, line: Option<&[u8]>) -> Reply {
-        let refused = |text| Reply::Now(json(0, Outcome::<Done>::Error(text)), None);
+        let refused = |id, text| Reply::Now(json(id, Outcome::<Done>::Error(text)), None);
         let Some(line) = line else {
-            return refused(format!("a request has at most {CONTROL_LINE_BYTES_MAX} bytes"));
+            return refused(0, format!("a request has at most {CONTROL_LINE_BYTES_MAX} bytes"));
         };
         let Request { id, order } = match serde_json::from_slice(line) {
             Ok(request) => request,
             Err(error) => {
                 // Whoever asked can tell which question it was, if there is a number at all.
-                let id = serde_json::from_slice::<serde_json::Value>(line)
-                    .ok()
-                    .and_then(|value| value.get("id")?.as_u64())
-                    .unwrap_or_default();
-                let text = format!("this is no request: {error}");
-                return Reply::Now(json(id, Outcome::<Done>::Error(text)), None);
+                let value = serde_json::from_slice::<serde_json::Value>(line).ok();
+                let id = value.and_then(|value| value.get("id")?.as_u64()).unwrap_or_default();
+                return refused(id, format!("this is no request: {error}"));
             }
         };
         let answer = match order {
