@@ -19,7 +19,7 @@ use super::protocol::Status;
 use super::{inherit, publish, server};
 use crate::cluster::ClusterError;
 use crate::cluster::pace::Pace;
-use crate::limits::control::CONTROL_FAREWELL_MAX;
+use crate::limits::control::{CONTROL_FAREWELL_MAX, HAND_RATE};
 use crate::limits::{BOOT_WAIT_MAX, LOOK_INTERVAL};
 use crate::machine::driver::{Driver, DriverError, World, set_up};
 use crate::plan::{NodeIndex, Plan};
@@ -210,9 +210,10 @@ async fn work(
         let (kind, subject) = (EventKind::Phase, "slowdown".to_owned());
         diary.event(&Event { at_ns: 0, kind, subject, text });
     };
-    let making = set_up(&order.driver, order.pace, &plan, &order.directory, None, &mut tell);
+    let asked = Arc::new(asked_by_hand(&plan));
+    let making = set_up(&order.driver, order.pace, &asked, &order.directory, None, &mut tell);
     let mut ending = interrupt.clone();
-    let World { cluster, clock, .. } = tokio::select! {
+    let World { cluster, clock, pace } = tokio::select! {
         made = making => made?,
         // The sender lives as long as the lab.
         _ = ending.wait_for(|is_wanted| *is_wanted) => return Ok(Vec::new()),
@@ -221,6 +222,7 @@ async fn work(
         directory: order.directory.clone(),
         pid: order.pid,
         driver: order.driver.name(),
+        slowdown: pace.to_string(),
         publish: order.publish,
     };
     let (sink, interrupted) = (diary.clone(), interrupt.clone());
@@ -249,6 +251,14 @@ async fn work(
         Ok(()) | Err(InnerError::Boot(BootError::Interrupted)) => Ok(problems),
         Err(error) => Err(error),
     }
+}
+
+/// The plan without its load: nobody but the user asks anything of the nodes.
+fn asked_by_hand(plan: &Plan) -> Plan {
+    let mut plan = plan.clone();
+    plan.workload.rate_per_s = HAND_RATE;
+    plan.workload.readers.clear();
+    plan
 }
 
 /// What goes on beside the boot and after it.

@@ -37,6 +37,8 @@ pub(super) struct About {
     pub(super) pid: u32,
     /// What runs the nodes.
     pub(super) driver: String,
+    /// How many times slower than planned it goes.
+    pub(super) slowdown: String,
     /// The port of the first node on the host.
     pub(super) publish: Option<u16>,
 }
@@ -204,6 +206,7 @@ impl Lab {
             pid: self.about.pid,
             seed: self.plan.seed,
             driver: self.about.driver.clone(),
+            slowdown: self.about.slowdown.clone(),
             phase: *self.phase.borrow(),
             up_ms: millis(self.began.elapsed()),
             nodes,

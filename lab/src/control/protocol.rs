@@ -181,6 +181,8 @@ pub struct Status {
     pub seed: u64,
     /// What runs the nodes.
     pub driver: String,
+    /// How many times slower than planned it goes: times of links and of Raft are so many times longer.
+    pub slowdown: String,
     /// How far it is.
     pub phase: Phase,
     /// For how long it has been up, in milliseconds.

@@ -50,9 +50,11 @@ pub(super) fn status(status: &Status) -> String {
         Phase::Serving => "up",
         Phase::Stopping => "stopping",
     };
-    let Status { name, driver, seed, pid, up_ms, .. } = status;
+    let Status { name, driver, slowdown, seed, pid, up_ms, .. } = status;
+    let slowdown = if slowdown == "1" { String::new() } else { format!(", slowdown {slowdown}") };
     let age = age(*up_ms);
-    let mut text = format!("{name}: {phase} for {age} (driver {driver}, seed {seed}, process {pid})\n");
+    let mut text =
+        format!("{name}: {phase} for {age} (driver {driver}{slowdown}, seed {seed}, process {pid})\n");
     let _ = write!(text, "run directory: {}\n\n", status.directory.display());
     let head = ["NODE", "STATE", "ROLE", "TERM", "APPLIED", "ADDRESS", "URL"];
     text += &table(&head, status.nodes.iter().map(node_row).collect());
@@ -200,6 +202,7 @@ mod tests {
             pid: 77,
             seed: 1,
             driver: "process".to_owned(),
+            slowdown: "1".to_owned(),
             phase: Phase::Serving,
             up_ms: 125_400,
             nodes: vec![
@@ -225,6 +228,9 @@ run directory: /r/three-nodes-1
 every link is perfect
 ";
         assert_eq!(status(&lab()), want);
+        let slow = Status { driver: "qemu with tcg".to_owned(), slowdown: "2.5".to_owned(), ..lab() };
+        let first = "three-nodes-1: up for 2m 5s (driver qemu with tcg, slowdown 2.5, seed 1, process 77)\n";
+        assert!(status(&slow).starts_with(first), "{}", status(&slow));
     }
 
     #[test]

@@ -22,6 +22,9 @@ pub const CONTROL_FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// Most connections to published ports at once, over all nodes. Each takes two descriptors of the usual 1,024. Further ones
 /// wait.
 pub const PUBLISH_CONNECTIONS_MAX: usize = 256;
+/// Operations per second that the machines of a lab are expected to do, over all nodes: what a person and a small script of
+/// theirs ask for. Slow machines are given time for so many, not for the load of the scenario, which nobody puts on them.
+pub const HAND_RATE: u32 = 50;
 /// How often a console that is followed is looked at.
 pub const CONSOLE_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Most rows about links in a table for a person: a screen. The JSON has all of them.
