@@ -37,6 +37,11 @@ pub trait Port: AsFd + Send {
     /// # Errors
     /// The frame was not taken; it is counted as dropped by the port.
     fn send(&mut self, frame: &[u8]) -> io::Result<()>;
+
+    /// Whether an error that is announced, and then not there to be read, is the end of this port or has passed.
+    fn outlives_errors(&self) -> bool {
+        false
+    }
 }
 
 impl Port for UnixDatagram {
@@ -58,6 +63,11 @@ impl Port for UdpSocket {
 
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
         UdpSocket::send(self, frame).map(|_bytes| ())
+    }
+
+    fn outlives_errors(&self) -> bool {
+        // The error of one frame, that nobody took it, may be handed to the sender of the next.
+        true
     }
 }
 

@@ -284,7 +284,7 @@ impl Loop {
             match self.core.port_mut(port).recv(frame) {
                 Ok(bytes) => self.core.on_frame(Instant::now(), port, &frame[..bytes]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if broken {
+                    if broken && !self.core.port_mut(port).outlives_errors() {
                         self.core.fail_port(port);
                     }
                     return;
