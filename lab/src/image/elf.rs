@@ -20,6 +20,9 @@ pub enum ElfError {
          --target x86_64-unknown-linux-gnu"
     )]
     Dynamic,
+    /// An object file, or a module.
+    #[error("this ELF file has nothing to load: it is no program")]
+    Unloadable,
     /// The end is missing.
     #[error("this ELF file is cut off: it has {bytes} bytes and speaks of {wanted}")]
     Truncated {
@@ -56,6 +59,9 @@ pub fn static_program(bytes: &[u8]) -> Result<Vec<u8>, ElfError> {
     let Some(loaded) = loaded else {
         return Err(ElfError::Truncated { bytes: bytes.len() as u64, wanted: end });
     };
+    if loaded.len() < SECTION_TABLE_SIZES.end {
+        return Err(ElfError::Unloadable);
+    }
     let mut program = loaded.to_vec();
     program[SECTION_TABLE_OFFSET].fill(0);
     program[SECTION_TABLE_SIZES].fill(0);
@@ -134,6 +140,11 @@ mod tests {
              explicit --target x86_64-unknown-linux-gnu",
         );
         check_refused(b"#!/bin/sh\n", "this is no ELF file of 64 bits, or a damaged one");
+        // A header that names no segment.
+        let mut object = program.clone();
+        object[0x38] = 0;
+        object[0x39] = 0;
+        check_refused(&object, "this ELF file has nothing to load: it is no program");
         // e_machine of aarch64.
         program[0x12] = 183;
         check_refused(&program, "this is for aarch64; the appliance is for x86_64 only");

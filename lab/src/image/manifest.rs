@@ -222,11 +222,10 @@ impl Manifest {
                 return Err(ManifestError::Changed { path, found, want: output.sha256 });
             }
         }
-        if only.is_some() {
-            return Ok(());
-        }
         let known = |path: &str| self.outputs.iter().any(|output| output.path == path);
-        match files(folder)?.into_iter().find(|path| !known(path)) {
+        // A file that the manifest does not name was not checked, whoever has put it there.
+        let is_asked_for = |path: &str| only.is_none_or(|only| only.contains(&path));
+        match files(folder)?.into_iter().find(|path| is_asked_for(path) && !known(path)) {
             Some(unknown) => Err(ManifestError::Unknown(folder.join(unknown))),
             None => Ok(()),
         }
@@ -323,8 +322,14 @@ pub(super) mod tests {
                     4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945, not \
                     44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
         check_refused(home.path(), &manifest, want);
-        // Only what is asked for.
+        // Only what is asked for, and that must be named.
         manifest.check(home.path(), Some(&["vmlinux"])).unwrap();
+        std::fs::write(home.path().join("vmlinux"), "").unwrap();
+        let error = manifest.check(home.path(), Some(&["vmlinux"])).unwrap_err().to_string();
+        assert!(
+            error.ends_with("/vmlinux is in the image's folder, but not in its manifest: remove it"),
+            "{error}"
+        );
         let mut outside = manifest.clone();
         outside.outputs[0].path = "../secret".to_owned();
         check_refused(

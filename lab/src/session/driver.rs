@@ -65,28 +65,30 @@ pub(crate) fn choose(
         DriverArg::Qemu if is_process_only => {
             Err(ChoiceError::Option { option: "--node-bin", driver: "qemu" }.into())
         }
-        DriverArg::Qemu => {
-            let log = log(directory)?;
-            let qemu = trial::find(&log).map_err(ChoiceError::from)?;
-            let version = &qemu.version;
-            let image = image(args, tell)?;
-            let (accelerator, reason) = match kvm(&qemu, &image, directory, &log) {
-                Ok(()) => (Accelerator::Kvm, format!("driver: qemu {version} with kvm, as asked")),
-                Err(error) => {
-                    let why = error.in_short();
-                    (
-                        Accelerator::Tcg,
-                        format!("driver: qemu {version}, emulating: KVM runs no guest here ({why})"),
-                    )
-                }
-            };
-            Ok(machines(&qemu, &image, accelerator, reason))
-        }
         DriverArg::Auto if is_process_only => {
             process(args, directory, "driver: process, since --node-bin is one".to_owned())
         }
-        DriverArg::Auto => auto(args, directory, tell),
+        DriverArg::Auto if args.image.is_none() => auto(args, directory, tell),
+        // Who names an image wants machines that boot it.
+        DriverArg::Qemu | DriverArg::Auto => qemu(args, directory, tell),
     }
+}
+
+/// Virtual machines, emulated where the processor does not run them.
+fn qemu(args: &MachineArgs, directory: &Path, tell: &mut dyn FnMut(&str)) -> Result<Choice, OuterError> {
+    let log = log(directory)?;
+    let qemu = trial::find(&log).map_err(ChoiceError::from)?;
+    let version = &qemu.version;
+    let image = image(args, tell)?;
+    let (accelerator, reason) = match kvm(&qemu, &image, directory, &log) {
+        Ok(()) => (Accelerator::Kvm, format!("driver: qemu {version} with kvm, as asked")),
+        Err(error) => {
+            let why = error.in_short();
+            let reason = format!("driver: qemu {version}, emulating: KVM runs no guest here ({why})");
+            (Accelerator::Tcg, reason)
+        }
+    };
+    Ok(machines(&qemu, &image, accelerator, reason))
 }
 
 /// Virtual machines if the processor really runs them, processes otherwise.

@@ -154,7 +154,9 @@ fn make_ready(path: &Path, format: DataFormat, console: &Console) -> Result<u64,
         }
         Content::Ours { bytes } => Ok(bytes),
         Content::Other(what) => Err(DiskError::Other { path: owned(), what }),
-        Content::Blank if format == DataFormat::Never => Err(DiskError::Blank { path: owned() }),
+        Content::Blank | Content::Unfinished if format == DataFormat::Never => {
+            Err(DiskError::Blank { path: owned() })
+        }
         Content::Blank | Content::Unfinished => {
             let file = File::open(DATA_BLOCKS).map_err(BlocksError::Io)?;
             let blocks = BlockList::read(io::BufReader::new(file))?;

@@ -1,6 +1,7 @@
 //! The switch over socket pairs: no privileges, no kernel network.
 
 use std::net::UdpSocket;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
@@ -317,8 +318,8 @@ fn port_whose_machine_is_gone_does_not_end_the_switch() {
 /// A port whose errors are taken by somebody else before it can read them.
 struct Robbed(UdpSocket);
 
-impl std::os::fd::AsFd for Robbed {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+impl AsFd for Robbed {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
