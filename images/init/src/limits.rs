@@ -99,6 +99,8 @@ pub const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 pub const HTTP_ANSWER_BYTES_MAX: u64 = 256 * 1024;
 /// How long the node has to stop by itself: its own bound is 10 s, and 1 s for its runtime.
 pub const NODE_STOP_MAX: Duration = Duration::from_secs(15);
+/// How long a killed node has to be gone. The kernel needs milliseconds; one that waits for a dead disk is left behind.
+pub const NODE_KILL_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked whether the node has stopped, besides at every signal.
 pub const NODE_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the last lines of a node that ended may take to come out of its pipe.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::assemble::{self, AssembleError, Extent, Materials, Sources, files};
 use super::debian::{self, DebianError};
 use super::digest::{self, Digest, of_bytes};
-use super::manifest::{FORMAT, Manifest, ManifestError};
+use super::manifest::{self, FORMAT, Manifest, ManifestError};
 use super::programs::{self, ProgramsError};
 use super::sign::{self, SignError};
 use super::workshop::{Workshop, WorkshopError, make_folder};
@@ -30,6 +30,11 @@ pub enum ImageError {
     /// The kernel's package.
     #[error(transparent)]
     Debian(#[from] DebianError),
+    /// A kernel that only a boot loader can start, without one.
+    #[error(
+        "{0} cannot be entered as PVH guests are, and there is no bzImage beside it: build the image from a bzImage, or from a kernel with CONFIG_PVH=y"
+    )]
+    Unbootable(PathBuf),
     /// The workshop.
     #[error(transparent)]
     Workshop(#[from] WorkshopError),
@@ -59,6 +64,7 @@ pub enum ImageError {
 pub struct ImageFolder {
     folder: PathBuf,
     manifest: Manifest,
+    identity: Digest,
 }
 
 impl ImageFolder {
@@ -98,15 +104,22 @@ impl ImageFolder {
         &self.manifest.kernel.release
     }
 
-    /// Whether the kernel loads modules, which takes time at every boot.
-    pub fn has_modules(&self) -> bool {
-        !self.manifest.kernel.modules.is_empty()
+    /// What a hypervisor boots, and the lab has tried: the kernel as boot loaders take it, or else as an ELF file that can be
+    /// entered without one.
+    ///
+    /// # Errors
+    /// [`ImageError::Unbootable`].
+    pub fn kernel(&self) -> Result<PathBuf, ImageError> {
+        match self.bzimage() {
+            Some(bzimage) => Ok(bzimage),
+            None if self.manifest.kernel.pvh => Ok(self.vmlinux()),
+            None => Err(ImageError::Unbootable(self.vmlinux())),
+        }
     }
 
-    /// What identifies the image in reports: the SHA-256 of its initramfs.
-    pub fn identity(&self) -> Option<Digest> {
-        let initramfs = self.manifest.outputs.iter().find(|output| output.path == files::INITRAMFS);
-        initramfs.map(|output| output.sha256)
+    /// What identifies the image in reports: the SHA-256 of its manifest, which has those of its files.
+    pub fn identity(&self) -> Digest {
+        self.identity
     }
 }
 
@@ -144,7 +157,9 @@ pub fn open(folder: &Path, key: Option<&Path>) -> Result<ImageFolder, ImageError
         manifest.check(&folder, Some(&only))?;
         manifest
     };
-    Ok(ImageFolder { folder, manifest })
+    let path = folder.join(manifest::FILE);
+    let identity = digest::of_file(&path).map_err(|source| ImageError::File { path, source })?;
+    Ok(ImageFolder { folder, manifest, identity })
 }
 
 /// The image in the workshop's cache that is made of the programs of this checkout and this kernel, or a new one.
@@ -226,8 +241,14 @@ mod tests {
     fn image_that_is_not_signed_is_refused_where_a_key_is_wanted() {
         let (home, manifest) = sample();
         let image = open(home.path(), None).unwrap();
-        assert_eq!((image.version(), image.has_modules()), (manifest.version.as_str(), false));
+        assert_eq!(image.version(), manifest.version.as_str());
         assert_eq!(image.bzimage(), None);
+        assert_eq!(image.kernel().unwrap(), home.path().join("vmlinux"));
+        assert_eq!(image.identity(), digest::of_file(&home.path().join("manifest.json")).unwrap());
+        let mut flat = image.clone();
+        flat.manifest.kernel.pvh = false;
+        let error = flat.kernel().unwrap_err().to_string();
+        assert!(error.contains("/vmlinux cannot be entered as PVH guests are"), "{error}");
         let key = home.path().join("key.pub");
         let error = open(home.path(), Some(&key)).unwrap_err().to_string();
         assert_eq!(error, format!("cannot use {}", key.display()));

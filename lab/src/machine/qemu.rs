@@ -184,8 +184,10 @@ impl Machine for QemuMachine {
     fn kill(&mut self) -> Result<Exit, MachineError> {
         let exited = self.exited();
         let killed = self.cut_power()?;
-        // A node that had ended by itself was not killed by anybody.
-        Ok(exited.unwrap_or(killed))
+        // A node that had ended by itself was not killed by anybody. It may have said so in the last moment.
+        let said = self.said().ok().and_then(|said| said.node_exit);
+        let ended = said.map(|said| exit_of(&said.node_exit).unwrap_or(Exit::Code(-1)));
+        Ok(exited.or(ended).unwrap_or(killed))
     }
 
     fn terminate(&mut self, limit: Duration) -> Result<Exit, MachineError> {

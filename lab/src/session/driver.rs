@@ -32,6 +32,17 @@ pub enum ChoiceError {
     /// The image that is named.
     #[error(transparent)]
     Image(ImageError),
+    /// Of another version.
+    #[error(
+        "the image in {folder} is of aspen {found}, this is {}: take the lab that built it",
+        aspen_node::VERSION
+    )]
+    Version {
+        /// Where it is.
+        folder: PathBuf,
+        /// What it says.
+        found: String,
+    },
     /// There is none, and none can be made.
     #[error("there is no image to boot")]
     NoImage(#[source] ImageError),
@@ -163,8 +174,17 @@ fn image(args: &MachineArgs, tell: &mut dyn FnMut(&str)) -> Result<Image, OuterE
         }
         None => image::ensure(tell).map_err(ChoiceError::NoImage)?,
     };
-    let kernel = folder.bzimage().unwrap_or_else(|| folder.vmlinux());
-    let node_version = format!("{}, in an image with Linux {}", folder.version(), folder.release());
+    if folder.version() != aspen_node::VERSION {
+        let (found, folder) = (folder.version().to_owned(), folder.folder().to_owned());
+        return Err(ChoiceError::Version { folder, found }.into());
+    }
+    let kernel = folder.kernel().map_err(ChoiceError::Image)?;
+    let node_version = format!(
+        "{}, in an image with Linux {}, SHA-256 of its manifest {}",
+        folder.version(),
+        folder.release(),
+        folder.identity()
+    );
     Ok(Image { kernel, initramfs: folder.initramfs(), node_version })
 }
 

@@ -20,6 +20,7 @@ use crate::machine::driver::{DriverError, World, set_up};
 use crate::observations::{Observation, ObservationsError, read_observations};
 use crate::plan::Plan;
 use crate::report::{self, Report, Sources};
+use crate::runner::boot::BootError;
 use crate::runner::record::{Event, EventKind, RunRecord};
 use crate::runner::{self, EventSink, Files, RunError, Stage, causes};
 use crate::sandbox::{Control, Inner};
@@ -109,8 +110,15 @@ fn perform(
             let (kind, subject) = (EventKind::Phase, "slowdown".to_owned());
             sink.event(&Event { at_ns: 0, kind, subject, text });
         };
-        let world = set_up(&order.driver, order.pace, plan, &order.directory, sabotage, &mut tell).await?;
-        let World { cluster, clock, pace } = world;
+        let making = set_up(&order.driver, order.pace, plan, &order.directory, sabotage, &mut tell);
+        let mut ending = interrupt.clone();
+        let World { cluster, clock, pace } = tokio::select! {
+            made = making => made?,
+            // The sender lives as long as the run.
+            _ = ending.wait_for(|is_wanted| *is_wanted) => {
+                return Err(RunError::Boot(BootError::Interrupted).into());
+            }
+        };
         *used = Some(pace);
         let stage = Stage { plan: plan.clone(), cluster, clock, sink, interrupt };
         Ok(runner::run(stage, files).await?)

@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 
 use aspen_init::control::NodeState;
 use aspen_init::layout::{LAST_WORDS, NODE, NODE_CONFIG, NODE_DATA, NODE_SECRET_FILE};
-use aspen_init::limits::{NODE_LINE_BYTES_MAX, NODE_LOOK_INTERVAL, NODE_STOP_MAX, OUTPUT_DRAIN_MAX};
+use aspen_init::limits::{
+    NODE_KILL_MAX, NODE_LINE_BYTES_MAX, NODE_LOOK_INTERVAL, NODE_STOP_MAX, OUTPUT_DRAIN_MAX,
+};
 use aspen_init::report::{Line, NodeExit};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -265,14 +267,14 @@ impl Supervisor {
             self.set_stopped();
             return self.last_exit;
         };
-        for (signal, limit) in [(Signal::SIGTERM, NODE_STOP_MAX), (Signal::SIGKILL, Duration::MAX)] {
+        for (signal, limit) in [(Signal::SIGTERM, NODE_STOP_MAX), (Signal::SIGKILL, NODE_KILL_MAX)] {
             let _ = kill(running.pid, signal);
             if let Some(exit) = self.wait(events, limit) {
                 self.finish(&running, exit);
                 break;
             }
             self.console
-                .say(format_args!("the node did not stop within {} s and is killed", limit.as_secs()));
+                .say(format_args!("the node did not end within {} s after {signal}", limit.as_secs()));
         }
         self.set_stopped();
         self.last_exit
@@ -285,12 +287,12 @@ impl Supervisor {
 
     /// Waits for the node's end; nothing when it does not come in time.
     fn wait(&mut self, events: &Receiver<Event>, limit: Duration) -> Option<Exit> {
-        let deadline = Instant::now().checked_add(limit);
+        let deadline = Instant::now() + limit;
         loop {
             if let Some(exit) = self.collect() {
                 return Some(exit);
             }
-            let left = deadline.map_or(NODE_STOP_MAX, |at| at.saturating_duration_since(Instant::now()));
+            let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return None;
             }
