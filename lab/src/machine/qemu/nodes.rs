@@ -42,7 +42,25 @@ pub(in crate::machine) fn machines(
     directory: &Path,
     log: &ProgramLog,
 ) -> Result<Vec<MachineSpec>, SetUpError> {
-    plan.nodes.iter().map(|node| machine(plan, node, settings, pace, directory, log)).collect()
+    let mut machines = Vec::new();
+    // QEMU's ends are let go when all have one, so that no two machines are given the same. In a namespace of the lab's own
+    // nobody else takes them.
+    let mut reserved = Vec::new();
+    for node in &plan.nodes {
+        let (ours, theirs) = frame_sockets().map_err(SetUpError::Loopback)?;
+        machines.push(machine(plan, node, settings, pace, directory, log, ours)?);
+        reserved.push(theirs);
+    }
+    Ok(machines)
+}
+
+/// The switch's end of a machine's port, and a reservation of QEMU's.
+fn frame_sockets() -> io::Result<(UdpSocket, UdpSocket)> {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let (ours, theirs) = (UdpSocket::bind(any)?, UdpSocket::bind(any)?);
+    ours.connect(theirs.local_addr()?)?;
+    ours.set_nonblocking(true)?;
+    Ok((ours, theirs))
 }
 
 fn machine(
@@ -52,6 +70,7 @@ fn machine(
     pace: Pace,
     directory: &Path,
     log: &ProgramLog,
+    port: UdpSocket,
 ) -> Result<MachineSpec, SetUpError> {
     let name = &node.name;
     let home = directory.join("nodes").join(name);
@@ -60,7 +79,7 @@ fn machine(
     let (config_disk, data_disk) = (home.join("config.raw"), home.join("data.raw"));
     write_config_disk(&config_disk, plan, node, pace)?;
     make_data_disk(&data_disk).map_err(|source| SetUpError::Io { path: data_disk.clone(), source })?;
-    let (port, sockets) = sockets(name).map_err(SetUpError::Loopback)?;
+    let sockets = sockets(name, &port).map_err(SetUpError::Loopback)?;
     let console = home.join("console.log");
     let program = program(&Hardware {
         qemu: &settings.qemu,
@@ -118,19 +137,12 @@ fn make_data_disk(path: &Path) -> io::Result<()> {
     if file.metadata()?.len() < DATA_DISK_BYTES { file.set_len(DATA_DISK_BYTES) } else { Ok(()) }
 }
 
-/// Sockets of one machine, and the switch's end of the one for frames.
-fn sockets(name: &str) -> io::Result<(UdpSocket, Sockets)> {
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let ours = UdpSocket::bind(any)?;
-    // Let go again for QEMU: in a namespace of the lab's own nobody else takes it.
-    let theirs = UdpSocket::bind(any)?.local_addr()?;
-    ours.connect(theirs)?;
-    ours.set_nonblocking(true)?;
-    let sockets = Sockets {
+/// The sockets of the machine behind a port of the switch.
+fn sockets(name: &str, port: &UdpSocket) -> io::Result<Sockets> {
+    Ok(Sockets {
         qmp: format!("aspen-lab/{}/{name}/qmp", std::process::id()),
         control: format!("aspen-lab/{}/{name}/control", std::process::id()),
-        frames_in: theirs,
-        frames_out: ours.local_addr()?,
-    };
-    Ok((ours, sockets))
+        frames_in: port.peer_addr()?,
+        frames_out: port.local_addr()?,
+    })
 }
