@@ -189,6 +189,10 @@ pub trait Cluster: Debug + Send + Sync {
         within: Duration,
     ) -> BoxFuture<'_, Result<Probe, ClusterError>>;
 
+    /// Whether a node's place in the network sends and answers probes now, so that they say something about links. A process
+    /// that was killed leaves its place behind; a virtual machine that is off, boots or stands still has none.
+    fn takes_part(&self, node: NodeIndex) -> bool;
+
     /// A way for requests to a node, over the lab's own port of the fabric.
     fn channel(&self, node: NodeIndex) -> Box<dyn Channel>;
 

@@ -85,6 +85,9 @@ pub trait Prober: Debug + Send + Sync {
     /// [`ProbeError::Unanswered`] after `timeout` (at most [`PROBE_MAX`](crate::limits::PROBE_MAX)) of silence; anything
     /// else says nothing about the network.
     fn probe(&self, to: SocketAddr, timeout: Duration) -> Result<Duration, ProbeError>;
+
+    /// Whether probes are sent and answered there now. A virtual machine that is off, boots or stands still does neither.
+    fn takes_part(&self) -> bool;
 }
 
 /// A fault that is switched off in secret, to prove that its receipt is missed.

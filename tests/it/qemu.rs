@@ -11,11 +11,12 @@ use aspen_init::report::{Line, parse_line};
 
 use crate::lab::{Run, Running, Turn, bench, run, write_scenario};
 
-/// A cut, a pause and a power cut, in as little time as they take.
+/// A cut, a pause, a power cut, and a cut round the machine that is off, in as little time as they take.
 const STORY: &str = "nodes: { count: 3, memory: 128MiB }\nworkload: { rate: 60/s }\nduration: 20s\nfaults:\n  \
                      - { at: 1s, for: 4s, partition: [[leader], [rest]] }\n  \
                      - { at: 8s, for: 1s, pause: follower }\n  \
-                     - { at: 12s, kill: leader, restart_after: 1s }\n\
+                     - { at: 12s, kill: n2, restart_after: 2s }\n  \
+                     - { at: 12500ms, for: 1s, partition: [[n2], [rest]] }\n\
                      checks: [linearizable, durable, raft, { recovers: { within: 10s } }]\n";
 /// The same power cut alone.
 const KILL: &str = "nodes: { count: 3, memory: 128MiB }\nworkload: { rate: 60/s }\nduration: 8s\nfaults:\n  \
@@ -58,7 +59,7 @@ fn machines_are_cut_off_paused_and_switched_off_and_pass_with_every_receipt() {
     assert_eq!(run.code, Some(0), "{}", run.output());
     let report = run.report();
     let faults = report["record"]["faults"].as_array().unwrap();
-    assert_eq!(faults.len(), 3);
+    assert_eq!(faults.len(), 4);
     for fault in faults {
         let proofs = fault["proofs"].as_array().unwrap();
         assert!(!proofs.is_empty() && proofs.iter().all(|proof| proof["is_seen"] == true), "{fault}");

@@ -254,15 +254,22 @@ impl Cluster for MachineCluster {
         let address = self.address(to);
         let within = self.pace.to_real(within);
         async move {
-            let outcome = tokio::task::spawn_blocking(move || prober.probe(address, within));
+            let sender = prober.clone();
+            let outcome = tokio::task::spawn_blocking(move || sender.probe(address, within));
             match outcome.await {
                 Ok(Ok(round_trip)) => Ok(Probe::Answered(self.pace.to_planned(round_trip))),
                 Ok(Err(ProbeError::Unanswered { .. })) => Ok(Probe::Unanswered),
+                // It was switched off or frozen while its probe was under way.
+                Ok(Err(ProbeError::Machine(_))) if !prober.takes_part() => Ok(Probe::Unanswered),
                 Ok(Err(error)) => Err(fabric("probing a link", error)),
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             }
         }
         .boxed()
+    }
+
+    fn takes_part(&self, node: NodeIndex) -> bool {
+        self.nodes[node.position()].prober.takes_part()
     }
 
     fn channel(&self, node: NodeIndex) -> Box<dyn Channel> {

@@ -4,6 +4,7 @@
 //! does: how that ended is on the console.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use aspen_init::report::Reason;
 
 use self::console::{ConsoleWatch, Said};
 use self::control::ControlChannel;
+use self::prober::MachineProber;
 use self::qmp::{Qmp, QmpError};
 use super::{Machine, MachineError, Prober};
 use crate::cluster::Vitals;
@@ -23,6 +25,7 @@ pub mod arguments;
 pub mod console;
 pub mod control;
 pub mod nodes;
+mod prober;
 pub mod qmp;
 pub mod trial;
 
@@ -34,11 +37,12 @@ pub struct QemuMachine {
     /// What QEMU itself says.
     complaints: PathBuf,
     console: PathBuf,
-    watch: Mutex<ConsoleWatch>,
+    watch: Arc<Mutex<ConsoleWatch>>,
     log: ProgramLog,
     /// The abstract socket of the machine protocol.
     qmp_socket: String,
     control: Arc<ControlChannel>,
+    prober: Arc<MachineProber>,
     running: Option<Running>,
     /// The connection to the process that runs.
     qmp: Mutex<Option<Qmp>>,
@@ -63,15 +67,20 @@ impl QemuMachine {
     /// A machine that was not started yet.
     pub fn new(name: &str, parts: QemuParts, log: ProgramLog) -> Self {
         let QemuParts { program, complaints, console, qmp_socket, control_socket } = parts;
+        let watch = Arc::new(Mutex::new(ConsoleWatch::new(&console)));
+        let control = Arc::new(ControlChannel::new(control_socket));
+        let runs = AtomicBool::new(false);
+        let prober = MachineProber { control: control.clone(), watch: watch.clone(), runs };
         Self {
             name: name.to_owned(),
             program,
             complaints,
-            watch: Mutex::new(ConsoleWatch::new(&console)),
+            watch,
             console,
             log,
             qmp_socket,
-            control: Arc::new(ControlChannel::new(control_socket)),
+            control,
+            prober: Arc::new(prober),
             running: None,
             qmp: Mutex::new(None),
         }
@@ -121,6 +130,7 @@ impl QemuMachine {
     /// Tells QEMU to stop the processors or not, and waits until it is so.
     fn run(&self, is_running: bool) -> Result<(), MachineError> {
         let start = Instant::now();
+        self.prober.runs.store(is_running, Ordering::Relaxed);
         self.qmp(|qmp| if is_running { qmp.cont() } else { qmp.stop() })?;
         loop {
             let state = self.qmp(Qmp::query_status)?;
@@ -157,6 +167,7 @@ impl QemuMachine {
         let Some(running) = &mut self.running else {
             return Err(MachineError::NotRunning(self.name.clone()));
         };
+        self.prober.runs.store(false, Ordering::Relaxed);
         let killed = running.kill();
         *lock(&self.qmp) = None;
         self.control.close();
@@ -178,6 +189,7 @@ impl Machine for QemuMachine {
         lock(&self.watch).begin();
         let started = self.program.start(None, &self.complaints, &self.log);
         self.running = Some(started.map_err(|source| self.failed(source))?);
+        self.prober.runs.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -243,7 +255,7 @@ impl Machine for QemuMachine {
     }
 
     fn prober(&self) -> Arc<dyn Prober> {
-        self.control.clone()
+        self.prober.clone()
     }
 }
 

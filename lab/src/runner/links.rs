@@ -1,7 +1,7 @@
 //! The links of a run: what standing links and faults do to each of them together, what was counted whenever that changed,
 //! and probes over them. It decides nothing and proves nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -147,6 +147,17 @@ impl Links {
     /// Whether a frame can go over a link and an answer come back.
     pub(super) fn is_open(&self, (from, to): NodePair) -> bool {
         !self.rule((from, to)).cut && !self.rule((to, from)).cut
+    }
+
+    /// Whether a probe over a link says something about it: a frame can go and an answer come back, and both ends are there to
+    /// send them.
+    pub(super) fn can_be_probed(&self, (from, to): NodePair) -> bool {
+        self.is_open((from, to)) && self.cluster.takes_part(from) && self.cluster.takes_part(to)
+    }
+
+    /// Those of some links over which nobody sends anything, since their machine is off or stands still.
+    pub(super) fn silent(&self, pairs: &[NodePair]) -> BTreeSet<NodePair> {
+        pairs.iter().copied().filter(|(from, _)| !self.cluster.takes_part(*from)).collect()
     }
 
     /// The frames of every link.

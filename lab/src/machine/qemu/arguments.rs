@@ -144,3 +144,41 @@ fn drive(id: &str, path: &Path, more: &str) -> String {
 fn option(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn commas_in_paths_end_no_option_and_addresses_are_those_of_the_plan() {
+        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let sockets =
+            Sockets { qmp: "q".to_owned(), control: "c".to_owned(), frames_in: at(7), frames_out: at(8) };
+        let line = program(&Hardware {
+            qemu: Path::new("/usr/bin/qemu-system-x86_64"),
+            accelerator: Accelerator::Tcg,
+            kernel: Path::new("/k"),
+            initramfs: Path::new("/i"),
+            memory_mib: 96,
+            mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            config_disk: Path::new("/a,b/config.raw"),
+            data_disk: Path::new("/a,b/data.raw"),
+            console: Path::new("/a,b/console.log"),
+            sockets: &sockets,
+        })
+        .to_string();
+        for want in [
+            "-M q35,accel=tcg ",
+            " -m 96M ",
+            "mac=02:00:00:00:00:01,",
+            "local.port=7,remote.type=inet,remote.host=127.0.0.1,remote.port=8 ",
+            "file=/a,,b/config.raw ",
+            "file=/a,,b/data.raw",
+            "path=/a,,b/console.log ",
+        ] {
+            assert!(line.contains(want), "{want}: {line}");
+        }
+    }
+}

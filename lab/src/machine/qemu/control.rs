@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,12 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use aspen_init::control::{Answer, Order, Outcome, Probed, Request};
+use aspen_init::control::{Answer, Order, Outcome, Request};
 use serde_json::Value;
 
-use crate::limits::PROBE_MAX;
-use crate::limits::machines::{CONTROL_ANSWER_MAX, SILENT_MACHINE_MARGIN};
-use crate::machine::{ProbeError, Prober};
+use crate::limits::machines::CONTROL_ANSWER_MAX;
 
 /// Why a machine did not say what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -161,22 +158,47 @@ fn read_answers(stream: UnixStream, waiting: &Mutex<Waiting>) {
     }
 }
 
-impl Prober for ControlChannel {
-    fn probe(&self, to: SocketAddr, timeout: Duration) -> Result<Duration, ProbeError> {
-        let timeout = timeout.clamp(Duration::from_millis(1), PROBE_MAX);
-        let within_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        let answer = self.ask(Order::Probe { to, within_ms }, timeout + SILENT_MACHINE_MARGIN);
-        let probed = answer.and_then(|value| {
-            serde_json::from_value(value.clone()).map_err(|_| ControlError::Malformed(value.to_string()))
-        });
-        match probed {
-            Ok(Probed::AnsweredUs(time_us)) => Ok(Duration::from_micros(time_us)),
-            Ok(Probed::Unanswered(_)) => Err(ProbeError::Unanswered(timeout)),
-            Err(error) => Err(ProbeError::Machine(Box::new(error))),
-        }
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// A machine that takes a request and sends these lines.
+    fn machine(name: &str, lines: &'static str) -> (ControlChannel, thread::JoinHandle<()>) {
+        let socket = format!("aspen-test/{}/{name}", std::process::id());
+        let listener = UnixListener::bind_addr(&UnixAddr::from_abstract_name(&socket).unwrap()).unwrap();
+        let answering = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+            stream.write_all(lines.as_bytes()).unwrap();
+        });
+        (ControlChannel::new(socket), answering)
+    }
+
+    #[track_caller]
+    fn check(name: &str, lines: &'static str, want: Result<Value, &str>) {
+        let (channel, answering) = machine(name, lines);
+        let got = channel.ask(Order::Health, Duration::from_secs(5)).map_err(|error| error.to_string());
+        assert_eq!(got, want.map_err(str::to_owned));
+        answering.join().unwrap();
+    }
+
+    #[test]
+    fn answers_are_told_from_each_other_and_from_what_is_none() {
+        check("other", "the rest of a line\n{\"id\":9,\"ok\":{}}\n{\"id\":1,\"ok\":7}\n", Ok(7.into()));
+        check("refused", "{\"id\":1,\"error\":\"not now\"}\n", Err("the machine refuses: not now"));
+        check("gone", "{\"id\":9,\"ok\":{}}\n", Err("the control channel: waiting for an answer"));
+    }
+
+    #[test]
+    fn machine_that_is_not_there_is_told() {
+        let channel = ControlChannel::new(format!("aspen-test/{}/nobody", std::process::id()));
+        let error = channel.ask(Order::Health, Duration::from_secs(5)).unwrap_err();
+        assert_eq!(error.to_string(), "the control channel: connecting");
+    }
 }

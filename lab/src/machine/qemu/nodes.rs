@@ -146,3 +146,58 @@ fn sockets(name: &str, port: &UdpSocket) -> io::Result<Sockets> {
         frames_out: port.local_addr()?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, SeekFrom, Write};
+
+    use aspen_init::config::{DataFormat, Settings, file};
+
+    use super::*;
+    use crate::scenario::Scenario;
+
+    fn plan() -> Plan {
+        let text = "name: a\nabout: A test.\nnodes: { count: 3 }\nchecks: [raft]\n";
+        Plan::new(&Scenario::parse("a.yaml", text).unwrap(), 1)
+    }
+
+    #[test]
+    fn appliance_understands_what_it_is_told() {
+        let plan = plan();
+        let text = aspen_conf(&plan, &plan.nodes[1]);
+        let settings = Settings::from_entries(file(&text).unwrap()).unwrap();
+        assert_eq!(settings.hostname.as_deref(), Some("n2"));
+        assert_eq!(settings.data_format, DataFormat::IfBlank);
+        assert_eq!(settings.addresses.len(), 1);
+        // The two other nodes and the lab.
+        assert_eq!(settings.neighbours.len(), 3);
+        assert!(settings.gateways.is_empty());
+    }
+
+    #[test]
+    fn data_disk_keeps_what_it_holds() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("data.raw");
+        make_data_disk(&path).unwrap();
+        let mut disk = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        assert_eq!(disk.metadata().unwrap().len(), DATA_DISK_BYTES);
+        disk.write_all(b"written").unwrap();
+        make_data_disk(&path).unwrap();
+        let mut bytes = [0; 7];
+        disk.seek(SeekFrom::Start(0)).unwrap();
+        disk.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"written");
+    }
+
+    #[test]
+    fn frames_of_a_machine_come_from_its_socket_only() {
+        let (ours, sockets) = sockets("n1").unwrap();
+        let theirs = UdpSocket::bind(sockets.frames_in).unwrap();
+        assert_eq!(ours.local_addr().unwrap(), sockets.frames_out);
+        let stranger = UdpSocket::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        stranger.send_to(b"stranger", sockets.frames_out).unwrap();
+        theirs.send_to(b"frame", sockets.frames_out).unwrap();
+        let mut bytes = [0; 16];
+        assert_eq!(ours.recv(&mut bytes).unwrap(), b"frame".len());
+    }
+}

@@ -15,14 +15,17 @@ impl Tools {
             return Ok(());
         }
         // A probe needs the way back, too: over other links it proves nothing, before the cut or after.
-        let open: Vec<NodePair> = pairs.iter().copied().filter(|pair| self.links.is_open(*pair)).collect();
+        let open: Vec<NodePair> =
+            pairs.iter().copied().filter(|pair| self.links.can_be_probed(*pair)).collect();
         let before = self.links.reach(&open).await?;
         self.links.strike(strike.number, aim.rules.clone())?;
         drop(turn);
         self.note_links(strike, &aim);
         let healed_at = self.clock.now() + strike.lasts();
-        // Over every link, so that each has something to swallow.
-        let during = self.links.probe_once(&pairs).await?;
+        // Over every link, so that each has something to swallow, unless nobody is there to send it.
+        let silent = self.links.silent(&pairs);
+        let heard: Vec<NodePair> = pairs.iter().copied().filter(|pair| !silent.contains(pair)).collect();
+        let during = self.links.probe_once(&heard).await?;
         self.clock.sleep_until(healed_at).await;
         // Before the heal: what comes through after it proves nothing.
         let ended_ns = self.conduct.now_ns();
@@ -34,7 +37,7 @@ impl Tools {
             proofs.push(probes(plan, "before it, a probe over every link was answered", &before, true));
             proofs.push(probes(plan, "during it, no probe over any link was answered", &during, false));
         }
-        proofs.push(proofs::cut(&self.plan, &counted));
+        proofs.push(proofs::cut(&self.plan, &counted, &silent));
         self.close(strike, ended_ns, proofs, "healed");
         Ok(())
     }

@@ -22,6 +22,7 @@ impl Tools {
         let (open, one_way): (Vec<_>, Vec<_>) =
             pairs.iter().copied().partition(|pair| self.links.is_open(*pair));
         let timed = if is_slow { open } else { Vec::new() };
+        let silent = self.links.silent(&pairs);
         let until = self.clock.now() + RESTART_WAIT_MAX;
         let before = self.links.round_trips(&timed, PROBES_BEFORE, until).await?;
         let mut jitters = self.jitters(&pairs);
@@ -58,7 +59,9 @@ impl Tools {
         if is_slow {
             let jitter = |pair: NodePair| jitters.get(&pair).copied().unwrap_or_default();
             proofs.extend(proofs::round_trips(&self.plan, &aim.rules, &before, &during, jitter));
-            proofs.push(proofs::held(&self.plan, &counted, &began));
+            let mut sent = counted.clone();
+            sent.retain(|pair, _| !silent.contains(pair));
+            proofs.push(proofs::held(&self.plan, &sent, &began));
         }
         if is_lossy {
             proofs.push(proofs::loss(&self.plan, &counted));

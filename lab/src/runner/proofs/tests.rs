@@ -45,15 +45,21 @@ fn counts(judged: u64, delivered: u64, dropped_cut: u64) -> FrameCounts {
 
 #[test]
 fn cut_has_to_swallow_and_let_nothing_through() {
-    let cut_of = |ended| {
+    let cut_with = |ended, silent: &[NodePair]| {
         let began = counts(10, 10, 0);
-        cut(&plan(), &[(LINK, vec![Piece { rule: LinkRule::CUT, began, ended }])].into())
+        let counted = [(LINK, vec![Piece { rule: LinkRule::CUT, began, ended }])].into();
+        cut(&plan(), &counted, &silent.iter().copied().collect())
     };
+    let cut_of = |ended| cut_with(ended, &[]);
     check(&cut_of(counts(13, 10, 3)), true, "3 frames dropped on 1 links, 0 delivered");
     check(&cut_of(counts(10, 10, 0)), false, "n1 -> n2: 0 dropped, 0 delivered");
     check(&cut_of(counts(13, 11, 2)), false, "n1 -> n2: 2 dropped, 1 delivered");
     // Sabotage: everything passes.
     check(&cut_of(counts(13, 13, 0)), false, "n1 -> n2: 0 dropped, 3 delivered");
+    // A machine that is off sends nothing, but what it leaves alone is not cut.
+    check(&cut_with(counts(10, 10, 0), &[LINK]), false, "nobody was there to send over any of the links");
+    check(&cut_with(counts(12, 10, 2), &[LINK]), true, "2 frames dropped on 1 links, 0 delivered");
+    check(&cut_with(counts(11, 11, 0), &[LINK]), false, "n1 -> n2: 0 dropped, 1 delivered");
 }
 
 #[track_caller]
