@@ -191,8 +191,9 @@ mod tests {
 
     #[test]
     fn frames_of_a_machine_come_from_its_socket_only() {
-        let (ours, sockets) = sockets("n1").unwrap();
-        let theirs = UdpSocket::bind(sockets.frames_in).unwrap();
+        let (ours, theirs) = frame_sockets().unwrap();
+        let sockets = sockets("n1", &ours).unwrap();
+        assert_eq!(theirs.local_addr().unwrap(), sockets.frames_in);
         assert_eq!(ours.local_addr().unwrap(), sockets.frames_out);
         let stranger = UdpSocket::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
         stranger.send_to(b"stranger", sockets.frames_out).unwrap();
