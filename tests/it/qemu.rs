@@ -11,15 +11,16 @@ use aspen_init::report::{Line, parse_line};
 
 use crate::lab::{Run, Running, Turn, bench, run, write_scenario};
 
-/// A cut, a pause, a power cut, and a cut round the machine that is off, in as little time as they take.
-const STORY: &str = "nodes: { count: 3, memory: 128MiB }\nworkload: { rate: 60/s }\nduration: 20s\nfaults:\n  \
+/// A cut, a pause, a power cut, and a cut round the machine that is off, in as little time as they take. An emulated machine
+/// with a kernel of modules takes ten seconds to boot.
+const STORY: &str = "nodes: { count: 3 }\nworkload: { rate: 60/s }\nduration: 20s\nfaults:\n  \
                      - { at: 1s, for: 4s, partition: [[leader], [rest]] }\n  \
                      - { at: 8s, for: 1s, pause: follower }\n  \
                      - { at: 12s, kill: n2, restart_after: 2s }\n  \
                      - { at: 12500ms, for: 1s, partition: [[n2], [rest]] }\n\
-                     checks: [linearizable, durable, raft, { recovers: { within: 10s } }]\n";
+                     checks: [linearizable, durable, raft, { recovers: { within: 30s } }]\n";
 /// The same power cut alone.
-const KILL: &str = "nodes: { count: 3, memory: 128MiB }\nworkload: { rate: 60/s }\nduration: 8s\nfaults:\n  \
+const KILL: &str = "nodes: { count: 3 }\nworkload: { rate: 60/s }\nduration: 8s\nfaults:\n  \
                     - { at: 1s, kill: n1, restart_after: 1s }\nchecks: [linearizable]\n";
 /// Three emulated machines, measured, booted and run at the largest slowdown, on a host that builds the image first.
 const RUN_MAX: Duration = Duration::from_mins(15);
