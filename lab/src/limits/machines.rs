@@ -31,6 +31,9 @@ pub const CALIBRATION_CLIENTS: u32 = 4;
 /// Most of what all machines together can do that a run may ask of them, in percent: the rest is for elections, catching up
 /// and looking at them.
 pub const UTILIZATION_PERCENT_MAX: u32 = 50;
+/// Longest boot of a machine in planned time, while no other runs: a third of what scenarios give a cluster to recover from a
+/// restart. Beside machines that have work to do it takes twice as long.
+pub const PLANNED_BOOT_MAX: Duration = Duration::from_secs(3);
 /// Longest wait for one line of QEMU's machine protocol: an answer takes less than a millisecond, beside busy emulators some
 /// tenths of a second.
 pub const QMP_ANSWER_MAX: Duration = Duration::from_secs(10);

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use serde_json::json;
@@ -15,7 +15,8 @@ use crate::cluster::pace::Pace;
 use crate::cluster::{Channel, Cluster, ClusterError, Request};
 use crate::history::Op;
 use crate::limits::machines::{
-    CALIBRATION_BOOT_MAX, CALIBRATION_CLIENTS, CALIBRATION_TIME, SLOWDOWN_MAX, UTILIZATION_PERCENT_MAX,
+    CALIBRATION_BOOT_MAX, CALIBRATION_CLIENTS, CALIBRATION_TIME, PLANNED_BOOT_MAX, SLOWDOWN_MAX,
+    UTILIZATION_PERCENT_MAX,
 };
 use crate::limits::{CLIENT_TIMEOUT, LOOK_INTERVAL, OBSERVE_TIMEOUT};
 use crate::plan::{NodeIndex, Plan};
@@ -45,7 +46,9 @@ pub struct Calibration {
     pub operations_per_s: f64,
     /// Operations that the plan asks for in a second.
     pub wanted_per_s: f64,
-    /// The pace at which the machines have time for them.
+    /// How long the machine took from its start to its node's first answer, while no other ran.
+    pub boot: Duration,
+    /// The pace at which the machines have time for that.
     pub pace: Pace,
     /// Whether they would need more than that, and the run may fail for it.
     pub is_too_slow: bool,
@@ -53,10 +56,11 @@ pub struct Calibration {
 
 impl fmt::Display for Calibration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { operations_per_s, wanted_per_s, pace, .. } = self;
+        let Self { operations_per_s, wanted_per_s, boot, pace, .. } = self;
         write!(
             f,
-            "{pace}: one machine does {operations_per_s:.0} operations a second, {wanted_per_s:.0} are planned"
+            "{pace}: one machine boots in {:.1} s and does {operations_per_s:.0} operations a second, {wanted_per_s:.0} are planned",
+            boot.as_secs_f64(),
         )?;
         if self.is_too_slow {
             write!(
@@ -86,8 +90,10 @@ pub(super) async fn calibrate(
     let cluster = MachineCluster::new(Arc::new(trial), machines, None, Pace::REAL).map_err(Box::new)?;
     let node = NodeIndex(0);
     cluster.start(node).await?;
-    let deadline = Instant::now() + CALIBRATION_BOOT_MAX;
+    let started = Instant::now();
+    let deadline = started + CALIBRATION_BOOT_MAX;
     await_ok(&cluster, &Request::get("/raft/state"), deadline).await?;
+    let boot = started.elapsed();
     await_ok(&cluster, &Request::post("/cluster/init", &json!({})), deadline).await?;
     await_ok(&cluster, &Request::get("/health"), deadline).await?;
     let began = Instant::now();
@@ -95,11 +101,11 @@ pub(super) async fn calibrate(
     let answered: u32 = join_all(clients).await.into_iter().sum();
     let operations_per_s = f64::from(answered) / began.elapsed().as_secs_f64();
     cluster.kill(node).await?;
-    Ok(conclude(plan, operations_per_s, cores_count))
+    Ok(conclude(plan, operations_per_s, boot, cores_count))
 }
 
 /// What the plan needs of machines that do so much, on a host with so many cores.
-fn conclude(plan: &Plan, operations_per_s: f64, cores_count: usize) -> Calibration {
+fn conclude(plan: &Plan, operations_per_s: f64, boot: Duration, cores_count: usize) -> Calibration {
     let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
     let nodes_count = count(plan.nodes.len());
     let workload = &plan.workload;
@@ -109,9 +115,12 @@ fn conclude(plan: &Plan, operations_per_s: f64, cores_count: usize) -> Calibrati
     let machines_at_once = count(cores_count).min(nodes_count);
     let possible_per_s = operations_per_s * machines_at_once / nodes_count;
     let usable_per_s = possible_per_s * f64::from(UTILIZATION_PERCENT_MAX) / 100.0;
-    let factor = if usable_per_s > 0.0 { wanted_per_s / usable_per_s } else { f64::INFINITY };
+    let for_load = if usable_per_s > 0.0 { wanted_per_s / usable_per_s } else { f64::INFINITY };
+    // A scenario takes a restart for a matter of moments, and does not know how long a machine takes to boot.
+    let for_boots = boot.as_secs_f64() / PLANNED_BOOT_MAX.as_secs_f64();
+    let factor = for_load.max(for_boots);
     let pace = Pace::slower(factor);
-    Calibration { operations_per_s, wanted_per_s, pace, is_too_slow: factor > pace.factor() + 0.01 }
+    Calibration { operations_per_s, wanted_per_s, boot, pace, is_too_slow: factor > pace.factor() + 0.01 }
 }
 
 async fn await_ok(
@@ -152,28 +161,39 @@ mod tests {
     use crate::scenario::Scenario;
 
     #[track_caller]
-    fn check(nodes_count: usize, operations_per_s: f64, cores_count: usize, want: &str) {
+    fn check(nodes_count: usize, operations_per_s: f64, boot_ms: u64, cores_count: usize, want: &str) {
         let text = format!(
             "name: a\nabout: A test.\nnodes: {{ count: {nodes_count} }}\nworkload: {{ rate: 200/s }}\nchecks: [raft]\n"
         );
         let plan = Plan::new(&Scenario::parse("a.yaml", &text).unwrap(), 1);
-        assert_eq!(conclude(&plan, operations_per_s, cores_count).to_string(), want);
+        let boot = Duration::from_millis(boot_ms);
+        assert_eq!(conclude(&plan, operations_per_s, boot, cores_count).to_string(), want);
     }
 
     #[test]
     fn slowdown_leaves_half_of_what_the_machines_can_do() {
         // Two cores for three machines: two thirds of 400 each, half of that is 400 / 3.
-        check(3, 200.0, 2, "3.45: one machine does 200 operations a second, 230 are planned");
+        let want = "3.45: one machine boots in 1.0 s and does 200 operations a second, 230 are planned";
+        check(3, 200.0, 1_000, 2, want);
         // No machine has more than one core.
-        check(1, 200.0, 8, "2.1: one machine does 200 operations a second, 210 are planned");
+        let want = "2.1: one machine boots in 1.0 s and does 200 operations a second, 210 are planned";
+        check(1, 200.0, 1_000, 8, want);
         // Fast machines are not held up.
-        check(3, 5_000.0, 2, "1: one machine does 5000 operations a second, 230 are planned");
+        let want = "1: one machine boots in 1.0 s and does 5000 operations a second, 230 are planned";
+        check(3, 5_000.0, 1_000, 2, want);
         check(
             50,
             100.0,
+            1_000,
             2,
-            "10: one machine does 100 operations a second, 700 are planned; that is less than needed at the largest \
-             slowdown, 10, and the run may fail for it",
+            "10: one machine boots in 1.0 s and does 100 operations a second, 700 are planned; that is less than needed at \
+             the largest slowdown, 10, and the run may fail for it",
         );
+    }
+
+    #[test]
+    fn slowdown_makes_a_boot_short() {
+        let want = "3: one machine boots in 9.0 s and does 5000 operations a second, 230 are planned";
+        check(3, 5_000.0, 9_000, 2, want);
     }
 }
