@@ -1,7 +1,8 @@
 //! `minority_refuses`: nodes that a partition leaves without a majority answer nothing, neither reads nor writes, that
 //! was called after the partition was in force.
 //!
-//! A partition without a receipt is not judged. What was called earlier may be answered: its quorum may have been there in time.
+//! A partition without a receipt is not judged. What was called earlier may be answered: its quorum may have been there in
+//! time. It counts as asked where it found no answer all the time of the partition: clients who wait for one call no more.
 
 use serde_json::json;
 
@@ -31,14 +32,12 @@ pub fn check(plan: &Plan, history: &History, record: &RunRecord) -> Verdict {
         for node in &fault.minority {
             let name = &plan.nodes[node.position()].name;
             let before = asked;
-            let during = history.operations.iter().filter(|operation| {
-                operation.call_ns >= began_ns
-                    && operation.call_ns < ended_ns
-                    && history.node(operation.node) == name
-            });
-            for operation in during {
-                asked += 1;
-                if is_answered(operation) && operation.return_ns.is_some_and(|at_ns| at_ns < ended_ns) {
+            let on_node = history.operations.iter().filter(|operation| history.node(operation.node) == name);
+            for operation in on_node.filter(|operation| operation.call_ns < ended_ns) {
+                let is_open = operation.return_ns.is_none_or(|at_ns| at_ns >= ended_ns);
+                let is_called_in_it = operation.call_ns >= began_ns;
+                asked += u64::from(is_called_in_it || is_open);
+                if is_called_in_it && !is_open && is_answered(operation) {
                     answered.push(operation);
                 }
             }

@@ -107,6 +107,8 @@ fn minority_must_be_asked_and_must_refuse() {
     check_minority(&[(12, None)], &one(), Status::Pass);
     check_minority(&[(12, Some(13))], &one(), Status::Fail);
     check_minority(&[(5, Some(13)), (25, Some(26))], &one(), Status::Invalid);
+    // One who waits all the time for what was called before has asked, too.
+    check_minority(&[(9, Some(21))], &one(), Status::Pass);
     let mut without_receipt = one();
     without_receipt.faults[0].proofs[0].is_seen = false;
     check_minority(&[(12, Some(13))], &without_receipt, Status::Invalid);
