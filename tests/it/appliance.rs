@@ -12,7 +12,8 @@ use aspen_lab::image::fat::FatFile;
 use aspen_lab::image::{ImageFolder, config_disk, ensure};
 use serde_json::{Value as Json, json};
 
-use self::machine::{Disk, Machine, qemu};
+use self::machine::{Disk, Machine};
+use crate::host;
 use crate::lab::{Turn, turn};
 
 const CONFIG: &str =
@@ -29,7 +30,7 @@ struct Bench {
 
 impl Bench {
     fn open() -> Option<Self> {
-        let qemu = qemu()?;
+        let qemu = host::qemu()?;
         // An emulated machine takes a whole processor.
         let turn = turn();
         let image = ensure(&mut |_what_takes_long| {}).unwrap();

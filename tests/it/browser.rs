@@ -13,6 +13,8 @@ use std::time::Duration;
 use data_encoding::BASE64;
 use serde_json::{Value as Json, json};
 
+use crate::host;
+
 /// The names under which distributions have it.
 const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
@@ -42,17 +44,8 @@ pub(crate) struct Visit {
 impl Browser {
     /// Starts one; none where this host has none, which it says loudly, unless `LAB_REQUIRE` wants it.
     pub(crate) fn start(home: &Path) -> Option<Self> {
-        let paths = std::env::var_os("PATH").unwrap_or_default();
-        let found = std::env::split_paths(&paths)
-            .flat_map(|folder| NAMES.map(|name| folder.join(name)))
-            .find(|path| path.is_file());
-        let Some(program) = found else {
-            let required = std::env::var("LAB_REQUIRE").unwrap_or_default();
-            assert!(!required.split(',').any(|word| word == "chromium"), "LAB_REQUIRE wants chromium");
-            #[allow(clippy::print_stderr, reason = "a skipped test says so")]
-            {
-                eprintln!("SKIPPED: no chromium (apt-get install chromium)");
-            }
+        let Some(program) = host::program(&NAMES) else {
+            host::lacks("chromium", "chromium (apt-get install chromium)");
             return None;
         };
         // The protocol comes on descriptors 3 and 4. Root may not use the browser's own sandbox.

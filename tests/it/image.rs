@@ -17,6 +17,8 @@ use aspen_lab::image::manifest::Manifest;
 use aspen_lab::image::workshop::Workshop;
 use aspen_lab::image::{cache, digest};
 
+use crate::host;
+
 /// Firmware as Debian's package ovmf has it.
 const FIRMWARE: &str = "/usr/share/ovmf/OVMF.fd";
 /// A machine on an emulated processor that shares two cores with other tests.
@@ -27,22 +29,12 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Whether these programs are here; if not, says so loudly, or fails where `LAB_REQUIRE` wants them.
 fn has(word: &str, programs: &[&str]) -> bool {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let is_there = |name: &&&str| std::env::split_paths(&paths).any(|folder| folder.join(name).is_file());
-    let missing: Vec<&&str> = programs.iter().filter(|name| !is_there(name)).collect();
-    if missing.is_empty() {
-        return true;
+    let missing: Vec<&str> =
+        programs.iter().copied().filter(|name| host::program(&[name]).is_none()).collect();
+    if !missing.is_empty() {
+        host::lacks(word, &missing.join(" and no "));
     }
-    let required = std::env::var("LAB_REQUIRE").unwrap_or_default();
-    assert!(
-        !required.split(',').any(|found| found == word),
-        "LAB_REQUIRE wants {word}: {missing:?} are missing"
-    );
-    #[allow(clippy::print_stderr, reason = "a skipped test says so")]
-    {
-        eprintln!("SKIPPED: no {missing:?}");
-    }
-    false
+    missing.is_empty()
 }
 
 fn run(program: &str, words: &[&str]) -> Output {

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
+use crate::host;
+
 /// The right to run a cluster: two cores run one well, and two badly. A lock on a file, since some test runners give
 /// every test a process of its own.
 pub(crate) struct Turn {
@@ -34,15 +36,7 @@ fn can_run() -> bool {
     if nix::unistd::geteuid().is_root() || fs::File::open("/dev/net/tun").is_ok() {
         return true;
     }
-    let required = std::env::var("LAB_REQUIRE").unwrap_or_default();
-    assert!(
-        !required.split(',').any(|word| word == "netns"),
-        "LAB_REQUIRE wants namespaces and /dev/net/tun"
-    );
-    #[allow(clippy::print_stderr, reason = "a skipped test says so")]
-    {
-        eprintln!("SKIPPED: no /dev/net/tun that this user may open");
-    }
+    host::lacks("netns", "/dev/net/tun that this user may open");
     false
 }
 

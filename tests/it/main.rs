@@ -4,6 +4,7 @@
 mod appliance;
 mod browser;
 mod by_hand;
+mod host;
 mod html;
 mod http_client;
 mod image;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use aspen_init::report::{Line, parse_line};
 
+use crate::host;
 use crate::lab::{Run, Running, Turn, bench, run, write_scenario};
 
 /// A cut, a pause, a power cut, and a cut round the machine that is off, in as little time as they take. An emulated machine
@@ -27,17 +28,8 @@ const RUN_MAX: Duration = Duration::from_mins(15);
 
 /// The right to run a cluster of virtual machines; none where this host has no QEMU.
 fn machines() -> Option<(Turn, tempfile::TempDir)> {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    if std::env::split_paths(&paths).any(|folder| folder.join("qemu-system-x86_64").is_file()) {
-        return bench();
-    }
-    let required = std::env::var("LAB_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|word| word == "qemu"), "LAB_REQUIRE wants qemu-system-x86_64");
-    #[allow(clippy::print_stderr, reason = "a skipped test says so")]
-    {
-        eprintln!("SKIPPED: no qemu-system-x86_64");
-    }
-    None
+    host::qemu()?;
+    bench()
 }
 
 #[track_caller]

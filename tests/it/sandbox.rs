@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::host;
 use crate::lab::turn;
 
 /// What issue and README promise.
@@ -40,12 +41,7 @@ struct Bench {
 
 fn bench() -> Option<Bench> {
     if !nix::unistd::geteuid().is_root() {
-        let required = std::env::var("LAB_REQUIRE").unwrap_or_default();
-        assert!(!required.split(',').any(|word| word == "netns"), "netns is required, and root for it");
-        #[allow(clippy::print_stderr, reason = "a skipped test says so")]
-        {
-            eprintln!("SKIPPED: needs root");
-        }
+        host::lacks("netns", "root, who makes namespaces for others");
         return None;
     }
     let directory = tempfile::tempdir().unwrap();

@@ -33,23 +33,6 @@ pub(crate) struct Machine {
     home: PathBuf,
 }
 
-/// QEMU, if this host has it; if not, says so loudly, or fails where `LAB_REQUIRE` wants it.
-pub(crate) fn qemu() -> Option<PathBuf> {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&paths)
-        .map(|folder| folder.join("qemu-system-x86_64"))
-        .find(|path| path.is_file());
-    if found.is_none() {
-        let required = std::env::var("LAB_REQUIRE").unwrap_or_default();
-        assert!(!required.split(',').any(|word| word == "qemu"), "LAB_REQUIRE wants qemu");
-        #[allow(clippy::print_stderr, reason = "a skipped test says so")]
-        {
-            eprintln!("SKIPPED: no qemu-system-x86_64 (apt-get install qemu-system-x86)");
-        }
-    }
-    found
-}
-
 impl Machine {
     /// Starts one with its files in `home`.
     pub(crate) fn start(
