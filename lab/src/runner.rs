@@ -41,8 +41,8 @@ pub trait EventSink: Send + Sync {
     /// Something happened that a person may want to read.
     fn event(&self, event: &Event);
 
-    /// How far the run is.
-    fn progress(&self, at: Duration, of: Duration, counts: LoadCounts);
+    /// How far a run with a load is.
+    fn progress(&self, _at: Duration, _of: Duration, _counts: LoadCounts) {}
 }
 
 /// What a run needs from outside.

@@ -6,6 +6,7 @@ pub(crate) mod driver;
 mod inner;
 pub(crate) mod outer;
 mod progress;
+pub(crate) mod wire;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,13 +1,11 @@
 //! The inner process of `lab up`: boots the cluster, keeps it up, answers calls, and stops it when it is asked to.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::net::TcpListener;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
@@ -28,7 +26,7 @@ use crate::runner::boot::{self, BootError};
 use crate::runner::record::{Conduct, Event, EventKind};
 use crate::runner::{EventSink, Stage, causes};
 use crate::sandbox::{Control, Inner};
-use crate::workload::client::LoadCounts;
+use crate::session::wire::{self, EVENTS, PLAN, Wire};
 
 /// First argument of the inner process of `lab up`; the second is its order.
 pub const INNER: &str = "__up";
@@ -129,11 +127,10 @@ pub fn run_inner(inner: Inner) -> Result<u8, InnerError> {
     let order: Order = serde_json::from_str(&text.unwrap_or_default()).map_err(InnerError::Order)?;
     // First of all, so that no program that is started gets them.
     let sockets = take_sockets(&order)?;
-    let plan = Arc::new(read_plan(&order.directory)?);
-    let events = File::create_new(order.directory.join("events.jsonl"));
-    let events = events.map_err(|source| InnerError::File { name: "events.jsonl", source })?;
-    let diary =
-        Arc::new(Diary { events: Mutex::new(BufWriter::new(events)), pipe: Mutex::new(inner.events) });
+    let plan = wire::read_plan(&order.directory);
+    let plan = Arc::new(plan.map_err(|source| InnerError::File { name: PLAN, source })?);
+    let diary = Wire::create(&order.directory, inner.events).map(Diary);
+    let diary = Arc::new(diary.map_err(|source| InnerError::File { name: EVENTS, source })?);
     let stop = Arc::new(watch::Sender::new(false));
     let (control, stopped) = (inner.control, stop.clone());
     let listener = std::thread::Builder::new().name("stop".into()).spawn(move || {
@@ -151,7 +148,7 @@ pub fn run_inner(inner: Inner) -> Result<u8, InnerError> {
         }
         Err(error) => (vec![causes(&error)], 1),
     };
-    diary.send(&Message::Done { problems, exit_code });
+    diary.0.send(&Message::Done { problems, exit_code });
     Ok(exit_code)
 }
 
@@ -160,12 +157,6 @@ fn take_sockets(order: &Order) -> Result<Sockets, InnerError> {
     let control = inherit::take(order.control).map_err(failed("the control socket"))?.into();
     let take = |fd: &RawFd| Ok(inherit::take(*fd).map_err(failed("a published port"))?.into());
     Ok(Sockets { control, published: order.published.iter().map(take).collect::<Result<_, InnerError>>()? })
-}
-
-fn read_plan(directory: &Path) -> Result<Plan, InnerError> {
-    let failed = |source| InnerError::File { name: "plan.json", source };
-    let text = std::fs::read_to_string(directory.join("plan.json")).map_err(failed)?;
-    serde_json::from_str(&text).map_err(|error| failed(error.into()))
 }
 
 /// Boots the cluster and keeps it up until it is to end; what did not go as it should at its stop.
@@ -299,7 +290,7 @@ async fn bring_up(stage: &Stage, lab: &Lab, diary: &Diary) -> Result<(), InnerEr
     }
     lab.note_serving();
     if let Ok(status) = lab.status() {
-        diary.send(&Message::Serving(status));
+        diary.0.send(&Message::Serving(status));
     }
     Ok(())
 }
@@ -317,31 +308,11 @@ fn last_words(stage: &Stage) -> String {
 }
 
 /// Keeps events.jsonl, and tells the outer.
-struct Diary {
-    events: Mutex<BufWriter<File>>,
-    pipe: Mutex<File>,
-}
-
-impl Diary {
-    fn send(&self, message: &Message) {
-        let Ok(mut line) = serde_json::to_vec(message) else { return };
-        line.push(b'\n');
-        // Without the outer nobody listens, and this process is about to end.
-        let _ = self.pipe.lock().expect("nothing panics while it holds this lock").write_all(&line);
-    }
-}
+struct Diary(Wire);
 
 impl EventSink for Diary {
     fn event(&self, event: &Event) {
-        let mut events = self.events.lock().expect("nothing panics while it holds this lock");
-        // A disk that is full is no reason to end what somebody works with.
-        let _ = serde_json::to_writer(&mut *events, event).map_err(io::Error::from);
-        let _ = events.write_all(b"\n").and_then(|()| events.flush());
-        drop(events);
-        self.send(&Message::Event(event.clone()));
-    }
-
-    fn progress(&self, _at: Duration, _of: Duration, _counts: LoadCounts) {
-        unreachable!("a lab that stays up has no load");
+        self.0.keep(event);
+        self.0.send(&Message::Event(event.clone()));
     }
 }

@@ -9,7 +9,7 @@ use super::digest::{self, Digest, of_bytes};
 use super::manifest::{self, FORMAT, Manifest, ManifestError};
 use super::programs::{self, ProgramsError};
 use super::sign::{self, SignError};
-use super::workshop::{Workshop, WorkshopError, make_folder};
+use super::workshop::{Workshop, WorkshopError, make_folder, variable};
 
 /// Names a folder of an image that is booted instead of a built one.
 pub const IMAGE_VARIABLE: &str = "ASPEN_IMAGE";
@@ -129,7 +129,6 @@ impl ImageFolder {
 /// # Errors
 /// [`ImageError`].
 pub fn ensure(tell: &mut dyn FnMut(&str)) -> Result<ImageFolder, ImageError> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let key = variable(KEY_VARIABLE);
     if let Some(folder) = variable(IMAGE_VARIABLE) {
         return open(&folder, key.as_deref());

@@ -58,6 +58,11 @@ pub enum WorkshopError {
     },
 }
 
+/// The path in a variable of the environment; one that is empty counts as not set.
+pub(crate) fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
 impl fmt::Debug for Workshop<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Workshop").field("folder", &self.folder).finish_non_exhaustive()
@@ -70,7 +75,6 @@ impl<'a> Workshop<'a> {
     /// # Errors
     /// [`WorkshopError`].
     pub fn of_user(tell: &'a mut dyn FnMut(&str)) -> Result<Self, WorkshopError> {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let cache = variable("XDG_CACHE_HOME").filter(|path| path.is_absolute());
         let cache = cache.or_else(|| Some(variable("HOME")?.join(".cache")));
         Self::open(&cache.ok_or(WorkshopError::NoHome)?.join("aspen"), tell)

@@ -86,11 +86,6 @@ impl QemuMachine {
         }
     }
 
-    /// Its control channel.
-    pub fn control(&self) -> &ControlChannel {
-        &self.control
-    }
-
     /// What its console has said since its last start.
     ///
     /// # Errors

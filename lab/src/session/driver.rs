@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::outer::{OuterError, absolute, node_version};
 use crate::cli::{DriverArg, MachineArgs};
 use crate::image::cache::KEY_VARIABLE;
+use crate::image::workshop::variable;
 use crate::image::{self, ImageError};
 use crate::machine::driver::{Driver, NodeProgram};
 use crate::machine::qemu::arguments::{Accelerator, QEMU};
@@ -168,10 +169,7 @@ struct Image {
 /// The image that is named, or the one of this checkout.
 fn image(args: &MachineArgs, tell: &mut dyn FnMut(&str)) -> Result<Image, OuterError> {
     let folder = match &args.image {
-        Some(folder) => {
-            let key = std::env::var_os(KEY_VARIABLE).filter(|key| !key.is_empty()).map(PathBuf::from);
-            image::open(folder, key.as_deref()).map_err(ChoiceError::Image)?
-        }
+        Some(folder) => image::open(folder, variable(KEY_VARIABLE).as_deref()).map_err(ChoiceError::Image)?,
         None => image::ensure(tell).map_err(ChoiceError::NoImage)?,
     };
     if folder.version() != aspen_node::VERSION {

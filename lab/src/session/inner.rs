@@ -1,13 +1,14 @@
 //! The inner process: sets the cluster up, runs the plan, judges, and writes the report.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::wire::{self, EVENTS, PLAN, Wire};
 use super::{Message, Order};
 use crate::check::linearizable::Budget;
 use crate::check::{self, Evidence, Status, Verdict};
@@ -64,8 +65,10 @@ pub enum InnerError {
 pub fn run_inner(inner: Inner) -> Result<u8, InnerError> {
     let text = inner.arguments.first().map(|argument| argument.to_string_lossy().into_owned());
     let order: Order = serde_json::from_str(&text.unwrap_or_default()).map_err(InnerError::Order)?;
-    let plan = Arc::new(read_plan(&order.directory)?);
-    let sink = Arc::new(Wire { events: Mutex::new(open_events(&order)?), pipe: Mutex::new(inner.events) });
+    let plan = wire::read_plan(&order.directory);
+    let plan = Arc::new(plan.map_err(|source| InnerError::File { name: PLAN, source })?);
+    let wire = Wire::create(&order.directory, inner.events);
+    let sink = Arc::new(wire.map_err(|source| InnerError::File { name: EVENTS, source })?);
     let (interrupt, interrupted) = watch::channel(false);
     let control = inner.control;
     let listener = std::thread::Builder::new().name("stop".into()).spawn(move || {
@@ -222,38 +225,9 @@ fn replay(order: &Order, slowdown: Option<Pace>) -> String {
     slowdown.map_or_else(|| order.replay.clone(), |pace| format!("{} --slowdown {pace}", order.replay))
 }
 
-fn read_plan(directory: &Path) -> Result<Plan, InnerError> {
-    let text = std::fs::read_to_string(directory.join("plan.json"))
-        .map_err(|source| InnerError::File { name: "plan.json", source })?;
-    serde_json::from_str(&text).map_err(|error| InnerError::File { name: "plan.json", source: error.into() })
-}
-
-fn open_events(order: &Order) -> Result<BufWriter<File>, InnerError> {
-    let file = File::create_new(order.directory.join("events.jsonl"));
-    Ok(BufWriter::new(file.map_err(|source| InnerError::File { name: "events.jsonl", source })?))
-}
-
-/// Sends what happens to the outer, and keeps events.jsonl.
-struct Wire {
-    events: Mutex<BufWriter<File>>,
-    pipe: Mutex<File>,
-}
-
-impl Wire {
-    fn send(&self, message: &Message) {
-        let Ok(mut line) = serde_json::to_vec(message) else { return };
-        line.push(b'\n');
-        // Without the outer nobody listens, and this process is about to end.
-        let _ = self.pipe.lock().expect("nothing panics while it holds this lock").write_all(&line);
-    }
-}
-
 impl EventSink for Wire {
     fn event(&self, event: &Event) {
-        let mut events = self.events.lock().expect("nothing panics while it holds this lock");
-        // The report holds every event, too: a full disk will be noticed there.
-        let _ = serde_json::to_writer(&mut *events, event).map_err(io::Error::from);
-        let _ = events.write_all(b"\n").and_then(|()| events.flush());
+        self.keep(event);
         self.send(&Message::Event(event.clone()));
     }
 
