@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use aspen_lab::causes::causes;
 use aspen_lab::fabric::namespace::Namespace;
 use aspen_lab::fabric::switch::{PortSpec, Switch};
 use aspen_lab::fabric::tap::{self, TapConfig};
@@ -22,7 +23,6 @@ use aspen_lab::fabric::{Port, TapError};
 use aspen_lab::limits::{FRAME_BYTES_MAX, PORT_BURST_FRAMES};
 use aspen_lab::link::{DropReason, Fate, LinkId, LinkRule, fate};
 use aspen_lab::plan::MacAddress;
-use aspen_lab::runner::causes;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 const SEED: u64 = 1;

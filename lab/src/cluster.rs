@@ -139,6 +139,9 @@ pub trait Cluster: Debug + Send + Sync {
     /// It could not be ended, or does not run.
     fn kill(&self, node: NodeIndex) -> BoxFuture<'_, Result<Exit, ClusterError>>;
 
+    /// Whether the host sees a node's process.
+    fn runs(&self, node: NodeIndex) -> BoxFuture<'_, bool>;
+
     /// Asks a node to stop, and says how it ended.
     ///
     /// # Errors

@@ -349,7 +349,7 @@ pub const BROWSER_START_MAX: Duration = Duration::from_secs(5);
 /// How long the sandbox may take to end after its verdict.
 pub const SANDBOX_END_MAX: Duration = Duration::from_secs(10);
 /// How long a node has to stop after the run before it is killed.
-pub const NODE_STOP_MAX: Duration = Duration::from_secs(12);
+pub const NODE_STOP_MAX: Duration = Duration::from_secs(18);
 
 const _: () = {
     assert!(CLIENT_TIMEOUT.as_millis() > aspen_node::limits::OPERATION_TIMEOUT.as_millis());
@@ -369,6 +369,8 @@ const _: () = {
     // The lab has a port of its own.
     assert!(NODES_MAX < FABRIC_PORTS_MAX);
     assert!(NODE_STOP_MAX.as_millis() > aspen_node::limits::STOP_TIMEOUT.as_millis());
+    // The appliance ends a node that does not stop, and says so.
+    assert!(NODE_STOP_MAX.as_millis() > aspen_init::limits::NODE_STOP_MAX.as_millis());
 };
 
 // ---- lab selftest ----

@@ -60,6 +60,9 @@ pub trait Machine: Send {
     /// As [`pause`](Self::pause).
     fn resume(&mut self) -> Result<(), MachineError>;
 
+    /// Whether the host sees its process.
+    fn runs(&self) -> bool;
+
     /// How it ended, if it was started and has ended.
     fn exited(&self) -> Option<Exit>;
 

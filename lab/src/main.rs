@@ -5,10 +5,10 @@ use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
+use aspen_lab::causes::causes;
 use aspen_lab::cli::{Cli, Command, NODE_PART};
 use aspen_lab::control::{ClientError, UpError};
 use aspen_lab::doctor::{self, DoctorError};
-use aspen_lab::runner::causes;
 use aspen_lab::sandbox::{self, Stage};
 use aspen_lab::selftest::SelftestError;
 use aspen_lab::session::OuterError;

@@ -11,7 +11,6 @@ pub mod record;
 pub mod settle;
 mod standing;
 
-use std::error::Error;
 use std::fmt::Debug;
 use std::io::Write;
 use std::sync::Arc;
@@ -29,6 +28,7 @@ use self::observe::Observer;
 pub(crate) use self::observe::raft_state;
 use self::record::{Conduct, Event, EventKind, RunRecord};
 use self::standing::Standing;
+use crate::causes::causes;
 use crate::cluster::{Clock, Cluster, ClusterError};
 use crate::limits::{DRAIN_MAX, FIRST_ANSWER_MAX, LOOK_INTERVAL, PROGRESS_INTERVAL};
 use crate::plan::{NodeIndex, Plan, PlannedCheck, PlannedClient};
@@ -301,16 +301,4 @@ async fn stop_nodes(stage: &Stage, conduct: &Conduct) {
         }
     });
     join_all(stops).await;
-}
-
-/// An error and its causes, each on a line of its own.
-pub fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str("\nbecause: ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -10,19 +10,20 @@ use std::time::Duration;
 use aspen_init::report::{Line, parse_line};
 
 use crate::host;
-use crate::lab::{Run, Running, Turn, bench, run, write_scenario};
+use crate::lab::{Run, Running, Turn, bench, rounds, run, write_scenario};
 
-/// A cut, a pause, a power cut, and a cut round the machine that is off, in as little time as they take. An emulated machine
-/// with a kernel of modules takes ten seconds to boot.
+/// A cut, a pause, a power cut, and a cut round the machine that is off, in as little time as they take.
 const STORY: &str = "nodes: { count: 3 }\nworkload: { rate: 60/s }\nduration: 20s\nfaults:\n  \
                      - { at: 1s, for: 4s, partition: [[leader], [rest]] }\n  \
                      - { at: 8s, for: 1s, pause: follower }\n  \
                      - { at: 12s, kill: n2, restart_after: 2s }\n  \
                      - { at: 12500ms, for: 1s, partition: [[n2], [rest]] }\n\
-                     checks: [linearizable, durable, raft, { recovers: { within: 30s } }]\n";
+                     checks: [linearizable, durable, raft, { recovers: { within: 10s } }]\n";
 /// The same power cut alone.
 const KILL: &str = "nodes: { count: 3 }\nworkload: { rate: 60/s }\nduration: 8s\nfaults:\n  \
                     - { at: 1s, kill: n1, restart_after: 1s }\nchecks: [linearizable]\n";
+/// Power cuts in each round, under writes only. No machine boots before the one before it serves again.
+const POWER_CUTS: u64 = 3;
 /// Three emulated machines, measured, booted and run at the largest slowdown, on a host that builds the image first.
 const RUN_MAX: Duration = Duration::from_mins(15);
 
@@ -36,7 +37,7 @@ fn machines() -> Option<(Turn, tempfile::TempDir)> {
 fn run_machines(home: &Path, scenario: &str, more: &[&str]) -> Run {
     let file = write_scenario(home, "story", scenario);
     let words = [&[file.as_str(), "--seed", "1", "--driver", "qemu"], more].concat();
-    Running::start(home, "run", &words, &[]).finish_within(RUN_MAX)
+    Running::start(home, "run", &words, &[]).finish_within(RUN_MAX * u32::try_from(rounds()).unwrap())
 }
 
 /// What programs can read on a node's console.
@@ -68,6 +69,22 @@ fn machines_are_cut_off_paused_and_switched_off_and_pass_with_every_receipt() {
         let Some(Line::Exit(exit)) = lines.last() else { panic!("n{}: {lines:?}", node + 1) };
         assert_eq!(exit.node_exit.as_deref(), Some("code 0"), "n{}", node + 1);
     }
+}
+
+#[test]
+fn machines_that_lose_their_power_under_writes_lose_nothing_that_was_acknowledged() {
+    let Some((_turn, home)) = machines() else { return };
+    let times = POWER_CUTS * rounds();
+    let scenario = format!(
+        "nodes: {{ count: 3 }}\nworkload: {{ rate: 60/s, mix: {{ read: 0, write: 80, cas: 20 }} }}\nduration: 8s\nfaults:\n  \
+         - {{ at: 1s, kill: random, restart_after: 500ms, every: 1s, times: {times} }}\n\
+         checks: [linearizable, durable, raft, {{ recovers: {{ within: 10s }} }}]\n"
+    );
+    let run = run_machines(home.path(), &scenario, &[]);
+    assert_eq!(run.code, Some(0), "{}", run.output());
+    let lines = (1..=3).flat_map(|node| console(&run, &format!("n{node}")));
+    let boots = lines.filter(|line| matches!(line, Line::Ready(_))).count() as u64;
+    assert_eq!(boots, 3 + times, "every machine that lost its power came back by itself");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::lab::{About, Lab};
 use super::protocol::Status;
 use super::{inherit, publish, server};
+use crate::causes::causes;
 use crate::cluster::ClusterError;
 use crate::cluster::pace::Pace;
 use crate::limits::control::{CONTROL_FAREWELL_MAX, HAND_RATE};
@@ -24,7 +25,7 @@ use crate::plan::{NodeIndex, Plan};
 use crate::program::Exit;
 use crate::runner::boot::{self, BootError};
 use crate::runner::record::{Conduct, Event, EventKind};
-use crate::runner::{EventSink, Stage, causes};
+use crate::runner::{EventSink, Stage};
 use crate::sandbox::{Control, Inner};
 use crate::session::wire::{self, EVENTS, PLAN, Wire};
 

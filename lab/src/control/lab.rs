@@ -19,13 +19,14 @@ use super::protocol::{
 };
 use super::publish;
 use super::words::{self, WordError};
+use crate::causes::causes;
 use crate::cluster::{Clock, Cluster, ClusterError, NodePair};
 use crate::limits::NODES_MAX;
 use crate::link::LinkRule;
 use crate::observations::Role;
 use crate::plan::{LinkEffect, NodeIndex, Plan, Roles, cut_pairs, link_pairs};
 use crate::runner::record::{Event, EventKind};
-use crate::runner::{EventSink, Stage, causes};
+use crate::runner::{EventSink, Stage};
 use crate::workload::client::nanos;
 
 /// What does not change while a lab is up.

@@ -12,8 +12,13 @@ pub const SLOWDOWN_MAX: u32 = 10;
 /// Size of a machine's data disk, in bytes: a thousand bytes for each operation of the longest history, in the log and in the
 /// state. It is sparse.
 pub const DATA_DISK_BYTES: u64 = 2 << 30;
+/// How much of what a machine sends may wait for the switch, in bytes as the kernel counts them: two thousand frames, as long a
+/// queue as that of a TAP and the host's in front of it.
+pub const FRAMES_QUEUED_BYTES: usize = 4 << 20;
 /// Longest wait for QEMU to open its sockets after its start: it takes 0.1 s on an idle host.
 pub const QEMU_START_MAX: Duration = Duration::from_secs(10);
+/// How often the power button is pressed until a machine goes off: one that boots may not see the first press.
+pub const POWER_BUTTON_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest time in which QEMU has to name its version.
 pub const QEMU_VERSION_MAX: Duration = Duration::from_secs(10);
 /// Longest time in which the smallest guest has to run to its end: where KVM works it takes 0.3 s, most of it QEMU's own.
@@ -43,6 +48,8 @@ pub const QMP_LINE_BYTES_MAX: u64 = 64 << 10;
 pub const QMP_LINES_MAX: usize = 1_000;
 /// Longest wait for the appliance to take a request from its control channel.
 pub const CONTROL_ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for the appliance to say how its node is before it is stopped: one that still boots does not answer.
+pub const HEALTH_ANSWER_MAX: Duration = Duration::from_secs(2);
 /// By how much a machine may be late with the outcome of a probe before it is taken to be none: an emulated one that was
 /// not scheduled for a while.
 pub const SILENT_MACHINE_MARGIN: Duration = Duration::from_secs(5);

@@ -204,6 +204,15 @@ impl Cluster for MachineCluster {
         self.order(node, "killing it", |machine| machine.kill())
     }
 
+    fn runs(&self, node: NodeIndex) -> BoxFuture<'_, bool> {
+        let target = self.nodes[node.position()].clone();
+        async move {
+            let looked = tokio::task::spawn_blocking(move || lock(&target.machine).runs()).await;
+            looked.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        }
+        .boxed()
+    }
+
     fn stop(&self, node: NodeIndex) -> BoxFuture<'_, Result<Exit, ClusterError>> {
         self.want(node, false);
         let limit = self.pace.to_real(NODE_STOP_MAX);

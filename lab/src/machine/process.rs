@@ -136,6 +136,10 @@ impl Machine for ProcessMachine {
         self.signal_until(Signal::SIGCONT, false)
     }
 
+    fn runs(&self) -> bool {
+        self.stat().is_ok()
+    }
+
     fn exited(&self) -> Option<Exit> {
         self.running.as_ref().and_then(Running::exited)
     }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aspen_init::report::Reason;
+use aspen_init::control::{Health, Order};
 
 use self::console::{ConsoleWatch, Said};
 use self::control::ControlChannel;
@@ -17,13 +17,14 @@ use self::prober::MachineProber;
 use self::qmp::{Qmp, QmpError};
 use super::{Machine, MachineError, Prober};
 use crate::cluster::Vitals;
-use crate::limits::machines::QEMU_START_MAX;
+use crate::limits::machines::{HEALTH_ANSWER_MAX, POWER_BUTTON_INTERVAL, QEMU_START_MAX};
 use crate::limits::{PAUSE_WAIT_MAX, POLL_INTERVAL};
 use crate::program::{Exit, ProcessStat, Program, ProgramError, ProgramLog, Running, tail};
 
 pub mod arguments;
 pub mod console;
 pub mod control;
+mod ending;
 pub mod nodes;
 mod prober;
 pub mod qmp;
@@ -140,21 +141,38 @@ impl QemuMachine {
         }
     }
 
-    /// How the node ended, by what the machine said before it went off. QEMU itself ends well whatever the guest does.
+    /// Presses the power button until the machine is off: one that boots may not have seen it.
+    fn press_until_off(&self, limit: Duration) -> Result<Exit, MachineError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.qmp(Qmp::system_powerdown) {
+                // It has just gone off.
+                Err(_) if !self.runs() => {}
+                pressed => pressed?,
+            }
+            let running = self.running.as_ref().ok_or_else(|| MachineError::NotRunning(self.name.clone()))?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            match running.wait(POWER_BUTTON_INTERVAL.min(left)) {
+                Ok(exit) => return Ok(exit),
+                Err(ProgramError::TimedOut { .. }) if Instant::now() < deadline => {}
+                Err(source) => return Err(self.failed(source)),
+            }
+        }
+    }
+
+    /// What is to be thought of the node's end when the appliance has started it again, but the console does not tell: a line
+    /// of the kernel may have come into that of the appliance.
+    fn restarted(&self) -> Option<Exit> {
+        // A machine that does not answer has come to an end of its own, or is about to be told to.
+        let answer = self.control.ask(Order::Health, HEALTH_ANSWER_MAX).ok()?;
+        let health: Health = serde_json::from_value(answer).ok()?;
+        (health.restarts > 0).then_some(ending::UNCLEAR)
+    }
+
+    /// How the node of a machine that is off ended.
     fn node_exit(&self, exit: Exit) -> Result<Exit, MachineError> {
-        let unexplained = |exit| MachineError::Unexplained { name: self.name.clone(), exit };
-        let said = self.said()?;
-        if let Some(node_exit) = &said.node_exit {
-            return Ok(exit_of(&node_exit.node_exit).unwrap_or(Exit::Code(-1)));
-        }
-        let Some(last) = said.exit else { return Err(unexplained(exit)) };
-        let node_exit = last.node_exit.as_deref().and_then(exit_of);
-        match node_exit {
-            // Nobody asked a node to stop that ends well for any other reason.
-            Some(Exit::Code(0)) if last.reason != Reason::PowerButton => Err(unexplained(exit)),
-            Some(exit) => Ok(exit),
-            None => Err(unexplained(exit)),
-        }
+        let unexplained = || MachineError::Unexplained { name: self.name.clone(), exit };
+        ending::of_machine(&self.said()?).ok_or_else(unexplained)
     }
 
     /// Ends the process; its disks stay.
@@ -192,8 +210,7 @@ impl Machine for QemuMachine {
         let exited = self.exited();
         let killed = self.cut_power()?;
         // A node that had ended by itself was not killed by anybody. It may have said so in the last moment.
-        let said = self.said().ok().and_then(|said| said.node_exit);
-        let ended = said.map(|said| exit_of(&said.node_exit).unwrap_or(Exit::Code(-1)));
+        let ended = ending::unasked(&self.said()?);
         Ok(exited.or(ended).unwrap_or(killed))
     }
 
@@ -205,9 +222,10 @@ impl Machine for QemuMachine {
             // A machine that stands still sees no button.
             self.run(true)?;
         }
-        self.qmp(Qmp::system_powerdown)?;
-        let ended = self.alive()?.wait(limit);
-        let exit = ended.map_err(|source| self.failed(source))?;
+        if let Some(exit) = self.restarted() {
+            return Ok(exit);
+        }
+        let exit = self.press_until_off(limit)?;
         self.node_exit(exit)
     }
 
@@ -219,20 +237,29 @@ impl Machine for QemuMachine {
         self.run(true)
     }
 
+    fn runs(&self) -> bool {
+        let stat = self.alive().ok().and_then(|running| ProcessStat::read(running.pid()));
+        stat.is_some_and(|stat| stat.state != 'Z')
+    }
+
     fn exited(&self) -> Option<Exit> {
         let running = self.running.as_ref()?;
         let exited = running.exited();
         // A node that ended unasked has ended, though the machine starts it again.
-        if let Some(node_exit) = self.said().ok().and_then(|said| said.node_exit) {
-            return Some(exit_of(&node_exit.node_exit).unwrap_or(Exit::Code(-1)));
+        let said = self.said().ok();
+        if let Some(exit) = said.as_ref().and_then(ending::unasked) {
+            return Some(exit);
         }
         let exit = exited?;
         // Killed, or ended without a word: the console says what there is to say.
-        Some(self.node_exit(exit).unwrap_or(if exit == Exit::Code(0) { Exit::Code(-1) } else { exit }))
+        let told = said.as_ref().and_then(ending::of_machine);
+        Some(told.unwrap_or(if exit == Exit::Code(0) { ending::UNCLEAR } else { exit }))
     }
 
     fn observe(&self) -> Result<Vitals, MachineError> {
         let pid = self.alive()?.pid();
+        // How its node is would stay hidden if the console could not be read.
+        self.said()?;
         let state = self.qmp(Qmp::query_status)?;
         let processors = self.qmp(Qmp::query_cpus)?;
         let ticks = processors.iter().map(|processor| {
@@ -251,17 +278,6 @@ impl Machine for QemuMachine {
 
     fn prober(&self) -> Arc<dyn Prober> {
         self.prober.clone()
-    }
-}
-
-/// The end of a node as the appliance writes it: `code 0`, `signal 9`.
-fn exit_of(text: &str) -> Option<Exit> {
-    let (kind, number) = text.split_once(' ')?;
-    let number = number.parse().ok()?;
-    match kind {
-        "code" => Some(Exit::Code(number)),
-        "signal" => Some(Exit::Signal(number)),
-        _ => None,
     }
 }
 

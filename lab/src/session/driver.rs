@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::outer::{OuterError, absolute, node_version};
+use crate::causes::causes;
 use crate::cli::{DriverArg, MachineArgs};
 use crate::image::cache::KEY_VARIABLE;
 use crate::image::workshop::variable;
@@ -113,7 +114,15 @@ fn auto(args: &MachineArgs, directory: &Path, tell: &mut dyn FnMut(&str)) -> Res
     });
     let refusal = match runs {
         Ok(qemu) => {
-            let image = image(args, tell)?;
+            let image = match image(args, tell) {
+                Err(OuterError::Driver(ChoiceError::NoImage(error))) => {
+                    let why = causes(&error).replace('\n', " ");
+                    let reason =
+                        format!("driver: process, since there is no image that KVM could run ({why})");
+                    return process(args, directory, reason);
+                }
+                image => image?,
+            };
             match trial::kernel(&qemu, Accelerator::Kvm, &image.kernel, &log) {
                 Ok(()) => {
                     let reason = format!("driver: qemu {} with kvm, which runs a guest here", qemu.version);

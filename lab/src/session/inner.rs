@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::wire::{self, EVENTS, PLAN, Wire};
 use super::{Message, Order};
+use crate::causes::causes;
 use crate::check::linearizable::Budget;
 use crate::check::{self, Evidence, Status, Verdict};
 use crate::cli::SabotageArg;
@@ -23,7 +24,7 @@ use crate::plan::Plan;
 use crate::report::{self, Report, Sources};
 use crate::runner::boot::BootError;
 use crate::runner::record::{Event, EventKind, RunRecord};
-use crate::runner::{self, EventSink, Files, RunError, Stage, causes};
+use crate::runner::{self, EventSink, Files, RunError, Stage};
 use crate::sandbox::{Control, Inner};
 use crate::workload::client::LoadCounts;
 

@@ -16,6 +16,8 @@ use super::driver::{Choice, ChoiceError, choose};
 use super::progress::Progress;
 use super::{Message, Order, PLANTED_LAB, browser};
 use crate::cli::{MachineArgs, RunArgs};
+use crate::image::cache::{IMAGE_VARIABLE, KERNEL_VARIABLE, KEY_VARIABLE};
+use crate::image::workshop::variable;
 use crate::limits::{NODE_VERSION_MAX, SANDBOX_END_MAX};
 use crate::machine::driver::Driver;
 use crate::plan::Plan;
@@ -226,11 +228,18 @@ fn replay(args: &RunArgs, seed: u64, driver: &Driver) -> String {
     let is_planted = plant.is_some() && args.machines.node_bin.is_none();
     let lab = if is_planted { PLANTED_LAB } else { "cargo lab" };
     let mut words: Vec<String> = plant.into_iter().collect();
-    words.push(format!("{lab} run {}", quoted(args.file.as_os_str())));
     let name = match driver {
         Driver::Process(_) => "process",
-        Driver::Qemu(_) => "qemu",
+        Driver::Qemu(_) => {
+            // What the image was made of or taken from.
+            let set = |name: &&str| Some(format!("{name}={}", quoted(variable(name)?.as_os_str())));
+            let made_of: &[&str] =
+                if args.machines.image.is_some() { &[] } else { &[IMAGE_VARIABLE, KERNEL_VARIABLE] };
+            words.extend(made_of.iter().chain(&[KEY_VARIABLE]).filter_map(set));
+            "qemu"
+        }
     };
+    words.push(format!("{lab} run {}", quoted(args.file.as_os_str())));
     words.push(format!("--seed {seed} --driver {name}"));
     let MachineArgs { node_bin, image, .. } = &args.machines;
     words.extend(image.iter().map(|path| format!("--image {}", quoted(path.as_os_str()))));

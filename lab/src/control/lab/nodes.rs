@@ -6,14 +6,15 @@ use std::time::Instant;
 use futures::future::join_all;
 
 use super::{Lab, refused};
+use crate::causes::causes;
 use crate::cluster::ClusterError;
 use crate::control::desk::{Order, objection};
 use crate::control::protocol::{Answer, Failure, NodeDone, Phase, Power};
 use crate::limits::{LOOK_INTERVAL, OBSERVE_INTERVAL, RESTART_WAIT_MAX};
 use crate::plan::NodeIndex;
 use crate::program::Exit;
+use crate::runner::raft_state;
 use crate::runner::record::EventKind;
-use crate::runner::{causes, raft_state};
 
 impl Lab {
     /// Carries out an order to nodes, all at once, if it makes sense to each of them.

@@ -101,12 +101,12 @@ impl ControlChannel {
         reply: SyncSender<Outcome<Value>>,
     ) -> Result<Arc<Mutex<Waiting>>, ControlError> {
         let failed = |doing| move |source| ControlError::Io { doing, source };
-        let mut link = lock(&self.link);
-        let is_usable = link.as_ref().is_some_and(|link| !lock(&link.waiting).is_closed);
+        let mut slot = lock(&self.link);
+        let is_usable = slot.as_ref().is_some_and(|link| !lock(&link.waiting).is_closed);
         if !is_usable {
-            *link = None;
+            *slot = None;
         }
-        let link = match &mut *link {
+        let link = match &mut *slot {
             Some(link) => link,
             none => none.insert(connect(&self.socket).map_err(failed("connecting"))?),
         };
@@ -114,8 +114,14 @@ impl ControlChannel {
         let mut bytes =
             serde_json::to_vec(request).map_err(|error| failed("writing a request")(error.into()))?;
         bytes.push(b'\n');
-        (&link.stream).write_all(&bytes).map_err(failed("sending a request"))?;
-        Ok(link.waiting.clone())
+        let waiting = link.waiting.clone();
+        let sent = (&link.stream).write_all(&bytes);
+        if sent.is_err() {
+            // It may hold half of the request.
+            *slot = None;
+        }
+        sent.map_err(failed("sending a request"))?;
+        Ok(waiting)
     }
 }
 

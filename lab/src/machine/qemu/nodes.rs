@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use aspen_init::layout;
 use data_encoding::HEXLOWER;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use serde::{Deserialize, Serialize};
 
 use super::arguments::{Accelerator, Hardware, Sockets, program};
@@ -15,7 +17,7 @@ use super::{QemuMachine, QemuParts};
 use crate::cluster::pace::Pace;
 use crate::image::config_disk;
 use crate::image::fat::FatFile;
-use crate::limits::machines::DATA_DISK_BYTES;
+use crate::limits::machines::{DATA_DISK_BYTES, FRAMES_QUEUED_BYTES};
 use crate::machine::cluster::{MachineSpec, SetUpError};
 use crate::machine::node_files::{node_toml, tap_config};
 use crate::plan::{Plan, PlannedNode};
@@ -59,6 +61,8 @@ fn frame_sockets() -> io::Result<(UdpSocket, UdpSocket)> {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let (ours, theirs) = (UdpSocket::bind(any)?, UdpSocket::bind(any)?);
     ours.connect(theirs.local_addr()?)?;
+    // Where the host does not allow it, the switch has the host's default of time to take a frame.
+    let _ = setsockopt(&ours, RcvBufForce, &FRAMES_QUEUED_BYTES);
     ours.set_nonblocking(true)?;
     Ok((ours, theirs))
 }

@@ -7,9 +7,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::arguments::{Accelerator, QEMU, QEMU_INSTALL};
+use crate::causes::causes;
 use crate::limits::machines::{EMULATED_TRIAL_MAX, KERNEL_TRIAL_MAX, KVM_TRIAL_MAX, QEMU_VERSION_MAX};
 use crate::program::{Program, ProgramError, ProgramLog};
-use crate::runner::causes;
 
 /// What the guests of a trial say.
 const WORD: u8 = b'K';

@@ -23,15 +23,16 @@ impl Tools {
         let text = format!("kill {role}{name}");
         self.note_victim(strike, &text, node, began_ns, leads_term);
         self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: ended by {exit}"));
+        let is_gone = !self.cluster.runs(node).await;
         self.clock.sleep(strike.lasts()).await;
         self.cluster.start(node).await?;
         let ended_ns = self.conduct.now_ns();
         let served = self.await_service(node, |incarnation| Some(incarnation) != before).await;
         self.watch.set_down(node, false);
         let killed = Proof {
-            what: "the process ended by signal 9".to_owned(),
-            is_seen: exit == Exit::Signal(9),
-            detail: exit.to_string(),
+            what: "the process ended by signal 9 and was gone".to_owned(),
+            is_seen: is_gone,
+            detail: if is_gone { exit.to_string() } else { format!("{exit}, and the host still saw it") },
         };
         let named = before.map_or_else(|| "none seen".to_owned(), |before| before.to_string());
         let restarted = Proof {
