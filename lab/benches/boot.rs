@@ -2,7 +2,8 @@
 //!
 //! From the start of QEMU to ASPEN-READY, on a blank data disk and on one that has been formatted, beside the same kernel with
 //! an init that prints one line, alone in its initramfs, and again beside all that the appliance's initramfs holds: what
-//! unpacking costs. All four take turns, and medians count. The image is that of the `qemu` driver: `ASPEN_IMAGE`,
+//! unpacking costs. All four take turns, and medians count: of the time that passed, and of the processor time that QEMU used,
+//! which says more where other programs run beside it. The image is that of the `qemu` driver: `ASPEN_IMAGE`,
 //! `ASPEN_KERNEL` or the one in the cache. Arguments: an accelerator (tcg or kvm; tcg if not given) and the MiB of memory.
 
 #![allow(clippy::disallowed_methods, reason = "it reads the console while it grows")]
@@ -19,6 +20,8 @@ use aspen_init::report::{Line, Ready, parse_line};
 use aspen_lab::image::fat::FatFile;
 use aspen_lab::image::initramfs::{Entry, Initramfs};
 use aspen_lab::image::{ImageFolder, config_disk, ensure};
+use aspen_lab::program::ProcessStat;
+use nix::unistd::{SysconfVar, sysconf};
 
 /// Measured in turns so often.
 const ROUNDS: usize = 10;
@@ -28,6 +31,13 @@ const MEMORY_MIB: u32 = 96;
 const BARE: &str = "ASPEN-BARE";
 const CONFIG: &str =
     "hostname = 'n1'\naddress = '10.1.2.10/24'\n[node]\nid = 1\nhttp_listen = '0.0.0.0:7001'\n";
+
+/// What a boot cost.
+struct Boot<T> {
+    took: f64,
+    processor: f64,
+    found: T,
+}
 
 /// What every machine here has.
 struct Bench {
@@ -39,7 +49,7 @@ struct Bench {
 
 impl Bench {
     /// Boots a machine, and ends it when a line of its console is what is looked for.
-    fn boot<T>(&self, initramfs: &Path, data: &Path, find: impl Fn(&str) -> Option<T>) -> (Duration, T) {
+    fn boot<T>(&self, initramfs: &Path, data: &Path, find: impl Fn(&str) -> Option<T>) -> Boot<T> {
         let drive = |id: &str, path: &Path| format!("if=none,id={id},format=raw,file={}", path.display());
         let began = Instant::now();
         let mut qemu = Command::new("qemu-system-x86_64")
@@ -69,10 +79,14 @@ impl Bench {
                 break found;
             }
         };
-        let took = began.elapsed();
+        let took = began.elapsed().as_secs_f64();
+        let ticks = ProcessStat::read(qemu.id()).unwrap().cpu_ticks;
         qemu.kill().unwrap();
         qemu.wait().unwrap();
-        (took, found)
+        let tick = sysconf(SysconfVar::CLK_TCK).unwrap().unwrap();
+        #[allow(clippy::cast_precision_loss, reason = "a few hundred ticks")]
+        let processor = ticks as f64 / tick as f64;
+        Boot { took, processor, found }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -133,13 +147,18 @@ fn median(mut values: Vec<f64>) -> f64 {
     f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2])
 }
 
-/// A row of the table: the median, and the least and the most.
-fn row(what: &str, values: &[f64]) -> f64 {
-    let middle = median(values.to_vec());
-    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = values.iter().copied().fold(0.0, f64::max);
-    println!("{what:<44} {middle:>6.2} s   {least:.2} to {most:.2}");
-    middle
+/// A row of the table: medians, and of the time that passed the least and the most.
+fn row<T>(what: &str, boots: &[Boot<T>]) -> (f64, f64) {
+    let took: Vec<f64> = boots.iter().map(|boot| boot.took).collect();
+    let least = took.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = took.iter().copied().fold(0.0, f64::max);
+    let (took, processor) = (median(took), median(boots.iter().map(|boot| boot.processor).collect()));
+    println!("{what:<38} {took:>6.2} s  {least:.2} to {most:.2}  {processor:>6.2} s of processor time");
+    (took, processor)
+}
+
+fn difference(what: &str, more: (f64, f64), less: (f64, f64)) {
+    println!("    {what:<34} {:>+6.2} s                {:>+6.2} s", more.0 - less.0, more.1 - less.1);
 }
 
 fn main() {
@@ -170,24 +189,20 @@ fn main() {
         first.push(bench.boot(&whole, &bench.blank_disk("blank.raw"), ready));
         later.push(bench.boot(&whole, &formatted, ready));
     }
-    let seconds =
-        |boots: &[(Duration, ())]| boots.iter().map(|(took, ())| took.as_secs_f64()).collect::<Vec<_>>();
     println!(
         "Linux {}, {}, {} MiB, {ROUNDS} boots each: median, least and most",
         bench.image.release(),
         bench.accelerator,
         bench.memory_mib
     );
-    let bare = row("an init that prints a line", &seconds(&bare));
-    let unpacked = row("beside the appliance's initramfs", &seconds(&unpacked));
-    println!("{:<44} {:>+6.2} s", "    unpacking", unpacked - bare);
+    let bare = row("an init that prints a line", &bare);
+    let unpacked = row("beside the appliance's initramfs", &unpacked);
+    difference("unpacking", unpacked, bare);
     for (what, boots) in [("ASPEN-READY, blank disk", &first), ("ASPEN-READY, formatted disk", &later)] {
+        difference("more than the first", row(what, boots), bare);
         let part = |part: fn(&Ready) -> u64| {
-            let values = boots.iter().map(|(_took, ready)| Duration::from_millis(part(ready)).as_secs_f64());
-            median(values.collect())
+            median(boots.iter().map(|boot| Duration::from_millis(part(&boot.found)).as_secs_f64()).collect())
         };
-        let took: Vec<f64> = boots.iter().map(|(took, _ready)| took.as_secs_f64()).collect();
-        println!("{:<44} {:>+6.2} s", "    more than the first", row(what, &took) - bare);
         println!(
             "    by its own clock: kernel {:.2} s, init {:.2} s, disk {:.2} s, node {:.2} s",
             part(|ready| ready.kernel_ms),
