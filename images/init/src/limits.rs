@@ -67,12 +67,20 @@ pub const CLOCK_OFF_MS_MAX: i64 = 50;
 
 // ---- data disk ----
 
-/// Bytes at both ends of a disk that are looked at before it counts as blank: partition tables, superblocks, RAID.
-pub const LOOK_EDGE_BYTES: u64 = 1024 * 1024;
-/// Between them, a block is looked at every so many bytes: spare superblocks of ext4 and btrfs are there.
-pub const LOOK_INTERVAL_BYTES: u64 = 64 * 1024 * 1024;
-/// Such blocks at most: 64 GiB of a disk, read in milliseconds.
-pub const LOOK_PLACES_MAX: u64 = 1024;
+/// What of a disk is read whole before it counts as blank, in bytes: partition tables, superblocks, and with their journals
+/// all that most file systems write when they are made. Only the first start with a disk reads it.
+pub const LOOK_WHOLE_BYTES: u64 = 64 * 1024 * 1024;
+/// What is read at a time, in bytes. Behind what is read whole, one block is read at each multiple of it: partitions begin
+/// there, and so do spare superblocks. The last so many bytes of a disk are read whole, too.
+pub const LOOK_CHUNK_BYTES: usize = 1024 * 1024;
+/// Such blocks at most: 16 GiB of a disk. Each costs a request of tens of microseconds.
+pub const LOOK_SAMPLES_MAX: usize = 16 * 1024;
+/// How long no news of devices may come until the kernel has found those that were there: between the disks of one
+/// controller pass milliseconds, under emulation ten times that.
+pub const DEVICE_QUIET: Duration = Duration::from_millis(500);
+/// How long everything that was written may take to reach the disks when the machine ends: what the page cache of a small
+/// machine holds goes to a slow disk in that time. A disk that is gone would be waited for without end.
+pub const RELEASE_MAX: Duration = Duration::from_secs(20);
 
 // ---- network ----
 
@@ -121,7 +129,10 @@ pub const LAST_WORDS_BYTES_MAX: usize = 16 * 1024;
 pub const LAST_WORDS_FILE_BYTES_MAX: u32 = 64 * 1024;
 
 const _: () = {
-    assert!(LOOK_EDGE_BYTES < LOOK_INTERVAL_BYTES);
+    assert!(LOOK_WHOLE_BYTES.is_multiple_of(LOOK_CHUNK_BYTES as u64));
+    assert!(LOOK_CHUNK_BYTES.is_multiple_of(BLOCK_BYTES as usize));
+    // News still comes in the time that a missing device is waited for.
+    assert!(DEVICE_QUIET.as_millis() * 2 < DEVICE_WAIT_MAX.as_millis());
     assert!(RESTART_WAIT_MIN.as_millis() < RESTART_WAIT_MAX.as_millis());
     // The last end of a node, with the line above it, fits its file.
     assert!(LAST_WORDS_BYTES_MAX * 2 <= LAST_WORDS_FILE_BYTES_MAX as usize);

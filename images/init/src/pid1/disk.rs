@@ -4,10 +4,11 @@
 
 mod content;
 mod find;
+mod format;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use aspen_init::blocks::{BlockList, BlocksError};
@@ -18,7 +19,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MsFlags, mount};
 
-use self::content::{Content, UNFINISHED, look};
+use self::content::{Content, look};
 use self::find::find;
 use super::console::Console;
 use super::devices::{Uevents, VirtioKind, block_devices, missing_driver};
@@ -157,37 +158,27 @@ fn make_ready(path: &Path, format: DataFormat, console: &Console) -> Result<u64,
         Content::Blank | Content::Unfinished if format == DataFormat::Never => {
             Err(DiskError::Blank { path: owned() })
         }
-        Content::Blank | Content::Unfinished => {
+        content @ (Content::Blank | Content::Unfinished) => {
             let file = File::open(DATA_BLOCKS).map_err(BlocksError::Io)?;
             let blocks = BlockList::read(io::BufReader::new(file))?;
             let bytes = blocks.total_bytes();
             if bytes > disk_bytes {
                 return Err(DiskError::Small { path: owned(), disk_bytes, bytes });
             }
+            let places = blocks.blocks().map(|(at, _)| at);
+            let taken = content::first_taken(&disk, disk_bytes, places).map_err(failed)?;
+            if let (Content::Blank, Some(at)) = (content, taken) {
+                let what = format!("data of an unknown kind at byte {at}");
+                return Err(DiskError::Other { path: owned(), what });
+            }
             console.say(format_args!("{} is blank: writing an empty file system", path.display()));
             // Nobody else may have it open, another mount included.
             let opened = OpenOptions::new().write(true).custom_flags(libc::O_EXCL).open(path);
-            let written = opened.and_then(|disk| write(&disk, &blocks));
+            let written = opened.and_then(|disk| format::write(&disk, &blocks));
             written.map_err(|source| DiskError::Write { path: owned(), source })?;
             Ok(bytes)
         }
     }
-}
-
-/// Writes a file system so that a power cut at any moment leaves the disk blank, unfinished or complete.
-fn write(disk: &File, blocks: &BlockList) -> io::Result<()> {
-    let mut mark = vec![0; BLOCK_BYTES as usize];
-    mark[..UNFINISHED.len()].copy_from_slice(UNFINISHED);
-    disk.write_all_at(&mark, 0)?;
-    disk.sync_all()?;
-    for (at, block) in blocks.blocks().filter(|(at, _)| *at > 0) {
-        disk.write_all_at(block, at)?;
-    }
-    disk.sync_all()?;
-    // The first block has the superblock, and replaces the mark.
-    let first = blocks.blocks().find(|(at, _)| *at == 0).map(|(_, block)| block);
-    disk.write_all_at(first.unwrap_or(&vec![0; BLOCK_BYTES as usize]), 0)?;
-    disk.sync_all()
 }
 
 fn mount_data(path: &Path) -> Result<(), DiskError> {
@@ -253,29 +244,8 @@ pub(super) fn make_private(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::format::tests::blocks;
     use super::*;
-
-    fn blocks() -> BlockList {
-        let mut image = vec![0; 8 * BLOCK_BYTES as usize];
-        image[1024 + 0x38..][..2].copy_from_slice(&[0x53, 0xef]);
-        image[1024 + 0x78..][..10].copy_from_slice(b"ASPEN-DATA");
-        image[1024 + 0x4] = 8;
-        image[1024 + 0x18] = 2;
-        image[5 * BLOCK_BYTES as usize] = 7;
-        BlockList::from_image(image.as_slice()).unwrap()
-    }
-
-    #[test]
-    fn written_file_system_is_complete_and_ours() {
-        let disk = tempfile::tempfile().unwrap();
-        let bytes = 16 * u64::from(BLOCK_BYTES);
-        disk.set_len(bytes).unwrap();
-        write(&disk, &blocks()).unwrap();
-        assert_eq!(look(&disk, bytes).unwrap(), Content::Ours { bytes: 8 * u64::from(BLOCK_BYTES) });
-        let mut byte = [0];
-        disk.read_exact_at(&mut byte, 5 * u64::from(BLOCK_BYTES)).unwrap();
-        assert_eq!(byte, [7]);
-    }
 
     #[test]
     fn disk_that_is_not_ours_is_refused_and_left_alone() {
@@ -294,7 +264,7 @@ mod tests {
             b"x",
             1 << 20,
             DataFormat::IfBlank,
-            "the data disk DIR/disk holds data of an unknown kind, beginning at byte 0 and is left as it is: attach a blank one, \
+            "the data disk DIR/disk holds data of an unknown kind at byte 0 and is left as it is: attach a blank one, \
              or wipe it yourself",
         );
         check(

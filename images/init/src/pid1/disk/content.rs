@@ -7,8 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use aspen_init::layout::DATA_LABEL;
-
-use aspen_init::limits::{LOOK_EDGE_BYTES, LOOK_INTERVAL_BYTES, LOOK_PLACES_MAX};
+use aspen_init::limits::{BLOCK_BYTES, LOOK_CHUNK_BYTES, LOOK_SAMPLES_MAX, LOOK_WHOLE_BYTES};
 
 /// Written to a blank disk before anything else, and gone when the file system is complete: a power cut in between
 /// leaves a disk that we may still write to.
@@ -35,40 +34,62 @@ pub(super) enum Content {
 /// # Errors
 /// It cannot be read.
 pub(super) fn look(disk: &File, disk_bytes: u64) -> io::Result<Content> {
-    let start = read(disk, 0, LOOK_EDGE_BYTES.min(disk_bytes))?;
+    let mut buffer = vec![0; LOOK_CHUNK_BYTES];
+    let start = read(disk, 0, disk_bytes, &mut buffer)?;
     if start.starts_with(UNFINISHED) {
         return Ok(Content::Unfinished);
     }
-    if let Some(content) = known(&start) {
+    if let Some(content) = known(start) {
         return Ok(content);
     }
-    if let Some(at) = first_byte(&start) {
-        return Ok(Content::Other(format!("data of an unknown kind, beginning at byte {at}")));
-    }
-    let found = |at: u64| Content::Other(format!("data of an unknown kind at byte {at}"));
+    let found = |at: u64| Ok(Content::Other(format!("data of an unknown kind at byte {at}")));
+    let whole = (0..LOOK_WHOLE_BYTES.min(disk_bytes)).step_by(LOOK_CHUNK_BYTES);
     // The spare partition table, RAID and the last group of a file system.
-    let edge = disk_bytes.saturating_sub(LOOK_EDGE_BYTES);
-    if let Some(at) = first_byte(&read(disk, edge, disk_bytes - edge)?) {
-        return Ok(found(edge + at));
+    let edge = disk_bytes.saturating_sub(LOOK_CHUNK_BYTES as u64);
+    for at in whole.chain([edge]) {
+        if let Some(byte) = first_byte(read(disk, at, disk_bytes, &mut buffer)?) {
+            return found(at + byte);
+        }
     }
-    // Spare superblocks: those of ext4 are every 128 MiB, those of btrfs at 64 MiB and 256 GiB.
-    let places = (1..=LOOK_PLACES_MAX).map(|place| place * LOOK_INTERVAL_BYTES);
-    for at in places.take_while(|at| *at < edge) {
-        if let Some(byte) = first_byte(&read(disk, at, 4096.min(disk_bytes - at))?) {
-            return Ok(found(at + byte));
+    // Between them, the beginning of whatever is aligned as every tool aligns it: partitions whose table is gone, and spare
+    // superblocks.
+    let samples = (LOOK_WHOLE_BYTES..edge).step_by(LOOK_CHUNK_BYTES).take(LOOK_SAMPLES_MAX);
+    for at in samples {
+        if let Some(byte) = first_byte(read(disk, at, disk_bytes, &mut buffer[..BLOCK_BYTES as usize])?) {
+            return found(at + byte);
         }
     }
     Ok(Content::Blank)
 }
 
-fn read(disk: &File, at: u64, bytes: u64) -> io::Result<Vec<u8>> {
-    let mut buffer = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
-    disk.read_exact_at(&mut buffer, at)?;
-    Ok(buffer)
+/// The first byte that is not zero in any of these blocks, each named by its place in bytes.
+///
+/// # Errors
+/// The disk cannot be read.
+pub(super) fn first_taken(
+    disk: &File,
+    disk_bytes: u64,
+    mut blocks: impl Iterator<Item = u64>,
+) -> io::Result<Option<u64>> {
+    let mut buffer = vec![0; BLOCK_BYTES as usize];
+    let mut look = |at| Ok(first_byte(read(disk, at, disk_bytes, &mut buffer)?).map(|byte| at + byte));
+    blocks.find_map(|at| look(at).transpose()).transpose()
+}
+
+/// What the disk holds from this place on: as much as the buffer has room for, or as is left of the disk.
+fn read<'a>(disk: &File, at: u64, disk_bytes: u64, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+    let left = usize::try_from(disk_bytes.saturating_sub(at)).unwrap_or(usize::MAX);
+    let count = left.min(buffer.len());
+    disk.read_exact_at(&mut buffer[..count], at)?;
+    Ok(&buffer[..count])
 }
 
 fn first_byte(bytes: &[u8]) -> Option<u64> {
-    bytes.iter().position(|byte| *byte != 0).map(|at| at as u64)
+    // By blocks first: an emulated processor compares a block at once far faster than its bytes one by one.
+    const ZEROS: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
+    let is_taken = |block: &[u8]| *block != ZEROS[..block.len()];
+    let place = bytes.chunks(ZEROS.len()).position(is_taken)? * ZEROS.len();
+    bytes[place..].iter().position(|byte| *byte != 0).map(|at| (place + at) as u64)
 }
 
 /// What is known by its mark.
@@ -147,10 +168,32 @@ mod tests {
 
     #[test]
     fn anything_at_all_is_found() {
-        check(&[(7, b"x")], other("data of an unknown kind, beginning at byte 7"));
+        check(&[(7, b"x")], other("data of an unknown kind at byte 7"));
         check(&[(DISK_BYTES - 1, b"x")], other("data of an unknown kind at byte 268435455"));
         check(&[(64 << 20 | 5, b"x")], other("data of an unknown kind at byte 67108869"));
         check(&[(128 << 20, b"x")], other("data of an unknown kind at byte 134217728"));
+        // Nowhere near an alignment.
+        check(&[((64 << 20) - 7, b"x")], other("data of an unknown kind at byte 67108857"));
+        check(&[(5_000_000, b"x")], other("data of an unknown kind at byte 5000000"));
+    }
+
+    #[test]
+    fn partition_whose_table_is_gone_is_found() {
+        // The superblock of an ext4 that begins at 1 MiB, where every tool begins the first partition.
+        let superblock = (1 << 20) + 1024 + 0x38;
+        check(&[(superblock, b"\x53\xef")], other("data of an unknown kind at byte 1049656"));
+        let second = (200 << 20) + 1024 + 0x38;
+        check(&[(second, b"\x53\xef")], other("data of an unknown kind at byte 209716280"));
+    }
+
+    #[test]
+    fn what_is_written_to_is_looked_at_wherever_it_is() {
+        let place = (100 << 20) + 8192;
+        let disk = disk(&[(place + 9, b"x")]);
+        assert_eq!(look(&disk, DISK_BYTES).unwrap(), Content::Blank, "too far from where anything begins");
+        let taken = |blocks: &[u64]| first_taken(&disk, DISK_BYTES, blocks.iter().copied()).unwrap();
+        assert_eq!(taken(&[0, place - 4096, place + 4096]), None);
+        assert_eq!(taken(&[0, place]), Some(place + 9));
     }
 
     #[test]
