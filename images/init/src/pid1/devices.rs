@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use aspen_init::limits::{DEVICE_WAIT_MAX, READ_BYTES_MAX};
+use aspen_init::limits::{DEVICE_QUIET, DEVICE_WAIT_MAX, READ_BYTES_MAX};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
@@ -120,6 +120,10 @@ pub(super) fn missing_driver(sys: &Path, kind: VirtioKind) -> Option<&'static st
     }
 }
 
+/// Whether the kernel has found the devices that were there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Settled(pub(super) bool);
+
 /// The kernel's news of devices (`NETLINK_KOBJECT_UEVENT`).
 #[derive(Debug)]
 pub(super) struct Uevents {
@@ -139,18 +143,33 @@ impl Uevents {
     /// Looks now, and again after each piece of news, until something is found or nothing has come for a while: the
     /// devices of a machine's start are there before its first program, others come soon or not at all.
     pub(super) fn wait_for<T>(&self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+        self.wait_for_settled(|_settled| look())
+    }
+
+    /// The same for what may be taken for want of something better only: says whether the kernel has had no news for a
+    /// while, or the time is up.
+    pub(super) fn wait_for_settled<T>(&self, mut look: impl FnMut(Settled) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + DEVICE_WAIT_MAX;
+        let mut settled = Settled(false);
         loop {
-            if let Some(found) = look() {
+            if let Some(found) = look(settled) {
                 return Some(found);
             }
             let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return look(Settled(true));
+            }
+            let wait = if settled.0 { left } else { left.min(DEVICE_QUIET) };
             let mut ready = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            match poll(&mut ready, timeout) {
-                Ok(0) => return look(),
-                Ok(_) | Err(nix::errno::Errno::EINTR) => self.drain(),
-                Err(_) => return look(),
+            // Whole milliseconds, rounded up, so that the last look is not one of many.
+            let wait = u16::try_from(wait.as_millis() + 1).map_or(PollTimeout::MAX, PollTimeout::from);
+            match poll(&mut ready, wait) {
+                Ok(0) => settled = Settled(true),
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {
+                    self.drain();
+                    settled = Settled(false);
+                }
+                Err(_) => return look(Settled(true)),
             }
         }
     }
@@ -163,6 +182,8 @@ impl Uevents {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::os::unix::net::UnixDatagram;
+
     use super::*;
 
     /// A sysfs with these files.
@@ -214,6 +235,42 @@ pub(super) mod tests {
         assert_eq!(devices[2].partition_name.as_deref(), Some("aspen-data"));
         assert!(devices[3].is_read_only && devices[3].disk.is_none());
         assert_eq!(devices[3].path(), Path::new("/dev/vdd"));
+    }
+
+    #[test]
+    fn devices_are_settled_once_no_news_came_for_a_while() {
+        let (ours, kernel) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let uevents = Uevents { fd: ours.into() };
+        kernel.send(b"add@/devices/vda").unwrap();
+        let mut looks = vec![];
+        let found = uevents.wait_for_settled(|settled| {
+            looks.push(settled.0);
+            match looks.as_slice() {
+                // One more disk comes while it is waited for quiet.
+                [false] => {
+                    kernel.send(b"add@/devices/vdb").unwrap();
+                    None
+                }
+                // And another when it was quiet already.
+                [false, false, true] => {
+                    kernel.send(b"add@/devices/vdc").unwrap();
+                    None
+                }
+                [false, false, true, false, true] => Some("vdc"),
+                _ => None,
+            }
+        });
+        assert_eq!(found, Some("vdc"), "{looks:?}");
+        let start = Instant::now();
+        let mut last = Settled(false);
+        let look = |settled| {
+            last = settled;
+            None::<()>
+        };
+        assert_eq!(uevents.wait_for_settled(look), None);
+        assert_eq!(last, Settled(true));
+        assert!(start.elapsed() >= DEVICE_WAIT_MAX);
     }
 
     #[test]

@@ -123,7 +123,7 @@ pub(super) fn prepare(
     console: &Console,
 ) -> Result<(), DiskError> {
     let mut missing = FindError::None;
-    let look = || match find(&block_devices(sys), &settings.data_device, config_device) {
+    let look = |settled| match find(&block_devices(sys), &settings.data_device, config_device, settled) {
         Ok(device) => Some(Ok(device)),
         Err(error) if error.may_still_come() => {
             missing = error;
@@ -131,7 +131,7 @@ pub(super) fn prepare(
         }
         Err(error) => Some(Err(error)),
     };
-    let Some(found) = uevents.wait_for(look) else {
+    let Some(found) = uevents.wait_for_settled(look) else {
         return Err(
             missing_driver(sys, VirtioKind::Block).map_or(DiskError::Find(missing), DiskError::Driver)
         );

@@ -5,7 +5,7 @@ use std::path::Path;
 use aspen_init::config::DataDevice;
 use aspen_init::layout::DATA_NAME;
 
-use super::super::devices::BlockDevice;
+use super::super::devices::{BlockDevice, Settled};
 
 /// Why it is none of them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,7 +34,7 @@ impl FindError {
     }
 }
 
-/// The data disk among these devices.
+/// The data disk among these devices. One that has no name is taken only when no other can come before it any more.
 ///
 /// # Errors
 /// None, more than one, or one that cannot be written to.
@@ -42,6 +42,7 @@ pub(super) fn find(
     devices: &[BlockDevice],
     wanted: &DataDevice,
     config_device: Option<&Path>,
+    settled: Settled,
 ) -> Result<BlockDevice, FindError> {
     let path = |device: &BlockDevice| device.path().display().to_string();
     let all = |is_it: &dyn Fn(&BlockDevice) -> bool| devices.iter().filter(|device| is_it(device)).collect();
@@ -53,7 +54,8 @@ pub(super) fn find(
             let by_name: Vec<_> = all(&|device| device.partition_name.as_deref() == Some(DATA_NAME));
             let is_config = |device: &BlockDevice| config_device == Some(&device.path());
             let by_rest = all(&|device| {
-                device.disk.is_none() && !device.has_partitions && !device.is_read_only && !is_config(device)
+                let is_whole = device.disk.is_none() && !device.has_partitions;
+                settled.0 && is_whole && !device.is_read_only && !is_config(device)
             });
             [by_serial, by_name, by_rest].into_iter().find(|found| !found.is_empty()).unwrap_or_default()
         }
@@ -90,7 +92,7 @@ mod tests {
 
     #[track_caller]
     fn check(devices: &[BlockDevice], wanted: &DataDevice, want: Result<&str, &str>) {
-        let found = find(devices, wanted, Some(Path::new("/dev/vda")));
+        let found = find(devices, wanted, Some(Path::new("/dev/vda")), Settled(true));
         let found = found.map(|device| device.name).map_err(|error| error.to_string());
         assert_eq!(found, want.map(str::to_owned).map_err(str::to_owned));
     }
@@ -120,6 +122,21 @@ mod tests {
             &auto,
             Err("no data disk: attach a virtio disk with the serial number aspen-data"),
         );
+    }
+
+    /// Found when a blank disk on a fast bus came before the one with the serial number.
+    #[test]
+    fn nameless_disk_is_not_taken_while_others_may_come() {
+        let early = |devices: &[BlockDevice], wanted: &DataDevice| {
+            let found = find(devices, wanted, Some(Path::new("/dev/vda")), Settled(false));
+            found.map(|device| device.name)
+        };
+        let disks = [disk("vda"), disk("vdb"), with_serial("sda", DATA_NAME)];
+        let error = early(&disks[..2], &DataDevice::Auto).unwrap_err();
+        assert!(error.may_still_come(), "{error}");
+        // What has a name is waited for no longer than until it is there, and so is what was asked for by its path.
+        assert_eq!(early(&disks, &DataDevice::Auto).unwrap(), "sda");
+        assert_eq!(early(&disks, &DataDevice::Path("/dev/vdb".to_owned())).unwrap(), "vdb");
     }
 
     #[test]

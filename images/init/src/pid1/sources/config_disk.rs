@@ -77,15 +77,21 @@ pub(in super::super) enum ConfigDiskError {
 /// # Errors
 /// There are two, or what it holds cannot be read.
 pub(super) fn find(devices: &[BlockDevice]) -> Result<Option<ConfigDisk>, ConfigDiskError> {
-    find_at(devices.iter().map(BlockDevice::path))
+    let found = devices.iter().map(|device| (device, device.path())).filter(|(_, path)| is_labelled(path));
+    let found: Vec<(&BlockDevice, PathBuf)> = found.collect();
+    // mkfs.fat writes a partition table into the volume itself, with one partition that is the whole disk: the kernel shows the
+    // same volume twice.
+    let is_shown = |disk: &str| found.iter().any(|(device, _)| device.name == disk);
+    let is_again = |device: &BlockDevice| device.disk.as_deref().is_some_and(is_shown);
+    let distinct = found.iter().filter(|(device, _)| !is_again(device)).map(|(_, path)| path.clone());
+    one_of(distinct.collect())
 }
 
-fn find_at(paths: impl Iterator<Item = PathBuf>) -> Result<Option<ConfigDisk>, ConfigDiskError> {
-    let mut labelled = paths.filter(|path| is_labelled(path));
-    let Some(device) = labelled.next() else { return Ok(None) };
-    match labelled.next() {
-        Some(second) => Err(ConfigDiskError::Two(device, second)),
-        None => read(device).map(Some),
+fn one_of(labelled: Vec<PathBuf>) -> Result<Option<ConfigDisk>, ConfigDiskError> {
+    match labelled.as_slice() {
+        [] => Ok(None),
+        [device] => read(device.clone()).map(Some),
+        [device, second, ..] => Err(ConfigDiskError::Two(device.clone(), second.clone())),
     }
 }
 
@@ -158,6 +164,25 @@ mod tests {
         system.unmount().unwrap();
     }
 
+    /// A disk, or a partition of one.
+    fn device(path: &Path, disk: Option<&Path>) -> BlockDevice {
+        let name = |path: &Path| path.to_str().unwrap().to_owned();
+        BlockDevice {
+            // An absolute name leads to itself.
+            name: name(path),
+            bytes: 1 << 20,
+            serial: None,
+            partition_name: None,
+            disk: disk.map(name),
+            has_partitions: false,
+            is_read_only: false,
+        }
+    }
+
+    fn find_at(paths: impl Iterator<Item = PathBuf>) -> Result<Option<ConfigDisk>, ConfigDiskError> {
+        find(&paths.map(|path| device(&path, None)).collect::<Vec<_>>())
+    }
+
     #[track_caller]
     fn check_refused(directory: &Path, names: &[&str], want: &str) {
         let error = find_at(names.iter().map(|name| directory.join(name))).unwrap_err().to_string();
@@ -178,6 +203,25 @@ mod tests {
         assert_eq!(disk.node_config.as_deref(), Some("id = 1\n"));
         assert_eq!(disk.secret, None);
         assert!(find_at(["a", "c"].into_iter().map(at)).unwrap().is_none());
+    }
+
+    /// Found with a disk made by mkfs.fat 4.2, which writes a partition table that has the volume itself as a partition.
+    #[test]
+    fn partition_that_is_its_whole_disk_is_no_second_config_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, other) = (dir.path().join("vda"), dir.path().join("vdb"));
+        volume(&disk, "ASPEN-CFG", &[("aspen.conf", b"hostname = 'n1'\n")]);
+        let partition = dir.path().join("vda1");
+        fs::copy(&disk, &partition).unwrap();
+        let both = [device(&disk, None), device(&partition, Some(&disk))];
+        assert_eq!(find(&both).unwrap().unwrap().device, disk);
+        // A disk whose table is its own, and that has the volume in a partition.
+        fs::write(&disk, [0; 512]).unwrap();
+        assert_eq!(find(&both).unwrap().unwrap().device, partition);
+        // The partition of another disk is another one.
+        volume(&other, "ASPEN-CFG", &[]);
+        let two = [device(&other, None), device(&partition, Some(&disk))];
+        assert!(matches!(find(&two), Err(ConfigDiskError::Two(..))));
     }
 
     #[test]
