@@ -37,7 +37,7 @@ pub const CONTROL_LINE_BYTES_MAX: usize = 4 * 1024;
 /// Longest wait of a probe, in milliseconds: the lab's slowest link, there and back, takes less on its slowest machines.
 pub const PROBE_MS_MAX: u64 = 300_000;
 /// Most probes under way at once, each a thread: five to every other member of the largest cluster of the lab. Further ones
-/// wait for their turn, and whatever is asked behind them, too.
+/// are refused.
 pub const PROBES_MAX: usize = 256;
 /// How long the control port waits before it looks whether somebody opened the other end: the kernel lets nobody wait
 /// for that (`port_fops_read` of its virtio console).

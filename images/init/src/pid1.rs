@@ -218,7 +218,8 @@ impl Machine {
     fn open_control(&self, sys: &Path, supervisor: &Supervisor, events: SyncSender<Event>) {
         let Some(port) = control::port(sys) else { return };
         let is_clock_taken = Arc::clone(&self.clock.is_taken);
-        let desk = Desk { status: supervisor.status(), events, is_clock_taken };
+        let probes_count = Arc::default();
+        let desk = Desk { status: supervisor.status(), events, is_clock_taken, probes_count };
         if let Err(error) = control::serve_port(&port, desk) {
             self.console.say(format_args!("no control channel on {}: {error}", port.display()));
         }

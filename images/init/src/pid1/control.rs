@@ -30,6 +30,8 @@ pub(super) struct Desk {
     pub(super) events: SyncSender<Event>,
     /// Set once somebody else has set the clock: then it is theirs.
     pub(super) is_clock_taken: Arc<AtomicBool>,
+    /// How many probes are under way, those of connections that have ended included.
+    pub(super) probes_count: Arc<AtomicUsize>,
 }
 
 /// The device of the control port, if the hypervisor gave us one.
@@ -49,10 +51,10 @@ pub(super) fn serve_port(path: &Path, desk: Desk) -> io::Result<()> {
     let reader = OpenOptions::new().read(true).write(true).open(path)?;
     let writer = reader.try_clone()?;
     let serve = move || {
-        let (mut reader, mut writer): (File, File) = (reader, writer);
+        let (mut reader, writer): (File, File) = (reader, writer);
         loop {
             // A port whose other end nobody holds reads as ended: it begins again when somebody does.
-            let _ = desk.serve(&mut reader, &mut writer);
+            let _ = writer.try_clone().and_then(|writer| desk.serve(&mut reader, writer));
             thread::sleep(CONTROL_RETRY);
         }
     };
@@ -60,37 +62,57 @@ pub(super) fn serve_port(path: &Path, desk: Desk) -> io::Result<()> {
 }
 
 impl Desk {
-    /// Answers until the other end goes. Probes are under way beside each other and beside everything else.
+    /// Answers until the other end goes. Probes are under way beside each other and beside everything else; one that is still
+    /// under way then is not waited for, and has nobody to tell its outcome to.
     ///
     /// # Errors
     /// Nothing can be read or written.
-    pub(super) fn serve(&self, reader: &mut impl Read, writer: &mut (impl Write + Send)) -> io::Result<()> {
-        let (writer, probes_count) = (Mutex::new(writer), AtomicUsize::new(0));
-        thread::scope(|scope| {
-            read_lines(reader, |line| match self.answer(line) {
-                Reply::Now(answer, event) => {
-                    send(&writer, &answer)?;
-                    if let Some(event) = event {
-                        // Nobody listens: the machine is going off already.
-                        let _ = self.events.send(event);
-                    }
-                    Ok(())
+    pub(super) fn serve(
+        &self,
+        reader: &mut impl Read,
+        writer: impl Write + Send + 'static,
+    ) -> io::Result<()> {
+        let line = Arc::new(AnswerLine { writer: Mutex::new(writer), is_over: AtomicBool::new(false) });
+        let served = read_lines(reader, |text| match self.answer(text) {
+            Reply::Now(answer, event) => {
+                line.send(&answer)?;
+                if let Some(event) = event {
+                    // Nobody listens: the machine is going off already.
+                    let _ = self.events.send(event);
                 }
-                Reply::Probe { id, to, within_ms } => {
-                    let (writer, probes_count) = (&writer, &probes_count);
-                    if probes_count.fetch_add(1, Ordering::Relaxed) >= PROBES_MAX {
-                        probes_count.fetch_sub(1, Ordering::Relaxed);
-                        return send(writer, &json(id, probe(to, within_ms)));
-                    }
-                    let probing = move || {
-                        // Where nothing can be written, reading will end, too.
-                        let _ = send(writer, &json(id, probe(to, within_ms)));
-                        probes_count.fetch_sub(1, Ordering::Relaxed);
-                    };
-                    thread::Builder::new().name("probe".to_owned()).spawn_scoped(scope, probing).map(drop)
-                }
-            })
-        })
+                Ok(())
+            }
+            Reply::Probe { id, to, within_ms } => self.start_probe(id, to, within_ms, &line),
+        });
+        line.is_over.store(true, Ordering::Relaxed);
+        served
+    }
+
+    /// Sends a probe on a thread of its own; says so when it cannot.
+    fn start_probe<W: Write + Send + 'static>(
+        &self,
+        id: u64,
+        to: SocketAddr,
+        within_ms: u64,
+        line: &Arc<AnswerLine<W>>,
+    ) -> io::Result<()> {
+        let refused = |text| line.send(&json(id, Outcome::<Probed>::Error(text)));
+        let Some(turn) = ProbeTurn::take(&self.probes_count) else {
+            return refused(format!(
+                "{PROBES_MAX} probes are under way, at most {PROBES_MAX} are allowed: ask again when one is answered"
+            ));
+        };
+        let answers = Arc::clone(line);
+        let probing = move || {
+            let answer = json(id, probe(to, within_ms));
+            drop(turn);
+            // Where nothing can be written, reading will end, too.
+            let _ = answers.send(&answer);
+        };
+        match thread::Builder::new().name("probe".to_owned()).spawn(probing) {
+            Ok(_runs_on) => Ok(()),
+            Err(error) => refused(format!("cannot start a probe: {error}")),
+        }
     }
 
     /// The answer to a line, and what follows from it once it is sent; nothing stands for a line that is too long.
@@ -179,11 +201,40 @@ fn read_lines(
     }
 }
 
-/// Writes a line as a whole, whoever else writes.
-fn send(writer: &Mutex<&mut (impl Write + Send)>, answer: &str) -> io::Result<()> {
-    let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-    writer.write_all(format!("{answer}\n").as_bytes())?;
-    writer.flush()
+/// Where answers go, whoever sends them.
+struct AnswerLine<W> {
+    writer: Mutex<W>,
+    // Set once the other end is gone: the next one must not get the answers to its questions.
+    is_over: AtomicBool,
+}
+
+impl<W: Write> AnswerLine<W> {
+    /// Writes a line as a whole.
+    fn send(&self, answer: &str) -> io::Result<()> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_over.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        writer.write_all(format!("{answer}\n").as_bytes())?;
+        writer.flush()
+    }
+}
+
+/// The right to have one probe under way; whoever drops it gives it back.
+struct ProbeTurn(Arc<AtomicUsize>);
+
+impl ProbeTurn {
+    fn take(count: &Arc<AtomicUsize>) -> Option<Self> {
+        let turn = Self(Arc::clone(count));
+        let before = count.fetch_add(1, Ordering::Relaxed);
+        (before < PROBES_MAX).then_some(turn)
+    }
+}
+
+impl Drop for ProbeTurn {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Sends a SYN and waits for what comes back (RFC 9293, 3.5).
@@ -216,7 +267,9 @@ fn json<T: Serialize>(id: u64, outcome: Outcome<T>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::io::{BufRead, BufReader};
+    use std::net::{Shutdown, TcpListener};
+    use std::os::unix::net::UnixStream;
     use std::sync::mpsc::{Receiver, sync_channel};
 
     use aspen_init::control::NodeState;
@@ -228,13 +281,24 @@ mod tests {
         let (sender, events) = sync_channel(4);
         let status = NodeStatus { state: NodeState::Running, pid: Some(7), restarts: 2 };
         let status = Arc::new(Mutex::new(status));
-        (Desk { status, events: sender, is_clock_taken: Arc::default() }, events)
+        let (is_clock_taken, probes_count) = (Arc::default(), Arc::default());
+        (Desk { status, events: sender, is_clock_taken, probes_count }, events)
     }
 
+    /// Asks, and waits for as many answers as there are questions.
     fn ask(desk: &Desk, requests: &str) -> Vec<String> {
-        let mut answers = Vec::new();
-        desk.serve(&mut requests.as_bytes(), &mut answers).unwrap();
-        String::from_utf8(answers).unwrap().lines().map(str::to_owned).collect()
+        let (mut near, far) = UnixStream::pair().unwrap();
+        near.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let count = requests.lines().count();
+        let mut reader = far.try_clone().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| desk.serve(&mut reader, far).unwrap());
+            near.write_all(requests.as_bytes()).unwrap();
+            let lines = BufReader::new(near.try_clone().unwrap()).lines().take(count);
+            let answers = lines.map(Result::unwrap).collect();
+            near.shutdown(Shutdown::Both).unwrap();
+            answers
+        })
     }
 
     #[test]
@@ -259,6 +323,46 @@ mod tests {
         let [answer] = probes[..] else { panic!("{answers:?}") };
         let outcome: Answer<Probed> = serde_json::from_str(answer).unwrap();
         assert!(matches!(outcome.outcome, Outcome::Ok(Probed::AnsweredUs(_))), "{answers:?}");
+    }
+
+    /// A listener whose queue is full: the kernel answers no further SYN. What fills it is kept.
+    fn silent_listener() -> (TcpListener, SocketAddr, Vec<TcpStream>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+        let connect = || TcpStream::connect_timeout(&to, Duration::from_millis(200)).ok();
+        let filled = std::iter::from_fn(connect).take(64).collect();
+        (listener, to, filled)
+    }
+
+    /// Found when a lab went away with probes under way: nobody could reach the appliance until the last had ended.
+    #[test]
+    fn probe_that_hangs_keeps_no_channel_and_answers_nobody_else() {
+        let (desk, _events) = desk();
+        let (_listener, to, _filled) = silent_listener();
+        let (mut near, far) = UnixStream::pair().unwrap();
+        writeln!(near, "{{\"id\":1,\"do\":\"probe\",\"to\":\"{to}\",\"within_ms\":2000}}").unwrap();
+        near.shutdown(Shutdown::Write).unwrap();
+        let start = Instant::now();
+        desk.serve(&mut far.try_clone().unwrap(), far).unwrap();
+        assert!(start.elapsed() < Duration::from_millis(2000), "it waited for the probe");
+        assert_eq!(desk.probes_count.load(Ordering::Relaxed), 1, "there is a probe that hangs");
+        // The thread lets go of the line when it has seen that nobody listens.
+        let mut rest = String::new();
+        near.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "", "it answered whoever came next");
+        assert_eq!(desk.probes_count.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn one_probe_too_many_is_refused_at_once() {
+        let (desk, _events) = desk();
+        let turns: Vec<_> = (0..PROBES_MAX).map(|_| ProbeTurn::take(&desk.probes_count).unwrap()).collect();
+        let probe = "{\"id\":9,\"do\":\"probe\",\"to\":\"127.0.0.1:1\",\"within_ms\":5000}\n";
+        let refused = r#"{"id":9,"error":"256 probes are under way, at most 256 are allowed: ask again when one is answered"}"#;
+        assert_eq!(ask(&desk, probe), [refused]);
+        drop(turns);
+        assert!(ask(&desk, probe)[0].contains("answered_us"), "there is room again");
     }
 
     #[test]
