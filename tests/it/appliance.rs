@@ -180,8 +180,8 @@ fn what_it_cannot_use_is_named_and_the_machine_goes_off() {
         &[data_disk],
         "aspen.node.cluster_secret=1",
         Reason::Config,
-        "the kernel command line: node.cluster_secret is refused, others can read what is written here: put secret.key on \
-         the config disk",
+        "the kernel command line: node.cluster_secret is refused, no key holds a secret: the only one is the node's, in the file \
+         secret.key on the config disk",
     );
     check_refused(
         &bench,

@@ -50,7 +50,7 @@ pub enum ConfigError {
     },
     /// A secret.
     #[error(
-        "{place}: {key} is refused, others can read what is written here: put secret.key on the config disk"
+        "{place}: {key} is refused, no key holds a secret: the only one is the node's, in the file secret.key on the config disk"
     )]
     Secret {
         /// Where.

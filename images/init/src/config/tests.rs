@@ -136,7 +136,7 @@ fn mistake_in_a_hidden_source_is_one_too() {
 
 #[test]
 fn secret_is_refused_wherever_others_read_it() {
-    let rest = "is refused, others can read what is written here: put secret.key on the config disk";
+    let rest = "is refused, no key holds a secret: the only one is the node's, in the file secret.key on the config disk";
     for key in ["secret.key", "node.Secret", "node.cluster_secret"] {
         let want = format!("the kernel command line: {key} {rest}");
         check_refused("", &format!("aspen.{key}=1"), &want);

@@ -1,21 +1,23 @@
 //! Answers the control channel: lines in, lines out, over whatever carries bytes.
 
+mod probe;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use aspen_init::control::{Answer, Done, Health, Order, Outcome, Probed, Request};
 use aspen_init::layout::CONTROL_PORT;
-use aspen_init::limits::{CONTROL_LINE_BYTES_MAX, CONTROL_RETRY, PROBE_MS_MAX, PROBES_MAX, READ_BYTES_MAX};
+use aspen_init::limits::{CONTROL_LINE_BYTES_MAX, CONTROL_RETRY, PROBES_MAX, READ_BYTES_MAX};
 use aspen_init::report::Reason;
 use serde::Serialize;
 
+use self::probe::{ProbeTurn, probe};
 use super::clock;
 use super::events::Event;
 use super::node::NodeStatus;
@@ -220,46 +222,6 @@ impl<W: Write> AnswerLine<W> {
     }
 }
 
-/// The right to have one probe under way; whoever drops it gives it back.
-struct ProbeTurn(Arc<AtomicUsize>);
-
-impl ProbeTurn {
-    fn take(count: &Arc<AtomicUsize>) -> Option<Self> {
-        let turn = Self(Arc::clone(count));
-        let before = count.fetch_add(1, Ordering::Relaxed);
-        (before < PROBES_MAX).then_some(turn)
-    }
-}
-
-impl Drop for ProbeTurn {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Sends a SYN and waits for what comes back (RFC 9293, 3.5).
-fn probe(to: SocketAddr, within_ms: u64) -> Outcome<Probed> {
-    if !(1..=PROBE_MS_MAX).contains(&within_ms) {
-        return Outcome::Error(format!("within_ms is {within_ms}, 1 to {PROBE_MS_MAX} are allowed"));
-    }
-    let start = Instant::now();
-    let answered = TcpStream::connect_timeout(&to, Duration::from_millis(within_ms));
-    let after = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-    match answered {
-        Ok(_accepted) => Outcome::Ok(Probed::AnsweredUs(after)),
-        Err(error) => match error.kind() {
-            ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => {
-                Outcome::Ok(Probed::AnsweredUs(after))
-            }
-            // Unreachable: address resolution stayed without an answer.
-            ErrorKind::TimedOut | ErrorKind::WouldBlock | ErrorKind::HostUnreachable => {
-                Outcome::Ok(Probed::Unanswered(true))
-            }
-            _ => Outcome::Error(format!("cannot probe {to}: {error}")),
-        },
-    }
-}
-
 fn json<T: Serialize>(id: u64, outcome: Outcome<T>) -> String {
     // Numbers and texts always have a JSON form.
     serde_json::to_string(&Answer { id, outcome }).unwrap_or_default()
@@ -268,9 +230,10 @@ fn json<T: Serialize>(id: u64, outcome: Outcome<T>) -> String {
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader};
-    use std::net::{Shutdown, TcpListener};
+    use std::net::{Shutdown, TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc::{Receiver, sync_channel};
+    use std::time::{Duration, Instant};
 
     use aspen_init::control::NodeState;
 
@@ -345,7 +308,7 @@ mod tests {
         near.shutdown(Shutdown::Write).unwrap();
         let start = Instant::now();
         desk.serve(&mut far.try_clone().unwrap(), far).unwrap();
-        assert!(start.elapsed() < Duration::from_millis(2000), "it waited for the probe");
+        assert!(start.elapsed() < Duration::from_secs(2), "it waited for the probe");
         assert_eq!(desk.probes_count.load(Ordering::Relaxed), 1, "there is a probe that hangs");
         // The thread lets go of the line when it has seen that nobody listens.
         let mut rest = String::new();
@@ -390,14 +353,6 @@ mod tests {
         let want =
             r#"{"id":13,"error":"this is no request: unknown variant `dance`, expected one of `health`"#;
         assert!(answers[0].starts_with(want), "{answers:?}");
-    }
-
-    #[test]
-    fn closed_port_answers_and_silence_does_not() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let closed = listener.local_addr().unwrap();
-        drop(listener);
-        assert!(matches!(probe(closed, 5000), Outcome::Ok(Probed::AnsweredUs(_))));
     }
 
     #[test]

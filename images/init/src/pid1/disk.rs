@@ -10,11 +10,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::Duration;
 
 use aspen_init::blocks::{BlockList, BlocksError};
 use aspen_init::config::{DataFormat, Settings};
 use aspen_init::layout::{DATA, DATA_BLOCKS};
-use aspen_init::limits::{BLOCK_BYTES, KERNEL_LOG_BYTES_MAX};
+use aspen_init::limits::{BLOCK_BYTES, KERNEL_LOG_BYTES_MAX, RELEASE_MAX};
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MsFlags, mount};
@@ -216,8 +220,31 @@ fn grow(path: &Path, bytes: u64, console: &Console) {
     }
 }
 
-/// Takes the data disk off, or makes it read-only when somebody still holds a file on it. Either leaves no open journal.
-pub(super) fn release(console: &Console) {
+/// Takes the data disk off, or makes it read-only when somebody still holds a file on it. Either leaves no open journal. A disk
+/// that does not answer is left behind.
+pub(super) fn release(console: &Arc<Console>) {
+    let its = Arc::clone(console);
+    if !is_done_within(RELEASE_MAX, move || let_go(&its)) {
+        let seconds = RELEASE_MAX.as_secs();
+        console.say(format_args!(
+            "{DATA} did not take what was written within {seconds} s: going off without, its last writes may be lost"
+        ));
+    }
+}
+
+/// Does something on a thread of its own, and says whether it was done in time.
+fn is_done_within(limit: Duration, work: impl FnOnce() + Send + 'static) -> bool {
+    let (done, is_done) = sync_channel(1);
+    let work = move || {
+        work();
+        let _ = done.send(());
+    };
+    // No thread, no bound: it is not done here, since it might not come back.
+    let started = thread::Builder::new().name("release".to_owned()).spawn(work);
+    started.is_ok() && is_done.recv_timeout(limit).is_ok()
+}
+
+fn let_go(console: &Console) {
     nix::unistd::sync();
     match nix::mount::umount(DATA) {
         // Not mounted: there was no disk.
@@ -246,6 +273,15 @@ pub(super) fn make_private(path: &Path) -> io::Result<()> {
 mod tests {
     use super::format::tests::blocks;
     use super::*;
+
+    #[test]
+    fn end_waits_for_no_disk_that_does_not_answer() {
+        assert!(is_done_within(Duration::from_secs(30), || ()));
+        let (answer, asked) = sync_channel::<()>(0);
+        let hangs = move || assert!(asked.recv().is_err());
+        assert!(!is_done_within(Duration::from_millis(20), hangs));
+        drop(answer);
+    }
 
     #[test]
     fn disk_that_is_not_ours_is_refused_and_left_alone() {

@@ -89,8 +89,7 @@ pub(super) struct NodeStatus {
     pub(super) restarts: u64,
 }
 
-/// What the node is started with.
-#[derive(Debug)]
+/// What the node is started with. It cannot be printed, since a part of it is secret.
 pub(super) struct NodeSettings {
     /// Its flags: name without dashes, value.
     pub(super) flags: Vec<(String, String)>,
@@ -100,8 +99,7 @@ pub(super) struct NodeSettings {
     pub(super) secret: Option<String>,
 }
 
-/// The node and its past.
-#[derive(Debug)]
+/// The node and its past. It cannot be printed, either: flags are what the node is told.
 pub(super) struct Supervisor {
     flags: Vec<(String, String)>,
     http: SocketAddr,
@@ -115,7 +113,6 @@ pub(super) struct Supervisor {
     last_exit: Option<Exit>,
 }
 
-#[derive(Debug)]
 struct Running {
     pid: Pid,
     started: Instant,
