@@ -45,6 +45,22 @@ pub enum DiskError {
         /// What is wrong.
         source: gpt::GptError,
     },
+    /// The partition table of a disk that is there.
+    #[error("cannot read the partition table of {}", .path.display())]
+    NoTable {
+        /// The disk's file.
+        path: PathBuf,
+        /// What is wrong.
+        source: gpt::GptError,
+    },
+    /// A disk that is there.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        /// The disk's file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// The file.
     #[error("cannot write {}", .path.display())]
     Write {
@@ -134,8 +150,8 @@ fn write_sparse(file: &mut File, start: u64, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// It cannot be read, or has no partition table.
 pub fn partitions(path: &Path) -> Result<Vec<Found>, DiskError> {
-    let failed = |source| DiskError::Write { path: path.to_owned(), source };
-    let table = |source| DiskError::Table { path: path.to_owned(), source };
+    let failed = |source| DiskError::Read { path: path.to_owned(), source };
+    let table = |source| DiskError::NoTable { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(failed)?;
     let config = GptConfig::new().logical_block_size(LogicalBlockSize::Lb512);
     let gpt = config.open_from_device(&mut file).map_err(table)?;
@@ -183,6 +199,14 @@ mod tests {
         let other = home.path().join("c.raw");
         write(&other, &[8; 1000], &ext4).unwrap();
         assert_ne!(digest::of_file(&paths[0]).unwrap(), digest::of_file(&other).unwrap());
+        let error = partitions(&home.path().join("none")).unwrap_err().to_string();
+        assert_eq!(error, format!("cannot read {}", home.path().join("none").display()));
+        std::fs::write(home.path().join("blank"), [0; 4096]).unwrap();
+        let error = partitions(&home.path().join("blank")).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("cannot read the partition table of {}", home.path().join("blank").display())
+        );
         let error = write(&other, &uki, &ext4).unwrap_err().to_string();
         assert_eq!(error, format!("cannot write {}", other.display()));
     }

@@ -62,7 +62,9 @@ pub fn assemble(stub: &[u8], sections: &[Section<'_>]) -> Result<Vec<u8>, UkiErr
     let table_end = optional_offset
         + usize::from(header.file_header().size_of_optional_header.get(LE))
         + count * SECTION_HEADER_BYTES;
-    let first_data = file.section_table().iter().map(|section| section.pointer_to_raw_data.get(LE)).min();
+    // A section without data in the file, such as .bss, points nowhere.
+    let pointers = file.section_table().iter().map(|section| section.pointer_to_raw_data.get(LE));
+    let first_data = pointers.filter(|pointer| *pointer > 0).min();
     let room = (first_data.unwrap_or_default() as usize).saturating_sub(table_end) / SECTION_HEADER_BYTES;
     if room < sections.len() {
         return Err(UkiError::NoRoom { room, needed: sections.len() });
@@ -202,6 +204,25 @@ pub(super) mod tests {
         assert_eq!(error.to_string(), "the stub is for PE machine 0xaa64; the appliance is for x86_64 only");
         let error = assemble(b"MZ", &[]).unwrap_err();
         assert_eq!(error.to_string(), "the stub is no EFI program of 64 bits, or a damaged one");
+    }
+
+    /// Found by reading: a stub with .bss had room for nothing.
+    #[test]
+    fn section_without_data_takes_no_room_from_the_header() {
+        let mut with_bss = stub(3);
+        put(&mut with_bss, 0x46, &2_u16.to_le_bytes());
+        let bss = 0x58 + 112 + SECTION_HEADER_BYTES;
+        put(&mut with_bss, bss, b".bss");
+        for (place, field) in [0x800_u32, 0x2000, 0, 0].into_iter().enumerate() {
+            put(&mut with_bss, bss + 8 + 4 * place, &field.to_le_bytes());
+        }
+        let image = assemble(&with_bss, &[(".linux", b"x"), (".initrd", b"y")]).unwrap();
+        let file = PeFile64::parse(&*image).unwrap();
+        let addresses: Vec<u32> =
+            file.section_table().iter().map(|section| section.virtual_address.get(LE)).collect();
+        assert_eq!(addresses, [0x1000, 0x2000, 0x3000, 0x4000]);
+        let error = assemble(&with_bss, &[(".a", b""), (".b", b""), (".c", b"")]).unwrap_err();
+        assert_eq!(error.to_string(), "the header of the stub has room for 2 more sections, 3 are needed");
     }
 
     #[test]
