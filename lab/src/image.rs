@@ -4,6 +4,7 @@
 //! SHA-256. It boots nothing: machines do.
 
 pub mod assemble;
+mod bounded;
 pub mod cache;
 pub mod command;
 pub mod config_disk;

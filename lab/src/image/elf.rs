@@ -85,6 +85,21 @@ pub fn has_pvh(bytes: &[u8]) -> Result<bool, ElfError> {
     Ok(false)
 }
 
+/// Checks that the end of a kernel is there: all that is loaded, and the table of its sections.
+///
+/// # Errors
+/// It is cut off, or no ELF file for this machine.
+pub fn check_whole(bytes: &[u8]) -> Result<(), ElfError> {
+    let (header, endian) = x86_64(bytes)?;
+    let sections = u64::from(header.e_shentsize(endian)) * u64::from(header.e_shnum(endian));
+    let mut wanted = header.e_shoff(endian).saturating_add(sections);
+    for segment in header.program_headers(endian, bytes)? {
+        wanted = wanted.max(segment.p_offset(endian).saturating_add(segment.p_filesz(endian)));
+    }
+    let bytes = bytes.len() as u64;
+    if wanted > bytes { Err(ElfError::Truncated { bytes, wanted }) } else { Ok(()) }
+}
+
 /// The strings `KEY=VALUE` with which a kernel module describes itself (modinfo(8)).
 ///
 /// # Errors
@@ -129,6 +144,16 @@ mod tests {
     #[track_caller]
     fn check_refused(bytes: &[u8], want: &str) {
         assert_eq!(static_program(bytes).unwrap_err().to_string(), want);
+    }
+
+    #[test]
+    fn file_whose_end_is_missing_is_cut_off() {
+        let program = own_program();
+        check_whole(&program).unwrap();
+        let cut = &program[..program.len() - 1];
+        let want =
+            format!("this ELF file is cut off: it has {} bytes and speaks of {}", cut.len(), program.len());
+        assert_eq!(check_whole(cut).unwrap_err().to_string(), want);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use cpio::NewcBuilder;
 use cpio::newc::ModeFileType;
 
+use super::bounded;
 use crate::limits::image::{INITRAMFS_UNPACKED_BYTES_MAX, INITRAMFS_ZSTD_LEVEL};
 
 /// What a path in the archive is.
@@ -116,7 +117,7 @@ impl Initramfs {
 /// # Errors
 /// It is damaged.
 pub fn list(packed: &[u8]) -> io::Result<Vec<(String, u32)>> {
-    let archive = zstd::decode_all(packed)?;
+    let archive = bounded::read(zstd::Decoder::with_buffer(packed)?, INITRAMFS_UNPACKED_BYTES_MAX)?;
     let mut rest = archive.as_slice();
     let mut found = Vec::new();
     loop {
@@ -169,6 +170,16 @@ mod tests {
         assert_eq!(find("dev/console"), ("dev/console".to_owned(), 0o020_600, 5, 1));
         assert_eq!(find("init"), ("init".to_owned(), 0o100_755, 0, 0));
         assert_eq!(find("etc/aspen/modules").1, 0o100_644);
+    }
+
+    /// Found when a few kilobytes that claim to be an initramfs would have filled the memory of whoever inspects it.
+    #[test]
+    fn archive_that_unpacks_without_end_is_refused() {
+        let zeros = io::Read::take(io::repeat(0), INITRAMFS_UNPACKED_BYTES_MAX + 1);
+        let packed = zstd::encode_all(zeros, 1).unwrap();
+        assert!(packed.len() < 1 << 20);
+        let error = list(&packed).unwrap_err().to_string();
+        assert_eq!(error, "it has more than 67108864 bytes, which are all that is allowed");
     }
 
     #[test]

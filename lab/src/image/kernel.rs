@@ -5,9 +5,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::bounded;
 use super::debian::{self, DebianError};
 use super::elf::{self, ElfError};
 use super::workshop::Workshop;
+use crate::limits::image::KERNEL_UNPACKED_BYTES_MAX;
 
 pub mod build;
 pub mod options;
@@ -129,8 +131,8 @@ impl Kernel {
     }
 
     fn from_file(path: &Path, folder: Option<&Path>, origin: String) -> Result<Self, KernelError> {
-        let bytes =
-            std::fs::read(path).map_err(|source| KernelError::Read { path: path.to_owned(), source })?;
+        let bytes = bounded::read_file(path, KERNEL_UNPACKED_BYTES_MAX);
+        let bytes = bytes.map_err(|source| KernelError::Read { path: path.to_owned(), source })?;
         // "ARM\x64" (Documentation/arch/arm64/booting.rst), "RSC\x05" (Documentation/arch/riscv/boot-image-header.rst).
         match bytes.get(0x38..0x3c) {
             Some(b"ARM\x64") => {
@@ -154,6 +156,7 @@ impl Kernel {
         } else {
             return Err(KernelError::NotAKernel(path.to_owned()));
         };
+        elf::check_whole(&vmlinux).map_err(failed)?;
         let has_pvh = elf::has_pvh(&vmlinux).map_err(failed)?;
         let line = line.ok_or_else(|| KernelError::NoVersion(path.to_owned()))?;
         let release = line.split(' ').next().unwrap_or_default().to_owned();

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::assemble::files;
+use super::bounded;
 use super::digest::{self, Digest};
 use crate::limits::image::MANIFEST_BYTES_MAX;
 
@@ -25,14 +27,6 @@ pub enum ManifestError {
         path: PathBuf,
         /// The system's answer.
         source: io::Error,
-    },
-    /// Larger than any manifest.
-    #[error("{} has {bytes} bytes, at most {MANIFEST_BYTES_MAX} are allowed", .path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        bytes: u64,
     },
     /// Not a manifest.
     #[error("{} is no manifest of an image", .path.display())]
@@ -57,6 +51,14 @@ pub enum ManifestError {
         path: PathBuf,
         /// What it is for.
         found: String,
+    },
+    /// An image without a part of it.
+    #[error("the manifest of {} names no {file}: build the image again", .folder.display())]
+    Lacks {
+        /// The folder.
+        folder: PathBuf,
+        /// What is missing.
+        file: &'static str,
     },
     /// A path that leaves the folder.
     #[error("the manifest names {0:?}, which is no path inside the image's folder")]
@@ -162,14 +164,13 @@ impl Manifest {
     /// # Errors
     /// It cannot be read, or is of another version or machine.
     pub fn read(folder: &Path) -> Result<Self, ManifestError> {
+        Self::parse(&Self::text(folder)?, folder)
+    }
+
+    /// The bytes of the manifest of an image's folder: read once, so that what is checked of them is what is used.
+    pub(super) fn text(folder: &Path) -> Result<Vec<u8>, ManifestError> {
         let path = folder.join(FILE);
-        let failed = |source| ManifestError::File { path: path.clone(), source };
-        let bytes = std::fs::metadata(&path).map_err(failed)?.len();
-        if bytes > MANIFEST_BYTES_MAX {
-            return Err(ManifestError::TooLarge { path, bytes });
-        }
-        let text = std::fs::read(&path).map_err(failed)?;
-        Self::parse(&text, folder)
+        bounded::read_file(&path, MANIFEST_BYTES_MAX).map_err(|source| ManifestError::File { path, source })
     }
 
     /// Reads a manifest from its bytes.
@@ -190,7 +191,26 @@ impl Manifest {
                 found: manifest.architecture,
             });
         }
-        Ok(manifest)
+        match manifest.lacks() {
+            Some(file) => Err(ManifestError::Lacks { folder: folder.to_owned(), file }),
+            None => Ok(manifest),
+        }
+    }
+
+    /// Whether it names such a file.
+    pub fn has(&self, file: &str) -> bool {
+        self.outputs.iter().any(|output| output.path == file)
+    }
+
+    /// The first file that an image of its kind has to have, and that it does not name.
+    fn lacks(&self) -> Option<&'static str> {
+        let mut needed = vec![files::VMLINUX, files::INITRAMFS, super::sbom::FILE];
+        // Only boot loaders and firmware need the other form of the kernel, and the forms of the disk come together.
+        let of_the_disk = [files::BZIMAGE, files::UKI, files::RAW, files::QCOW2];
+        if of_the_disk[1..].iter().any(|file| self.has(file)) {
+            needed.extend(of_the_disk);
+        }
+        needed.into_iter().find(|file| !self.has(file))
     }
 
     /// Writes it into an image's folder.
@@ -222,10 +242,9 @@ impl Manifest {
                 return Err(ManifestError::Changed { path, found, want: output.sha256 });
             }
         }
-        let known = |path: &str| self.outputs.iter().any(|output| output.path == path);
         // A file that the manifest does not name was not checked, whoever has put it there.
         let is_asked_for = |path: &str| only.is_none_or(|only| only.contains(&path));
-        match files(folder)?.into_iter().find(|path| is_asked_for(path) && !known(path)) {
+        match files(folder)?.into_iter().find(|path| is_asked_for(path) && !self.has(path)) {
             Some(unknown) => Err(ManifestError::Unknown(folder.join(unknown))),
             None => Ok(()),
         }
@@ -272,11 +291,13 @@ fn files(folder: &Path) -> Result<Vec<String>, ManifestError> {
 pub(super) mod tests {
     use super::*;
 
-    /// A folder with one file and a manifest that names it.
+    /// A folder with the files that every image has and one more, and a manifest that names them.
     pub(in crate::image) fn sample() -> (tempfile::TempDir, Manifest) {
         let home = tempfile::tempdir().unwrap();
         std::fs::create_dir(home.path().join("oci")).unwrap();
-        std::fs::write(home.path().join("oci/index.json"), "{}").unwrap();
+        for name in ["oci/index.json", files::VMLINUX, files::INITRAMFS, crate::image::sbom::FILE] {
+            std::fs::write(home.path().join(name), "{}").unwrap();
+        }
         let kernel = KernelFacts {
             release: "6.1.0".to_owned(),
             version_line: "6.1.0 #1".to_owned(),
@@ -323,20 +344,44 @@ pub(super) mod tests {
                     44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
         check_refused(home.path(), &manifest, want);
         // Only what is asked for, and that must be named.
-        manifest.check(home.path(), Some(&["vmlinux"])).unwrap();
-        std::fs::write(home.path().join("vmlinux"), "").unwrap();
-        let error = manifest.check(home.path(), Some(&["vmlinux"])).unwrap_err().to_string();
+        manifest.check(home.path(), Some(&["bzImage"])).unwrap();
+        std::fs::write(home.path().join("bzImage"), "").unwrap();
+        let error = manifest.check(home.path(), Some(&["bzImage"])).unwrap_err().to_string();
         assert!(
-            error.ends_with("/vmlinux is in the image's folder, but not in its manifest: remove it"),
+            error.ends_with("/bzImage is in the image's folder, but not in its manifest: remove it"),
             "{error}"
         );
         let mut outside = manifest.clone();
-        outside.outputs[0].path = "../secret".to_owned();
+        outside.outputs.insert(0, Output { path: "../secret".to_owned(), ..manifest.outputs[0].clone() });
         check_refused(
             home.path(),
             &outside,
             "the manifest names \"../secret\", which is no path inside the image's folder",
         );
+    }
+
+    /// Found when a manifest of nothing at all was accepted: all its files were whole.
+    #[test]
+    fn manifest_without_what_an_image_has_to_have_is_refused() {
+        let (home, manifest) = sample();
+        let refused = |manifest: &Manifest| {
+            manifest.write(home.path()).unwrap();
+            let error = Manifest::read(home.path()).unwrap_err().to_string();
+            error.replace(home.path().to_str().unwrap(), "FOLDER")
+        };
+        for file in [files::VMLINUX, files::INITRAMFS, "sbom.spdx.json"] {
+            let mut without = manifest.clone();
+            without.outputs.retain(|output| output.path != file);
+            let want = format!("the manifest of FOLDER names no {file}: build the image again");
+            assert_eq!(refused(&without), want);
+        }
+        let mut with_disk = manifest.clone();
+        with_disk.outputs.push(Output { path: files::RAW.to_owned(), ..manifest.outputs[0].clone() });
+        assert_eq!(refused(&with_disk), "the manifest of FOLDER names no bzImage: build the image again");
+        std::fs::write(home.path().join(FILE), vec![b' '; 4 << 20]).unwrap();
+        assert!(matches!(Manifest::read(home.path()), Err(ManifestError::Json { .. })));
+        std::fs::write(home.path().join(FILE), vec![b' '; (4 << 20) + 1]).unwrap();
+        assert!(matches!(Manifest::read(home.path()), Err(ManifestError::File { .. })));
     }
 
     #[test]

@@ -3,9 +3,10 @@
 //! Kernel packages bring no modules.dep; every module says itself what it depends on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use super::bounded;
 use super::elf::{self, ElfError};
 use crate::limits::image::{MODULE_BYTES_MAX, MODULES_MAX};
 
@@ -242,21 +243,16 @@ fn name_of(path: &Path) -> Option<String> {
 
 fn read_module(path: &Path) -> Result<Vec<u8>, ModulesError> {
     let failed = |source| ModulesError::Read { path: path.to_owned(), source };
-    let packed = std::fs::read(path).map_err(failed)?;
-    let mut bytes = Vec::new();
+    let packed = bounded::read_file(path, MODULE_BYTES_MAX).map_err(failed)?;
     let unpacked = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("xz") => {
-            liblzma::bufread::XzDecoder::new(&*packed).take(MODULE_BYTES_MAX).read_to_end(&mut bytes)
+        Some("xz") => bounded::read(liblzma::bufread::XzDecoder::new(&*packed), MODULE_BYTES_MAX),
+        Some("zst") => {
+            zstd::Decoder::with_buffer(&*packed).and_then(|decoder| bounded::read(decoder, MODULE_BYTES_MAX))
         }
-        Some("zst") => zstd::Decoder::with_buffer(&*packed)
-            .and_then(|decoder| decoder.take(MODULE_BYTES_MAX).read_to_end(&mut bytes)),
-        Some("gz") => {
-            flate2::bufread::GzDecoder::new(&*packed).take(MODULE_BYTES_MAX).read_to_end(&mut bytes)
-        }
+        Some("gz") => bounded::read(flate2::bufread::GzDecoder::new(&*packed), MODULE_BYTES_MAX),
         _ => return Ok(packed),
     };
-    unpacked.map_err(failed)?;
-    Ok(bytes)
+    unpacked.map_err(failed)
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
-use super::manifest::{FILE, Manifest, ManifestError, SIGNATURE_FILE};
+use super::bounded;
+use super::manifest::{Manifest, ManifestError, SIGNATURE_FILE};
+use crate::limits::image::KEY_BYTES_MAX;
 
 /// Why an image is not signed, or its signature not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -67,11 +69,12 @@ pub fn sign(folder: &Path, key: &Path) -> Result<PathBuf, SignError> {
     if mode & 0o077 != 0 {
         return Err(SignError::TooOpen { path: key.to_owned(), mode });
     }
-    let pem = std::fs::read_to_string(key).map_err(file(key))?;
-    let key = SigningKey::from_pkcs8_pem(&pem).map_err(|_| SignError::SecretKey(key.to_owned()))?;
-    Manifest::read(folder)?.check(folder, None)?;
-    let manifest = folder.join(FILE);
-    let text = std::fs::read(&manifest).map_err(file(&manifest))?;
+    let no_key = || SignError::SecretKey(key.to_owned());
+    let pem = String::from_utf8(bounded::read_file(key, KEY_BYTES_MAX).map_err(file(key))?);
+    let key = pem.ok().and_then(|pem| SigningKey::from_pkcs8_pem(&pem).ok()).ok_or_else(no_key)?;
+    // The very bytes that were checked are those that are signed.
+    let text = Manifest::text(folder)?;
+    Manifest::parse(&text, folder)?.check(folder, None)?;
     let path = folder.join(SIGNATURE_FILE);
     std::fs::write(&path, key.sign(&text).to_bytes()).map_err(file(&path))?;
     Ok(path)
@@ -86,10 +89,11 @@ pub fn verify(folder: &Path, key: &Path, only: Option<&[&str]>) -> Result<Manife
         let path = path.to_owned();
         move |source| SignError::File { path: path.clone(), source }
     };
-    let pem = std::fs::read_to_string(key).map_err(file(key))?;
-    let key = VerifyingKey::from_public_key_pem(&pem).map_err(|_| SignError::PublicKey(key.to_owned()))?;
+    let no_key = || SignError::PublicKey(key.to_owned());
+    let pem = String::from_utf8(bounded::read_file(key, KEY_BYTES_MAX).map_err(file(key))?);
+    let key = pem.ok().and_then(|pem| VerifyingKey::from_public_key_pem(&pem).ok()).ok_or_else(no_key)?;
     let path = folder.join(SIGNATURE_FILE);
-    let signature = match std::fs::read(&path) {
+    let signature = match bounded::read_file(&path, KEY_BYTES_MAX) {
         Ok(bytes) => Signature::from_slice(&bytes).map_err(|_| SignError::Wrong(folder.to_owned()))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(SignError::Unsigned(folder.to_owned()));
@@ -97,8 +101,7 @@ pub fn verify(folder: &Path, key: &Path, only: Option<&[&str]>) -> Result<Manife
         Err(error) => return Err(file(&path)(error)),
     };
     // The very bytes that were signed are those that are read.
-    let manifest = folder.join(FILE);
-    let text = std::fs::read(&manifest).map_err(file(&manifest))?;
+    let text = Manifest::text(folder)?;
     key.verify_strict(&text, &signature).map_err(|_| SignError::Wrong(folder.to_owned()))?;
     let manifest = Manifest::parse(&text, folder)?;
     manifest.check(folder, only)?;
@@ -110,6 +113,7 @@ mod tests {
     use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
     use ed25519_dalek::pkcs8::{EncodePrivateKey, EncodePublicKey};
 
+    use super::super::manifest::FILE;
     use super::super::manifest::tests::sample;
     use super::*;
 

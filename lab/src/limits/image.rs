@@ -46,6 +46,8 @@ pub const DATA_PARTITION_BYTES: u64 = 1 << 30;
 pub const QCOW2_SOURCE_BYTES_MAX: u64 = 64 << 30;
 /// Largest manifest, in bytes: one of an image with all its files has 30 KB.
 pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+/// Largest key or signature, in bytes: an ed25519 key in PEM has 120.
+pub const KEY_BYTES_MAX: u64 = 16 << 10;
 /// Largest program of the appliance, in bytes, with all that debuggers read.
 pub const PROGRAM_BYTES_MAX: u64 = 512 << 20;
 /// How long cargo may build the appliance's programs: from nothing on two busy cores it takes half an hour.

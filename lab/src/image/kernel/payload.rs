@@ -4,6 +4,7 @@
 
 use std::io::{self, Read};
 
+use super::super::bounded;
 use crate::limits::image::{KERNEL_UNPACKED_BYTES_MAX, LZ4_CHUNK_BYTES};
 
 /// Why nothing could be unpacked.
@@ -122,9 +123,7 @@ fn unpack_lz4(payload: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 fn read_bounded(from: impl Read) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    from.take(KERNEL_UNPACKED_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    bounded::read(from, KERNEL_UNPACKED_BYTES_MAX)
 }
 
 fn u16_at(bytes: &[u8], place: usize) -> Option<u16> {
