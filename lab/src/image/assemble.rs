@@ -169,7 +169,7 @@ impl Materials {
     /// # Errors
     /// [`AssembleError`].
     pub fn gather(sources: &Sources, workshop: &mut Workshop<'_>) -> Result<Self, AssembleError> {
-        let epoch = epoch(std::env::var("SOURCE_DATE_EPOCH").ok())?;
+        let epoch = epoch_here()?;
         let (init, node) = (sources.init.as_deref(), sources.node.as_deref());
         let programs = programs::programs(init, node, workshop)?;
         let path = match &sources.kernel {
@@ -185,7 +185,11 @@ impl Materials {
     }
 }
 
-/// The one time of an image.
+/// The one time of an image that is built here.
+pub(super) fn epoch_here() -> Result<u32, AssembleError> {
+    epoch(std::env::var("SOURCE_DATE_EPOCH").ok())
+}
+
 fn epoch(variable: Option<String>) -> Result<u32, AssembleError> {
     let Some(text) = variable.filter(|text| !text.is_empty()) else {
         return Ok(u32::try_from(EPOCH_DEFAULT).unwrap_or_default());
@@ -194,7 +198,7 @@ fn epoch(variable: Option<String>) -> Result<u32, AssembleError> {
     seconds.ok_or(AssembleError::Epoch(text))
 }
 
-/// Builds an image in a folder, which is made and has to be empty.
+/// Builds an image in a folder, which is made and has to be empty. Nothing stays of one that fails.
 ///
 /// # Errors
 /// [`AssembleError`].
@@ -205,10 +209,32 @@ pub fn assemble(
     extent: Extent,
     workshop: &mut Workshop<'_>,
 ) -> Result<Manifest, AssembleError> {
+    let was_there = folder.is_dir();
     std::fs::create_dir_all(folder).map_err(write_error(folder))?;
     if std::fs::read_dir(folder).map_err(write_error(folder))?.next().is_some() {
         return Err(AssembleError::NotEmpty(folder.to_owned()));
     }
+    fill(folder, sources, materials, extent, workshop).inspect_err(|_| clear(folder, was_there))
+}
+
+/// Removes what a build has made. What cannot be removed is found by the next one.
+fn clear(folder: &Path, was_there: bool) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let _left = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    }
+    if !was_there {
+        let _left = std::fs::remove_dir(folder);
+    }
+}
+
+fn fill(
+    folder: &Path,
+    sources: &Sources,
+    materials: &Materials,
+    extent: Extent,
+    workshop: &mut Workshop<'_>,
+) -> Result<Manifest, AssembleError> {
     let ext4 = data::empty_ext4(folder, u64::from(materials.epoch), workshop)?;
     workshop.tell("packing the initramfs");
     let (initramfs, parts) = initramfs(materials, &ext4)?;
@@ -329,6 +355,39 @@ mod tests {
         let want =
             "SOURCE_DATE_EPOCH is \"0\", a whole number of seconds from 315532800 to 4294967295 is allowed";
         assert_eq!(error, want);
+    }
+
+    /// Found when a build failed for want of a stub: the next one found the folder full.
+    #[test]
+    fn failed_build_leaves_an_empty_folder_or_none() {
+        let home = tempfile::tempdir().unwrap();
+        let mut tell = |_: &str| {};
+        let mut workshop = Workshop::open(&home.path().join("cache"), &mut tell).unwrap();
+        let program = || programs::StaticProgram { bytes: vec![7; 100] };
+        let programs = Programs { init: program(), node: program(), version: "0.1.0".to_owned() };
+        let kernel = Kernel {
+            bzimage: Some(vec![7; 100]),
+            vmlinux: vec![7; 100],
+            release: "6.1.0".to_owned(),
+            version_line: "6.1.0 #1".to_owned(),
+            has_pvh: true,
+            modules: None,
+            origin: "a test".to_owned(),
+        };
+        let materials = Materials { kernel, selection: Selection::default(), programs, epoch: 315_532_800 };
+        let stub = home.path().join("no-stub");
+        let sources = Sources { stub: Some(stub.clone()), ..Sources::default() };
+        let (new, old) = (home.path().join("new"), home.path().join("old"));
+        std::fs::create_dir(&old).unwrap();
+        for folder in [&new, &old] {
+            let failed = assemble(folder, &sources, &materials, Extent::All, &mut workshop).unwrap_err();
+            assert_eq!(failed.to_string(), format!("cannot read the stub {}", stub.display()));
+        }
+        assert!(!new.exists());
+        assert_eq!(std::fs::read_dir(&old).unwrap().count(), 0);
+        let manifest = assemble(&new, &sources, &materials, Extent::Boot, &mut workshop).unwrap();
+        manifest.check(&new, None).unwrap();
+        assert_eq!(Manifest::read(&new).unwrap(), manifest);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::workshop::{Workshop, WorkshopError, make_folder};
+use super::workshop::{Workshop, WorkshopError, make_anew};
 use crate::program::Program;
 
 /// The package that always depends on the newest kernel for virtual machines.
@@ -142,13 +142,16 @@ pub fn fetch(
 ) -> Result<PathBuf, DebianError> {
     let folder =
         workshop.folder().join("packages").join(format!("{}_{}", named.package, file_word(&named.version)));
+    let _turn = workshop.turn("packages")?;
     if let Some(found) = package_in(&folder) {
         return Ok(found);
     }
-    make_folder(&folder)?;
+    // Renamed when it is complete: apt-get writes under the package's own name from its first byte on.
+    let half = workshop.folder().join("packages").join(".half");
+    make_anew(&half)?;
     workshop.tell(&format!("fetching {} {}", named.package, named.version));
     let word = format!("{}={}", named.package, named.version);
-    let fetched = Program::new("apt-get").args(["download", &word]).in_folder(&folder);
+    let fetched = Program::new("apt-get").args(["download", &word]).in_folder(&half);
     let failed = |error: WorkshopError| DebianError::Fetch {
         package: named.package.clone(),
         instead,
@@ -158,12 +161,16 @@ pub fn fetch(
         .long(
             "apt-get download",
             &with_path(fetched),
-            &folder.join("apt-get.log"),
+            &half.join("apt-get.log"),
             crate::limits::image::FETCH_MAX,
         )
         .map_err(failed)?;
-    package_in(&folder)
-        .ok_or_else(|| DebianError::File { path: folder, source: io::ErrorKind::NotFound.into() })
+    let missing = || DebianError::File { path: folder.clone(), source: io::ErrorKind::NotFound.into() };
+    package_in(&half).ok_or_else(missing)?;
+    // A folder without a package, such as an earlier attempt's, is in the way.
+    make_anew(&folder)?;
+    std::fs::rename(&half, &folder).map_err(|source| DebianError::File { path: folder.clone(), source })?;
+    package_in(&folder).ok_or_else(missing)
 }
 
 /// A version may hold a colon, which files do without.
@@ -196,26 +203,22 @@ pub fn unpack(path: &Path, workshop: &mut Workshop<'_>) -> Result<Unpacked, Debi
     let shown = workshop.helper(fields).map_err(failed)?.stdout;
     let word = |name| field(&shown, name).unwrap_or("?");
     let origin = format!("Debian package {} {}", word("Package"), word("Version"));
+    let _turn = workshop.turn("packages")?;
     if !folder.is_dir() {
-        let parent = folder.parent().unwrap_or(&folder);
-        make_folder(parent)?;
         // Renamed when it is complete, so that a build that is ended leaves no half of a package.
-        let half = parent.join(format!(".{}-{}", &digest.to_string()[..16], std::process::id()));
+        let half = workshop.folder().join("unpacked").join(".half");
+        make_anew(&half)?;
         let program = Program::new("dpkg-deb").arg("--extract").arg(path).arg(&half);
         workshop.helper(program).map_err(failed)?;
-        if let Err(source) = std::fs::rename(&half, &folder) {
-            // Another build was faster.
-            let _left = std::fs::remove_dir_all(&half);
-            if !folder.is_dir() {
-                return Err(DebianError::File { path: folder, source });
-            }
-        }
+        std::fs::rename(&half, &folder)
+            .map_err(|source| DebianError::File { path: folder.clone(), source })?;
     }
     Ok(Unpacked { folder, origin })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::workshop::make_folder;
     use super::*;
 
     #[test]
@@ -225,6 +228,47 @@ mod tests {
         assert_eq!(field(shown, "Version"), Some("1:6.1.192-2"));
         assert_eq!(field(shown, "Source"), None);
         assert_eq!(file_word("1:6.1.192-2"), "1-6.1.192-2");
+    }
+
+    /// A package with one file, as dpkg-deb makes it; none where that is missing.
+    fn package(home: &Path) -> Option<PathBuf> {
+        let (tree, path) = (home.join("tree"), home.join("x.deb"));
+        std::fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+        let control = "Package: x\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b>\nDescription: a test\n";
+        std::fs::write(tree.join("DEBIAN/control"), control).unwrap();
+        std::fs::write(tree.join("file"), "whole").unwrap();
+        let mut tell = |_: &str| {};
+        let workshop = Workshop::open(&home.join("maker"), &mut tell).unwrap();
+        let program = Program::new("dpkg-deb").arg("--build").arg(&tree).arg(&path);
+        workshop.helper(program).ok().map(|_| path)
+    }
+
+    #[test]
+    fn half_of_a_package_is_not_taken_for_a_whole_one() {
+        let home = tempfile::tempdir().unwrap();
+        let Some(path) = package(home.path()) else {
+            #[allow(clippy::print_stderr, reason = "a skipped test says so")]
+            {
+                eprintln!("SKIPPED: no dpkg-deb");
+            }
+            return;
+        };
+        let mut tell = |_: &str| {};
+        let mut workshop = Workshop::open(&home.path().join("cache"), &mut tell).unwrap();
+        // What builds that were ended have left.
+        for place in ["unpacked/.half/old", "packages/.half", "packages/x_1"] {
+            make_folder(&workshop.folder().join(place)).unwrap();
+        }
+        std::fs::write(workshop.folder().join("packages/.half/x_1_all.deb"), "half of it").unwrap();
+        let unpacked = unpack(&path, &mut workshop).unwrap();
+        assert_eq!(unpacked.origin, "Debian package x 1");
+        assert_eq!(std::fs::read_to_string(unpacked.folder.join("file")).unwrap(), "whole");
+        assert!(!unpacked.folder.join("old").exists());
+        assert_eq!(unpack(&path, &mut workshop).unwrap(), unpacked);
+        let named = Named { package: "x".to_owned(), version: "1".to_owned() };
+        // No archive has it: the half that was left is not taken instead.
+        let error = fetch(&named, "--kernel PATH", &mut workshop).unwrap_err().to_string();
+        assert_eq!(error, "cannot fetch package x: run apt-get update, or give --kernel PATH");
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub enum ProgramsError {
         "cannot build the appliance's programs; give them with --init and --node if there is no Rust here"
     )]
     Build(#[source] WorkshopError),
+    /// The workshop.
+    #[error(transparent)]
+    Workshop(#[from] WorkshopError),
     /// Cargo says something else than expected.
     #[error("cargo built no program {0}")]
     NotBuilt(&'static str),
@@ -150,6 +153,8 @@ pub(super) fn build(workshop: &mut Workshop<'_>) -> Result<(PathBuf, PathBuf), P
         .in_folder(&sources);
     let kept = std::env::vars_os().filter(|(name, _value)| !is_cargos_own(&name.to_string_lossy()));
     let program = kept.fold(program, |program, (name, value)| program.env(name, value));
+    // The log is read again, and must be that of this build.
+    let _turn = workshop.turn("programs")?;
     let log = workshop.folder().join("cargo.log");
     workshop
         .long("building the appliance's programs", &program, &log, PROGRAMS_BUILD_MAX)

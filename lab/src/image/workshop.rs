@@ -1,11 +1,12 @@
 //! Where images are made: a cache folder, a log of the programs that were started, and somebody who is told what goes on.
 
 use std::fmt;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::limits::image::{HELPER_MAX, WORK_TELL_INTERVAL};
+use crate::limits::image::{HELPER_MAX, TURN_LOOK_INTERVAL, TURN_MAX, WORK_TELL_INTERVAL};
 use crate::program::{Exit, Program, ProgramError, ProgramLog, ShortOutput};
 
 /// A place to work in.
@@ -13,6 +14,13 @@ pub struct Workshop<'a> {
     folder: PathBuf,
     log: ProgramLog,
     tell: &'a mut dyn FnMut(&str),
+}
+
+/// The right to do something that only one lab may do at a time.
+#[derive(Debug)]
+pub struct Turn {
+    // The lock goes when this is closed, however that comes about.
+    _file: File,
 }
 
 /// Why there is no place to work in, or why work there failed.
@@ -28,6 +36,14 @@ pub enum WorkshopError {
         path: PathBuf,
         /// The system's answer.
         source: io::Error,
+    },
+    /// Another lab does the same, and does not come to an end.
+    #[error("another lab has held {} for {waited:?}: end it, or wait for it", .path.display())]
+    Busy {
+        /// The lock.
+        path: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
     },
     /// A program.
     #[error(transparent)]
@@ -100,6 +116,39 @@ impl<'a> Workshop<'a> {
         (self.tell)(text);
     }
 
+    /// Waits until no other lab does what this names, and keeps others from it as long as the turn is held. What an ended lab
+    /// held is free. Turns are taken in one order: images, programs, packages, kernels.
+    ///
+    /// # Errors
+    /// [`WorkshopError`].
+    pub fn turn(&mut self, what: &str) -> Result<Turn, WorkshopError> {
+        self.turn_within(what, TURN_MAX)
+    }
+
+    fn turn_within(&mut self, what: &str, limit: Duration) -> Result<Turn, WorkshopError> {
+        let path = self.folder.join(format!("{what}.lock"));
+        let write = |source| WorkshopError::Write { path: path.clone(), source };
+        let file = File::options().create(true).append(true).open(&path).map_err(write)?;
+        let start = Instant::now();
+        let mut was_told = false;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Turn { _file: file }),
+                Err(TryLockError::Error(source)) => return Err(write(source)),
+                Err(TryLockError::WouldBlock) if start.elapsed() >= limit => {
+                    return Err(WorkshopError::Busy { path, waited: limit });
+                }
+                Err(TryLockError::WouldBlock) => {
+                    if !was_told {
+                        self.tell(&format!("another lab is busy with {what}: waiting for it"));
+                        was_told = true;
+                    }
+                    std::thread::sleep(TURN_LOOK_INTERVAL);
+                }
+            }
+        }
+    }
+
     /// Runs a helper that takes seconds, in this folder.
     ///
     /// # Errors
@@ -157,6 +206,16 @@ pub(super) fn make_folder(folder: &Path) -> Result<(), WorkshopError> {
     std::fs::create_dir_all(folder).map_err(|source| WorkshopError::Write { path: folder.to_owned(), source })
 }
 
+/// Makes a new and empty folder, in place of what a build that was ended has left there.
+pub(super) fn make_anew(folder: &Path) -> Result<(), WorkshopError> {
+    match std::fs::remove_dir_all(folder) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(WorkshopError::Write { path: folder.to_owned(), source })
+        }
+        _ => make_folder(folder),
+    }
+}
+
 /// What fits a terminal.
 fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.trim_end().lines().collect();
@@ -166,6 +225,27 @@ fn last_lines(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn turn_is_held_by_one_lab_and_free_when_it_ends() {
+        let home = tempfile::tempdir().unwrap();
+        let mut told = vec![];
+        let (mut tell, mut silent) = (|text: &str| told.push(text.to_owned()), |_: &str| {});
+        let mut workshop = Workshop::open(home.path(), &mut silent).unwrap();
+        let mut other = Workshop::open(home.path(), &mut tell).unwrap();
+        let turn = workshop.turn("images").unwrap();
+        let error = other.turn_within("images", TURN_LOOK_INTERVAL).unwrap_err().to_string();
+        let lock = home.path().join("images.lock");
+        let want = format!(
+            "another lab has held {} for {TURN_LOOK_INTERVAL:?}: end it, or wait for it",
+            lock.display()
+        );
+        assert_eq!(error, want);
+        other.turn_within("packages", Duration::ZERO).unwrap();
+        drop(turn);
+        other.turn_within("images", Duration::ZERO).unwrap();
+        assert_eq!(told, ["another lab is busy with images: waiting for it"]);
+    }
 
     #[test]
     fn long_program_that_fails_or_does_not_end_is_told_with_the_end_of_its_output() {

@@ -20,6 +20,10 @@ pub const LZ4_CHUNK_BYTES: usize = 8 << 20;
 pub const HELPER_MAX: Duration = Duration::from_mins(2);
 /// How long a package may take to be fetched: 140 MB of kernel source over a slow line.
 pub const FETCH_MAX: Duration = Duration::from_mins(20);
+/// How long a lab waits for another one that builds the same: as long as that may take.
+pub const TURN_MAX: Duration = Duration::from_hours(3);
+/// How often it looks whether that one is done.
+pub const TURN_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a long program's last line is told.
 pub const WORK_TELL_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -60,3 +64,9 @@ pub const KERNEL_UNPACK_MAX: Duration = Duration::from_mins(20);
 pub const KERNEL_BUILD_MAX: Duration = Duration::from_hours(2);
 /// Largest bzImage of the appliance's own kernel, in bytes: one that grows beyond this has an option too many.
 pub const KERNEL_BZIMAGE_BYTES_MAX: u64 = 7 << 20;
+/// Largest configuration of a kernel, in bytes: Debian's has 270 KB.
+pub const KERNEL_CONFIG_BYTES_MAX: u64 = 4 << 20;
+
+const _: () = {
+    assert!(TURN_MAX.as_secs() > PROGRAMS_BUILD_MAX.as_secs() + FETCH_MAX.as_secs());
+};

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::super::debian::{self, DebianError, Named};
-use super::super::workshop::{Workshop, WorkshopError, make_folder};
+use super::super::workshop::{Workshop, WorkshopError, make_anew, make_folder};
 use super::options::{self, OptionsError};
 use crate::limits::image::{
     KERNEL_BUILD_MAX, KERNEL_BZIMAGE_BYTES_MAX, KERNEL_CONFIGURE_MAX, KERNEL_UNPACK_MAX,
@@ -98,6 +98,10 @@ pub fn build(request: &KernelRequest, workshop: &mut Workshop<'_>) -> Result<(),
     let out = absolute(&request.out)?;
     let objects = out.join("build");
     make_folder(&objects)?;
+    // Whatever fails from here on, no kernel stays that is not of the configuration beside it.
+    for name in ["bzImage", "config"] {
+        remove(&out.join(name))?;
+    }
     let wanted = wanted(request.is_for_lab);
     let fragment = out.join("kernel.fragment");
     std::fs::write(&fragment, &wanted).map_err(file_error(&fragment))?;
@@ -180,9 +184,14 @@ fn debian_source(workshop: &mut Workshop<'_>) -> Result<PathBuf, BuildError> {
     let file = debian::fetch(&package, INSTEAD, workshop)?;
     let unpacked = debian::unpack(&file, workshop)?;
     let archive = unpacked.folder.join("usr/src").join(format!("{name}.tar.xz"));
+    let _turn = workshop.turn("kernels")?;
+    if tree.join("Kconfig").is_file() {
+        // Another lab was faster.
+        return Ok(tree);
+    }
     let parent = workshop.folder().join("kernels");
-    let half = parent.join(format!(".{}", std::process::id()));
-    make_folder(&half)?;
+    let half = parent.join(".half");
+    make_anew(&half)?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let tar = Program::new("tar").args(["--extract", "--strip-components=1", "--file"]).arg(&archive);
     let tar = tar.arg("--directory").arg(&half).env("PATH", path);
@@ -198,6 +207,13 @@ fn absolute(path: &Path) -> Result<PathBuf, BuildError> {
 
 fn copy(from: &Path, to: &Path) -> Result<(), BuildError> {
     std::fs::copy(from, to).map(|_bytes| ()).map_err(file_error(to))
+}
+
+fn remove(path: &Path) -> Result<(), BuildError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error(path)(error)),
+        _ => Ok(()),
+    }
 }
 
 fn file_error(path: &Path) -> impl Fn(io::Error) -> BuildError {
@@ -228,6 +244,33 @@ mod tests {
         for name in ["NET_SCH_NETEM", "NET_SCH_HTB", "BRIDGE", "TUN", "VETH", "NF_TABLES"] {
             assert!(has(&wanted(true), name), "{name}");
         }
+    }
+
+    /// Found when a build failed over an earlier one: the new configuration lay beside the old kernel.
+    #[test]
+    fn failed_build_leaves_no_kernel_of_another_configuration() {
+        let home = tempfile::tempdir().unwrap();
+        let mut tell = |_: &str| {};
+        let mut workshop = Workshop::open(&home.path().join("cache"), &mut tell).unwrap();
+        let (tree, out) = (home.path().join("tree"), home.path().join("out"));
+        make_folder(&tree.join("arch/x86")).unwrap();
+        make_folder(&out).unwrap();
+        std::fs::write(tree.join("Kconfig"), "").unwrap();
+        std::fs::write(out.join("bzImage"), "old").unwrap();
+        std::fs::write(out.join("config"), "old").unwrap();
+        let request =
+            KernelRequest { source: Some(tree), out: out.clone(), is_for_lab: false, only_configure: false };
+        // A tree without a Makefile.
+        let error = build(&request, &mut workshop).unwrap_err();
+        if matches!(error, BuildError::Tools { .. }) {
+            #[allow(clippy::print_stderr, reason = "a skipped test says so")]
+            {
+                eprintln!("SKIPPED: {error}");
+            }
+            return;
+        }
+        assert!(error.to_string().starts_with("make allnoconfig ended with exit code 2"), "{error}");
+        assert!(!out.join("bzImage").exists() && !out.join("config").exists());
     }
 
     #[test]
