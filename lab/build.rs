@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
-use std::path::Path;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -11,7 +14,17 @@ use serde_json::{Value, json};
 /// The programs of the appliance.
 const PROGRAMS: [&str; 2] = ["aspen-node", "aspen-init"];
 
+/// What decides how an image of given parts looks, besides the libraries in Cargo.lock.
+const IMAGE_CODE: [&str; 5] = [
+    "src/image",
+    "src/limits/image.rs",
+    "../images/init/src/blocks.rs",
+    "../images/init/src/layout.rs",
+    "../Cargo.lock",
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rustc-env=ASPEN_IMAGE_CODE={:016x}", image_code()?);
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=../Cargo.lock");
     let path = Path::new(&std::env::var("OUT_DIR")?).join("crates.json");
@@ -20,7 +33,27 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo::warning=cargo metadata fails, so this lab cannot build images: {error}");
         vec![]
     });
-    Ok(std::fs::write(path, serde_json::to_vec(&crates)?)?)
+    Ok(fs::write(path, serde_json::to_vec(&crates)?)?)
+}
+
+/// A number for the code that makes images: those in the cache are of one code only.
+fn image_code() -> io::Result<u64> {
+    // The one without keys: the same number in every build.
+    let mut hasher = DefaultHasher::new();
+    let mut waiting: Vec<PathBuf> = IMAGE_CODE.map(PathBuf::from).into();
+    while let Some(path) = waiting.pop() {
+        println!("cargo::rerun-if-changed={}", path.display());
+        if path.is_dir() {
+            let entries: io::Result<Vec<_>> =
+                fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect();
+            let mut entries = entries?;
+            entries.sort();
+            waiting.extend(entries);
+        } else {
+            (&path, fs::read(&path)?).hash(&mut hasher);
+        }
+    }
+    Ok(hasher.finish())
 }
 
 fn metadata() -> Result<Value, Box<dyn Error>> {

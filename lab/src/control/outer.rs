@@ -26,7 +26,7 @@ use crate::report::event_line;
 use crate::sandbox::{self, Sandbox, SandboxError};
 use crate::scenario::{Scenario, ScenarioErrors};
 use crate::session::OuterError;
-use crate::session::driver::choose;
+use crate::session::driver::{choose, remove_boot_files};
 use crate::session::outer::{
     absolute, check_plants, copy_scenario, default_directory, discard, make_directory, pass_signals, write,
 };
@@ -242,6 +242,7 @@ fn hold(order: Order) -> Result<u8, UpError> {
     let held = start(&order).and_then(|(sandbox, signals)| follow(sandbox, signals, &order));
     remove(&order.socket);
     remove(&order.directory.join(CONTROL_FILE));
+    remove_boot_files(&order.directory);
     held
 }
 

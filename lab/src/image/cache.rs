@@ -1,12 +1,14 @@
 //! Images that the lab boots: built on first use, kept by what they are made of, and checked before every use.
 
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::assemble::{self, AssembleError, Extent, Materials, Sources, files};
+use super::data;
 use super::debian::{self, DebianError};
 use super::digest::{self, Digest, of_bytes};
-use super::manifest::{self, FORMAT, Manifest, ManifestError};
+use super::manifest::{FORMAT, Manifest, ManifestError};
 use super::programs::{self, ProgramsError};
 use super::sign::{self, SignError};
 use super::workshop::{Workshop, WorkshopError, make_folder, variable};
@@ -57,6 +59,15 @@ pub enum ImageError {
         "{KEY_VARIABLE} is set, but {IMAGE_VARIABLE} is not: an image that is built here is signed by nobody"
     )]
     KeyWithoutImage,
+}
+
+/// What a hypervisor is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootFiles {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// What it unpacks into memory.
+    pub initramfs: PathBuf,
 }
 
 /// An image that is whole, and may be booted.
@@ -117,6 +128,30 @@ impl ImageFolder {
         }
     }
 
+    /// Copies what is booted into a folder of the lab's own, which is made, and checks the copies: what was verified is what
+    /// is booted, whoever changes the image meanwhile.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn copy_for_boot(&self, to: &Path) -> Result<BootFiles, ImageError> {
+        let failed = |path: &Path, source| ImageError::File { path: path.to_owned(), source };
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(to);
+        made.map_err(|source| failed(to, source))?;
+        let copy = |path: PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let copied = to.join(name);
+            std::fs::copy(&path, &copied).map_err(|source| failed(&path, source))?;
+            let found = digest::of_file(&copied).map_err(|source| failed(&copied, source))?;
+            let output = self.manifest.outputs.iter().find(|output| output.path == name);
+            match output.map(|output| output.sha256) {
+                Some(want) if found == want => Ok(copied),
+                Some(want) => Err(ManifestError::Changed { path, found, want }.into()),
+                None => Err(ImageError::from(ManifestError::Unknown(path))),
+            }
+        };
+        Ok(BootFiles { kernel: copy(self.kernel()?)?, initramfs: copy(self.initramfs())? })
+    }
+
     /// What identifies the image in reports: the SHA-256 of its manifest, which has those of its files.
     pub fn identity(&self) -> Digest {
         self.identity
@@ -149,15 +184,13 @@ pub fn open(folder: &Path, key: Option<&Path>) -> Result<ImageFolder, ImageError
     let folder =
         std::path::absolute(folder).map_err(|source| ImageError::File { path: folder.to_owned(), source })?;
     let only = [files::VMLINUX, files::BZIMAGE, files::INITRAMFS];
-    let manifest = if let Some(key) = key {
-        sign::verify(&folder, key, Some(&only))?
-    } else {
-        let manifest = Manifest::read(&folder)?;
-        manifest.check(&folder, Some(&only))?;
-        manifest
-    };
-    let path = folder.join(manifest::FILE);
-    let identity = digest::of_file(&path).map_err(|source| ImageError::File { path, source })?;
+    let text = Manifest::text(&folder)?;
+    if let Some(key) = key {
+        sign::verify_text(&text, &folder, key)?;
+    }
+    let manifest = Manifest::parse(&text, &folder)?;
+    manifest.check(&folder, Some(&only))?;
+    let identity = of_bytes(&text);
     Ok(ImageFolder { folder, manifest, identity })
 }
 
@@ -166,9 +199,10 @@ pub fn open(folder: &Path, key: Option<&Path>) -> Result<ImageFolder, ImageError
 /// # Errors
 /// [`ImageError`].
 pub fn built(kernel: Option<PathBuf>, workshop: &mut Workshop<'_>) -> Result<ImageFolder, ImageError> {
+    let _turn = workshop.turn("images")?;
     let (init, node) = programs::build(workshop)?;
     let failed = |path: &Path, source| ImageError::File { path: path.to_owned(), source };
-    let mut made_of = vec![format!("format {FORMAT}")];
+    let mut made_of = made_by(workshop)?;
     for path in
         [Some(&init), Some(&node), kernel.as_ref().filter(|path| path.is_file())].into_iter().flatten()
     {
@@ -198,32 +232,55 @@ pub fn built(kernel: Option<PathBuf>, workshop: &mut Workshop<'_>) -> Result<Ima
             }
         }
     }
-    make_folder(&images)?;
     let sources = Sources { kernel: Some(kernel), init: Some(init), node: Some(node), stub: None };
-    let half = images.join(format!(".{}", std::process::id()));
-    let made = Materials::gather(&sources, workshop)
-        .and_then(|materials| assemble::assemble(&half, &sources, &materials, Extent::Boot, workshop));
-    let renamed = made.map_err(ImageError::from).and_then(|_manifest| {
-        // Renamed when it is whole; if another lab was faster, its image is as good.
-        match std::fs::rename(&half, &folder) {
-            Err(source) if !folder.is_dir() => Err(ImageError::File { path: folder.clone(), source }),
-            _ => Ok(()),
-        }
-    });
-    let _left = std::fs::remove_dir_all(&half);
-    renamed?;
+    make_folder(&images)?;
+    remove_halves(&images).map_err(|source| failed(&images, source))?;
+    let half = images.join(".half");
+    let materials = Materials::gather(&sources, workshop)?;
+    assemble::assemble(&half, &sources, &materials, Extent::Boot, workshop)?;
+    // Renamed when it is whole.
+    std::fs::rename(&half, &folder).map_err(|source| failed(&folder, source))?;
     open(&folder, None)
 }
 
-/// Names and digests of the files that lie directly in a kernel's folder and in its `boot`.
+/// What an image depends on besides what goes into it: the code that makes it, the time in its files, the maker of its file
+/// system.
+fn made_by(workshop: &Workshop<'_>) -> Result<Vec<String>, ImageError> {
+    Ok(vec![
+        format!("format {FORMAT}"),
+        format!("code {}", env!("ASPEN_IMAGE_CODE")),
+        format!("epoch {}", assemble::epoch_here()?),
+        data::maker(workshop).map_err(AssembleError::from)?,
+    ])
+}
+
+/// Removes what builds have left that were ended: nobody else builds now.
+fn remove_halves(images: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(images)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Names and digests of the files that lie directly in a kernel's folder and in its `boot`, and of all its modules.
 fn files_of(folder: &Path) -> io::Result<Vec<String>> {
     let mut lines = Vec::new();
-    for folder in [folder.to_owned(), folder.join("boot")].into_iter().filter(|folder| folder.is_dir()) {
-        for entry in std::fs::read_dir(folder)? {
+    let mut folders: Vec<PathBuf> =
+        ["", "boot", "lib/modules", "usr/lib/modules"].map(|below| folder.join(below)).into();
+    folders.retain(|folder| folder.is_dir());
+    while let Some(here) = folders.pop() {
+        let has_modules = here.components().any(|part| part.as_os_str() == "modules") && here != *folder;
+        for entry in std::fs::read_dir(here)? {
             let entry = entry?;
-            if entry.file_type()?.is_file() {
+            let kind = entry.file_type()?;
+            if kind.is_file() {
                 let digest = digest::of_file(&entry.path())?;
                 lines.push(format!("{} {digest}", entry.path().display()));
+            } else if kind.is_dir() && has_modules {
+                folders.push(entry.path());
             }
         }
     }
@@ -237,6 +294,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn kernels_folder_is_known_by_its_files_and_its_modules() {
+        let home = tempfile::tempdir().unwrap();
+        let write = |path: &str| {
+            let path = home.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        };
+        for path in ["boot/vmlinuz-6.1", "config", "build/object.o", "lib/modules/6.1/kernel/fs/ext4.ko"] {
+            write(path);
+        }
+        let lines = files_of(home.path()).unwrap();
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(lines[2].contains("/ext4.ko ") && !lines.concat().contains("object.o"), "{lines:?}");
+    }
+
+    #[test]
+    fn what_ended_builds_left_is_removed_and_images_stay() {
+        let home = tempfile::tempdir().unwrap();
+        for name in [".4711", ".half", "0123456789abcdef"] {
+            std::fs::create_dir_all(home.path().join(name).join("oci")).unwrap();
+        }
+        remove_halves(home.path()).unwrap();
+        let left: Vec<_> =
+            std::fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [home.path().join("0123456789abcdef")]);
+    }
+
+    #[test]
     fn image_that_is_not_signed_is_refused_where_a_key_is_wanted() {
         let (home, manifest) = sample();
         let image = open(home.path(), None).unwrap();
@@ -244,6 +329,9 @@ mod tests {
         assert_eq!(image.bzimage(), None);
         assert_eq!(image.kernel().unwrap(), home.path().join("vmlinux"));
         assert_eq!(image.identity(), digest::of_file(&home.path().join("manifest.json")).unwrap());
+        let boot = image.copy_for_boot(&home.path().join("run/boot")).unwrap();
+        assert_eq!(boot.kernel, home.path().join("run/boot/vmlinux"));
+        assert_eq!(std::fs::read(&boot.initramfs).unwrap(), std::fs::read(image.initramfs()).unwrap());
         let mut flat = image.clone();
         flat.manifest.kernel.pvh = false;
         let error = flat.kernel().unwrap_err().to_string();
@@ -251,6 +339,10 @@ mod tests {
         let key = home.path().join("key.pub");
         let error = open(home.path(), Some(&key)).unwrap_err().to_string();
         assert_eq!(error, format!("cannot use {}", key.display()));
+        // Changed after it was opened, and before it is booted.
+        std::fs::write(image.initramfs(), "another").unwrap();
+        let error = image.copy_for_boot(&home.path().join("run/boot")).unwrap_err().to_string();
+        assert!(error.contains("initramfs.cpio.zst is not what the manifest says"), "{error}");
         let error = ImageError::KeyWithoutImage.to_string();
         assert!(error.starts_with("ASPEN_IMAGE_KEY is set, but ASPEN_IMAGE is not"), "{error}");
     }

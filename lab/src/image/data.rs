@@ -54,6 +54,15 @@ pub fn empty_ext4(scratch: &Path, epoch: u64, workshop: &Workshop<'_>) -> Result
     Ok(bytes)
 }
 
+/// What mke2fs says of its version: another one may make another file system.
+///
+/// # Errors
+/// No mke2fs.
+pub fn maker(workshop: &Workshop<'_>) -> Result<String, DataError> {
+    let said = workshop.helper(Program::new("mke2fs").arg("-V")).map_err(DataError::Make)?;
+    Ok(said.stderr.lines().next().unwrap_or_default().to_owned())
+}
+
 /// Every feature by name, so that another version of mke2fs has no others. `resize_inode` keeps room for growing while
 /// mounted, a thousandfold.
 const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,\
@@ -79,6 +88,8 @@ mod tests {
         // Magic and label of the superblock (Documentation/filesystems/ext4/super.rst).
         assert_eq!(first[0x438..0x43a], [0x53, 0xef]);
         assert_eq!(&first[0x478..0x478 + DATA_LABEL.len()], DATA_LABEL.as_bytes());
+        let maker = maker(&workshop).unwrap();
+        assert!(maker.starts_with("mke2fs 1."), "{maker}");
         let filled = first.chunks(4096).filter(|block| block.iter().any(|byte| *byte != 0)).count();
         assert!(filled < 64, "{filled} blocks are not zero");
     }

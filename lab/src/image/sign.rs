@@ -85,6 +85,16 @@ pub fn sign(folder: &Path, key: &Path) -> Result<PathBuf, SignError> {
 /// # Errors
 /// [`SignError`].
 pub fn verify(folder: &Path, key: &Path, only: Option<&[&str]>) -> Result<Manifest, SignError> {
+    // The very bytes that were signed are those that are read.
+    let text = Manifest::text(folder)?;
+    verify_text(&text, folder, key)?;
+    let manifest = Manifest::parse(&text, folder)?;
+    manifest.check(folder, only)?;
+    Ok(manifest)
+}
+
+/// Checks the signature of a manifest's bytes.
+pub(super) fn verify_text(text: &[u8], folder: &Path, key: &Path) -> Result<(), SignError> {
     let file = |path: &Path| {
         let path = path.to_owned();
         move |source| SignError::File { path: path.clone(), source }
@@ -100,12 +110,7 @@ pub fn verify(folder: &Path, key: &Path, only: Option<&[&str]>) -> Result<Manife
         }
         Err(error) => return Err(file(&path)(error)),
     };
-    // The very bytes that were signed are those that are read.
-    let text = Manifest::text(folder)?;
-    key.verify_strict(&text, &signature).map_err(|_| SignError::Wrong(folder.to_owned()))?;
-    let manifest = Manifest::parse(&text, folder)?;
-    manifest.check(folder, only)?;
-    Ok(manifest)
+    key.verify_strict(text, &signature).map_err(|_| SignError::Wrong(folder.to_owned()))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::outer::{OuterError, absolute, node_version};
 use crate::causes::causes;
 use crate::cli::{DriverArg, MachineArgs};
-use crate::image::cache::KEY_VARIABLE;
+use crate::image::cache::{BootFiles, KEY_VARIABLE};
 use crate::image::workshop::variable;
 use crate::image::{self, ImageError};
 use crate::machine::driver::{Driver, NodeProgram};
@@ -92,7 +92,7 @@ fn qemu(args: &MachineArgs, directory: &Path, tell: &mut dyn FnMut(&str)) -> Res
     let log = log(directory)?;
     let qemu = trial::find(&log).map_err(ChoiceError::from)?;
     let version = &qemu.version;
-    let image = image(args, tell)?;
+    let image = image(args, directory, tell)?;
     let (accelerator, reason) = match kvm(&qemu, &image, directory, &log) {
         Ok(()) => (Accelerator::Kvm, format!("driver: qemu {version} with kvm, as asked")),
         Err(error) => {
@@ -114,7 +114,7 @@ fn auto(args: &MachineArgs, directory: &Path, tell: &mut dyn FnMut(&str)) -> Res
     });
     let refusal = match runs {
         Ok(qemu) => {
-            let image = match image(args, tell) {
+            let image = match image(args, directory, tell) {
                 Err(OuterError::Driver(ChoiceError::NoImage(error))) => {
                     let why = causes(&error).replace('\n', " ");
                     let reason =
@@ -175,8 +175,17 @@ struct Image {
     node_version: String,
 }
 
-/// The image that is named, or the one of this checkout.
-fn image(args: &MachineArgs, tell: &mut dyn FnMut(&str)) -> Result<Image, OuterError> {
+/// Where in the run's directory the copies are that machines boot.
+const BOOT_FOLDER: &str = "boot";
+
+/// Removes the copies that machines have booted, once there are no machines any more.
+pub(crate) fn remove_boot_files(directory: &Path) {
+    // Where there were none, nothing is to be removed; what cannot be removed is in nobody's way.
+    let _ = std::fs::remove_dir_all(directory.join(BOOT_FOLDER));
+}
+
+/// The image that is named, or the one of this checkout, copied into the run's directory.
+fn image(args: &MachineArgs, directory: &Path, tell: &mut dyn FnMut(&str)) -> Result<Image, OuterError> {
     let folder = match &args.image {
         Some(folder) => image::open(folder, variable(KEY_VARIABLE).as_deref()).map_err(ChoiceError::Image)?,
         None => image::ensure(tell).map_err(ChoiceError::NoImage)?,
@@ -185,14 +194,15 @@ fn image(args: &MachineArgs, tell: &mut dyn FnMut(&str)) -> Result<Image, OuterE
         let (found, folder) = (folder.version().to_owned(), folder.folder().to_owned());
         return Err(ChoiceError::Version { folder, found }.into());
     }
-    let kernel = folder.kernel().map_err(ChoiceError::Image)?;
+    let BootFiles { kernel, initramfs } =
+        folder.copy_for_boot(&directory.join(BOOT_FOLDER)).map_err(ChoiceError::Image)?;
     let node_version = format!(
         "{}, in an image with Linux {}, SHA-256 of its manifest {}",
         folder.version(),
         folder.release(),
         folder.identity()
     );
-    Ok(Image { kernel, initramfs: folder.initramfs(), node_version })
+    Ok(Image { kernel, initramfs, node_version })
 }
 
 fn log(directory: &Path) -> Result<ProgramLog, OuterError> {

@@ -12,7 +12,7 @@ use aspen_node::plant::VARIABLE;
 use clap::ValueEnum;
 use nix::sys::signal::{SigSet, Signal};
 
-use super::driver::{Choice, ChoiceError, choose};
+use super::driver::{Choice, ChoiceError, choose, remove_boot_files};
 use super::progress::Progress;
 use super::{Message, Order, PLANTED_LAB, browser};
 use crate::cli::{MachineArgs, RunArgs};
@@ -142,7 +142,9 @@ pub fn run_outer(args: &RunArgs) -> Result<u8, OuterError> {
     progress.line(&format!("replay: {}", order.replay));
     progress.line(&format!("{}: {}", plan.scenario, order.about));
     progress.line(&format!("run directory: {}", directory.display()));
-    let exit_code = follow(sandbox, signals, &mut progress, &directory)?;
+    let followed = follow(sandbox, signals, &mut progress, &directory);
+    remove_boot_files(&directory);
+    let exit_code = followed?;
     let page = directory.join(report::HTML);
     if page.is_file() {
         // A closed pipe does not change the verdict.
