@@ -91,6 +91,14 @@ pub enum KernelError {
     /// No version.
     #[error("{} does not name its version: is it a Linux kernel?", .0.display())]
     NoVersion(PathBuf),
+    /// The configuration inside it.
+    #[error("cannot read the configuration inside the kernel {}", .path.display())]
+    Configuration {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
     /// Its options.
     #[error(transparent)]
     Options(#[from] OptionsError),
@@ -107,16 +115,16 @@ impl Kernel {
     pub fn load(path: &Path, workshop: &mut Workshop<'_>) -> Result<Self, KernelError> {
         if path.extension().is_some_and(|extension| extension == "deb") {
             let package = debian::unpack(path, workshop)?;
-            return Self::from_folder(&package.folder, package.origin);
+            return Self::from_folder(&package.folder, package.origin, workshop);
         }
         if path.is_dir() {
-            return Self::from_folder(path, String::new());
+            return Self::from_folder(path, String::new(), workshop);
         }
-        Self::from_file(path, None, String::new())
+        Self::from_file(path, None, String::new(), workshop)
     }
 
     /// A folder as a package leaves it, or with a kernel and perhaps `lib/modules` in it.
-    fn from_folder(folder: &Path, origin: String) -> Result<Self, KernelError> {
+    fn from_folder(folder: &Path, origin: String, workshop: &mut Workshop<'_>) -> Result<Self, KernelError> {
         let found = candidates(folder)?;
         let image = match found.as_slice() {
             [] => return Err(KernelError::NoKernel(folder.to_owned())),
@@ -127,10 +135,15 @@ impl Kernel {
                 return Err(KernelError::ManyKernels { path: folder.to_owned(), names: names.collect() });
             }
         };
-        Self::from_file(image, Some(folder), origin)
+        Self::from_file(image, Some(folder), origin, workshop)
     }
 
-    fn from_file(path: &Path, folder: Option<&Path>, origin: String) -> Result<Self, KernelError> {
+    fn from_file(
+        path: &Path,
+        folder: Option<&Path>,
+        origin: String,
+        workshop: &mut Workshop<'_>,
+    ) -> Result<Self, KernelError> {
         let bytes = bounded::read_file(path, KERNEL_UNPACKED_BYTES_MAX);
         let bytes = bytes.map_err(|source| KernelError::Read { path: path.to_owned(), source })?;
         // "ARM\x64" (Documentation/arch/arm64/booting.rst), "RSC\x05" (Documentation/arch/riscv/boot-image-header.rst).
@@ -161,8 +174,21 @@ impl Kernel {
         let line = line.ok_or_else(|| KernelError::NoVersion(path.to_owned()))?;
         let release = line.split(' ').next().unwrap_or_default().to_owned();
         let modules = folder.and_then(|folder| modules_folder(folder, &release));
-        if let Some(config) = folder.and_then(|folder| configuration(folder, &release)) {
+        // A file's own folder has the configuration of this version, or none of it.
+        let beside = path.parent().map(|parent| parent.join(format!("config-{release}")));
+        let config = folder.and_then(|folder| configuration(folder, &release));
+        if let Some(config) = config.or(beside.filter(|config| config.is_file())) {
             options::check_file(&config, modules.is_some())?;
+        } else if let Some(config) = options::embedded(&vmlinux)
+            .map_err(|source| KernelError::Configuration { path: path.to_owned(), source })?
+        {
+            options::check(&config, path, modules.is_some())?;
+        } else {
+            workshop.tell(&format!(
+                "{} brings no configuration, in itself or as config-{release} beside it: whether it has the options that \
+                 the appliance needs shows when it boots",
+                path.display()
+            ));
         }
         let origin = if origin.is_empty() { format!("Linux {line}") } else { origin };
         Ok(Self { bzimage, vmlinux, release, version_line: line, has_pvh, modules, origin })

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::super::bounded;
+use crate::limits::image::KERNEL_CONFIG_BYTES_MAX;
+
 /// Without these nothing starts. They must be built in, since the initramfs itself needs them.
 const BUILT_IN: [&str; 12] = [
     "64BIT",
@@ -81,8 +84,30 @@ pub fn lost(wanted: &str, configuration: &str) -> Vec<String> {
 pub fn check_file(path: &Path, has_modules: bool) -> Result<(), OptionsError> {
     let text = std::fs::read_to_string(path);
     let text = text.map_err(|source| OptionsError::Read { path: path.to_owned(), source })?;
-    let missing = missing(&text, has_modules);
+    check(&text, path, has_modules)
+}
+
+/// The same for a configuration that was found in or beside the kernel of this file.
+///
+/// # Errors
+/// [`OptionsError::Missing`] with all that is missing.
+pub fn check(configuration: &str, path: &Path, has_modules: bool) -> Result<(), OptionsError> {
+    let missing = missing(configuration, has_modules);
     if missing.is_empty() { Ok(()) } else { Err(OptionsError::Missing { path: path.to_owned(), missing }) }
+}
+
+/// The configuration inside a kernel that is not packed, if it has one (`CONFIG_IKCONFIG`: gzip between two marks,
+/// kernel/configs.c).
+///
+/// # Errors
+/// It cannot be unpacked.
+pub fn embedded(vmlinux: &[u8]) -> io::Result<Option<String>> {
+    // In two parts, so that this program itself holds no such mark.
+    let mark = [b"IKCFG".as_slice(), b"_ST", &[0x1f, 0x8b]].concat();
+    let Some(place) = vmlinux.windows(mark.len()).position(|window| window == mark) else { return Ok(None) };
+    let packed = flate2::bufread::GzDecoder::new(&vmlinux[place + mark.len() - 2..]);
+    let text = String::from_utf8(bounded::read(packed, KERNEL_CONFIG_BYTES_MAX)?);
+    text.map(Some).map_err(io::Error::other)
 }
 
 fn missing(configuration: &str, has_modules: bool) -> Vec<String> {
@@ -96,6 +121,8 @@ fn missing(configuration: &str, has_modules: bool) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -108,6 +135,17 @@ mod tests {
         let want = "1 of the wanted options did not survive make allnoconfig: CONFIG_A=y (is m); this source does not \
                     know them, or they depend on something that is off";
         assert_eq!(error.to_string(), want);
+    }
+
+    #[test]
+    fn configuration_inside_a_kernel_is_found() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(b"CONFIG_64BIT=y\n").unwrap();
+        let packed = gzip.finish().unwrap();
+        let kernel = [b"a kernel IKCFG_ST, IKCFG_ST".as_slice(), &packed, b"IKCFG_ED and more"].concat();
+        assert_eq!(embedded(&kernel).unwrap().as_deref(), Some("CONFIG_64BIT=y\n"));
+        assert_eq!(embedded(b"a kernel IKCFG_ST, IKCFG_ED").unwrap(), None);
+        assert!(embedded(&kernel[..kernel.len() - 30]).is_err(), "it is cut off");
     }
 
     #[test]

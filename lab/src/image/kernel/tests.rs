@@ -46,6 +46,47 @@ fn folder_with_no_kernel_or_with_two_is_refused() {
     assert_eq!(load(), format!("{shown} holds 2 kernels (vmlinuz-6.1, vmlinuz-6.12): name one of them"));
 }
 
+/// An ELF file of x86_64 that calls itself a kernel, and brings this along.
+fn vmlinux(more: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 64];
+    bytes[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    bytes[0x12] = 62;
+    bytes.extend(b"Linux version 6.1.0-test (a@b) #1 SMP\n\0");
+    bytes.extend(more);
+    bytes
+}
+
+/// Found when a kernel without virtio disks was given as a file: only packages and folders were looked at.
+#[test]
+fn kernel_given_as_a_file_is_checked_for_its_options_or_told_to_have_none() {
+    let home = tempfile::tempdir().unwrap();
+    let mut told = Vec::new();
+    let mut tell = |text: &str| told.push(text.to_owned());
+    let mut workshop = Workshop::open(&home.path().join("cache"), &mut tell).unwrap();
+    let path = home.path().join("vmlinux");
+    std::fs::write(&path, vmlinux(b"")).unwrap();
+    assert_eq!(Kernel::load(&path, &mut workshop).unwrap().release, "6.1.0-test");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    io::Write::write_all(&mut gzip, b"CONFIG_64BIT=y\n").unwrap();
+    let embedded = [b"IKCFG_ST".as_slice(), &gzip.finish().unwrap()].concat();
+    std::fs::write(&path, vmlinux(&embedded)).unwrap();
+    let mut lacks = || {
+        let error = Kernel::load(&path, &mut workshop).unwrap_err().to_string();
+        error.split_once(" cannot run the appliance, it lacks ").unwrap().1.to_owned()
+    };
+    let inside = lacks();
+    assert!(inside.starts_with("CONFIG_BLK_DEV_INITRD, ") && !inside.contains("64BIT"), "{inside}");
+    // The one beside it is of the same version, and goes before: it is what a package brings.
+    std::fs::write(home.path().join("config-6.1.0-test"), "").unwrap();
+    assert!(lacks().starts_with("CONFIG_64BIT, "));
+    let want = format!(
+        "{} brings no configuration, in itself or as config-6.1.0-test beside it: whether it has the options that the \
+         appliance needs shows when it boots",
+        path.display()
+    );
+    assert_eq!(told, [want]);
+}
+
 #[test]
 fn banner_is_not_taken_from_a_format_string() {
     let bytes = b"\0Linux version %s (%s)\0\0Linux version 6.1.192-aspen (a@b) #1 SMP\n\0";
