@@ -58,8 +58,12 @@ impl Bench {
     }
 
     fn start(&self, disks: &[(&Path, &str)], append: &str) -> Machine {
+        self.start_on("hubport,hubid=0", disks, append)
+    }
+
+    fn start_on(&self, network: &str, disks: &[(&Path, &str)], append: &str) -> Machine {
         let disks: Vec<Disk<'_>> = disks.iter().map(|(path, serial)| Disk { path, serial }).collect();
-        Machine::start(&self.qemu, &self.image, self.home.path(), &disks, append)
+        Machine::start(&self.qemu, &self.image, self.home.path(), &disks, network, append)
     }
 }
 
@@ -142,6 +146,25 @@ fn control_channel_moves_the_clock_and_probes() {
     assert_eq!(refused["error"], "cannot set the clock: unix time -1 ms, 0 to 253402300799999 are allowed");
 }
 
+/// QEMU's own network has a DHCP server and a router that advertises a prefix; nothing of it leaves the machine. The data disk
+/// has no serial number, and is the only one that is blank.
+#[test]
+fn addresses_come_from_a_server_and_from_a_router() {
+    const NETWORK: &str = "user,restrict=on,net=10.9.0.0/24,dhcpstart=10.9.0.77,ipv6-net=fd00:a59e::/64";
+    let Some(bench) = Bench::open() else { return };
+    let data = bench.disk("data", 128, 0, b"");
+    for (address, is_ours) in [("dhcp", "10.9.0.77/24"), ("auto", "fd00:a59e::")] {
+        let text = CONFIG.replace("10.1.2.10/24", address).replace("0.0.0.0:7001", "[::]:7001");
+        let config = bench.config(address, &text);
+        let mut machine = bench.start_on(NETWORK, &[(&config, ""), (&data, "")], "");
+        let ready = await_ready(&mut machine);
+        let [found] = ready.addresses.as_slice() else { panic!("{ready:?}:\n{}", machine.console()) };
+        assert!(found.starts_with(is_ours) && ready.http.contains("7001"), "{ready:?}");
+        machine.order("system_powerdown", &json!({}));
+        assert_eq!(await_exit(&mut machine).reason, Reason::PowerButton);
+    }
+}
+
 /// Starts a machine that has to go off by itself, and compares what it says.
 #[track_caller]
 fn check_refused(bench: &Bench, disks: &[(&Path, &str)], append: &str, want: Reason, text: &str) {
@@ -211,5 +234,7 @@ fn disk_that_holds_anything_is_left_as_it_is() {
         assert!(fs::read(&data).unwrap() == before, "{what}: the disk was written to");
     };
     check("end", (128 << 20) - 1, b"x", "data of an unknown kind at byte 134217727");
+    // An ext4 whose partition table is gone.
+    check("lost", (1 << 20) + 0x438, b"\x53\xef", "data of an unknown kind at byte 1049656");
     check("btrfs", 0x1_0040, b"_BHRfS_M", "a btrfs file system");
 }

@@ -1,5 +1,5 @@
-//! One machine on QEMU, from the image as it is: disks, a network card that leads nowhere, console, buttons and control
-//! channel. It knows nothing of clusters.
+//! One machine on QEMU, from the image as it is: disks, a network card that leads nowhere or to QEMU's own network, console,
+//! buttons and control channel. It knows nothing of clusters.
 
 #![allow(clippy::disallowed_methods, reason = "a test starts the program that it tests with")]
 
@@ -34,12 +34,13 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Starts one with its files in `home`.
+    /// Starts one with its files in `home`, on this network (`-netdev`, without its id).
     pub(crate) fn start(
         qemu: &Path,
         image: &ImageFolder,
         home: &Path,
         disks: &[Disk<'_>],
+        network: &str,
         append: &str,
     ) -> Self {
         let home = home.to_owned();
@@ -63,7 +64,7 @@ impl Machine {
             command.args(["-drive", &file]);
             command.args(["-device", &format!("virtio-blk-pci,drive=d{number}{serial}")]);
         }
-        command.args(["-netdev", "hubport,id=n,hubid=0", "-device", "virtio-net-pci,netdev=n"]);
+        command.args(["-netdev", &format!("{network},id=n"), "-device", "virtio-net-pci,netdev=n"]);
         command.args(["-chardev", &format!("socket,id=c,{}", socket("control"))]);
         command.args(["-device", "virtio-serial-pci", "-device"]);
         command.args(["virtserialport,chardev=c,name=org.aspen.control", "-device", "virtio-rng-pci"]);

@@ -267,9 +267,10 @@ fn keep_lease(
             let _ = netlink.remove_address(interface.index, old.address.into(), old.prefix_bits);
         }
         if let Some(lease) = lease {
-            netlink.add_address(interface.index, lease.address.into(), lease.prefix_bits)?;
-            if let Some(gateway) = lease.gateway {
-                netlink.set_gateway(interface.index, gateway.into())?;
+            // What the kernel refuses now, such as a gateway in no network of ours, the next answer may mend: the lease is
+            // renewed nevertheless.
+            if let Err(error) = apply(&mut netlink, interface, lease) {
+                console.say(format_args!("DHCP: cannot use all of {}: {error}", lease.address));
             }
             if held != Some(lease) {
                 console.say(format_args!(
@@ -283,6 +284,13 @@ fn keep_lease(
         addresses.extend(lease.map(|lease| (lease.address.into(), lease.prefix_bits)));
         held = lease;
     }
+}
+
+/// Sets what a server gave.
+fn apply(netlink: &mut Netlink, interface: &Interface, lease: Lease) -> io::Result<()> {
+    netlink.add_address(interface.index, lease.address.into(), lease.prefix_bits)?;
+    let set = lease.gateway.map(|gateway| netlink.set_gateway(interface.index, gateway.into()));
+    set.unwrap_or(Ok(()))
 }
 
 /// The global addresses of an interface that may be used (`/proc/net/if_inet6`: address, index, prefix, scope, flags, name).

@@ -60,12 +60,12 @@ impl Client {
     /// # Errors
     /// The kernel has no packet sockets.
     pub(super) fn new(interface_index: u32, mac: MacAddress) -> io::Result<Self> {
-        Self::over(Box::new(move || packet_socket(interface_index)), mac)
+        Self::over(Box::new(move || packet_socket(interface_index)), mac, DHCP_LISTEN)
     }
 
-    /// A client on whatever carries frames.
-    fn over(opener: Opener, mac: MacAddress) -> io::Result<Self> {
-        let mut wire = Wire { opener, fd: None, sent: Cell::new(uptime()) };
+    /// A client on whatever carries frames, which listens so long after each question.
+    fn over(opener: Opener, mac: MacAddress, listen: Duration) -> io::Result<Self> {
+        let mut wire = Wire { opener, fd: None, sent: Cell::new(uptime()), listen };
         wire.open()?;
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac.0)));
         // Its numbers tell our packets from a neighbour's that started at the same moment.
@@ -90,7 +90,7 @@ impl Client {
                 return Ok(change);
             }
             let wait = self.interface.poll_delay(now(), &self.sockets);
-            let most = if self.wire.is_silent() { DHCP_SLEEP_MAX } else { DHCP_LISTEN };
+            let most = if self.wire.is_silent() { DHCP_SLEEP_MAX } else { self.wire.listen };
             let wait = wait.map_or(most, |wait| most.min(wait.into()));
             let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
             match &self.wire.fd {
@@ -154,11 +154,13 @@ struct Wire {
     fd: Option<OwnedFd>,
     // Uptime at the last frame that was sent: an answer may come for a while.
     sent: Cell<Duration>,
+    // How long that is.
+    listen: Duration,
 }
 
 impl Wire {
     fn is_silent(&self) -> bool {
-        uptime().saturating_sub(self.sent.get()) >= DHCP_LISTEN
+        uptime().saturating_sub(self.sent.get()) >= self.listen
     }
 
     fn open(&mut self) -> io::Result<()> {
@@ -236,100 +238,4 @@ impl phy::TxToken for Sender<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::net::UnixDatagram;
-    use std::thread;
-    use std::time::Duration;
-
-    use smoltcp::phy::ChecksumCapabilities;
-    use smoltcp::wire::{DhcpMessageType, DhcpPacket, DhcpRepr, EthernetRepr, IpAddress, Ipv4Repr, UdpRepr};
-
-    use super::*;
-
-    const OURS: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
-    const SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
-    const GIVEN: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 77);
-
-    /// A frame of a server to a client.
-    fn frame(dhcp: &DhcpRepr<'_>) -> Vec<u8> {
-        let checksums = ChecksumCapabilities::default();
-        let udp = UdpRepr { src_port: 67, dst_port: 68 };
-        let payload_len = udp.header_len() + dhcp.buffer_len();
-        let ip = Ipv4Repr {
-            src_addr: SERVER,
-            dst_addr: GIVEN,
-            next_header: IpProtocol::Udp,
-            payload_len,
-            hop_limit: 64,
-        };
-        let ethernet = EthernetRepr {
-            src_addr: EthernetAddress([2, 0, 0, 0, 0, 9]),
-            dst_addr: EthernetAddress(OURS.0),
-            ethertype: EthernetProtocol::Ipv4,
-        };
-        let mut bytes = vec![0; ethernet.buffer_len() + ip.buffer_len() + payload_len];
-        let mut frame = EthernetFrame::new_unchecked(bytes.as_mut_slice());
-        ethernet.emit(&mut frame);
-        let mut packet = Ipv4Packet::new_unchecked(frame.payload_mut());
-        ip.emit(&mut packet, &checksums);
-        let mut datagram = UdpPacket::new_unchecked(packet.payload_mut());
-        let ends: [IpAddress; 2] = [SERVER.into(), GIVEN.into()];
-        let emit = |payload: &mut [u8]| dhcp.emit(&mut DhcpPacket::new_unchecked(payload)).unwrap();
-        udp.emit(&mut datagram, &ends[0], &ends[1], dhcp.buffer_len(), emit, &checksums);
-        bytes
-    }
-
-    /// Answers the questions of a client, and returns what kinds of questions they were.
-    fn serve(wire: &UnixDatagram, questions: usize) -> Vec<DhcpMessageType> {
-        let mut asked = Vec::new();
-        let mut bytes = [0; DHCP_FRAME_BYTES_MAX];
-        wire.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        while asked.len() < questions {
-            let count = wire.recv(&mut bytes).unwrap();
-            let ethernet = EthernetFrame::new_checked(&bytes[..count]).unwrap();
-            let Ok(ip) = Ipv4Packet::new_checked(ethernet.payload()) else { continue };
-            let Ok(udp) = UdpPacket::new_checked(ip.payload()) else { continue };
-            let packet = DhcpPacket::new_checked(udp.payload()).unwrap();
-            let mut dhcp = DhcpRepr::parse(&packet).unwrap();
-            asked.push(dhcp.message_type);
-            dhcp.message_type = match dhcp.message_type {
-                DhcpMessageType::Discover => DhcpMessageType::Offer,
-                _ => DhcpMessageType::Ack,
-            };
-            (dhcp.your_ip, dhcp.server_ip) = (GIVEN, SERVER);
-            (dhcp.router, dhcp.subnet_mask) = (Some(SERVER), Some(Ipv4Addr::new(255, 255, 0, 0)));
-            (dhcp.server_identifier, dhcp.lease_duration) = (Some(SERVER), Some(3600));
-            (dhcp.requested_ip, dhcp.client_identifier, dhcp.parameter_request_list) = (None, None, None);
-            (dhcp.max_size, dhcp.additional_options) = (None, &[]);
-            // Other traffic comes first, and is none of the client's business.
-            wire.send(&[0xff; 60]).unwrap();
-            wire.send(&frame(&dhcp)).unwrap();
-        }
-        asked
-    }
-
-    #[test]
-    fn server_is_asked_and_its_lease_taken() {
-        let (ours, theirs) = UnixDatagram::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        let opener = move || ours.try_clone().map(OwnedFd::from);
-        let mut client = Client::over(Box::new(opener), OURS).unwrap();
-        let server = thread::spawn(move || serve(&theirs, 2));
-        let lease = client.next().unwrap();
-        let want = Lease { address: GIVEN, prefix_bits: 16, gateway: Some(SERVER) };
-        assert_eq!(lease, Change::Lease(want));
-        assert_eq!(server.join().unwrap(), [DhcpMessageType::Discover, DhcpMessageType::Request]);
-    }
-
-    #[test]
-    fn frames_of_others_are_not_looked_at() {
-        assert!(!is_wanted(&[]));
-        assert!(!is_wanted(&[0; 60]));
-        let mut arp = vec![0; 42];
-        arp[12..14].copy_from_slice(&[0x08, 0x06]);
-        arp[21] = 1;
-        assert!(!is_wanted(&arp), "the kernel answers questions");
-        arp[21] = 2;
-        assert!(is_wanted(&arp));
-    }
-}
+mod tests;
