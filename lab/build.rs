@@ -109,6 +109,27 @@ fn crates(metadata: &Value) -> Result<Vec<Value>, Box<dyn Error>> {
         })
     });
     let mut described: Vec<Value> = described.collect();
+    described.extend(sqlite(found.iter().filter_map(|id| packages.get(id)))?);
     described.sort_by_key(|package| (id(package, "name"), id(package, "version")));
     Ok(described)
+}
+
+/// SQLite, which a crate brings along as a whole with its version in its header. What ring and blake3 have of others is under
+/// the licences that they name themselves.
+fn sqlite<'a>(mut packages: impl Iterator<Item = &'a Value>) -> Result<Option<Value>, Box<dyn Error>> {
+    const CRATE: &str = "libsqlite3-sys";
+    let Some(package) = packages.find(|package| package["name"] == CRATE) else { return Ok(None) };
+    let manifest = Path::new(package["manifest_path"].as_str().unwrap_or_default());
+    let header = fs::read_to_string(manifest.with_file_name("sqlite3").join("sqlite3.h"))?;
+    let version = header.lines().find_map(|line| {
+        let rest = line.strip_prefix("#define SQLITE_VERSION ")?;
+        Some(rest.trim().trim_matches('"').to_owned())
+    });
+    Ok(Some(json!({
+        "name": "sqlite",
+        "version": version.ok_or("sqlite3.h names no version")?,
+        "licence": "blessing",
+        "repository": "https://www.sqlite.org/src",
+        "part_of": CRATE,
+    })))
 }

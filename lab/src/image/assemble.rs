@@ -245,7 +245,7 @@ fn fill(
     };
     write(files::VMLINUX, &materials.kernel.vmlinux)?;
     write(files::INITRAMFS, &packed)?;
-    let mut inputs = origins::inputs(materials);
+    let mut inputs = origins::inputs(materials)?;
     if let Some(bzimage) = &materials.kernel.bzimage {
         write(files::BZIMAGE, bzimage)?;
     }
@@ -258,7 +258,8 @@ fn fill(
         layouts(folder, materials, workshop)?;
     }
     let version = materials.programs.version.clone();
-    write(sbom::FILE, &sbom::document(&version, u64::from(materials.epoch), &inputs)?)?;
+    let libraries = origins::libraries(&materials.programs);
+    write(sbom::FILE, &sbom::document(&version, u64::from(materials.epoch), &inputs, &libraries)?)?;
     let manifest = Manifest {
         format: manifest::FORMAT,
         name: "aspen-appliance".to_owned(),
@@ -363,7 +364,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let mut tell = |_: &str| {};
         let mut workshop = Workshop::open(&home.path().join("cache"), &mut tell).unwrap();
-        let program = || programs::StaticProgram { bytes: vec![7; 100] };
+        let toolchain = programs::Toolchain::default();
+        let program = || programs::StaticProgram { bytes: vec![7; 100], toolchain: toolchain.clone() };
         let programs = Programs { init: program(), node: program(), version: "0.1.0".to_owned() };
         let kernel = Kernel {
             bzimage: Some(vec![7; 100]),

@@ -3,17 +3,19 @@
 use super::assemble::Materials;
 use super::digest;
 use super::manifest::Input;
+use super::programs::{Programs, Toolchain};
+use super::sbom::{self, Library, SbomError};
 use super::uki;
 
 /// The licence of Linux (COPYING in its sources).
 const LINUX: &str = "GPL-2.0-only WITH Linux-syscall-note";
-/// The licence of Aspen.
-const ASPEN: &str = "MIT OR Apache-2.0";
-/// What every static program is linked with besides its crates.
+/// The licence of Rust's standard library.
+const RUST: &str = "MIT OR Apache-2.0";
+/// The licence of the C library with which every static program is linked.
 const LIBC: &str = "LGPL-2.1-or-later";
 
 /// Kernel, modules and programs.
-pub(super) fn inputs(materials: &Materials) -> Vec<Input> {
+pub(super) fn inputs(materials: &Materials) -> Result<Vec<Input>, SbomError> {
     let kernel = &materials.kernel;
     let linux_source = linux_source(&kernel.origin, &kernel.release);
     let bytes = kernel.bzimage.as_ref().unwrap_or(&kernel.vmlinux);
@@ -26,14 +28,42 @@ pub(super) fn inputs(materials: &Materials) -> Vec<Input> {
     }));
     let version = &materials.programs.version;
     let sources =
-        format!("the Aspen repository at version {version}; its crates are in {}", super::sbom::FILE);
+        format!("the Aspen repository at version {version}; its crates and libraries are in {}", sbom::FILE);
+    // Of everything inside either: what holds for both holds for each.
+    let licence = sbom::licences(&[RUST, LIBC])?;
     for (name, program) in
         [("aspen-init", &materials.programs.init), ("aspen-node", &materials.programs.node)]
     {
-        let licence = format!("({ASPEN}) AND {LIBC}");
         inputs.push(input(name, &program.bytes, format!("{name} {version}"), &licence, sources.clone()));
     }
-    inputs
+    Ok(inputs)
+}
+
+/// What the programs are linked with besides their crates, each version once.
+pub(super) fn libraries(programs: &Programs) -> Vec<Library> {
+    let mut found = Vec::new();
+    for Toolchain { rust, glibc } in [&programs.init.toolchain, &programs.node.toolchain] {
+        let rust = rust.clone().map(|version| Library {
+            name: "rust-std",
+            version,
+            licence: RUST,
+            source: "https://github.com/rust-lang/rust",
+        });
+        let glibc = glibc.clone().map(|version| Library {
+            name: "glibc",
+            version,
+            licence: LIBC,
+            source: "https://sourceware.org/git/glibc.git",
+        });
+        found.extend(
+            [rust, glibc]
+                .into_iter()
+                .flatten()
+                .filter(|library| !found.contains(library))
+                .collect::<Vec<_>>(),
+        );
+    }
+    found
 }
 
 /// The stub of the EFI program.

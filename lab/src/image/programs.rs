@@ -11,6 +11,10 @@ use crate::limits::NODE_VERSION_MAX;
 use crate::limits::image::{PROGRAM_BYTES_MAX, PROGRAMS_BUILD_MAX};
 use crate::program::{Program, ProgramError, ProgramLog};
 
+mod toolchain;
+
+pub use self::toolchain::Toolchain;
+
 /// The platform of the appliance's programs.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The same setting as in .cargo/config.toml, so that `cargo lab` has built nearly everything.
@@ -71,11 +75,21 @@ pub enum ProgramsError {
         /// Why.
         source: ProgramError,
     },
+    /// The two do not belong together.
+    #[error("--init is of version {init}, --node of {node}: give two of one version")]
+    Versions {
+        /// What PID 1 says.
+        init: String,
+        /// What the node says.
+        node: String,
+    },
     /// It is something else.
-    #[error("{} is no aspen-node: it calls itself {found:?}", .path.display())]
-    NotTheNode {
+    #[error("{} is no {name}: it calls itself {found:?}", .path.display())]
+    Another {
         /// The program.
         path: PathBuf,
+        /// What is wanted.
+        name: &'static str,
         /// What it says.
         found: String,
     },
@@ -86,6 +100,8 @@ pub enum ProgramsError {
 pub struct StaticProgram {
     /// Its bytes, without what only debuggers read.
     pub bytes: Vec<u8>,
+    /// What it was linked with besides its crates.
+    pub toolchain: Toolchain,
 }
 
 /// Both programs.
@@ -113,7 +129,11 @@ pub fn programs(
         (None, None) => build(workshop)?,
         _ => return Err(ProgramsError::OneOnly),
     };
-    let version = version(&node, workshop)?;
+    let version = version(&node, "aspen-node", workshop)?;
+    let of_init = self::version(&init, "aspen-init", workshop)?;
+    if word(&of_init) != word(&version) {
+        return Err(ProgramsError::Versions { init: of_init, node: version });
+    }
     Ok(Programs { init: read(&init)?, node: read(&node)?, version })
 }
 
@@ -124,21 +144,28 @@ fn read(path: &Path) -> Result<StaticProgram, ProgramsError> {
         return Err(ProgramsError::TooLarge { path: path.to_owned(), bytes });
     }
     let bytes = std::fs::read(path).map_err(failed)?;
+    let toolchain = Toolchain::of(&bytes);
     let bytes =
         elf::static_program(&bytes).map_err(|source| ProgramsError::Elf { path: path.to_owned(), source })?;
-    Ok(StaticProgram { bytes })
+    Ok(StaticProgram { bytes, toolchain })
 }
 
-/// What the node says of itself, without its name.
-fn version(node: &Path, workshop: &Workshop<'_>) -> Result<String, ProgramsError> {
-    let failed = |source| ProgramsError::Version { path: node.to_owned(), source };
+/// A version without what is said of how it was built.
+fn word(version: &str) -> &str {
+    version.split(' ').next().unwrap_or_default()
+}
+
+/// What a program says of itself, without its name.
+fn version(program: &Path, name: &'static str, workshop: &Workshop<'_>) -> Result<String, ProgramsError> {
+    let failed = |source| ProgramsError::Version { path: program.to_owned(), source };
     let log = ProgramLog::open(&workshop.folder().join("programs.log")).map_err(failed)?;
     // A relative path would be looked for on the search path.
-    let path = std::path::absolute(node).unwrap_or_else(|_| node.to_owned());
+    let path = std::path::absolute(program).unwrap_or_else(|_| program.to_owned());
     let output = Program::new(path).arg("--version").run_short(NODE_VERSION_MAX, &log).map_err(failed)?;
     let found = output.stdout.lines().next().unwrap_or_default().to_owned();
-    let version = found.strip_prefix("aspen-node ").map(|version| version.trim().to_owned());
-    version.ok_or(ProgramsError::NotTheNode { path: node.to_owned(), found })
+    let version = found.strip_prefix(name).and_then(|rest| rest.strip_prefix(' '));
+    let version = version.map(|version| version.trim().to_owned());
+    version.ok_or(ProgramsError::Another { path: program.to_owned(), name, found })
 }
 
 /// Builds both with cargo, beside the lab, and returns where they are.
@@ -205,6 +232,8 @@ fn is_checkout(folder: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -240,6 +269,23 @@ mod tests {
             error.starts_with("/usr/bin/env is no aspen-node: it calls itself \"env (GNU coreutils)"),
             "{error}"
         );
+        // Two programs that are no two of one version.
+        let script = |name: &str, said: &str| {
+            let path = home.path().join(name);
+            std::fs::write(&path, format!("#!/bin/sh\necho '{said}'\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            path
+        };
+        let node = script("node", "aspen-node 0.2.0 (planted bugs)");
+        let error = programs(Some(&script("a", "aspen-init 0.1.0")), Some(&node), &mut workshop);
+        let want = "--init is of version 0.1.0, --node of 0.2.0 (planted bugs): give two of one version";
+        assert_eq!(error.unwrap_err().to_string(), want);
+        let error = programs(Some(&node), Some(&node), &mut workshop).unwrap_err().to_string();
+        assert!(error.contains("is no aspen-init: it calls itself \"aspen-node 0.2.0"), "{error}");
+        // The version does not make it a program.
+        let init = script("b", "aspen-init 0.2.0");
+        let error = programs(Some(&init), Some(&node), &mut workshop).unwrap_err().to_string();
+        assert_eq!(error, format!("{} cannot run in the appliance", init.display()));
         let nowhere = Path::new("/nowhere/node");
         let error = programs(Some(env), Some(nowhere), &mut workshop).unwrap_err().to_string();
         assert_eq!(error, "cannot ask /nowhere/node for its version");

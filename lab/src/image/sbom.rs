@@ -1,5 +1,6 @@
 //! sbom.spdx.json: every piece of software inside the image, with version and licence (SPDX 2.3).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -33,19 +34,37 @@ struct Crate {
     version: String,
     licence: Option<String>,
     repository: Option<String>,
+    /// The crate that brings it along, for code of others inside a crate.
+    part_of: Option<String>,
+}
+
+/// Something that programs are linked with, and that is no crate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Library {
+    /// Its name.
+    pub name: &'static str,
+    /// Its version, as the program names it.
+    pub version: String,
+    /// Its licence, as an SPDX expression.
+    pub licence: &'static str,
+    /// Where its source is.
+    pub source: &'static str,
 }
 
 /// Writes the document for an image that is made of these inputs.
 ///
 /// # Errors
 /// [`SbomError`].
-pub fn document(version: &str, epoch: u64, inputs: &[Input]) -> Result<Vec<u8>, SbomError> {
-    let crates: Vec<Crate> = serde_json::from_str(include_str!(concat!(env!("OUT_DIR"), "/crates.json")))?;
-    if crates.is_empty() {
-        return Err(SbomError::NoCrates);
-    }
+pub fn document(
+    version: &str,
+    epoch: u64,
+    inputs: &[Input],
+    libraries: &[Library],
+) -> Result<Vec<u8>, SbomError> {
+    let crates = crates()?;
     let mut packages = vec![appliance(version)];
     packages.extend(inputs.iter().map(input));
+    packages.extend(libraries.iter().map(library));
     packages.extend(crates.iter().map(package));
     let relationships: Vec<Value> = packages
         .iter()
@@ -78,13 +97,23 @@ pub fn document(version: &str, epoch: u64, inputs: &[Input]) -> Result<Vec<u8>, 
     Ok(text)
 }
 
-/// How many crates the appliance's programs are linked from.
+/// Everything that the appliance's programs are linked from by cargo: crates, and what they bring along.
+fn crates() -> Result<Vec<Crate>, SbomError> {
+    let crates: Vec<Crate> = serde_json::from_str(include_str!(concat!(env!("OUT_DIR"), "/crates.json")))?;
+    if crates.is_empty() { Err(SbomError::NoCrates) } else { Ok(crates) }
+}
+
+/// One SPDX expression for the programs: the licences of all crates, and these.
 ///
 /// # Errors
 /// [`SbomError`].
-pub fn crate_count() -> Result<usize, SbomError> {
-    let crates: Vec<Crate> = serde_json::from_str(include_str!(concat!(env!("OUT_DIR"), "/crates.json")))?;
-    Ok(crates.len())
+pub(super) fn licences(more: &[&str]) -> Result<String, SbomError> {
+    let mut all: BTreeSet<String> = more.iter().map(|licence| (*licence).to_owned()).collect();
+    all.extend(crates()?.iter().filter(|part| part.licence.is_some()).map(licence));
+    let group = |licence: &String| {
+        if licence.contains(' ') { format!("({licence})") } else { licence.clone() }
+    };
+    Ok(all.iter().map(group).collect::<Vec<_>>().join(" AND "))
 }
 
 const APPLIANCE: &str = "SPDXRef-appliance";
@@ -117,23 +146,41 @@ fn input(input: &Input) -> Value {
     })
 }
 
+fn library(library: &Library) -> Value {
+    json!({
+        "SPDXID": format!("SPDXRef-library-{}-{}", identifier(library.name), identifier(&library.version)),
+        "name": library.name,
+        "versionInfo": library.version,
+        "downloadLocation": library.source,
+        "filesAnalyzed": false,
+        "licenseConcluded": "NOASSERTION",
+        "licenseDeclared": library.licence,
+        "copyrightText": "NOASSERTION",
+    })
+}
+
+/// With an old manifest's way to write a choice made the usual one.
+fn licence(part: &Crate) -> String {
+    part.licence.as_ref().map_or("NOASSERTION".to_owned(), |licence| licence.replace('/', " OR "))
+}
+
 fn package(part: &Crate) -> Value {
-    // An old manifest's way to write a choice.
-    let licence =
-        part.licence.as_ref().map_or("NOASSERTION".to_owned(), |licence| licence.replace('/', " OR "));
+    let kind = if part.part_of.is_some() { "generic" } else { "cargo" };
+    let git = if part.part_of.is_some() { "" } else { "git+" };
     json!({
         "SPDXID": format!("SPDXRef-crate-{}-{}", identifier(&part.name), identifier(&part.version)),
         "name": part.name,
         "versionInfo": part.version,
-        "downloadLocation": part.repository.as_ref().map_or("NOASSERTION".to_owned(), |place| format!("git+{place}")),
+        "downloadLocation": part.repository.as_ref().map_or("NOASSERTION".to_owned(), |place| format!("{git}{place}")),
+        "sourceInfo": part.part_of.as_ref().map(|of| format!("inside the crate {of}")).unwrap_or_default(),
         "filesAnalyzed": false,
         "externalRefs": [{
             "referenceCategory": "PACKAGE-MANAGER",
             "referenceType": "purl",
-            "referenceLocator": format!("pkg:cargo/{}@{}", part.name, part.version),
+            "referenceLocator": format!("pkg:{kind}/{}@{}", part.name, part.version),
         }],
         "licenseConcluded": "NOASSERTION",
-        "licenseDeclared": licence,
+        "licenseDeclared": licence(part),
         "copyrightText": "NOASSERTION",
     })
 }
@@ -171,12 +218,16 @@ mod tests {
             licence: "GPL-2.0-only WITH Linux-syscall-note".to_owned(),
             source: "linux 6.1".to_owned(),
         };
-        let text = document("0.1.0", 315_532_800, std::slice::from_ref(&kernel)).unwrap();
-        assert!(text == document("0.1.0", 315_532_800, &[kernel]).unwrap());
+        let glibc =
+            Library { name: "glibc", version: "2.36".to_owned(), licence: "LGPL-2.1-or-later", source: "x" };
+        let made =
+            || document("0.1.0", 315_532_800, std::slice::from_ref(&kernel), std::slice::from_ref(&glibc));
+        let text = made().unwrap();
+        assert!(text == made().unwrap());
         let document: Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(document["creationInfo"]["created"], "1980-01-01T00:00:00Z");
         let packages = document["packages"].as_array().unwrap();
-        assert_eq!(packages.len(), 2 + crate_count().unwrap());
+        assert_eq!(packages.len(), 3 + crates().unwrap().len());
         let mut ids: Vec<&str> = packages.iter().map(|package| package["SPDXID"].as_str().unwrap()).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -188,8 +239,24 @@ mod tests {
         assert_eq!(licence("aspen-init").as_deref(), Some("MIT OR Apache-2.0"));
         assert_eq!(licence("openraft").as_deref(), Some("MIT OR Apache-2.0"));
         assert_eq!(licence("kernel").as_deref(), Some("GPL-2.0-only WITH Linux-syscall-note"));
+        // What is no crate, and what is inside one.
+        assert_eq!(licence("glibc").as_deref(), Some("LGPL-2.1-or-later"));
+        assert_eq!(licence("sqlite").as_deref(), Some("blessing"));
+        let sqlite = packages.iter().find(|package| package["name"] == "sqlite").unwrap();
+        let version = sqlite["versionInfo"].as_str().unwrap();
+        assert!(version.starts_with("3."), "{version}");
+        assert_eq!(sqlite["externalRefs"][0]["referenceLocator"], format!("pkg:generic/sqlite@{version}"));
         // What only tests need is not in the appliance.
         assert_eq!(licence("proptest"), None);
         assert!(packages.iter().skip(2).all(|package| package["licenseDeclared"] != "NOASSERTION"));
+    }
+
+    #[test]
+    fn licences_of_the_programs_are_those_of_everything_inside() {
+        let all = licences(&["LGPL-2.1-or-later"]).unwrap();
+        let parts: Vec<&str> = all.split(" AND ").collect();
+        for wanted in ["LGPL-2.1-or-later", "(MIT OR Apache-2.0)", "blessing", "MIT"] {
+            assert_eq!(parts.iter().filter(|part| **part == wanted).count(), 1, "{wanted}: {all}");
+        }
     }
 }

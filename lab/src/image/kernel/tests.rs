@@ -46,7 +46,7 @@ fn folder_with_no_kernel_or_with_two_is_refused() {
     assert_eq!(load(), format!("{shown} holds 2 kernels (vmlinuz-6.1, vmlinuz-6.12): name one of them"));
 }
 
-/// An ELF file of x86_64 that calls itself a kernel, and brings this along.
+/// An ELF file for this machine that calls itself a kernel, and brings this along.
 fn vmlinux(more: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; 64];
     bytes[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
