@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use aspen_init::report::{Exit, Line, Ready, Reason};
 use aspen_lab::image::fat::FatFile;
-use aspen_lab::image::{ImageFolder, config_disk, ensure};
+use aspen_lab::image::workshop::Workshop;
+use aspen_lab::image::{ImageFolder, config_disk, data, disk, ensure};
 use serde_json::{Value as Json, json};
 
 use self::machine::{Disk, Machine};
@@ -163,6 +164,36 @@ fn addresses_come_from_a_server_and_from_a_router() {
         machine.order("system_powerdown", &json!({}));
         assert_eq!(await_exit(&mut machine).reason, Reason::PowerButton);
     }
+}
+
+/// A cloud makes the image's disk larger than it is: partition and file system take all of it, once.
+#[test]
+fn grown_disk_of_the_image_is_used_to_its_end() {
+    let Some(bench) = Bench::open() else { return };
+    let path = bench.path("image.raw");
+    let mut silent = |_: &str| {};
+    let workshop = Workshop::open(&bench.path("workshop"), &mut silent).unwrap();
+    let ext4 = data::empty_ext4(bench.home.path(), 315_532_800, &workshop).unwrap();
+    disk::write(&path, b"no firmware starts this", &ext4).unwrap();
+    let before = disk::partitions(&path).unwrap();
+    let grown_by = 512 << 20;
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_len(file.metadata().unwrap().len() + grown_by).unwrap();
+    let config = bench.config("config", CONFIG);
+    for start in 1..=2 {
+        let mut machine = bench.start(&[(&config, ""), (&path, "")], "");
+        await_ready(&mut machine);
+        machine.order("system_powerdown", &json!({}));
+        assert_eq!(await_exit(&mut machine).reason, Reason::PowerButton);
+        let console = machine.console();
+        let counts = ["growing partition 2 to ", "growing the file system to ", "cannot grow"]
+            .map(|text| console.matches(text).count());
+        assert_eq!(counts, if start == 1 { [1, 1, 0] } else { [0, 0, 0] }, "start {start}: {console}");
+    }
+    // Read by others than the appliance's own code.
+    let after = disk::partitions(&path).unwrap();
+    assert_eq!(after[0], before[0]);
+    assert_eq!((after[1].start, after[1].bytes), (before[1].start, before[1].bytes + grown_by));
 }
 
 /// Starts a machine that has to go off by itself, and compares what it says.

@@ -82,6 +82,11 @@ pub const DEVICE_QUIET: Duration = Duration::from_millis(500);
 /// machine holds goes to a slow disk in that time. A disk that is gone would be waited for without end.
 pub const RELEASE_MAX: Duration = Duration::from_secs(20);
 
+/// Partitions of a table at most, in every table that a tool makes (UEFI 2.10, 5.3.1: room for 128 at least).
+pub const PARTITIONS_MAX: usize = 128;
+/// A partition that is grown ends at a multiple of this, in sectors: 1 MiB, as every tool aligns.
+pub const PARTITION_ALIGNMENT_SECTORS: u64 = 2048;
+
 // ---- network ----
 
 /// How long the kernel may take to answer a request about its network, in whole seconds: it answers within the call.

@@ -50,8 +50,9 @@ pub mod files {
 pub const EPOCH_DEFAULT: u64 = 315_532_800;
 /// The last that the initramfs can hold.
 const EPOCH_MAX: u32 = u32::MAX;
-/// The command line inside the unified kernel image. A machine that panics starts again: its node rejoins.
-pub const COMMAND_LINE: &str = "console=tty0 console=ttyS0,115200 panic=1";
+/// The command line inside the unified kernel image: a panic starts the machine again, and a torn partition table is read by its
+/// spare one.
+pub const COMMAND_LINE: &str = "console=tty0 console=ttyS0,115200 panic=1 gpt";
 /// User and group of `KubeVirt`'s QEMU.
 const KUBEVIRT_OWNER: u64 = 107;
 
@@ -61,7 +62,7 @@ pub enum AssembleError {
     /// A folder with something in it.
     #[error("{} is not empty: give a new folder with --out, or remove it", .0.display())]
     NotEmpty(PathBuf),
-    /// A file or folder.
+    /// A file.
     #[error("cannot write {}{}", .path.display(), hint(source))]
     Write {
         /// The file or folder.
@@ -364,8 +365,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let mut tell = |_: &str| {};
         let mut workshop = Workshop::open(&home.path().join("cache"), &mut tell).unwrap();
-        let toolchain = programs::Toolchain::default();
-        let program = || programs::StaticProgram { bytes: vec![7; 100], toolchain: toolchain.clone() };
+        let program = || programs::StaticProgram { bytes: vec![7; 100], ..Default::default() };
         let programs = Programs { init: program(), node: program(), version: "0.1.0".to_owned() };
         let kernel = Kernel {
             bzimage: Some(vec![7; 100]),

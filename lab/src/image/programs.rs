@@ -96,7 +96,7 @@ pub enum ProgramsError {
 }
 
 /// A program as it goes into the appliance.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct StaticProgram {
     /// Its bytes, without what only debuggers read.
     pub bytes: Vec<u8>,

@@ -47,7 +47,10 @@ const FENCES: &[Fence] = &[
     Fence { name: "ed25519_dalek", allowed: &["lab/src/image/sign.rs"] },
     Fence { name: "netlink_packet_core", allowed: &["images/init/src/pid1/network/netlink.rs"] },
     Fence { name: "netlink_packet_route", allowed: &["images/init/src/pid1/network/netlink.rs"] },
-    Fence { name: "smoltcp", allowed: &["images/init/src/pid1/network/dhcp.rs"] },
+    Fence {
+        name: "smoltcp",
+        allowed: &["images/init/src/pid1/network/dhcp.rs", "images/init/src/pid1/network/dhcp/"],
+    },
     Fence { name: "signal_hook", allowed: &["images/init/src/pid1/events.rs"] },
 ];
 

@@ -5,6 +5,7 @@
 mod content;
 mod find;
 mod format;
+mod table;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -18,7 +19,7 @@ use std::time::Duration;
 use aspen_init::blocks::{BlockList, BlocksError};
 use aspen_init::config::{DataFormat, Settings};
 use aspen_init::layout::{DATA, DATA_BLOCKS};
-use aspen_init::limits::{BLOCK_BYTES, KERNEL_LOG_BYTES_MAX, RELEASE_MAX};
+use aspen_init::limits::{BLOCK_BYTES, KERNEL_LOG_BYTES_MAX, READ_BYTES_MAX, RELEASE_MAX};
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MsFlags, mount};
@@ -26,8 +27,9 @@ use nix::mount::{MsFlags, mount};
 use self::content::{Content, look};
 use self::find::find;
 use super::console::Console;
-use super::devices::{Uevents, VirtioKind, block_devices, missing_driver};
-use super::foreign::resize_ext4;
+use super::devices::{BlockDevice, Uevents, VirtioKind, block_devices, missing_driver};
+use super::foreign::{resize_ext4, resize_partition};
+use super::texts::head;
 
 pub(super) use self::find::FindError;
 
@@ -140,8 +142,10 @@ pub(super) fn prepare(
             missing_driver(sys, VirtioKind::Block).map_or(DiskError::Find(missing), DiskError::Driver)
         );
     };
-    let path = found?.path();
+    let device = found?;
+    let path = device.path();
     let bytes = make_ready(&path, settings.data_format, console)?;
+    grow_partition(sys, &device, console);
     mount_data(&path)?;
     grow(&path, bytes, console);
     Ok(())
@@ -182,6 +186,34 @@ fn make_ready(path: &Path, format: DataFormat, console: &Console) -> Result<u64,
             written.map_err(|source| DiskError::Write { path: owned(), source })?;
             Ok(bytes)
         }
+    }
+}
+
+/// Lets the data partition of the appliance's own disk have what the disk has grown by. It serves without, too.
+fn grow_partition(sys: &Path, device: &BlockDevice, console: &Console) {
+    let Some(name) = &device.disk else { return };
+    let sysfs = sys.join("class/block");
+    let number = |file: PathBuf| head(&file, READ_BYTES_MAX).ok()?.parse::<usize>().ok();
+    let Some(partition) = number(sysfs.join(&device.name).join("partition")) else { return };
+    let sector_bytes = number(sysfs.join(name).join("queue/logical_block_size"));
+    // Tables for larger sectors have another form, and the image's own disk has none.
+    if sector_bytes.is_some_and(|bytes| bytes as u64 != table::SECTOR_BYTES) {
+        return;
+    }
+    let grown =
+        OpenOptions::new().read(true).write(true).open(Path::new("/dev").join(name)).and_then(|mut disk| {
+            let disk_bytes = disk.seek(SeekFrom::End(0))?;
+            let grown = table::grow(&disk, disk_bytes, partition)?;
+            if let Some(table::Grown { start, bytes }) = grown {
+                console.say(format_args!(
+                    "{name} has more room: growing partition {partition} to {bytes} bytes"
+                ));
+                resize_partition(&disk, partition, start, bytes)?;
+            }
+            Ok(())
+        });
+    if let Err(error) = grown {
+        console.say(format_args!("cannot grow partition {partition} of {name}: {error}"));
     }
 }
 

@@ -1,6 +1,6 @@
-//! The two calls to the kernel for which there is no safe wrapper, and nothing else.
+//! The three calls to the kernel for which there is no safe wrapper, and nothing else.
 
-#![allow(unsafe_code, reason = "an ioctl of one file system, and the address of a packet socket")]
+#![allow(unsafe_code, reason = "ioctls of one file system and of disks, and the address of a packet socket")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -19,6 +19,46 @@ nix::ioctl_write_ptr!(ext4_resize, b'f', 16, u64);
 pub(super) fn resize_ext4(mount: impl AsFd, blocks: u64) -> io::Result<()> {
     // SAFETY: the descriptor is open, and the kernel reads one u64 from the pointer, which is valid for the call.
     unsafe { ext4_resize(mount.as_fd().as_raw_fd(), &raw const blocks) }?;
+    Ok(())
+}
+
+/// `struct blkpg_partition` (linux/blkpg.h): places in bytes, also where sectors would do.
+#[repr(C)]
+struct BlkpgPartition {
+    start: i64,
+    length: i64,
+    number: i32,
+    names: [u8; 128],
+}
+
+/// `struct blkpg_ioctl_arg` (linux/blkpg.h).
+#[repr(C)]
+struct BlkpgArgument {
+    operation: i32,
+    flags: i32,
+    bytes: i32,
+    partition: *const BlkpgPartition,
+}
+
+nix::ioctl_write_ptr_bad!(blkpg, nix::request_code_none!(0x12, 105), BlkpgArgument);
+
+/// Tells the kernel that a partition of this disk has another size now (`BLKPG_RESIZE_PARTITION`). It may be in use.
+///
+/// # Errors
+/// The kernel's, such as `EBUSY` when it would overlap another one.
+pub(super) fn resize_partition(disk: impl AsFd, number: usize, start: u64, bytes: u64) -> io::Result<()> {
+    const RESIZE_PARTITION: i32 = 3;
+    let partition = BlkpgPartition {
+        start: i64::try_from(start).map_err(io::Error::other)?,
+        length: i64::try_from(bytes).map_err(io::Error::other)?,
+        number: i32::try_from(number).map_err(io::Error::other)?,
+        names: [0; 128],
+    };
+    let bytes = i32::try_from(size_of_val(&partition)).map_err(io::Error::other)?;
+    let argument =
+        BlkpgArgument { operation: RESIZE_PARTITION, flags: 0, bytes, partition: &raw const partition };
+    // SAFETY: the descriptor is open, and both structures are those of the kernel and live until the call is over.
+    unsafe { blkpg(disk.as_fd().as_raw_fd(), &raw const argument) }?;
     Ok(())
 }
 
