@@ -70,11 +70,22 @@ pub const CLOCK_OFF_MS_MAX: i64 = 50;
 /// What of a disk is read whole before it counts as blank, in bytes: partition tables, superblocks, and with their journals
 /// all that most file systems write when they are made. Only the first start with a disk reads it.
 pub const LOOK_WHOLE_BYTES: u64 = 64 * 1024 * 1024;
-/// What is read at a time, in bytes. Behind what is read whole, one block is read at each multiple of it: partitions begin
-/// there, and so do spare superblocks. The last so many bytes of a disk are read whole, too.
-pub const LOOK_CHUNK_BYTES: usize = 1024 * 1024;
-/// Such blocks at most: 16 GiB of a disk. Each costs a request of tens of microseconds.
-pub const LOOK_SAMPLES_MAX: usize = 16 * 1024;
+/// Where the marks are by which contents are known, in bytes: that of btrfs comes last, at 64 KiB. Every start reads this.
+pub const LOOK_MARKS_BYTES: usize = 128 * 1024;
+/// What of it is read at a time, in bytes. The last so many bytes of a disk are read whole, too.
+pub const LOOK_CHUNK_BYTES: usize = 4 * 1024 * 1024;
+/// Behind what is read whole, up to this place one block is read at each multiple of an interval, all in bytes: partitions
+/// begin there, and so do spare superblocks.
+pub const LOOK_NEAR_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+/// The interval.
+pub const LOOK_NEAR_INTERVAL_BYTES: usize = 1024 * 1024;
+/// From there on, the interval in bytes: spare superblocks of ext4 and btrfs are there.
+pub const LOOK_FAR_INTERVAL_BYTES: usize = 64 * 1024 * 1024;
+/// Such blocks at most: 64 GiB of a disk.
+pub const LOOK_FAR_COUNT_MAX: usize = 1024;
+/// How many blocks are asked for at once: as many as every disk takes (their queues have 128 places and more). One after
+/// the other, 4 GiB took half a minute on a busy host that emulates.
+pub const LOOK_READERS: usize = 32;
 /// How long no news of devices may come until the kernel has found those that were there: between the disks of one
 /// controller pass milliseconds, under emulation ten times that.
 pub const DEVICE_QUIET: Duration = Duration::from_millis(500);
@@ -136,6 +147,9 @@ pub const LAST_WORDS_FILE_BYTES_MAX: u32 = 64 * 1024;
 const _: () = {
     assert!(LOOK_WHOLE_BYTES.is_multiple_of(LOOK_CHUNK_BYTES as u64));
     assert!(LOOK_CHUNK_BYTES.is_multiple_of(BLOCK_BYTES as usize));
+    assert!(LOOK_MARKS_BYTES < LOOK_CHUNK_BYTES);
+    assert!(LOOK_WHOLE_BYTES < LOOK_NEAR_BYTES);
+    assert!(LOOK_NEAR_BYTES.is_multiple_of(LOOK_NEAR_INTERVAL_BYTES as u64));
     // News still comes in the time that a missing device is waited for.
     assert!(DEVICE_QUIET.as_millis() * 2 < DEVICE_WAIT_MAX.as_millis());
     assert!(RESTART_WAIT_MIN.as_millis() < RESTART_WAIT_MAX.as_millis());

@@ -155,7 +155,7 @@ pub(super) fn prepare(
 fn make_ready(path: &Path, format: DataFormat, console: &Console) -> Result<u64, DiskError> {
     let owned = || path.to_owned();
     let failed = |source| DiskError::Read { path: owned(), source };
-    let mut disk = File::open(path).map_err(failed)?;
+    let mut disk = content::open(path).map_err(failed)?;
     let disk_bytes = disk.seek(SeekFrom::End(0)).map_err(failed)?;
     match look(&disk, disk_bytes).map_err(failed)? {
         Content::Ours { bytes } if bytes > disk_bytes => {
@@ -173,8 +173,8 @@ fn make_ready(path: &Path, format: DataFormat, console: &Console) -> Result<u64,
             if bytes > disk_bytes {
                 return Err(DiskError::Small { path: owned(), disk_bytes, bytes });
             }
-            let places = blocks.blocks().map(|(at, _)| at);
-            let taken = content::first_taken(&disk, disk_bytes, places).map_err(failed)?;
+            let places: Vec<u64> = blocks.blocks().map(|(at, _)| at).collect();
+            let taken = content::first_taken(&disk, disk_bytes, &places).map_err(failed)?;
             if let (Content::Blank, Some(at)) = (content, taken) {
                 let what = format!("data of an unknown kind at byte {at}");
                 return Err(DiskError::Other { path: owned(), what });

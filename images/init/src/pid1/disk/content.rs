@@ -2,12 +2,19 @@
 //!
 //! It looks wherever file systems, partition tables and volume managers leave their marks, and reads only.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::panic::resume_unwind;
+use std::path::Path;
+use std::thread;
 
 use aspen_init::layout::DATA_LABEL;
-use aspen_init::limits::{BLOCK_BYTES, LOOK_CHUNK_BYTES, LOOK_SAMPLES_MAX, LOOK_WHOLE_BYTES};
+use aspen_init::limits::{
+    BLOCK_BYTES, LOOK_CHUNK_BYTES, LOOK_FAR_COUNT_MAX, LOOK_FAR_INTERVAL_BYTES, LOOK_MARKS_BYTES,
+    LOOK_NEAR_BYTES, LOOK_NEAR_INTERVAL_BYTES, LOOK_READERS, LOOK_WHOLE_BYTES,
+};
+use nix::libc;
 
 /// Written to a blank disk before anything else, and gone when the file system is complete: a power cut in between
 /// leaves a disk that we may still write to.
@@ -29,13 +36,23 @@ pub(super) enum Content {
     Other(String),
 }
 
+/// Opens a disk to be looked at: past the kernel's cache where it lets us, since an emulated processor copies slowly.
+///
+/// # Errors
+/// It cannot be opened.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path);
+    direct.or_else(|_not_there| File::open(path))
+}
+
 /// Looks at a disk of so many bytes.
 ///
 /// # Errors
 /// It cannot be read.
 pub(super) fn look(disk: &File, disk_bytes: u64) -> io::Result<Content> {
-    let mut buffer = vec![0; LOOK_CHUNK_BYTES];
-    let start = read(disk, 0, disk_bytes, &mut buffer)?;
+    let mut buffer = Buffer::new(LOOK_CHUNK_BYTES);
+    let buffer = buffer.bytes();
+    let start = read(disk, 0, disk_bytes, &mut buffer[..LOOK_MARKS_BYTES])?;
     if start.starts_with(UNFINISHED) {
         return Ok(Content::Unfinished);
     }
@@ -46,34 +63,58 @@ pub(super) fn look(disk: &File, disk_bytes: u64) -> io::Result<Content> {
     let whole = (0..LOOK_WHOLE_BYTES.min(disk_bytes)).step_by(LOOK_CHUNK_BYTES);
     // The spare partition table, RAID and the last group of a file system.
     let edge = disk_bytes.saturating_sub(LOOK_CHUNK_BYTES as u64);
-    for at in whole.chain([edge]) {
-        if let Some(byte) = first_byte(read(disk, at, disk_bytes, &mut buffer)?) {
+    for at in whole.chain([edge.next_multiple_of(u64::from(BLOCK_BYTES))]) {
+        if let Some(byte) = first_byte(read(disk, at, disk_bytes, buffer)?) {
             return found(at + byte);
         }
     }
     // Between them, the beginning of whatever is aligned as every tool aligns it: partitions whose table is gone, and spare
-    // superblocks.
-    let samples = (LOOK_WHOLE_BYTES..edge).step_by(LOOK_CHUNK_BYTES).take(LOOK_SAMPLES_MAX);
-    for at in samples {
-        if let Some(byte) = first_byte(read(disk, at, disk_bytes, &mut buffer[..BLOCK_BYTES as usize])?) {
-            return found(at + byte);
-        }
-    }
-    Ok(Content::Blank)
+    // superblocks. Farther out, where larger things begin.
+    let near = (LOOK_WHOLE_BYTES..edge.min(LOOK_NEAR_BYTES)).step_by(LOOK_NEAR_INTERVAL_BYTES);
+    let far = (LOOK_NEAR_BYTES..edge).step_by(LOOK_FAR_INTERVAL_BYTES).take(LOOK_FAR_COUNT_MAX);
+    let taken = first_taken(disk, disk_bytes, &near.chain(far).collect::<Vec<_>>())?;
+    taken.map_or(Ok(Content::Blank), found)
 }
 
 /// The first byte that is not zero in any of these blocks, each named by its place in bytes.
 ///
 /// # Errors
 /// The disk cannot be read.
-pub(super) fn first_taken(
-    disk: &File,
-    disk_bytes: u64,
-    mut blocks: impl Iterator<Item = u64>,
-) -> io::Result<Option<u64>> {
-    let mut buffer = vec![0; BLOCK_BYTES as usize];
-    let mut look = |at| Ok(first_byte(read(disk, at, disk_bytes, &mut buffer)?).map(|byte| at + byte));
-    blocks.find_map(|at| look(at).transpose()).transpose()
+pub(super) fn first_taken(disk: &File, disk_bytes: u64, blocks: &[u64]) -> io::Result<Option<u64>> {
+    // Many at a time: what a small read takes is the time until its answer comes.
+    let part = blocks.len().div_ceil(LOOK_READERS).max(1);
+    let look = |blocks: &[u64]| {
+        let mut buffer = Buffer::new(BLOCK_BYTES as usize);
+        let mut look = |at| {
+            let found = first_byte(read(disk, at, disk_bytes, buffer.bytes())?);
+            Ok(found.map(|byte| at + byte))
+        };
+        blocks.iter().find_map(|at| look(*at).transpose()).transpose()
+    };
+    thread::scope(|scope| {
+        let readers: Vec<_> = blocks.chunks(part).map(|part| scope.spawn(move || look(part))).collect();
+        // In the order of the disk, so that the first is found; a panic goes on as one.
+        let found =
+            readers.into_iter().map(|reader| reader.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        found.collect::<io::Result<Vec<_>>>().map(|found| found.into_iter().flatten().next())
+    })
+}
+
+/// Room for what is read past the kernel's cache, which has to lie as sectors do.
+struct Buffer {
+    room: Vec<u8>,
+    bytes: usize,
+}
+
+impl Buffer {
+    fn new(bytes: usize) -> Self {
+        Self { room: vec![0; bytes + BLOCK_BYTES as usize], bytes }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        let start = self.room.as_ptr().align_offset(BLOCK_BYTES as usize);
+        &mut self.room[start..start + self.bytes]
+    }
 }
 
 /// What the disk holds from this place on: as much as the buffer has room for, or as is left of the disk.
@@ -164,6 +205,10 @@ mod tests {
         let small = tempfile::tempfile().unwrap();
         small.set_len(4096).unwrap();
         assert_eq!(look(&small, 4096).unwrap(), Content::Blank);
+        // Of no whole number of blocks: its end counts as well.
+        let odd = DISK_BYTES - 512;
+        assert_eq!(look(&disk(&[]), odd).unwrap(), Content::Blank);
+        assert_ne!(look(&disk(&[(odd - 1, b"x")]), odd).unwrap(), Content::Blank);
     }
 
     #[test]
@@ -191,9 +236,23 @@ mod tests {
         let place = (100 << 20) + 8192;
         let disk = disk(&[(place + 9, b"x")]);
         assert_eq!(look(&disk, DISK_BYTES).unwrap(), Content::Blank, "too far from where anything begins");
-        let taken = |blocks: &[u64]| first_taken(&disk, DISK_BYTES, blocks.iter().copied()).unwrap();
+        let taken = |blocks: &[u64]| first_taken(&disk, DISK_BYTES, blocks).unwrap();
         assert_eq!(taken(&[0, place - 4096, place + 4096]), None);
         assert_eq!(taken(&[0, place]), Some(place + 9));
+        // However many there are, and whoever of the readers meets it.
+        let many: Vec<u64> = (0..DISK_BYTES).step_by(8192).collect();
+        assert_eq!(taken(&many), Some(place + 9));
+        assert_eq!(taken(&[]), None);
+    }
+
+    #[test]
+    fn far_away_only_what_is_large_is_looked_for() {
+        let bytes = 9 << 30;
+        let disk = disk(&[]);
+        disk.set_len(bytes).unwrap();
+        assert_eq!(look(&disk, bytes).unwrap(), Content::Blank);
+        disk.write_all_at(b"x", (5 << 30) + 3).unwrap();
+        assert_eq!(look(&disk, bytes).unwrap(), other("data of an unknown kind at byte 5368709123"));
     }
 
     #[test]
