@@ -108,8 +108,16 @@ fn crates() -> Result<Vec<Crate>, SbomError> {
 /// # Errors
 /// [`SbomError`].
 pub(super) fn licences(more: &[&str]) -> Result<String, SbomError> {
-    let mut all: BTreeSet<String> = more.iter().map(|licence| (*licence).to_owned()).collect();
-    all.extend(crates()?.iter().filter(|part| part.licence.is_some()).map(licence));
+    // The same choice in whatever order is one.
+    let sorted = |licence: String| {
+        let mut choices: Vec<&str> = licence.split(" OR ").collect();
+        choices.sort_unstable();
+        if licence.contains(['(', ')']) || licence.contains(" AND ") { licence } else { choices.join(" OR ") }
+    };
+    let crates = crates()?;
+    let named = crates.iter().filter(|part| part.licence.is_some()).map(licence);
+    let all: BTreeSet<String> =
+        more.iter().map(|licence| (*licence).to_owned()).chain(named).map(sorted).collect();
     let group = |licence: &String| {
         if licence.contains(' ') { format!("({licence})") } else { licence.clone() }
     };
@@ -161,18 +169,18 @@ fn library(library: &Library) -> Value {
 
 /// With an old manifest's way to write a choice made the usual one.
 fn licence(part: &Crate) -> String {
-    part.licence.as_ref().map_or("NOASSERTION".to_owned(), |licence| licence.replace('/', " OR "))
+    let choice = |licence: &String| licence.split('/').map(str::trim).collect::<Vec<_>>().join(" OR ");
+    part.licence.as_ref().map_or("NOASSERTION".to_owned(), choice)
 }
 
 fn package(part: &Crate) -> Value {
     let kind = if part.part_of.is_some() { "generic" } else { "cargo" };
     let git = if part.part_of.is_some() { "" } else { "git+" };
-    json!({
+    let mut package = json!({
         "SPDXID": format!("SPDXRef-crate-{}-{}", identifier(&part.name), identifier(&part.version)),
         "name": part.name,
         "versionInfo": part.version,
         "downloadLocation": part.repository.as_ref().map_or("NOASSERTION".to_owned(), |place| format!("{git}{place}")),
-        "sourceInfo": part.part_of.as_ref().map(|of| format!("inside the crate {of}")).unwrap_or_default(),
         "filesAnalyzed": false,
         "externalRefs": [{
             "referenceCategory": "PACKAGE-MANAGER",
@@ -182,7 +190,11 @@ fn package(part: &Crate) -> Value {
         "licenseConcluded": "NOASSERTION",
         "licenseDeclared": licence(part),
         "copyrightText": "NOASSERTION",
-    })
+    });
+    if let Some(of) = &part.part_of {
+        package["sourceInfo"] = json!(format!("inside the crate {of}"));
+    }
+    package
 }
 
 /// What an SPDX identifier may be made of: letters, digits, dots and hyphens.
@@ -245,6 +257,7 @@ mod tests {
         let sqlite = packages.iter().find(|package| package["name"] == "sqlite").unwrap();
         let version = sqlite["versionInfo"].as_str().unwrap();
         assert!(version.starts_with("3."), "{version}");
+        assert_eq!(sqlite["sourceInfo"], "inside the crate libsqlite3-sys");
         assert_eq!(sqlite["externalRefs"][0]["referenceLocator"], format!("pkg:generic/sqlite@{version}"));
         // What only tests need is not in the appliance.
         assert_eq!(licence("proptest"), None);
@@ -255,7 +268,8 @@ mod tests {
     fn licences_of_the_programs_are_those_of_everything_inside() {
         let all = licences(&["LGPL-2.1-or-later"]).unwrap();
         let parts: Vec<&str> = all.split(" AND ").collect();
-        for wanted in ["LGPL-2.1-or-later", "(MIT OR Apache-2.0)", "blessing", "MIT"] {
+        assert!(!all.contains("(MIT OR Apache-2.0)") && !all.contains("  "), "{all}");
+        for wanted in ["LGPL-2.1-or-later", "(Apache-2.0 OR MIT)", "blessing", "MIT"] {
             assert_eq!(parts.iter().filter(|part| **part == wanted).count(), 1, "{wanted}: {all}");
         }
     }
