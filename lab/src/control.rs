@@ -7,7 +7,10 @@
 //!
 //! Nothing is judged here: load, faults and checks of the scenario are not used.
 
+mod about;
 mod client;
+mod connection;
+mod console;
 mod desk;
 mod inherit;
 mod inner;

@@ -7,6 +7,7 @@ use clap::{ArgGroup, Subcommand};
 
 use super::MachineArgs;
 use crate::limits::LINK_LATENCY_MAX;
+use crate::limits::control::{CONSOLE_LINES_DEFAULT, CONSOLE_LINES_MAX};
 use crate::scenario::{Mistake, duration_of, per_million_of};
 
 /// What nodes may be called, and how it ends, for the help of each command that takes nodes.
@@ -126,6 +127,9 @@ pub struct ConsoleArgs {
     /// The node
     #[arg(value_name = "NODE")]
     pub node: String,
+    /// How many lines, from the end
+    #[arg(long, short = 'n', value_name = "N", default_value_t = CONSOLE_LINES_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=i64::from(CONSOLE_LINES_MAX)))]
+    pub lines: u32,
     /// Go on with what it prints from now on, until Ctrl-C or the lab's end
     #[arg(long, short)]
     pub follow: bool,

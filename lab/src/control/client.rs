@@ -1,21 +1,16 @@
 //! A command to a lab that is up: finds the lab, asks, and prints the answer.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::protocol::{
-    Answer, Call, EffectChange, Failure, FailureKind, NodeStatus, Outcome, Reply, Request, Status, VERSION,
-};
+use super::connection::Connection;
+use super::protocol::{Answer, EffectChange, Failure, FailureKind, Request, Status};
 use super::socket::{self, SocketError};
-use super::{outer, text, words};
-use crate::cli::{ConsoleArgs, ControlCommand, StatusArgs};
-use crate::limits::control::{
-    CONSOLE_LOOK_INTERVAL, CONTROL_ANSWER_MAX, CONTROL_HELLO_MAX, CONTROL_LINE_BYTES_MAX,
-};
+use super::{console, outer, text, words};
+use crate::cli::{ControlCommand, StatusArgs};
+use crate::limits::control::CONTROL_HELLO_MAX;
 use crate::limits::{PER_MILLION, POLL_INTERVAL, SANDBOX_END_MAX};
 use crate::program::ProcessStat;
 
@@ -48,9 +43,12 @@ pub enum ClientError {
     /// A run directory whose lab has ended.
     #[error("the lab of {} is not up any more: {START}", .0.display())]
     Ended(PathBuf),
-    /// The lab has ended in the middle of it, or does not answer.
+    /// The lab has ended in the middle of it.
     #[error("the lab does not answer: it may have ended, `lab status` tells")]
     Lost(#[source] io::Error),
+    /// The lab stands still.
+    #[error("the lab does not answer within {} s: it may be stopped, or very busy", .0.as_secs())]
+    Silent(Duration),
     /// The lab is another program.
     #[error("the lab's answer cannot be understood: use the `lab` that has started it")]
     Strange(#[source] serde_json::Error),
@@ -100,7 +98,7 @@ impl ClientError {
 pub fn run(command: &ControlCommand, out: &mut impl Write) -> Result<u8, ClientError> {
     let (which, request) = match command {
         ControlCommand::Status(args) => return show(args, out),
-        ControlCommand::Console(args) => return console(args, out),
+        ControlCommand::Console(args) => return console::show(args, out),
         ControlCommand::Down(which) => return down(which.lab.as_deref(), out),
         ControlCommand::Kill(args) => (&args.which, Request::Kill { nodes: args.nodes.clone() }),
         ControlCommand::Start(args) => (&args.which, Request::Start { nodes: args.nodes.clone() }),
@@ -123,7 +121,7 @@ pub fn run(command: &ControlCommand, out: &mut impl Write) -> Result<u8, ClientE
             (&args.which, link(&args.from, &args.to, !args.one_way, change))
         }
     };
-    let text = match find(which.lab.as_deref())?.ask(request, Some(CONTROL_ANSWER_MAX))? {
+    let text = match find(which.lab.as_deref())?.ask(request)? {
         Answer::Nodes(done) => {
             let lines: Vec<String> = done.iter().map(|done| format!("{} {}", done.name, done.text)).collect();
             lines.join("\n") + "\n"
@@ -142,7 +140,7 @@ fn link(from: &str, to: &str, is_both_ways: bool, change: EffectChange) -> Reque
 }
 
 fn show(args: &StatusArgs, out: &mut impl Write) -> Result<u8, ClientError> {
-    let status = find(args.which.lab.as_deref())?.status(CONTROL_ANSWER_MAX)?;
+    let status = find(args.which.lab.as_deref())?.status()?;
     let text = if args.json {
         let json =
             serde_json::to_string_pretty(&status).expect("a status holds nothing that JSON cannot express");
@@ -154,33 +152,10 @@ fn show(args: &StatusArgs, out: &mut impl Write) -> Result<u8, ClientError> {
     Ok(0)
 }
 
-fn console(args: &ConsoleArgs, out: &mut impl Write) -> Result<u8, ClientError> {
-    let mut lab = find(args.which.lab.as_deref())?;
-    let status = lab.status(CONTROL_ANSWER_MAX)?;
-    let is_meant = |node: &&NodeStatus| node.name == args.node;
-    let Some(node) = status.nodes.iter().find(is_meant) else {
-        let names: Vec<&str> = status.nodes.iter().map(|node| node.name.as_str()).collect();
-        return Err(ClientError::NoNode { node: args.node.clone(), known: names.join(", ") });
-    };
-    let failed = |source| ClientError::Console { path: node.console.clone(), source };
-    let mut file = File::open(&node.console).map_err(failed)?;
-    loop {
-        // Whether the lab has ended is asked first, so that its last words are read after that.
-        let is_last = !args.follow || lab.has_ended(CONSOLE_LOOK_INTERVAL);
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(failed)?;
-        // Nobody reads on: a closed pipe is the end of it.
-        let is_read = out.write_all(&bytes).and_then(|()| out.flush()).is_ok();
-        if is_last || !is_read {
-            return Ok(0);
-        }
-    }
-}
-
 fn down(which: Option<&str>, out: &mut impl Write) -> Result<u8, ClientError> {
     let mut lab = find(which)?;
-    let status = lab.status(CONTROL_ANSWER_MAX)?;
-    let answer = lab.ask(Request::Down, Some(CONTROL_ANSWER_MAX))?;
+    let status = lab.status()?;
+    let answer = lab.ask(Request::Down)?;
     let problems = if let Answer::Down { problems } = answer { problems } else { Vec::new() };
     await_end(status.pid)?;
     let Status { name, directory, .. } = status;
@@ -209,59 +184,8 @@ fn print(out: &mut impl Write, text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// A connection to a lab.
-#[derive(Debug)]
-pub(super) struct Connection {
-    reader: BufReader<UnixStream>,
-}
-
-impl Connection {
-    pub(super) fn new(stream: UnixStream) -> Self {
-        Self { reader: BufReader::new(stream) }
-    }
-
-    /// Asks, and waits for the answer.
-    ///
-    /// # Errors
-    /// There is none, or it says why not.
-    pub(super) fn ask(&mut self, request: Request, within: Option<Duration>) -> Result<Answer, ClientError> {
-        let mut line =
-            serde_json::to_vec(&Call { version: VERSION, request }).map_err(ClientError::Strange)?;
-        line.push(b'\n');
-        self.reader.get_ref().set_read_timeout(within).map_err(ClientError::Lost)?;
-        self.reader.get_mut().write_all(&line).map_err(ClientError::Lost)?;
-        let mut reply = String::new();
-        (&mut self.reader).take(CONTROL_LINE_BYTES_MAX).read_line(&mut reply).map_err(ClientError::Lost)?;
-        if reply.is_empty() {
-            return Err(ClientError::Lost(io::ErrorKind::UnexpectedEof.into()));
-        }
-        match serde_json::from_str::<Reply>(&reply).map_err(ClientError::Strange)?.outcome {
-            Outcome::Ok(answer) => Ok(answer),
-            Outcome::Error(failure) => Err(ClientError::Failed(failure)),
-        }
-    }
-
-    fn status(&mut self, within: Duration) -> Result<Status, ClientError> {
-        match self.ask(Request::Status, Some(within))? {
-            Answer::Status(status) => Ok(status),
-            _ => Err(ClientError::Lost(io::ErrorKind::InvalidData.into())),
-        }
-    }
-
-    /// Waits so long, and says whether the lab has ended by then.
-    fn has_ended(&mut self, within: Duration) -> bool {
-        let waits = self.reader.get_ref().set_read_timeout(Some(within));
-        let mut byte = [0];
-        match waits.and_then(|()| self.reader.read(&mut byte)) {
-            // It says nothing unless it is asked.
-            Ok(length) => length == 0,
-            Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
-        }
-    }
-}
-
 /// The lab that is meant: the one that was named, or the only one.
-fn find(which: Option<&str>) -> Result<Connection, ClientError> {
+pub(super) fn find(which: Option<&str>) -> Result<Connection, ClientError> {
     if let Some(path) = which.and_then(|which| outer::socket_of(Path::new(which))) {
         let stream = socket::open(&path)?;
         return stream
@@ -283,7 +207,7 @@ fn find(which: Option<&str>) -> Result<Connection, ClientError> {
     let mut labs = Vec::new();
     for mut lab in open {
         // One that does not answer has no name.
-        let Ok(status) = lab.status(CONTROL_HELLO_MAX) else { continue };
+        let Ok(status) = lab.status_within(CONTROL_HELLO_MAX) else { continue };
         if status.name == which || status.scenario == which {
             meant.push((status.name.clone(), lab));
         }
@@ -298,7 +222,8 @@ fn find(which: Option<&str>) -> Result<Connection, ClientError> {
 
 /// What a lab calls itself.
 fn name(lab: &mut Connection) -> String {
-    lab.status(CONTROL_HELLO_MAX).map_or_else(|_| "one that does not answer".to_owned(), |status| status.name)
+    let status = lab.status_within(CONTROL_HELLO_MAX);
+    status.map_or_else(|_| "one that does not answer".to_owned(), |status| status.name)
 }
 
 #[cfg(test)]
@@ -329,19 +254,14 @@ mod tests {
             &format!("the lab of runs/a is not up any more: {start}"),
         );
         let failure = |kind| ClientError::Failed(Failure { kind, text: "n1 runs already".to_owned() });
+        check(
+            ClientError::Silent(CONTROL_HELLO_MAX),
+            2,
+            "the lab does not answer within 2 s: it may be stopped, or very busy",
+        );
         check(failure(FailureKind::Refused), 1, "n1 runs already");
         check(failure(FailureKind::Usage), 64, "n1 runs already");
         let no_node = ClientError::NoNode { node: "n9".to_owned(), known: "n1, n2".to_owned() };
         check(no_node, 64, "there is no node \"n9\": nodes are n1, n2");
-    }
-
-    #[test]
-    fn lab_that_ends_is_noticed_and_one_that_is_silent_is_not_taken_for_it() {
-        let (near, far) = UnixStream::pair().unwrap();
-        let mut lab = Connection::new(near);
-        assert!(!lab.has_ended(Duration::from_millis(1)));
-        drop(far);
-        assert!(lab.has_ended(Duration::from_millis(1)));
-        assert!(matches!(lab.ask(Request::Status, None), Err(ClientError::Lost(_))));
     }
 }

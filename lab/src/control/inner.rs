@@ -12,13 +12,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::lab::{About, Lab};
+use super::about::{About, Prospect};
+use super::lab::Lab;
 use super::protocol::Status;
 use super::{inherit, publish, server};
 use crate::causes::causes;
 use crate::cluster::ClusterError;
 use crate::cluster::pace::Pace;
-use crate::limits::control::{CONTROL_FAREWELL_MAX, HAND_RATE};
+use crate::limits::control::{CONTROL_FAREWELL_MAX, HAND_RATE, PUBLISH_IDLE_MAX};
 use crate::limits::{BOOT_WAIT_MAX, LOOK_INTERVAL};
 use crate::machine::driver::{Driver, DriverError, World, set_up};
 use crate::plan::{NodeIndex, Plan};
@@ -142,7 +143,10 @@ pub fn run_inner(inner: Inner) -> Result<u8, InnerError> {
     listener.map_err(InnerError::Runtime)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(InnerError::Runtime)?;
-    let (problems, exit_code) = match runtime.block_on(keep(&order, plan, diary.clone(), sockets, stop)) {
+    let ended = runtime.block_on(keep(&order, plan, diary.clone(), sockets, stop));
+    // A machine that is being started when the lab is to end is not waited for: it ends with the sandbox.
+    runtime.shutdown_background();
+    let (problems, exit_code) = match ended {
         Ok(problems) => {
             let exit_code = u8::from(!problems.is_empty());
             (problems, exit_code)
@@ -171,13 +175,27 @@ async fn keep(
     // A sender for everybody who still has to send a reply.
     let (pending, mut answered) = mpsc::channel(1);
     let (announce, coming) = watch::channel(None);
-    let porter = server::Porter { lab: coming, stop: stop.clone(), pending: pending.downgrade() };
+    let about = about(order);
+    let prospect = Arc::new(Prospect::new(about.clone(), plan.clone()));
+    let porter = server::Porter { lab: coming, prospect, stop: stop.clone(), pending: pending.downgrade() };
     let failed = |what| move |source| InnerError::Socket { what, source };
     let mut tasks: Tasks = JoinSet::new();
     tasks.spawn(
         async move { server::serve(sockets.control, porter).await.map_err(failed("the control socket")) },
     );
-    let ended = work(order, plan, diary, sockets.published, stop, announce, &mut tasks).await;
+    let ended = match make(order, &plan, &diary, stop.subscribe()).await {
+        Ok(Some(World { cluster, clock, pace })) => {
+            let about = About { slowdown: Some(pace.to_string()), ..about };
+            let stage = Stage { plan, cluster, clock, sink: diary.clone(), interrupt: stop.subscribe() };
+            let lab = Arc::new(Lab::new(&stage, about, stop));
+            announce.send_replace(Some(lab.clone()));
+            work(&stage, &lab, &diary, sockets.published, &mut tasks).await
+        }
+        Ok(None) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    };
+    // Whoever waits for a lab that never came learns that there is none.
+    drop(announce);
     drop(pending);
     // Who does not take its answer must not keep the lab.
     let _ = timeout(CONTROL_FAREWELL_MAX, answered.recv()).await;
@@ -187,62 +205,73 @@ async fn keep(
 /// What goes on while a lab is up. Each goes on for ever, unless something is broken.
 type Tasks = JoinSet<Result<(), InnerError>>;
 
-/// From no machine to a cluster that serves, and to its end.
-async fn work(
+/// What can be said of the lab as soon as it is ordered.
+fn about(order: &Order) -> About {
+    About {
+        directory: order.directory.clone(),
+        pid: order.pid,
+        driver: order.driver.name(),
+        slowdown: order.pace.map(|pace| pace.to_string()),
+        publish: order.publish,
+    }
+}
+
+/// Makes the machines, and measures them where that is needed; nothing if the lab is to end before that.
+async fn make(
     order: &Order,
-    plan: Arc<Plan>,
-    diary: Arc<Diary>,
-    published: Vec<TcpListener>,
-    stop: Arc<watch::Sender<bool>>,
-    announce: watch::Sender<Option<Arc<Lab>>>,
-    tasks: &mut Tasks,
-) -> Result<Vec<String>, InnerError> {
-    let mut interrupt = stop.subscribe();
+    plan: &Plan,
+    diary: &Diary,
+    mut interrupt: watch::Receiver<bool>,
+) -> Result<Option<World>, InnerError> {
     let mut tell = |text: String| {
         let (kind, subject) = (EventKind::Phase, "slowdown".to_owned());
         diary.event(&Event { at_ns: 0, kind, subject, text });
     };
-    let asked = Arc::new(asked_by_hand(&plan));
-    let making = set_up(&order.driver, order.pace, &asked, &order.directory, None, &mut tell);
-    let mut ending = interrupt.clone();
-    let World { cluster, clock, pace } = tokio::select! {
-        made = making => made?,
+    let asked = Arc::new(asked_by_hand(plan));
+    tokio::select! {
+        made = set_up(&order.driver, order.pace, &asked, &order.directory, None, &mut tell) => Ok(Some(made?)),
         // The sender lives as long as the lab.
-        _ = ending.wait_for(|is_wanted| *is_wanted) => return Ok(Vec::new()),
-    };
-    let about = About {
-        directory: order.directory.clone(),
-        pid: order.pid,
-        driver: order.driver.name(),
-        slowdown: pace.to_string(),
-        publish: order.publish,
-    };
-    let (sink, interrupted) = (diary.clone(), interrupt.clone());
-    let stage = Stage { plan, cluster, clock, sink, interrupt: interrupted };
-    let lab = Arc::new(Lab::new(&stage, about, stop));
-    announce.send_replace(Some(lab.clone()));
-    start_tasks(&lab, &stage.plan, published, tasks);
-    let mut held = bring_up(&stage, &lab, &diary).await;
-    if held.is_ok() {
-        let deaths = lab.clone();
-        tasks.spawn(async move {
-            deaths.watch_deaths().await;
-            Ok(())
-        });
-        tokio::select! {
-            // The sender lives as long as the lab.
-            _ = interrupt.wait_for(|is_wanted| *is_wanted) => {}
-            Some(ended) = tasks.join_next() => match ended {
-                Ok(result) => held = result,
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
-            },
-        }
+        _ = interrupt.wait_for(|is_wanted| *is_wanted) => Ok(None),
     }
+}
+
+/// From no node to a cluster that serves, and to its end.
+async fn work(
+    stage: &Stage,
+    lab: &Arc<Lab>,
+    diary: &Diary,
+    published: Vec<TcpListener>,
+    tasks: &mut Tasks,
+) -> Result<Vec<String>, InnerError> {
+    let mut interrupt = stage.interrupt.clone();
+    start_tasks(lab, &stage.plan, published, tasks);
+    let up = tokio::select! {
+        up = bring_up(stage, lab, diary) => up,
+        // Whatever is waited for. The sender lives as long as the lab.
+        _ = interrupt.wait_for(|is_wanted| *is_wanted) => Err(BootError::Interrupted.into()),
+    };
+    if let Err(error) = up {
+        lab.let_go();
+        return match error {
+            InnerError::Boot(BootError::Interrupted) => Ok(Vec::new()),
+            error => Err(error),
+        };
+    }
+    let deaths = lab.clone();
+    tasks.spawn(async move {
+        deaths.watch_deaths().await;
+        Ok(())
+    });
+    let held = tokio::select! {
+        // The sender lives as long as the lab.
+        _ = interrupt.wait_for(|is_wanted| *is_wanted) => Ok(()),
+        Some(ended) = tasks.join_next() => match ended {
+            Ok(result) => result,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        },
+    };
     let problems = lab.stop_nodes().await;
-    match held {
-        Ok(()) | Err(InnerError::Boot(BootError::Interrupted)) => Ok(problems),
-        Err(error) => Err(error),
-    }
+    held.map(|()| problems)
 }
 
 /// The plan without its load: nobody but the user asks anything of the nodes.
@@ -258,7 +287,13 @@ fn start_tasks(lab: &Arc<Lab>, plan: &Plan, published: Vec<TcpListener>, tasks: 
     let failed = |source| InnerError::Socket { what: "a published port", source };
     let permits = publish::permits();
     for (node, listener) in plan.node_indexes().zip(published) {
-        let relay = publish::serve(listener, lab.address(node), lab.watch_power(node), permits.clone());
+        let relay = publish::serve(
+            listener,
+            lab.address(node),
+            lab.watch_power(node),
+            permits.clone(),
+            PUBLISH_IDLE_MAX,
+        );
         tasks.spawn(async move { relay.await.map_err(failed) });
     }
     for node in plan.node_indexes() {

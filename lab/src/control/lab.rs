@@ -5,44 +5,28 @@ mod nodes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::about::About;
 use super::desk::{Desk, Order};
-use super::links::{Change, LinkTable, millis};
+use super::links::{Change, LinkTable};
 use super::protocol::{
     Answer, Failure, FailureKind, LinkStatus, LinksDone, NodeRole, NodeStatus, Phase, Power, Request, Status,
 };
-use super::publish;
 use super::words::{self, WordError};
 use crate::causes::causes;
 use crate::cluster::{Clock, Cluster, ClusterError, NodePair};
 use crate::limits::NODES_MAX;
 use crate::link::LinkRule;
 use crate::observations::Role;
-use crate::plan::{LinkEffect, NodeIndex, Plan, Roles, cut_pairs, link_pairs};
+use crate::plan::{NodeIndex, Plan, Roles, cut_pairs, link_pairs};
 use crate::runner::record::{Event, EventKind};
 use crate::runner::{EventSink, Stage};
 use crate::workload::client::nanos;
-
-/// What does not change while a lab is up.
-#[derive(Debug, Clone)]
-pub(super) struct About {
-    /// The run directory.
-    pub(super) directory: PathBuf,
-    /// The process that the user can end.
-    pub(super) pid: u32,
-    /// What runs the nodes.
-    pub(super) driver: String,
-    /// How many times slower than planned it goes.
-    pub(super) slowdown: String,
-    /// The port of the first node on the host.
-    pub(super) publish: Option<u16>,
-}
 
 /// A lab that is up.
 pub(super) struct Lab {
@@ -153,7 +137,7 @@ impl Lab {
             _ => {}
         }
         match *self.phase.borrow() {
-            Phase::Booting => {
+            Phase::Calibrating | Phase::Booting => {
                 return Err(refused("the cluster is still booting: `lab status` shows how far it is"));
             }
             Phase::Stopping => return Err(refused("the lab is ending")),
@@ -174,12 +158,7 @@ impl Lab {
                     words::ends(&from, &to, &self.plan, &self.roles(), self.draw()).map_err(of_word)?;
                 let pairs = link_pairs(&sides[0], &sides[1], is_both_ways);
                 let arrow = if is_both_ways { " <-> " } else { " -> " };
-                let text = match change.over(LinkEffect::default()) {
-                    effect if effect == LinkEffect::default() => "as the scenario has it".to_owned(),
-                    effect if effect.is_cut() => "cut".to_owned(),
-                    effect => effect.to_string(),
-                };
-                let text = format!("link {}: {text}", self.names(&sides, arrow));
+                let text = format!("link {}: {}", self.names(&sides, arrow), change.in_words());
                 self.change_links(&text, &pairs, Change::Effect(change), arrived)
             }
             Request::Heal { groups } if groups.is_empty() => {
@@ -199,35 +178,19 @@ impl Lab {
     pub(super) fn status(&self) -> Result<Status, Failure> {
         let now = self.clock.now();
         let nodes = self.plan.node_indexes().map(|node| self.node_status(node, now)).collect();
-        let name = self.about.directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Status {
-            name,
-            scenario: self.plan.scenario.clone(),
-            directory: self.about.directory.clone(),
-            pid: self.about.pid,
-            seed: self.plan.seed,
-            driver: self.about.driver.clone(),
-            slowdown: self.about.slowdown.clone(),
-            phase: *self.phase.borrow(),
-            up_ms: millis(self.began.elapsed()),
-            nodes,
-            links: self.link_status()?,
-        })
+        let phase = *self.phase.borrow();
+        Ok(self.about.status(&self.plan, phase, self.began.elapsed(), nodes, self.link_status()?))
     }
 
     fn node_status(&self, node: NodeIndex, now: Duration) -> NodeStatus {
-        let (desk, name) = (&self.desks[node.position()], self.name(node));
+        let desk = &self.desks[node.position()];
         let said = desk.said(now);
-        let port = self.about.publish.map(|first| publish::port(first, node.position()));
         NodeStatus {
-            name: name.to_owned(),
             state: desk.power(),
             role: desk.role(now),
             term: said.map(|said| said.term),
             applied_index: said.and_then(|said| said.applied).map(|applied| applied.index),
-            address: self.address(node).to_string(),
-            url: port.map(|port| format!("http://127.0.0.1:{port}")),
-            console: self.about.directory.join("nodes").join(name).join("console.log"),
+            ..self.about.node(&self.plan, node)
         }
     }
 
@@ -270,11 +233,16 @@ impl Lab {
         let counts = self.cluster.set_links(&rules).map_err(|error| refused(&causes(&error)))?;
         let took_us = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
         links.commit(by_hand, self.began.elapsed(), &counts);
+        let still = match change {
+            Change::Effect(change) if change.is_cut() => String::new(),
+            Change::Effect(_) | Change::Heal => links.still_cut(pairs),
+            Change::Cut => String::new(),
+        };
         drop(links);
         let text = match pairs.len() {
             0 => format!("{text}: nothing was done by hand to any link"),
-            1 => format!("{text}: 1 link"),
-            count => format!("{text}: {count} links"),
+            1 => format!("{text}: 1 link{still}"),
+            count => format!("{text}: {count} links{still}"),
         };
         self.event(EventKind::Hand, "links", &text);
         Ok(Answer::Links(LinksDone { text, took_us, links: self.link_status()? }))

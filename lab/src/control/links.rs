@@ -1,6 +1,7 @@
 //! The links of a lab: what the scenario says for good and what was done by hand on top of it. It changes no link itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::protocol::{EffectChange, LinkStatus};
@@ -119,6 +120,26 @@ impl LinkTable {
         self.by_hand = by_hand;
     }
 
+    /// How many of these links are cut after a change that has not cut them, and what mends that; nothing if none is.
+    pub(super) fn still_cut(&self, pairs: &BTreeSet<NodePair>) -> String {
+        let is_cut_by_hand = |pair: &&NodePair| self.by_hand.get(*pair).is_some_and(|hand| hand.is_cut);
+        let is_cut_for_good = |pair: &&NodePair| self.standing.get(*pair).is_some_and(|rule| rule.cut);
+        let mut text = String::new();
+        match pairs.iter().filter(is_cut_by_hand).count() {
+            0 => {}
+            count => {
+                let _ = write!(text, "; {count} still cut, until `lab heal`");
+            }
+        }
+        match pairs.iter().filter(is_cut_for_good).count() {
+            0 => {}
+            count => {
+                let _ = write!(text, "; {count} cut by the scenario, for good");
+            }
+        }
+        text
+    }
+
     /// The links that are not perfect, in order.
     pub(super) fn status(
         &self,
@@ -230,6 +251,22 @@ mod tests {
         let none = EffectChange { latency_ms: Some(0), loss_per_million: Some(0), ..EffectChange::default() };
         change(&mut table, &[BACK], Change::Effect(none), 2, 0);
         assert_eq!(lines(&table, 2, 0).len(), 1);
+    }
+
+    /// `lab link n1 n2 --loss 0%` on a cut link once said that the link was as the scenario has it.
+    #[test]
+    fn cut_that_outlasts_a_change_of_the_link_is_told() {
+        let mut table = LinkTable::new(&plan());
+        let both = BTreeSet::from([THERE, BACK]);
+        change(&mut table, &[THERE, BACK], Change::Cut, 0, 0);
+        let none = EffectChange { loss_per_million: Some(0), ..EffectChange::default() };
+        change(&mut table, &[BACK], Change::Effect(none), 1, 0);
+        assert_eq!(table.still_cut(&both), "; 2 still cut, until `lab heal`");
+        change(&mut table, &[THERE], Change::Heal, 2, 0);
+        assert_eq!(table.still_cut(&BTreeSet::from([THERE])), "");
+        table.standing.insert(BACK, LinkRule::CUT);
+        let want = "; 1 still cut, until `lab heal`; 1 cut by the scenario, for good";
+        assert_eq!(table.still_cut(&both), want);
     }
 
     #[test]

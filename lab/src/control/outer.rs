@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, setsid};
 
-use super::client::{ClientError, Connection};
+use super::client::ClientError;
+use super::connection::Connection;
 use super::inner::{INNER, Message, Order};
-use super::protocol::{Answer, Request};
+use super::protocol::Status;
 use super::publish::{self, PublishError};
 use super::socket::{self, SocketError};
 use super::{inherit, text};
@@ -73,6 +74,9 @@ pub enum UpError {
     /// The inner process ended without a word.
     #[error("the lab ended without a word ({0}); what it left is in {1}")]
     Died(String, PathBuf),
+    /// The lab in the background does not say that it serves.
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// The lab in the background did not come up.
     #[error("{reason}; {log} says:\n{log_end}")]
     Background {
@@ -140,9 +144,13 @@ fn prepare(
     copy_scenario(&args.file, &directory)?;
     let name = format!("{}-{}", plan.scenario, std::process::id());
     let (control, socket) = socket::listen(&socket::directory()?, &name)?;
-    write(&directory.join(CONTROL_FILE), format!("{}\n", socket.display()).as_bytes())
-        .inspect_err(|_| remove(&socket))?;
-    let numbers = published.iter().map(inherit::leave).collect::<io::Result<Vec<_>>>();
+    let left = || {
+        write(&directory.join(CONTROL_FILE), format!("{}\n", socket.display()).as_bytes())?;
+        let numbers = published.iter().map(inherit::leave).collect::<io::Result<Vec<_>>>();
+        let control = inherit::leave(&control).map_err(UpError::Inherit)?;
+        Ok::<_, UpError>((control, numbers.map_err(UpError::Inherit)?))
+    };
+    let (control_number, numbers) = left().inspect_err(|_| remove(&socket))?;
     let order = Order {
         directory,
         driver: choice.driver,
@@ -150,9 +158,9 @@ fn prepare(
         is_detached: args.detach,
         pid: std::process::id(),
         socket,
-        control: inherit::leave(&control).map_err(UpError::Inherit)?,
+        control: control_number,
         publish: args.publish,
-        published: numbers.map_err(UpError::Inherit)?,
+        published: numbers,
     };
     Ok(Prepared { order, _sockets: (control, published) })
 }
@@ -163,18 +171,50 @@ pub(super) fn socket_of(directory: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(text.trim_end_matches('\n')))
 }
 
-/// Starts a process that holds the lab, and returns when the cluster serves.
+/// Starts a process that holds the lab, and returns when the cluster serves. Should this process be killed meanwhile, the lab
+/// comes up nevertheless, and `lab status` and `lab down` know it from its beginning.
 fn detach(prepared: Prepared) -> Result<u8, UpError> {
     let Prepared { order, _sockets: sockets } = prepared;
     let log = order.directory.join(LOG_FILE);
-    let argument = serde_json::to_string(&order).map_err(UpError::Order)?;
     let signals = signals();
-    signals.thread_block().map_err(|errno| UpError::Signals(errno.into()))?;
-    let holder = Program::new("/proc/self/exe").arg(HOLDER).arg(argument).inherit_environment();
-    let mut child = holder.start_apart(&log)?;
+    let mut child = start_holder(&order, &log, signals).inspect_err(|_| {
+        // There is no lab that could do it.
+        remove(&order.socket);
+        discard(&order.directory);
+    })?;
     // When the holder ends there is nobody any more who could answer.
     drop(sockets);
-    let pid = Pid::from_raw(child.id().cast_signed());
+    match pass_on(signals, &child).and_then(|()| await_serving(&order)) {
+        Ok(status) => {
+            // A closed terminal is no reason to end the lab.
+            let _ = write!(io::stdout(), "{}", text::welcome(&status));
+            Ok(0)
+        }
+        // What is wrong with the lab is in its log.
+        Err(UpError::Client(_)) => Err(background(&mut child, &order, &log)),
+        Err(error) => {
+            // Nobody would know of it. If it has ended already, all the better.
+            let _ = kill(pid_of(&child), Signal::SIGTERM);
+            let _ended = background(&mut child, &order, &log);
+            Err(error)
+        }
+    }
+}
+
+fn start_holder(order: &Order, log: &Path, signals: SigSet) -> Result<Child, UpError> {
+    let argument = serde_json::to_string(order).map_err(UpError::Order)?;
+    signals.thread_block().map_err(|errno| UpError::Signals(errno.into()))?;
+    let holder = Program::new("/proc/self/exe").arg(HOLDER).arg(argument).inherit_environment();
+    Ok(holder.start_apart(log)?)
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(child.id().cast_signed())
+}
+
+/// Passes the user's wish to stop on to the process that holds the lab.
+fn pass_on(signals: SigSet, child: &Child) -> Result<(), UpError> {
+    let pid = pid_of(child);
     // The thread ends with the process.
     let listener = std::thread::Builder::new().name("signals".into()).spawn(move || {
         while signals.wait().is_ok() {
@@ -182,20 +222,14 @@ fn detach(prepared: Prepared) -> Result<u8, UpError> {
             let _ = kill(pid, Signal::SIGTERM);
         }
     });
-    listener.map_err(UpError::Signals)?;
-    let asked = match socket::open(&order.socket)? {
-        // However long it takes: a lab that ends closes the connection.
-        Some(stream) => Connection::new(stream).ask(Request::Await, None),
-        None => Err(ClientError::Ended(order.directory.clone())),
-    };
-    match asked {
-        Ok(Answer::Status(status)) => {
-            // A closed terminal is no reason to end the lab.
-            let _ = write!(io::stdout(), "{}", text::welcome(&status));
-            Ok(0)
-        }
-        Ok(_) | Err(_) => Err(background(&mut child, &order, &log)),
-    }
+    listener.map(|_| ()).map_err(UpError::Signals)
+}
+
+/// Waits until the cluster serves, however long it takes: a lab that ends closes the connection.
+fn await_serving(order: &Order) -> Result<Status, UpError> {
+    let stream = socket::open(&order.socket)?;
+    let stream = stream.ok_or_else(|| ClientError::Ended(order.directory.clone()))?;
+    Ok(Connection::new(stream).await_serving()?)
 }
 
 /// Why a lab in the background did not come up.

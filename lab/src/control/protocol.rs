@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::PER_MILLION;
 use crate::observations::Role;
 use crate::scenario::LinkEffect;
 
@@ -97,6 +98,29 @@ impl EffectChange {
             loss_per_million: self.loss_per_million.unwrap_or(effect.loss_per_million),
         }
     }
+
+    /// Whether nothing is to pass.
+    pub fn is_cut(&self) -> bool {
+        self.loss_per_million == Some(PER_MILLION)
+    }
+
+    /// What is given, and nothing about what is not: `latency 50 ms, no loss`.
+    pub fn in_words(&self) -> String {
+        if self.is_cut() {
+            return "cut".to_owned();
+        }
+        let part =
+            |name: &str, value: Option<String>| {
+                value.map(|value| {
+                    if value.starts_with("0 ") { format!("no {name}") } else { format!("{name} {value}") }
+                })
+            };
+        let ms = |ms: Option<u32>| ms.map(|ms| format!("{ms} ms"));
+        let loss = self.loss_per_million.map(|loss| format!("{} %", f64::from(loss) / 1e4));
+        let parts =
+            [part("latency", ms(self.latency_ms)), part("jitter", ms(self.jitter_ms)), part("loss", loss)];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A line from the lab.
@@ -182,7 +206,8 @@ pub struct Status {
     /// What runs the nodes.
     pub driver: String,
     /// How many times slower than planned it goes: times of links and of Raft are so many times longer.
-    pub slowdown: String,
+    /// Nothing as long as it is being measured.
+    pub slowdown: Option<String>,
     /// How far it is.
     pub phase: Phase,
     /// For how long it has been up, in milliseconds.
@@ -197,6 +222,8 @@ pub struct Status {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
+    /// The machines are being made, and measured where they are emulated.
+    Calibrating,
     /// The nodes are being started.
     Booting,
     /// The cluster serves, or would if nobody had broken it by hand.
@@ -334,5 +361,11 @@ mod tests {
         let effect = LinkEffect { latency_ms: 40, jitter_ms: 5, loss_per_million: 0 };
         let change = EffectChange { loss_per_million: Some(10_000), ..EffectChange::default() };
         assert_eq!(change.over(effect), LinkEffect { loss_per_million: 10_000, ..effect });
+        let check = |latency_ms, jitter_ms, loss_per_million, want: &str| {
+            assert_eq!(EffectChange { latency_ms, jitter_ms, loss_per_million }.in_words(), want);
+        };
+        check(Some(50), Some(5), Some(12_500), "latency 50 ms, jitter 5 ms, loss 1.25 %");
+        check(Some(0), None, Some(0), "no latency, no loss");
+        check(None, None, Some(PER_MILLION), "cut");
     }
 }

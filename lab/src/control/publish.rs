@@ -4,16 +4,17 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::protocol::Power;
-use crate::limits::control::PUBLISH_CONNECTIONS_MAX;
+use crate::limits::control::{PUBLISH_BLOCK_BYTES, PUBLISH_CONNECTIONS_MAX};
 use crate::limits::{CONNECT_TIMEOUT, LOOK_INTERVAL};
 
 /// Why ports cannot be published.
@@ -85,6 +86,7 @@ pub(super) async fn serve(
     node: SocketAddr,
     power: watch::Receiver<Power>,
     permits: Arc<Semaphore>,
+    idle_max: Duration,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -97,30 +99,75 @@ pub(super) async fn serve(
             Ok((client, _)) => {
                 let power = power.clone();
                 connections.spawn(async move {
-                    relay(client, node, power).await;
+                    relay(client, node, power, idle_max).await;
                     drop(permit);
                 });
             }
             // Descriptors may have run out; some will be closed.
-            Err(_) => tokio::time::sleep(LOOK_INTERVAL).await,
+            Err(_) => sleep(LOOK_INTERVAL).await,
         }
     }
 }
 
 /// One connection, until an end of it is closed or the node goes down. A node that is down answers with a closed one.
-async fn relay(mut client: TcpStream, node: SocketAddr, mut power: watch::Receiver<Power>) {
+async fn relay(
+    mut client: TcpStream,
+    node: SocketAddr,
+    mut power: watch::Receiver<Power>,
+    idle_max: Duration,
+) {
+    let (blocks_count, state) = (AtomicU64::new(0), power.clone());
     let passed = async {
         let mut server = connected(node, CONNECT_TIMEOUT).await?;
         // Small requests must not wait for more of them.
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
-        copy_bidirectional(&mut client, &mut server).await.ok()
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        let there = pass(from_client, to_server, &blocks_count);
+        let back = pass(from_server, to_client, &blocks_count);
+        tokio::try_join!(there, back).ok()
     };
     tokio::select! {
         biased;
         // A machine that has lost its power does not close its connections.
         _ = power.wait_for(|power| *power == Power::Down) => {}
+        () = idle(&blocks_count, state, idle_max) => {}
         // However it ends, both connections are closed.
         _ = passed => {}
+    }
+}
+
+/// Passes one way on until its end, which is passed on too.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    blocks_count: &AtomicU64,
+) -> io::Result<()> {
+    let mut block = vec![0; PUBLISH_BLOCK_BYTES];
+    loop {
+        let length = from.read(&mut block).await?;
+        blocks_count.fetch_add(1, Ordering::Relaxed);
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&block[..length]).await?;
+    }
+}
+
+/// Returns once nothing has been passed on for so long, and at most twice as long. Time in which the node stands still does not
+/// count: whoever waits for it waits for whoever lets it go on.
+async fn idle(blocks_count: &AtomicU64, mut power: watch::Receiver<Power>, idle_max: Duration) {
+    loop {
+        let before = blocks_count.load(Ordering::Relaxed);
+        tokio::select! {
+            () = sleep(idle_max) => {
+                if blocks_count.load(Ordering::Relaxed) == before && *power.borrow() == Power::Running {
+                    return;
+                }
+            }
+            // It stands still, or goes on: from now on it is waited for anew.
+            Ok(()) = power.changed() => {}
+        }
     }
 }
 
@@ -130,9 +177,8 @@ async fn connected(to: SocketAddr, within: Duration) -> Option<TcpStream> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
     use super::*;
+    use crate::limits::control::PUBLISH_IDLE_MAX;
 
     #[test]
     fn ports_that_do_not_exist_or_are_taken_are_refused_by_number() {
@@ -150,7 +196,12 @@ mod tests {
     }
 
     /// A node that sends back what it gets, published.
-    async fn echo(power: watch::Receiver<Power>, tasks: &mut JoinSet<()>) -> SocketAddr {
+    async fn echo(
+        power: watch::Receiver<Power>,
+        permits: Arc<Semaphore>,
+        idle_max: Duration,
+        tasks: &mut JoinSet<()>,
+    ) -> SocketAddr {
         let node = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let node_address = node.local_addr().unwrap();
         tasks.spawn(async move {
@@ -161,7 +212,7 @@ mod tests {
         });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        tasks.spawn(async move { serve(listener, node_address, power, permits()).await.unwrap() });
+        tasks.spawn(async move { serve(listener, node_address, power, permits, idle_max).await.unwrap() });
         address
     }
 
@@ -169,7 +220,7 @@ mod tests {
     async fn bytes_go_there_and_back_and_a_node_that_goes_down_closes_its_connections() {
         let (power, seen) = watch::channel(Power::Running);
         let mut tasks = JoinSet::new();
-        let address = echo(seen, &mut tasks).await;
+        let address = echo(seen, permits(), PUBLISH_IDLE_MAX, &mut tasks).await;
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(b"hello").await.unwrap();
         let mut answer = [0; 5];
@@ -181,6 +232,27 @@ mod tests {
         assert_eq!(end.unwrap_or(0), 0);
         let mut late = TcpStream::connect(address).await.unwrap();
         let end = timeout(Duration::from_secs(5), late.read(&mut answer)).await.expect("it does not hang");
+        assert_eq!(end.unwrap_or(0), 0);
+    }
+
+    /// 256 connections that somebody had forgotten once kept everybody else waiting for ever.
+    #[tokio::test]
+    async fn connection_that_carries_nothing_is_closed_unless_its_node_is_paused() {
+        let (power, seen) = watch::channel(Power::Paused);
+        let mut tasks = JoinSet::new();
+        // It answers the next one only when the first is closed.
+        let address = echo(seen, Arc::new(Semaphore::new(1)), Duration::from_millis(50), &mut tasks).await;
+        let mut forgotten = TcpStream::connect(address).await.unwrap();
+        let mut next = TcpStream::connect(address).await.unwrap();
+        next.write_all(b"hello").await.unwrap();
+        let mut answer = [0; 5];
+        let early = timeout(Duration::from_millis(300), next.read(&mut answer)).await;
+        assert!(early.is_err(), "who waits for a node that is paused keeps its place");
+        power.send(Power::Running).unwrap();
+        let limit = Duration::from_secs(5);
+        timeout(limit, next.read_exact(&mut answer)).await.expect("it does not hang").unwrap();
+        assert_eq!(&answer, b"hello");
+        let end = timeout(limit, forgotten.read(&mut answer)).await.expect("it does not hang");
         assert_eq!(end.unwrap_or(0), 0);
     }
 }

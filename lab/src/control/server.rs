@@ -9,6 +9,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::about::Prospect;
 use super::lab::Lab;
 use super::protocol::{Answer, Call, Failure, FailureKind, Reply, Request, VERSION};
 use crate::limits::LOOK_INTERVAL;
@@ -25,6 +26,8 @@ pub(super) type Coming = watch::Receiver<Option<Arc<Lab>>>;
 pub(super) struct Porter {
     /// The lab.
     pub(super) lab: Coming,
+    /// What can be said of it before its machines are made.
+    pub(super) prospect: Arc<Prospect>,
     /// Turns true when the lab is to end.
     pub(super) stop: Arc<watch::Sender<bool>>,
     /// For those who have to send a reply.
@@ -41,6 +44,7 @@ impl Porter {
         }
         let refused = |text: &str| Failure { kind: FailureKind::Refused, text: text.to_owned() };
         match request {
+            Request::Status => Ok(Answer::Status(self.prospect.status(*self.stop.borrow()))),
             Request::Await => match coming.wait_for(Option::is_some).await.map(|lab| lab.clone()) {
                 Ok(Some(lab)) => lab.answer(request).await,
                 _ => Err(refused("the lab was ended before its machines were made")),
@@ -53,7 +57,7 @@ impl Porter {
                     _ => Ok(Answer::Down { problems: Vec::new() }),
                 }
             }
-            _ => Err(refused("the lab is still making its machines: ask again in a moment")),
+            _ => Err(refused("the lab is still making its machines: `lab status` shows how far it is")),
         }
     }
 }
@@ -134,6 +138,17 @@ fn read(line: &str) -> Result<Call, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::about::About;
+    use crate::control::protocol::Phase;
+    use crate::plan::Plan;
+    use crate::scenario::Scenario;
+
+    fn prospect() -> Arc<Prospect> {
+        let text = "name: early\nabout: Early.\nnodes: { count: 2 }\nchecks: [raft]\n";
+        let plan = Arc::new(Plan::new(&Scenario::parse("early.yaml", text).unwrap(), 1));
+        let (directory, driver) = ("/r/early-1".into(), "qemu with tcg".to_owned());
+        Arc::new(Prospect::new(About { directory, pid: 7, driver, slowdown: None, publish: None }, plan))
+    }
 
     #[track_caller]
     fn check(line: &str, want: Result<Request, &str>) {
@@ -163,15 +178,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn before_there_are_machines_a_lab_can_be_waited_for_and_ended_and_nothing_else() {
+    async fn before_there_are_machines_a_lab_can_be_seen_waited_for_and_ended_and_nothing_else() {
         let (sender, _calls) = mpsc::channel(1);
         let (announce, coming) = watch::channel(None);
         let stop = Arc::new(watch::Sender::new(false));
-        let porter = Porter { lab: coming, stop: stop.clone(), pending: sender.downgrade() };
-        let early = porter.answer(Request::Status).await.unwrap_err();
-        assert_eq!(early.text, "the lab is still making its machines: ask again in a moment");
+        let pending = sender.downgrade();
+        let porter = Porter { lab: coming, prospect: prospect(), stop: stop.clone(), pending };
+        let Ok(Answer::Status(status)) = porter.answer(Request::Status).await else { panic!("no status") };
+        assert_eq!((status.phase, status.nodes.len()), (Phase::Calibrating, 2));
+        let early = porter.answer(Request::Kill { nodes: vec!["n1".to_owned()] }).await.unwrap_err();
+        assert_eq!(early.text, "the lab is still making its machines: `lab status` shows how far it is");
         let ended = async {
             let _ = stop.subscribe().wait_for(|is_wanted| *is_wanted).await;
+            let Ok(Answer::Status(status)) = porter.answer(Request::Status).await else {
+                panic!("no status")
+            };
+            assert_eq!(status.phase, Phase::Stopping);
             drop(announce);
         };
         let (down, waited, ()) =

@@ -46,12 +46,14 @@ pub(super) fn welcome(status: &Status) -> String {
 /// A whole lab.
 pub(super) fn status(status: &Status) -> String {
     let phase = match status.phase {
+        Phase::Calibrating => "calibrating",
         Phase::Booting => "booting",
         Phase::Serving => "up",
         Phase::Stopping => "stopping",
     };
     let Status { name, driver, slowdown, seed, pid, up_ms, .. } = status;
-    let slowdown = if slowdown == "1" { String::new() } else { format!(", slowdown {slowdown}") };
+    let slowdown = slowdown.as_deref().filter(|slowdown| *slowdown != "1");
+    let slowdown = slowdown.map_or(String::new(), |slowdown| format!(", slowdown {slowdown}"));
     let age = age(*up_ms);
     let mut text =
         format!("{name}: {phase} for {age} (driver {driver}{slowdown}, seed {seed}, process {pid})\n");
@@ -202,7 +204,7 @@ mod tests {
             pid: 77,
             seed: 1,
             driver: "process".to_owned(),
-            slowdown: "1".to_owned(),
+            slowdown: Some("1".to_owned()),
             phase: Phase::Serving,
             up_ms: 125_400,
             nodes: vec![
@@ -228,9 +230,12 @@ run directory: /r/three-nodes-1
 every link is perfect
 ";
         assert_eq!(status(&lab()), want);
-        let slow = Status { driver: "qemu with tcg".to_owned(), slowdown: "2.5".to_owned(), ..lab() };
+        let slow = Status { driver: "qemu with tcg".to_owned(), slowdown: Some("2.5".to_owned()), ..lab() };
         let first = "three-nodes-1: up for 2m 5s (driver qemu with tcg, slowdown 2.5, seed 1, process 77)\n";
         assert!(status(&slow).starts_with(first), "{}", status(&slow));
+        let early = Status { phase: Phase::Calibrating, slowdown: None, up_ms: 3_000, ..slow };
+        let first = "three-nodes-1: calibrating for 3.0s (driver qemu with tcg, seed 1, process 77)\n";
+        assert!(status(&early).starts_with(first), "{}", status(&early));
     }
 
     #[test]

@@ -148,6 +148,16 @@ impl Lab {
         }
     }
 
+    /// Lets everything be: the nodes never served, so that nothing of them is worth waiting for, and they end with the lab.
+    pub(in crate::control) fn let_go(&self) {
+        self.phase.send_replace(Phase::Stopping);
+        self.event(EventKind::Phase, "down", "the nodes end with the lab, which has not come up");
+        for desk in &self.desks {
+            desk.set_power(Power::Down);
+        }
+        self.farewell.send_replace(Some(Vec::new()));
+    }
+
     /// Stops every node that runs; what did not go as it should.
     pub(in crate::control) async fn stop_nodes(&self) -> Vec<String> {
         self.phase.send_replace(Phase::Stopping);
