@@ -4,8 +4,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use aspen_init::report::{Line, parse_line};
 
@@ -69,6 +69,34 @@ fn machines_are_cut_off_paused_and_switched_off_and_pass_with_every_receipt() {
         let Some(Line::Exit(exit)) = lines.last() else { panic!("n{}: {lines:?}", node + 1) };
         assert_eq!(exit.node_exit.as_deref(), Some("code 0"), "n{}", node + 1);
     }
+}
+
+/// `lab status` and `lab down` were refused once as long as a machine was measured, and Ctrl-C was the only way out.
+#[test]
+fn lab_that_measures_its_machines_says_so_and_ends_at_once() {
+    let Some((_turn, home)) = machines() else { return };
+    let file = write_scenario(home.path(), "story", KILL);
+    let lab = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+        command.args(words).env("XDG_RUNTIME_DIR", home.path()).stdin(Stdio::null());
+        command
+    };
+    let out = home.path().join("run");
+    let words = ["up", &file, "--driver", "qemu", "--out", out.to_str().unwrap()];
+    let mut up = lab(&words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + RUN_MAX;
+    loop {
+        let status = lab(&["status"]).output().unwrap();
+        if String::from_utf8_lossy(&status.stdout).starts_with("run: calibrating for ") {
+            break;
+        }
+        assert!(Instant::now() < deadline && up.try_wait().unwrap().is_none(), "{status:?}");
+    }
+    let began = Instant::now();
+    let down = lab(&["down"]).output().unwrap();
+    let took = began.elapsed();
+    assert_eq!((down.status.code(), up.wait().unwrap().code()), (Some(0), Some(0)), "{down:?}");
+    assert!(took < Duration::from_secs(5), "it took {took:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `lab up` and the commands that work on a lab that is up, as a user would type them.
 
+mod early;
 mod home;
 
 use std::fs;
