@@ -54,6 +54,10 @@ pub enum Command {
     #[command(subcommand)]
     Image(ImageCommand),
     /// Find out, by doing it, what this host can do, and what gets the rest
+    #[command(
+        after_help = "Exit codes: 0 scenarios can be run here, with --fix also nothing is missing any more (emulation will do \
+for KVM); 1 something is broken, or still missing after --fix; 3 this host does not allow it: which command does."
+    )]
     Doctor {
         /// Show the commands that get what is missing, run them, and look again
         #[arg(long)]

@@ -1,15 +1,18 @@
 //! `lab doctor`: what this host can do, found out by doing it, and the commands that get what is missing.
 
+mod image;
 mod inner;
 mod rows;
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use self::inner::Finding;
 pub use self::inner::run_inner;
-use self::rows::{Row, hypervisor_rows, image_row, write_rows};
+use self::rows::{Fix, Row, hypervisor_rows, write_rows};
 use crate::fabric::FabricError;
+use crate::image::workshop::WorkshopError;
 use crate::limits::{DOCTOR_ANSWER_MAX, DOCTOR_LATENCY};
 use crate::machine::{MachineError, ProbeError};
 use crate::program::{Exit, Program, ProgramError};
@@ -55,43 +58,88 @@ pub enum DoctorError {
         /// How it ended.
         exit: Exit,
     },
-    /// The pipe between the two processes.
+    /// That command does not start.
+    #[error("cannot start `{command}`: get what is missing by the means of this system, README.md names it")]
+    FixStart {
+        /// As a shell takes it.
+        command: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Everything was done, and it is not enough.
+    #[error("still missing: {}; the table says why, and no command that `--fix` knows gets it", .0.join(", "))]
+    StillMissing(Vec<String>),
+    /// The table.
+    #[error("cannot write the table")]
+    Table(#[source] io::Error),
+    /// The pipe between the two processes, at its inner end.
     #[error("cannot report from inside the sandbox")]
-    Report(#[from] io::Error),
+    Report(#[source] io::Error),
+    /// The same pipe, at its outer end.
+    #[error("cannot read what is reported from inside the sandbox")]
+    Reported(#[source] io::Error),
+    /// A folder for trials.
+    #[error("cannot make {}, where things are tried out", path.display())]
+    Folder {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file in it.
+    #[error(transparent)]
+    Workshop(WorkshopError),
     /// The inner process did not come to its end.
     #[error("the sandbox ended with {0}")]
     Ended(Exit),
+}
+
+impl DoctorError {
+    /// The exit code that goes with it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Sandbox(error) if error.is_refused() => 3,
+            _ => 1,
+        }
+    }
 }
 
 /// Looks, and writes a table to `report`. With `fix` the commands that get what is missing are shown and run, and then it looks
 /// again.
 ///
 /// # Errors
-/// This host cannot run scenarios with any driver, or a command to mend that has failed.
+/// This host cannot run scenarios with any driver, a command to mend that has failed, or with `fix` something is missing in the
+/// end.
 pub fn run(hold: bool, fix: bool, report: &mut impl Write) -> Result<(), DoctorError> {
     let (rows, outcome) = look(hold, report)?;
     let commands = missing(&rows, outcome.as_ref().err());
     if commands.is_empty() {
-        return outcome;
+        return conclude(&rows, outcome, fix);
     }
     let how = if fix {
         "running, to get what is missing:"
     } else {
         "what is missing, `lab doctor --fix` gets by running:"
     };
-    writeln!(report, "\n{how}")?;
-    for command in &commands {
-        writeln!(report, "  {command}")?;
-    }
+    let list: Vec<String> = commands.iter().map(|command| format!("  {command}\n")).collect();
+    write!(report, "\n{how}\n{}", list.concat()).map_err(DoctorError::Table)?;
     if !fix {
         return outcome;
     }
-    report.flush()?;
+    report.flush().map_err(DoctorError::Table)?;
     for command in commands {
         run_command(&command)?;
     }
-    writeln!(report)?;
-    look(false, report)?.1
+    writeln!(report).map_err(DoctorError::Table)?;
+    let (rows, outcome) = look(false, report)?;
+    conclude(&rows, outcome, fix)
+}
+
+/// What came of it: who has asked for everything is told what there is not.
+fn conclude(rows: &[Row], outcome: Result<(), DoctorError>, fix: bool) -> Result<(), DoctorError> {
+    outcome?;
+    let wanting: Vec<String> = rows.iter().filter_map(Row::wanting).collect();
+    if fix && !wanting.is_empty() { Err(DoctorError::StillMissing(wanting)) } else { Ok(()) }
 }
 
 /// One look: the rows of the table, which is written, and whether scenarios can be run.
@@ -101,11 +149,13 @@ fn look(hold: bool, report: &mut impl Write) -> Result<(Vec<Row>, Result<(), Doc
     if outcome.is_err() {
         let missing = "nothing runs without the sandbox, see below".to_owned();
         rows.push(Row::new("driver", "process", Err(missing)));
-        write_rows(&rows[rows.len() - 1..], report)?;
+        write_rows(&rows[rows.len() - 1..], report).map_err(DoctorError::Table)?;
     }
-    let more: Vec<Row> = hypervisor_rows()?.into_iter().chain([image_row()?]).collect();
-    write_rows(&more, report)?;
-    rows.extend(more);
+    for find in [hypervisor_rows, image::rows] {
+        let more = find()?;
+        write_rows(&more, report).map_err(DoctorError::Table)?;
+        rows.extend(more);
+    }
     Ok((rows, outcome))
 }
 
@@ -116,9 +166,10 @@ fn sandbox_rows(hold: bool, rows: &mut Vec<Row>, report: &mut impl Write) -> Res
     if let Some(events) = sandbox.take_events() {
         for line in BufReader::new(events).lines() {
             // A line that is cut off is the end of the inner process, which is told below.
-            let Ok(finding) = serde_json::from_str(&line?) else { break };
+            let line = line.map_err(DoctorError::Reported)?;
+            let Ok(finding) = serde_json::from_str(&line) else { break };
             rows.push(row(&finding));
-            write_rows(&rows[rows.len() - 1..], report)?;
+            write_rows(&rows[rows.len() - 1..], report).map_err(DoctorError::Table)?;
         }
     }
     match sandbox.wait(DOCTOR_ANSWER_MAX)? {
@@ -155,11 +206,19 @@ fn missing(rows: &[Row], error: Option<&DoctorError>) -> Vec<String> {
         Some(DoctorError::Sandbox(error)) => error.command(),
         _ => None,
     };
-    let packages: Vec<&str> = rows.iter().filter_map(|row| row.package).collect();
+    let fixes: Vec<Fix> = rows.iter().filter_map(|row| row.fix).collect();
+    let mut packages: Vec<&str> = Vec::new();
+    for fix in &fixes {
+        if let Fix::Packages(names) = fix {
+            packages.extend(names.split(' ').filter(|name| !packages.contains(name)).collect::<Vec<_>>());
+        }
+    }
     let mut commands: Vec<String> = sandbox.into_iter().map(str::to_owned).collect();
-    if !packages.is_empty() {
-        let sudo = if nix::unistd::geteuid().is_root() { "" } else { "sudo " };
+    let sudo = if nix::unistd::geteuid().is_root() { "" } else { "sudo " };
+    if !fixes.is_empty() {
         commands.push(format!("{sudo}apt-get update"));
+    }
+    if !packages.is_empty() {
         commands.push(format!("{sudo}apt-get install --yes {}", packages.join(" ")));
     }
     commands
@@ -169,7 +228,8 @@ fn missing(rows: &[Row], error: Option<&DoctorError>) -> Vec<String> {
 fn run_command(command: &str) -> Result<(), DoctorError> {
     let mut words = command.split(' ');
     let program = Program::new(words.next().unwrap_or_default()).args(words).inherit_environment();
-    let exit = program.run_in_place()?;
+    let started = program.run_in_place();
+    let exit = started.map_err(|source| DoctorError::FixStart { command: command.to_owned(), source })?;
     if exit.is_success() { Ok(()) } else { Err(DoctorError::Fix { command: command.to_owned(), exit }) }
 }
 
@@ -178,16 +238,57 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packages_that_are_missing_are_named_in_one_command() {
+    fn packages_that_are_missing_are_named_in_one_command_each_once() {
         let mut rows = vec![
-            Row::new("driver", "qemu", Err("not installed".to_owned())).package("qemu-system-x86"),
-            Row::new("image", "build", Err("no mke2fs".to_owned())).package("e2fsprogs"),
+            Row::new("driver", "qemu, KVM", Err("not installed".to_owned()))
+                .fix(Fix::Packages("qemu-system-x86")),
+            Row::new("driver", "qemu, emulated", Err("not installed".to_owned()))
+                .fix(Fix::Packages("qemu-system-x86")),
+            Row::new("image", "programs", Err("no linker".to_owned())).fix(Fix::Packages("gcc libc6-dev")),
             Row::new("fabric", "switch", Ok("fast".to_owned())),
         ];
         let commands = missing(&rows, None);
+        assert_eq!(commands.len(), 2);
         assert!(commands[0].ends_with("apt-get update"), "{commands:?}");
-        assert!(commands[1].ends_with("apt-get install --yes qemu-system-x86 e2fsprogs"), "{commands:?}");
-        rows.drain(..2);
+        assert!(commands[1].ends_with("apt-get install --yes qemu-system-x86 gcc libc6-dev"), "{commands:?}");
+        rows.drain(..3);
         assert!(missing(&rows, None).is_empty());
+        rows.push(Row::new("image", "kernel", Err("unknown".to_owned())).fix(Fix::Index));
+        let commands = missing(&rows, None);
+        assert!(commands.len() == 1 && commands[0].ends_with("apt-get update"), "{commands:?}");
+    }
+
+    /// `--fix` once ended with 0 where nothing was mended, since the row that was wrong had no command.
+    #[test]
+    fn fix_that_leaves_something_missing_is_no_success() {
+        let rows = [
+            Row::new("image", "programs", Err("no Rust".to_owned())),
+            Row::new("fabric", "switch", Ok("fast".to_owned())),
+        ];
+        let left = conclude(&rows, Ok(()), true).unwrap_err();
+        assert_eq!(
+            (left.exit_code(), left.to_string().as_str()),
+            (
+                1,
+                "still missing: image programs; the table says why, and no command that `--fix` knows gets it"
+            )
+        );
+        assert!(conclude(&rows, Ok(()), false).is_ok(), "scenarios can be run, as processes");
+        assert!(conclude(&rows[1..], Ok(()), true).is_ok());
+        let broken = conclude(&rows[1..], Err(DoctorError::CutIgnored), true);
+        assert!(matches!(broken, Err(DoctorError::CutIgnored)));
+    }
+
+    #[test]
+    fn command_that_fails_or_is_not_there_is_told() {
+        let failed = run_command("false").unwrap_err();
+        assert_eq!(
+            (failed.exit_code(), failed.to_string().as_str()),
+            (1, "`false` ended with exit code 1: run it by hand to see why")
+        );
+        let missing = run_command("no-such-program-anywhere --yes").unwrap_err();
+        let want = "cannot start `no-such-program-anywhere --yes`: get what is missing by the means of this system, \
+                    README.md names it";
+        assert_eq!((missing.exit_code(), missing.to_string().as_str()), (1, want));
     }
 }

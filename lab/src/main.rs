@@ -61,10 +61,9 @@ fn command(command: &Command) -> ExitCode {
             let done = image::command::run(command, out, &mut std::io::stderr());
             finish(done.map(|()| 0), |_| EXIT_FAILED)
         }
-        Command::Doctor { hold, fix } => finish(doctor::run(*hold, *fix, out).map(|()| 0), |error| {
-            let is_refused = matches!(error, DoctorError::Sandbox(error) if error.is_refused());
-            if is_refused { EXIT_REFUSED } else { EXIT_FAILED }
-        }),
+        Command::Doctor { hold, fix } => {
+            finish(doctor::run(*hold, *fix, out).map(|()| 0), DoctorError::exit_code)
+        }
     }
 }
 

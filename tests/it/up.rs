@@ -89,7 +89,8 @@ fn lab_in_the_background_is_worked_on_by_hand_and_leaves_nothing() {
     home.fails(&["status"], 2, "lab: no lab is up: `cargo lab up topologies/three-nodes.yaml` starts one\n");
 }
 
-/// Commands that may be repeated take effect in time, their own start and end included. On a busy host one may be late.
+/// A command that may be repeated takes effect in time, its own start and end included: the median of five, since on a host
+/// that does other work one or two may wait for a processor.
 #[track_caller]
 fn check_acts_in_time(home: &Home<'_>, words: &[&str]) {
     let took = |_| {
@@ -97,8 +98,9 @@ fn check_acts_in_time(home: &Home<'_>, words: &[&str]) {
         home.done(words);
         began.elapsed()
     };
-    let fastest = (0..5).map(took).min().unwrap();
-    assert!(fastest < ACT_MAX, "{words:?} took {fastest:?}");
+    let mut times: Vec<Duration> = (0..5).map(took).collect();
+    times.sort();
+    assert!(times[2] < ACT_MAX, "{words:?} took {times:?}");
 }
 
 #[track_caller]

@@ -2,7 +2,7 @@
 //!
 //! It needs no node and no scenario, and changes nothing outside its namespaces.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -65,9 +65,9 @@ pub(super) enum Finding {
 pub fn run_inner(inner: Inner) -> Result<(), DoctorError> {
     let mut events = &inner.events;
     let mut tell = |finding: Finding| -> Result<(), DoctorError> {
-        let mut line = serde_json::to_vec(&finding).map_err(io::Error::from)?;
+        let mut line = serde_json::to_vec(&finding).map_err(|error| DoctorError::Report(error.into()))?;
         line.push(b'\n');
-        Ok(events.write_all(&line)?)
+        events.write_all(&line).map_err(DoctorError::Report)
     };
     tell(Finding::Sandbox { pid: std::process::id() })?;
     let (mut machines, switch) = build()?;

@@ -16,7 +16,7 @@ mod toolchain;
 pub use self::toolchain::Toolchain;
 
 /// The platform of the appliance's programs.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The same setting as in .cargo/config.toml, so that `cargo lab` has built nearly everything.
 const STATIC: &str = "target.x86_64-unknown-linux-gnu.rustflags=['-C', 'target-feature=+crt-static']";
 
@@ -221,7 +221,7 @@ fn executable(messages: &str, name: &str) -> Option<PathBuf> {
 }
 
 /// The checkout around the working folder.
-pub(super) fn sources() -> Option<PathBuf> {
+pub(crate) fn sources() -> Option<PathBuf> {
     let here = std::env::current_dir().ok()?;
     here.ancestors().find(|folder| is_checkout(folder)).map(Path::to_owned)
 }

@@ -7,6 +7,11 @@ pub const CONFIG_DISK_BYTES: u64 = 1 << 20;
 /// Most bytes in the files of a config disk together: what is left of it after its tables.
 pub const CONFIG_FILES_BYTES_MAX: usize = 900 << 10;
 
+/// Longest time in which cargo, or a program of one line, has to say something: rustup reads its settings first.
+pub const RUSTC_VERSION_MAX: Duration = Duration::from_secs(10);
+/// Longest time in which a program of one line has to be compiled: 0.2 s on an idle host, seconds beside other compilers.
+pub const RUSTC_TRIAL_MAX: Duration = Duration::from_mins(1);
+
 const _: () = {
     assert!((CONFIG_FILES_BYTES_MAX as u64) < CONFIG_DISK_BYTES);
 };

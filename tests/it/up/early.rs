@@ -3,14 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use super::WAIT_MAX;
-use super::home::{Home, await_nothing};
+use super::home::{Foreground, Home, await_nothing};
 use crate::lab::{bench, topology};
 
 /// A lab ends in so much, whatever it was about to do: the bounds of what it waited for are far longer.
@@ -30,16 +29,16 @@ fn silent_node(home: &Path) -> PathBuf {
 
 /// Starts a lab whose nodes never answer, and waits until `lab status` knows that it boots.
 #[track_caller]
-fn boots(home: &Home<'_>, out: &str, more: &[&str]) -> Child {
+fn boots(home: &Home<'_>, out: &str, more: &[&str]) -> Foreground {
     let (scenario, node) = (topology("three-nodes"), silent_node(home.0));
     let words = ["up", scenario.to_str().unwrap(), "--node-bin", node.to_str().unwrap(), "--out", out];
     let mut command = home.command(&[&words, more].concat());
-    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let lab = Foreground(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     let deadline = Instant::now() + WAIT_MAX;
     loop {
         let said = home.lab(&["status"]);
         if said.stdout.contains(": booting for ") {
-            return child;
+            return lab;
         }
         assert!(Instant::now() < deadline, "no lab is seen: {said:?}");
     }
@@ -60,15 +59,15 @@ fn lab_that_is_not_up_yet_ends_at_once_when_it_is_told_to() {
     let out = home.out("a");
     let mut lab = boots(&home, &out, &[]);
     let began = Instant::now();
-    kill(Pid::from_raw(lab.id().cast_signed()), Signal::SIGINT).unwrap();
-    assert_eq!(lab.wait().unwrap().code(), Some(0), "it ended as asked");
+    lab.signal(Signal::SIGINT);
+    assert_eq!(lab.0.wait().unwrap().code(), Some(0), "it ended as asked");
     check_end(&home, &out, began);
 
     let out = home.out("b");
     let mut lab = boots(&home, &out, &[]);
     let began = Instant::now();
     assert_eq!(home.done(&["down"]), format!("b is down; what it has written is in {out}\n"));
-    assert_eq!(lab.wait().unwrap().code(), Some(0), "it ended as asked");
+    assert_eq!(lab.0.wait().unwrap().code(), Some(0), "it ended as asked");
     check_end(&home, &out, began);
 }
 
@@ -79,8 +78,8 @@ fn lab_in_the_background_is_known_although_the_command_that_waits_for_it_was_kil
     let home = Home(directory.path());
     let out = home.out("a");
     let mut waiting = boots(&home, &out, &["--detach"]);
-    waiting.kill().unwrap();
-    waiting.wait().unwrap();
+    waiting.signal(Signal::SIGKILL);
+    waiting.0.wait().unwrap();
     let status = home.status();
     assert_eq!((&status["name"], &status["phase"]), (&"a".into(), &"booting".into()));
     let began = Instant::now();
