@@ -20,7 +20,8 @@
 
       cargo = import ./images/programs.nix { inherit pkgs crane; };
       inherit (cargo) programs;
-      kernel = import ./images/kernel.nix { inherit pkgs; };
+      linux = import ./images/kernel.nix { inherit pkgs programs; };
+      inherit (linux) kernel;
       image = import ./images/appliance.nix { inherit pkgs programs kernel; };
       commands = import ./images/commands.nix {
         inherit pkgs programs;
@@ -43,6 +44,7 @@
       devShells.${system}.default = cargo.shell;
 
       checks.${system} = cargo.checks // {
+        kernel = linux.options;
         boot = import ./images/boot-test.nix {
           inherit pkgs programs;
           inherit (image) appliance;

@@ -8,12 +8,15 @@ let
   inherit (pkgs) lib;
   craneLib = crane.mkLib pkgs;
 
-  arguments = {
+  common = {
     pname = "aspen";
     inherit ((builtins.fromTOML (builtins.readFile ../Cargo.toml)).workspace.package) version;
     src = import ./source.nix { inherit lib; };
     strictDeps = true;
+  };
 
+  # The programs.
+  static = common // {
     # An explicit target, so that the flag does not reach build scripts and procedural macros: those have to be dynamic.
     CARGO_BUILD_TARGET = "x86_64-unknown-linux-gnu";
     RUSTFLAGS = "-C target-feature=+crt-static";
@@ -21,15 +24,10 @@ let
     buildInputs = [ pkgs.glibc.static ];
   };
 
-  # Every dependency, tests' too: built once, used by the programs and the checks.
-  cargoArtifacts = craneLib.buildDepsOnly (
-    arguments // { cargoExtraArgs = "--locked --workspace"; }
-  );
-
   programs = craneLib.buildPackage (
-    arguments
+    static
     // {
-      inherit cargoArtifacts;
+      cargoArtifacts = craneLib.buildDepsOnly (static // { cargoExtraArgs = "--locked --workspace"; });
       cargoExtraArgs = "--locked -p aspen-lab -p aspen-node -p aspen-init --bins";
       # They are a check of their own.
       doCheck = false;
@@ -38,14 +36,16 @@ let
 
   program =
     name:
-    pkgs.runCommand "${name}-${arguments.version}" { meta.mainProgram = name; } ''
+    pkgs.runCommand "${name}-${common.version}" { meta.mainProgram = name; } ''
       install -D -m 755 ${programs}/bin/${name} $out/bin/${name}
     '';
 
-  # Tests read the whole repository: documents, scenarios, the tree itself.
-  whole = arguments // {
+  # Checks are made of programs as cargo builds them without further ado, which are dynamic: one test wants such a one. They
+  # read the whole repository: documents, scenarios, the tree itself.
+  whole = common // {
     src = ../.;
-    inherit cargoArtifacts;
+    # Every dependency, tests' too: built once for all checks.
+    cargoArtifacts = craneLib.buildDepsOnly (common // { cargoExtraArgs = "--locked --workspace"; });
   };
 in
 {
@@ -62,7 +62,7 @@ in
       }
     );
     fmt = craneLib.cargoFmt {
-      inherit (arguments) pname version;
+      inherit (common) pname version;
       src = ../.;
     };
     # The end-to-end tests need namespaces and /dev/net/tun, which a build does not have; the check `cluster` runs a
@@ -73,6 +73,12 @@ in
         cargoExtraArgs = "--locked --workspace";
         cargoNextestExtraArgs = "-E 'not binary(it) or test(/^tidy::/)'";
         nativeBuildInputs = [ pkgs.e2fsprogs ];
+        # A build has /bin/sh and no other program where every Linux has it.
+        postPatch = ''
+          programs=$(dirname "$(command -v env)")
+          grep -rlE '/bin/(cat|env|sleep)\>' lab/src node/src images/init/src |
+            xargs sed -i -E "s,(/usr)?/bin/(cat|env|sleep)\>,$programs/\2,g"
+        '';
       }
     );
   };

@@ -226,6 +226,9 @@ pub struct ImageKernelArgs {
     /// Make and check the configuration only
     #[arg(long)]
     pub config_only: bool,
+    /// Check a configuration that was made elsewhere, and build nothing
+    #[arg(long, value_name = "CONFIG", conflicts_with_all = ["source", "out", "config_only"])]
+    pub check: Option<PathBuf>,
 }
 
 /// What a kernel is for.

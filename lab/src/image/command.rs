@@ -52,8 +52,7 @@ pub fn run(
         }
         ImageCommand::Kernel(args) => {
             let mut workshop = Workshop::of_user(&mut tell)?;
-            build_kernel(args, &mut workshop)?;
-            writeln!(out, "{}", args.out.display())?;
+            writeln!(out, "{}", build_kernel(args, &mut workshop)?)?;
         }
         ImageCommand::Sign { folder, key } => {
             let path = sign::sign(folder, key)?;
@@ -93,12 +92,17 @@ fn build_image(args: &ImageBuildArgs, workshop: &mut Workshop<'_>) -> Result<Str
     Ok(format!("{} {} with Linux {kernel} in {}\n{sizes}", manifest.name, manifest.version, out.display()))
 }
 
-fn build_kernel(args: &ImageKernelArgs, workshop: &mut Workshop<'_>) -> Result<(), CommandError> {
+fn build_kernel(args: &ImageKernelArgs, workshop: &mut Workshop<'_>) -> Result<String, CommandError> {
+    if let Some(config) = &args.check {
+        let options_count = build::check_configuration(config, args.flavour == Flavour::Lab)?;
+        return Ok(format!("{} has all {options_count} wanted options", config.display()));
+    }
     let request = KernelRequest {
         source: args.source.clone(),
         out: args.out.clone(),
         is_for_lab: args.flavour == Flavour::Lab,
         only_configure: args.config_only,
     };
-    Ok(build::build(&request, workshop)?)
+    build::build(&request, workshop)?;
+    Ok(args.out.display().to_string())
 }

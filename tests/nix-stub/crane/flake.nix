@@ -21,6 +21,7 @@
             "doCheck"
             "nativeBuildInputs"
             "pname"
+            "postPatch"
             "src"
             "strictDeps"
             "version"
