@@ -11,6 +11,7 @@ use std::time::Duration;
 use self::inner::Finding;
 pub use self::inner::run_inner;
 use self::rows::{Fix, Row, hypervisor_rows, write_rows};
+use crate::check::counted;
 use crate::fabric::FabricError;
 use crate::image::workshop::WorkshopError;
 use crate::limits::{DOCTOR_ANSWER_MAX, DOCTOR_LATENCY};
@@ -184,7 +185,8 @@ fn row(finding: &Finding) -> Row {
         Finding::Probe { rtt_us } => ("fabric", "switch", format!("a probe took {rtt_us} us")),
         Finding::Cut { frames_dropped, rtt_us } => {
             let found = format!(
-                "a probe went unanswered, {frames_dropped} frames dropped; after the heal one took {rtt_us} us"
+                "a probe went unanswered, {} dropped; after the heal one took {rtt_us} us",
+                counted(*frames_dropped, "frame")
             );
             ("fault", "partition", found)
         }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use aspen_lab::runner::record::{FaultRecord, RunRecord};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -29,24 +30,15 @@ const SHORT: &str = "nodes: { count: 3 }\nduration: 8s\nfaults:\n  \
 #[track_caller]
 fn row(run: &Run, name: &str, seed: u64) -> String {
     assert_eq!(run.code, Some(0), "{name}, seed {seed}: {}", run.output());
-    let report = run.report();
-    let record = &report["record"];
-    let answered = record["counts"]["answered"].as_u64().unwrap();
+    // Judged by the same code as the report is written by.
+    let record: RunRecord = serde_json::from_value(run.report()["record"].clone()).unwrap();
+    let answered = record.counts.answered;
     assert!(answered >= 1_000, "{name}, seed {seed}: only {answered} operations answered");
-    let faults = record["faults"].as_array().unwrap();
-    let mut elections = 0;
-    for fault in faults {
-        let proofs = fault["proofs"].as_array().unwrap();
-        assert!(!proofs.is_empty() && proofs.iter().all(|proof| proof["is_seen"] == true), "{fault}");
-        let Some(term) = fault["hit_leader_of_term"].as_u64() else { continue };
-        let (leaders, began_ns) =
-            (record["leaders"].as_array().unwrap(), fault["began_ns"].as_u64().unwrap());
-        let is_next = |seen: &serde_json::Value| {
-            seen["term"].as_u64().unwrap() > term && seen["at_ns"].as_u64().unwrap() >= began_ns
-        };
-        assert!(leaders.iter().any(is_next), "no election after {fault}");
-        elections += 1;
-    }
+    let faults = &record.faults;
+    assert!(faults.iter().all(FaultRecord::has_receipt), "{name}, seed {seed}: {}", run.output());
+    let lost = faults.iter().filter(|fault| fault.hit_leader_of_term.is_some());
+    let elections = lost.clone().filter(|fault| record.election_after(fault).is_some()).count();
+    assert_eq!(elections, lost.count(), "{name}, seed {seed}: {}", run.output());
     let hits = match name {
         // No fault of theirs costs a leader its office.
         "three-nodes" | "flapping" => 0,
@@ -57,8 +49,8 @@ fn row(run: &Run, name: &str, seed: u64) -> String {
     };
     assert_eq!(elections, hits, "{name}, seed {seed}: faults that cost a leader its office");
     if name == "lossy-wan" {
-        let proofs = record["links"]["proofs"].as_array().unwrap();
-        assert!(proofs.len() == 3 && proofs.iter().all(|proof| proof["is_seen"] == true), "{}", run.output());
+        let links = record.links.as_ref().unwrap();
+        assert!(links.proofs.len() == 3 && links.has_receipt(), "{}", run.output());
     }
     format!("{name:<16} {seed:>4} {answered:>9} {:>7} {elections:>9}", faults.len())
 }

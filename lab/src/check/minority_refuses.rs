@@ -7,7 +7,7 @@
 use serde_json::json;
 
 use super::recovers::is_answered;
-use super::{Status, Verdict, seconds};
+use super::{Status, Verdict, counted, seconds};
 use crate::history::{History, Op, Operation};
 use crate::limits::MINORITY_ANSWERS_TOLD_MAX;
 use crate::plan::Plan;
@@ -60,7 +60,8 @@ pub fn check(plan: &Plan, history: &History, record: &RunRecord) -> Verdict {
     } else if !unasked.is_empty() {
         (Status::Invalid, format!("nobody asked {}", unasked.join(", ")))
     } else {
-        let summary = format!("{asked} operations on nodes without a majority, none of them answered");
+        let summary =
+            format!("{} on nodes without a majority, none of them answered", counted(asked, "operation"));
         (Status::Pass, summary)
     };
     let named: Vec<_> = answered

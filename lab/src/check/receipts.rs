@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::{Status, Verdict};
+use super::{Status, Verdict, counted};
 use crate::limits::ANSWERED_MIN;
 use crate::plan::Plan;
 use crate::runner::record::{LinksRecord, RunRecord};
@@ -45,8 +45,9 @@ pub fn check(plan: &Plan, record: &RunRecord) -> Verdict {
     let status = if missing.is_empty() { Status::Pass } else { Status::Invalid };
     let summary = if missing.is_empty() {
         format!(
-            "{links}{complete} of {due} faults left their receipt, {} operations were answered",
-            record.counts.answered
+            "{links}{complete} of {} left a receipt, {} answered",
+            counted(due as u64, "fault"),
+            counted(record.counts.answered, "operation")
         )
     } else {
         missing.join("; ")

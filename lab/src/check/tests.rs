@@ -150,7 +150,7 @@ fn links_of_the_whole_run_need_their_receipt() {
     check(
         links(vec![proof(true)]),
         Status::Pass,
-        "the links of the whole run and 0 of 0 faults left their receipt, 1000 operations were answered",
+        "the links of the whole run and 0 of 0 faults left a receipt, 1000 operations answered",
     );
 }
 

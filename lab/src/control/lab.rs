@@ -19,6 +19,7 @@ use super::protocol::{
 };
 use super::words::{self, WordError};
 use crate::causes::causes;
+use crate::check::counted;
 use crate::cluster::{Clock, Cluster, ClusterError, NodePair};
 use crate::limits::NODES_MAX;
 use crate::link::LinkRule;
@@ -241,8 +242,7 @@ impl Lab {
         drop(links);
         let text = match pairs.len() {
             0 => format!("{text}: nothing was done by hand to any link"),
-            1 => format!("{text}: 1 link{still}"),
-            count => format!("{text}: {count} links{still}"),
+            count => format!("{text}: {}{still}", counted(count as u64, "link")),
         };
         self.event(EventKind::Hand, "links", &text);
         Ok(Answer::Links(LinksDone { text, took_us, links: self.link_status()? }))

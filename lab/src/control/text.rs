@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::protocol::{LinkStatus, LinksDone, NodeRole, NodeStatus, Phase, Power, Status};
+use crate::check::counted;
 use crate::limits::control::LINK_ROWS_MAX;
 use crate::observations::Role;
 
@@ -16,7 +17,9 @@ pub(super) fn welcome(status: &Status) -> String {
         format!(", {} leads term {}", node.name, node.term.unwrap_or_default())
     });
     let (count, after) = (status.nodes.len(), age(status.up_ms));
-    let mut text = format!("\n{}: {count} nodes serve after {after}{leader}\n\n", status.scenario);
+    let verb = if count == 1 { "serves" } else { "serve" };
+    let nodes = counted(count as u64, "node");
+    let mut text = format!("\n{}: {nodes} {verb} after {after}{leader}\n\n", status.scenario);
     let rows = status.nodes.iter().map(|node| {
         vec![
             node.name.clone(),

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::Stage;
 use super::record::{Conduct, EventKind};
+use crate::check::counted;
 use crate::cluster::{ClusterError, Request};
 use crate::limits::{BOOT_WAIT_MAX, LOOK_INTERVAL, OBSERVE_TIMEOUT};
 use crate::plan::NodeIndex;
@@ -42,7 +43,7 @@ pub enum BootError {
 
 /// Starts every node, and waits until all of them answer. They are no cluster yet, and have nothing to say to each other.
 pub(crate) async fn start(stage: &Stage, conduct: &Conduct) -> Result<(), BootError> {
-    conduct.event(EventKind::Phase, "boot", format!("{} nodes", stage.plan.nodes.len()));
+    conduct.event(EventKind::Phase, "boot", counted(stage.plan.nodes.len() as u64, "node"));
     let deadline = stage.clock.now() + BOOT_WAIT_MAX;
     for node in stage.plan.node_indexes() {
         stage.cluster.start(node).await?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::links::{Counted, Piece, RoundTrips, Rules, link_name};
 use super::record::Proof;
+use crate::check::counted as count_of;
 use crate::cluster::{FrameCounts, NodePair, Probe, link_id};
 use crate::limits::{
     HELD_TOLERANCE, LINKS_NAMED_MAX, LOSS_SIGMA_MAX, PROBES_ANSWERED_MIN, ROUND_TRIP_TOLERANCE,
@@ -19,7 +20,7 @@ pub(super) fn probes(plan: &Plan, what: &str, probes: &[(NodePair, Probe)], want
     let unwanted = probes.iter().filter(|(_, probe)| !is_wanted(probe));
     let unwanted: Vec<String> = unwanted.map(|(pair, _)| link_name(plan, *pair)).collect();
     let detail = match (unwanted.is_empty(), want_answers) {
-        (true, _) => format!("{} probes", probes.len()),
+        (true, _) => count_of(probes.len() as u64, "probe"),
         (false, true) => format!("no answer over {}", named(&unwanted, ", ")),
         (false, false) => format!("answered over {}", named(&unwanted, ", ")),
     };
@@ -44,7 +45,11 @@ pub(super) fn cut(plan: &Plan, counted: &Counted, silent: &BTreeSet<NodePair>) -
     if missing.is_empty() && dropped_total == 0 {
         missing.push("nobody was there to send over any of the links".to_owned());
     }
-    let seen = format!("{dropped_total} frames dropped on {} links, 0 delivered", counted.len());
+    let seen = format!(
+        "{} dropped on {}, 0 delivered",
+        count_of(dropped_total, "frame"),
+        count_of(counted.len() as u64, "link")
+    );
     proof("every cut link swallowed at least one frame and let none through", &missing, seen)
 }
 
@@ -81,7 +86,7 @@ pub(super) fn round_trips(
         }
     }
     let least = least.map(|(_, detail)| detail).unwrap_or_default();
-    let seen = format!("{timed} links, the least of them {least}");
+    let seen = format!("{}, the least of them {least}", count_of(timed, "link"));
     (timed > 0).then(|| proof("round trips took longer by what was added to their links", &missing, seen))
 }
 
@@ -117,7 +122,8 @@ pub(super) fn held(plan: &Plan, counted: &Counted, from: &BTreeMap<NodePair, Fra
     }
     let range =
         (means.iter().min().copied().unwrap_or_default(), means.iter().max().copied().unwrap_or_default());
-    let seen = format!("{} links, on average {} to {}", counted.len(), ms(range.0), ms(range.1));
+    let seen =
+        format!("{}, on average {} to {}", count_of(counted.len() as u64, "link"), ms(range.0), ms(range.1));
     proof("the frames of every link were held for as long as the seed says", &missing, seen)
 }
 
@@ -176,7 +182,11 @@ pub(super) fn loss(plan: &Plan, counted: &Counted) -> Proof {
     } else if missing.is_empty() && (as_f64(lost) - mean).abs() > deviation_max {
         missing.push(format!("{lost} of {judged} frames were lost, {mean:.1} were to be expected"));
     }
-    let seen = format!("{lost} of {judged} frames on {} links, {mean:.1} expected", counted.len());
+    let seen = format!(
+        "{lost} of {} on {}, {mean:.1} expected",
+        count_of(judged, "frame"),
+        count_of(counted.len() as u64, "link")
+    );
     proof("the links lost the very frames that the seed says", &missing, seen)
 }
 

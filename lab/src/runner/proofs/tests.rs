@@ -33,9 +33,9 @@ fn check(proof: &Proof, is_seen: bool, detail: &str) {
 fn probes_have_to_be_answered_or_not() {
     let yes = (LINK, Probe::Answered(millis(1)));
     let no = (BACK, Probe::Unanswered);
-    check(&probes(&plan(), "it", &[yes], true), true, "1 probes");
+    check(&probes(&plan(), "it", &[yes], true), true, "1 probe");
     check(&probes(&plan(), "it", &[yes, no], true), false, "no answer over n2 -> n1");
-    check(&probes(&plan(), "it", &[no], false), true, "1 probes");
+    check(&probes(&plan(), "it", &[no], false), true, "1 probe");
     check(&probes(&plan(), "it", &[yes, no], false), false, "answered over n1 -> n2");
 }
 
@@ -51,14 +51,14 @@ fn cut_has_to_swallow_and_let_nothing_through() {
         cut(&plan(), &counted, &silent.iter().copied().collect())
     };
     let cut_of = |ended| cut_with(ended, &[]);
-    check(&cut_of(counts(13, 10, 3)), true, "3 frames dropped on 1 links, 0 delivered");
+    check(&cut_of(counts(13, 10, 3)), true, "3 frames dropped on 1 link, 0 delivered");
     check(&cut_of(counts(10, 10, 0)), false, "n1 -> n2: 0 dropped, 0 delivered");
     check(&cut_of(counts(13, 11, 2)), false, "n1 -> n2: 2 dropped, 1 delivered");
     // Sabotage: everything passes.
     check(&cut_of(counts(13, 13, 0)), false, "n1 -> n2: 0 dropped, 3 delivered");
     // A machine that is off sends nothing, but what it leaves alone is not cut.
     check(&cut_with(counts(10, 10, 0), &[LINK]), false, "nobody was there to send over any of the links");
-    check(&cut_with(counts(12, 10, 2), &[LINK]), true, "2 frames dropped on 1 links, 0 delivered");
+    check(&cut_with(counts(12, 10, 2), &[LINK]), true, "2 frames dropped on 1 link, 0 delivered");
     check(&cut_with(counts(11, 11, 0), &[LINK]), false, "n1 -> n2: 0 dropped, 1 delivered");
 }
 
@@ -79,12 +79,12 @@ fn check_round_trips(
 #[test]
 fn round_trips_have_to_grow_by_what_was_added() {
     let one_way = [(LINK, slow(40, 0))];
-    let seen = "1 links, the least of them n1 -> n2: 1.0 ms before, 41.0 ms during, 40.0 ms added";
+    let seen = "1 link, the least of them n1 -> n2: 1.0 ms before, 41.0 ms during, 40.0 ms added";
     check_round_trips(&one_way, &[1, 1, 9], &[40, 41, 90], Some((true, seen)));
     let unseen = "n1 -> n2: 1.0 ms before, 37.0 ms during, 40.0 ms added";
     check_round_trips(&one_way, &[1, 1, 1], &[37, 37, 90], Some((false, unseen)));
     let both = [(LINK, slow(40, 5)), (BACK, slow(40, 5))];
-    let seen = "1 links, the least of them n1 -> n2: 0.0 ms before, 72.0 ms during, 80.0 ms added";
+    let seen = "1 link, the least of them n1 -> n2: 0.0 ms before, 72.0 ms during, 80.0 ms added";
     check_round_trips(&both, &[0, 0, 0], &[72, 72, 72], Some((true, seen)));
     let unseen = "n1 -> n2: 0.0 ms before, 40.0 ms during, 80.0 ms added";
     check_round_trips(&both, &[0, 0, 0], &[40, 40, 40], Some((false, unseen)));
@@ -116,15 +116,15 @@ fn check_held(rules: &[LinkRule], judged: u64, delivered: u64, held_for: Duratio
 #[test]
 fn frames_have_to_be_held_for_the_latency() {
     let exact = [slow(40, 0)];
-    check_held(&exact, 10, 10, millis(400), (true, "1 links, on average 40.0 ms to 40.0 ms"));
+    check_held(&exact, 10, 10, millis(400), (true, "1 link, on average 40.0 ms to 40.0 ms"));
     check_held(&exact, 10, 10, millis(399), (false, "n1 -> n2: 39.9 ms, not 40.0 ms to 40.0 ms"));
     check_held(&exact, 10, 10, millis(601), (false, "n1 -> n2: 60.1 ms, not 40.0 ms to 40.0 ms"));
     check_held(&exact, 10, 0, millis(0), (false, "n1 -> n2: no frame was delivered"));
     // Two of them are still on their way.
-    check_held(&exact, 12, 10, millis(400), (true, "1 links, on average 40.0 ms to 40.0 ms"));
+    check_held(&exact, 12, 10, millis(400), (true, "1 link, on average 40.0 ms to 40.0 ms"));
     // Another fault came and went, and a cut holds nothing.
     let changed = [slow(40, 0), slow(60, 0), LinkRule::CUT];
-    check_held(&changed, 10, 10, millis(450), (true, "1 links, on average 45.0 ms to 45.0 ms"));
+    check_held(&changed, 10, 10, millis(450), (true, "1 link, on average 45.0 ms to 45.0 ms"));
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn frames_have_to_be_held_for_what_the_seed_has_drawn_when_jitter_is_as_large_as
     let drawn: Duration = (10..110).map(delay).sum();
     let told = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1e3);
     let mean = told(drawn / 100);
-    check_held(&[rule], 100, 100, drawn, (true, &format!("1 links, on average {mean} to {mean}")));
+    check_held(&[rule], 100, 100, drawn, (true, &format!("1 link, on average {mean} to {mean}")));
     let short = drawn.checked_sub(millis(1)).unwrap();
     let text = format!("n1 -> n2: {}, not {mean} to 10.0 ms", told(short / 100));
     check_held(&[rule], 100, 100, short, (false, &text));
@@ -159,7 +159,7 @@ fn links_have_to_lose_what_the_seed_says() {
     let five = lossy(50_000);
     let drawn = drawn(&five, 1, LINK, 1_000..2_000);
     assert!((20..90).contains(&drawn), "{drawn}");
-    let seen = format!("{drawn} of 1000 frames on 1 links, 50.0 expected");
+    let seen = format!("{drawn} of 1000 frames on 1 link, 50.0 expected");
     check_loss(vec![lost(five, 1_000, 2_000, 7, 7 + drawn)], true, &seen);
     // One more, one less, or none at all.
     for wrong in [drawn + 1, drawn - 1, 0] {
@@ -168,7 +168,7 @@ fn links_have_to_lose_what_the_seed_says() {
     }
     // A rule that changed in between is judged piece by piece; a cut draws nothing.
     let pieces = vec![lost(five, 1_000, 2_000, 0, drawn), lost(LinkRule::CUT, 2_000, 2_500, drawn, drawn)];
-    check_loss(pieces, true, &format!("{drawn} of 1500 frames on 1 links, 50.0 expected"));
+    check_loss(pieces, true, &format!("{drawn} of 1500 frames on 1 link, 50.0 expected"));
 }
 
 #[test]
