@@ -25,3 +25,8 @@ pub mod session;
 pub mod target;
 pub mod verify;
 pub mod workload;
+
+#[cfg(test)]
+#[path = "../../tests/it/host.rs"]
+#[allow(dead_code, reason = "the end-to-end tests, whose file it is, ask for more")]
+mod host;

@@ -3,10 +3,11 @@
 use std::env;
 use std::path::PathBuf;
 
-/// The first of these programs that is on the PATH.
+/// The first of these programs that is on the PATH, or where only root's has it.
 pub(crate) fn program(names: &[&str]) -> Option<PathBuf> {
     let paths = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&paths)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
         .flat_map(|folder| names.iter().map(move |name| folder.join(name)))
         .find(|path| path.is_file())
 }

@@ -4,14 +4,19 @@
 //! Each rule is a function from texts to complaints, and is itself tested on a text that breaks it. They read lines,
 //! not syntax: what rustfmt makes of a file is regular enough.
 
+#![allow(clippy::disallowed_methods, reason = "a test asks cargo what the program is made of")]
+
+mod dependencies;
 mod documents;
 mod source;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use aspen_lab::scenario::Scenario;
 
+use self::dependencies::{Metadata, Rules};
 use self::source::File;
 
 fn root() -> PathBuf {
@@ -112,6 +117,20 @@ fn every_member_takes_the_lints_of_the_workspace() {
         let manifest = format!("{member}/Cargo.toml");
         documents::lints_missing(&read(&manifest))
             .then(|| format!("{manifest}: [lints] workspace = true is missing"))
+    }));
+}
+
+#[test]
+fn dependencies_keep_the_rules_of_deny_toml() {
+    let rules: Rules = toml::from_str(&read("deny.toml")).unwrap();
+    assert!(!rules.graph.targets.is_empty());
+    none(rules.graph.targets.iter().flat_map(|target| {
+        let words = ["metadata", "--locked", "--format-version", "1", "--filter-platform", target];
+        let output = Command::new(env!("CARGO")).args(words).current_dir(root()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let metadata: Metadata = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(metadata.packages.len() > 100, "cargo names {} packages only", metadata.packages.len());
+        dependencies::complaints(&rules, &metadata)
     }));
 }
 
