@@ -51,7 +51,10 @@ pub enum Command {
     /// Prove that the checks catch bugs: planted ones, by name, in every run
     Selftest(SelftestArgs),
     /// Build, sign and look at the appliance's image (docs/image.md)
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Exit codes: 0 done; 1 failed, with the reason; 64 the command line is wrong."
+    )]
     Image(ImageCommand),
     /// Find out, by doing it, what this host can do, and what gets the rest
     #[command(
