@@ -333,3 +333,35 @@ fn remove(path: &Path) {
     // What is gone already is what is wanted.
     let _ = fs::remove_file(path);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+    use crate::machine::driver::{Driver, NodeProgram};
+
+    /// A run directory in which no log can be made, since its place is taken, once left a socket on which nobody listened.
+    #[test]
+    fn lab_whose_holder_cannot_be_started_leaves_neither_socket_nor_directory() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("run");
+        fs::create_dir_all(directory.join(LOG_FILE)).unwrap();
+        let (control, socket) = socket::listen(home.path(), "early").unwrap();
+        let order = Order {
+            directory: directory.clone(),
+            driver: Driver::Process(NodeProgram::Own),
+            pace: None,
+            is_detached: true,
+            pid: std::process::id(),
+            socket: socket.clone(),
+            control: control.as_raw_fd(),
+            publish: None,
+            published: vec![],
+        };
+        let error = detach(Prepared { order, _sockets: (control, vec![]) }).unwrap_err();
+        let want = format!("cannot use {}", directory.join(LOG_FILE).display());
+        assert_eq!((error.exit_code(), error.to_string()), (2, want));
+        assert!(!socket.exists() && !directory.exists());
+    }
+}
