@@ -70,6 +70,7 @@ fn lab_in_the_background_is_worked_on_by_hand_and_leaves_nothing() {
     let at_leader = address(&status, &old);
     assert_eq!(set(at_leader, "1").unwrap().0, 200);
     check_cut_and_heal(&home, &old, at_leader);
+    check_link_that_stays_cut(&home);
     check_pause_and_kill(&home, &status);
 
     let events = fs::read_to_string(Path::new(&out).join("events.jsonl")).unwrap();
@@ -146,6 +147,16 @@ fn check_cut_and_heal(home: &Home<'_>, old: &str, at_leader: SocketAddr) {
     check_acts_in_time(home, &["heal", "n1"]);
 }
 
+/// A change of a link that is cut does not mend it, and does not say so.
+#[track_caller]
+fn check_link_that_stays_cut(home: &Home<'_>) {
+    home.done(&["cut", "n1", "n2"]);
+    let said = home.done(&["link", "n1", "n2", "--loss", "0%"]);
+    let want = "link n1 <-> n2: no loss: 2 links; 2 still cut, until `lab heal`, in force after ";
+    assert!(said.starts_with(want) && said.contains("n1 <-> n2  cut  hand"), "{said}");
+    home.done(&["heal"]);
+}
+
 #[track_caller]
 fn check_pause_and_kill(home: &Home<'_>, status: &Json) {
     assert_eq!(home.done(&["pause", "n3"]), "n3 is paused\n");
@@ -163,6 +174,9 @@ fn check_pause_and_kill(home: &Home<'_>, status: &Json) {
     assert_eq!(open.read(&mut [0]).unwrap_or(0), 0);
     assert!(get(published, "/health").is_err());
     home.fails(&["kill", "n2"], 1, "lab: n2 is down already: `lab start n2` starts it\n");
+    // It prints nothing more.
+    let end = home.done(&["console", "n2", "--lines", "2"]);
+    assert_eq!(end.lines().count(), 2, "{end}");
     let known = "nodes are n1, n2, n3; roles are leader, follower, random, rest";
     home.fails(&["kill", "n9"], 64, &format!("lab: there is no \"n9\": {known}\n"));
     home.fails(&["console", "n9"], 64, "lab: there is no node \"n9\": nodes are n1, n2, n3\n");
