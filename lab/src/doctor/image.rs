@@ -5,12 +5,12 @@ use std::path::Path;
 
 use super::DoctorError;
 use super::rows::{Fix, Row, TrialFolder, is_x86_64};
+use crate::causes::causes;
 use crate::image::cache::{IMAGE_VARIABLE, KERNEL_VARIABLE, KEY_VARIABLE};
 use crate::image::workshop::{Workshop, WorkshopError, variable};
 use crate::image::{self, data, debian, programs};
 use crate::limits::image::{RUSTC_TRIAL_MAX, RUSTC_VERSION_MAX};
 use crate::program::{Program, ProgramError, ProgramLog};
-use crate::runner::causes;
 
 /// What the rows are about.
 const PART: &str = "image";
