@@ -5,17 +5,20 @@
     reason = "a test starts the programs that it tests, and those that it tests with"
 )]
 
-use std::fs;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use aspen_init::report::{Line, parse_line};
+use aspen_lab::image::fat::FatFile;
 use aspen_lab::image::manifest::Manifest;
 use aspen_lab::image::workshop::Workshop;
-use aspen_lab::image::{cache, digest};
+use aspen_lab::image::{cache, config_disk, digest};
 
 use crate::host;
 
@@ -96,8 +99,8 @@ fn image_built_twice_has_the_same_bytes_and_the_tools_of_others_take_it() {
     qemu_reads_the_disk(&one);
     oci_tools_unpack_the_same_files(&one, home.path());
     only_the_signed_image_is_accepted(&one, home.path());
-    for disk in ["disk.raw", "disk.qcow2"] {
-        disk_boots_to_pid_1(&one.join(disk));
+    for file in ["disk.raw", "disk.qcow2", "aspen.efi"] {
+        boots_to_a_node_that_serves(&one.join(file), home.path());
     }
     cached_image_is_found_again_and_a_damaged_one_is_built_again(&one.join("bzImage"), home.path());
     let said = refuse(&["image", "build", "--out", word(&one)]);
@@ -179,38 +182,59 @@ fn cached_image_is_found_again_and_a_damaged_one_is_built_again(kernel: &Path, h
     assert!(told.iter().any(|text| text.starts_with("building the image again: ")), "{told:?}");
 }
 
-/// Firmware finds the EFI program on the disk, its kernel the initramfs, and PID 1 no configuration: it says so, and the
-/// machine ends.
-fn disk_boots_to_pid_1(disk: &Path) {
-    let kind = disk.extension().unwrap().to_str().unwrap();
-    let drive = format!("file={},format={kind},if=virtio,snapshot=on", disk.display());
-    let mut machine = Command::new("qemu-system-x86_64")
+/// Firmware finds the EFI program, its kernel the initramfs, and PID 1 the configuration and the image's own data partition or,
+/// where the EFI program is all there is, a blank disk: the node serves.
+fn boots_to_a_node_that_serves(file: &Path, home: &Path) {
+    let config = home.join("config.raw");
+    let text = "hostname = 'n1'\naddress = '10.1.2.10/24'\n[node]\nid = 1\nhttp_listen = '0.0.0.0:7001'\n";
+    config_disk::write(&config, &[FatFile { path: "aspen.conf", bytes: text.as_bytes() }]).unwrap();
+    let drive = |file: &Path, kind: &str, more: &str| {
+        format!("file={},format={kind},if=virtio,{more}", file.display())
+    };
+    let mut command = Command::new("qemu-system-x86_64");
+    command
         .args(["-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "512", "-nodefaults", "-display", "none"])
-        .args(["-no-reboot", "-serial", "stdio", "-bios", FIRMWARE, "-drive", &drive])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut console = machine.stdout.take().unwrap();
+        .args(["-no-reboot", "-serial", "stdio", "-bios", FIRMWARE])
+        .args(["-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile="])
+        .args(["-drive", &drive(&config, "raw", "readonly=on")]);
+    match file.extension().unwrap().to_str().unwrap() {
+        "efi" => {
+            let data = home.join("blank.raw");
+            File::create(&data).unwrap().set_len(256 << 20).unwrap();
+            command.arg("-kernel").arg(file).args(["-drive", &drive(&data, "raw", "snapshot=on")])
+        }
+        kind => command.args(["-drive", &drive(file, kind, "snapshot=on")]),
+    };
+    let mut machine = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut console = BufReader::new(machine.stdout.take().unwrap());
+    let (sender, lines) = channel();
     let reader = std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        console.read_to_end(&mut bytes).map(|_| String::from_utf8_lossy(&bytes).into_owned())
+        let mut line = Vec::new();
+        // Firmware writes what is no text.
+        while console.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
+            let text = String::from_utf8_lossy(&std::mem::take(&mut line)).into_owned();
+            if sender.send(text).is_err() {
+                return;
+            }
+        }
     });
     let deadline = Instant::now() + BOOT_MAX;
-    let ended = loop {
-        if let Some(status) = machine.try_wait().unwrap() {
-            break Some(status);
-        }
-        if Instant::now() > deadline {
-            machine.kill().unwrap();
-            machine.wait().unwrap();
+    let mut said = String::new();
+    let ready = loop {
+        let Ok(line) = lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) else {
             break None;
+        };
+        said.push_str(&line);
+        if let Some(Line::Ready(ready)) = parse_line(&line) {
+            break Some(ready);
         }
-        std::thread::sleep(Duration::from_millis(50));
     };
-    let console = reader.join().unwrap().unwrap();
-    assert!(ended.is_some(), "{} does not end:\n{console}", disk.display());
-    assert!(console.contains("ASPEN-EXIT {\"reason\":\"config\""), "{}:\n{console}", disk.display());
+    machine.kill().unwrap();
+    machine.wait().unwrap();
+    drop(lines);
+    reader.join().unwrap();
+    let ready = ready.unwrap_or_else(|| panic!("no node serves from {}:\n{said}", file.display()));
+    assert_eq!(ready.http, "10.1.2.10:7001");
 }
 
 #[test]

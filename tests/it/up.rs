@@ -2,6 +2,7 @@
 
 mod early;
 mod home;
+mod machines;
 
 use std::fs;
 use std::io::{self, Read};
@@ -18,7 +19,7 @@ use self::home::{Foreground, Home, await_nothing, free_ports, processes};
 use crate::http_client::{get, post};
 use crate::lab::{bench, topology, write_scenario};
 
-/// What the issue promises of cuts and heals.
+/// What docs/up.md promises of cuts and heals.
 const ACT_MAX: Duration = Duration::from_millis(100);
 
 /// What is waited for at most, unless it is promised sooner.

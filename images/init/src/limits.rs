@@ -68,17 +68,18 @@ pub const CLOCK_OFF_MS_MAX: i64 = 50;
 // ---- data disk ----
 
 /// What of a disk is read whole before it counts as blank, in bytes: partition tables, superblocks, and with their journals
-/// all that most file systems write when they are made. Only the first start with a disk reads it.
-pub const LOOK_WHOLE_BYTES: u64 = 64 * 1024 * 1024;
+/// all that most file systems write at their beginning when they are made. Only the first start with a disk reads it, and an
+/// emulated processor compares some 300 MB/s.
+pub const LOOK_WHOLE_BYTES: u64 = 8 * 1024 * 1024;
 /// Where the marks are by which contents are known, in bytes: that of btrfs comes last, at 64 KiB. Every start reads this.
 pub const LOOK_MARKS_BYTES: usize = 128 * 1024;
 /// What of it is read at a time, in bytes. The last so many bytes of a disk are read whole, too.
-pub const LOOK_CHUNK_BYTES: usize = 4 * 1024 * 1024;
+pub const LOOK_CHUNK_BYTES: usize = 1024 * 1024;
 /// Behind what is read whole, up to this place one block is read at each multiple of an interval, all in bytes: partitions
 /// begin there, and so do spare superblocks.
 pub const LOOK_NEAR_BYTES: u64 = 4 * 1024 * 1024 * 1024;
-/// The interval.
-pub const LOOK_NEAR_INTERVAL_BYTES: usize = 1024 * 1024;
+/// The interval: a small read of an emulated disk takes a tenth of a millisecond.
+pub const LOOK_NEAR_INTERVAL_BYTES: usize = 8 * 1024 * 1024;
 /// From there on, the interval in bytes: spare superblocks of ext4 and btrfs are there.
 pub const LOOK_FAR_INTERVAL_BYTES: usize = 64 * 1024 * 1024;
 /// Such blocks at most: 64 GiB of a disk.

@@ -218,7 +218,7 @@ mod tests {
         check(&[(64 << 20 | 5, b"x")], other("data of an unknown kind at byte 67108869"));
         check(&[(128 << 20, b"x")], other("data of an unknown kind at byte 134217728"));
         // Nowhere near an alignment.
-        check(&[((64 << 20) - 7, b"x")], other("data of an unknown kind at byte 67108857"));
+        check(&[((8 << 20) - 7, b"x")], other("data of an unknown kind at byte 8388601"));
         check(&[(5_000_000, b"x")], other("data of an unknown kind at byte 5000000"));
     }
 
