@@ -103,8 +103,9 @@ fn lab_that_measures_its_machines_says_so_and_ends_at_once() {
 fn machines_that_lose_their_power_under_writes_lose_nothing_that_was_acknowledged() {
     let Some((_turn, home)) = machines() else { return };
     let times = POWER_CUTS * rounds();
+    let duration_s = 4 + 2 * times;
     let scenario = format!(
-        "nodes: {{ count: 3 }}\nworkload: {{ rate: 60/s, mix: {{ read: 0, write: 80, cas: 20 }} }}\nduration: 8s\nfaults:\n  \
+        "nodes: {{ count: 3 }}\nworkload: {{ rate: 60/s, mix: {{ read: 0, write: 80, cas: 20 }} }}\nduration: {duration_s}s\nfaults:\n  \
          - {{ at: 1s, kill: random, restart_after: 500ms, every: 1s, times: {times} }}\n\
          checks: [linearizable, durable, raft, {{ recovers: {{ within: 10s }} }}]\n"
     );
