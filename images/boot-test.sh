@@ -39,7 +39,7 @@ await() {
 
 mkfifo monitor
 qemu-system-x86_64 -machine q35,accel=tcg -cpu max -m 256 -nodefaults -no-user-config -display none -no-reboot \
-  -kernel "$appliance/bzImage" -initrd "$appliance/initramfs.cpio.zst" -append "console=ttyS0 panic=-1" \
+  -kernel "$appliance/bzImage" -initrd "$appliance/initramfs.cpio.zst" -append "console=ttyS0 panic=-1 no_timer_check" \
   -drive file=config.raw,format=raw,if=none,id=config,readonly=on -device virtio-blk-pci,drive=config \
   -drive file=data.raw,format=raw,if=none,id=data -device virtio-blk-pci,drive=data,serial=aspen-data \
   -netdev user,id=net,restrict=on -device virtio-net-pci,netdev=net \

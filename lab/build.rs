@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 const PROGRAMS: [&str; 2] = ["aspen-node", "aspen-init"];
 
 /// What decides how an image of given parts looks, besides the libraries in Cargo.lock.
-const IMAGE_CODE: [&str; 5] = [
+const IMAGE_CODE: [&str; 6] = [
+    "build.rs",
     "src/image",
     "src/limits/image.rs",
     "../images/init/src/blocks.rs",

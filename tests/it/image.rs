@@ -11,7 +11,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::channel;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aspen_init::report::{Line, parse_line};
@@ -21,14 +20,12 @@ use aspen_lab::image::workshop::Workshop;
 use aspen_lab::image::{cache, config_disk, digest};
 
 use crate::host;
+use crate::lab::turn;
 
 /// Firmware as Debian's package ovmf has it.
 const FIRMWARE: &str = "/usr/share/ovmf/OVMF.fd";
 /// A machine on an emulated processor that shares two cores with other tests.
 const BOOT_MAX: Duration = Duration::from_mins(3);
-
-/// Builds share a cache and both cores.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Whether these programs are here; if not, says so loudly, or fails where `LAB_REQUIRE` wants them.
 fn has(word: &str, programs: &[&str]) -> bool {
@@ -84,7 +81,7 @@ fn image_built_twice_has_the_same_bytes_and_the_tools_of_others_take_it() {
     {
         return;
     }
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = turn();
     let home = tempfile::tempdir().unwrap();
     let (one, two) = (home.path().join("one"), home.path().join("two"));
     for folder in [&one, &two] {
@@ -244,7 +241,7 @@ fn every_wanted_option_of_the_kernel_survives_in_both_flavours() {
     if !has("qemu", &tools) || !is_file("qemu", "/usr/include/libelf.h", "libelf-dev") {
         return;
     }
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = turn();
     let home = tempfile::tempdir().unwrap();
     for flavour in ["appliance", "lab"] {
         let out = home.path().join(flavour);

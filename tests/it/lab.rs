@@ -26,6 +26,21 @@ pub(crate) fn turn() -> Turn {
     Turn { _file: file }
 }
 
+/// How often it is looked whether what is waited for is so.
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The scenarios of `topologies/`.
+pub(crate) const TOPOLOGIES: [&str; 8] = [
+    "three-nodes",
+    "leader-isolated",
+    "split-brain",
+    "crash-storm",
+    "one-way-cut",
+    "lossy-wan",
+    "pause-leader",
+    "flapping",
+];
+
 /// How often a test repeats what it proves: `ASPEN_LONG`, or once.
 pub(crate) fn rounds() -> u64 {
     std::env::var("ASPEN_LONG").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
@@ -133,7 +148,7 @@ impl Running {
         let events = self.directory.join("events.jsonl");
         while !fs::read_to_string(&events).unwrap_or_default().contains(text) {
             assert!(Instant::now() < deadline, "no event {text:?} within 60 s");
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(LOOK_INTERVAL);
         }
     }
 
@@ -161,7 +176,7 @@ impl Running {
                 break status;
             }
             assert!(Instant::now() < deadline, "the run does not end");
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(LOOK_INTERVAL);
         };
         Run {
             code: status.code(),

@@ -5,12 +5,15 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use aspen_init::report::{Line, parse_line};
 
 use crate::host;
-use crate::lab::{Run, Running, Turn, bench, rounds, run, write_scenario};
+use crate::lab::{
+    LOOK_INTERVAL, Run, Running, TOPOLOGIES, Turn, bench, rounds, run, topology, write_scenario,
+};
 
 /// A cut, a pause, a power cut, and a cut round the machine that is off, in as little time as they take.
 const STORY: &str = "nodes: { count: 3 }\nworkload: { rate: 60/s }\nduration: 20s\nfaults:\n  \
@@ -91,6 +94,7 @@ fn lab_that_measures_its_machines_says_so_and_ends_at_once() {
             break;
         }
         assert!(Instant::now() < deadline && up.try_wait().unwrap().is_none(), "{status:?}");
+        thread::sleep(LOOK_INTERVAL);
     }
     let began = Instant::now();
     let down = lab(&["down"]).output().unwrap();
@@ -126,6 +130,19 @@ fn power_cut_that_cuts_nothing_is_no_pass() {
     let restarted =
         proofs.as_array().unwrap().iter().find(|proof| proof["what"] == "a new incarnation serves");
     assert_eq!(restarted.unwrap()["is_seen"], false, "{proofs}");
+}
+
+/// Every topology passes on machines as it does on processes; in one round the one that README.md names.
+#[test]
+fn topologies_pass_on_machines() {
+    let Some((_turn, home)) = machines() else { return };
+    let names: &[&str] = if rounds() == 1 { &["split-brain"] } else { &TOPOLOGIES };
+    for (name, seed) in names.iter().flat_map(|name| (1..=rounds()).map(move |seed| (name, seed))) {
+        let (file, seed) = (topology(name), seed.to_string());
+        let words = [file.to_str().unwrap(), "--seed", &seed, "--driver", "qemu"];
+        let run = Running::start(home.path(), &format!("{name}-{seed}"), &words, &[]).finish_within(RUN_MAX);
+        assert_eq!(run.code, Some(0), "{name}, seed {seed}: {}", run.output());
+    }
 }
 
 #[test]

@@ -8,20 +8,10 @@ use aspen_lab::runner::record::{FaultRecord, RunRecord};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::lab::{Run, Running, bench, processes_with_argument, rounds, run, topology, write_scenario};
+use crate::lab::{
+    Run, Running, TOPOLOGIES, bench, processes_with_argument, rounds, run, topology, write_scenario,
+};
 use crate::verify::judged_again;
-
-/// Every scenario of the repository.
-const TOPOLOGIES: [&str; 8] = [
-    "three-nodes",
-    "leader-isolated",
-    "split-brain",
-    "crash-storm",
-    "one-way-cut",
-    "lossy-wan",
-    "pause-leader",
-    "flapping",
-];
 
 /// A cut that takes a few seconds.
 const SHORT: &str = "nodes: { count: 3 }\nduration: 8s\nfaults:\n  \

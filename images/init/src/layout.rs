@@ -43,3 +43,8 @@ pub const CONTROL_PORT: &str = "org.aspen.control";
 pub const KEY_PREFIX: &str = "aspen.";
 /// What stands before a key in the name of a `fw_cfg` file.
 pub const FW_CFG_PREFIX: &str = "opt/org.aspen/";
+
+/// The beginning of a data disk that the appliance may write to: written to a blank one before anything else, and gone when the
+/// file system is complete, so that a power cut in between leaves a disk that can be finished. Whoever has just made a disk may
+/// write it, and spares the appliance the search for other contents.
+pub const UNFINISHED: &[u8; 32] = b"ASPEN: file system is unfinished";

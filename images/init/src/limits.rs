@@ -78,8 +78,8 @@ pub const LOOK_CHUNK_BYTES: usize = 1024 * 1024;
 /// Behind what is read whole, up to this place one block is read at each multiple of an interval, all in bytes: partitions
 /// begin there, and so do spare superblocks.
 pub const LOOK_NEAR_BYTES: u64 = 4 * 1024 * 1024 * 1024;
-/// The interval: a small read of an emulated disk takes a tenth of a millisecond.
-pub const LOOK_NEAR_INTERVAL_BYTES: usize = 8 * 1024 * 1024;
+/// The interval: every tool aligns partitions to it. A small read of an emulated disk takes a tenth of a millisecond.
+pub const LOOK_NEAR_INTERVAL_BYTES: usize = 1024 * 1024;
 /// From there on, the interval in bytes: spare superblocks of ext4 and btrfs are there.
 pub const LOOK_FAR_INTERVAL_BYTES: usize = 64 * 1024 * 1024;
 /// Such blocks at most: 64 GiB of a disk.

@@ -1,5 +1,6 @@
 //! What a lab knows of one node: whether it runs, and what it has last said of itself.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub(super) struct Desk {
     power: watch::Sender<Power>,
     /// Held while an order is carried out.
     pub(super) turn: tokio::sync::Mutex<()>,
+    /// Whether its node has ended by itself since its start, though its machine is on.
+    has_ended: AtomicBool,
     /// When it last answered, and what.
     seen: Mutex<Option<(Duration, NodeState)>>,
 }
@@ -58,6 +61,7 @@ impl Desk {
         Self {
             power: watch::Sender::new(Power::Down),
             turn: tokio::sync::Mutex::default(),
+            has_ended: AtomicBool::new(false),
             seen: Mutex::default(),
         }
     }
@@ -73,7 +77,15 @@ impl Desk {
     /// Notes that it runs or does not; whether that is news. What it has said before does not count any more.
     pub(super) fn set_power(&self, power: Power) -> bool {
         *self.seen() = None;
+        if power == Power::Down {
+            self.has_ended.store(false, Ordering::Relaxed);
+        }
         self.power.send_if_modified(|before| std::mem::replace(before, power) != power)
+    }
+
+    /// Notes that its node has ended while its machine is on; whether that is news.
+    pub(super) fn note_end(&self) -> bool {
+        !self.has_ended.swap(true, Ordering::Relaxed)
     }
 
     /// Notes what it has said.

@@ -110,8 +110,12 @@ pub enum InnerError {
     #[error("{0}")]
     Ended(String),
     /// Nobody leads, or not everybody follows.
-    #[error("the nodes do not follow a leader within {} s; `lab console` shows what each of them says", BOOT_WAIT_MAX.as_secs())]
-    NoLeader,
+    #[error(
+        "the nodes do not follow a leader within {} s; what each of them said is in {}",
+        BOOT_WAIT_MAX.as_secs(),
+        .0.join("nodes/NAME/console.log").display()
+    )]
+    NoLeader(PathBuf),
 }
 
 /// Sockets that were opened on the host.
@@ -320,7 +324,7 @@ async fn bring_up(stage: &Stage, lab: &Lab, diary: &Diary) -> Result<(), InnerEr
     let deadline = stage.clock.now() + BOOT_WAIT_MAX;
     while !lab.is_settled() {
         if stage.clock.now() >= deadline {
-            return Err(InnerError::NoLeader);
+            return Err(InnerError::NoLeader(lab.directory().to_owned()));
         }
         stage.clock.sleep(LOOK_INTERVAL).await;
     }

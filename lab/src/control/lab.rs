@@ -5,6 +5,7 @@ mod nodes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -58,6 +59,11 @@ impl Debug for Lab {
 }
 
 impl Lab {
+    /// The run directory.
+    pub(super) fn directory(&self) -> &Path {
+        &self.about.directory
+    }
+
     /// A lab on a stage whose nodes are not started yet. `stop` turns true when it is to end.
     pub(super) fn new(stage: &Stage, about: About, stop: Arc<watch::Sender<bool>>) -> Self {
         let Stage { plan, cluster, clock, sink, .. } = stage;

@@ -153,7 +153,7 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// The control sockets on which somebody listens, by name.
+/// The control sockets on which somebody listens, by name. One that does not let us in is no reason to miss the others.
 ///
 /// # Errors
 /// [`SocketError`].
@@ -165,8 +165,8 @@ pub(super) fn open_all(directory: &Path) -> Result<Vec<(PathBuf, UnixStream)>, S
     };
     let mut paths: Vec<PathBuf> = entries.flatten().filter(is_socket).map(|entry| entry.path()).collect();
     paths.sort();
-    let opened = paths.into_iter().map(|path| Ok(open(&path)?.map(|stream| (path, stream))));
-    opened.filter_map(Result::transpose).collect()
+    let opened = paths.into_iter().filter_map(|path| open(&path).ok()?.map(|stream| (path, stream)));
+    Ok(opened.collect())
 }
 
 #[cfg(test)]

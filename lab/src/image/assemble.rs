@@ -51,8 +51,8 @@ pub const EPOCH_DEFAULT: u64 = 315_532_800;
 /// The last that the initramfs can hold.
 const EPOCH_MAX: u32 = u32::MAX;
 /// The command line inside the unified kernel image: a panic starts the machine again, and a torn partition table is read by its
-/// spare one.
-pub const COMMAND_LINE: &str = "console=tty0 console=ttyS0,115200 panic=1 gpt";
+/// spare one. A host that emulates and is busy can be late with the first ticks: a virtual timer needs no check.
+pub const COMMAND_LINE: &str = "console=tty0 console=ttyS0,115200 panic=1 gpt no_timer_check";
 /// User and group of `KubeVirt`'s QEMU.
 const KUBEVIRT_OWNER: u64 = 107;
 

@@ -258,7 +258,8 @@ fn made_by(workshop: &Workshop<'_>) -> Result<Vec<String>, ImageError> {
 fn remove_halves(images: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(images)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with('.') {
+        let is_half = entry.file_name().to_string_lossy().starts_with('.');
+        if is_half && entry.file_type()?.is_dir() {
             std::fs::remove_dir_all(entry.path())?;
         }
     }

@@ -160,13 +160,13 @@ impl QemuMachine {
         }
     }
 
-    /// What is to be thought of the node's end when the appliance has started it again, but the console does not tell: a line
-    /// of the kernel may have come into that of the appliance.
-    fn restarted(&self) -> Option<Exit> {
-        // A machine that does not answer has come to an end of its own, or is about to be told to.
-        let answer = self.control.ask(Order::Health, HEALTH_ANSWER_MAX).ok()?;
-        let health: Health = serde_json::from_value(answer).ok()?;
-        (health.restarts > 0).then_some(ending::UNCLEAR)
+    /// Whether the appliance has started its node again. The console may not tell: a line of the kernel may have come into that
+    /// of the appliance.
+    fn has_restarted(&self) -> bool {
+        // A machine that does not answer still boots, or has come to an end of its own.
+        let answer = self.control.ask(Order::Health, HEALTH_ANSWER_MAX).ok();
+        let health = answer.and_then(|answer| serde_json::from_value::<Health>(answer).ok());
+        health.is_some_and(|health| health.restarts > 0)
     }
 
     /// How the node of a machine that is off ended.
@@ -215,18 +215,17 @@ impl Machine for QemuMachine {
     }
 
     fn terminate(&mut self, limit: Duration) -> Result<Exit, MachineError> {
-        if let Some(exit) = self.exited() {
+        if let Some(exit) = self.exited().filter(|_| !self.runs()) {
             return Ok(exit);
         }
         if !self.qmp(Qmp::query_status)?.running {
             // A machine that stands still sees no button.
             self.run(true)?;
         }
-        if let Some(exit) = self.restarted() {
-            return Ok(exit);
-        }
+        let has_restarted = self.has_restarted();
         let exit = self.press_until_off(limit)?;
-        self.node_exit(exit)
+        let exit = self.node_exit(exit)?;
+        Ok(if has_restarted && exit == Exit::Code(0) { ending::UNCLEAR } else { exit })
     }
 
     fn pause(&mut self) -> Result<(), MachineError> {

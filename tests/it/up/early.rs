@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::WAIT_MAX;
 use super::home::{Foreground, Home, await_nothing};
-use crate::lab::{bench, topology};
+use crate::lab::{LOOK_INTERVAL, bench, topology};
 
 /// A lab ends in so much, whatever it was about to do: the bounds of what it waited for are far longer.
 const END_MAX: Duration = Duration::from_secs(5);
@@ -41,6 +41,7 @@ fn boots(home: &Home<'_>, out: &str, more: &[&str]) -> Foreground {
             return lab;
         }
         assert!(Instant::now() < deadline, "no lab is seen: {said:?}");
+        std::thread::sleep(LOOK_INTERVAL);
     }
 }
 

@@ -56,7 +56,7 @@ impl Lab {
                 if exit == Exit::Signal(9) {
                     "was killed".to_owned()
                 } else {
-                    format!("had ended before: {exit}")
+                    format!("was killed; it had ended by itself before: {exit}")
                 }
             }
             Order::Pause => {
@@ -138,9 +138,14 @@ impl Lab {
     pub(in crate::control) async fn watch_deaths(&self) {
         loop {
             for (node, exit) in self.cluster.deaths() {
-                if self.desks[node.position()].set_power(Power::Down) {
-                    let name = self.name(node);
-                    let text = format!("ended by itself: {exit}; `lab console {name}` shows its last words");
+                let (desk, name) = (&self.desks[node.position()], self.name(node));
+                // A machine is on, and starts its node again.
+                let is_on = self.cluster.runs(node).await;
+                let is_news = if is_on { desk.note_end() } else { desk.set_power(Power::Down) };
+                if is_news {
+                    let again = if is_on { ", and is started again" } else { "" };
+                    let text =
+                        format!("ended by itself{again}: {exit}; `lab console {name}` shows its last words");
                     self.event(EventKind::Death, name, &text);
                 }
             }

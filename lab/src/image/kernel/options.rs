@@ -23,8 +23,18 @@ const BUILT_IN: [&str; 12] = [
     "EPOLL",
 ];
 
-/// Without these the appliance finds no disk, network or console. A module will do where the kernel has modules.
-const NEEDED: [&str; 5] = ["VIRTIO_PCI", "VIRTIO_BLK", "VIRTIO_NET", "EXT4_FS", "SERIAL_8250"];
+/// Without these the appliance finds no disk, network, console or control channel, or does not see the power button. A module
+/// will do where the kernel has modules.
+const NEEDED: [&str; 8] = [
+    "VIRTIO_PCI",
+    "VIRTIO_BLK",
+    "VIRTIO_NET",
+    "VIRTIO_CONSOLE",
+    "EXT4_FS",
+    "SERIAL_8250",
+    "ACPI_BUTTON",
+    "INPUT_EVDEV",
+];
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]

@@ -22,6 +22,10 @@ pub const QEMU_INSTALL: &str = "apt-get install qemu-system-x86";
 /// panics: emulated timers need no check.
 const KERNEL_WORDS: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
 
+/// What QEMU may not do, as it is told itself.
+pub(super) const SANDBOX: [&str; 2] =
+    ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"];
+
 /// What executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -90,8 +94,6 @@ pub(super) fn program(hardware: &Hardware<'_>) -> Program {
         "-display".to_owned(),
         "none".to_owned(),
         "-no-reboot".to_owned(),
-        "-sandbox".to_owned(),
-        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".to_owned(),
         "-append".to_owned(),
         KERNEL_WORDS.to_owned(),
         "-chardev".to_owned(),
@@ -125,6 +127,7 @@ pub(super) fn program(hardware: &Hardware<'_>) -> Program {
         "virtio-rng-pci".to_owned(),
     ];
     Program::new(hardware.qemu)
+        .args(SANDBOX)
         .args(words)
         .arg("-kernel")
         .arg(hardware.kernel)

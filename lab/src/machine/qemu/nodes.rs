@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use aspen_init::layout;
@@ -138,7 +138,12 @@ fn aspen_conf(plan: &Plan, node: &PlannedNode) -> String {
 fn make_data_disk(path: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    if file.metadata()?.len() < DATA_DISK_BYTES { file.set_len(DATA_DISK_BYTES) } else { Ok(()) }
+    let bytes = file.metadata()?.len();
+    if bytes == 0 {
+        // It is new, and nobody need look whether it holds anything.
+        file.write_all_at(layout::UNFINISHED, 0)?;
+    }
+    if bytes < DATA_DISK_BYTES { file.set_len(DATA_DISK_BYTES) } else { Ok(()) }
 }
 
 /// The sockets of the machine behind a port of the switch.

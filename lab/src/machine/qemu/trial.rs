@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::arguments::{Accelerator, QEMU, QEMU_INSTALL};
+use super::arguments::{Accelerator, QEMU, QEMU_INSTALL, SANDBOX};
 use crate::causes::causes;
 use crate::limits::machines::{EMULATED_TRIAL_MAX, KERNEL_TRIAL_MAX, KVM_TRIAL_MAX, QEMU_VERSION_MAX};
 use crate::program::{Program, ProgramError, ProgramLog};
@@ -126,6 +126,7 @@ pub fn kernel(
 /// A machine without devices.
 fn machine(qemu: &Qemu, kind: &str, accelerator: Accelerator) -> Program {
     Program::new(&qemu.path)
+        .args(SANDBOX)
         .args(["-M", &format!("{kind},accel={}", accelerator.name()), "-cpu", "max"])
         .args(["-m", "128M", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
 }

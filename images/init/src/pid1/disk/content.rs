@@ -9,16 +9,12 @@ use std::panic::resume_unwind;
 use std::path::Path;
 use std::thread;
 
-use aspen_init::layout::DATA_LABEL;
+use aspen_init::layout::{DATA_LABEL, UNFINISHED};
 use aspen_init::limits::{
     BLOCK_BYTES, LOOK_CHUNK_BYTES, LOOK_FAR_COUNT_MAX, LOOK_FAR_INTERVAL_BYTES, LOOK_MARKS_BYTES,
     LOOK_NEAR_BYTES, LOOK_NEAR_INTERVAL_BYTES, LOOK_READERS, LOOK_WHOLE_BYTES,
 };
 use nix::libc;
-
-/// Written to a blank disk before anything else, and gone when the file system is complete: a power cut in between
-/// leaves a disk that we may still write to.
-pub(super) const UNFINISHED: &[u8; 32] = b"ASPEN: file system is unfinished";
 
 /// What a disk holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -227,8 +223,8 @@ mod tests {
         // The superblock of an ext4 that begins at 1 MiB, where every tool begins the first partition.
         let superblock = (1 << 20) + 1024 + 0x38;
         check(&[(superblock, b"\x53\xef")], other("data of an unknown kind at byte 1049656"));
-        let second = (200 << 20) + 1024 + 0x38;
-        check(&[(second, b"\x53\xef")], other("data of an unknown kind at byte 209716280"));
+        let second = (201 << 20) + 1024 + 0x38;
+        check(&[(second, b"\x53\xef")], other("data of an unknown kind at byte 210764856"));
     }
 
     #[test]

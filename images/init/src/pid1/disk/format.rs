@@ -6,9 +6,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use aspen_init::blocks::BlockList;
+use aspen_init::layout::UNFINISHED;
 use aspen_init::limits::BLOCK_BYTES;
-
-use super::content::UNFINISHED;
 
 /// What no disk writes by halves, in bytes: its smallest sector.
 const SECTOR_BYTES: usize = 512;
