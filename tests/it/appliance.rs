@@ -2,6 +2,7 @@
 //! what is wrong with what it is given.
 
 mod machine;
+mod restarts;
 
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
