@@ -76,7 +76,7 @@ fn word(path: &Path) -> &str {
 fn image_built_twice_has_the_same_bytes_and_the_tools_of_others_take_it() {
     let tools = ["apt-get", "dpkg-deb", "mke2fs", "qemu-img", "qemu-system-x86_64"];
     if !has("qemu", &tools)
-        || !is_file("qemu", FIRMWARE, "ovmf")
+        || !is_file("ovmf", FIRMWARE, "ovmf")
         || !has("oci-tools", &["skopeo", "umoci", "openssl"])
     {
         return;
@@ -238,7 +238,7 @@ fn boots_to_a_node_that_serves(file: &Path, home: &Path) {
 fn every_wanted_option_of_the_kernel_survives_in_both_flavours() {
     let tools = ["apt-get", "make", "gcc", "flex", "bison", "bc", "lz4", "xz", "tar"];
     // What make allnoconfig of a kernel wants besides: it builds a tool that reads ELF files.
-    if !has("qemu", &tools) || !is_file("qemu", "/usr/include/libelf.h", "libelf-dev") {
+    if !has("kernel-tools", &tools) || !is_file("kernel-tools", "/usr/include/libelf.h", "libelf-dev") {
         return;
     }
     let _turn = turn();

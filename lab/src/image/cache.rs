@@ -12,6 +12,7 @@ use super::manifest::{FORMAT, Manifest, ManifestError};
 use super::programs::{self, ProgramsError};
 use super::sign::{self, SignError};
 use super::workshop::{Workshop, WorkshopError, make_folder, variable};
+use crate::limits::image::IMAGES_KEPT_MAX;
 
 /// Names a folder of an image that is booted instead of a built one.
 pub const IMAGE_VARIABLE: &str = "ASPEN_IMAGE";
@@ -240,7 +241,22 @@ pub fn built(kernel: Option<PathBuf>, workshop: &mut Workshop<'_>) -> Result<Ima
     assemble::assemble(&half, &sources, &materials, Extent::Boot, workshop)?;
     // Renamed when it is whole.
     std::fs::rename(&half, &folder).map_err(|source| failed(&folder, source))?;
+    remove_oldest(&images).map_err(|source| failed(&images, source))?;
     open(&folder, None)
+}
+
+/// Leaves the images that were made last. A run boots copies of its own, so that nobody misses the others.
+fn remove_oldest(images: &Path) -> io::Result<()> {
+    let mut made = Vec::new();
+    for entry in std::fs::read_dir(images)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            made.push((entry.metadata()?.modified()?, entry.path()));
+        }
+    }
+    made.sort();
+    let surplus = made.len().saturating_sub(IMAGES_KEPT_MAX);
+    made.iter().take(surplus).try_for_each(|(_made, folder)| std::fs::remove_dir_all(folder))
 }
 
 /// What an image depends on besides what goes into it: the code that makes it, the time in its files, the maker of its file
@@ -291,8 +307,26 @@ fn files_of(folder: &Path) -> io::Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use super::super::manifest::tests::sample;
     use super::*;
+
+    #[test]
+    fn images_that_were_made_last_are_left() {
+        let home = tempfile::tempdir().unwrap();
+        let folders: Vec<PathBuf> =
+            (0..IMAGES_KEPT_MAX + 2).map(|number| home.path().join(number.to_string())).collect();
+        for (folder, minutes) in folders.iter().zip((0..200).rev()) {
+            std::fs::create_dir(folder).unwrap();
+            std::fs::write(folder.join("vmlinux"), "").unwrap();
+            let made = SystemTime::UNIX_EPOCH + Duration::from_hours(1_000) - Duration::from_mins(minutes);
+            std::fs::File::open(folder).unwrap().set_modified(made).unwrap();
+        }
+        remove_oldest(home.path()).unwrap();
+        let left: Vec<bool> = folders.iter().map(|folder| folder.is_dir()).collect();
+        assert!(left.iter().enumerate().all(|(number, is_left)| *is_left == (number >= 2)), "{left:?}");
+    }
 
     #[test]
     fn kernels_folder_is_known_by_its_files_and_its_modules() {

@@ -71,6 +71,8 @@ pub const KERNEL_BUILD_MAX: Duration = Duration::from_hours(2);
 pub const KERNEL_BZIMAGE_BYTES_MAX: u64 = 7 << 20;
 /// Largest configuration of a kernel, in bytes: Debian's has 270 KB.
 pub const KERNEL_CONFIG_BYTES_MAX: u64 = 4 << 20;
+/// Images that stay in the cache, the one just made among them: a few checkouts, each with a few kernels. One has 100 MB.
+pub const IMAGES_KEPT_MAX: usize = 8;
 
 const _: () = {
     assert!(TURN_MAX.as_secs() > PROGRAMS_BUILD_MAX.as_secs() + FETCH_MAX.as_secs());
