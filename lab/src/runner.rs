@@ -290,11 +290,11 @@ async fn stop_nodes(stage: &Stage, conduct: &Conduct) {
         }
         match stage.cluster.stop(node).await {
             Ok(Exit::Code(0)) => {}
+            // A run that is cut short may have left it dead, as the plan wanted.
+            Ok(Exit::Signal(9)) | Err(_) if conduct.is_cut_short(node) => {}
             Ok(exit) => {
                 conduct.death(node, stage.name(node), &exit.to_string(), stage.cluster.console_end(node));
             }
-            // A run that is cut short may have left it dead, as the plan wanted.
-            Err(_) if conduct.is_cut_short(node) => {}
             Err(error) => {
                 conduct.death(node, stage.name(node), &causes(&error), stage.cluster.console_end(node));
             }

@@ -113,6 +113,23 @@ fn interrupted_run_wakes_whom_it_has_paused() {
     assert!(run.stdout.contains("NO RECEIPT: the run ended before the fault did"), "{}", run.output());
 }
 
+/// What the plan had killed was once taken for a node that had ended by itself, and a promise for broken.
+#[test]
+fn interrupted_run_does_not_blame_whom_it_has_killed() {
+    let Some((_turn, home)) = bench() else { return };
+    let fault = "{ at: 1s, kill: leader, restart_after: 50s }";
+    let scenario =
+        format!("nodes: {{ count: 3 }}\nduration: 60s\nfaults: [{fault}]\nchecks: [linearizable]\n");
+    let file = write_scenario(home.path(), "dead", &scenario);
+    let running = Running::start(home.path(), "run", &[&file, "--seed", "1"], &[]);
+    running.await_event("ended by signal 9");
+    kill(Pid::from_raw(running.pid().cast_signed()), Signal::SIGINT).unwrap();
+    let run = running.finish();
+    assert_eq!(run.code, Some(2), "{}", run.output());
+    assert_eq!(run.status("alive"), "pass", "{}", run.output());
+    assert!(run.stdout.contains("NO RECEIPT: the run ended before the fault did"), "{}", run.output());
+}
+
 #[test]
 fn node_that_dies_by_itself_fails_the_run_with_the_end_of_its_log() {
     let Some((_turn, home)) = bench() else { return };
