@@ -129,6 +129,15 @@ pub fn parse_line(line: &str) -> Option<Line> {
     after(ERROR).map(|rest| Line::Error(rest.trim_end().to_owned()))
 }
 
+/// The same line of somebody else with a `~` in every mark, so that nobody takes it for one of ours.
+#[must_use]
+pub fn without_marks(line: &str) -> String {
+    [READY, EXIT, NODE_EXIT, ERROR].into_iter().fold(line.to_owned(), |line, mark| {
+        let (first, rest) = mark.split_at(1);
+        line.replace(mark, &format!("{first}~{rest}"))
+    })
+}
+
 /// The JSON value at the beginning of a text.
 fn first<T: for<'de> Deserialize<'de>>(text: &str) -> Option<T> {
     serde_json::Deserializer::from_str(text).into_iter().next()?.ok()
@@ -195,5 +204,19 @@ mod tests {
     fn error_is_the_rest_of_its_line() {
         check("aspen-init: error: two config disks\r", Some(Line::Error("two config disks".to_owned())));
         assert_eq!(Line::Error("a".to_owned()).to_string(), "aspen-init: error: a");
+    }
+
+    #[test]
+    fn line_of_somebody_else_is_never_taken_for_one_of_ours() {
+        let exit = NodeExit { node_exit: "signal 9".to_owned(), restarts: 2 };
+        let off = Exit { reason: Reason::Control, node_exit: None, uptime_ms: 9 };
+        for ours in [Line::Ready(ready()), Line::Exit(off), Line::NodeExit(exit), Line::Error("a".to_owned())]
+        {
+            let told = format!("value {ours} and {ours}");
+            assert!(parse_line(&told).is_some(), "{told}");
+            check(&without_marks(&told), None);
+        }
+        assert_eq!(without_marks("a ASPEN-EXIT {}"), "a A~SPEN-EXIT {}");
+        assert_eq!(without_marks("listening on 10.1.2.10:7001"), "listening on 10.1.2.10:7001");
     }
 }

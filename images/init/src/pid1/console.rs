@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use aspen_init::report::Line;
+use aspen_init::report::{Line, without_marks};
 use nix::sys::termios::tcdrain;
 
 /// Where the lines go.
@@ -39,9 +39,9 @@ impl Console {
         self.write(&format!("{line}\n"));
     }
 
-    /// A line of somebody else.
+    /// A line of somebody else, who may write anything, but nothing that a program takes for ours.
     pub(super) fn relay(&self, line: &str) {
-        self.write(&format!("{line}\n"));
+        self.write(&format!("{}\n", without_marks(line)));
     }
 
     /// Waits until everything is out.
