@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use aspen_init::config::MacAddress;
 use aspen_init::limits::{DHCP_FRAME_BYTES_MAX, DHCP_LISTEN, DHCP_SLEEP_MAX};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet, SocketStorage};
@@ -97,10 +98,10 @@ impl Client {
                 // Until it has to be renewed there is nothing to hear.
                 _ if self.is_bound && self.wire.is_silent() => {
                     self.wire.fd = None;
-                    poll(&mut [], timeout)?;
+                    wait_for(&mut [], timeout)?;
                 }
                 Some(fd) => {
-                    poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout)?;
+                    wait_for(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout)?;
                 }
                 None => {}
             }
@@ -137,6 +138,14 @@ impl Client {
             let _ = routes.add_default_ipv4_route(gateway);
         }
         Some(lease.map_or(Change::Lost, Change::Lease))
+    }
+}
+
+/// Waits; a signal that comes meanwhile is as if nothing had come yet.
+fn wait_for(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> io::Result<()> {
+    match poll(fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
 }
 
