@@ -26,6 +26,14 @@ pub(super) enum SourceError {
     /// What a source says.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A file of the firmware that is there and cannot be read.
+    #[error("fw_cfg: {key} cannot be read: take it away, or give it as a text")]
+    Unreadable {
+        /// The key.
+        key: String,
+        /// The kernel's.
+        source: std::io::Error,
+    },
     /// No source says anything.
     #[error(
         "no configuration: there is no disk labelled ASPEN-CFG, and neither the kernel command line nor fw_cfg nor smbios has \
@@ -76,13 +84,14 @@ fn combine(mut entries: Vec<Entry>, disk: Option<ConfigDisk>) -> Result<Told, So
 }
 
 /// The entries of every source but the config disk.
-fn open_entries(sys: &Path, command_line: &str) -> Result<Vec<Entry>, ConfigError> {
+fn open_entries(sys: &Path, command_line: &str) -> Result<Vec<Entry>, SourceError> {
     let mut entries = config::command_line(command_line)?;
     let files = fs::read_dir(sys.join("firmware/qemu_fw_cfg/by_name").join(FW_CFG_PREFIX));
     for file in files.into_iter().flatten().flatten() {
         let key = file.file_name().to_string_lossy().into_owned();
-        if let Ok(value) = head(&file.path().join("raw"), VALUE_READ_BYTES_MAX) {
-            entries.push(config::text(Source::FwCfg, &key, &value));
+        match head(&file.path().join("raw"), VALUE_READ_BYTES_MAX) {
+            Ok(value) => entries.push(config::text(Source::FwCfg, &key, &value)),
+            Err(source) => return Err(SourceError::Unreadable { key, source }),
         }
     }
     let table = fs::read(sys.join("firmware/dmi/tables/DMI")).unwrap_or_default();
@@ -147,6 +156,13 @@ mod tests {
             "aspen-init: hostname from the kernel command line\naspen-init: data.format from fw_cfg\n\
              aspen-init: mac from smbios type 11\n"
         );
+    }
+
+    #[test]
+    fn file_of_the_firmware_that_cannot_be_read_is_named() {
+        let sys = sysfs(&[("firmware/qemu_fw_cfg/by_name/opt/org.aspen/hostname/size", "1")]);
+        let error = open_entries(sys.path(), "").unwrap_err();
+        assert_eq!(error.to_string(), "fw_cfg: hostname cannot be read: take it away, or give it as a text");
     }
 
     #[test]
