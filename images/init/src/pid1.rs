@@ -146,7 +146,9 @@ fn serve(started: Duration, console: &Arc<Console>, running: &mut Running) -> Re
     let config_device = told.disk.as_ref().map(|disk| disk.device.as_path());
     disk::prepare(sys, &told.settings, config_device, &uevents, console)?;
     let disk_at = uptime();
-    network.wait_for_address(&told.settings)?;
+    if let Some(reason) = network.wait_for_address(&told.settings, &events)? {
+        return Ok(reason);
+    }
     let supervisor = supervisor(told, console, &sender)?;
     let machine = Machine {
         console: Arc::clone(console),

@@ -7,17 +7,20 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use aspen_init::config::{Address, MacAddress, Settings};
 use aspen_init::limits::{ADDRESS_LOOK_INTERVAL, ADDRESS_WAIT_MAX, READ_BYTES_MAX};
+use aspen_init::report::Reason;
 
 use self::dhcp::{Change, Client, Lease};
 use self::netlink::Netlink;
 use super::clock::uptime;
 use super::console::Console;
 use super::devices::{Uevents, VirtioKind, missing_driver};
+use super::events::Event;
 use super::texts::head;
 
 /// Why there is no network.
@@ -204,20 +207,26 @@ impl Network {
         started.map(|_runs_on| ()).map_err(|source| self.refused("start a thread", source))
     }
 
-    /// Waits for the first address.
+    /// Waits for the first address; or the reason why the machine is to stop, if somebody says so meanwhile.
     ///
     /// # Errors
     /// None came in time.
-    pub(super) fn wait_for_address(&self, settings: &Settings) -> Result<(), NetworkError> {
+    pub(super) fn wait_for_address(
+        &self,
+        settings: &Settings,
+        events: &Receiver<Event>,
+    ) -> Result<Option<Reason>, NetworkError> {
         // What is set is there at once; an answer of a server or a router takes a few looks.
         let deadline = uptime() + ADDRESS_WAIT_MAX;
         while self.addresses().is_empty() {
             if uptime() >= deadline {
                 return Err(self.no_address(settings));
             }
-            thread::sleep(ADDRESS_LOOK_INTERVAL);
+            if let Ok(Event::Stop(reason)) = events.recv_timeout(ADDRESS_LOOK_INTERVAL) {
+                return Ok(Some(reason));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     fn no_address(&self, settings: &Settings) -> NetworkError {
