@@ -85,6 +85,6 @@ fn kill_that_kills_nobody_is_no_pass() {
     check(
         "ignore-kills",
         "faults:\n  - { at: 1s, kill: follower, restart_after: 1s }",
-        &["a new incarnation serves"],
+        &["the process ended by signal 9 and was gone", "a new incarnation serves"],
     );
 }

@@ -28,7 +28,7 @@ fn lab_of_machines_answers_on_its_ports_is_cut_in_time_and_leaves_nothing() {
     check_cut_and_heal(&home, &old, at_leader);
     let machines: Vec<Json> =
         ["n1", "n2", "n3"].map(|name| super::node(&home.status(), name).clone()).to_vec();
-    assert!(machines.iter().all(|machine| machine["power"] == "on"), "{machines:?}");
+    assert!(machines.iter().all(|machine| machine["state"] == "running"), "{machines:?}");
     assert_eq!(home.done(&["down"]), format!("a is down; what it has written is in {out}\n"));
     await_nothing(&out);
     assert_eq!(home.sockets(), [""; 0]);
