@@ -26,6 +26,9 @@ pub use crate::scenario::{
     FaultAction, LinkEffect, Mix, NodeIndex, Selector, StandingLink, WorkloadKind, link_pairs,
 };
 
+/// Where a run directory has it, from its beginning.
+pub(crate) const FILE: &str = "plan.json";
+
 /// The name of the lab's own interface. At most 15 bytes (`IFNAMSIZ` less the final NUL, linux/if.h).
 pub const LAB_IFACE: &str = "aspen-lab0";
 const _: () = assert!(LAB_IFACE.len() <= 15, "the kernel takes the name");

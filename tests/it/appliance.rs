@@ -18,7 +18,8 @@ use self::machine::{Disk, Machine};
 use crate::host;
 use crate::lab::{Turn, turn};
 
-const CONFIG: &str =
+/// One node with an address of its own.
+pub(crate) const CONFIG: &str =
     "hostname = 'n1'\naddress = '10.1.2.10/24'\n[node]\nid = 1\nhttp_listen = '0.0.0.0:7001'\n";
 const DATA: &str = "aspen-data";
 

@@ -19,6 +19,7 @@ use aspen_lab::image::manifest::Manifest;
 use aspen_lab::image::workshop::Workshop;
 use aspen_lab::image::{cache, config_disk, digest};
 
+use crate::appliance::CONFIG;
 use crate::host;
 use crate::lab::turn;
 
@@ -183,8 +184,7 @@ fn cached_image_is_found_again_and_a_damaged_one_is_built_again(kernel: &Path, h
 /// where the EFI program is all there is, a blank disk: the node serves.
 fn boots_to_a_node_that_serves(file: &Path, home: &Path) {
     let config = home.join("config.raw");
-    let text = "hostname = 'n1'\naddress = '10.1.2.10/24'\n[node]\nid = 1\nhttp_listen = '0.0.0.0:7001'\n";
-    config_disk::write(&config, &[FatFile { path: "aspen.conf", bytes: text.as_bytes() }]).unwrap();
+    config_disk::write(&config, &[FatFile { path: "aspen.conf", bytes: CONFIG.as_bytes() }]).unwrap();
     let drive = |file: &Path, kind: &str, more: &str| {
         format!("file={},format={kind},if=virtio,{more}", file.display())
     };

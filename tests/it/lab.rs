@@ -4,10 +4,13 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value as Json;
 
 use crate::host;
@@ -40,6 +43,16 @@ pub(crate) const TOPOLOGIES: [&str; 8] = [
     "pause-leader",
     "flapping",
 ];
+
+/// A program that knows the node's version, and otherwise does this, in words of a shell.
+pub(crate) fn node_that(home: &Path, does: &str) -> PathBuf {
+    let path = home.join("another-node");
+    let version = env!("CARGO_PKG_VERSION");
+    let script = format!("#!/bin/sh\n[ \"$1\" = --version ] && exec echo aspen-node {version}\n{does}\n");
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
 
 /// How often a test repeats what it proves: `ASPEN_LONG`, or once.
 pub(crate) fn rounds() -> u64 {
@@ -156,6 +169,13 @@ impl Running {
     #[track_caller]
     pub(crate) fn finish(self) -> Run {
         self.finish_within(Duration::from_mins(3))
+    }
+
+    /// Ends it as Ctrl-C does, and waits for the end.
+    #[track_caller]
+    pub(crate) fn interrupt(self) -> Run {
+        kill(Pid::from_raw(self.pid().cast_signed()), Signal::SIGINT).unwrap();
+        self.finish()
     }
 
     /// Waits for the end.

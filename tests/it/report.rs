@@ -1,12 +1,8 @@
 //! What a run leaves behind says all that one needs to have it again, also when it came to a bad end.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-use crate::lab::{Running, bench, run, write_scenario};
+use crate::lab::{Running, bench, node_that, run, write_scenario};
 
 /// Everything but a fault.
 const CALM: &str = "nodes: { count: 3 }\nduration: 3s\nchecks: [linearizable, durable, raft]\n";
@@ -43,19 +39,13 @@ fn report_names_seed_versions_kernel_timeline_verdicts_and_the_replay_command() 
 fn aborted_run_leaves_a_report_that_says_why() {
     let Some((_turn, home)) = bench() else { return };
     let file = write_scenario(home.path(), "silent", CALM);
-    let node = home.path().join("silent-node");
-    let version = env!("CARGO_PKG_VERSION");
-    let script =
-        format!("#!/bin/sh\n[ \"$1\" = --version ] && exec echo aspen-node {version}\nexec sleep 600\n");
-    fs::write(&node, script).unwrap();
-    fs::set_permissions(&node, fs::Permissions::from_mode(0o755)).unwrap();
+    let node = node_that(home.path(), "exec sleep 600");
     let words = [&file, "--seed", "1", "--node-bin", node.to_str().unwrap(), "--open"];
     // No browser is to be found.
     let environment = [("BROWSER", "/does/not/exist"), ("PATH", "/does/not/exist")];
     let running = Running::start(home.path(), "run", &words, &environment);
     running.await_event("3 nodes");
-    kill(Pid::from_raw(running.pid().cast_signed()), Signal::SIGINT).unwrap();
-    let run = running.finish();
+    let run = running.interrupt();
     assert_eq!(run.code, Some(2), "{}", run.output());
     assert!(run.stdout.contains("the run was ended before the cluster was up"), "{}", run.output());
     let report = run.report();

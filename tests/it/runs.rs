@@ -88,8 +88,7 @@ fn interrupted_run_is_judged_and_written() {
     let file = write_scenario(home.path(), "interrupted", &SHORT.replace("8s", "60s"));
     let running = Running::start(home.path(), "run", &[&file, "--seed", "1"], &[]);
     running.await_event("receipt complete");
-    kill(Pid::from_raw(running.pid().cast_signed()), Signal::SIGINT).unwrap();
-    let run = running.finish();
+    let run = running.interrupt();
     assert_eq!(run.code, Some(2), "{}", run.output());
     assert!(run.stdout.contains("the run was ended early"), "{}", run.output());
     assert_eq!(run.report()["record"]["is_interrupted"], true);
@@ -105,8 +104,7 @@ fn interrupted_run_wakes_whom_it_has_paused() {
     let file = write_scenario(home.path(), "asleep", &rest.replace("for: 4s", "for: 50s"));
     let running = Running::start(home.path(), "run", &[&file, "--seed", "1"], &[]);
     running.await_event("in force");
-    kill(Pid::from_raw(running.pid().cast_signed()), Signal::SIGINT).unwrap();
-    let run = running.finish();
+    let run = running.interrupt();
     assert_eq!(run.code, Some(2), "{}", run.output());
     // It ended when it was asked to, like the others.
     assert_eq!(run.status("alive"), "pass", "{}", run.output());
@@ -123,8 +121,7 @@ fn interrupted_run_does_not_blame_whom_it_has_killed() {
     let file = write_scenario(home.path(), "dead", &scenario);
     let running = Running::start(home.path(), "run", &[&file, "--seed", "1"], &[]);
     running.await_event("ended by signal 9");
-    kill(Pid::from_raw(running.pid().cast_signed()), Signal::SIGINT).unwrap();
-    let run = running.finish();
+    let run = running.interrupt();
     assert_eq!(run.code, Some(2), "{}", run.output());
     assert_eq!(run.status("alive"), "pass", "{}", run.output());
     assert!(run.stdout.contains("NO RECEIPT: the run ended before the fault did"), "{}", run.output());

@@ -7,8 +7,7 @@ mod machines;
 use std::fs;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ use serde_json::{Value as Json, json};
 
 use self::home::{Foreground, Home, await_nothing, free_ports, processes};
 use crate::http_client::{get, post};
-use crate::lab::{bench, topology, write_scenario};
+use crate::lab::{bench, node_that, topology, write_scenario};
 
 /// What docs/up.md promises of cuts and heals.
 const ACT_MAX: Duration = Duration::from_millis(100);
@@ -281,7 +280,7 @@ fn lab_that_cannot_be_says_why_and_leaves_nothing() {
     home.fails(&words, 64, &want);
     assert!(!Path::new(&out).exists(), "nothing was started");
 
-    let broken = broken_node(directory.path());
+    let broken = node_that(directory.path(), "echo no disk today\nexit 7");
     let words = [
         "up",
         "--driver",
@@ -304,16 +303,4 @@ fn lab_that_cannot_be_says_why_and_leaves_nothing() {
     }
     await_nothing(&out);
     assert_eq!(home.sockets(), [""; 0]);
-}
-
-/// A program that knows its version and nothing else.
-fn broken_node(home: &Path) -> PathBuf {
-    let path = home.join("broken-node");
-    let version = env!("CARGO_PKG_VERSION");
-    let script = format!(
-        "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'aspen-node {version}'; exit; fi\necho no disk today\nexit 7\n"
-    );
-    fs::write(&path, script).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path
 }

@@ -22,13 +22,13 @@ use crate::cluster::pace::Pace;
 use crate::limits::control::{CONTROL_FAREWELL_MAX, HAND_RATE, PUBLISH_IDLE_MAX};
 use crate::limits::{BOOT_WAIT_MAX, LOOK_INTERVAL};
 use crate::machine::driver::{Driver, DriverError, World, set_up};
-use crate::plan::{NodeIndex, Plan};
+use crate::plan::{self, NodeIndex, Plan};
 use crate::program::Exit;
 use crate::runner::boot::{self, BootError};
 use crate::runner::record::{Conduct, Event, EventKind};
 use crate::runner::{EventSink, Stage};
 use crate::sandbox::{Control, Inner};
-use crate::session::wire::{self, EVENTS, PLAN, Wire};
+use crate::session::wire::{self, EVENTS, Wire};
 
 /// First argument of the inner process of `lab up`; the second is its order.
 pub const INNER: &str = "__up";
@@ -134,7 +134,7 @@ pub fn run_inner(inner: Inner) -> Result<u8, InnerError> {
     // First of all, so that no program that is started gets them.
     let sockets = take_sockets(&order)?;
     let plan = wire::read_plan(&order.directory);
-    let plan = Arc::new(plan.map_err(|source| InnerError::File { name: PLAN, source })?);
+    let plan = Arc::new(plan.map_err(|source| InnerError::File { name: plan::FILE, source })?);
     let diary = Wire::create(&order.directory, inner.events).map(Diary);
     let diary = Arc::new(diary.map_err(|source| InnerError::File { name: EVENTS, source })?);
     let stop = Arc::new(watch::Sender::new(false));

@@ -240,11 +240,12 @@ impl Lab {
         let counts = self.cluster.set_links(&rules).map_err(|error| refused(&causes(&error)))?;
         let took_us = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
         links.commit(by_hand, self.began.elapsed(), &counts);
-        let still = match change {
-            Change::Effect(change) if change.is_cut() => String::new(),
-            Change::Effect(_) | Change::Heal => links.still_cut(pairs),
-            Change::Cut => String::new(),
+        let is_cut = match change {
+            Change::Cut => true,
+            Change::Effect(change) => change.is_cut(),
+            Change::Heal => false,
         };
+        let still = if is_cut { String::new() } else { links.still_cut(pairs) };
         drop(links);
         let text = match pairs.len() {
             0 => format!("{text}: nothing was done by hand to any link"),

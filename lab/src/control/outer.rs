@@ -21,7 +21,7 @@ use super::socket::{self, SocketError};
 use super::{inherit, text};
 use crate::cli::UpArgs;
 use crate::limits::SANDBOX_END_MAX;
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::program::{Exit, Program, ProgramError, tail};
 use crate::report::event_line;
 use crate::sandbox::{self, Sandbox, SandboxError};
@@ -140,7 +140,7 @@ fn prepare(
     let choice = choose(&args.machines, &directory, &mut |text| say(text))?;
     say(&choice.reason);
     check_plants(choice.node_version)?;
-    write(&directory.join("plan.json"), plan.to_json().as_bytes())?;
+    write(&directory.join(plan::FILE), plan.to_json().as_bytes())?;
     copy_scenario(&args.file, &directory)?;
     let name = format!("{}-{}", plan.scenario, std::process::id());
     let (control, socket) = socket::listen(&socket::directory()?, &name)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::wire::{self, EVENTS, PLAN, Wire};
+use super::wire::{self, EVENTS, Wire};
 use super::{Message, Order};
 use crate::causes::causes;
 use crate::check::linearizable::Budget;
@@ -20,7 +20,7 @@ use crate::history::{History, read_history};
 use crate::machine::Sabotage;
 use crate::machine::driver::{DriverError, World, set_up};
 use crate::observations::{Observation, ObservationsError, read_observations};
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::report::{self, Report, Sources};
 use crate::runner::boot::BootError;
 use crate::runner::record::{Event, EventKind, RunRecord};
@@ -67,7 +67,7 @@ pub fn run_inner(inner: Inner) -> Result<u8, InnerError> {
     let text = inner.arguments.first().map(|argument| argument.to_string_lossy().into_owned());
     let order: Order = serde_json::from_str(&text.unwrap_or_default()).map_err(InnerError::Order)?;
     let plan = wire::read_plan(&order.directory);
-    let plan = Arc::new(plan.map_err(|source| InnerError::File { name: PLAN, source })?);
+    let plan = Arc::new(plan.map_err(|source| InnerError::File { name: plan::FILE, source })?);
     let wire = Wire::create(&order.directory, inner.events);
     let sink = Arc::new(wire.map_err(|source| InnerError::File { name: EVENTS, source })?);
     let (interrupt, interrupted) = watch::channel(false);
@@ -159,7 +159,7 @@ impl Seen {
         let history = open("history.jsonl").and_then(|file| Ok(read_history(file)?));
         let observations = open("observations.jsonl").and_then(|file| Ok(read_observations(file)?));
         // Shown where there is no record, and missed by no check.
-        let events = std::fs::read_to_string(directory.join("events.jsonl")).unwrap_or_default();
+        let events = std::fs::read_to_string(directory.join(EVENTS)).unwrap_or_default();
         let events = events.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let scenario = std::fs::read_to_string(directory.join("scenario.yaml")).unwrap_or_default();
         let (history, history_error) =

@@ -20,7 +20,7 @@ use crate::image::cache::{IMAGE_VARIABLE, KERNEL_VARIABLE, KEY_VARIABLE};
 use crate::image::workshop::variable;
 use crate::limits::{NODE_VERSION_MAX, SANDBOX_END_MAX};
 use crate::machine::driver::Driver;
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::program::{Program, ProgramError, ProgramLog, quoted};
 use crate::report;
 use crate::sandbox::{self, Sandbox, SandboxError};
@@ -115,7 +115,7 @@ pub fn run_outer(args: &RunArgs) -> Result<u8, OuterError> {
     progress.line(&choice.reason);
     let Choice { driver, node_version, .. } = choice;
     check_plants(node_version.clone()).inspect_err(|_| discard(&directory))?;
-    write(&directory.join("plan.json"), plan.to_json().as_bytes())?;
+    write(&directory.join(plan::FILE), plan.to_json().as_bytes())?;
     copy_scenario(&args.file, &directory)?;
     let order = Order {
         directory: directory.clone(),

@@ -1,4 +1,5 @@
-//! What an inner process is told, the plan, and what it tells: every event into events.jsonl, and messages of one line of JSON each to the outer.
+//! What an inner process is told, the plan, and what it tells: every event into events.jsonl, and messages of one line of
+//! JSON each to the outer.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -7,17 +8,15 @@ use std::sync::{Mutex, MutexGuard};
 
 use serde::Serialize;
 
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::runner::record::Event;
 
-/// Where the plan is, in the run directory.
-pub(crate) const PLAN: &str = "plan.json";
 /// Where the events go, in the run directory.
 pub(crate) const EVENTS: &str = "events.jsonl";
 
 /// Reads the plan that the outer has left.
 pub(crate) fn read_plan(directory: &Path) -> io::Result<Plan> {
-    let text = std::fs::read_to_string(directory.join(PLAN))?;
+    let text = std::fs::read_to_string(directory.join(plan::FILE))?;
     Ok(serde_json::from_str(&text)?)
 }
 

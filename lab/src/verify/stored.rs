@@ -6,12 +6,9 @@ use std::path::Path;
 use super::{VerifyError, answered, open};
 use crate::history::{History, read_history};
 use crate::observations::{Observation, read_observations};
-use crate::plan::{NodeIndex, Plan};
+use crate::plan::{self, NodeIndex, Plan};
 use crate::report::{self, Report};
 use crate::runner::record::RunRecord;
-
-/// What every run directory has, from the beginning.
-const PLAN: &str = "plan.json";
 
 /// A run, as far as it is stored.
 pub(super) struct StoredRun {
@@ -24,8 +21,8 @@ pub(super) struct StoredRun {
 impl StoredRun {
     /// Reads the files that the checks need.
     pub(super) fn load(directory: &Path) -> Result<Self, VerifyError> {
-        if !directory.join(PLAN).is_file() {
-            return Err(VerifyError::NoRun { directory: directory.to_owned(), missing: PLAN });
+        if !directory.join(plan::FILE).is_file() {
+            return Err(VerifyError::NoRun { directory: directory.to_owned(), missing: plan::FILE });
         }
         if !directory.join(report::JSON).is_file() {
             return Err(VerifyError::Unfinished { directory: directory.to_owned() });
@@ -66,7 +63,7 @@ impl StoredRun {
 }
 
 fn read_plan(directory: &Path) -> Result<Plan, VerifyError> {
-    let path = directory.join(PLAN);
+    let path = directory.join(plan::FILE);
     let text =
         fs::read_to_string(&path).map_err(|source| VerifyError::Open { path: path.clone(), source })?;
     serde_json::from_str(&text).map_err(|source| VerifyError::Plan { path, source })

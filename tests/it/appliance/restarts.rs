@@ -7,12 +7,8 @@ use std::process::Command;
 use aspen_init::limits::NODE_FAILURES_MAX;
 use aspen_init::report::{Line, NodeExit, Reason, parse_line};
 
-use super::{Bench, await_exit};
+use super::{Bench, CONFIG, await_exit};
 use crate::host;
-
-/// The node cannot listen where nobody is.
-const ELSEWHERE: &str =
-    "hostname = 'n1'\naddress = '10.1.2.10/24'\n[node]\nid = 1\nhttp_listen = '10.9.9.9:7001'\n";
 
 #[test]
 fn node_that_ends_is_started_again_until_it_is_given_up_and_its_last_words_are_kept() {
@@ -21,7 +17,8 @@ fn node_that_ends_is_started_again_until_it_is_given_up_and_its_last_words_are_k
         return;
     }
     let Some(bench) = Bench::open() else { return };
-    let config = bench.config("config.raw", ELSEWHERE);
+    // It cannot listen where nobody is.
+    let config = bench.config("config.raw", &CONFIG.replace("0.0.0.0:7001", "10.9.9.9:7001"));
     let data = bench.disk("data.raw", 128, 0, b"");
     let mut machine = bench.start(&[(&config, ""), (&data, super::DATA)], "");
     let exit = await_exit(&mut machine);

@@ -1,8 +1,5 @@
 //! Labs that are not up yet: they can be seen, and ended at once, whatever they wait for.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -10,27 +7,15 @@ use nix::sys::signal::Signal;
 
 use super::WAIT_MAX;
 use super::home::{Foreground, Home, await_nothing};
-use crate::lab::{LOOK_INTERVAL, bench, topology};
+use crate::lab::{LOOK_INTERVAL, bench, node_that, topology};
 
 /// A lab ends in so much, whatever it was about to do: the bounds of what it waited for are far longer.
 const END_MAX: Duration = Duration::from_secs(5);
 
-/// A node that knows its version, and then neither answers nor ends.
-fn silent_node(home: &Path) -> PathBuf {
-    let path = home.join("silent-node");
-    let version = env!("CARGO_PKG_VERSION");
-    let script = format!(
-        "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'aspen-node {version}'; exit; fi\nexec sleep 1000\n"
-    );
-    fs::write(&path, script).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path
-}
-
 /// Starts a lab whose nodes never answer, and waits until `lab status` knows that it boots.
 #[track_caller]
 fn boots(home: &Home<'_>, out: &str, more: &[&str]) -> Foreground {
-    let (scenario, node) = (topology("three-nodes"), silent_node(home.0));
+    let (scenario, node) = (topology("three-nodes"), node_that(home.0, "exec sleep 1000"));
     let words = ["up", scenario.to_str().unwrap(), "--node-bin", node.to_str().unwrap(), "--out", out];
     let mut command = home.command(&[&words, more].concat());
     let lab = Foreground(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());

@@ -173,11 +173,13 @@ fn make_ready(path: &Path, format: DataFormat, console: &Console) -> Result<u64,
             if bytes > disk_bytes {
                 return Err(DiskError::Small { path: owned(), disk_bytes, bytes });
             }
-            let places: Vec<u64> = blocks.blocks().map(|(at, _)| at).collect();
-            let taken = content::first_taken(&disk, disk_bytes, &places).map_err(failed)?;
-            if let (Content::Blank, Some(at)) = (content, taken) {
-                let what = format!("data of an unknown kind at byte {at}");
-                return Err(DiskError::Other { path: owned(), what });
+            // What we began to write is ours to write over.
+            if content == Content::Blank {
+                let places: Vec<u64> = blocks.blocks().map(|(at, _)| at).collect();
+                if let Some(at) = content::first_taken(&disk, disk_bytes, &places).map_err(failed)? {
+                    let what = format!("data of an unknown kind at byte {at}");
+                    return Err(DiskError::Other { path: owned(), what });
+                }
             }
             console.say(format_args!("{} is blank: writing an empty file system", path.display()));
             // Nobody else may have it open, another mount included.

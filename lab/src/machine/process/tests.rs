@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use super::*;
 use crate::fabric::switch::{PortSpec, Switch, SwitchHandle};
 use crate::fabric::{LinkCounters, Sabotage, Snapshot};
+use crate::host;
 use crate::link::{LinkId, LinkRule};
 use crate::machine::ProbeError;
 use crate::machine::probe::probe;
@@ -55,12 +56,7 @@ fn rig(program: &Program, sabotage: Option<Sabotage>) -> Option<Rig> {
                 ports.push(PortSpec { mac: mac(port), port: Box::new(end) });
             }
             Err(error) => {
-                let required = std::env::var("LAB_REQUIRE").unwrap_or_default();
-                assert!(!required.split(',').any(|word| word == "netns"), "netns is required: {error:?}");
-                #[allow(clippy::print_stderr, reason = "a skipped test says so")]
-                {
-                    eprintln!("SKIPPED: no network namespaces with taps here: {error:?}");
-                }
+                host::lacks("netns", &format!("network namespace with taps: {error:?}"));
                 return None;
             }
         }
