@@ -2,6 +2,7 @@
 
 mod control;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ pub use self::control::{
     ConsoleArgs, ControlCommand, CutArgs, HealArgs, LinkArgs, NodesArgs, StatusArgs, UpArgs, Which,
 };
 use crate::cluster::pace::Pace;
+use crate::limits::rig::{CPUS_MAX, MEMORY_MIB_DEFAULT, MEMORY_MIB_MAX, MEMORY_MIB_MIN};
 use crate::limits::{CHECK_CONFIGURATIONS_MAX, CHECK_TIME_ASKED_MAX, SELFTEST_RUNS_MAX};
 use crate::scenario::{Mistake, duration_of};
 
@@ -56,6 +58,8 @@ pub enum Command {
         after_help = "Exit codes: 0 done; 1 failed, with the reason; 64 the command line is wrong."
     )]
     Image(ImageCommand),
+    /// Run any of these commands in a virtual machine that is a complete host (docs/rig.md)
+    Rig(RigArgs),
     /// Find out, by doing it, what this host can do, and what gets the rest
     #[command(
         after_help = "Exit codes: 0 scenarios can be run here, with --fix also nothing is missing any more (emulation will do \
@@ -212,6 +216,34 @@ pub struct ImageBuildArgs {
     /// Kernel and initramfs only: no EFI program, no disks, no OCI layouts
     #[arg(long)]
     pub boot_only: bool,
+}
+
+/// A host in a box.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The options of the rig come before the command. `lab rig shell` is a shell in the guest.\n\
+Exit codes: that of the command; besides, 2 the guest ended under it, or it was stopped; 3 this host cannot run a guest; 64 the \
+command line is wrong."
+)]
+pub struct RigArgs {
+    /// The guest's kernel: Debian package, folder or bzImage [default: Debian's newest for virtual machines, fetched]
+    #[arg(long, value_name = "PATH")]
+    pub kernel: Option<PathBuf>,
+    /// Cloud Hypervisor's program, for the guest [default: the one on the search path, if any]
+    #[arg(long, value_name = "PROGRAM")]
+    pub cloud_hypervisor: Option<PathBuf>,
+    /// Processors of the guest [default: as many as this host has, at most 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(CPUS_MAX)))]
+    pub cpus: Option<u32>,
+    /// Memory of the guest, in MiB
+    #[arg(long, value_name = "N", default_value_t = MEMORY_MIB_DEFAULT, value_parser = clap::value_parser!(u32).range(i64::from(MEMORY_MIB_MIN)..=i64::from(MEMORY_MIB_MAX)))]
+    pub memory_mib: u32,
+    /// Emulate the guest's processors even where KVM could run them
+    #[arg(long)]
+    pub emulate: bool,
+    /// A command of the lab with its arguments, or shell
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "COMMAND")]
+    pub words: Vec<OsString>,
 }
 
 /// A kernel to be built.

@@ -4,6 +4,7 @@ pub mod control;
 pub mod image;
 pub mod machines;
 pub mod page;
+pub mod rig;
 
 use std::time::Duration;
 

@@ -9,6 +9,7 @@ use aspen_lab::causes::causes;
 use aspen_lab::cli::{Cli, Command, NODE_PART};
 use aspen_lab::control::{ClientError, UpError};
 use aspen_lab::doctor::{self, DoctorError};
+use aspen_lab::rig::{self, RigError};
 use aspen_lab::sandbox::{self, Stage};
 use aspen_lab::selftest::SelftestError;
 use aspen_lab::session::OuterError;
@@ -26,6 +27,9 @@ const EXIT_REFUSED: u8 = 3;
 const EXIT_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
+    if let Some(code) = rig::dispatch() {
+        return code;
+    }
     match sandbox::dispatch(std::env::args_os().skip(1)) {
         Some(Stage::Finished(code)) => return ExitCode::from(code),
         Some(Stage::Inner(stage)) => return inner(stage),
@@ -61,6 +65,7 @@ fn command(command: &Command) -> ExitCode {
             let done = image::command::run(command, out, &mut std::io::stderr());
             finish(done.map(|()| 0), |_| EXIT_FAILED)
         }
+        Command::Rig(args) => finish(rig::run(args), RigError::exit_code),
         Command::Doctor { hold, fix } => {
             finish(doctor::run(*hold, *fix, out).map(|()| 0), DoctorError::exit_code)
         }

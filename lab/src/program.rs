@@ -318,6 +318,23 @@ impl Program {
         command.spawn().map_err(|source| ProgramError::Start { command: self.to_string(), source })
     }
 
+    /// Starts it with these as its input, its output and its error output.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn start_on(&self, [input, output, errors]: [Stdio; 3]) -> Result<Running, ProgramError> {
+        let mut command = self.command();
+        command.stdin(input).stdout(output).stderr(errors);
+        let child = own(|| command.spawn());
+        let child = child.map_err(|source| ProgramError::Start { command: self.to_string(), source })?;
+        Running::new(self.to_string(), PathBuf::from("/dev/null"), child)
+    }
+
+    /// Becomes this program; comes back only if that fails.
+    pub(crate) fn become_it(&self) -> io::Error {
+        self.command().exec()
+    }
+
     /// Starts it between two pipes, its input and its output; its error output is the lab's own.
     pub(crate) fn start_piped(&self) -> Result<(Running, ChildStdin, ChildStdout), ProgramError> {
         let failed = |source| ProgramError::Start { command: self.to_string(), source };

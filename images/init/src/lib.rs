@@ -9,4 +9,7 @@ pub mod config;
 pub mod control;
 pub mod layout;
 pub mod limits;
+pub mod modules;
+pub mod ports;
 pub mod report;
+pub mod texts;

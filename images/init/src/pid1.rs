@@ -11,13 +11,11 @@ mod events;
 mod finish;
 mod foreign;
 mod kernel_log;
-mod modules;
 mod mounts;
 mod network;
 mod node;
 mod ready;
 mod sources;
-mod texts;
 
 use std::io;
 use std::panic;
@@ -27,9 +25,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use aspen_init::layout::MODULES;
+use aspen_init::layout::{CONTROL_PORT, MODULES};
 use aspen_init::limits::{CLOCK_INTERVAL, CLOCK_OFF_MS_MAX, EVENTS_MAX};
+use aspen_init::modules;
+use aspen_init::ports;
 use aspen_init::report::{Exit, Line, Ready, Reason};
+use aspen_init::texts::with_causes;
 use nix::errno::Errno;
 use nix::sys::reboot::set_cad_enabled;
 
@@ -43,7 +44,6 @@ use self::mounts::MountError;
 use self::network::{Network, NetworkError};
 use self::node::{NodeError, NodeSettings, Supervisor};
 use self::sources::{SourceError, Told};
-use self::texts::with_causes;
 
 /// Why the machine goes off without having been asked to.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +130,7 @@ fn serve(started: Duration, console: &Arc<Console>, running: &mut Running) -> Re
     events::watch_signals(sender.clone()).map_err(BootError::Signals)?;
     mounts::quiet_kernel(console);
     let uevents = Uevents::listen().map_err(SourceError::Uevents)?;
-    modules::load(Path::new(MODULES), console);
+    modules::load(Path::new(MODULES), &mut |text| console.say(text));
     let clock = Clock::start(console);
     match events::watch_power_button(sys, &sender) {
         Ok(count) if count > 0 => {}
@@ -218,7 +218,7 @@ impl Machine {
     }
 
     fn open_control(&self, sys: &Path, supervisor: &Supervisor, events: SyncSender<Event>) {
-        let Some(port) = control::port(sys) else { return };
+        let Some(port) = ports::find(sys, CONTROL_PORT) else { return };
         let is_clock_taken = Arc::clone(&self.clock.is_taken);
         let probes_count = Arc::default();
         let desk = Desk { status: supervisor.status(), events, is_clock_taken, probes_count };

@@ -1,16 +1,13 @@
 //! The rows of the table of `lab doctor`, and those about what runs virtual machines here.
 
-use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
-
-use nix::unistd::geteuid;
+use std::path::Path;
 
 use super::DoctorError;
 use crate::machine::qemu::arguments::Accelerator;
 use crate::machine::qemu::trial::{self, TrialError};
-use crate::program::{ProcessStat, ProgramLog};
+use crate::program::ProgramLog;
+use crate::scratch::Scratch;
 
 /// Something that this host can do or cannot.
 #[derive(Debug)]
@@ -69,6 +66,12 @@ pub(super) fn is_x86_64(part: &'static str, name: &'static str) -> Option<Row> {
     (here != ARCHITECTURE).then(|| Row::new(part, name, Err(why())))
 }
 
+/// A folder for trials.
+pub(super) fn trials() -> Result<Scratch, DoctorError> {
+    let made = Scratch::make(&std::env::temp_dir(), "aspen-doctor-");
+    made.map_err(|(path, source)| DoctorError::Folder { path, source })
+}
+
 /// What runs virtual machines.
 pub(super) fn hypervisor_rows() -> Result<Vec<Row>, DoctorError> {
     const KVM: &str = "qemu, KVM";
@@ -90,7 +93,7 @@ pub(super) fn hypervisor_rows() -> Result<Vec<Row>, DoctorError> {
             return Ok(rows.into());
         }
     };
-    let folder = TrialFolder::make()?;
+    let folder = trials()?;
     let [kvm, emulated] =
         [(KVM, Accelerator::Kvm), (EMULATED, Accelerator::Tcg)].map(|(name, accelerator)| {
             let tried = trial::smallest_guest(&qemu, accelerator, folder.path(), &log);
@@ -102,86 +105,9 @@ pub(super) fn hypervisor_rows() -> Result<Vec<Row>, DoctorError> {
     Ok(vec![kvm, emulated])
 }
 
-/// A folder for trials, gone with this value. What a doctor that was killed has left goes with the next one.
-#[derive(Debug)]
-pub(super) struct TrialFolder(PathBuf);
-
-/// How the names of these folders begin; the process's number follows.
-const FOLDER: &str = "aspen-doctor-";
-
-impl TrialFolder {
-    pub(super) fn make() -> Result<Self, DoctorError> {
-        let temporary = std::env::temp_dir();
-        remove_left(&temporary);
-        let path = temporary.join(format!("{FOLDER}{}", std::process::id()));
-        match fs::DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => Ok(Self(path)),
-            Err(source) => Err(DoctorError::Folder { path, source }),
-        }
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for TrialFolder {
-    fn drop(&mut self) {
-        // If it cannot be removed, the next doctor tries again.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Removes the folders of this user's doctors that are no more.
-fn remove_left(temporary: &Path) {
-    let Ok(entries) = fs::read_dir(temporary) else { return };
-    let user = geteuid().as_raw();
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(FOLDER)?.parse().ok());
-        // The metadata are those of the entry itself: a link is no folder.
-        let is_own = entry.metadata().is_ok_and(|found| found.is_dir() && found.uid() == user);
-        if is_own && pid.is_some_and(|pid| pid == std::process::id() || ProcessStat::read(pid).is_none()) {
-            // Somebody else may be at it.
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
-
     use super::*;
-
-    #[test]
-    fn folders_of_doctors_that_are_no_more_are_removed_and_no_others() {
-        let home = tempfile::tempdir().unwrap();
-        let gone = u32::MAX;
-        let make = |name: &str| {
-            let path = home.path().join(name);
-            fs::create_dir(&path).unwrap();
-            fs::write(path.join("trial.raw"), "left").unwrap();
-            path
-        };
-        let left = make(&format!("{FOLDER}{gone}"));
-        let others = [make(&format!("{FOLDER}1")), make("aspen-doctor"), make(&format!("x{FOLDER}{gone}"))];
-        let link = home.path().join(format!("{FOLDER}{}", gone - 1));
-        symlink(&others[1], &link).unwrap();
-        remove_left(home.path());
-        assert!(!left.exists());
-        assert!(others.iter().all(|path| path.join("trial.raw").exists()) && link.exists());
-    }
-
-    #[test]
-    fn trials_are_made_in_a_folder_that_goes_with_them() {
-        let folder = TrialFolder::make().unwrap();
-        let path = folder.path().to_owned();
-        fs::write(path.join("trial.raw"), "left").unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
-        drop(folder);
-        assert!(!path.exists());
-    }
 
     #[test]
     fn row_that_something_else_does_the_work_of_is_not_wanting() {

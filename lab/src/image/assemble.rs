@@ -11,7 +11,7 @@ use super::data::{self, DataError};
 use super::debian::{self, DebianError};
 use super::disk::{self, DiskError};
 use super::initramfs::InitramfsError;
-use super::kernel::{Kernel, KernelError};
+use super::kernel::{Kernel, KernelError, options};
 use super::manifest::{self, Input, Manifest, ManifestError};
 use super::modules::{self, ModulesError, Selection};
 use super::oci::{self, Layer, LayerFile, OciError};
@@ -177,9 +177,9 @@ impl Materials {
             Some(path) => path.clone(),
             None => debian::fetch(&debian::newest_kernel(workshop)?, "--kernel PATH", workshop)?,
         };
-        let kernel = Kernel::load(&path, workshop)?;
+        let kernel = Kernel::load(&path, &options::APPLIANCE, workshop)?;
         let selection = match &kernel.modules {
-            Some(folder) => modules::select(folder)?,
+            Some(folder) => modules::select(folder, &modules::APPLIANCE)?,
             None => Selection::default(),
         };
         Ok(Self { kernel, selection, programs, epoch })

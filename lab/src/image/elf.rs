@@ -1,8 +1,8 @@
-//! What is asked of ELF files: the machine they are for, whether they are static, PVH, a module's description; and a
+//! What is asked of ELF files: the machine they are for, what they are linked with, PVH, a module's description; and a
 //! program without what only debuggers read.
 
 use object::elf::{self, FileHeader64};
-use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
+use object::read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader};
 use object::{Endianness, Object, ObjectSection};
 
 /// Why an ELF file is refused.
@@ -48,11 +48,21 @@ const SECTION_TABLE_SIZES: std::ops::Range<usize> = 0x3a..0x40;
 /// It does not run there.
 pub fn static_program(bytes: &[u8]) -> Result<Vec<u8>, ElfError> {
     let (header, endian) = x86_64(bytes)?;
+    let mut segments = header.program_headers(endian, bytes)?.iter();
+    if segments.any(|segment| segment.p_type(endian) == elf::PT_INTERP) {
+        return Err(ElfError::Dynamic);
+    }
+    loaded(bytes)
+}
+
+/// The bytes of a program up to the end of what the kernel loads: no symbols, no debugging information, no section table.
+///
+/// # Errors
+/// It is no program for this machine.
+pub fn loaded(bytes: &[u8]) -> Result<Vec<u8>, ElfError> {
+    let (header, endian) = x86_64(bytes)?;
     let mut end = 0;
     for segment in header.program_headers(endian, bytes)? {
-        if segment.p_type(endian) == elf::PT_INTERP {
-            return Err(ElfError::Dynamic);
-        }
         end = end.max(segment.p_offset(endian).saturating_add(segment.p_filesz(endian)));
     }
     let loaded = usize::try_from(end).ok().and_then(|end| bytes.get(..end));
@@ -66,6 +76,58 @@ pub fn static_program(bytes: &[u8]) -> Result<Vec<u8>, ElfError> {
     program[SECTION_TABLE_OFFSET].fill(0);
     program[SECTION_TABLE_SIZES].fill(0);
     Ok(program)
+}
+
+/// What a program or library is linked with, as it says itself.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Linkage {
+    /// The program that loads it; none for a static program and for a library.
+    pub interpreter: Option<String>,
+    /// The names of the libraries that it wants.
+    pub needed: Vec<String>,
+    /// The folders in which it wants them to be looked for, `$ORIGIN` for its own.
+    pub folders: Vec<String>,
+}
+
+/// What a program or library is linked with.
+///
+/// # Errors
+/// It is no ELF file for this machine.
+pub fn linkage(bytes: &[u8]) -> Result<Linkage, ElfError> {
+    let (header, endian) = x86_64(bytes)?;
+    let segments = header.program_headers(endian, bytes)?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let mut linkage = Linkage::default();
+    for segment in segments {
+        if let Some(interpreter) = segment.interpreter(endian, bytes)? {
+            linkage.interpreter = Some(text(interpreter));
+        }
+        let Some(entries) = segment.dynamic(endian, bytes)? else { continue };
+        let value =
+            |tag| entries.iter().find(|entry| entry.tag(endian) == tag).map(|entry| entry.val(endian));
+        let Some((address, length)) = value(elf::DT_STRTAB).zip(value(elf::DT_STRSZ)) else { continue };
+        let mut loads = segments.iter().filter(|segment| segment.p_type(endian) == elf::PT_LOAD);
+        let strings = loads
+            .find_map(|load| load.data_range(endian, bytes, address, length).ok().flatten())
+            .unwrap_or(&[]);
+        let string = |offset: u64| {
+            let bytes = strings.get(usize::try_from(offset).ok()?..)?;
+            Some(text(bytes.split(|byte| *byte == 0).next()?))
+        };
+        for entry in entries {
+            match entry.tag(endian) {
+                elf::DT_NEEDED => linkage.needed.extend(string(entry.val(endian))),
+                elf::DT_RPATH | elf::DT_RUNPATH => {
+                    let paths = string(entry.val(endian)).unwrap_or_default();
+                    linkage
+                        .folders
+                        .extend(paths.split(':').filter(|path| !path.is_empty()).map(str::to_owned));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(linkage)
 }
 
 /// Whether a kernel can be entered as PVH guests are: hypervisors that boot ELF files need it.
@@ -144,6 +206,15 @@ mod tests {
     #[track_caller]
     fn check_refused(bytes: &[u8], want: &str) {
         assert_eq!(static_program(bytes).unwrap_err().to_string(), want);
+    }
+
+    #[test]
+    fn program_says_what_it_is_linked_with() {
+        let Linkage { interpreter, needed, .. } = linkage(&own_program()).unwrap();
+        assert!(interpreter.is_some_and(|path| path.starts_with('/') && path.contains("ld-")));
+        assert!(needed.iter().any(|name| name.starts_with("libc.")), "{needed:?}");
+        // What debuggers read is not needed for that.
+        assert_eq!(linkage(&loaded(&own_program()).unwrap()).unwrap().needed, needed);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use cpio::NewcBuilder;
 use cpio::newc::ModeFileType;
 
 use super::bounded;
+use super::modules::Module;
 use crate::limits::image::{INITRAMFS_UNPACKED_BYTES_MAX, INITRAMFS_ZSTD_LEVEL};
 
 /// What a path in the archive is.
@@ -25,6 +26,8 @@ pub enum Entry {
     },
     /// A character device, major and minor.
     Device(u32, u32),
+    /// A symbolic link to this.
+    Link(String),
 }
 
 /// Why there is no initramfs.
@@ -61,6 +64,17 @@ impl Initramfs {
         self.add(path, Entry::File { bytes: bytes.into(), is_program: false });
     }
 
+    /// Adds modules in `lib/modules/RELEASE`, and a list of their paths, one a line, in the order of loading.
+    pub fn add_modules(&mut self, release: &str, modules: &[Module], list: &str) {
+        let mut lines = String::new();
+        for module in modules {
+            let path = format!("/lib/modules/{release}/{}", module.path);
+            lines = lines + &path + "\n";
+            self.add_file(&path, module.bytes.clone());
+        }
+        self.add_file(list, lines);
+    }
+
     /// Every entry by its path.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
         self.entries.iter().map(|(path, entry)| (path.as_str(), entry))
@@ -87,6 +101,15 @@ impl Initramfs {
 
     fn archive(&self, epoch: u32) -> io::Result<Vec<u8>> {
         let mut archive = Vec::new();
+        self.write_unpacked(epoch, &mut archive)?;
+        Ok(archive)
+    }
+
+    /// Writes it unpacked, as the kernel takes it, too: for what is booted once and in a machine with memory to spare.
+    ///
+    /// # Errors
+    /// It cannot be written, or a file has more than 4 GiB.
+    pub fn write_unpacked(&self, epoch: u32, mut archive: impl Write) -> io::Result<()> {
         for (number, (path, entry)) in (1..).zip(&self.entries) {
             let head = NewcBuilder::new(&path[1..]).ino(number).mtime(epoch).nlink(1);
             let (head, bytes) = match entry {
@@ -96,6 +119,9 @@ impl Initramfs {
                 Entry::File { bytes, is_program } => {
                     let mode = if *is_program { 0o755 } else { 0o644 };
                     (head.mode(mode).set_mode_file_type(ModeFileType::Regular), bytes.as_slice())
+                }
+                Entry::Link(target) => {
+                    (head.mode(0o777).set_mode_file_type(ModeFileType::Symlink), target.as_bytes())
                 }
                 Entry::Device(major, minor) => {
                     let head = head.mode(0o600).rdev_major(*major).rdev_minor(*minor);
@@ -107,8 +133,8 @@ impl Initramfs {
             writer.write_all(bytes)?;
             writer.finish()?;
         }
-        cpio::newc::trailer(&mut archive)?;
-        Ok(archive)
+        cpio::newc::trailer(archive)?;
+        Ok(())
     }
 }
 

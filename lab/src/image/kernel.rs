@@ -15,7 +15,7 @@ pub mod build;
 pub mod options;
 pub mod payload;
 
-use self::options::OptionsError;
+use self::options::{Needs, OptionsError};
 use self::payload::PayloadError;
 
 /// A kernel, read.
@@ -108,23 +108,28 @@ pub enum KernelError {
 }
 
 impl Kernel {
-    /// Reads a kernel from a Debian package, a folder, a bzImage or an ELF file.
+    /// Reads a kernel from a Debian package, a folder, a bzImage or an ELF file, and checks that it has what is needed.
     ///
     /// # Errors
     /// [`KernelError`].
-    pub fn load(path: &Path, workshop: &mut Workshop<'_>) -> Result<Self, KernelError> {
+    pub fn load(path: &Path, needs: &Needs, workshop: &mut Workshop<'_>) -> Result<Self, KernelError> {
         if path.extension().is_some_and(|extension| extension == "deb") {
             let package = debian::unpack(path, workshop)?;
-            return Self::from_folder(&package.folder, package.origin, workshop);
+            return Self::from_folder(&package.folder, package.origin, needs, workshop);
         }
         if path.is_dir() {
-            return Self::from_folder(path, String::new(), workshop);
+            return Self::from_folder(path, String::new(), needs, workshop);
         }
-        Self::from_file(path, None, String::new(), workshop)
+        Self::from_file(path, None, String::new(), needs, workshop)
     }
 
     /// A folder as a package leaves it, or with a kernel and perhaps `lib/modules` in it.
-    fn from_folder(folder: &Path, origin: String, workshop: &mut Workshop<'_>) -> Result<Self, KernelError> {
+    fn from_folder(
+        folder: &Path,
+        origin: String,
+        needs: &Needs,
+        workshop: &mut Workshop<'_>,
+    ) -> Result<Self, KernelError> {
         let found = candidates(folder)?;
         let image = match found.as_slice() {
             [] => return Err(KernelError::NoKernel(folder.to_owned())),
@@ -135,13 +140,14 @@ impl Kernel {
                 return Err(KernelError::ManyKernels { path: folder.to_owned(), names: names.collect() });
             }
         };
-        Self::from_file(image, Some(folder), origin, workshop)
+        Self::from_file(image, Some(folder), origin, needs, workshop)
     }
 
     fn from_file(
         path: &Path,
         folder: Option<&Path>,
         origin: String,
+        needs: &Needs,
         workshop: &mut Workshop<'_>,
     ) -> Result<Self, KernelError> {
         let bytes = bounded::read_file(path, KERNEL_UNPACKED_BYTES_MAX);
@@ -178,16 +184,17 @@ impl Kernel {
         let beside = path.parent().map(|parent| parent.join(format!("config-{release}")));
         let config = folder.and_then(|folder| configuration(folder, &release));
         if let Some(config) = config.or(beside.filter(|config| config.is_file())) {
-            options::check_file(&config, modules.is_some())?;
+            options::check_file(&config, needs, modules.is_some())?;
         } else if let Some(config) = options::embedded(&vmlinux)
             .map_err(|source| KernelError::Configuration { path: path.to_owned(), source })?
         {
-            options::check(&config, path, modules.is_some())?;
+            options::check(&config, path, needs, modules.is_some())?;
         } else {
             workshop.tell(&format!(
                 "{} brings no configuration, in itself or as config-{release} beside it: whether it has the options that \
-                 the appliance needs shows when it boots",
-                path.display()
+                 {} needs shows when it boots",
+                path.display(),
+                needs.whose
             ));
         }
         let origin = if origin.is_empty() { format!("Linux {line}") } else { origin };

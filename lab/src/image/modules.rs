@@ -1,4 +1,4 @@
-//! The modules that the appliance wants, of a kernel that has modules, in the order in which they can be loaded.
+//! The modules that are wanted of a kernel that has modules, in the order in which they can be loaded.
 //!
 //! Kernel packages bring no modules.dep; every module says itself what it depends on.
 
@@ -10,25 +10,39 @@ use super::bounded;
 use super::elf::{self, ElfError};
 use crate::limits::image::{MODULE_BYTES_MAX, MODULES_MAX};
 
-/// Without these no machine of the lab has a disk, a network or a control channel.
-const REQUIRED: [&str; 5] = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "ext4"];
-/// Taken where the kernel has them: other buses and disks, the power button, the hypervisor's clock, randomness,
-/// configuration from QEMU and SMBIOS, the checksum of ext4 by the processor.
-const OPTIONAL: [&str; 13] = [
-    "virtio_mmio",
-    "virtio_rng",
-    "virtio_scsi",
-    "sd_mod",
-    "nvme",
-    "evdev",
-    "button",
-    "ptp_kvm",
-    "qemu_fw_cfg",
-    "dmi_sysfs",
-    "crc32c_intel",
-    "vmw_vsock_virtio_transport",
-    "virtio_balloon",
-];
+/// The modules that somebody wants of a kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Who that is, in the middle of a sentence.
+    pub whose: &'static str,
+    /// Without these it does not work.
+    pub required: &'static [&'static str],
+    /// Taken where the kernel has them.
+    pub optional: &'static [&'static str],
+}
+
+/// What the appliance wants. Without the required ones no machine of the lab has a disk, a network or a control channel. The
+/// others are other buses and disks, the power button, the hypervisor's clock, randomness, configuration from QEMU and SMBIOS,
+/// the checksum of ext4 by the processor.
+pub const APPLIANCE: Wanted = Wanted {
+    whose: "the appliance",
+    required: &["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "ext4"],
+    optional: &[
+        "virtio_mmio",
+        "virtio_rng",
+        "virtio_scsi",
+        "sd_mod",
+        "nvme",
+        "evdev",
+        "button",
+        "ptp_kvm",
+        "qemu_fw_cfg",
+        "dmi_sysfs",
+        "crc32c_intel",
+        "vmw_vsock_virtio_transport",
+        "virtio_balloon",
+    ],
+};
 
 /// A module, unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,12 +69,14 @@ pub enum ModulesError {
         source: io::Error,
     },
     /// A wanted module is neither there nor built in.
-    #[error("{} has no module {name}, and it is not built in: the appliance cannot do without it", .folder.display())]
+    #[error("{} has no module {name}, and it is not built in: {whose} cannot do without it", .folder.display())]
     Missing {
         /// The folder of modules.
         folder: PathBuf,
         /// The module.
         name: &'static str,
+        /// Who wants it.
+        whose: &'static str,
     },
     /// A module depends on one that is not there.
     #[error("module {of} depends on {name}, which is neither in {} nor built in", .folder.display())]
@@ -97,21 +113,22 @@ pub struct Selection {
     pub absent: Vec<&'static str>,
 }
 
-/// Selects what the appliance wants from a folder `lib/modules/RELEASE`.
+/// Selects what is wanted from a folder `lib/modules/RELEASE`.
 ///
 /// # Errors
 /// [`ModulesError`].
-pub fn select(folder: &Path) -> Result<Selection, ModulesError> {
+pub fn select(folder: &Path, wanted: &Wanted) -> Result<Selection, ModulesError> {
+    let Wanted { whose, required, optional } = *wanted;
     let tree = Tree::read(folder)?;
     let mut selection = Selection::default();
     let mut done = BTreeSet::new();
-    for name in REQUIRED {
+    for &name in required {
         if !tree.has(name) {
-            return Err(ModulesError::Missing { folder: folder.to_owned(), name });
+            return Err(ModulesError::Missing { folder: folder.to_owned(), name, whose });
         }
         tree.add(name, &mut vec![], &mut done, &mut selection.modules)?;
     }
-    for name in OPTIONAL {
+    for &name in optional {
         if tree.has(name) {
             tree.add(name, &mut vec![], &mut done, &mut selection.modules)?;
         } else {

@@ -23,6 +23,7 @@ use crate::machine::driver::Driver;
 use crate::plan::{self, Plan};
 use crate::program::{Program, ProgramError, ProgramLog, quoted};
 use crate::report;
+use crate::rig;
 use crate::sandbox::{self, Sandbox, SandboxError};
 use crate::scenario::{Scenario, ScenarioErrors};
 
@@ -234,14 +235,17 @@ fn replay(args: &RunArgs, seed: u64, driver: &Driver) -> String {
         Driver::Process(_) => "process",
         Driver::Qemu(_) => {
             // What the image was made of or taken from.
-            let set = |name: &&str| Some(format!("{name}={}", quoted(variable(name)?.as_os_str())));
+            let own = |path: &PathBuf| path != Path::new(rig::IMAGE_FOLDER);
+            let set =
+                |name: &&str| Some(format!("{name}={}", quoted(variable(name).filter(own)?.as_os_str())));
             let made_of: &[&str] =
                 if args.machines.image.is_some() { &[] } else { &[IMAGE_VARIABLE, KERNEL_VARIABLE] };
             words.extend(made_of.iter().chain(&[KEY_VARIABLE]).filter_map(set));
             "qemu"
         }
     };
-    words.push(format!("{lab} run {}", quoted(args.file.as_os_str())));
+    let rig = std::env::var(rig::VARIABLE).map(|rig| format!(" {rig}")).unwrap_or_default();
+    words.push(format!("{lab}{rig} run {}", quoted(args.file.as_os_str())));
     words.push(format!("--seed {seed} --driver {name}"));
     let MachineArgs { node_bin, image, .. } = &args.machines;
     words.extend(image.iter().map(|path| format!("--image {}", quoted(path.as_os_str()))));

@@ -2,18 +2,17 @@
 
 mod probe;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use aspen_init::control::{Answer, Done, Health, Order, Outcome, Probed, Request};
-use aspen_init::layout::CONTROL_PORT;
-use aspen_init::limits::{CONTROL_LINE_BYTES_MAX, CONTROL_RETRY, PROBES_MAX, READ_BYTES_MAX};
+use aspen_init::limits::{CONTROL_LINE_BYTES_MAX, CONTROL_RETRY, PROBES_MAX};
 use aspen_init::report::Reason;
 use serde::Serialize;
 
@@ -21,7 +20,6 @@ use self::probe::{ProbeTurn, probe};
 use super::clock;
 use super::events::Event;
 use super::node::NodeStatus;
-use super::texts::head;
 
 /// What answers.
 #[derive(Debug)]
@@ -34,15 +32,6 @@ pub(super) struct Desk {
     pub(super) is_clock_taken: Arc<AtomicBool>,
     /// How many probes are under way, those of connections that have ended included.
     pub(super) probes_count: Arc<AtomicUsize>,
-}
-
-/// The device of the control port, if the hypervisor gave us one.
-pub(super) fn port(sys: &Path) -> Option<PathBuf> {
-    let ports = fs::read_dir(sys.join("class/virtio-ports")).into_iter().flatten().flatten();
-    let is_ours = |port: &fs::DirEntry| {
-        head(&port.path().join("name"), READ_BYTES_MAX).is_ok_and(|name| name == CONTROL_PORT)
-    };
-    ports.into_iter().find(is_ours).map(|port| Path::new("/dev").join(port.file_name()))
 }
 
 /// Answers on a port, on a thread of its own, as long as the machine runs.
@@ -237,7 +226,6 @@ mod tests {
 
     use aspen_init::control::NodeState;
 
-    use super::super::devices::tests::sysfs;
     use super::*;
 
     fn desk() -> (Desk, Receiver<Event>) {
@@ -353,15 +341,5 @@ mod tests {
         let want =
             r#"{"id":13,"error":"this is no request: unknown variant `dance`, expected one of `health`"#;
         assert!(answers[0].starts_with(want), "{answers:?}");
-    }
-
-    #[test]
-    fn port_is_found_by_its_name() {
-        let sys = sysfs(&[
-            ("class/virtio-ports/vport1p1/name", "org.other\n"),
-            ("class/virtio-ports/vport1p2/name", "org.aspen.control\n"),
-        ]);
-        assert_eq!(port(sys.path()), Some(PathBuf::from("/dev/vport1p2")));
-        assert_eq!(port(Path::new("/nowhere")), None);
     }
 }

@@ -9,12 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use aspen_init::limits::{DEVICE_QUIET, DEVICE_WAIT_MAX, READ_BYTES_MAX};
+use aspen_init::texts::head;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
-
-use super::texts::head;
 
 /// A disk, or a partition of one.
 #[derive(Debug, Clone, PartialEq, Eq)]

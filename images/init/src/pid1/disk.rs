@@ -20,6 +20,7 @@ use aspen_init::blocks::{BlockList, BlocksError};
 use aspen_init::config::{DataFormat, Settings};
 use aspen_init::layout::{DATA, DATA_BLOCKS};
 use aspen_init::limits::{BLOCK_BYTES, KERNEL_LOG_BYTES_MAX, READ_BYTES_MAX, RELEASE_MAX};
+use aspen_init::texts::head;
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MsFlags, mount};
@@ -29,7 +30,6 @@ use self::find::find;
 use super::console::Console;
 use super::devices::{BlockDevice, Uevents, VirtioKind, block_devices, missing_driver};
 use super::foreign::{resize_ext4, resize_partition};
-use super::texts::head;
 
 pub(super) use self::find::FindError;
 

@@ -8,10 +8,9 @@ use std::thread;
 
 use aspen_init::limits::READ_BYTES_MAX;
 use aspen_init::report::Reason;
+use aspen_init::texts::head;
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-
-use super::texts::head;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use aspen_init::limits::{KERNEL_LOG_BYTES_MAX, VALUE_READ_BYTES_MAX};
+use aspen_init::texts::{head, listed};
 use nix::sys::reboot::{RebootMode, reboot};
 
 use super::console::Console;
 use super::kernel_log;
-use super::texts::{head, listed};
 
 /// Turns the machine off.
 pub(super) fn go_off(console: &Console) -> ! {

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use aspen_init::limits::{CONSOLE_LEVEL, READ_BYTES_MAX};
+use aspen_init::texts::{head, listed};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
 use super::console::Console;
-use super::texts::{head, listed};
 
 /// Why one is missing.
 #[derive(Debug, thiserror::Error)]

@@ -14,6 +14,7 @@ use std::thread;
 use aspen_init::config::{Address, MacAddress, Settings};
 use aspen_init::limits::{ADDRESS_LOOK_INTERVAL, ADDRESS_WAIT_MAX, READ_BYTES_MAX};
 use aspen_init::report::Reason;
+use aspen_init::texts::head;
 
 use self::dhcp::{Change, Client, Lease};
 use self::netlink::Netlink;
@@ -21,7 +22,6 @@ use super::clock::uptime;
 use super::console::Console;
 use super::devices::{Uevents, VirtioKind, missing_driver};
 use super::events::Event;
-use super::texts::head;
 
 /// Why there is no network.
 #[derive(Debug, thiserror::Error)]

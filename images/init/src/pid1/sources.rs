@@ -9,11 +9,11 @@ use std::path::Path;
 use aspen_init::config::{self, ConfigError, Entry, Settings, Source};
 use aspen_init::layout::FW_CFG_PREFIX;
 use aspen_init::limits::VALUE_READ_BYTES_MAX;
+use aspen_init::texts::head;
 use nix::errno::Errno;
 
 use super::console::Console;
 use super::devices::{Uevents, VirtioKind, block_devices, missing_driver};
-use super::texts::head;
 
 pub(super) use self::config_disk::{ConfigDisk, ConfigDiskError};
 

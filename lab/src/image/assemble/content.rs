@@ -45,14 +45,7 @@ pub(super) fn initramfs(materials: &Materials, ext4: &[u8]) -> Result<(Initramfs
         initramfs.add(folder, Entry::Folder);
     }
     if !modules.is_empty() {
-        let place = |path: &str| format!("/lib/modules/{}/{path}", materials.kernel.release);
-        let mut list = String::new();
-        for module in modules {
-            list += &place(&module.path);
-            list.push('\n');
-            initramfs.add_file(&place(&module.path), module.bytes.clone());
-        }
-        initramfs.add_file(layout::MODULES, list);
+        initramfs.add_modules(&materials.kernel.release, modules, layout::MODULES);
     }
     Ok((initramfs, parts))
 }

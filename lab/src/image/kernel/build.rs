@@ -92,7 +92,7 @@ pub fn check_configuration(config: &Path, is_for_lab: bool) -> Result<usize, Bui
     if !lost.is_empty() {
         return Err(OptionsError::Lost(lost).into());
     }
-    options::check_file(config, false)?;
+    options::check_file(config, &options::APPLIANCE, false)?;
     Ok(options::parse(&wanted).len())
 }
 

@@ -1,4 +1,4 @@
-//! A kernel's configuration: what the appliance needs of it, and what became of what was wanted.
+//! A kernel's configuration: what is needed of it, and what became of what was wanted.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,34 +7,45 @@ use std::path::{Path, PathBuf};
 use super::super::bounded;
 use crate::limits::image::KERNEL_CONFIG_BYTES_MAX;
 
-/// Without these nothing starts. They must be built in, since the initramfs itself needs them.
-const BUILT_IN: [&str; 12] = [
-    "64BIT",
-    "BLK_DEV_INITRD",
-    "RD_ZSTD",
-    "BINFMT_ELF",
-    "DEVTMPFS",
-    "PROC_FS",
-    "SYSFS",
-    "TMPFS",
-    "UNIX",
-    "INET",
-    "FUTEX",
-    "EPOLL",
-];
+/// The options that somebody needs of a kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    /// Who that is, in the middle of a sentence.
+    pub whose: &'static str,
+    /// Without these nothing starts. They must be built in, since the initramfs itself needs them.
+    pub built_in: &'static [&'static str],
+    /// A module will do where the kernel has modules.
+    pub any: &'static [&'static str],
+}
 
-/// Without these the appliance finds no disk, network, console or control channel, or does not see the power button. A module
-/// will do where the kernel has modules.
-const NEEDED: [&str; 8] = [
-    "VIRTIO_PCI",
-    "VIRTIO_BLK",
-    "VIRTIO_NET",
-    "VIRTIO_CONSOLE",
-    "EXT4_FS",
-    "SERIAL_8250",
-    "ACPI_BUTTON",
-    "INPUT_EVDEV",
-];
+/// What the appliance needs: without it, it finds no disk, network, console or control channel, or does not see the power button.
+pub const APPLIANCE: Needs = Needs {
+    whose: "the appliance",
+    built_in: &[
+        "64BIT",
+        "BLK_DEV_INITRD",
+        "RD_ZSTD",
+        "BINFMT_ELF",
+        "DEVTMPFS",
+        "PROC_FS",
+        "SYSFS",
+        "TMPFS",
+        "UNIX",
+        "INET",
+        "FUTEX",
+        "EPOLL",
+    ],
+    any: &[
+        "VIRTIO_PCI",
+        "VIRTIO_BLK",
+        "VIRTIO_NET",
+        "VIRTIO_CONSOLE",
+        "EXT4_FS",
+        "SERIAL_8250",
+        "ACPI_BUTTON",
+        "INPUT_EVDEV",
+    ],
+};
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -48,10 +59,12 @@ pub enum OptionsError {
         source: io::Error,
     },
     /// Something is missing.
-    #[error("the kernel of {} cannot run the appliance, it lacks {}", .path.display(), .missing.join(", "))]
+    #[error("the kernel of {} cannot run {whose}, it lacks {}", .path.display(), .missing.join(", "))]
     Missing {
         /// The configuration.
         path: PathBuf,
+        /// Whom it cannot run.
+        whose: &'static str,
         /// What is missing.
         missing: Vec<String>,
     },
@@ -87,23 +100,26 @@ pub fn lost(wanted: &str, configuration: &str) -> Vec<String> {
     gone.map(|(name, want)| format!("CONFIG_{name}={want} (is {})", value(&name))).collect()
 }
 
-/// Checks that a kernel with this configuration can run the appliance.
+/// Checks that a kernel with this configuration has what is needed.
 ///
 /// # Errors
 /// [`OptionsError::Missing`] with all that is missing.
-pub fn check_file(path: &Path, has_modules: bool) -> Result<(), OptionsError> {
+pub fn check_file(path: &Path, needs: &Needs, has_modules: bool) -> Result<(), OptionsError> {
     let text = std::fs::read_to_string(path);
     let text = text.map_err(|source| OptionsError::Read { path: path.to_owned(), source })?;
-    check(&text, path, has_modules)
+    check(&text, path, needs, has_modules)
 }
 
 /// The same for a configuration that was found in or beside the kernel of this file.
 ///
 /// # Errors
 /// [`OptionsError::Missing`] with all that is missing.
-pub fn check(configuration: &str, path: &Path, has_modules: bool) -> Result<(), OptionsError> {
-    let missing = missing(configuration, has_modules);
-    if missing.is_empty() { Ok(()) } else { Err(OptionsError::Missing { path: path.to_owned(), missing }) }
+pub fn check(configuration: &str, path: &Path, needs: &Needs, has_modules: bool) -> Result<(), OptionsError> {
+    let missing = missing(configuration, needs, has_modules);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(OptionsError::Missing { path: path.to_owned(), whose: needs.whose, missing })
 }
 
 /// The configuration inside a kernel that is not packed, if it has one (`CONFIG_IKCONFIG`: gzip between two marks,
@@ -120,13 +136,13 @@ pub fn embedded(vmlinux: &[u8]) -> io::Result<Option<String>> {
     text.map(Some).map_err(io::Error::other)
 }
 
-fn missing(configuration: &str, has_modules: bool) -> Vec<String> {
+fn missing(configuration: &str, needs: &Needs, has_modules: bool) -> Vec<String> {
     let has = parse(configuration);
     let is = |name: &&str, value: &str| has.get(*name).is_some_and(|found| found == value);
-    let built_in = BUILT_IN.iter().filter(|name| !is(name, "y"));
+    let built_in = needs.built_in.iter().filter(|name| !is(name, "y"));
     let is_there = |name: &&str| is(name, "y") || has_modules && is(name, "m");
-    let needed = NEEDED.iter().filter(|name| !is_there(name));
-    built_in.chain(needed).map(|name| format!("CONFIG_{name}")).collect()
+    let any = needs.any.iter().filter(|name| !is_there(name));
+    built_in.chain(any).map(|name| format!("CONFIG_{name}")).collect()
 }
 
 #[cfg(test)]
@@ -161,13 +177,14 @@ mod tests {
     #[test]
     fn kernel_that_cannot_run_the_appliance_is_refused_with_all_that_it_lacks() {
         let lines: Vec<String> =
-            BUILT_IN.iter().chain(&NEEDED).map(|name| format!("CONFIG_{name}=y\n")).collect();
+            APPLIANCE.built_in.iter().chain(APPLIANCE.any).map(|name| format!("CONFIG_{name}=y\n")).collect();
         let all = lines.concat();
         let with = |from: &str, to: &str| {
             let path = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(path.path(), all.replace(from, to)).unwrap();
             path
         };
+        let check_file = |path: &Path, has_modules| check_file(path, &APPLIANCE, has_modules);
         check_file(with("", "").path(), false).unwrap();
         let modular = with("EXT4_FS=y", "EXT4_FS=m");
         check_file(modular.path(), true).unwrap();

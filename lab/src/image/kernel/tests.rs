@@ -8,7 +8,7 @@ fn check_refused(name: &str, bytes: &[u8], want: &str) {
     std::fs::write(&path, bytes).unwrap();
     let mut tell = |_: &str| {};
     let mut workshop = Workshop::open(&home.path().join("cache"), &mut tell).unwrap();
-    let error = Kernel::load(&path, &mut workshop).unwrap_err();
+    let error = Kernel::load(&path, &options::APPLIANCE, &mut workshop).unwrap_err();
     assert_eq!(error.to_string(), want.replace("PATH", path.to_str().unwrap()));
 }
 
@@ -34,7 +34,7 @@ fn folder_with_no_kernel_or_with_two_is_refused() {
     let mut workshop = Workshop::open(&home.path().join("cache"), &mut tell).unwrap();
     let folder = home.path().join("kernel");
     std::fs::create_dir_all(folder.join("boot")).unwrap();
-    let mut load = || Kernel::load(&folder, &mut workshop).unwrap_err().to_string();
+    let mut load = || Kernel::load(&folder, &options::APPLIANCE, &mut workshop).unwrap_err().to_string();
     let shown = folder.display();
     let want = format!(
         "{shown} holds no kernel: vmlinuz-RELEASE, bzImage or vmlinux is looked for there and in its folder boot"
@@ -65,13 +65,13 @@ fn kernel_given_as_a_file_is_checked_for_its_options_or_told_to_have_none() {
     let mut workshop = Workshop::open(&home.path().join("cache"), &mut tell).unwrap();
     let path = home.path().join("vmlinux");
     std::fs::write(&path, vmlinux(b"")).unwrap();
-    assert_eq!(Kernel::load(&path, &mut workshop).unwrap().release, "6.1.0-test");
+    assert_eq!(Kernel::load(&path, &options::APPLIANCE, &mut workshop).unwrap().release, "6.1.0-test");
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     io::Write::write_all(&mut gzip, b"CONFIG_64BIT=y\n").unwrap();
     let embedded = [b"IKCFG_ST".as_slice(), &gzip.finish().unwrap()].concat();
     std::fs::write(&path, vmlinux(&embedded)).unwrap();
     let mut lacks = || {
-        let error = Kernel::load(&path, &mut workshop).unwrap_err().to_string();
+        let error = Kernel::load(&path, &options::APPLIANCE, &mut workshop).unwrap_err().to_string();
         error.split_once(" cannot run the appliance, it lacks ").unwrap().1.to_owned()
     };
     let inside = lacks();

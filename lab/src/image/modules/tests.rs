@@ -53,7 +53,7 @@ impl Folder {
     }
 
     fn select(&self) -> Result<Selection, ModulesError> {
-        select(self.0.path())
+        select(self.0.path(), &APPLIANCE)
     }
 }
 

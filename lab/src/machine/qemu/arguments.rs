@@ -20,10 +20,10 @@ pub const QEMU_INSTALL: &str = "apt-get install qemu-system-x86";
 /// Words for the guest's kernel. Of a kernel that panics nothing is left but its last words: it restarts at once, and a
 /// machine that restarts ends. A busy host can be so late with the first ticks that the kernel takes the timer for broken, and
 /// panics: emulated timers need no check.
-const KERNEL_WORDS: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
+pub(crate) const KERNEL_WORDS: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
 
 /// What QEMU may not do, as it is told itself.
-pub(super) const SANDBOX: [&str; 2] =
+pub(crate) const SANDBOX: [&str; 2] =
     ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"];
 
 /// What executes the guest's instructions.
@@ -144,7 +144,7 @@ fn drive(id: &str, path: &Path, more: &str) -> String {
 }
 
 /// A path as the value of an option: a comma would end it.
-fn option(path: &Path) -> String {
+pub(crate) fn option(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
 

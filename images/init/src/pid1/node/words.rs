@@ -7,8 +7,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use aspen_init::limits::{LAST_WORDS_BYTES_MAX, LAST_WORDS_FILE_BYTES_MAX};
-
-use super::super::texts::head;
+use aspen_init::texts::head;
 
 /// The last lines, up to [`LAST_WORDS_BYTES_MAX`].
 #[derive(Debug, Default)]

@@ -5,12 +5,11 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use aspen_init::limits::READ_BYTES_MAX;
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 
-use super::console::Console;
-use super::texts::head;
+use crate::limits::READ_BYTES_MAX;
+use crate::texts::head;
 
 const NO_PARAMETERS: &CStr = c"";
 
@@ -21,19 +20,19 @@ fn listed(text: &str) -> impl Iterator<Item = &str> {
 
 /// Loads what `list` lists. A module that cannot be loaded is told of and left out: what really needs it says so later,
 /// with the reason.
-pub(super) fn load(list: &Path, console: &Console) {
+pub fn load(list: &Path, tell: &mut dyn FnMut(&str)) {
     let text = match head(list, READ_BYTES_MAX) {
         Ok(text) => text,
         // A kernel without modules.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return,
         Err(error) => {
-            console.say(format_args!("cannot read the list of modules {}: {error}", list.display()));
+            tell(&format!("cannot read the list of modules {}: {error}", list.display()));
             return;
         }
     };
     for path in listed(&text) {
         if let Some(trouble) = load_one(Path::new(path)) {
-            console.say(format_args!("cannot load the module {path}: {trouble}"));
+            tell(&format!("cannot load the module {path}: {trouble}"));
         }
         // The initramfs is memory, and a module that is loaded is there twice.
         let _ = fs::remove_file(path);
@@ -72,17 +71,11 @@ mod tests {
     #[test]
     fn module_that_is_not_there_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let (list, out) = (dir.path().join("modules"), dir.path().join("console"));
+        let list = dir.path().join("modules");
         fs::write(&list, "/nowhere/a.ko\n").unwrap();
-        fs::write(&out, "").unwrap();
-        load(&list, &Console::at(&out));
-        let text = fs::read_to_string(&out).unwrap();
-        assert_eq!(
-            text,
-            "aspen-init: cannot load the module /nowhere/a.ko: No such file or directory (os error 2)\n"
-        );
-        fs::write(&out, "").unwrap();
-        load(&dir.path().join("none"), &Console::at(&out));
-        assert_eq!(fs::read_to_string(&out).unwrap(), "");
+        let mut told = Vec::new();
+        load(&list, &mut |text| told.push(text.to_owned()));
+        assert_eq!(told, ["cannot load the module /nowhere/a.ko: No such file or directory (os error 2)"]);
+        load(&dir.path().join("none"), &mut |text| panic!("{text}"));
     }
 }

@@ -6,19 +6,22 @@ use std::io::{self, Read};
 use std::path::Path;
 
 /// The beginning of a text, without the line end behind it.
-pub(super) fn head(path: &Path, bytes_max: u64) -> io::Result<String> {
+///
+/// # Errors
+/// It cannot be read.
+pub fn head(path: &Path, bytes_max: u64) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(path)?.take(bytes_max).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
 }
 
 /// The words of a text.
-pub(super) fn listed(text: &str) -> Vec<&str> {
+pub fn listed(text: &str) -> Vec<&str> {
     text.split_whitespace().collect()
 }
 
 /// An error and its causes on one line, since every line of a console stands for itself.
-pub(super) fn with_causes(error: &dyn Error) -> String {
+pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,0 +1,220 @@
+//! What a command needs in the guest: files, programs, machines, input; and what comes out of it.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command, DriverArg, ImageCommand, MachineArgs};
+
+/// The word for a shell instead of a command of the lab.
+pub(super) const SHELL: &str = "shell";
+
+/// Whether virtual machines are started in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Machines {
+    /// By no means.
+    None,
+    /// The guest is asked whether it can.
+    Tried,
+    /// If an image for them can be had.
+    Perhaps,
+    /// They were asked for.
+    Wanted,
+}
+
+/// What a command needs.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Errand {
+    /// Whether it is a shell.
+    pub(super) is_shell: bool,
+    /// Whether it starts virtual machines.
+    pub(super) machines: Machines,
+    /// Files and folders that it names.
+    pub(super) files: Vec<PathBuf>,
+    /// Programs that it names.
+    pub(super) programs: Vec<PathBuf>,
+    /// An image that it names.
+    pub(super) image: Option<PathBuf>,
+    /// Where it puts what it makes: what is new below comes out.
+    pub(super) out: Vec<PathBuf>,
+    /// Whether it reads its input.
+    pub(super) has_input: bool,
+}
+
+/// Why a command cannot be run in a guest.
+#[derive(Debug, thiserror::Error)]
+pub enum ErrandError {
+    /// Not what was typed, or a wish for help.
+    #[error("{0}")]
+    Words(clap::Error),
+    /// It would end with the guest.
+    #[error(
+        "lab up --detach is of no use in a rig: what is in the background ends with the guest; leave --detach out"
+    )]
+    Detached,
+    /// There is nobody to talk to.
+    #[error(
+        "no lab is up in a guest that has just started: `lab rig shell` has `lab up … &` and the commands to it in one place"
+    )]
+    NothingUp,
+    /// It needs what is here.
+    #[error("images and kernels are built outside: the guest has no compiler; leave `rig` out")]
+    Build,
+    /// One in another.
+    #[error("a rig in a rig is not supported: leave one of them out")]
+    Nested,
+}
+
+impl Errand {
+    /// What the words after `lab rig` need. Relative paths are of `folder`.
+    ///
+    /// # Errors
+    /// [`ErrandError`].
+    pub(super) fn of(words: &[OsString], folder: &Path) -> Result<Self, ErrandError> {
+        if words == [SHELL] {
+            let mut errand = Self::bare(Machines::Tried);
+            (errand.is_shell, errand.has_input) = (true, true);
+            errand.out.push(folder.to_owned());
+            return Ok(errand);
+        }
+        let typed = std::iter::once("lab rig".into()).chain(words.iter().cloned());
+        let cli = Cli::try_parse_from(typed).map_err(ErrandError::Words)?;
+        let mut errand = Self::of_command(&cli.command)?;
+        for path in errand.files.iter_mut().chain(&mut errand.programs).chain(&mut errand.image) {
+            *path = folder.join(&*path);
+        }
+        errand.out = errand.out.iter().map(|path| folder.join(path)).collect();
+        Ok(errand)
+    }
+
+    fn bare(machines: Machines) -> Self {
+        let (files, programs, out) = (vec![], vec![], vec![]);
+        Self { is_shell: false, machines, files, programs, image: None, out, has_input: false }
+    }
+
+    fn of_command(command: &Command) -> Result<Self, ErrandError> {
+        Ok(match command {
+            Command::Run(args) => Self::of_scenario(&args.file, &args.machines, args.out.as_ref()),
+            Command::Up(args) if args.detach => return Err(ErrandError::Detached),
+            Command::Up(args) => Self::of_scenario(&args.file, &args.machines, args.out.as_ref()),
+            Command::Control(_) => return Err(ErrandError::NothingUp),
+            Command::Verify(args) => {
+                let mut errand = Self::bare(Machines::None);
+                errand.has_input = args.path == Path::new("-");
+                if !errand.has_input {
+                    errand.files.push(args.path.clone());
+                }
+                errand
+            }
+            Command::Selftest(args) => {
+                let mut errand = Self::bare(Machines::None);
+                errand.programs.extend(args.node_bin.clone());
+                errand.out.push(out_or_runs(args.out.as_ref()));
+                errand
+            }
+            Command::Image(ImageCommand::Build(_) | ImageCommand::Kernel(_)) => {
+                return Err(ErrandError::Build);
+            }
+            Command::Image(ImageCommand::Sign { folder, key } | ImageCommand::Verify { folder, key }) => {
+                let mut errand = Self::bare(Machines::None);
+                errand.files.extend([folder.clone(), key.clone()]);
+                errand.out.push(folder.clone());
+                errand
+            }
+            Command::Image(ImageCommand::Inspect { folder }) => {
+                let mut errand = Self::bare(Machines::None);
+                errand.files.push(folder.clone());
+                errand
+            }
+            Command::Doctor { hold, .. } => {
+                let mut errand = Self::bare(Machines::Tried);
+                errand.has_input = *hold;
+                errand
+            }
+            Command::Rig(_) => return Err(ErrandError::Nested),
+        })
+    }
+
+    fn of_scenario(file: &Path, machines: &MachineArgs, out: Option<&PathBuf>) -> Self {
+        let kind = match machines.driver {
+            DriverArg::Process => Machines::None,
+            DriverArg::Auto if machines.node_bin.is_some() => Machines::None,
+            DriverArg::Auto => Machines::Perhaps,
+            DriverArg::Qemu => Machines::Wanted,
+        };
+        let mut errand = Self::bare(kind);
+        errand.files.push(file.to_owned());
+        errand.programs.extend(machines.node_bin.clone());
+        errand.image.clone_from(&machines.image);
+        errand.out.push(out_or_runs(out));
+        errand
+    }
+}
+
+/// Where runs go.
+fn out_or_runs(out: Option<&PathBuf>) -> PathBuf {
+    out.cloned().unwrap_or_else(|| "runs".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(line: &str) -> Result<Errand, ErrandError> {
+        let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        Errand::of(&words, Path::new("/w"))
+    }
+
+    #[track_caller]
+    fn check(line: &str, machines: Machines, files: &[&str], out: &[&str], has_input: bool) {
+        let errand = of(line).unwrap();
+        let texts = |paths: &[PathBuf]| -> Vec<String> {
+            paths.iter().map(|path| path.to_str().unwrap().to_owned()).collect()
+        };
+        let named: Vec<PathBuf> =
+            [errand.files, errand.programs, errand.image.into_iter().collect()].concat();
+        assert_eq!((errand.machines, errand.has_input), (machines, has_input), "{line}");
+        assert_eq!(
+            (texts(&named).as_slice(), texts(&errand.out).as_slice()),
+            (owned(files).as_slice(), owned(out).as_slice()),
+            "{line}"
+        );
+    }
+
+    fn owned(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn command_takes_what_it_names_and_brings_what_it_makes() {
+        check("run a.yaml --driver process", Machines::None, &["/w/a.yaml"], &["/w/runs"], false);
+        check("run /s/a.yaml --out b", Machines::Perhaps, &["/s/a.yaml"], &["/w/b"], false);
+        check(
+            "up a.yaml --driver qemu --image i",
+            Machines::Wanted,
+            &["/w/a.yaml", "/w/i"],
+            &["/w/runs"],
+            false,
+        );
+        check("run a.yaml --node-bin n", Machines::None, &["/w/a.yaml", "/w/n"], &["/w/runs"], false);
+        check("verify -", Machines::None, &[], &[], true);
+        check("verify runs/a", Machines::None, &["/w/runs/a"], &[], false);
+        check("doctor", Machines::Tried, &[], &[], false);
+        check("selftest --out o", Machines::None, &[], &["/w/o"], false);
+        check("image inspect i", Machines::None, &["/w/i"], &[], false);
+        check("shell", Machines::Tried, &[], &["/w"], true);
+        assert!(of("shell").unwrap().is_shell && !of("doctor").unwrap().is_shell);
+    }
+
+    #[test]
+    fn command_that_makes_no_sense_in_a_guest_is_refused_with_what_does() {
+        let refused = |line: &str| of(line).unwrap_err().to_string();
+        assert!(refused("up a.yaml --detach").ends_with("leave --detach out"));
+        assert!(refused("status").starts_with("no lab is up in a guest that has just started"));
+        assert!(refused("image build").ends_with("leave `rig` out"));
+        assert!(refused("rig doctor").starts_with("a rig in a rig"));
+        assert!(refused("run").contains("<FILE>"), "{}", refused("run"));
+        assert!(refused("shell now").contains("unrecognized subcommand"));
+    }
+}

@@ -1,0 +1,298 @@
+//! The host's side while the guest runs: what the command prints is printed here, what is typed here is typed there.
+
+use std::io::{self, IsTerminal, PipeReader, PipeWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+
+use super::out::{Out, OutError};
+use super::terminal::{self, Raw};
+use super::vmm::Started;
+use super::wire::{Ended, Order, ToGuest, ToHost, pass_on, receive, send};
+use crate::limits::KILL_WAIT_MAX;
+use crate::limits::rig::{STOP_MAX, UP_MAX};
+use crate::program::{Running, tail};
+
+/// Why the command did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The guest takes too long.
+    #[error("the guest was not up within {UP_MAX:?}: is this host busy? {said}")]
+    NotUp {
+        /// The end of its console.
+        said: String,
+    },
+    /// It ends before it is up.
+    #[error("the guest ended before it was up; {said}")]
+    DiedEarly {
+        /// What QEMU and the console say.
+        said: String,
+    },
+    /// It ends under the command.
+    #[error("the guest ended under the command, and what it had made is lost; {said}")]
+    Died {
+        /// What QEMU and the console say.
+        said: String,
+    },
+    /// The user wants an end.
+    #[error("stopped, before the command came to its end")]
+    Stopped,
+    /// What comes is not of our making.
+    #[error("cannot understand the guest; {said}")]
+    Wire {
+        /// What QEMU and the console say.
+        said: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// What comes out.
+    #[error(transparent)]
+    Out(#[from] OutError),
+    /// The terminal's signals, or a thread.
+    #[error("cannot wait for signals")]
+    Signals(#[source] io::Error),
+    /// The terminal.
+    #[error("cannot pass the keys of this terminal on")]
+    Terminal(#[source] io::Error),
+}
+
+impl ServeError {
+    /// The exit code that goes with it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotUp { .. } | Self::DiedEarly { .. } => 3,
+            _ => 2,
+        }
+    }
+}
+
+/// Where to read what went wrong.
+#[derive(Debug, Clone)]
+pub(super) struct Logs {
+    pub(super) console: PathBuf,
+    pub(super) complaints: PathBuf,
+}
+
+impl Logs {
+    /// The ends of both.
+    fn said(&self) -> String {
+        let end = |path: &Path| tail(path).unwrap_or_default().trim_end().to_owned();
+        let (complaints, console) = (end(&self.complaints), end(&self.console));
+        let qemu = if complaints.is_empty() { complaints } else { format!("QEMU says:\n{complaints}\n") };
+        let console = if console.is_empty() { "nothing on it".to_owned() } else { format!("\n{console}") };
+        format!("{qemu}its console ends: {console}")
+    }
+}
+
+/// What the threads share.
+#[derive(Debug)]
+struct Shared {
+    running: Mutex<Running>,
+    to: Mutex<PipeWriter>,
+    is_up: AtomicBool,
+    /// Whether the user has ended it.
+    is_stopped: AtomicBool,
+    is_late: AtomicBool,
+}
+
+impl Shared {
+    fn send(&self, message: &ToGuest) -> io::Result<()> {
+        send(message, &mut *lock(&self.to))
+    }
+
+    /// Ends the guest: everything in it ends, too.
+    fn end(&self) {
+        // What the kernel does not end now it ends with this process.
+        let _ = lock(&self.running).kill();
+    }
+}
+
+/// The signals that a rig waits for. They are to be blocked before any thread is made.
+pub(super) fn signals() -> SigSet {
+    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGWINCH])
+}
+
+/// Waits for the guest, gives it its order, and stays until the command has ended and all has come out: its exit code.
+/// `up` is called when the guest is up.
+///
+/// # Errors
+/// [`ServeError`].
+pub(super) fn serve(
+    started: Started,
+    order: Order,
+    out: &mut Out,
+    logs: &Logs,
+    up: &mut dyn FnMut(&str),
+) -> Result<Ended, ServeError> {
+    let Started { running, from, to } = started;
+    let shared = Arc::new(Shared {
+        running: Mutex::new(running),
+        to: Mutex::new(to),
+        is_up: AtomicBool::new(false),
+        is_stopped: AtomicBool::new(false),
+        is_late: AtomicBool::new(false),
+    });
+    pass_signals(&shared).map_err(ServeError::Signals)?;
+    let in_time = watch_the_clock(&shared).map_err(ServeError::Signals)?;
+    let ended = follow(&shared, from, order, out, logs, up, in_time);
+    shared.end();
+    ended
+}
+
+fn follow(
+    shared: &Arc<Shared>,
+    mut from: PipeReader,
+    order: Order,
+    out: &mut Out,
+    logs: &Logs,
+    up: &mut dyn FnMut(&str),
+    in_time: SyncSender<()>,
+) -> Result<Ended, ServeError> {
+    let mut in_time = Some(in_time);
+    let mut raw = None;
+    loop {
+        let message = match receive::<ToHost>(&mut from) {
+            Ok(Some(message)) => message,
+            Ok(None) => return Err(shared.why_ended(logs)),
+            // It was ended in the middle of a message.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(shared.why_ended(logs)),
+            Err(source) => return Err(ServeError::Wire { said: logs.said(), source }),
+        };
+        match message {
+            ToHost::Up(release) => {
+                drop(in_time.take());
+                up(&release);
+                if order.is_interactive {
+                    raw = Some(Raw::begin().map_err(ServeError::Terminal)?);
+                }
+                shared.is_up.store(true, Ordering::Relaxed);
+                begin(shared, &order).map_err(|source| ServeError::Wire { said: logs.said(), source })?;
+            }
+            // A closed pipe does not end the command: its exit code counts.
+            ToHost::Output(bytes) => drop(write(io::stdout(), &bytes)),
+            ToHost::Errors(bytes) => drop(write(io::stderr(), &bytes)),
+            ToHost::Entry(entry) => out.begin(entry)?,
+            ToHost::Data(place, bytes) => out.data(place, &bytes)?,
+            ToHost::Ended(ended) => {
+                drop(raw);
+                return Ok(ended);
+            }
+        }
+    }
+}
+
+fn write(mut to: impl Write, bytes: &[u8]) -> io::Result<()> {
+    to.write_all(bytes)?;
+    to.flush()
+}
+
+/// Gives the guest its order, and from then on what is typed here.
+fn begin(shared: &Arc<Shared>, order: &Order) -> io::Result<()> {
+    shared.send(&ToGuest::Order(Box::new(order.clone())))?;
+    if !order.has_input {
+        return Ok(());
+    }
+    let shared = shared.clone();
+    // The thread ends with the process.
+    let typed = move || {
+        let passed = pass_on(io::stdin(), |bytes| shared.send(&ToGuest::Input(bytes)));
+        // A guest that takes no more has ended, which is seen elsewhere.
+        let _ = passed.and_then(|()| shared.send(&ToGuest::Input(vec![])));
+    };
+    thread::Builder::new().name("input".to_owned()).spawn(typed).map(drop)
+}
+
+impl Shared {
+    /// Why nothing comes any more.
+    fn why_ended(&self, logs: &Logs) -> ServeError {
+        // QEMU closes its end a moment before it is gone.
+        let _ = lock(&self.running).wait(KILL_WAIT_MAX);
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        if is(&self.is_stopped) {
+            return ServeError::Stopped;
+        }
+        let said = logs.said();
+        if is(&self.is_late) {
+            ServeError::NotUp { said }
+        } else if is(&self.is_up) {
+            ServeError::Died { said }
+        } else {
+            ServeError::DiedEarly { said }
+        }
+    }
+}
+
+/// Ends a guest that is not up in time. It is when the value that comes back goes.
+fn watch_the_clock(shared: &Arc<Shared>) -> io::Result<SyncSender<()>> {
+    let (in_time, waiting) = sync_channel::<()>(0);
+    let shared = shared.clone();
+    let watch = move || {
+        if waiting.recv_timeout(UP_MAX) == Err(RecvTimeoutError::Timeout) {
+            shared.is_late.store(true, Ordering::Relaxed);
+            shared.end();
+        }
+    };
+    thread::Builder::new().name("clock".to_owned()).spawn(watch)?;
+    Ok(in_time)
+}
+
+/// Passes signals on as long as the guest runs. Who wants an end twice gets it: from the command, or else from here.
+fn pass_signals(shared: &Arc<Shared>) -> io::Result<()> {
+    let shared = shared.clone();
+    let pass = move || {
+        let mut wishes = 0;
+        while let Ok(signal) = signals().wait() {
+            let is_up = shared.is_up.load(Ordering::Relaxed);
+            match signal {
+                Signal::SIGWINCH => {
+                    // One that cannot be told is drawn badly, and no more.
+                    let _ = shared.send(&ToGuest::Size(terminal_size()));
+                }
+                Signal::SIGINT | Signal::SIGTERM if is_up && wishes < 2 => {
+                    wishes += 1;
+                    let told = shared.send(&ToGuest::Signal(signal as i32));
+                    if told.is_err() || wishes == 2 && end_later(&shared).is_err() {
+                        shared.stop();
+                    }
+                }
+                _ => shared.stop(),
+            }
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(pass).map(drop)
+}
+
+/// Ends the guest if the command does not end by itself now.
+fn end_later(shared: &Arc<Shared>) -> io::Result<()> {
+    let shared = shared.clone();
+    let (begin, limit): (Instant, Duration) = (Instant::now(), STOP_MAX);
+    // The thread ends with the process.
+    let wait = move || {
+        while begin.elapsed() < limit {
+            thread::sleep(limit.saturating_sub(begin.elapsed()));
+        }
+        shared.stop();
+    };
+    thread::Builder::new().name("end".to_owned()).spawn(wait).map(drop)
+}
+
+impl Shared {
+    fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Relaxed);
+        self.end();
+    }
+}
+
+/// The size of the terminal that the user looks at.
+pub(super) fn terminal_size() -> super::wire::Size {
+    if io::stdout().is_terminal() { terminal::size_of(io::stdout()) } else { terminal::size_of(io::stderr()) }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
