@@ -6,13 +6,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::calibration::CalibrationError;
-use super::cluster::{MachineCluster, SetUpError};
+use super::cluster::{MachineCluster, MachineSpec, SetUpError};
 use super::qemu::nodes::QemuSettings;
 use super::{Sabotage, calibration, process, qemu};
 use crate::cluster::pace::Pace;
 use crate::cluster::{Clock, Cluster, RealClock};
 use crate::plan::Plan;
 use crate::program::ProgramLog;
+use crate::rig;
 
 /// What runs the nodes, with what it needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +66,7 @@ pub enum DriverError {
 }
 
 /// Makes every machine's directory, configuration and network below the run directory. No node is started. Without a pace
-/// virtual machines are measured first, and processes go at the pace of the plan. `tell` gets what a person may want to know.
+/// virtual machines are measured first, and processes go at the pace of the plan, but for those in a rig. `tell` gets what a person may want to know.
 ///
 /// # Errors
 /// A file, interface or namespace that cannot be made, or machines of which nobody knows how fast they are.
@@ -80,13 +81,22 @@ pub async fn set_up(
     let log = ProgramLog::open(&directory.join("programs.log")).map_err(SetUpError::from)?;
     let (machines, pace) = match driver {
         Driver::Process(program) => {
-            let pace = pace.unwrap_or(Pace::REAL);
+            let make =
+                |plan: &Plan, home: &Path| process::nodes::machines(plan, program, Pace::REAL, home, &log);
+            let pace = match pace {
+                Some(pace) => pace,
+                // Where the whole host is emulated, processes are as slow as machines.
+                None if rig::is_inside() => measured(plan, &make, directory, tell).await?,
+                None => Pace::REAL,
+            };
             (process::nodes::machines(plan, program, pace, directory, &log)?, pace)
         }
         Driver::Qemu(settings) => {
+            let make =
+                |plan: &Plan, home: &Path| qemu::nodes::machines(plan, settings, Pace::REAL, home, &log);
             let pace = match pace {
                 Some(pace) => pace,
-                None => measured(plan, settings, directory, &log, tell).await?,
+                None => measured(plan, &make, directory, tell).await?,
             };
             (qemu::nodes::machines(plan, settings, pace, directory, &log)?, pace)
         }
@@ -98,14 +108,13 @@ pub async fn set_up(
 /// The pace that a machine of the trial allows.
 async fn measured(
     plan: &Plan,
-    settings: &QemuSettings,
+    make: &(dyn Fn(&Plan, &Path) -> Result<Vec<MachineSpec>, SetUpError> + Sync),
     directory: &Path,
-    log: &ProgramLog,
     tell: &mut (dyn FnMut(String) + Send),
 ) -> Result<Pace, DriverError> {
     let home = directory.join("trial");
     let trial = calibration::trial_plan(plan);
-    let machines = qemu::nodes::machines(&trial, settings, Pace::REAL, &home, log)?;
+    let machines = make(&trial, &home)?;
     let cores_count = std::thread::available_parallelism().map_or(1, usize::from);
     let calibration = calibration::calibrate(plan, trial, machines, cores_count).await?;
     tell(calibration.to_string());
