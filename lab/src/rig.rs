@@ -13,6 +13,7 @@ mod kernel;
 mod libraries;
 mod out;
 mod pack;
+mod shell;
 mod terminal;
 mod vmm;
 mod wire;
@@ -189,7 +190,7 @@ pub fn run(args: &RigArgs) -> Result<u8, RigError> {
     made.map_err(|source| RigError::Write { path: rigs.clone(), source })?;
     check_room(&rigs)?;
     let scratch = Scratch::make(&rigs, "rig-").map_err(|(path, source)| RigError::Write { path, source })?;
-    let bundle = pack::pack(args, &errand, &kernel, image.as_ref(), &folder, &mut workshop)?;
+    let (bundle, order) = pack::pack(args, &errand, &kernel, image.as_ref(), &folder, &mut workshop)?;
     let files = Files::write(scratch.path(), &bundle, &kernel, &workshop)?;
     drop(bundle);
     let log = ProgramLog::open(&workshop.folder().join("programs.log"))?;
@@ -206,7 +207,6 @@ pub fn run(args: &RigArgs) -> Result<u8, RigError> {
         disk: &files.disk,
         console: &files.logs.console,
     });
-    let order = pack::order(args, &errand, image.is_some(), &folder);
     let mut out = Out::new(errand.out.clone());
     let started = vmm::start(&program, &files.logs.complaints)?;
     let ended = host::serve(started, order, &mut out, &files.logs, &mut |release| {
@@ -284,7 +284,7 @@ impl Files {
 }
 
 fn cpus_default() -> u32 {
-    let here = std::thread::available_parallelism().map_or(1, |count| count.get());
+    let here = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     u32::try_from(here).unwrap_or(CPUS_DEFAULT_MAX).min(CPUS_DEFAULT_MAX)
 }
 
@@ -311,7 +311,7 @@ fn check_memory(memory_mib: u32) -> Result<(), RigError> {
     }
 }
 
-/// `MemAvailable` of proc_meminfo(5).
+/// `MemAvailable` of `proc_meminfo(5)`.
 fn available_mib(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib >> 10)

@@ -105,10 +105,13 @@ pub async fn set_up(
     Ok(World { cluster: Arc::new(cluster), clock: Arc::new(RealClock::start(pace)), pace })
 }
 
+/// Makes the machines of a plan below a folder.
+type Maker<'a> = dyn Fn(&Plan, &Path) -> Result<Vec<MachineSpec>, SetUpError> + Sync + 'a;
+
 /// The pace that a machine of the trial allows.
 async fn measured(
     plan: &Plan,
-    make: &(dyn Fn(&Plan, &Path) -> Result<Vec<MachineSpec>, SetUpError> + Sync),
+    make: &Maker<'_>,
     directory: &Path,
     tell: &mut (dyn FnMut(String) + Send),
 ) -> Result<Pace, DriverError> {

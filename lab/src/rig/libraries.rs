@@ -17,7 +17,7 @@ const MAGIC: &[u8] = b"glibc-ld.so.cache1.1";
 /// Length of what is before the first entry, and of an entry.
 const HEAD_BYTES: usize = 48;
 const ENTRY_BYTES: usize = 24;
-/// A library of glibc for x86_64 (`FLAG_ELF_LIBC6 | FLAG_X8664_LIB64`).
+/// A library of glibc for `x86_64` (`FLAG_ELF_LIBC6 | FLAG_X8664_LIB64`).
 const X86_64: u32 = 0x0303;
 
 /// Where libraries are.

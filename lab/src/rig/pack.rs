@@ -9,32 +9,25 @@ use super::errand::{Errand, Machines};
 use super::host::terminal_size;
 use super::kernel::GuestKernel;
 use super::wire::{Order, Word};
-use super::{IMAGE_FOLDER, INIT, MODULES_LIST, RigError, VARIABLE, say};
+use super::{IMAGE_FOLDER, INIT, MODULES_LIST, RigError, VARIABLE, say, shell};
 use crate::causes::causes;
 use crate::cli::RigArgs;
 use crate::image::assemble::files;
 use crate::image::cache::{IMAGE_VARIABLE, KERNEL_VARIABLE, KEY_VARIABLE, built};
 use crate::image::workshop::{Workshop, variable};
-use crate::image::{ImageFolder, debian, manifest};
+use crate::image::{ImageFolder, manifest};
 use crate::limits::rig::MEMORY_MIB_DEFAULT;
 use crate::machine::qemu::arguments::QEMU;
 use crate::program::{Program, quoted};
 
 /// Where the guest looks for programs first; each is a link to where it is on this host.
-const PROGRAMS: &str = "/usr/local/bin";
-/// Where the small programs of a shell are.
-const APPLETS: &str = "/usr/lib/busybox";
+pub(super) const PROGRAMS: &str = "/usr/local/bin";
 /// The guest's search path.
 const PATH: &str = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/busybox";
-/// The shell, and its package.
-const BUSYBOX: &str = "busybox";
-const BUSYBOX_PACKAGE: &str = "busybox-static";
 /// The hypervisor.
 const CLOUD_HYPERVISOR: &str = "cloud-hypervisor";
 /// What the lab drives, where it is here; the doctor puts a process to sleep.
 const DRIVEN: [&str; 4] = ["nft", "ip", "tc", "sleep"];
-/// What helps to look around, where it is here.
-const CURIOUS: [&str; 7] = ["bash", "bridge", "ethtool", "tcpdump", "ss", "strace", "curl"];
 /// What QEMU loads into its machines.
 const FIRMWARE: [&str; 6] =
     ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin", "linuxboot.bin", "pvh.bin", "multiboot_dma.bin"];
@@ -80,7 +73,7 @@ pub(super) fn image_for(
     }
 }
 
-/// Packs everything that the command needs.
+/// Packs everything that the command needs, and says what the guest is to do.
 ///
 /// # Errors
 /// [`RigError`].
@@ -91,7 +84,7 @@ pub(super) fn pack(
     image: Option<&ImageFolder>,
     folder: &Path,
     workshop: &mut Workshop<'_>,
-) -> Result<Bundle, RigError> {
+) -> Result<(Bundle, Order), RigError> {
     let mut bundle = Bundle::new();
     let own = std::env::current_exe().map_err(|source| RigError::Here("where this program is", source))?;
     bundle.program_as(&own, Path::new(INIT))?;
@@ -121,14 +114,16 @@ pub(super) fn pack(
         }
         None => {}
     }
-    if errand.is_shell {
-        shell(&mut bundle, workshop)?;
-    }
-    Ok(bundle)
+    let words = if errand.is_shell {
+        shell::pack(&mut bundle, workshop)?
+    } else {
+        std::iter::once(format!("{PROGRAMS}/lab").into()).chain(args.words.iter().cloned()).collect()
+    };
+    Ok((bundle, order(args, errand, words, image.is_some(), folder)))
 }
 
 /// Adds a program of the search path, if it is there; whether it is.
-fn on_search_path(bundle: &mut Bundle, name: &str) -> Result<bool, BundleError> {
+pub(super) fn on_search_path(bundle: &mut Bundle, name: &str) -> Result<bool, BundleError> {
     // Where only root's search path has it.
     let roots = ["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).join(name));
     let found = Program::find(name).or_else(|| roots.into_iter().find(|path| path.is_file()));
@@ -197,45 +192,8 @@ fn built_image(image: &ImageFolder, bundle: &mut Bundle) -> Result<(), BundleErr
     Ok(())
 }
 
-/// Adds a shell, with what helps to look around.
-fn shell(bundle: &mut Bundle, workshop: &mut Workshop<'_>) -> Result<(), RigError> {
-    let busybox = match Program::find(BUSYBOX) {
-        Some(path) => path,
-        None => fetch_busybox(workshop).map_err(RigError::Shell)?,
-    };
-    bundle.program_as(&busybox, &Path::new(PROGRAMS).join(BUSYBOX))?;
-    let names = workshop.helper(Program::new(&busybox).arg("--list"))?.stdout;
-    for name in names.lines().filter(|name| !name.is_empty()) {
-        bundle.link(&format!("{APPLETS}/{name}"), &format!("{PROGRAMS}/{BUSYBOX}"));
-    }
-    // For scripts, where this host's own shell has not come in.
-    bundle.link_unless_there("/bin/sh", &format!("{PROGRAMS}/{BUSYBOX}"));
-    for name in CURIOUS {
-        on_search_path(bundle, name)?;
-    }
-    Ok(())
-}
-
-fn fetch_busybox(workshop: &mut Workshop<'_>) -> Result<PathBuf, debian::DebianError> {
-    let instead = "busybox on the search path";
-    let named = debian::newest(BUSYBOX_PACKAGE, instead, workshop)?;
-    let package = debian::fetch(&named, instead, workshop)?;
-    let unpacked = debian::unpack(&package, workshop)?.folder;
-    let places = ["bin/busybox", "usr/bin/busybox"].map(|place| unpacked.join(place));
-    let found = places.iter().find(|path| path.is_file()).cloned();
-    found.ok_or_else(|| debian::DebianError::File {
-        path: places[0].clone(),
-        source: io::ErrorKind::NotFound.into(),
-    })
-}
-
 /// What the guest is told.
-pub(super) fn order(args: &RigArgs, errand: &Errand, has_image: bool, folder: &Path) -> Order {
-    let words: Vec<OsString> = if errand.is_shell {
-        vec![format!("{PROGRAMS}/{BUSYBOX}").into(), "sh".into()]
-    } else {
-        std::iter::once(format!("{PROGRAMS}/lab").into()).chain(args.words.iter().cloned()).collect()
-    };
+fn order(args: &RigArgs, errand: &Errand, words: Vec<OsString>, has_image: bool, folder: &Path) -> Order {
     let [input, output, errors] =
         [io::stdin().is_terminal(), io::stdout().is_terminal(), io::stderr().is_terminal()];
     Order {

@@ -17,7 +17,7 @@ nix::ioctl_write_ptr_bad!(put_size, libc::TIOCSWINSZ, Winsize);
 /// What a terminal has that does not say how large it is.
 const SIZE_DEFAULT: Size = Size { rows: 24, columns: 80 };
 
-/// How large a terminal is (`TIOCGWINSZ`, ioctl_tty(2)).
+/// How large a terminal is (`TIOCGWINSZ`, `ioctl_tty(2)`).
 pub(super) fn size_of(terminal: impl AsFd) -> Size {
     let mut found = winsize(Size { rows: 0, columns: 0 });
     // SAFETY: the descriptor is open, and the kernel writes one structure of this type to the pointer.
@@ -28,7 +28,7 @@ pub(super) fn size_of(terminal: impl AsFd) -> Size {
     }
 }
 
-/// Says how large a terminal is (`TIOCSWINSZ`, ioctl_tty(2)): its programs are told.
+/// Says how large a terminal is (`TIOCSWINSZ`, `ioctl_tty(2)`): its programs are told.
 ///
 /// # Errors
 /// The kernel's.

@@ -110,7 +110,7 @@ pub(super) fn make(disk: &Path) -> Result<Layers, LayersError> {
     Ok(layers)
 }
 
-/// Makes a mounted folder the root, as switch_root(8) does: so that programs may make user namespaces, which they may not in
+/// Makes a mounted folder the root, as `switch_root(8)` does: so that programs may make user namespaces, which they may not in
 /// a root that is no mount of its own.
 fn enter(root: &str) -> nix::Result<()> {
     chdir(root)?;
