@@ -36,7 +36,7 @@ use crate::cli::RigArgs;
 use crate::image::ImageError;
 use crate::image::debian::DebianError;
 use crate::image::workshop::{Workshop, WorkshopError};
-use crate::limits::rig::{CPUS_DEFAULT_MAX, DISK_BYTES, FREE_BYTES_MIN};
+use crate::limits::rig::{CPUS_DEFAULT_MAX, DISK_BYTES, FREE_BYTES_MIN, UP_MAX};
 use crate::machine::qemu::trial::{self, TrialError};
 use crate::program::{Program, ProgramError, ProgramLog};
 use crate::scratch::Scratch;
@@ -209,7 +209,7 @@ pub fn run(args: &RigArgs) -> Result<u8, RigError> {
     });
     let mut out = Out::new(errand.out.clone());
     let started = vmm::start(&program, &files.logs.complaints)?;
-    let ended = host::serve(started, order, &mut out, &files.logs, &mut |release| {
+    let ended = host::serve(started, order, &mut out, &files.logs, UP_MAX, &mut |release| {
         files.forget();
         say(&format!(
             "rig: Linux {release} on QEMU {}, {how}, {cpus} processors, {memory_mib} MiB, up after {:.1} s",

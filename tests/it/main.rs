@@ -12,6 +12,7 @@ mod lab;
 mod qemu;
 mod receipts;
 mod report;
+mod rig;
 mod runs;
 mod sandbox;
 mod selftest;

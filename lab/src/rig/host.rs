@@ -15,15 +15,17 @@ use super::terminal::{self, Raw};
 use super::vmm::Started;
 use super::wire::{Ended, Order, ToGuest, ToHost, pass_on, receive, send};
 use crate::limits::KILL_WAIT_MAX;
-use crate::limits::rig::{STOP_MAX, UP_MAX};
+use crate::limits::rig::STOP_MAX;
 use crate::program::{Running, tail};
 
 /// Why the command did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The guest takes too long.
-    #[error("the guest was not up within {UP_MAX:?}: is this host busy? {said}")]
+    #[error("the guest was not up within {} s: is this host busy? {said}", .limit.as_secs())]
     NotUp {
+        /// How long it was given.
+        limit: Duration,
         /// The end of its console.
         said: String,
     },
@@ -98,6 +100,8 @@ struct Shared {
     /// Whether the user has ended it.
     is_stopped: AtomicBool,
     is_late: AtomicBool,
+    /// How long the guest may take until it is up.
+    limit: Duration,
 }
 
 impl Shared {
@@ -117,8 +121,8 @@ pub(super) fn signals() -> SigSet {
     SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGWINCH])
 }
 
-/// Waits for the guest, gives it its order, and stays until the command has ended and all has come out: its exit code.
-/// `up` is called when the guest is up.
+/// Waits for the guest, `limit` at most, gives it its order, and stays until the command has ended and all has come out. `up`
+/// is called when the guest is up.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -127,6 +131,7 @@ pub(super) fn serve(
     order: Order,
     out: &mut Out,
     logs: &Logs,
+    limit: Duration,
     up: &mut dyn FnMut(&str),
 ) -> Result<Ended, ServeError> {
     let Started { running, from, to } = started;
@@ -136,6 +141,7 @@ pub(super) fn serve(
         is_up: AtomicBool::new(false),
         is_stopped: AtomicBool::new(false),
         is_late: AtomicBool::new(false),
+        limit,
     });
     pass_signals(&shared).map_err(ServeError::Signals)?;
     let in_time = watch_the_clock(&shared).map_err(ServeError::Signals)?;
@@ -171,7 +177,11 @@ fn follow(
                     raw = Some(Raw::begin().map_err(ServeError::Terminal)?);
                 }
                 shared.is_up.store(true, Ordering::Relaxed);
-                begin(shared, &order).map_err(|source| ServeError::Wire { said: logs.said(), source })?;
+                match begin(shared, &order) {
+                    // It has just ended, and there is more to be read of why.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+                    begun => begun.map_err(|source| ServeError::Wire { said: logs.said(), source })?,
+                }
             }
             // A closed pipe does not end the command: its exit code counts.
             ToHost::Output(bytes) => drop(write(io::stdout(), &bytes)),
@@ -218,7 +228,7 @@ impl Shared {
         }
         let said = logs.said();
         if is(&self.is_late) {
-            ServeError::NotUp { said }
+            ServeError::NotUp { limit: self.limit, said }
         } else if is(&self.is_up) {
             ServeError::Died { said }
         } else {
@@ -232,7 +242,7 @@ fn watch_the_clock(shared: &Arc<Shared>) -> io::Result<SyncSender<()>> {
     let (in_time, waiting) = sync_channel::<()>(0);
     let shared = shared.clone();
     let watch = move || {
-        if waiting.recv_timeout(UP_MAX) == Err(RecvTimeoutError::Timeout) {
+        if waiting.recv_timeout(shared.limit) == Err(RecvTimeoutError::Timeout) {
             shared.is_late.store(true, Ordering::Relaxed);
             shared.end();
         }
@@ -295,4 +305,71 @@ pub(super) fn terminal_size() -> super::wire::Size {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use super::super::wire::Size;
+    use super::*;
+    use crate::program::Program;
+
+    /// What comes of a guest that is this script of a shell, and whether it was up.
+    fn of(script: &str, limit: Duration) -> (Result<Ended, ServeError>, Option<String>) {
+        let home = tempfile::tempdir().unwrap();
+        let path = |name: &str| home.path().join(name);
+        let logs = Logs { console: path("console.log"), complaints: path("qemu.log") };
+        std::fs::write(&logs.console, "Kernel panic: no init\n").unwrap();
+        std::fs::write(&logs.complaints, "").unwrap();
+        let (input, to) = io::pipe().unwrap();
+        let (from, output) = io::pipe().unwrap();
+        let program = Program::new("/bin/sh").arg("-c").arg(script);
+        let running = program.start_on([input.into(), output.into(), Stdio::null()]).unwrap();
+        let order = Order {
+            words: vec![],
+            environment: vec![],
+            folder: Path::new("/").into(),
+            out: vec![],
+            terminals: [false; 3],
+            size: Size { rows: 1, columns: 1 },
+            is_interactive: false,
+            has_input: false,
+        };
+        let mut release = None;
+        let started = Started { running, from, to };
+        let mut up = |said: &str| release = Some(said.to_owned());
+        (serve(started, order, &mut Out::new(vec![]), &logs, limit, &mut up), release)
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+    const UP: &str = "printf 'u\\3\\0\\0\\0'; printf 6.1;";
+
+    #[test]
+    fn guest_that_does_what_it_should_ends_with_the_exit_code_of_the_command() {
+        // It waits for its order first.
+        let ended = "head -c 5 > /dev/null; printf 'e\\30\\0\\0\\0'; printf '{\"code\":7,\"notes\":[\"n\"]}'; sleep 60";
+        let (ended, release) = of(&format!("{UP} {ended}"), LONG);
+        assert_eq!(ended.unwrap(), Ended { code: 7, notes: vec!["n".to_owned()] });
+        assert_eq!(release.as_deref(), Some("6.1"));
+    }
+
+    #[track_caller]
+    fn check(script: &str, limit: Duration, code: u8, want: &str) {
+        let error = of(script, limit).0.unwrap_err();
+        let text = error.to_string();
+        assert_eq!(
+            (error.exit_code(), text.as_str()),
+            (code, format!("{want}its console ends: \nKernel panic: no init").as_str())
+        );
+    }
+
+    #[test]
+    fn guest_that_does_not_is_told_with_the_end_of_its_console() {
+        check("exit 1", LONG, 3, "the guest ended before it was up; ");
+        let late = Duration::from_millis(50);
+        check("exec sleep 60", late, 3, "the guest was not up within 0 s: is this host busy? ");
+        check(UP, LONG, 2, "the guest ended under the command, and what it had made is lost; ");
+        check("printf 'hello world'; exec sleep 60", LONG, 2, "cannot understand the guest; ");
+    }
 }

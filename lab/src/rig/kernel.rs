@@ -162,3 +162,65 @@ fn fetch(workshop: &mut Workshop<'_>) -> Result<PathBuf, KernelError> {
     let named = debian::newest_kernel(workshop)?;
     Ok(debian::fetch(&named, "--kernel PATH", workshop)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::image::kernel::options;
+
+    /// A kernel of a few bytes in a folder, with all options that are needed but for one, and with modules or without.
+    fn of(lacks: &str, has_modules: bool) -> GuestKernelError {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("kernel");
+        let modules = folder.join("lib/modules/6.1.0-test");
+        fs::create_dir_all(if has_modules { modules.join("kernel") } else { folder.clone() }).unwrap();
+        if has_modules {
+            fs::write(modules.join("modules.builtin"), "kernel/virtio_pci.ko\n").unwrap();
+        }
+        // An ELF file for this machine that calls itself a kernel.
+        let mut bytes = vec![0; 64];
+        bytes[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        bytes[0x12] = 62;
+        bytes.extend(b"Linux version 6.1.0-test (a@b) #1 SMP\n\0");
+        fs::write(folder.join("vmlinux"), bytes).unwrap();
+        let options = NEEDS.built_in.iter().chain(NEEDS.any).filter(|name| **name != lacks);
+        let config: Vec<String> = options.map(|name| format!("CONFIG_{name}=y\n")).collect();
+        fs::write(folder.join("config"), config.concat()).unwrap();
+        let mut tell = |_: &str| {};
+        let mut workshop = Workshop::open(&home.path().join("cache"), &mut tell).unwrap();
+        GuestKernel::find(Some(&folder), &mut workshop).unwrap_err()
+    }
+
+    #[track_caller]
+    fn check(error: &GuestKernelError, want: &str, cause: &str) {
+        assert_eq!(error.to_string(), format!("{want}; {REMEDY}"));
+        let found = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        assert!(found.ends_with(cause), "{found}");
+    }
+
+    /// Such a kernel was once without namespaces of the network.
+    #[test]
+    fn kernel_that_the_lab_builds_for_itself_has_everything() {
+        let fragments = [
+            include_str!("../../../images/kernel.fragment"),
+            include_str!("../../../images/kernel-lab.fragment"),
+        ];
+        options::check(&fragments.concat(), Path::new("images"), &NEEDS, false).unwrap();
+    }
+
+    #[test]
+    fn kernel_that_makes_no_complete_host_is_refused_with_what_it_lacks() {
+        let lacks = of("NET_SCH_NETEM", false);
+        check(&lacks, "there is no kernel for the guest", "cannot run a rig, it lacks CONFIG_NET_SCH_NETEM");
+        let without = of("", true);
+        let cause = "has no module virtio_blk, and it is not built in: a rig cannot do without it";
+        check(&without, "the kernel lacks what makes a complete host", cause);
+        check(
+            &of("", false),
+            "Linux 6.1.0-test (a@b) #1 SMP brings no bzImage, and its vmlinux cannot be entered as PVH guests are",
+            "",
+        );
+    }
+}
