@@ -36,9 +36,10 @@ use crate::cli::RigArgs;
 use crate::image::ImageError;
 use crate::image::debian::DebianError;
 use crate::image::workshop::{Workshop, WorkshopError};
-use crate::limits::rig::{CPUS_DEFAULT_MAX, DISK_BYTES, FREE_BYTES_MIN, UP_MAX};
+use crate::limits::rig::{CPUS_DEFAULT_MAX, DISK_BYTES, FREE_BYTES_MIN, MEMORY_MIB_MIN, UP_MAX};
 use crate::machine::qemu::trial::{self, TrialError};
 use crate::program::{Program, ProgramError, ProgramLog};
+use crate::scenario::{Scenario, ScenarioErrors};
 use crate::scratch::Scratch;
 
 /// Set in a guest: the beginning of the command that makes one.
@@ -56,6 +57,17 @@ pub enum RigError {
     /// The command.
     #[error(transparent)]
     Errand(#[from] ErrandError),
+    /// The scenario.
+    #[error(transparent)]
+    Scenario(#[from] ScenarioErrors),
+    /// Something else that the command names.
+    #[error("cannot read {}", .path.display())]
+    Named {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// QEMU.
     #[error(transparent)]
     Qemu(#[from] TrialError),
@@ -108,6 +120,19 @@ pub enum RigError {
         /// What was asked for.
         memory_mib: u32,
     },
+    /// Too little memory for what goes in.
+    #[error(
+        "what goes into the guest has {files_mib} MiB, for which {memory_mib} MiB of memory are too few: give --memory-mib \
+         {least_mib} or more"
+    )]
+    Crowded {
+        /// What goes in.
+        files_mib: u64,
+        /// What was asked for.
+        memory_mib: u32,
+        /// What it takes.
+        least_mib: u64,
+    },
     /// The guest's disk.
     #[error("cannot make the guest's disk with mke2fs: install the package e2fsprogs")]
     Disk(#[source] WorkshopError),
@@ -132,7 +157,7 @@ impl RigError {
     /// The exit code that goes with it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Errand(_) | Self::NoHypervisor(_) => 64,
+            Self::Errand(_) | Self::NoHypervisor(_) | Self::Scenario(_) | Self::Named { .. } => 64,
             Self::Serve(error) => error.exit_code(),
             Self::Out(_) | Self::Signals(_) => 2,
             _ => 3,
@@ -176,6 +201,7 @@ pub fn run(args: &RigArgs) -> Result<u8, RigError> {
         }
         errand => errand?,
     };
+    check_named(&errand)?;
     // Before any thread, since every thread inherits the mask. QEMU's process takes it off again.
     let blocked = host::signals().thread_block();
     blocked.map_err(|errno| RigError::Signals(errno.into()))?;
@@ -191,12 +217,12 @@ pub fn run(args: &RigArgs) -> Result<u8, RigError> {
     check_room(&rigs)?;
     let scratch = Scratch::make(&rigs, "rig-").map_err(|(path, source)| RigError::Write { path, source })?;
     let (bundle, order) = pack::pack(args, &errand, &kernel, image.as_ref(), &folder, &mut workshop)?;
+    check_memory(args.memory_mib, bundle.bytes())?;
     let files = Files::write(scratch.path(), &bundle, &kernel, &workshop)?;
     drop(bundle);
     let log = ProgramLog::open(&workshop.folder().join("programs.log"))?;
-    let (accelerator, how) = vmm::accelerator(&qemu, args.emulate, scratch.path(), &log);
+    let (accelerator, how) = vmm::accelerator(&qemu, args.emulate, &files.kernel, scratch.path(), &log);
     let (cpus, memory_mib) = (args.cpus.unwrap_or_else(cpus_default), args.memory_mib);
-    check_memory(memory_mib)?;
     let program = vmm::command_line(&Guest {
         qemu: &qemu.path,
         accelerator,
@@ -299,8 +325,24 @@ fn check_room(folder: &Path) -> Result<(), RigError> {
     Err(RigError::NoSpace { folder: folder.to_owned(), free_mib: free >> 20 })
 }
 
-/// Whether there is memory for the guest.
-fn check_memory(memory_mib: u32) -> Result<(), RigError> {
+/// Whether the command names what is there, before anything is made.
+fn check_named(errand: &Errand) -> Result<(), RigError> {
+    if let Some(file) = &errand.scenario {
+        Scenario::load(file)?;
+    }
+    errand.named().try_for_each(|path| {
+        fs::metadata(path).map(drop).map_err(|source| RigError::Named { path: path.clone(), source })
+    })
+}
+
+/// Whether there is memory for the guest, and enough of it for what goes in.
+fn check_memory(memory_mib: u32, files_bytes: u64) -> Result<(), RigError> {
+    let files_mib = files_bytes >> 20;
+    // Packed and unpacked, for a moment; and half of the memory is the most that unpacked files get.
+    let least_mib = 2 * files_mib + u64::from(MEMORY_MIB_MIN) / 2;
+    if u64::from(memory_mib) < least_mib {
+        return Err(RigError::Crowded { files_mib, memory_mib, least_mib });
+    }
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     match available_mib(&text) {
         Some(free_mib) if free_mib < u64::from(memory_mib) => {
@@ -325,7 +367,10 @@ mod tests {
     fn memory_to_spare_is_what_the_kernel_says() {
         assert_eq!(available_mib("MemTotal: 1 kB\nMemAvailable:   20971520 kB\n"), Some(20_480));
         assert_eq!(available_mib("MemTotal: 1 kB\n"), None);
-        let error = check_memory(u32::MAX).unwrap_err();
+        let error = check_memory(1024, 400 << 20).unwrap_err();
+        let want = "what goes into the guest has 400 MiB, for which 1024 MiB of memory are too few: give --memory-mib 1312 or more";
+        assert_eq!(error.to_string(), want);
+        let error = check_memory(u32::MAX, 0).unwrap_err();
         assert_eq!(error.exit_code(), 3);
         assert!(error.to_string().ends_with("give --memory-mib"), "{error}");
     }

@@ -94,6 +94,16 @@ impl Bundle {
         }
     }
 
+    /// Adds a text.
+    pub(super) fn text(&mut self, path: &str, text: &str) {
+        self.initramfs.add_file(path, text);
+    }
+
+    /// How much it is, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Adds the modules of a kernel.
     pub(super) fn modules(&mut self, release: &str, modules: &[Module], list: &str) {
         self.initramfs.add_modules(release, modules, list);

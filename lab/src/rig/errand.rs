@@ -30,7 +30,9 @@ pub(super) struct Errand {
     pub(super) is_shell: bool,
     /// Whether it starts virtual machines.
     pub(super) machines: Machines,
-    /// Files and folders that it names.
+    /// A scenario that it names.
+    pub(super) scenario: Option<PathBuf>,
+    /// Other files and folders that it names.
     pub(super) files: Vec<PathBuf>,
     /// Programs that it names.
     pub(super) programs: Vec<PathBuf>,
@@ -81,7 +83,8 @@ impl Errand {
         let typed = std::iter::once("lab rig".into()).chain(words.iter().cloned());
         let cli = Cli::try_parse_from(typed).map_err(ErrandError::Words)?;
         let mut errand = Self::of_command(&cli.command)?;
-        for path in errand.files.iter_mut().chain(&mut errand.programs).chain(&mut errand.image) {
+        let single = errand.scenario.iter_mut().chain(&mut errand.image);
+        for path in errand.files.iter_mut().chain(&mut errand.programs).chain(single) {
             *path = folder.join(&*path);
         }
         errand.out = errand.out.iter().map(|path| folder.join(path)).collect();
@@ -89,8 +92,8 @@ impl Errand {
     }
 
     fn bare(machines: Machines) -> Self {
-        let (files, programs, out) = (vec![], vec![], vec![]);
-        Self { is_shell: false, machines, files, programs, image: None, out, has_input: false }
+        let (scenario, files, programs, out) = (None, vec![], vec![], vec![]);
+        Self { is_shell: false, machines, scenario, files, programs, image: None, out, has_input: false }
     }
 
     fn of_command(command: &Command) -> Result<Self, ErrandError> {
@@ -136,6 +139,11 @@ impl Errand {
         })
     }
 
+    /// Everything that it names.
+    pub(super) fn named(&self) -> impl Iterator<Item = &PathBuf> {
+        self.scenario.iter().chain(&self.files).chain(&self.programs).chain(&self.image)
+    }
+
     fn of_scenario(file: &Path, machines: &MachineArgs, out: Option<&PathBuf>) -> Self {
         let kind = match machines.driver {
             DriverArg::Process => Machines::None,
@@ -144,7 +152,7 @@ impl Errand {
             DriverArg::Qemu => Machines::Wanted,
         };
         let mut errand = Self::bare(kind);
-        errand.files.push(file.to_owned());
+        errand.scenario = Some(file.to_owned());
         errand.programs.extend(machines.node_bin.clone());
         errand.image.clone_from(&machines.image);
         errand.out.push(out_or_runs(out));
@@ -172,8 +180,8 @@ mod tests {
         let texts = |paths: &[PathBuf]| -> Vec<String> {
             paths.iter().map(|path| path.to_str().unwrap().to_owned()).collect()
         };
-        let named: Vec<PathBuf> =
-            [errand.files, errand.programs, errand.image.into_iter().collect()].concat();
+        let single = errand.scenario.into_iter().chain(errand.image);
+        let named: Vec<PathBuf> = [errand.files, errand.programs, single.collect()].concat();
         assert_eq!((errand.machines, errand.has_input), (machines, has_input), "{line}");
         assert_eq!(
             (texts(&named).as_slice(), texts(&errand.out).as_slice()),
@@ -197,7 +205,7 @@ mod tests {
             &["/w/runs"],
             false,
         );
-        check("run a.yaml --node-bin n", Machines::None, &["/w/a.yaml", "/w/n"], &["/w/runs"], false);
+        check("run a.yaml --node-bin n", Machines::None, &["/w/n", "/w/a.yaml"], &["/w/runs"], false);
         check("verify -", Machines::None, &[], &[], true);
         check("verify runs/a", Machines::None, &["/w/runs/a"], &[], false);
         check("doctor", Machines::Tried, &[], &[], false);

@@ -28,6 +28,15 @@ const PATH: &str = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin
 const CLOUD_HYPERVISOR: &str = "cloud-hypervisor";
 /// What the lab drives, where it is here; the doctor puts a process to sleep.
 const DRIVEN: [&str; 4] = ["nft", "ip", "tc", "sleep"];
+/// What programs look up.
+const TEXTS: [(&str, &str); 3] = [
+    (
+        "/etc/passwd",
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    ),
+    ("/etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+    ("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n127.0.1.1 rig\n"),
+];
 /// What QEMU loads into its machines.
 const FIRMWARE: [&str; 6] =
     ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin", "linuxboot.bin", "pvh.bin", "multiboot_dma.bin"];
@@ -86,12 +95,15 @@ pub(super) fn pack(
     workshop: &mut Workshop<'_>,
 ) -> Result<(Bundle, Order), RigError> {
     let mut bundle = Bundle::new();
-    let own = std::env::current_exe().map_err(|source| RigError::Here("where this program is", source))?;
-    bundle.program_as(&own, Path::new(INIT))?;
+    // By this path it is there even if it was built again meanwhile.
+    bundle.program_as(Path::new("/proc/self/exe"), Path::new(INIT))?;
+    for (path, text) in TEXTS {
+        bundle.text(path, text);
+    }
     bundle.link(&format!("{PROGRAMS}/lab"), INIT);
     bundle.modules(&kernel.release, &kernel.modules, MODULES_LIST);
     bundle.folder(folder)?;
-    for path in errand.files.iter().chain(&errand.image) {
+    for path in errand.scenario.iter().chain(&errand.files).chain(&errand.image) {
         bundle.tree(path)?;
     }
     for path in &errand.programs {

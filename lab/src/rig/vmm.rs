@@ -11,7 +11,7 @@ use nix::unistd::setsid;
 
 use super::wire::PORT;
 use crate::machine::qemu::arguments::{Accelerator, KERNEL_WORDS, SANDBOX, option};
-use crate::machine::qemu::trial::{self, Qemu, TrialError};
+use crate::machine::qemu::trial::{self, Qemu};
 use crate::program::{Program, ProgramError, ProgramLog, Running};
 use crate::sandbox;
 
@@ -119,17 +119,17 @@ pub(super) fn become_vmm(mut words: impl Iterator<Item = OsString>) -> io::Error
 pub(super) fn accelerator(
     qemu: &Qemu,
     emulate: bool,
+    kernel: &Path,
     scratch: &Path,
     log: &ProgramLog,
 ) -> (Accelerator, String) {
     if emulate {
         return (Accelerator::Tcg, "emulated, as asked".to_owned());
     }
-    if let Err(error) = trial::smallest_guest(qemu, Accelerator::Kvm, scratch, log) {
-        let why = match error {
-            TrialError::Guest(..) | TrialError::Silent => error.in_short(),
-            error => error.to_string(),
-        };
+    let tried = trial::smallest_guest(qemu, Accelerator::Kvm, scratch, log)
+        .and_then(|()| trial::kernel(qemu, Accelerator::Kvm, kernel, log));
+    if let Err(error) = tried {
+        let why = error.in_short();
         return (Accelerator::Tcg, format!("emulated, since KVM runs no guest here ({why})"));
     }
     let has_nested = ["kvm_intel", "kvm_amd"].iter().any(|module| {

@@ -118,7 +118,7 @@ pub fn kernel(
         .arg(kernel)
         .args(["-append", "console=ttyS0 quiet panic=-1", "-serial", "stdio"])
         .run_short(KERNEL_TRIAL_MAX, log);
-    let output = ended.map_err(|error| TrialError::Guest("the appliance's kernel does not run", error))?;
+    let output = ended.map_err(|error| TrialError::Guest("the kernel does not run", error))?;
     // It has done all that it does without a disk. A panic before that is what the trial looks for.
     if output.stdout.contains("VFS: Unable to mount root fs") { Ok(()) } else { Err(TrialError::Silent) }
 }

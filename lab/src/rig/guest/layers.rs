@@ -1,9 +1,10 @@
 //! The guest's file systems: what the kernel offers, and below everything what came in, unchanged, with the guest's disk over
 //! it, which takes what is written.
 
-use std::fs::{self, File, create_dir_all};
+use std::fs::{self, File, Permissions, create_dir_all};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -104,8 +105,11 @@ pub(super) fn make(disk: &Path) -> Result<Layers, LayersError> {
         let _ = std::os::unix::fs::symlink(from, to);
     }
     mount_at("tmpfs", "/run", "mode=0755", "CONFIG_TMPFS")?;
-    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
-    fs::set_permissions("/tmp", everybody)
+    for device in ["/dev/net/tun", "/dev/kvm", "/dev/fuse"] {
+        // For everybody, as on any host. One that is not there is missed by those who want it.
+        let _ = fs::set_permissions(device, Permissions::from_mode(0o666));
+    }
+    fs::set_permissions("/tmp", Permissions::from_mode(0o1777))
         .map_err(|source| LayersError::Folder { path: "/tmp".into(), source })?;
     Ok(layers)
 }
