@@ -51,6 +51,8 @@ pub(crate) const IMAGE_FOLDER: &str = "/usr/share/aspen/image";
 const INIT: &str = "/init";
 /// Where the first program finds the list of modules.
 const MODULES_LIST: &str = "/etc/aspen/modules";
+/// The same for the module that gives other processors KVM: one of them refuses to be loaded beside the other.
+const OTHER_KVM_LIST: &str = "/etc/aspen/modules-other-kvm";
 /// Why a command was not run in a guest, or did not come to its end there.
 #[derive(Debug, thiserror::Error)]
 pub enum RigError {

@@ -21,7 +21,7 @@ use nix::unistd::sethostname;
 
 use self::layers::LayersError;
 use super::wire::{Ended, Message, PORT, ToGuest, ToHost, receive, send};
-use super::{INIT, MODULES_LIST};
+use super::{INIT, MODULES_LIST, OTHER_KVM_LIST};
 use crate::fabric::TapError;
 use crate::fabric::tap;
 use crate::limits::POLL_INTERVAL;
@@ -30,6 +30,8 @@ use crate::program::ProgramError;
 
 pub(super) use self::command::{SESSION, become_session};
 
+/// There once a module has found the processor's virtualisation.
+const KVM: &str = "/dev/kvm";
 /// The guest's disk.
 const DISK: &str = "/dev/vda";
 
@@ -81,6 +83,9 @@ fn say(text: &str) {
 fn serve() -> Result<(), GuestError> {
     layers::mount_kernels()?;
     modules::load(Path::new(MODULES_LIST), &mut say);
+    if !Path::new(KVM).exists() {
+        modules::load(Path::new(OTHER_KVM_LIST), &mut say);
+    }
     let disk = await_device("disk", || Some(PathBuf::from(DISK)).filter(|path| path.exists()))?;
     let port = await_device("port to the host", || ports::find(Path::new("/sys"), PORT))?;
     let layers = layers::make(&disk)?;
@@ -96,9 +101,12 @@ fn serve() -> Result<(), GuestError> {
     let Some(ToGuest::Order(order)) = receive(&mut from).map_err(GuestError::Wire)? else {
         return Err(GuestError::NoOrder);
     };
-    let code = command::run(&order, from, &link)?;
+    let (code, orders) = command::run(&order, from, &link)?;
     let notes = collect::bring_out(&order.out, &layers, &link).map_err(GuestError::Wire)?;
-    link.send(&ToHost::Ended(Ended { code, notes })).map_err(GuestError::Wire)
+    link.send(&ToHost::Ended(Ended { code, notes })).map_err(GuestError::Wire)?;
+    // What was written is on its way, and would be lost with the machine. The host ends it when it has heard all.
+    let _host_is_gone = orders.join();
+    Ok(())
 }
 
 /// Waits for a device that has to be there.

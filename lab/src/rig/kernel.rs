@@ -55,6 +55,9 @@ const NEEDS: Needs = Needs {
     ],
 };
 
+/// The module that is tried where another has found no virtualisation.
+pub(super) const OTHER_KVM: &str = "kvm_intel";
+
 /// The same as modules, and what a host has besides.
 const MODULES: Wanted = Wanted {
     whose: WHOSE,
@@ -73,7 +76,7 @@ const MODULES: Wanted = Wanted {
         "cls_flower",
         "nf_tables",
         "kvm_amd",
-        "kvm_intel",
+        OTHER_KVM,
     ],
     optional: &[
         "virtio_rng",
@@ -168,6 +171,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::image::kernel::build::{FRAGMENT, LAB_FRAGMENT};
     use crate::image::kernel::options;
 
     /// A kernel of a few bytes in a folder, with all options that are needed but for one, and with modules or without.
@@ -203,11 +207,8 @@ mod tests {
     /// Such a kernel was once without namespaces of the network.
     #[test]
     fn kernel_that_the_lab_builds_for_itself_has_everything() {
-        let fragments = [
-            include_str!("../../../images/kernel.fragment"),
-            include_str!("../../../images/kernel-lab.fragment"),
-        ];
-        options::check(&fragments.concat(), Path::new("images"), &NEEDS, false).unwrap();
+        let fragments = [FRAGMENT, LAB_FRAGMENT].concat();
+        options::check(&fragments, Path::new("images"), &NEEDS, false).unwrap();
     }
 
     #[test]

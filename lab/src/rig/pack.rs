@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use super::bundle::{Bundle, BundleError};
 use super::errand::{Errand, Machines};
 use super::host::terminal_size;
-use super::kernel::GuestKernel;
+use super::kernel::{GuestKernel, OTHER_KVM};
 use super::wire::{Order, Word};
-use super::{IMAGE_FOLDER, INIT, MODULES_LIST, RigError, VARIABLE, say, shell};
+use super::{IMAGE_FOLDER, INIT, MODULES_LIST, OTHER_KVM_LIST, RigError, VARIABLE, say, shell};
 use crate::causes::causes;
 use crate::cli::RigArgs;
 use crate::image::assemble::files;
 use crate::image::cache::{IMAGE_VARIABLE, KERNEL_VARIABLE, KEY_VARIABLE, built};
+use crate::image::modules::Module;
 use crate::image::workshop::{Workshop, variable};
 use crate::image::{ImageFolder, manifest};
 use crate::limits::rig::MEMORY_MIB_DEFAULT;
@@ -101,7 +102,10 @@ pub(super) fn pack(
         bundle.text(path, text);
     }
     bundle.link(&format!("{PROGRAMS}/lab"), INIT);
-    bundle.modules(&kernel.release, &kernel.modules, MODULES_LIST);
+    let (other, modules): (Vec<Module>, Vec<Module>) =
+        kernel.modules.iter().cloned().partition(|module| module.name == OTHER_KVM);
+    bundle.modules(&kernel.release, &modules, MODULES_LIST);
+    bundle.modules(&kernel.release, &other, OTHER_KVM_LIST);
     bundle.folder(folder)?;
     for path in errand.scenario.iter().chain(&errand.files).chain(&errand.image) {
         bundle.tree(path)?;

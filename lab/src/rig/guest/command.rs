@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use nix::sys::signal::Signal;
 use nix::unistd::setsid;
@@ -52,12 +52,12 @@ struct Begun {
     outputs: usize,
 }
 
-/// Carries out an order to its end: its exit code.
-pub(super) fn run(order: &Order, from: File, link: &Link) -> Result<u8, GuestError> {
+/// Carries out an order to its end: its exit code, and the thread that hears the host.
+pub(super) fn run(order: &Order, from: File, link: &Link) -> Result<(u8, JoinHandle<()>), GuestError> {
     let Begun { running, input, terminal, ended, outputs } = begin(order, link)?;
     let obeyed = running.clone();
     let obey = move || obey(from, input, terminal, &obeyed);
-    thread::Builder::new().name("orders".to_owned()).spawn(obey).map_err(GuestError::Thread)?;
+    let orders = thread::Builder::new().name("orders".to_owned()).spawn(obey).map_err(GuestError::Thread)?;
     let exit = loop {
         match running.wait(REAP_INTERVAL) {
             Ok(exit) => break exit,
@@ -69,10 +69,11 @@ pub(super) fn run(order: &Order, from: File, link: &Link) -> Result<u8, GuestErr
         // Somebody in the background may hold an output, and is not waited for.
         let _ = ended.recv_timeout(KILL_WAIT_MAX);
     }
-    Ok(match exit {
+    let code = match exit {
         Exit::Code(code) => u8::try_from(code).unwrap_or(u8::MAX),
         Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
-    })
+    };
+    Ok((code, orders))
 }
 
 fn begin(order: &Order, link: &Link) -> Result<Begun, GuestError> {
