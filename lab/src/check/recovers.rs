@@ -1,7 +1,8 @@
 //! `recovers`: after every heal, every restart and every pause the cluster serves again, within a bound.
 //!
 //! Two things are asked: a write is acknowledged that was called after the heal, and every node that the fault touched
-//! answers again. A fault whose end was not seen asks for nothing: its missing receipt is judged elsewhere.
+//! answers again. A fault that strikes before that, within the bound, takes the question over: it is asked from its own end.
+//! A fault whose end was not seen asks for nothing: its missing receipt is judged elsewhere.
 
 use std::time::Duration;
 
@@ -19,19 +20,20 @@ pub const NAME: &str = "recovers";
 struct Wanted<'a> {
     fault: &'a FaultRecord,
     what: String,
+    /// From when on it was due.
+    since_ns: u64,
     took: Option<Duration>,
 }
 
 /// Judges every fault that has ended.
 pub fn check(plan: &Plan, history: &History, record: &RunRecord, within: Duration) -> Verdict {
     let wanted: Vec<Wanted<'_>> =
-        record.faults.iter().flat_map(|fault| wanted(plan, history, record, fault)).collect();
+        record.faults.iter().flat_map(|fault| wanted(plan, history, record, fault, within)).collect();
     let is_late = |wanted: &&Wanted<'_>| wanted.took.is_none_or(|took| took > within);
     // What did not come may still have come in time, had the load gone on.
     let is_open = |wanted: &&Wanted<'_>| {
         let load_ended = Duration::from_nanos(record.load_ended_ns);
-        let since = Duration::from_nanos(calm_ns(record, wanted.fault).unwrap_or(u64::MAX));
-        wanted.took.is_none() && load_ended < since.saturating_add(within)
+        wanted.took.is_none() && load_ended < Duration::from_nanos(wanted.since_ns).saturating_add(within)
     };
     let describe = |wanted: &Wanted<'_>| {
         let found =
@@ -74,30 +76,65 @@ pub fn check(plan: &Plan, history: &History, record: &RunRecord, within: Duratio
 }
 
 /// What has to come after a fault: a write, where the load has writes, and an answer of every node that it touched.
-fn wanted<'a>(plan: &Plan, history: &History, record: &RunRecord, fault: &'a FaultRecord) -> Vec<Wanted<'a>> {
-    let Some(since_ns) = calm_ns(record, fault) else { return Vec::new() };
+fn wanted<'a>(
+    plan: &Plan,
+    history: &History,
+    record: &RunRecord,
+    fault: &'a FaultRecord,
+    within: Duration,
+) -> Vec<Wanted<'a>> {
     let mut wanted = Vec::new();
+    let mut want = |what: String, first_ns: &dyn Fn(u64) -> Option<u64>| {
+        if let Some((since_ns, came_ns)) = recovery(record, fault, within, first_ns) {
+            let took = came_ns.map(|came_ns| Duration::from_nanos(came_ns - since_ns));
+            wanted.push(Wanted { fault, what, since_ns, took });
+        }
+    };
     let mix = plan.workload.mix;
     if mix.write + mix.cas > 0 {
-        let took = first_after(history, record, since_ns, |operation| {
-            !matches!(operation.op, Op::Read) && is_answered(operation)
+        want("the cluster acknowledges a write".to_owned(), &|since_ns| {
+            first_after(history, record, since_ns, |operation| {
+                !matches!(operation.op, Op::Read) && is_answered(operation)
+            })
         });
-        wanted.push(Wanted { fault, what: "the cluster acknowledges a write".to_owned(), took });
     }
     for node in &fault.touched {
         let name = &plan.nodes[node.position()].name;
         // An answer is enough, also to what was called before: the client that asks this node may still wait for that.
-        let took = history
-            .operations
-            .iter()
-            .filter(|operation| is_answered(operation) && history.node(operation.node) == name)
-            .filter_map(|operation| operation.return_ns)
-            .filter(|return_ns| (since_ns..record.load_ended_ns).contains(return_ns))
-            .min()
-            .map(|return_ns| Duration::from_nanos(return_ns - since_ns));
-        wanted.push(Wanted { fault, what: format!("{name} answers"), took });
+        want(format!("{name} answers"), &|since_ns| {
+            history
+                .operations
+                .iter()
+                .filter(|operation| is_answered(operation) && history.node(operation.node) == name)
+                .filter_map(|operation| operation.return_ns)
+                .filter(|return_ns| (since_ns..record.load_ended_ns).contains(return_ns))
+                .min()
+        });
     }
     wanted
+}
+
+/// From when on a recovery was due, and when it came. A fault that began before it came, and before it was late, puts it off
+/// until that one has ended; `None` if that never did.
+fn recovery(
+    record: &RunRecord,
+    fault: &FaultRecord,
+    within: Duration,
+    first_ns: &dyn Fn(u64) -> Option<u64>,
+) -> Option<(u64, Option<u64>)> {
+    let mut since_ns = calm_ns(record, fault)?;
+    loop {
+        let came_ns = first_ns(since_ns);
+        let late_ns = since_ns.saturating_add(u64::try_from(within.as_nanos()).unwrap_or(u64::MAX));
+        let due_ns = came_ns.unwrap_or(u64::MAX).min(late_ns);
+        let strikes = |other: &&FaultRecord| {
+            other.began_ns.is_some_and(|began_ns| (since_ns + 1..due_ns).contains(&began_ns))
+        };
+        match record.faults.iter().filter(strikes).min_by_key(|other| other.began_ns) {
+            None => return Some((since_ns, came_ns)),
+            Some(next) => since_ns = calm_ns(record, next)?,
+        }
+    }
 }
 
 /// When a fault, and every other that was in force when it ended, had ended: only then is a recovery due.
@@ -121,16 +158,15 @@ pub(super) fn is_answered(operation: &Operation) -> bool {
     matches!(operation.outcome, Outcome::Read { .. } | Outcome::Done | Outcome::CasFailed { .. })
 }
 
-/// How long after `since_ns` the first operation of the load that was called later, and that fits, was answered.
+/// When the first operation of the load that was called after `since_ns`, and that fits, was answered.
 fn first_after(
     history: &History,
     record: &RunRecord,
     since_ns: u64,
     fits: impl Fn(&Operation) -> bool,
-) -> Option<Duration> {
+) -> Option<u64> {
     let times = since_ns..record.load_ended_ns;
     let later =
         history.operations.iter().filter(|operation| times.contains(&operation.call_ns) && fits(operation));
-    let first_ns = later.filter_map(|operation| operation.return_ns).min()?;
-    Some(Duration::from_nanos(first_ns - since_ns))
+    later.filter_map(|operation| operation.return_ns).min()
 }

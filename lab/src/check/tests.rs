@@ -95,6 +95,17 @@ fn recovery_is_due_only_when_every_fault_is_over() {
     check_recovers(&[(51, Some(75))], &overlapping(), Status::Fail);
 }
 
+#[test]
+fn recovery_that_the_next_fault_interrupts_is_due_after_that_one() {
+    let in_a_row = |again| record(vec![fault(1, Some(2)), fault(again, Some(again + 1))], 20);
+    check_recovers(&[(41, Some(42))], &in_a_row(3), Status::Pass);
+    check_recovers(&[(41, Some(65))], &in_a_row(3), Status::Fail);
+    // The next one came when it was late already.
+    check_recovers(&[(71, Some(72))], &in_a_row(5), Status::Fail);
+    // A next one that never ends leaves nothing to wait for.
+    check_recovers(&[], &record(vec![fault(1, Some(2)), fault(3, None)], 20), Status::Invalid);
+}
+
 #[track_caller]
 fn check_minority(writes: &[(u64, Option<u64>)], record: &RunRecord, want: Status) {
     let verdict = minority_refuses::check(&plan(), &history(writes), record);
