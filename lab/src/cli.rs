@@ -284,6 +284,8 @@ pub enum DriverArg {
     Process,
     /// Virtual machines on QEMU, emulated where KVM runs none
     Qemu,
+    /// Virtual machines on Cloud Hypervisor, where KVM runs one
+    CloudHypervisor,
 }
 
 /// A fault to switch off.

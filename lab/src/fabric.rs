@@ -19,6 +19,7 @@ use crate::link::{LinkId, LinkRule};
 use crate::plan::MacAddress;
 
 pub mod namespace;
+pub mod packet;
 pub mod switch;
 pub mod tap;
 

@@ -9,19 +9,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::qemu::control::ControlError;
-use self::qemu::qmp::QmpError;
+use self::vm::HypervisorError;
+use self::vm::control::ControlError;
 use crate::cluster::Vitals;
 use crate::fabric::{self, TapError};
 use crate::program::{Exit, ProgramError};
 
 pub mod calibration;
+pub mod cloud_hypervisor;
 pub mod cluster;
 pub mod driver;
+pub mod kvm;
 mod node_files;
 pub mod probe;
 pub mod process;
 pub mod qemu;
+pub mod vm;
 
 /// What every driver's machine can do. A machine that is dropped is killed.
 pub trait Machine: Send {
@@ -123,30 +126,30 @@ pub enum MachineError {
         /// How long it was waited for.
         waited: Duration,
     },
-    /// QEMU did not stop its processors or let them go on in time.
+    /// A hypervisor did not stop its processors or let them go on in time.
     #[error("{name} is still {state} after {waited:?}")]
     RunState {
         /// The machine.
         name: String,
-        /// As QEMU names it.
+        /// As the hypervisor names it.
         state: String,
         /// How long it was waited for.
         waited: Duration,
     },
-    /// QEMU.
+    /// The hypervisor.
     #[error("machine {name}")]
-    Qmp {
+    Hypervisor {
         /// The machine.
         name: String,
         /// What went wrong.
-        source: QmpError,
+        source: HypervisorError,
     },
     /// A virtual machine is gone, and nobody knows how its node ended.
     #[error("machine {name} went off ({exit}) and did not say that its node was asked to stop and did")]
     Unexplained {
         /// The machine.
         name: String,
-        /// How QEMU ended.
+        /// How its hypervisor ended.
         exit: Exit,
     },
     /// Its program.

@@ -9,6 +9,7 @@ use aspen_lab::causes::causes;
 use aspen_lab::cli::{Cli, Command, NODE_PART};
 use aspen_lab::control::{ClientError, UpError};
 use aspen_lab::doctor::{self, DoctorError};
+use aspen_lab::machine::kvm;
 use aspen_lab::rig::{self, RigError};
 use aspen_lab::sandbox::{self, Stage};
 use aspen_lab::selftest::SelftestError;
@@ -38,6 +39,9 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|part| part == NODE_PART) {
         let words = std::env::args_os().enumerate().filter(|(place, _)| *place != 1).map(|(_, word)| word);
         return aspen_node::run::main(aspen_node::config::Cli::parse_from(words));
+    }
+    if std::env::args_os().nth(1).is_some_and(|part| part == kvm::TRIAL_PART) {
+        return kvm::trial();
     }
     if std::env::args_os().nth(1).is_some_and(|part| part == control::HOLDER) {
         return finish(control::run_holder(std::env::args_os().nth(2)), UpError::exit_code);

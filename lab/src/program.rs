@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +41,10 @@ pub struct Program {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     folder: Option<PathBuf>,
+    /// What is open in it beside its input and outputs, and as what.
+    descriptors: Vec<(Arc<OwnedFd>, RawFd)>,
+    /// Where its error output goes, if not where its output does.
+    errors: Option<PathBuf>,
 }
 
 /// How a program ended.
@@ -174,7 +180,14 @@ pub struct ShortOutput {
 impl Program {
     /// A program by its path, or by its name if it is on the lab's own search path.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), arguments: vec![], environment: vec![], folder: None }
+        Self {
+            path: path.into(),
+            arguments: vec![],
+            environment: vec![],
+            folder: None,
+            descriptors: vec![],
+            errors: None,
+        }
     }
 
     /// The path of a program on the lab's own search path. A program that is started sees nothing of that path.
@@ -211,6 +224,20 @@ impl Program {
         self
     }
 
+    /// Has `descriptor` open in it under this number, which is above those of its input and outputs.
+    #[must_use]
+    pub fn descriptor(mut self, descriptor: Arc<OwnedFd>, number: RawFd) -> Self {
+        self.descriptors.push((descriptor, number));
+        self
+    }
+
+    /// Has its error output appended to another file than its output.
+    #[must_use]
+    pub fn errors_to(mut self, path: &Path) -> Self {
+        self.errors = Some(path.to_owned());
+        self
+    }
+
     /// Gives it the lab's own environment: for the lab's own stages.
     #[must_use]
     pub(crate) fn inherit_environment(mut self) -> Self {
@@ -229,11 +256,21 @@ impl Program {
         console: &Path,
         log: &ProgramLog,
     ) -> Result<Running, ProgramError> {
+        let started = |source| ProgramError::Start { command: self.to_string(), source };
         let output = open_append(console)?;
-        let errors =
-            output.try_clone().map_err(|source| ProgramError::File { path: console.to_owned(), source })?;
+        let errors = match &self.errors {
+            Some(path) => open_append(path)?,
+            None => output
+                .try_clone()
+                .map_err(|source| ProgramError::File { path: console.to_owned(), source })?,
+        };
         let mut command = self.command();
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        let mapped = self.descriptors.iter().map(|(descriptor, child_fd)| {
+            Ok(FdMapping { parent_fd: descriptor.try_clone()?, child_fd: *child_fd })
+        });
+        let mapped = mapped.collect::<io::Result<Vec<_>>>().map_err(started)?;
+        command.fd_mappings(mapped).map_err(|error| started(io::Error::other(error)))?;
         let child = match namespace {
             None => own(|| command.spawn()),
             // A program is born into the namespace of the thread that starts it.
@@ -241,8 +278,7 @@ impl Program {
                 .run(|| own(|| command.spawn()))
                 .map_err(|source| ProgramError::Namespace { command: self.to_string(), source })?,
         };
-        let child = child.map_err(|source| ProgramError::Start { command: self.to_string(), source })?;
-        let running = Running::new(self.to_string(), console.to_owned(), child)?;
+        let running = Running::new(self.to_string(), console.to_owned(), child.map_err(started)?)?;
         log.record(running.pid(), &running.command)?;
         Ok(running)
     }

@@ -39,6 +39,8 @@ pub const NODE_CONFIG: &str = "/run/aspen/node.toml";
 
 /// Name of the virtio-serial port that carries the control channel ([`crate::control`]).
 pub const CONTROL_PORT: &str = "org.aspen.control";
+/// Vsock port on which the appliance listens for the control channel, where the hypervisor has a vsock device.
+pub const CONTROL_VSOCK_PORT: u32 = 7400;
 /// What stands before a key on the kernel command line and in an SMBIOS string.
 pub const KEY_PREFIX: &str = "aspen.";
 /// What stands before a key in the name of a `fw_cfg` file.

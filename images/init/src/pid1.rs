@@ -218,11 +218,17 @@ impl Machine {
     }
 
     fn open_control(&self, sys: &Path, supervisor: &Supervisor, events: SyncSender<Event>) {
-        let Some(port) = ports::find(sys, CONTROL_PORT) else { return };
         let is_clock_taken = Arc::clone(&self.clock.is_taken);
         let probes_count = Arc::default();
         let desk = Desk { status: supervisor.status(), events, is_clock_taken, probes_count };
-        if let Err(error) = control::serve_port(&port, desk) {
+        if control::has_vsock(sys)
+            && let Err(error) = control::serve_vsock(desk.clone())
+        {
+            self.console.say(format_args!("no control channel over vsock: {error}"));
+        }
+        if let Some(port) = ports::find(sys, CONTROL_PORT)
+            && let Err(error) = control::serve_port(&port, desk)
+        {
             self.console.say(format_args!("no control channel on {}: {error}", port.display()));
         }
     }

@@ -4,12 +4,14 @@
 //! namespace are held; there is nothing to clean up. Neighbours are permanent: with ARP over the
 //! fabric a one-way cut would become a two-way cut as soon as an entry aged.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 use futures::TryStreamExt;
+use nix::libc;
 use rtnetlink::{Handle, LinkUnspec};
 
 use super::namespace::Namespace;
@@ -101,6 +103,54 @@ fn open(name: &str) -> Result<TapPort, TapError> {
     // SAFETY: into_raw_fd gives up the descriptor, which is open and owned by nobody else.
     let fd = unsafe { OwnedFd::from_raw_fd(iface.into_raw_fd()) };
     Ok(TapPort { file: File::from(fd) })
+}
+
+mod tun {
+    use nix::libc;
+
+    nix::ioctl_write_ptr_bad!(
+        /// Makes a device behind a descriptor of `/dev/net/tun`.
+        set_iff,
+        libc::TUNSETIFF,
+        libc::ifreq
+    );
+}
+
+/// Opens a TAP whose frames have the header in front that hypervisors want, which tun-tap's have not.
+#[allow(unsafe_code, reason = "an ioctl(2) whose argument holds a union")]
+pub(super) fn open_for_hypervisor(name: &str) -> Result<OwnedFd, TapError> {
+    let failed = |source| TapError::Create { name: name.to_owned(), source };
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun");
+    let file = file.map_err(failed)?;
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    let mut request = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru {
+            ifru_flags: libc::c_short::try_from(flags).unwrap_or_default(),
+        },
+    };
+    if name.is_empty() || name.len() > IFACE_NAME_BYTES_MAX {
+        return Err(TapError::Name(name.to_owned()));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    // SAFETY: the descriptor is open, and the request is whole, its name ended by a zero, and outlives the call.
+    unsafe { tun::set_iff(file.as_raw_fd(), &raw const request) }.map_err(|errno| failed(errno.into()))?;
+    Ok(OwnedFd::from(file))
+}
+
+/// Sets an interface up that has no address and does not answer ARP.
+pub(super) fn set_up_bare(name: &str) -> Result<(), TapError> {
+    ipv6_off()?;
+    with_netlink(async |handle| {
+        let interface = Interface::find(handle, name).await?;
+        let message = LinkUnspec::new_with_index(interface.index).arp(false).mtu(MTU_BYTES).build();
+        let outcome = interface.handle.link().set(message).execute().await;
+        outcome.map_err(|error| refused("switching arp off", name, error))?;
+        interface.set_up().await
+    })
 }
 
 fn configure(config: &TapConfig) -> Result<(), TapError> {

@@ -19,8 +19,8 @@ pub const FRAMES_QUEUED_BYTES: usize = 4 << 20;
 pub const QEMU_START_MAX: Duration = Duration::from_secs(10);
 /// How often the power button is pressed until a machine goes off: one that boots may not see the first press.
 pub const POWER_BUTTON_INTERVAL: Duration = Duration::from_secs(1);
-/// Longest time in which QEMU has to name its version.
-pub const QEMU_VERSION_MAX: Duration = Duration::from_secs(10);
+/// Longest time in which a hypervisor has to name its version.
+pub const HYPERVISOR_VERSION_MAX: Duration = Duration::from_secs(10);
 /// Longest time in which the smallest guest has to run to its end: where KVM works it takes 0.3 s, most of it the start of QEMU
 /// and its firmware. With four busy programs a core the same trial has taken nine times as long as on an idle host (measured
 /// emulated: 0.08 s and 0.7 s), and this is three times that. Where KVM opens and runs nothing, a run waits so long for it, once.
@@ -48,10 +48,22 @@ pub const QMP_ANSWER_MAX: Duration = Duration::from_secs(10);
 pub const QMP_LINE_BYTES_MAX: u64 = 64 << 10;
 /// Most lines that are read for one answer: what else happens in a machine comes as an event, a few in its life.
 pub const QMP_LINES_MAX: usize = 1_000;
+/// Longest wait for Cloud Hypervisor to open its API socket after its start.
+pub const CLOUD_HYPERVISOR_START_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for an answer of its API: one takes some milliseconds, beside busy machines some tenths of a second.
+pub const API_ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Oldest Cloud Hypervisor that is taken, by its major version: the API and the words of its command line are those of this one,
+/// and older ones were not tried.
+pub const CLOUD_HYPERVISOR_VERSION_MIN: u32 = 53;
 /// Longest wait for the appliance to take a request from its control channel.
 pub const CONTROL_ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for the appliance to say how its node is before it is stopped: one that still boots does not answer.
 pub const HEALTH_ANSWER_MAX: Duration = Duration::from_secs(2);
+/// Longest wait for a hypervisor to connect the lab with a vsock port of its machine: it takes a millisecond once the appliance
+/// listens, and one that boots does not say no.
+pub const VSOCK_ANSWER_MAX: Duration = Duration::from_secs(2);
+/// Longest answer to the request for a vsock port, in bytes: `OK` and a number of ten digits.
+pub const VSOCK_LINE_BYTES_MAX: usize = 64;
 /// By how much a machine may be late with the outcome of a probe before it is taken to be none: an emulated one that was
 /// not scheduled for a while.
 pub const SILENT_MACHINE_MARGIN: Duration = Duration::from_secs(5);

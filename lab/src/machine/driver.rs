@@ -6,9 +6,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::calibration::CalibrationError;
+use super::cloud_hypervisor::arguments::CLOUD_HYPERVISOR;
+use super::cloud_hypervisor::nodes::CloudHypervisorSettings;
 use super::cluster::{MachineCluster, MachineSpec, SetUpError};
 use super::qemu::nodes::QemuSettings;
-use super::{Sabotage, calibration, process, qemu};
+use super::{Sabotage, calibration, cloud_hypervisor, process, qemu};
 use crate::cluster::pace::Pace;
 use crate::cluster::{Clock, Cluster, RealClock};
 use crate::plan::Plan;
@@ -22,6 +24,8 @@ pub enum Driver {
     Process(NodeProgram),
     /// Virtual machines on QEMU.
     Qemu(QemuSettings),
+    /// Virtual machines on Cloud Hypervisor.
+    CloudHypervisor(CloudHypervisorSettings),
 }
 
 /// What runs as a node's process.
@@ -39,6 +43,7 @@ impl Driver {
         match self {
             Self::Process(_) => "process".to_owned(),
             Self::Qemu(settings) => format!("qemu with {}", settings.accelerator.name()),
+            Self::CloudHypervisor(_) => CLOUD_HYPERVISOR.to_owned(),
         }
     }
 }
@@ -66,7 +71,8 @@ pub enum DriverError {
 }
 
 /// Makes every machine's directory, configuration and network below the run directory. No node is started. Without a pace
-/// virtual machines are measured first, and processes go at the pace of the plan, but for those in a rig. `tell` gets what a person may want to know.
+/// virtual machines are measured first, and processes go at the pace of the plan, but for those in a
+/// rig. `tell` gets what a person may want to know.
 ///
 /// # Errors
 /// A file, interface or namespace that cannot be made, or machines of which nobody knows how fast they are.
@@ -79,45 +85,47 @@ pub async fn set_up(
     tell: &mut (dyn FnMut(String) + Send),
 ) -> Result<World, DriverError> {
     let log = ProgramLog::open(&directory.join("programs.log")).map_err(SetUpError::from)?;
-    let (machines, pace) = match driver {
-        Driver::Process(program) => {
-            let make =
-                |plan: &Plan, home: &Path| process::nodes::machines(plan, program, Pace::REAL, home, &log);
-            let pace = match pace {
-                Some(pace) => pace,
-                // Where the whole host is emulated, processes are as slow as machines.
-                None if rig::is_inside() => measured(plan, &make, directory, tell).await?,
-                None => Pace::REAL,
-            };
-            (process::nodes::machines(plan, program, pace, directory, &log)?, pace)
-        }
-        Driver::Qemu(settings) => {
-            let make =
-                |plan: &Plan, home: &Path| qemu::nodes::machines(plan, settings, Pace::REAL, home, &log);
-            let pace = match pace {
-                Some(pace) => pace,
-                None => measured(plan, &make, directory, tell).await?,
-            };
-            (qemu::nodes::machines(plan, settings, pace, directory, &log)?, pace)
+    let pace = match (driver, pace) {
+        (_, Some(pace)) => pace,
+        // Where the whole host is emulated, processes are as slow as machines.
+        (Driver::Process(_), None) if !rig::is_inside() => Pace::REAL,
+        (Driver::Process(_) | Driver::Qemu(_) | Driver::CloudHypervisor(_), None) => {
+            measured(plan, driver, directory, &log, tell).await?
         }
     };
+    let machines = machines(driver, pace, plan, directory, &log)?;
     let cluster = MachineCluster::new(plan.clone(), machines, sabotage, pace)?;
     Ok(World { cluster: Arc::new(cluster), clock: Arc::new(RealClock::start(pace)), pace })
 }
 
-/// Makes the machines of a plan below a folder.
-type Maker<'a> = dyn Fn(&Plan, &Path) -> Result<Vec<MachineSpec>, SetUpError> + Sync + 'a;
+/// One machine for each node of the plan.
+fn machines(
+    driver: &Driver,
+    pace: Pace,
+    plan: &Plan,
+    directory: &Path,
+    log: &ProgramLog,
+) -> Result<Vec<MachineSpec>, SetUpError> {
+    match driver {
+        Driver::Process(program) => process::nodes::machines(plan, program, pace, directory, log),
+        Driver::Qemu(settings) => qemu::nodes::machines(plan, settings, pace, directory, log),
+        Driver::CloudHypervisor(settings) => {
+            cloud_hypervisor::nodes::machines(plan, settings, pace, directory, log)
+        }
+    }
+}
 
 /// The pace that a machine of the trial allows.
 async fn measured(
     plan: &Plan,
-    make: &Maker<'_>,
+    driver: &Driver,
     directory: &Path,
+    log: &ProgramLog,
     tell: &mut (dyn FnMut(String) + Send),
 ) -> Result<Pace, DriverError> {
     let home = directory.join("trial");
     let trial = calibration::trial_plan(plan);
-    let machines = make(&trial, &home)?;
+    let machines = machines(driver, Pace::REAL, &trial, &home, log)?;
     let cores_count = std::thread::available_parallelism().map_or(1, usize::from);
     let calibration = calibration::calibrate(plan, trial, machines, cores_count).await?;
     tell(calibration.to_string());

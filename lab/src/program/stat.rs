@@ -24,6 +24,16 @@ impl ProcessStat {
         Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat")).ok()?)
     }
 
+    /// The threads of a process whose names begin like this; none if there is no such process.
+    pub fn threads_named(pid: u32, prefix: &str) -> Vec<u32> {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let is_named = |name: &str| name.starts_with(prefix);
+        let named = tasks.filter(|task| {
+            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| is_named(&name))
+        });
+        named.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect()
+    }
+
     fn parse(stat: &str) -> Option<Self> {
         // Field 2 is the program's name in brackets, which may itself hold brackets and spaces.
         let (_name, rest) = stat.rsplit_once(") ")?;
@@ -47,5 +57,21 @@ mod tests {
         let want = ProcessStat { state: 'T', parent: 3, cpu_ticks: 16 };
         assert_eq!(ProcessStat::parse(line), Some(want));
         assert_eq!(ProcessStat::parse("7 (a) T 3"), None);
+    }
+
+    #[test]
+    fn threads_are_found_by_their_names() {
+        let (sender, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::Builder::new().name("vcpu7-test".to_owned());
+        let thread = thread.spawn(move || wait.recv()).unwrap();
+        let found = || ProcessStat::threads_named(std::process::id(), "vcpu7");
+        // A thread gives itself its name once it runs.
+        while found().is_empty() {
+            std::thread::yield_now();
+        }
+        let [one] = found()[..] else { panic!("{:?}", found()) };
+        assert!(ProcessStat::read_thread(std::process::id(), one).is_some());
+        drop(sender);
+        let _ended = thread.join();
     }
 }

@@ -10,8 +10,9 @@ use nix::sys::signal::SigSet;
 use nix::unistd::setsid;
 
 use super::wire::PORT;
-use crate::machine::qemu::arguments::{Accelerator, KERNEL_WORDS, SANDBOX, option};
+use crate::machine::qemu::arguments::{Accelerator, SANDBOX, option};
 use crate::machine::qemu::trial::{self, Qemu};
+use crate::machine::vm::KERNEL_WORDS;
 use crate::program::{Program, ProgramError, ProgramLog, Running};
 use crate::sandbox;
 

@@ -8,7 +8,13 @@ use crate::cli::{DriverArg, MachineArgs};
 use crate::image::cache::{BootFiles, KEY_VARIABLE};
 use crate::image::workshop::variable;
 use crate::image::{self, ImageError};
+use crate::machine::cloud_hypervisor::arguments::CLOUD_HYPERVISOR;
+use crate::machine::cloud_hypervisor::nodes::CloudHypervisorSettings;
+use crate::machine::cloud_hypervisor::trial::{
+    self as cloud_hypervisor, Installed, TrialError as NoCloudHypervisor,
+};
 use crate::machine::driver::{Driver, NodeProgram};
+use crate::machine::kvm;
 use crate::machine::qemu::arguments::{Accelerator, QEMU};
 use crate::machine::qemu::nodes::QemuSettings;
 use crate::machine::qemu::trial::{self, Qemu, TrialError};
@@ -31,6 +37,9 @@ pub enum ChoiceError {
     /// QEMU.
     #[error(transparent)]
     Qemu(#[from] TrialError),
+    /// Cloud Hypervisor.
+    #[error(transparent)]
+    CloudHypervisor(#[from] NoCloudHypervisor),
     /// The image that is named.
     #[error(transparent)]
     Image(ImageError),
@@ -78,12 +87,15 @@ pub(crate) fn choose(
         DriverArg::Qemu if is_process_only => {
             Err(ChoiceError::Option { option: "--node-bin", driver: "qemu" }.into())
         }
+        DriverArg::CloudHypervisor if is_process_only => {
+            Err(ChoiceError::Option { option: "--node-bin", driver: CLOUD_HYPERVISOR }.into())
+        }
         DriverArg::Auto if is_process_only => {
             process(args, directory, "driver: process, since --node-bin is one".to_owned())
         }
-        DriverArg::Auto if args.image.is_none() => auto(args, directory, tell),
-        // Who names an image wants machines that boot it.
-        DriverArg::Qemu | DriverArg::Auto => qemu(args, directory, tell),
+        DriverArg::Qemu => qemu(args, directory, tell),
+        DriverArg::CloudHypervisor => cloud_hypervisor(args, directory, tell),
+        DriverArg::Auto => auto(args, directory, tell),
     }
 }
 
@@ -93,7 +105,7 @@ fn qemu(args: &MachineArgs, directory: &Path, tell: &mut dyn FnMut(&str)) -> Res
     let qemu = trial::find(&log).map_err(ChoiceError::from)?;
     let version = &qemu.version;
     let image = image(args, directory, tell)?;
-    let (accelerator, reason) = match kvm(&qemu, &image, directory, &log) {
+    let (accelerator, reason) = match runs_on_kvm(&qemu, &image, directory, &log) {
         Ok(()) => (Accelerator::Kvm, format!("driver: qemu {version} with kvm, as asked")),
         Err(error) => {
             let why = error.in_short();
@@ -101,49 +113,87 @@ fn qemu(args: &MachineArgs, directory: &Path, tell: &mut dyn FnMut(&str)) -> Res
             (Accelerator::Tcg, reason)
         }
     };
-    Ok(machines(&qemu, &image, accelerator, reason))
+    Ok(qemu_machines(&qemu, image, accelerator, reason))
 }
 
-/// Virtual machines if the processor really runs them, processes otherwise.
+/// Virtual machines on the processor.
+fn cloud_hypervisor(
+    args: &MachineArgs,
+    directory: &Path,
+    tell: &mut dyn FnMut(&str),
+) -> Result<Choice, OuterError> {
+    let log = log(directory)?;
+    let installed = cloud_hypervisor::find(&log).map_err(ChoiceError::from)?;
+    kvm::try_guest(&log).map_err(|error| ChoiceError::from(NoCloudHypervisor::from(error)))?;
+    let image = image(args, directory, tell)?;
+    cloud_hypervisor::kernel(&installed, &image.kernel, directory, &log).map_err(ChoiceError::from)?;
+    let reason = format!("driver: cloud-hypervisor {}, as asked", installed.version);
+    Ok(cloud_hypervisor_machines(&installed, image, reason))
+}
+
+/// Virtual machines if the processor really runs them: on Cloud Hypervisor, or else on QEMU. Otherwise processes, or emulated
+/// machines for who names an image.
 fn auto(args: &MachineArgs, directory: &Path, tell: &mut dyn FnMut(&str)) -> Result<Choice, OuterError> {
     let log = log(directory)?;
     // First what is quick and needs no image.
-    let runs = trial::find(&log).and_then(|qemu| {
+    let first = cloud_hypervisor::find(&log).ok().filter(|_| kvm::try_guest(&log).is_ok());
+    let second = trial::find(&log).and_then(|qemu| {
         trial::smallest_guest(&qemu, Accelerator::Kvm, directory, &log)?;
         Ok(qemu)
     });
-    let refusal = match runs {
-        Ok(qemu) => {
-            let image = match image(args, directory, tell) {
-                Err(OuterError::Driver(ChoiceError::NoImage(error))) => {
-                    let why = causes(&error).replace('\n', " ");
-                    let reason =
-                        format!("driver: process, since there is no image that KVM could run ({why})");
-                    return process(args, directory, reason);
-                }
-                image => image?,
-            };
-            match trial::kernel(&qemu, Accelerator::Kvm, &image.kernel, &log) {
+    let is_image_named = args.image.is_some();
+    if first.is_none() && second.is_err() && is_image_named {
+        return qemu(args, directory, tell);
+    }
+    let mut refusals = Vec::new();
+    if first.is_some() || second.is_ok() {
+        let image = match image(args, directory, tell) {
+            Err(OuterError::Driver(ChoiceError::NoImage(error))) => {
+                let why = causes(&error).replace('\n', " ");
+                let reason = format!("driver: process, since there is no image that KVM could run ({why})");
+                return process(args, directory, reason);
+            }
+            image => image?,
+        };
+        if let Some(installed) = first {
+            match cloud_hypervisor::kernel(&installed, &image.kernel, directory, &log) {
                 Ok(()) => {
-                    let reason = format!("driver: qemu {} with kvm, which runs a guest here", qemu.version);
-                    return Ok(machines(&qemu, &image, Accelerator::Kvm, reason));
+                    let reason = format!(
+                        "driver: cloud-hypervisor {}, since KVM runs a guest here",
+                        installed.version
+                    );
+                    return Ok(cloud_hypervisor_machines(&installed, image, reason));
                 }
-                Err(error) => error,
+                Err(error) => refusals.push(causes(&error).replace('\n', " ")),
             }
         }
-        Err(error) => error,
-    };
-    let emulation = match refusal {
-        TrialError::Missing => format!("after that, `--driver qemu` would emulate microVMs with {QEMU}"),
+        if let Ok(qemu) = &second {
+            match trial::kernel(qemu, Accelerator::Kvm, &image.kernel, &log) {
+                Ok(()) => {
+                    let reason = format!("driver: qemu {} with kvm, which runs a guest here", qemu.version);
+                    return Ok(qemu_machines(qemu, image, Accelerator::Kvm, reason));
+                }
+                Err(error) => refusals.push(error.in_short()),
+            }
+            if is_image_named {
+                let version = &qemu.version;
+                let why = refusals.join("; ");
+                let reason = format!("driver: qemu {version}, emulating: KVM runs no guest here ({why})");
+                return Ok(qemu_machines(qemu, image, Accelerator::Tcg, reason));
+            }
+        }
+    }
+    let emulation = match &second {
+        Err(TrialError::Missing) => format!("after that, `--driver qemu` would emulate microVMs with {QEMU}"),
         _ => "`--driver qemu` would emulate microVMs".to_owned(),
     };
-    let reason =
-        format!("driver: process, since KVM runs no guest here ({}); {emulation}", refusal.in_short());
-    process(args, directory, reason)
+    refusals.extend(second.err().map(|error| error.in_short()));
+    let why = refusals.join("; ");
+    process(args, directory, format!("driver: process, since KVM runs no guest here ({why}); {emulation}"))
 }
 
 /// Whether the processor runs the image's kernel.
-fn kvm(qemu: &Qemu, image: &Image, directory: &Path, log: &ProgramLog) -> Result<(), TrialError> {
+fn runs_on_kvm(qemu: &Qemu, image: &Image, directory: &Path, log: &ProgramLog) -> Result<(), TrialError> {
     trial::smallest_guest(qemu, Accelerator::Kvm, directory, log)?;
     trial::kernel(qemu, Accelerator::Kvm, &image.kernel, log)
 }
@@ -158,13 +208,16 @@ fn process(args: &MachineArgs, directory: &Path, reason: String) -> Result<Choic
     Ok(Choice { driver, node_version, reason })
 }
 
-fn machines(qemu: &Qemu, image: &Image, accelerator: Accelerator, reason: String) -> Choice {
-    let Image { kernel, initramfs, node_version } = image.clone();
-    Choice {
-        driver: Driver::Qemu(QemuSettings { qemu: qemu.path.clone(), accelerator, kernel, initramfs }),
-        node_version,
-        reason,
-    }
+fn qemu_machines(qemu: &Qemu, image: Image, accelerator: Accelerator, reason: String) -> Choice {
+    let Image { kernel, initramfs, node_version } = image;
+    let settings = QemuSettings { qemu: qemu.path.clone(), accelerator, kernel, initramfs };
+    Choice { driver: Driver::Qemu(settings), node_version, reason }
+}
+
+fn cloud_hypervisor_machines(installed: &Installed, image: Image, reason: String) -> Choice {
+    let Image { kernel, initramfs, node_version } = image;
+    let settings = CloudHypervisorSettings { program: installed.path.clone(), kernel, initramfs };
+    Choice { driver: Driver::CloudHypervisor(settings), node_version, reason }
 }
 
 /// What the machines boot.

@@ -19,6 +19,7 @@ use crate::cli::{MachineArgs, RunArgs};
 use crate::image::cache::{IMAGE_VARIABLE, KERNEL_VARIABLE, KEY_VARIABLE};
 use crate::image::workshop::variable;
 use crate::limits::{NODE_VERSION_MAX, SANDBOX_END_MAX};
+use crate::machine::cloud_hypervisor::arguments::CLOUD_HYPERVISOR;
 use crate::machine::driver::Driver;
 use crate::plan::{self, Plan};
 use crate::program::{Program, ProgramError, ProgramLog, quoted};
@@ -89,7 +90,9 @@ impl OuterError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Sandbox(error) if error.is_refused() => 3,
-            Self::Driver(ChoiceError::Qemu(_) | ChoiceError::NoImage(_)) => 3,
+            Self::Driver(
+                ChoiceError::Qemu(_) | ChoiceError::CloudHypervisor(_) | ChoiceError::NoImage(_),
+            ) => 3,
             Self::Sandbox(_) | Self::Signals(_) | Self::NoVerdict(..) => 2,
             _ => 64,
         }
@@ -233,7 +236,7 @@ fn replay(args: &RunArgs, seed: u64, driver: &Driver) -> String {
     let mut words: Vec<String> = plant.into_iter().collect();
     let name = match driver {
         Driver::Process(_) => "process",
-        Driver::Qemu(_) => {
+        Driver::Qemu(_) | Driver::CloudHypervisor(_) => {
             // What the image was made of or taken from.
             let own = |path: &PathBuf| path != Path::new(rig::IMAGE_FOLDER);
             let set =
@@ -241,7 +244,7 @@ fn replay(args: &RunArgs, seed: u64, driver: &Driver) -> String {
             let made_of: &[&str] =
                 if args.machines.image.is_some() { &[] } else { &[IMAGE_VARIABLE, KERNEL_VARIABLE] };
             words.extend(made_of.iter().chain(&[KEY_VARIABLE]).filter_map(set));
-            "qemu"
+            if matches!(driver, Driver::Qemu(_)) { "qemu" } else { CLOUD_HYPERVISOR }
         }
     };
     let rig = std::env::var(rig::VARIABLE).map(|rig| format!(" {rig}")).unwrap_or_default();

@@ -2,7 +2,7 @@
 
 mod probe;
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,9 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use aspen_init::control::{Answer, Done, Health, Order, Outcome, Probed, Request};
-use aspen_init::limits::{CONTROL_LINE_BYTES_MAX, CONTROL_RETRY, PROBES_MAX};
+use aspen_init::layout::CONTROL_VSOCK_PORT;
+use aspen_init::limits::{CONTROL_LINE_BYTES_MAX, CONTROL_RETRY, PROBES_MAX, READ_BYTES_MAX};
 use aspen_init::report::Reason;
+use aspen_init::texts::head;
 use serde::Serialize;
+use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener};
 
 use self::probe::{ProbeTurn, probe};
 use super::clock;
@@ -22,7 +25,7 @@ use super::events::Event;
 use super::node::NodeStatus;
 
 /// What answers.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Desk {
     /// How the node is.
     pub(super) status: Arc<Mutex<NodeStatus>>,
@@ -32,6 +35,15 @@ pub(super) struct Desk {
     pub(super) is_clock_taken: Arc<AtomicBool>,
     /// How many probes are under way, those of connections that have ended included.
     pub(super) probes_count: Arc<AtomicUsize>,
+}
+
+/// Whether the hypervisor gave us a vsock device.
+pub(super) fn has_vsock(sys: &Path) -> bool {
+    // Its virtio device id (virtio 1.2, 5.10).
+    const VSOCK: &str = "0x0013";
+    let devices = fs::read_dir(sys.join("bus/virtio/devices")).into_iter().flatten().flatten();
+    let id = |device: fs::DirEntry| head(&device.path().join("device"), READ_BYTES_MAX).ok();
+    devices.filter_map(id).any(|id| id == VSOCK)
 }
 
 /// Answers on a port, on a thread of its own, as long as the machine runs.
@@ -50,6 +62,30 @@ pub(super) fn serve_port(path: &Path, desk: Desk) -> io::Result<()> {
         }
     };
     thread::Builder::new().name("control".to_owned()).spawn(serve).map(|_runs_on| ())
+}
+
+/// Answers whoever connects to the appliance's vsock port, on a thread of its own, as long as the machine runs.
+///
+/// # Errors
+/// There is no vsock device, or no thread can be made.
+pub(super) fn serve_vsock(desk: Desk) -> io::Result<()> {
+    let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, CONTROL_VSOCK_PORT)?;
+    let serve = move || {
+        loop {
+            let served = listener.accept().and_then(|(mut reader, peer)| {
+                // Another guest, or a program of this one, has no orders to give.
+                if peer.cid() != VMADDR_CID_HOST {
+                    return Ok(());
+                }
+                let writer = reader.try_clone()?;
+                desk.serve(&mut reader, writer)
+            });
+            if served.is_err() {
+                thread::sleep(CONTROL_RETRY);
+            }
+        }
+    };
+    thread::Builder::new().name("control-vsock".to_owned()).spawn(serve).map(|_runs_on| ())
 }
 
 impl Desk {
@@ -226,6 +262,7 @@ mod tests {
 
     use aspen_init::control::NodeState;
 
+    use super::super::devices::tests::sysfs;
     use super::*;
 
     fn desk() -> (Desk, Receiver<Event>) {
@@ -341,5 +378,12 @@ mod tests {
         let want =
             r#"{"id":13,"error":"this is no request: unknown variant `dance`, expected one of `health`"#;
         assert!(answers[0].starts_with(want), "{answers:?}");
+    }
+
+    #[test]
+    fn vsock_device_is_found_by_its_number() {
+        let network = ("bus/virtio/devices/virtio0/device", "0x0001\n");
+        assert!(!has_vsock(sysfs(&[network]).path()));
+        assert!(has_vsock(sysfs(&[network, ("bus/virtio/devices/virtio1/device", "0x0013\n")]).path()));
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::machine::vm::KERNEL_WORDS;
 use crate::plan::MacAddress;
 use crate::program::Program;
 
@@ -16,11 +17,6 @@ use crate::program::Program;
 pub const QEMU: &str = "qemu-system-x86_64";
 /// The command that gets it.
 pub const QEMU_INSTALL: &str = "apt-get install qemu-system-x86";
-
-/// Words for the guest's kernel. Of a kernel that panics nothing is left but its last words: it restarts at once, and a
-/// machine that restarts ends. A busy host can be so late with the first ticks that the kernel takes the timer for broken, and
-/// panics: emulated timers need no check.
-pub(crate) const KERNEL_WORDS: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
 
 /// What QEMU may not do, as it is told itself.
 pub(crate) const SANDBOX: [&str; 2] =

@@ -1,25 +1,20 @@
-//! The nodes of a plan as virtual machines: their disks, their sockets, and QEMU with its arguments.
+//! The nodes of a plan as virtual machines: their sockets, and QEMU with its arguments.
 
-use std::fs::{self, OpenOptions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use aspen_init::layout;
-use data_encoding::HEXLOWER;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
 use serde::{Deserialize, Serialize};
 
+use super::Qemu;
 use super::arguments::{Accelerator, Hardware, Sockets, program};
-use super::{QemuMachine, QemuParts};
 use crate::cluster::pace::Pace;
-use crate::image::config_disk;
-use crate::image::fat::FatFile;
-use crate::limits::machines::{DATA_DISK_BYTES, FRAMES_QUEUED_BYTES};
+use crate::limits::machines::FRAMES_QUEUED_BYTES;
 use crate::machine::cluster::{MachineSpec, SetUpError};
-use crate::machine::node_files::{node_toml, tap_config};
+use crate::machine::vm::VirtualMachine;
+use crate::machine::vm::disks::Home;
 use crate::plan::{Plan, PlannedNode};
 use crate::program::ProgramLog;
 
@@ -77,14 +72,8 @@ fn machine(
     port: UdpSocket,
 ) -> Result<MachineSpec, SetUpError> {
     let name = &node.name;
-    let home = directory.join("nodes").join(name);
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&home);
-    made.map_err(|source| SetUpError::Io { path: home.clone(), source })?;
-    let (config_disk, data_disk) = (home.join("config.raw"), home.join("data.raw"));
-    write_config_disk(&config_disk, plan, node, pace)?;
-    make_data_disk(&data_disk).map_err(|source| SetUpError::Io { path: data_disk.clone(), source })?;
+    let Home { folder, config_disk, data_disk, console } = Home::make(directory, plan, node, pace)?;
     let sockets = sockets(name, &port).map_err(SetUpError::Loopback)?;
-    let console = home.join("console.log");
     let program = program(&Hardware {
         qemu: &settings.qemu,
         accelerator: settings.accelerator,
@@ -97,53 +86,10 @@ fn machine(
         console: &console,
         sockets: &sockets,
     });
-    let parts = QemuParts {
-        program,
-        complaints: home.join("qemu.log"),
-        console,
-        qmp_socket: sockets.qmp,
-        control_socket: sockets.control,
-    };
-    let machine = QemuMachine::new(name, parts, log.clone());
+    let hypervisor = Box::new(Qemu::new(program, sockets.qmp, sockets.control));
+    let complaints = folder.join("qemu.log");
+    let machine = VirtualMachine::new(name, hypervisor, console, complaints, log.clone());
     Ok(MachineSpec { machine: Box::new(machine), port: Box::new(port) })
-}
-
-/// What the appliance is told, on a disk.
-fn write_config_disk(path: &Path, plan: &Plan, node: &PlannedNode, pace: Pace) -> Result<(), SetUpError> {
-    let settings = aspen_conf(plan, node);
-    let node_settings = node_toml(plan, node, Path::new(layout::NODE_DATA), pace);
-    let secret = HEXLOWER.encode(&node.secret_key_seed.0) + "\n";
-    let files = [
-        FatFile { path: layout::CONFIG_FILE, bytes: settings.as_bytes() },
-        FatFile { path: layout::CONFIG_NODE_FILE, bytes: node_settings.as_bytes() },
-        FatFile { path: layout::CONFIG_SECRET_FILE, bytes: secret.as_bytes() },
-    ];
-    Ok(config_disk::write(path, &files)?)
-}
-
-/// The text of aspen.conf. Neighbours are permanent, as on every port of the switch: no ARP crosses the fabric.
-fn aspen_conf(plan: &Plan, node: &PlannedNode) -> String {
-    let PlannedNode { name, mac, ip, .. } = node;
-    let interface = tap_config(plan, "eth0", *mac, *ip);
-    let neighbours: Vec<String> =
-        interface.neighbours.iter().map(|(ip, mac)| format!("\"{ip}={mac}\"")).collect();
-    format!(
-        "hostname = \"{name}\"\naddress = \"{ip}/{}\"\nmac = \"{mac}\"\nneighbours = [{}]\n\n[data]\nformat = \"if-blank\"\n",
-        interface.prefix_bits,
-        neighbours.join(", "),
-    )
-}
-
-/// An empty disk, of which nothing is on the host's before it is written. What a disk already holds stays.
-fn make_data_disk(path: &Path) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    let bytes = file.metadata()?.len();
-    if bytes == 0 {
-        // It is new, and nobody need look whether it holds anything.
-        file.write_all_at(layout::UNFINISHED, 0)?;
-    }
-    if bytes < DATA_DISK_BYTES { file.set_len(DATA_DISK_BYTES) } else { Ok(()) }
 }
 
 /// The sockets of the machine behind a port of the switch.
@@ -158,45 +104,7 @@ fn sockets(name: &str, port: &UdpSocket) -> io::Result<Sockets> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Seek, SeekFrom, Write};
-
-    use aspen_init::config::{DataFormat, Settings, file};
-
     use super::*;
-    use crate::scenario::Scenario;
-
-    fn plan() -> Plan {
-        let text = "name: a\nabout: A test.\nnodes: { count: 3 }\nchecks: [raft]\n";
-        Plan::new(&Scenario::parse("a.yaml", text).unwrap(), 1)
-    }
-
-    #[test]
-    fn appliance_understands_what_it_is_told() {
-        let plan = plan();
-        let text = aspen_conf(&plan, &plan.nodes[1]);
-        let settings = Settings::from_entries(file(&text).unwrap()).unwrap();
-        assert_eq!(settings.hostname.as_deref(), Some("n2"));
-        assert_eq!(settings.data_format, DataFormat::IfBlank);
-        assert_eq!(settings.addresses.len(), 1);
-        // The two other nodes and the lab.
-        assert_eq!(settings.neighbours.len(), 3);
-        assert!(settings.gateways.is_empty());
-    }
-
-    #[test]
-    fn data_disk_keeps_what_it_holds() {
-        let home = tempfile::tempdir().unwrap();
-        let path = home.path().join("data.raw");
-        make_data_disk(&path).unwrap();
-        let mut disk = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-        assert_eq!(disk.metadata().unwrap().len(), DATA_DISK_BYTES);
-        disk.write_all(b"written").unwrap();
-        make_data_disk(&path).unwrap();
-        let mut bytes = [0; 7];
-        disk.seek(SeekFrom::Start(0)).unwrap();
-        disk.read_exact(&mut bytes).unwrap();
-        assert_eq!(&bytes, b"written");
-    }
 
     #[test]
     fn frames_of_a_machine_come_from_its_socket_only() {

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::arguments::{Accelerator, QEMU, QEMU_INSTALL, SANDBOX};
 use crate::causes::causes;
-use crate::limits::machines::{EMULATED_TRIAL_MAX, KERNEL_TRIAL_MAX, KVM_TRIAL_MAX, QEMU_VERSION_MAX};
+use crate::limits::machines::{EMULATED_TRIAL_MAX, HYPERVISOR_VERSION_MAX, KERNEL_TRIAL_MAX, KVM_TRIAL_MAX};
+use crate::machine::vm::NO_DISK;
 use crate::program::{Program, ProgramError, ProgramLog};
 
 /// What the guests of a trial say.
@@ -68,7 +69,7 @@ pub struct Qemu {
 /// There is none, or it does not run.
 pub fn find(log: &ProgramLog) -> Result<Qemu, TrialError> {
     let path = Program::find(QEMU).ok_or(TrialError::Missing)?;
-    let output = Program::new(&path).arg("--version").run_short(QEMU_VERSION_MAX, log);
+    let output = Program::new(&path).arg("--version").run_short(HYPERVISOR_VERSION_MAX, log);
     let output = output.map_err(|error| TrialError::Guest("qemu does not name its version", error))?;
     let line = output.stdout.lines().next().unwrap_or_default();
     let version = line.trim_start_matches("QEMU emulator version ").to_owned();
@@ -120,7 +121,7 @@ pub fn kernel(
         .run_short(KERNEL_TRIAL_MAX, log);
     let output = ended.map_err(|error| TrialError::Guest("the kernel does not run", error))?;
     // It has done all that it does without a disk. A panic before that is what the trial looks for.
-    if output.stdout.contains("VFS: Unable to mount root fs") { Ok(()) } else { Err(TrialError::Silent) }
+    if output.stdout.contains(NO_DISK) { Ok(()) } else { Err(TrialError::Silent) }
 }
 
 /// A machine without devices.

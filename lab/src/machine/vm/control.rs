@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +17,7 @@ use std::time::Duration;
 use aspen_init::control::{Answer, Order, Outcome, Request};
 use serde_json::Value;
 
-use crate::limits::machines::CONTROL_ANSWER_MAX;
+use crate::limits::machines::{CONTROL_ANSWER_MAX, VSOCK_ANSWER_MAX, VSOCK_LINE_BYTES_MAX};
 
 /// Why a machine did not say what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -40,13 +41,28 @@ pub enum ControlError {
     Malformed(String),
 }
 
+/// Where a hypervisor offers the control channel of its machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlSocket {
+    /// An abstract Unix socket that is the channel itself.
+    Abstract(String),
+    /// A Unix socket behind which the machine listens on many vsock ports: one is asked for by name, and the answer is a line
+    /// (Cloud Hypervisor and Firecracker have it so).
+    Vsock(PathBuf),
+}
+
 /// The control channel of one machine, over all its starts: connected when needed, and anew when it has broken.
 #[derive(Debug)]
 pub struct ControlChannel {
-    /// The abstract socket at which QEMU offers it.
-    socket: String,
     next_id: AtomicU64,
-    link: Mutex<Option<Link>>,
+    link: Mutex<Slot>,
+}
+
+/// The connection, if there is one, and where the next one is to be had: nowhere while the machine is off.
+#[derive(Debug, Default)]
+struct Slot {
+    socket: Option<ControlSocket>,
+    link: Option<Link>,
 }
 
 /// One connection. Its reader ends with it.
@@ -64,14 +80,19 @@ struct Waiting {
 }
 
 impl ControlChannel {
-    /// The channel behind an abstract socket, not connected yet.
-    pub fn new(socket: String) -> Self {
-        Self { socket, next_id: AtomicU64::new(1), link: Mutex::new(None) }
+    /// The channel of a machine that is off.
+    pub fn new() -> Self {
+        Self { next_id: AtomicU64::new(1), link: Mutex::default() }
+    }
+
+    /// Has it behind this socket from now on: the machine starts.
+    pub fn open(&self, socket: ControlSocket) {
+        *lock(&self.link) = Slot { socket: Some(socket), link: None };
     }
 
     /// Lets the connection go: the machine behind it is gone.
     pub fn close(&self) {
-        *lock(&self.link) = None;
+        *lock(&self.link) = Slot::default();
     }
 
     /// Asks, and waits for the answer.
@@ -102,13 +123,14 @@ impl ControlChannel {
     ) -> Result<Arc<Mutex<Waiting>>, ControlError> {
         let failed = |doing| move |source| ControlError::Io { doing, source };
         let mut slot = lock(&self.link);
-        let is_usable = slot.as_ref().is_some_and(|link| !lock(&link.waiting).is_closed);
+        let Slot { socket, link: connection } = &mut *slot;
+        let is_usable = connection.as_ref().is_some_and(|link| !lock(&link.waiting).is_closed);
         if !is_usable {
-            *slot = None;
+            *connection = None;
         }
-        let link = match &mut *slot {
+        let link = match &mut *connection {
             Some(link) => link,
-            none => none.insert(connect(&self.socket).map_err(failed("connecting"))?),
+            none => none.insert(connect(socket.as_ref()).map_err(failed("connecting"))?),
         };
         lock(&link.waiting).answers.insert(request.id, reply);
         let mut bytes =
@@ -118,7 +140,7 @@ impl ControlChannel {
         let sent = (&link.stream).write_all(&bytes);
         if sent.is_err() {
             // It may hold half of the request.
-            *slot = None;
+            *connection = None;
         }
         sent.map_err(failed("sending a request"))?;
         Ok(waiting)
@@ -132,8 +154,14 @@ impl Drop for Link {
     }
 }
 
-fn connect(socket: &str) -> io::Result<Link> {
-    let stream = UnixStream::connect_addr(&UnixAddr::from_abstract_name(socket)?)?;
+fn connect(socket: Option<&ControlSocket>) -> io::Result<Link> {
+    let stream = match socket {
+        None => return Err(io::ErrorKind::NotConnected.into()),
+        Some(ControlSocket::Abstract(name)) => {
+            UnixStream::connect_addr(&UnixAddr::from_abstract_name(name)?)?
+        }
+        Some(ControlSocket::Vsock(path)) => connect_vsock(path)?,
+    };
     stream.set_write_timeout(Some(CONTROL_ANSWER_MAX))?;
     let waiting = Arc::new(Mutex::new(Waiting::default()));
     let (reading, answered) = (stream.try_clone()?, waiting.clone());
@@ -144,6 +172,27 @@ fn connect(socket: &str) -> io::Result<Link> {
         waiting.answers.clear();
     })?;
     Ok(Link { stream, waiting })
+}
+
+/// Asks for the appliance's port of a machine's vsock device; a machine that has not come so far does not have it yet.
+fn connect_vsock(path: &Path) -> io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(VSOCK_ANSWER_MAX))?;
+    stream.set_write_timeout(Some(VSOCK_ANSWER_MAX))?;
+    writeln!(stream, "CONNECT {}", aspen_init::layout::CONTROL_VSOCK_PORT)?;
+    // Byte by byte: what follows the line is the appliance's.
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while byte != *b"\n" && line.len() < VSOCK_LINE_BYTES_MAX {
+        stream.read_exact(&mut byte)?;
+        line.extend(byte);
+    }
+    if !line.starts_with(b"OK ") {
+        let said = String::from_utf8_lossy(&line).trim_end().to_owned();
+        return Err(io::Error::other(format!("`{said}` came, OK and a port were to come")));
+    }
+    stream.set_read_timeout(None)?;
+    Ok(stream)
 }
 
 /// Hands every answer to whoever waits for it, until the connection ends.
@@ -174,6 +223,12 @@ mod tests {
 
     use super::*;
 
+    fn channel(socket: ControlSocket) -> ControlChannel {
+        let channel = ControlChannel::new();
+        channel.open(socket);
+        channel
+    }
+
     /// A machine that takes a request and sends these lines.
     fn machine(name: &str, lines: &'static str) -> (ControlChannel, thread::JoinHandle<()>) {
         let socket = format!("aspen-test/{}/{name}", std::process::id());
@@ -183,7 +238,7 @@ mod tests {
             BufReader::new(&stream).read_line(&mut String::new()).unwrap();
             stream.write_all(lines.as_bytes()).unwrap();
         });
-        (ControlChannel::new(socket), answering)
+        (channel(ControlSocket::Abstract(socket)), answering)
     }
 
     #[track_caller]
@@ -203,8 +258,39 @@ mod tests {
 
     #[test]
     fn machine_that_is_not_there_is_told() {
-        let channel = ControlChannel::new(format!("aspen-test/{}/nobody", std::process::id()));
+        let channel = channel(ControlSocket::Abstract(format!("aspen-test/{}/nobody", std::process::id())));
         let error = channel.ask(Order::Health, Duration::from_secs(5)).unwrap_err();
         assert_eq!(error.to_string(), "the control channel: connecting");
+    }
+
+    /// What comes of asking a machine behind a vsock device that answers the request for the port with this.
+    fn ask_over_vsock(answer: &'static str) -> Result<Value, String> {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("vsock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let answering = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+            if answer.starts_with("OK") {
+                reader.read_line(&mut line).unwrap();
+                stream.write_all(b"{\"id\":1,\"ok\":7}\n").unwrap();
+            }
+            line
+        });
+        let channel = channel(ControlSocket::Vsock(path));
+        let outcome = channel.ask(Order::Health, Duration::from_secs(5));
+        assert!(answering.join().unwrap().starts_with("CONNECT 7400\n"));
+        outcome.map_err(|error| crate::causes::causes(&error))
+    }
+
+    #[test]
+    fn port_of_a_vsock_device_is_asked_for() {
+        assert_eq!(ask_over_vsock("OK 1073741824\n"), Ok(7.into()));
+        let refused = ask_over_vsock("NO\n").unwrap_err();
+        assert!(refused.contains("`NO` came"), "{refused}");
+        assert!(ask_over_vsock("").unwrap_err().contains("connecting"));
     }
 }

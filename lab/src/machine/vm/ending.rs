@@ -1,4 +1,4 @@
-//! How a node ended, by what its machine said of it: QEMU itself ends well whatever the guest does.
+//! How a node ended, by what its machine said of it: a hypervisor itself ends well whatever the guest does.
 
 use aspen_init::report::{NodeExit, Reason};
 
@@ -8,10 +8,12 @@ use crate::program::Exit;
 /// The end of a node of which nobody knows the details.
 pub(super) const UNCLEAR: Exit = Exit::Code(-1);
 
-/// How the node ended unasked, though the machine started it again.
+/// How the node ended unasked, though the machine started it again, or itself.
 pub(super) fn unasked(said: &Said) -> Option<Exit> {
-    let NodeExit { node_exit, .. } = said.node_exit.as_ref()?;
-    Some(parse(node_exit).unwrap_or(UNCLEAR))
+    match &said.node_exit {
+        Some(NodeExit { node_exit, .. }) => Some(parse(node_exit).unwrap_or(UNCLEAR)),
+        None => said.has_rebooted.then_some(UNCLEAR),
+    }
 }
 
 /// How the node of a machine that is off ended; nothing when the machine did not say, or when it says that a node ended well
@@ -50,7 +52,7 @@ mod tests {
             node_exit: text.map(str::to_owned),
             uptime_ms: 1,
         });
-        assert_eq!(of_machine(&Said { ready: None, exit, node_exit }), want);
+        assert_eq!(of_machine(&Said { ready: None, exit, node_exit, has_rebooted: false }), want);
     }
 
     #[test]
@@ -70,5 +72,13 @@ mod tests {
         check(Some("signal 11"), well, Some(Exit::Signal(11)));
         check(Some("gone"), well, Some(UNCLEAR));
         check(Some("code 0"), well, Some(Exit::Code(0)));
+    }
+
+    #[test]
+    fn machine_that_has_started_again_has_not_ended_well() {
+        let exit =
+            report::Exit { reason: Reason::PowerButton, node_exit: Some("code 0".to_owned()), uptime_ms: 1 };
+        let said = Said { exit: Some(exit), has_rebooted: true, ..Said::default() };
+        assert_eq!(of_machine(&said), Some(UNCLEAR));
     }
 }

@@ -28,6 +28,9 @@ pub struct Said {
     pub exit: Option<Exit>,
     /// The first time that the node ended unasked.
     pub node_exit: Option<NodeExit>,
+    /// The node answered a second time, and had not ended in between: the machine has started again by itself, as one does
+    /// whose kernel panics, where the hypervisor lets it.
+    pub has_rebooted: bool,
 }
 
 impl ConsoleWatch {
@@ -71,7 +74,10 @@ impl ConsoleWatch {
             if piece.ends_with(b"\n") {
                 let line = String::from_utf8_lossy(&std::mem::take(&mut self.partial)).into_owned();
                 match report::parse_line(&line) {
-                    Some(Line::Ready(ready)) => self.said.ready = Some(ready),
+                    Some(Line::Ready(ready)) => {
+                        self.said.has_rebooted |= self.said.ready.is_some() && self.said.node_exit.is_none();
+                        self.said.ready = Some(ready);
+                    }
                     Some(Line::Exit(exit)) => self.said.exit = Some(exit),
                     Some(Line::NodeExit(exit)) => {
                         self.said.node_exit.get_or_insert(exit);
@@ -115,5 +121,34 @@ mod tests {
             .unwrap();
         let exit = Exit { reason: Reason::Node, node_exit: None, uptime_ms: 9 };
         assert_eq!(watch.look().unwrap().exit, Some(exit));
+    }
+
+    #[test]
+    fn second_ready_line_tells_of_a_machine_that_has_started_again() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("console.log");
+        let ready = report::Line::Ready(Ready {
+            hostname: "n1".to_owned(),
+            addresses: Vec::new(),
+            version: "1".to_owned(),
+            http: "10.0.0.1:80".to_owned(),
+            endpoint_id: String::new(),
+            kernel_ms: 1,
+            init_ms: 1,
+            disk_ms: 1,
+            node_ms: 1,
+            uptime_ms: 4,
+        });
+        let mut watch = ConsoleWatch::new(&path);
+        let mut console = File::create(&path).unwrap();
+        writeln!(console, "{ready}").unwrap();
+        assert!(!watch.look().unwrap().has_rebooted);
+        writeln!(console, "{ready}").unwrap();
+        assert!(watch.look().unwrap().has_rebooted);
+        // A node that ended has said so, and answers again.
+        let mut watch = ConsoleWatch::new(&path);
+        let ended = NodeExit { node_exit: "code 1".to_owned(), restarts: 0 };
+        std::fs::write(&path, format!("{ready}\n{}\n{ready}\n", Line::NodeExit(ended))).unwrap();
+        assert!(!watch.look().unwrap().has_rebooted);
     }
 }

@@ -1,0 +1,100 @@
+//! The Cloud Hypervisor driver: a node is a virtual machine on the processor, which KVM lets it use.
+//!
+//! A machine is one process of `cloud-hypervisor`, and nothing of it is left when that ends. It is started with its machine on
+//! the command line and with its TAP as an open descriptor, and obeys over its API socket.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use self::api::{Api, ApiError};
+use self::arguments::{Hardware, TAP_DESCRIPTOR, VCPU_THREADS};
+use super::vm::control::ControlSocket;
+use super::vm::{Hypervisor, HypervisorError, Launch, RunState};
+use crate::fabric::packet::MachineTap;
+use crate::program::ProcessStat;
+
+pub mod api;
+pub mod arguments;
+pub mod nodes;
+pub mod trial;
+
+/// One machine's Cloud Hypervisor, over all its starts.
+#[derive(Debug)]
+pub(super) struct CloudHypervisor {
+    hardware: Hardware,
+    /// Where its sockets are.
+    folder: PathBuf,
+    tap: MachineTap,
+    /// How often it was started: no socket has the name of an earlier one.
+    starts: u32,
+    api: Option<Api>,
+}
+
+impl CloudHypervisor {
+    fn new(hardware: Hardware, folder: PathBuf, tap: MachineTap) -> Self {
+        Self { hardware, folder, tap, starts: 0, api: None }
+    }
+
+    fn api(&self) -> Result<&Api, ApiError> {
+        self.api.as_ref().ok_or(ApiError::Gone)
+    }
+}
+
+impl Hypervisor for CloudHypervisor {
+    fn name(&self) -> &'static str {
+        arguments::CLOUD_HYPERVISOR
+    }
+
+    fn launch(&mut self) -> Result<Launch, HypervisorError> {
+        self.starts += 1;
+        let (api, vsock) = (format!("api-{}", self.starts), format!("vsock-{}", self.starts));
+        for name in [&api, &vsock] {
+            // What an earlier lab has left in a directory that it was given.
+            match fs::remove_file(self.folder.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(ApiError::Socket { path: self.folder.join(name), source: error }.into());
+                }
+                _ => {}
+            }
+        }
+        let (tap, namespace) = self.tap.connect()?;
+        let program = arguments::program(&self.hardware, &api, &vsock)
+            .in_folder(&self.folder)
+            .descriptor(tap, TAP_DESCRIPTOR);
+        self.api = Some(Api::new(&self.folder, &api)?);
+        let control = ControlSocket::Vsock(self.folder.join(vsock));
+        Ok(Launch { program, namespace: Some(namespace), control, prints_console: true })
+    }
+
+    fn forget(&mut self) {
+        self.api = None;
+        for start in 1..=self.starts {
+            for name in [format!("api-{start}"), format!("vsock-{start}")] {
+                // One that was never made, or is gone already.
+                let _ = fs::remove_file(self.folder.join(name));
+            }
+        }
+    }
+
+    fn state(&mut self) -> Result<RunState, HypervisorError> {
+        Ok(self.api()?.state()?)
+    }
+
+    fn run(&mut self, is_running: bool) -> Result<(), HypervisorError> {
+        let api = self.api()?;
+        // It refuses to do what is done already.
+        if api.state()?.is_running != is_running {
+            if is_running { api.resume()? } else { api.pause()? }
+        }
+        Ok(())
+    }
+
+    fn press_power_button(&mut self) -> Result<(), HypervisorError> {
+        Ok(self.api()?.press_power_button()?)
+    }
+
+    fn processors(&mut self, pid: u32) -> Result<Vec<u32>, HypervisorError> {
+        Ok(ProcessStat::threads_named(pid, VCPU_THREADS))
+    }
+}

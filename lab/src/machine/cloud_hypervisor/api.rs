@@ -1,0 +1,160 @@
+//! Cloud Hypervisor's API, as far as the driver needs it: HTTP over a Unix socket, one request at a time, every wait bounded.
+//!
+//! The only file that knows cloud-hypervisor-client.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::Instant;
+
+use cloud_hypervisor_client::apis::{self, DefaultApi};
+use cloud_hypervisor_client::models::VmState;
+use cloud_hypervisor_client::{SocketBasedApiClient, socket_based_api_client};
+
+use crate::limits::POLL_INTERVAL;
+use crate::limits::machines::{API_ANSWER_MAX, CLOUD_HYPERVISOR_START_MAX};
+use crate::machine::vm::RunState;
+
+/// Why Cloud Hypervisor did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// Its process is gone, or was never there.
+    #[error("cloud-hypervisor does not run")]
+    Gone,
+    /// The place of its sockets.
+    #[error("cannot use {}", .path.display())]
+    Socket {
+        /// The folder or socket.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// No runtime for the client.
+    #[error("cannot talk with cloud-hypervisor")]
+    Runtime(#[source] io::Error),
+    /// It says nothing.
+    #[error("cloud-hypervisor did not answer {request} within {API_ANSWER_MAX:?}")]
+    Silent {
+        /// What it was asked.
+        request: &'static str,
+    },
+    /// Nobody listens, or what comes is no answer.
+    #[error("cloud-hypervisor's answer to {request}")]
+    Client {
+        /// What it was asked.
+        request: &'static str,
+        /// What went wrong.
+        source: apis::Error,
+    },
+    /// It refuses.
+    #[error("cloud-hypervisor refuses {request} ({status}): {reason}")]
+    Refused {
+        /// What it was asked.
+        request: &'static str,
+        /// Its status, of HTTP.
+        status: u16,
+        /// What it says.
+        reason: String,
+    },
+}
+
+/// The API of one process.
+#[derive(Debug)]
+pub struct Api {
+    /// Held open, so that the socket has a short name: a Unix socket's has 107 bytes at most.
+    folder: File,
+    name: String,
+    /// Until when it may still be about to open its socket.
+    opens_until: Instant,
+}
+
+/// What the client gives back.
+type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, apis::Error>> + Send + 'a>>;
+
+impl Api {
+    /// That of a process which is about to start and will make the socket `name` in `folder`.
+    ///
+    /// # Errors
+    /// The folder cannot be opened.
+    pub fn new(folder: &Path, name: &str) -> Result<Self, ApiError> {
+        let opened = File::open(folder);
+        let folder = opened.map_err(|source| ApiError::Socket { path: folder.to_owned(), source })?;
+        Ok(Self { folder, name: name.to_owned(), opens_until: Instant::now() + CLOUD_HYPERVISOR_START_MAX })
+    }
+
+    /// What its machine does.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub fn state(&self) -> Result<RunState, ApiError> {
+        let info = self.ask("vm.info", |client| client.vm_info_get())?;
+        let is_running = info.state == VmState::Running;
+        Ok(RunState { name: info.state.to_string().to_lowercase(), is_running })
+    }
+
+    /// Stops the processors.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub fn pause(&self) -> Result<(), ApiError> {
+        self.ask("vm.pause", |client| client.pause_vm())
+    }
+
+    /// Lets the processors go on.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub fn resume(&self) -> Result<(), ApiError> {
+        self.ask("vm.resume", |client| client.resume_vm())
+    }
+
+    /// Presses the power button.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub fn press_power_button(&self) -> Result<(), ApiError> {
+        self.ask("vm.power-button", |client| client.power_button_vm())
+    }
+
+    /// Asks, as soon as the socket is there.
+    fn ask<T>(
+        &self,
+        request: &'static str,
+        ask: impl Fn(&SocketBasedApiClient) -> Answer<'_, T>,
+    ) -> Result<T, ApiError> {
+        let path = format!("/proc/self/fd/{}/{}", self.folder.as_raw_fd(), self.name);
+        // The client's connections belong to a runtime; the machines are ordered about from threads that have none.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.map_err(ApiError::Runtime)?.block_on(async {
+            loop {
+                let client = socket_based_api_client(&path);
+                let answer = tokio::time::timeout(API_ANSWER_MAX, ask(&client)).await;
+                match answer {
+                    Err(_elapsed) => return Err(ApiError::Silent { request }),
+                    Ok(Ok(answer)) => return Ok(answer),
+                    Ok(Err(apis::Error::Api(apis::ApiError { code, body }))) => {
+                        return Err(ApiError::Refused {
+                            request,
+                            status: code.as_u16(),
+                            reason: reason(&body),
+                        });
+                    }
+                    Ok(Err(apis::Error::HyperClient(error)))
+                        if error.is_connect() && Instant::now() < self.opens_until => {}
+                    Ok(Err(source)) => return Err(ApiError::Client { request, source }),
+                }
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+        })
+    }
+}
+
+/// A refusal as Cloud Hypervisor writes it: a list of causes, or a text.
+fn reason(body: &str) -> String {
+    match serde_json::from_str::<Vec<String>>(body) {
+        Ok(causes) => causes.join(": "),
+        Err(_) => body.trim().to_owned(),
+    }
+}

@@ -1,0 +1,54 @@
+//! The nodes of a plan as virtual machines of Cloud Hypervisor: their TAPs, and its arguments.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::CloudHypervisor;
+use super::arguments::Hardware;
+use crate::cluster::pace::Pace;
+use crate::fabric::packet::MachineTap;
+use crate::machine::cluster::{MachineSpec, SetUpError};
+use crate::machine::vm::VirtualMachine;
+use crate::machine::vm::disks::Home;
+use crate::plan::{Plan, PlannedNode};
+use crate::program::ProgramLog;
+
+/// What all machines of a cluster have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloudHypervisorSettings {
+    /// Cloud Hypervisor's program.
+    pub program: PathBuf,
+    /// The kernel that they boot.
+    pub kernel: PathBuf,
+    /// The initramfs with the node.
+    pub initramfs: PathBuf,
+}
+
+/// One machine for each node of the plan.
+pub(in crate::machine) fn machines(
+    plan: &Plan,
+    settings: &CloudHypervisorSettings,
+    pace: Pace,
+    directory: &Path,
+    log: &ProgramLog,
+) -> Result<Vec<MachineSpec>, SetUpError> {
+    let machine = |node: &PlannedNode| -> Result<MachineSpec, SetUpError> {
+        let Home { folder, config_disk, data_disk, console } = Home::make(directory, plan, node, pace)?;
+        let complaints = folder.join("cloud-hypervisor.log");
+        let (tap, port) = MachineTap::create()?;
+        let hardware = Hardware {
+            program: settings.program.clone(),
+            kernel: settings.kernel.clone(),
+            initramfs: settings.initramfs.clone(),
+            memory_mib: node.memory_mib,
+            mac: node.mac,
+            config_disk,
+            data_disk,
+        };
+        let hypervisor = Box::new(CloudHypervisor::new(hardware, folder, tap));
+        let machine = VirtualMachine::new(&node.name, hypervisor, console, complaints, log.clone());
+        Ok(MachineSpec { machine: Box::new(machine), port: Box::new(port) })
+    };
+    plan.nodes.iter().map(machine).collect()
+}

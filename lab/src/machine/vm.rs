@@ -1,0 +1,353 @@
+//! A node as a virtual machine that boots the appliance, whatever the hypervisor.
+//!
+//! A machine is a process of its hypervisor. To kill it is to cut its power; its disks are files and stay. It does not know what
+//! its node does: how that ended is on the console.
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aspen_init::control::{Health, Order};
+
+use self::console::{ConsoleWatch, Said};
+use self::control::{ControlChannel, ControlSocket};
+use self::prober::MachineProber;
+use super::cloud_hypervisor::api::ApiError;
+use super::qemu::qmp::QmpError;
+use super::{Machine, MachineError, Prober};
+use crate::cluster::Vitals;
+use crate::fabric::TapError;
+use crate::fabric::namespace::Namespace;
+use crate::limits::machines::{HEALTH_ANSWER_MAX, POWER_BUTTON_INTERVAL};
+use crate::limits::{PAUSE_WAIT_MAX, POLL_INTERVAL};
+use crate::program::{Exit, ProcessStat, Program, ProgramError, ProgramLog, Running, tail};
+
+pub mod console;
+pub mod control;
+pub(super) mod disks;
+mod ending;
+mod prober;
+
+/// Words for the guest's kernel. Of a kernel that panics nothing is left but its last words: it restarts at once, and a
+/// machine that restarts ends. A busy host can be so late with the first ticks that the kernel takes the timer for broken, and
+/// panics: virtual timers need no check.
+pub(crate) const KERNEL_WORDS: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
+
+/// What a kernel says last that was given nothing to boot from.
+pub(super) const NO_DISK: &str = "VFS: Unable to mount root fs";
+
+/// The hypervisor of one machine, over all its starts: what only it knows how to do.
+pub(super) trait Hypervisor: Debug + Send {
+    /// As messages name it.
+    fn name(&self) -> &'static str;
+
+    /// What to start for the machine's next life. Every socket is a new one.
+    ///
+    /// # Errors
+    /// Descriptors cannot be had.
+    fn launch(&mut self) -> Result<Launch, HypervisorError>;
+
+    /// The process of the last launch is gone.
+    fn forget(&mut self);
+
+    /// Whether the processors run.
+    ///
+    /// # Errors
+    /// It does not answer.
+    fn state(&mut self) -> Result<RunState, HypervisorError>;
+
+    /// Stops the processors, or lets them go on; they may still be at it when this returns.
+    ///
+    /// # Errors
+    /// It refuses or does not answer.
+    fn run(&mut self, is_running: bool) -> Result<(), HypervisorError>;
+
+    /// Presses the power button.
+    ///
+    /// # Errors
+    /// It refuses or does not answer.
+    fn press_power_button(&mut self) -> Result<(), HypervisorError>;
+
+    /// The threads of process `pid` that run the processors.
+    ///
+    /// # Errors
+    /// It does not answer.
+    fn processors(&mut self, pid: u32) -> Result<Vec<u32>, HypervisorError>;
+}
+
+/// One life of a machine, before it begins.
+#[derive(Debug)]
+pub(super) struct Launch {
+    /// The hypervisor with all its arguments.
+    pub(super) program: Program,
+    /// Where it runs, if not where the lab does.
+    pub(super) namespace: Option<Namespace>,
+    /// Where the appliance's control channel will be.
+    pub(super) control: ControlSocket,
+    /// Whether its output is the machine's console, which it writes elsewhere otherwise.
+    pub(super) prints_console: bool,
+}
+
+/// What a hypervisor does with its machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunState {
+    /// As the hypervisor names it.
+    pub name: String,
+    /// Whether its processors run.
+    pub is_running: bool,
+}
+
+/// Why a hypervisor did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum HypervisorError {
+    /// QEMU.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+    /// Cloud Hypervisor.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The machine's place in the network.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+}
+
+/// A node as a virtual machine.
+#[derive(Debug)]
+pub struct VirtualMachine {
+    name: String,
+    hypervisor: Mutex<Box<dyn Hypervisor>>,
+    /// What the hypervisor itself says.
+    complaints: PathBuf,
+    console: PathBuf,
+    watch: Arc<Mutex<ConsoleWatch>>,
+    log: ProgramLog,
+    control: Arc<ControlChannel>,
+    prober: Arc<MachineProber>,
+    running: Option<Running>,
+}
+
+impl VirtualMachine {
+    /// A machine that was not started yet. Its console is appended to a file, and so is what the hypervisor says.
+    pub(super) fn new(
+        name: &str,
+        hypervisor: Box<dyn Hypervisor>,
+        console: PathBuf,
+        complaints: PathBuf,
+        log: ProgramLog,
+    ) -> Self {
+        let watch = Arc::new(Mutex::new(ConsoleWatch::new(&console)));
+        let control = Arc::new(ControlChannel::new());
+        let runs = AtomicBool::new(false);
+        let prober = MachineProber { control: control.clone(), watch: watch.clone(), runs };
+        Self {
+            name: name.to_owned(),
+            hypervisor: Mutex::new(hypervisor),
+            complaints,
+            console,
+            watch,
+            log,
+            control,
+            prober: Arc::new(prober),
+            running: None,
+        }
+    }
+
+    /// What its console has said since its last start.
+    ///
+    /// # Errors
+    /// The console cannot be read.
+    pub fn said(&self) -> Result<Said, MachineError> {
+        let source = |source| self.failed(ProgramError::File { path: self.console.clone(), source });
+        lock(&self.watch).look().cloned().map_err(source)
+    }
+
+    fn alive(&self) -> Result<&Running, MachineError> {
+        let alive = self.running.as_ref().filter(|running| running.exited().is_none());
+        alive.ok_or_else(|| MachineError::NotRunning(self.name.clone()))
+    }
+
+    fn failed(&self, source: ProgramError) -> MachineError {
+        MachineError::Program { name: self.name.clone(), source }
+    }
+
+    /// Talks with the hypervisor of a machine that runs.
+    fn tell<T>(
+        &self,
+        talk: impl FnOnce(&mut (dyn Hypervisor + 'static)) -> Result<T, HypervisorError>,
+    ) -> Result<T, MachineError> {
+        self.alive()?;
+        let answer = talk(lock(&self.hypervisor).as_mut());
+        answer.map_err(|source| MachineError::Hypervisor { name: self.name.clone(), source })
+    }
+
+    /// Has the processors stopped or not, and waits until it is so.
+    fn run(&self, is_running: bool) -> Result<(), MachineError> {
+        let start = Instant::now();
+        self.prober.runs.store(is_running, Ordering::Relaxed);
+        self.tell(|hypervisor| hypervisor.run(is_running))?;
+        loop {
+            let state = self.tell(Hypervisor::state)?;
+            if state.is_running == is_running {
+                return Ok(());
+            }
+            if start.elapsed() > PAUSE_WAIT_MAX {
+                let (name, state) = (self.name.clone(), state.name);
+                return Err(MachineError::RunState { name, state, waited: PAUSE_WAIT_MAX });
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// Presses the power button until the machine is off: one that boots may not have seen it.
+    fn press_until_off(&self, limit: Duration) -> Result<Exit, MachineError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.tell(Hypervisor::press_power_button) {
+                // It has just gone off.
+                Err(_) if !self.runs() => {}
+                pressed => pressed?,
+            }
+            let running = self.running.as_ref().ok_or_else(|| MachineError::NotRunning(self.name.clone()))?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            match running.wait(POWER_BUTTON_INTERVAL.min(left)) {
+                Ok(exit) => return Ok(exit),
+                Err(ProgramError::TimedOut { .. }) if Instant::now() < deadline => {}
+                Err(source) => return Err(self.failed(source)),
+            }
+        }
+    }
+
+    /// Whether the appliance has started its node again. The console may not tell: a line of the kernel may have come into that
+    /// of the appliance.
+    fn has_restarted(&self) -> bool {
+        // A machine that does not answer still boots, or has come to an end of its own.
+        let answer = self.control.ask(Order::Health, HEALTH_ANSWER_MAX).ok();
+        let health = answer.and_then(|answer| serde_json::from_value::<Health>(answer).ok());
+        health.is_some_and(|health| health.restarts > 0)
+    }
+
+    /// How the node of a machine that is off ended.
+    fn node_exit(&self, exit: Exit) -> Result<Exit, MachineError> {
+        let unexplained = || MachineError::Unexplained { name: self.name.clone(), exit };
+        ending::of_machine(&self.said()?).ok_or_else(unexplained)
+    }
+
+    /// Ends the process; its disks stay.
+    fn cut_power(&mut self) -> Result<Exit, MachineError> {
+        let Some(running) = &mut self.running else {
+            return Err(MachineError::NotRunning(self.name.clone()));
+        };
+        self.prober.runs.store(false, Ordering::Relaxed);
+        let killed = running.kill();
+        lock(&self.hypervisor).forget();
+        self.control.close();
+        killed.map_err(|source| self.failed(source))
+    }
+}
+
+impl Machine for VirtualMachine {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn start(&mut self) -> Result<(), MachineError> {
+        if self.alive().is_ok() {
+            return Err(MachineError::Running(self.name.clone()));
+        }
+        let launch = {
+            let mut hypervisor = lock(&self.hypervisor);
+            hypervisor.forget();
+            hypervisor.launch()
+        };
+        let failed = |source| MachineError::Hypervisor { name: self.name.clone(), source };
+        let Launch { program, namespace, control, prints_console } = launch.map_err(failed)?;
+        self.control.open(control);
+        lock(&self.watch).begin();
+        let output = if prints_console { &self.console } else { &self.complaints };
+        let started = program.errors_to(&self.complaints).start(namespace.as_ref(), output, &self.log);
+        self.running = Some(started.map_err(|source| self.failed(source))?);
+        self.prober.runs.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn kill(&mut self) -> Result<Exit, MachineError> {
+        let exited = self.exited();
+        let killed = self.cut_power()?;
+        // A node that had ended by itself was not killed by anybody. It may have said so in the last moment.
+        let ended = ending::unasked(&self.said()?);
+        Ok(exited.or(ended).unwrap_or(killed))
+    }
+
+    fn terminate(&mut self, limit: Duration) -> Result<Exit, MachineError> {
+        if let Some(exit) = self.exited().filter(|_| !self.runs()) {
+            return Ok(exit);
+        }
+        if !self.tell(Hypervisor::state)?.is_running {
+            // A machine that stands still sees no button.
+            self.run(true)?;
+        }
+        let has_restarted = self.has_restarted();
+        let exit = self.press_until_off(limit)?;
+        let exit = self.node_exit(exit)?;
+        Ok(if has_restarted && exit == Exit::Code(0) { ending::UNCLEAR } else { exit })
+    }
+
+    fn pause(&mut self) -> Result<(), MachineError> {
+        self.run(false)
+    }
+
+    fn resume(&mut self) -> Result<(), MachineError> {
+        self.run(true)
+    }
+
+    fn runs(&self) -> bool {
+        let stat = self.alive().ok().and_then(|running| ProcessStat::read(running.pid()));
+        stat.is_some_and(|stat| stat.state != 'Z')
+    }
+
+    fn exited(&self) -> Option<Exit> {
+        let running = self.running.as_ref()?;
+        let exited = running.exited();
+        // A node that ended unasked has ended, though the machine starts it again.
+        let said = self.said().ok();
+        if let Some(exit) = said.as_ref().and_then(ending::unasked) {
+            return Some(exit);
+        }
+        let exit = exited?;
+        // Killed, or ended without a word: the console says what there is to say.
+        let told = said.as_ref().and_then(ending::of_machine);
+        Some(told.unwrap_or(if exit == Exit::Code(0) { ending::UNCLEAR } else { exit }))
+    }
+
+    fn observe(&self) -> Result<Vitals, MachineError> {
+        let pid = self.alive()?.pid();
+        // How its node is would stay hidden if the console could not be read.
+        self.said()?;
+        let (state, processors) =
+            self.tell(|hypervisor| Ok((hypervisor.state()?, hypervisor.processors(pid)?)))?;
+        let ticks = processors.iter().map(|thread| {
+            let stat = ProcessStat::read_thread(pid, *thread);
+            stat.map(|stat| stat.cpu_ticks).ok_or_else(|| MachineError::NotRunning(self.name.clone()))
+        });
+        let cpu_ticks = ticks.sum::<Result<u64, _>>()?;
+        Ok(Vitals { is_paused: !state.is_running, cpu_ticks })
+    }
+
+    fn console_tail(&self) -> String {
+        let console = tail(&self.console).unwrap_or_default();
+        let complaints = tail(&self.complaints).unwrap_or_default();
+        let hypervisor = lock(&self.hypervisor).name();
+        if complaints.is_empty() { console } else { format!("{console}\n{hypervisor} says:\n{complaints}") }
+    }
+
+    fn prober(&self) -> Arc<dyn Prober> {
+        self.prober.clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

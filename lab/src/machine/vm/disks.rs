@@ -1,0 +1,130 @@
+//! What a virtual machine keeps on its host: a folder with its config disk, its data disk and its console.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use aspen_init::layout;
+use data_encoding::HEXLOWER;
+
+use crate::cluster::pace::Pace;
+use crate::image::config_disk;
+use crate::image::fat::FatFile;
+use crate::limits::machines::DATA_DISK_BYTES;
+use crate::machine::cluster::SetUpError;
+use crate::machine::node_files::{node_toml, tap_config};
+use crate::plan::{Plan, PlannedNode};
+
+/// Where a machine keeps what it has.
+#[derive(Debug)]
+pub(in crate::machine) struct Home {
+    /// The machine's own folder.
+    pub(in crate::machine) folder: PathBuf,
+    /// What the appliance is told.
+    pub(in crate::machine) config_disk: PathBuf,
+    /// What survives a kill.
+    pub(in crate::machine) data_disk: PathBuf,
+    /// What the machine prints; made by whoever starts it.
+    pub(in crate::machine) console: PathBuf,
+}
+
+impl Home {
+    /// Makes it below the run's directory. A data disk that is there stays as it is.
+    pub(in crate::machine) fn make(
+        directory: &Path,
+        plan: &Plan,
+        node: &PlannedNode,
+        pace: Pace,
+    ) -> Result<Self, SetUpError> {
+        let folder = directory.join("nodes").join(&node.name);
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        made.map_err(|source| SetUpError::Io { path: folder.clone(), source })?;
+        let (config_disk, data_disk) = (folder.join("config.raw"), folder.join("data.raw"));
+        write_config_disk(&config_disk, plan, node, pace)?;
+        make_data_disk(&data_disk).map_err(|source| SetUpError::Io { path: data_disk.clone(), source })?;
+        let console = folder.join("console.log");
+        Ok(Self { folder, config_disk, data_disk, console })
+    }
+}
+
+/// What the appliance is told, on a disk.
+fn write_config_disk(path: &Path, plan: &Plan, node: &PlannedNode, pace: Pace) -> Result<(), SetUpError> {
+    let settings = aspen_conf(plan, node);
+    let node_settings = node_toml(plan, node, Path::new(layout::NODE_DATA), pace);
+    let secret = HEXLOWER.encode(&node.secret_key_seed.0) + "\n";
+    let files = [
+        FatFile { path: layout::CONFIG_FILE, bytes: settings.as_bytes() },
+        FatFile { path: layout::CONFIG_NODE_FILE, bytes: node_settings.as_bytes() },
+        FatFile { path: layout::CONFIG_SECRET_FILE, bytes: secret.as_bytes() },
+    ];
+    Ok(config_disk::write(path, &files)?)
+}
+
+/// The text of aspen.conf. Neighbours are permanent, as on every port of the switch: no ARP crosses the fabric.
+fn aspen_conf(plan: &Plan, node: &PlannedNode) -> String {
+    let PlannedNode { name, mac, ip, .. } = node;
+    let interface = tap_config(plan, "eth0", *mac, *ip);
+    let neighbours: Vec<String> =
+        interface.neighbours.iter().map(|(ip, mac)| format!("\"{ip}={mac}\"")).collect();
+    format!(
+        "hostname = \"{name}\"\naddress = \"{ip}/{}\"\nmac = \"{mac}\"\nneighbours = [{}]\n\n[data]\nformat = \"if-blank\"\n",
+        interface.prefix_bits,
+        neighbours.join(", "),
+    )
+}
+
+/// An empty disk, of which nothing is on the host's before it is written. What a disk already holds stays.
+fn make_data_disk(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let bytes = file.metadata()?.len();
+    if bytes == 0 {
+        // It is new, and nobody need look whether it holds anything.
+        file.write_all_at(layout::UNFINISHED, 0)?;
+    }
+    if bytes < DATA_DISK_BYTES { file.set_len(DATA_DISK_BYTES) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, SeekFrom, Write};
+
+    use aspen_init::config::{DataFormat, Settings, file};
+
+    use super::*;
+    use crate::scenario::Scenario;
+
+    fn plan() -> Plan {
+        let text = "name: a\nabout: A test.\nnodes: { count: 3 }\nchecks: [raft]\n";
+        Plan::new(&Scenario::parse("a.yaml", text).unwrap(), 1)
+    }
+
+    #[test]
+    fn appliance_understands_what_it_is_told() {
+        let plan = plan();
+        let text = aspen_conf(&plan, &plan.nodes[1]);
+        let settings = Settings::from_entries(file(&text).unwrap()).unwrap();
+        assert_eq!(settings.hostname.as_deref(), Some("n2"));
+        assert_eq!(settings.data_format, DataFormat::IfBlank);
+        assert_eq!(settings.addresses.len(), 1);
+        // The two other nodes and the lab.
+        assert_eq!(settings.neighbours.len(), 3);
+        assert!(settings.gateways.is_empty());
+    }
+
+    #[test]
+    fn data_disk_keeps_what_it_holds() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("data.raw");
+        make_data_disk(&path).unwrap();
+        let mut disk = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        assert_eq!(disk.metadata().unwrap().len(), DATA_DISK_BYTES);
+        disk.write_all(b"written").unwrap();
+        make_data_disk(&path).unwrap();
+        let mut bytes = [0; 7];
+        disk.seek(SeekFrom::Start(0)).unwrap();
+        disk.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"written");
+    }
+}
