@@ -150,7 +150,7 @@ fn doctor_sees_that_an_emulated_guest_runs() {
     let Some((_turn, _home)) = machines() else { return };
     let output = Command::new(env!("CARGO_BIN_EXE_lab")).arg("doctor").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("driver   qemu, emulated  works  QEMU "), "{text}");
+    assert!(text.contains("driver   qemu, emulated   works  QEMU "), "{text}");
 }
 
 #[test]

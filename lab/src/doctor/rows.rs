@@ -4,6 +4,9 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::DoctorError;
+use crate::machine::cloud_hypervisor::arguments::CLOUD_HYPERVISOR;
+use crate::machine::cloud_hypervisor::trial as cloud_hypervisor;
+use crate::machine::kvm;
 use crate::machine::qemu::arguments::Accelerator;
 use crate::machine::qemu::trial::{self, TrialError};
 use crate::program::ProgramLog;
@@ -53,7 +56,7 @@ pub(super) fn write_rows(rows: &[Row], report: &mut impl Write) -> io::Result<()
             Ok(text) => ("works", text),
             Err(text) => ("no", text),
         };
-        writeln!(report, "{part:<8} {name:<15} {word:<6} {text}")?;
+        writeln!(report, "{part:<8} {name:<16} {word:<6} {text}")?;
     }
     report.flush()
 }
@@ -76,12 +79,17 @@ pub(super) fn trials() -> Result<Scratch, DoctorError> {
 pub(super) fn hypervisor_rows() -> Result<Vec<Row>, DoctorError> {
     const KVM: &str = "qemu, KVM";
     const EMULATED: &str = "qemu, emulated";
-    let others = [KVM, EMULATED].into_iter().filter_map(|name| is_x86_64("driver", name));
+    let others = [CLOUD_HYPERVISOR, KVM, EMULATED].into_iter().filter_map(|name| is_x86_64("driver", name));
     let others: Vec<Row> = others.collect();
     if !others.is_empty() {
         return Ok(others);
     }
     let log = ProgramLog::open(Path::new("/dev/null"))?;
+    let found = cloud_hypervisor::find(&log).and_then(|installed| {
+        kvm::try_guest(&log)?;
+        Ok(format!("{}, and KVM ran the smallest guest to its end", installed.version))
+    });
+    let first = Row::new("driver", CLOUD_HYPERVISOR, found.map_err(|error| error.in_short()));
     let qemu = match trial::find(&log) {
         Ok(qemu) => qemu,
         Err(error) => {
@@ -90,19 +98,20 @@ pub(super) fn hypervisor_rows() -> Result<Vec<Row>, DoctorError> {
                 let row = Row::new("driver", name, Err(error.in_short()));
                 if is_missing { row.fix(Fix::Packages("qemu-system-x86")) } else { row }
             });
-            return Ok(rows.into());
+            // Machines need one of them: packages get the other.
+            return Ok([Row { is_replaced: true, ..first }].into_iter().chain(rows).collect());
         }
     };
     let folder = trials()?;
-    let [kvm, emulated] =
+    let [on_kvm, emulated] =
         [(KVM, Accelerator::Kvm), (EMULATED, Accelerator::Tcg)].map(|(name, accelerator)| {
             let tried = trial::smallest_guest(&qemu, accelerator, folder.path(), &log);
             let found = tried.map(|()| format!("QEMU {} ran a guest to its end", qemu.version));
             Row::new("driver", name, found.map_err(|error| error.in_short()))
         });
     // No package gives a host KVM, and slower machines do what it would.
-    let kvm = Row { is_replaced: emulated.found.is_ok(), ..kvm };
-    Ok(vec![kvm, emulated])
+    let is_replaced = emulated.found.is_ok();
+    Ok(vec![Row { is_replaced, ..first }, Row { is_replaced, ..on_kvm }, emulated])
 }
 
 #[cfg(test)]

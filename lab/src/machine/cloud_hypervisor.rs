@@ -70,7 +70,7 @@ impl Hypervisor for CloudHypervisor {
     fn forget(&mut self) {
         self.api = None;
         for start in 1..=self.starts {
-            for name in [format!("api-{start}"), format!("vsock-{start}")] {
+            for name in [format!("api-{start}"), format!("api-{start}.lock"), format!("vsock-{start}")] {
                 // One that was never made, or is gone already.
                 let _ = fs::remove_file(self.folder.join(name));
             }

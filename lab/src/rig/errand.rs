@@ -149,7 +149,7 @@ impl Errand {
             DriverArg::Process => Machines::None,
             DriverArg::Auto if machines.node_bin.is_some() => Machines::None,
             DriverArg::Auto => Machines::Perhaps,
-            DriverArg::Qemu => Machines::Wanted,
+            DriverArg::Qemu | DriverArg::CloudHypervisor => Machines::Wanted,
         };
         let mut errand = Self::bare(kind);
         errand.scenario = Some(file.to_owned());

@@ -164,7 +164,7 @@ fn auto(args: &MachineArgs, directory: &Path, tell: &mut dyn FnMut(&str)) -> Res
                     );
                     return Ok(cloud_hypervisor_machines(&installed, image, reason));
                 }
-                Err(error) => refusals.push(causes(&error).replace('\n', " ")),
+                Err(error) => refusals.push(error.in_short()),
             }
         }
         if let Ok(qemu) = &second {

@@ -6,14 +6,16 @@ use std::thread;
 use std::time::Instant;
 
 use super::arguments::CLOUD_HYPERVISOR;
+use crate::causes::causes;
 use crate::limits::POLL_INTERVAL;
 use crate::limits::machines::{CLOUD_HYPERVISOR_VERSION_MIN, HYPERVISOR_VERSION_MAX, KERNEL_TRIAL_MAX};
 use crate::machine::kvm::{self, KvmError};
 use crate::machine::vm::{KERNEL_WORDS, NO_DISK};
 use crate::program::{Program, ProgramError, ProgramLog, tail};
 
-/// The command that gets it.
-const INSTALL: &str = "get it from your distribution, from the releases of its project, or by Nix";
+/// Where it is to be had: no package of Debian has it.
+const INSTALL: &str = "take a release of its project (and compare its SHA-256 with the one published beside it), build it from \
+                       source, or let Nix have it (`nix develop`)";
 
 /// Why it is of no use here.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,13 @@ pub enum TrialError {
         "the appliance's kernel does not come to its end on {CLOUD_HYPERVISOR}; the end of what was said: {0:?}"
     )]
     Kernel(String),
+}
+
+impl TrialError {
+    /// On one line.
+    pub fn in_short(&self) -> String {
+        causes(self).replace("\nbecause: ", ": ").replace('\n', " ")
+    }
 }
 
 /// The Cloud Hypervisor that is installed.
