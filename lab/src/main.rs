@@ -10,6 +10,7 @@ use aspen_lab::cli::{Cli, Command, NODE_PART};
 use aspen_lab::control::{ClientError, UpError};
 use aspen_lab::doctor::{self, DoctorError};
 use aspen_lab::machine::kvm;
+use aspen_lab::program::confine;
 use aspen_lab::rig::{self, RigError};
 use aspen_lab::sandbox::{self, Stage};
 use aspen_lab::selftest::SelftestError;
@@ -35,6 +36,9 @@ fn main() -> ExitCode {
         Some(Stage::Finished(code)) => return ExitCode::from(code),
         Some(Stage::Inner(stage)) => return inner(stage),
         None => {}
+    }
+    if std::env::args_os().nth(1).is_some_and(|part| part == confine::STAGE) {
+        return confine::stage(std::env::args_os().skip(2));
     }
     if std::env::args_os().nth(1).is_some_and(|part| part == NODE_PART) {
         let words = std::env::args_os().enumerate().filter(|(place, _)| *place != 1).map(|(_, word)| word);

@@ -23,6 +23,7 @@ use crate::fabric::TapError;
 use crate::fabric::namespace::Namespace;
 use crate::limits::POLL_INTERVAL;
 
+pub mod confine;
 mod output;
 mod running;
 mod stat;
@@ -31,6 +32,7 @@ pub use self::output::tail;
 pub use self::running::{Running, reap_orphans};
 pub use self::stat::ProcessStat;
 
+use self::confine::Confinement;
 use self::output::read_end;
 use self::running::own;
 
@@ -45,6 +47,8 @@ pub struct Program {
     descriptors: Vec<(Arc<OwnedFd>, RawFd)>,
     /// Where its error output goes, if not where its output does.
     errors: Option<PathBuf>,
+    /// What it may see, if that is less than the lab itself.
+    confinement: Option<Confinement>,
 }
 
 /// How a program ended.
@@ -187,6 +191,7 @@ impl Program {
             folder: None,
             descriptors: vec![],
             errors: None,
+            confinement: None,
         }
     }
 
@@ -235,6 +240,14 @@ impl Program {
     #[must_use]
     pub fn errors_to(mut self, path: &Path) -> Self {
         self.errors = Some(path.to_owned());
+        self
+    }
+
+    /// Lets it see nothing but this and the system's own files, and takes all capabilities from it. It has to be named by its
+    /// path.
+    #[must_use]
+    pub fn confined(mut self, confinement: Confinement) -> Self {
+        self.confinement = Some(confinement);
         self
     }
 
@@ -392,7 +405,14 @@ impl Program {
     /// The command that all ways of starting share.
     #[allow(clippy::disallowed_methods, reason = "this is the file that starts programs")]
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.path);
+        let mut command = match &self.confinement {
+            None => Command::new(&self.path),
+            Some(confinement) => {
+                let mut command = Command::new("/proc/self/exe");
+                command.args(confinement.words()).arg(&self.path);
+                command
+            }
+        };
         command.args(&self.arguments).env_clear().envs(self.environment.iter().cloned());
         if let Some(folder) = &self.folder {
             command.current_dir(folder);

@@ -59,12 +59,11 @@ impl Hypervisor for CloudHypervisor {
             }
         }
         let (tap, namespace) = self.tap.connect()?;
-        let program = arguments::program(&self.hardware, &api, &vsock)
-            .in_folder(&self.folder)
-            .descriptor(tap, TAP_DESCRIPTOR);
+        let program = arguments::program(&self.hardware, &api, &vsock).descriptor(tap, TAP_DESCRIPTOR);
         self.api = Some(Api::new(&self.folder, &api)?);
         let control = ControlSocket::Vsock(self.folder.join(vsock));
-        Ok(Launch { program, namespace: Some(namespace), control, prints_console: true })
+        let reads = vec![self.hardware.kernel.clone(), self.hardware.initramfs.clone()];
+        Ok(Launch { program, namespace: Some(namespace), control, reads, prints_console: true })
     }
 
     fn forget(&mut self) {

@@ -1,5 +1,7 @@
 //! The QEMU driver: a node is a virtual machine on the processor, or on an emulated one.
 
+use std::path::PathBuf;
+
 use self::qmp::{Qmp, QmpError};
 use super::vm::control::ControlSocket;
 use super::vm::{Hypervisor, HypervisorError, Launch, RunState};
@@ -15,6 +17,8 @@ pub mod trial;
 #[derive(Debug)]
 pub(super) struct Qemu {
     program: Program,
+    /// What it boots.
+    reads: Vec<PathBuf>,
     /// The abstract socket of the machine protocol.
     qmp_socket: String,
     /// The abstract socket of the control channel.
@@ -24,8 +28,13 @@ pub(super) struct Qemu {
 }
 
 impl Qemu {
-    pub(super) fn new(program: Program, qmp_socket: String, control_socket: String) -> Self {
-        Self { program, qmp_socket, control_socket, qmp: None }
+    pub(super) fn new(
+        program: Program,
+        reads: Vec<PathBuf>,
+        qmp_socket: String,
+        control_socket: String,
+    ) -> Self {
+        Self { program, reads, qmp_socket, control_socket, qmp: None }
     }
 
     /// Talks with QEMU, over the connection that there is or a new one.
@@ -49,7 +58,8 @@ impl Hypervisor for Qemu {
     /// Abstract sockets are gone with the process that had them: the next one's are new though they have the same names.
     fn launch(&mut self) -> Result<Launch, HypervisorError> {
         let control = ControlSocket::Abstract(self.control_socket.clone());
-        Ok(Launch { program: self.program.clone(), namespace: None, control, prints_console: false })
+        let (program, reads) = (self.program.clone(), self.reads.clone());
+        Ok(Launch { program, namespace: None, control, reads, prints_console: false })
     }
 
     fn forget(&mut self) {

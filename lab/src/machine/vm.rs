@@ -14,6 +14,7 @@ use aspen_init::control::{Health, Order};
 
 use self::console::{ConsoleWatch, Said};
 use self::control::{ControlChannel, ControlSocket};
+use self::disks::Home;
 use self::prober::MachineProber;
 use super::cloud_hypervisor::api::ApiError;
 use super::qemu::qmp::QmpError;
@@ -23,6 +24,7 @@ use crate::fabric::TapError;
 use crate::fabric::namespace::Namespace;
 use crate::limits::machines::{HEALTH_ANSWER_MAX, POWER_BUTTON_INTERVAL};
 use crate::limits::{PAUSE_WAIT_MAX, POLL_INTERVAL};
+use crate::program::confine::Confinement;
 use crate::program::{Exit, ProcessStat, Program, ProgramError, ProgramLog, Running, tail};
 
 pub mod console;
@@ -87,6 +89,8 @@ pub(super) struct Launch {
     pub(super) namespace: Option<Namespace>,
     /// Where the appliance's control channel will be.
     pub(super) control: ControlSocket,
+    /// What it may read beside the machine's own folder, in which it works.
+    pub(super) reads: Vec<PathBuf>,
     /// Whether its output is the machine's console, which it writes elsewhere otherwise.
     pub(super) prints_console: bool,
 }
@@ -119,6 +123,8 @@ pub enum HypervisorError {
 pub struct VirtualMachine {
     name: String,
     hypervisor: Mutex<Box<dyn Hypervisor>>,
+    /// Its disks and what it says: all that its hypervisor may write.
+    folder: PathBuf,
     /// What the hypervisor itself says.
     complaints: PathBuf,
     console: PathBuf,
@@ -131,13 +137,9 @@ pub struct VirtualMachine {
 
 impl VirtualMachine {
     /// A machine that was not started yet. Its console is appended to a file, and so is what the hypervisor says.
-    pub(super) fn new(
-        name: &str,
-        hypervisor: Box<dyn Hypervisor>,
-        console: PathBuf,
-        complaints: PathBuf,
-        log: ProgramLog,
-    ) -> Self {
+    pub(super) fn new(name: &str, hypervisor: Box<dyn Hypervisor>, home: Home, log: ProgramLog) -> Self {
+        let Home { folder, console, .. } = home;
+        let complaints = folder.join(format!("{}.log", hypervisor.name()));
         let watch = Arc::new(Mutex::new(ConsoleWatch::new(&console)));
         let control = Arc::new(ControlChannel::new());
         let runs = AtomicBool::new(false);
@@ -145,6 +147,7 @@ impl VirtualMachine {
         Self {
             name: name.to_owned(),
             hypervisor: Mutex::new(hypervisor),
+            folder,
             complaints,
             console,
             watch,
@@ -263,11 +266,14 @@ impl Machine for VirtualMachine {
             hypervisor.launch()
         };
         let failed = |source| MachineError::Hypervisor { name: self.name.clone(), source };
-        let Launch { program, namespace, control, prints_console } = launch.map_err(failed)?;
+        let Launch { program, namespace, control, reads, prints_console } = launch.map_err(failed)?;
         self.control.open(control);
         lock(&self.watch).begin();
         let output = if prints_console { &self.console } else { &self.complaints };
-        let started = program.errors_to(&self.complaints).start(namespace.as_ref(), output, &self.log);
+        let confinement =
+            Confinement { reads, writes: vec![self.folder.clone()], devices: vec!["/dev/kvm".into()] };
+        let program = program.in_folder(&self.folder).confined(confinement).errors_to(&self.complaints);
+        let started = program.start(namespace.as_ref(), output, &self.log);
         self.running = Some(started.map_err(|source| self.failed(source))?);
         self.prober.runs.store(true, Ordering::Relaxed);
         Ok(())

@@ -1,10 +1,11 @@
 //! A lab of microVMs, as a user would type it on any machine that has QEMU.
 
+use std::fs;
 use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::home::{Home, await_nothing, free_ports};
+use super::home::{Home, await_nothing, free_ports, processes};
 use super::{address, check_cut_and_heal, leader, set};
 use crate::host;
 use crate::lab::{bench, topology};
@@ -29,8 +30,46 @@ fn lab_of_machines_answers_on_its_ports_is_cut_in_time_and_leaves_nothing() {
     let machines: Vec<Json> =
         ["n1", "n2", "n3"].map(|name| super::node(&home.status(), name).clone()).to_vec();
     assert!(machines.iter().all(|machine| machine["state"] == "running"), "{machines:?}");
+    check_that_hypervisors_are_confined(&out);
     assert_eq!(home.done(&["down"]), format!("a is down; what it has written is in {out}\n"));
     await_nothing(&out);
     assert_eq!(home.sockets(), [""; 0]);
     assert!(!Path::new(&out).join("boot").exists(), "nobody boots from there any more");
+}
+
+/// Every QEMU of the lab has no capability, gains none, filters its system calls, and sees of the run nothing but what it boots
+/// and its own machine's folder.
+fn check_that_hypervisors_are_confined(out: &str) {
+    let is_qemu = |pid: &i32| {
+        fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.to_string_lossy().contains("qemu"))
+    };
+    let pids: Vec<i32> = processes(out).into_iter().filter(is_qemu).collect();
+    assert_eq!(pids.len(), 3, "one for each machine");
+    for pid in pids {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let value = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.unwrap().trim().to_owned()
+        };
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(value(set), "0000000000000000", "{set}");
+        }
+        assert_eq!((value("NoNewPrivs"), value("Seccomp")), ("1".to_owned(), "2".to_owned()));
+        let root = format!("/proc/{pid}/root");
+        let names = |folder: &str| -> Vec<String> {
+            let entries = fs::read_dir(format!("{root}{folder}")).unwrap();
+            let mut names: Vec<_> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(out), ["boot", "nodes"]);
+        assert_eq!(names(&format!("{out}/nodes")).len(), 1, "its own machine's folder");
+        assert!(
+            names(&format!("{out}/nodes/{}", names(&format!("{out}/nodes"))[0]))
+                .contains(&"data.raw".to_owned())
+        );
+        assert!(!Path::new(&root).join("proc").exists() && !Path::new(&root).join("home").exists());
+        assert!(fs::write(format!("{root}{out}/boot/new"), "").is_err(), "what it boots is read-only");
+    }
 }

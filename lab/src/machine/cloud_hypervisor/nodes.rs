@@ -34,8 +34,7 @@ pub(in crate::machine) fn machines(
     log: &ProgramLog,
 ) -> Result<Vec<MachineSpec>, SetUpError> {
     let machine = |node: &PlannedNode| -> Result<MachineSpec, SetUpError> {
-        let Home { folder, config_disk, data_disk, console } = Home::make(directory, plan, node, pace)?;
-        let complaints = folder.join("cloud-hypervisor.log");
+        let home = Home::make(directory, plan, node, pace)?;
         let (tap, port) = MachineTap::create()?;
         let hardware = Hardware {
             program: settings.program.clone(),
@@ -43,11 +42,11 @@ pub(in crate::machine) fn machines(
             initramfs: settings.initramfs.clone(),
             memory_mib: node.memory_mib,
             mac: node.mac,
-            config_disk,
-            data_disk,
+            config_disk: home.config_disk.clone(),
+            data_disk: home.data_disk.clone(),
         };
-        let hypervisor = Box::new(CloudHypervisor::new(hardware, folder, tap));
-        let machine = VirtualMachine::new(&node.name, hypervisor, console, complaints, log.clone());
+        let hypervisor = Box::new(CloudHypervisor::new(hardware, home.folder.clone(), tap));
+        let machine = VirtualMachine::new(&node.name, hypervisor, home, log.clone());
         Ok(MachineSpec { machine: Box::new(machine), port: Box::new(port) })
     };
     plan.nodes.iter().map(machine).collect()

@@ -72,7 +72,7 @@ fn machine(
     port: UdpSocket,
 ) -> Result<MachineSpec, SetUpError> {
     let name = &node.name;
-    let Home { folder, config_disk, data_disk, console } = Home::make(directory, plan, node, pace)?;
+    let home = Home::make(directory, plan, node, pace)?;
     let sockets = sockets(name, &port).map_err(SetUpError::Loopback)?;
     let program = program(&Hardware {
         qemu: &settings.qemu,
@@ -81,14 +81,14 @@ fn machine(
         initramfs: &settings.initramfs,
         memory_mib: node.memory_mib,
         mac: node.mac,
-        config_disk: &config_disk,
-        data_disk: &data_disk,
-        console: &console,
+        config_disk: &home.config_disk,
+        data_disk: &home.data_disk,
+        console: &home.console,
         sockets: &sockets,
     });
-    let hypervisor = Box::new(Qemu::new(program, sockets.qmp, sockets.control));
-    let complaints = folder.join("qemu.log");
-    let machine = VirtualMachine::new(name, hypervisor, console, complaints, log.clone());
+    let reads = vec![settings.kernel.clone(), settings.initramfs.clone()];
+    let hypervisor = Box::new(Qemu::new(program, reads, sockets.qmp, sockets.control));
+    let machine = VirtualMachine::new(name, hypervisor, home, log.clone());
     Ok(MachineSpec { machine: Box::new(machine), port: Box::new(port) })
 }
 
