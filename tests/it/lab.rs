@@ -127,9 +127,21 @@ pub(crate) struct Running {
 impl Running {
     /// Starts `lab run` with these words and a run directory below `home`: of processes, unless the words say otherwise.
     pub(crate) fn start(home: &Path, name: &str, words: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_below(home, name, &[], words, environment)
+    }
+
+    /// The same below another command of the lab.
+    pub(crate) fn start_below(
+        home: &Path,
+        name: &str,
+        command: &[&str],
+        words: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let directory = home.join(name);
         let driver = if words.contains(&"--driver") { [].as_slice() } else { &["--driver", "process"] };
         let child = Command::new(env!("CARGO_BIN_EXE_lab"))
+            .args(command)
             .arg("run")
             .args(words)
             .args(driver)

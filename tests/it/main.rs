@@ -4,6 +4,7 @@
 mod appliance;
 mod browser;
 mod by_hand;
+mod cloud_hypervisor;
 mod host;
 mod html;
 mod http_client;
