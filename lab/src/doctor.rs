@@ -221,7 +221,11 @@ fn missing(rows: &[Row], error: Option<&DoctorError>) -> Vec<String> {
         commands.push(format!("{sudo}apt-get update"));
     }
     if !packages.is_empty() {
-        commands.push(format!("{sudo}apt-get install --yes {}", packages.join(" ")));
+        // Nothing that is here goes for it, and nothing comes that nobody asked for.
+        commands.push(format!(
+            "{sudo}apt-get install --yes --no-remove --no-upgrade --no-install-recommends {}",
+            packages.join(" ")
+        ));
     }
     commands
 }
@@ -252,7 +256,8 @@ mod tests {
         let commands = missing(&rows, None);
         assert_eq!(commands.len(), 2);
         assert!(commands[0].ends_with("apt-get update"), "{commands:?}");
-        assert!(commands[1].ends_with("apt-get install --yes qemu-system-x86 gcc libc6-dev"), "{commands:?}");
+        assert!(commands[1].ends_with(" qemu-system-x86 gcc libc6-dev"), "{commands:?}");
+        assert!(commands[1].contains("apt-get install --yes --no-remove --no-upgrade "), "{commands:?}");
         rows.drain(..3);
         assert!(missing(&rows, None).is_empty());
         rows.push(Row::new("image", "kernel", Err("unknown".to_owned())).fix(Fix::Index));

@@ -27,7 +27,7 @@ use std::time::Instant;
 use nix::sys::statvfs::statvfs;
 
 use self::bundle::{Bundle, BundleError};
-use self::errand::{Errand, ErrandError};
+use self::errand::{Errand, ErrandError, Machines};
 use self::host::{Logs, ServeError};
 use self::kernel::{GuestKernel, GuestKernelError};
 use self::out::{Out, OutError};
@@ -37,6 +37,7 @@ use crate::image::ImageError;
 use crate::image::debian::DebianError;
 use crate::image::workshop::{Workshop, WorkshopError};
 use crate::limits::rig::{CPUS_DEFAULT_MAX, DISK_BYTES, FREE_BYTES_MIN, MEMORY_MIB_MIN, UP_MAX};
+use crate::machine::qemu::arguments::Accelerator;
 use crate::machine::qemu::trial::{self, TrialError};
 use crate::program::{Program, ProgramError, ProgramLog};
 use crate::scenario::{Scenario, ScenarioErrors};
@@ -224,7 +225,8 @@ pub fn run(args: &RigArgs) -> Result<u8, RigError> {
     drop(bundle);
     let log = ProgramLog::open(&workshop.folder().join("programs.log"))?;
     let (accelerator, how) = vmm::accelerator(&qemu, args.emulate, &files.kernel, scratch.path(), &log);
-    let (cpus, memory_mib) = (args.cpus.unwrap_or_else(cpus_default), args.memory_mib);
+    let cpus = args.cpus.unwrap_or_else(|| cpus_default(accelerator, errand.machines));
+    let memory_mib = args.memory_mib;
     let program = vmm::command_line(&Guest {
         qemu: &qemu.path,
         accelerator,
@@ -311,7 +313,12 @@ impl Files {
     }
 }
 
-fn cpus_default() -> u32 {
+/// As many as here. An emulated processor that runs machines has to be alone: with a second one QEMU 7.2 hands the guest an
+/// interrupt in between a machine and its host, where the kernel has no stack for it, and the guest panics.
+fn cpus_default(accelerator: Accelerator, machines: Machines) -> u32 {
+    if accelerator == Accelerator::Tcg && matches!(machines, Machines::Perhaps | Machines::Wanted) {
+        return 1;
+    }
     let here = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     u32::try_from(here).unwrap_or(CPUS_DEFAULT_MAX).min(CPUS_DEFAULT_MAX)
 }

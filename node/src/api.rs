@@ -382,8 +382,10 @@ pub enum BadRequest {
 
 fn not_leader_text(leader: Option<&LeaderHint>) -> String {
     match leader {
-        Some(LeaderHint { id, http: Some(http) }) => format!("node {id} leads: ask it at {http}"),
-        Some(LeaderHint { id, http: None }) => format!("node {id} leads: ask it"),
+        Some(LeaderHint { id, http: Some(http) }) => {
+            format!("node {id} was the leader when last heard of: ask it at {http}")
+        }
+        Some(LeaderHint { id, http: None }) => format!("node {id} was the leader when last heard of: ask it"),
         None => "no leader is known: try again later".to_owned(),
     }
 }
@@ -435,7 +437,10 @@ mod tests {
         check(BadRequest::KeyTooLarge(1025), "the key has 1025 bytes, 1 to 1024 are allowed");
         check(BadRequest::ScanLimit(0), "the limit is 0, 1 to 10000 are allowed");
         let leader = Some(LeaderHint { id: NodeId(2), http: Some("10.0.0.2:8080".into()) });
-        check(ApiError::NotLeader { leader }, "node 2 leads: ask it at 10.0.0.2:8080");
+        check(
+            ApiError::NotLeader { leader },
+            "node 2 was the leader when last heard of: ask it at 10.0.0.2:8080",
+        );
         check(ApiError::NotLeader { leader: None }, "no leader is known: try again later");
         check(
             ApiError::Timeout { within_ms: 5000, outcome: TimeoutOutcome::Unknown },

@@ -112,7 +112,7 @@ pub struct StatusArgs {
     /// Which lab.
     #[command(flatten)]
     pub which: Which,
-    /// Print JSON, with every link
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }

@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::protocol::Power;
+use crate::limits::LOOK_INTERVAL;
 use crate::limits::control::{PUBLISH_BLOCK_BYTES, PUBLISH_CONNECTIONS_MAX};
-use crate::limits::{CONNECT_TIMEOUT, LOOK_INTERVAL};
 
 /// Why ports cannot be published.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +118,8 @@ async fn relay(
 ) {
     let (blocks_count, state) = (AtomicU64::new(0), power.clone());
     let passed = async {
-        let mut server = connected(node, CONNECT_TIMEOUT).await?;
+        // One that stands still, or boots, takes it when it goes on.
+        let mut server = connected(node, idle_max).await?;
         // Small requests must not wait for more of them.
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let (from_client, to_client) = client.split();

@@ -60,7 +60,7 @@ const KUBEVIRT_OWNER: u64 = 107;
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
     /// A folder with something in it.
-    #[error("{} is not empty: give a new folder with --out, or remove it", .0.display())]
+    #[error("{} is not empty: give a new folder with --out", .0.display())]
     NotEmpty(PathBuf),
     /// A file.
     #[error("cannot write {}{}", .path.display(), hint(source))]

@@ -35,14 +35,14 @@ pub enum SignError {
     },
     /// Not a secret key.
     #[error(
-        "{} is no ed25519 secret key in PEM: make one with openssl genpkey -algorithm ed25519 -out {}",
-        .0.display(), .0.display()
+        "{} is no ed25519 secret key in PEM: openssl genpkey -algorithm ed25519 -out NEW.pem makes one",
+        .0.display()
     )]
     SecretKey(PathBuf),
     /// Not a public key.
     #[error(
-        "{} is no ed25519 public key in PEM: make it from the secret key with openssl pkey -in KEY -pubout -out {}",
-        .0.display(), .0.display()
+        "{} is no ed25519 public key in PEM: openssl pkey -in SECRET.pem -pubout -out NEW.pub makes it from the secret key",
+        .0.display()
     )]
     PublicKey(PathBuf),
     /// No signature.
@@ -65,18 +65,18 @@ pub fn sign(folder: &Path, key: &Path) -> Result<PathBuf, SignError> {
         let path = path.to_owned();
         move |source| SignError::File { path: path.clone(), source }
     };
+    let no_key = || SignError::SecretKey(key.to_owned());
+    let pem = String::from_utf8(bounded::read_file(key, KEY_BYTES_MAX).map_err(file(key))?);
+    let secret = pem.ok().and_then(|pem| SigningKey::from_pkcs8_pem(&pem).ok()).ok_or_else(no_key)?;
     let mode = std::fs::metadata(key).map_err(file(key))?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(SignError::TooOpen { path: key.to_owned(), mode });
     }
-    let no_key = || SignError::SecretKey(key.to_owned());
-    let pem = String::from_utf8(bounded::read_file(key, KEY_BYTES_MAX).map_err(file(key))?);
-    let key = pem.ok().and_then(|pem| SigningKey::from_pkcs8_pem(&pem).ok()).ok_or_else(no_key)?;
     // The very bytes that were checked are those that are signed.
     let text = Manifest::text(folder)?;
     Manifest::parse(&text, folder)?.check(folder, None)?;
     let path = folder.join(SIGNATURE_FILE);
-    std::fs::write(&path, key.sign(&text).to_bytes()).map_err(file(&path))?;
+    std::fs::write(&path, secret.sign(&text).to_bytes()).map_err(file(&path))?;
     Ok(path)
 }
 
@@ -174,13 +174,16 @@ mod tests {
         let public = keys.path("public");
         let shown = public.display();
         let error = sign(home.path(), &public).unwrap_err().to_string();
-        assert_eq!(error, format!("the key {shown} has mode 644: run chmod 600 {shown}"));
-        std::fs::set_permissions(&public, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let error = sign(home.path(), &public).unwrap_err().to_string();
+        // The command names another file: what is there may be the other key.
         let want = format!(
-            "{shown} is no ed25519 secret key in PEM: make one with openssl genpkey -algorithm ed25519 -out {shown}"
+            "{shown} is no ed25519 secret key in PEM: openssl genpkey -algorithm ed25519 -out NEW.pem makes one"
         );
         assert_eq!(error, want);
+        let secret = keys.path("secret");
+        let shown = secret.display();
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let error = sign(home.path(), &secret).unwrap_err().to_string();
+        assert_eq!(error, format!("the key {shown} has mode 644: run chmod 600 {shown}"));
         let error = verify(home.path(), &keys.path("secret"), None).unwrap_err().to_string();
         assert!(error.contains("is no ed25519 public key in PEM"), "{error}");
     }

@@ -141,7 +141,7 @@ impl VirtualMachine {
         let Home { folder, console, .. } = home;
         let complaints = folder.join(format!("{}.log", hypervisor.name()));
         let watch = Arc::new(Mutex::new(ConsoleWatch::new(&console)));
-        let control = Arc::new(ControlChannel::new());
+        let control = Arc::new(ControlChannel::default());
         let runs = AtomicBool::new(false);
         let prober = MachineProber { control: control.clone(), watch: watch.clone(), runs };
         Self {

@@ -123,6 +123,10 @@ pub fn stage(words: impl Iterator<Item = OsString>) -> ExitCode {
     ExitCode::FAILURE
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the process itself becomes the program: program.rs has started it"
+)]
 fn become_confined(words: impl Iterator<Item = OsString>) -> Result<std::convert::Infallible, ConfineError> {
     let (confinement, command) = Confinement::parse(words).ok_or(ConfineError::Words)?;
     let (program, arguments) = command.split_first().ok_or(ConfineError::Words)?;

@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn threads_are_found_by_their_names() {
-        let (sender, wait) = std::sync::mpsc::channel::<()>();
+        let (sender, wait) = std::sync::mpsc::sync_channel::<()>(0);
         let thread = std::thread::Builder::new().name("vcpu7-test".to_owned());
         let thread = thread.spawn(move || wait.recv()).unwrap();
         let found = || ProcessStat::threads_named(std::process::id(), "vcpu7");

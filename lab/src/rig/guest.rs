@@ -6,7 +6,7 @@ mod collect;
 mod command;
 mod layers;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
@@ -86,6 +86,9 @@ fn serve() -> Result<(), GuestError> {
     if !Path::new(KVM).exists() {
         modules::load(Path::new(OTHER_KVM_LIST), &mut say);
     }
+    // Machines share few processors: one that waits is to leave its own to the others at once. A kernel without KVM has no such
+    // setting.
+    let _ = fs::write("/sys/module/kvm/parameters/halt_poll_ns", "0");
     let disk = await_device("disk", || Some(PathBuf::from(DISK)).filter(|path| path.exists()))?;
     let port = await_device("port to the host", || ports::find(Path::new("/sys"), PORT))?;
     let layers = layers::make(&disk)?;

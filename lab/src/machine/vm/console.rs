@@ -127,7 +127,7 @@ mod tests {
     fn second_ready_line_tells_of_a_machine_that_has_started_again() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("console.log");
-        let ready = report::Line::Ready(Ready {
+        let ready = Line::Ready(Ready {
             hostname: "n1".to_owned(),
             addresses: Vec::new(),
             version: "1".to_owned(),

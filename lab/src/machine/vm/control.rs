@@ -52,7 +52,7 @@ pub enum ControlSocket {
 }
 
 /// The control channel of one machine, over all its starts: connected when needed, and anew when it has broken.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ControlChannel {
     next_id: AtomicU64,
     link: Mutex<Slot>,
@@ -80,11 +80,6 @@ struct Waiting {
 }
 
 impl ControlChannel {
-    /// The channel of a machine that is off.
-    pub fn new() -> Self {
-        Self { next_id: AtomicU64::new(1), link: Mutex::default() }
-    }
-
     /// Has it behind this socket from now on: the machine starts.
     pub fn open(&self, socket: ControlSocket) {
         *lock(&self.link) = Slot { socket: Some(socket), link: None };
@@ -100,7 +95,8 @@ impl ControlChannel {
     /// # Errors
     /// [`ControlError`].
     pub fn ask(&self, order: Order, within: Duration) -> Result<Value, ControlError> {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        // 0 is the number of an answer to what was no request.
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed) + 1;
         let (sender, reply) = sync_channel(1);
         let waiting = self.send(&Request { id, order }, sender)?;
         let outcome = reply.recv_timeout(within);
@@ -224,7 +220,7 @@ mod tests {
     use super::*;
 
     fn channel(socket: ControlSocket) -> ControlChannel {
-        let channel = ControlChannel::new();
+        let channel = ControlChannel::default();
         channel.open(socket);
         channel
     }
