@@ -14,6 +14,7 @@ pub use self::control::{
     ConsoleArgs, ControlCommand, CutArgs, HealArgs, LinkArgs, NodesArgs, StatusArgs, UpArgs, Which,
 };
 use crate::cluster::pace::Pace;
+use crate::fabric::FabricKind;
 use crate::limits::rig::{CPUS_MAX, MEMORY_MIB_DEFAULT, MEMORY_MIB_MAX, MEMORY_MIB_MIN};
 use crate::limits::{CHECK_CONFIGURATIONS_MAX, CHECK_TIME_ASKED_MAX, SELFTEST_RUNS_MAX};
 use crate::scenario::{Mistake, duration_of};
@@ -110,6 +111,9 @@ pub struct MachineArgs {
     /// What runs the nodes
     #[arg(long, value_enum, default_value_t = DriverArg::Auto)]
     pub driver: DriverArg,
+    /// What connects the nodes
+    #[arg(long, value_enum, default_value_t = FabricArg::Switch)]
+    pub fabric: FabricArg,
     /// Run this program as the node instead of the one inside the lab; the versions have to agree
     #[arg(long, value_name = "PROGRAM")]
     pub node_bin: Option<PathBuf>,
@@ -286,6 +290,24 @@ pub enum DriverArg {
     Qemu,
     /// Virtual machines on Cloud Hypervisor, where KVM runs one
     CloudHypervisor,
+}
+
+/// What connects the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FabricArg {
+    /// The lab's own switch: on every host, and the seed decides about every frame
+    Switch,
+    /// The kernel's bridge, netem and nftables, where it has them: faster, and what production uses
+    Kernel,
+}
+
+impl From<FabricArg> for FabricKind {
+    fn from(argument: FabricArg) -> Self {
+        match argument {
+            FabricArg::Switch => Self::Switch,
+            FabricArg::Kernel => Self::Kernel,
+        }
+    }
 }
 
 /// A fault to switch off.

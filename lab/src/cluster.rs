@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use self::pace::Pace;
+use crate::fabric::FabricKind;
 use crate::limits::machines::SLOWDOWN_MAX;
 use crate::link::{LinkId, LinkRule};
 use crate::plan::NodeIndex;
@@ -74,8 +75,31 @@ pub struct FrameCounts {
     pub dropped_cut: u64,
     /// Frames that were lost by the link's loss.
     pub dropped_loss: u64,
-    /// Sum of the times that the delivered frames were held.
-    pub held_total: Duration,
+    /// For how long frames are held.
+    pub held: Held,
+}
+
+/// What a fabric knows of the time for which it holds the frames of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Held {
+    /// It has measured each delivered frame.
+    Counted {
+        /// The sum of all.
+        total: Duration,
+    },
+    /// It measures none, and says for how long it was told to hold them.
+    Told {
+        /// Time that a frame takes.
+        latency: Duration,
+        /// Largest deviation from that.
+        jitter: Duration,
+    },
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self::Counted { total: Duration::ZERO }
+    }
 }
 
 /// The directed link between two nodes as the link model knows it, whatever the driver: by their positions. Frames are
@@ -180,6 +204,9 @@ pub trait Cluster: Debug + Send + Sync {
     /// # Errors
     /// The fabric does not answer.
     fn frame_counts(&self) -> Result<BTreeMap<NodePair, FrameCounts>, ClusterError>;
+
+    /// Which fabric connects the nodes: what it leaves as a receipt.
+    fn fabric(&self) -> FabricKind;
 
     /// Tries to reach one node from another's place in the network, and waits so long for the answer.
     ///

@@ -6,6 +6,7 @@
 //! the first frame.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
@@ -15,13 +16,48 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{FABRIC_PORTS_MAX, IFACE_NAME_BYTES_MAX, LINK_DELAY_MAX, PER_MILLION, SWITCH_ANSWER_MAX};
-use crate::link::{LinkId, LinkRule};
+use crate::link::{LinkId, LinkRule, PortIndex};
 use crate::plan::MacAddress;
 
+pub mod kernel;
 pub mod namespace;
+mod netlink;
 pub mod packet;
 pub mod switch;
 pub mod tap;
+pub mod wiring;
+
+use self::kernel::KernelError;
+
+/// Which network connects the machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FabricKind {
+    /// The lab's own: every frame's fate is drawn from the seed, on every host.
+    #[default]
+    Switch,
+    /// The kernel's: a bridge, netem and nftables.
+    Kernel,
+}
+
+impl FabricKind {
+    /// A driver and its fabric in one, where it is not the one that goes without saying.
+    pub fn beside(self, driver: &str) -> String {
+        match self {
+            Self::Switch => driver.to_owned(),
+            Self::Kernel => format!("{driver} on the kernel's fabric"),
+        }
+    }
+}
+
+impl fmt::Display for FabricKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Switch => "switch",
+            Self::Kernel => "kernel",
+        })
+    }
+}
 
 /// One socket of the switch: where frames of one machine come from and go to.
 ///
@@ -178,6 +214,28 @@ impl Snapshot {
     }
 }
 
+/// Whether a fabric of so many ports has the link.
+fn check_link(link: LinkId, ports_count: usize) -> Result<(), FabricError> {
+    let is_port = |port: PortIndex| usize::from(port.0) < ports_count;
+    if link.from == link.to || !is_port(link.from) || !is_port(link.to) {
+        return Err(FabricError::UnknownLink(link));
+    }
+    Ok(())
+}
+
+/// Whether a link can have this rule.
+fn check_rule(rule: &LinkRule) -> Result<(), FabricError> {
+    if rule.loss_per_million > PER_MILLION {
+        return Err(FabricError::Loss(rule.loss_per_million));
+    }
+    for delay in [rule.latency, rule.jitter] {
+        if delay > LINK_DELAY_MAX {
+            return Err(FabricError::Delay(delay));
+        }
+    }
+    Ok(())
+}
+
 /// Why the fabric could not be built or did not obey.
 #[derive(Debug, thiserror::Error)]
 pub enum FabricError {
@@ -192,6 +250,9 @@ pub enum FabricError {
         /// The address.
         mac: MacAddress,
     },
+    /// A machine's interface.
+    #[error(transparent)]
+    Device(#[from] TapError),
     /// The switch has no such link.
     #[error("no link from port {} to port {}", .0.from.0, .0.to.0)]
     UnknownLink(LinkId),
@@ -209,6 +270,9 @@ pub enum FabricError {
         /// The system's answer.
         source: io::Error,
     },
+    /// The kernel's fabric.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
     /// The switch thread has ended.
     #[error("the switch has stopped")]
     Stopped,

@@ -1,6 +1,7 @@
 //! Every bound of the lab, with its reason.
 
 pub mod control;
+pub mod fabric;
 pub mod image;
 pub mod machines;
 pub mod page;
@@ -303,6 +304,9 @@ pub const ROUND_TRIP_TOLERANCE: Duration = Duration::from_millis(2);
 /// What the host may add to the mean time for which frames are held: with both cores busy one in a hundred leaves 8 ms
 /// late.
 pub const HELD_TOLERANCE: Duration = Duration::from_millis(20);
+/// By how much a time that the kernel was told may differ from the planned one: it is rounded on the way through the pace, to
+/// less than this.
+pub const TOLD_TOLERANCE: Duration = Duration::from_micros(1);
 /// How many standard deviations the frames lost may be away from what a loss lets expect: 1 run in a million is.
 pub const LOSS_SIGMA_MAX: f64 = 5.0;
 /// How long a paused node is listened to for the answer that must not come: an answer takes milliseconds.

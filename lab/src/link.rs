@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{LINK_DELAY_MAX, PER_MILLION};
+use crate::limits::{LINK_DELAY_MAX, LINK_QUEUE_FRAMES_MAX, PER_MILLION};
 
 /// A port of the fabric, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -83,6 +83,11 @@ impl LinkRule {
             latency: sum(|rule| rule.latency),
             jitter: sum(|rule| rule.jitter),
         }
+    }
+
+    /// Most frames in flight on the link.
+    pub fn queue_frames_max(&self) -> u32 {
+        u32::try_from(LINK_QUEUE_FRAMES_MAX).expect("some thousands")
     }
 
     /// Whether a frame's fate under this rule depends on the seed.

@@ -26,14 +26,15 @@ use crate::limits::POLL_INTERVAL;
 pub mod confine;
 mod output;
 mod running;
+mod short;
 mod stat;
 
 pub use self::output::tail;
 pub use self::running::{Running, reap_orphans};
+pub use self::short::ShortOutput;
 pub use self::stat::ProcessStat;
 
 use self::confine::Confinement;
-use self::output::read_end;
 use self::running::own;
 
 /// What to start: a program, its arguments and its surroundings.
@@ -172,15 +173,6 @@ impl ProgramLog {
     }
 }
 
-/// What a short program wrote.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShortOutput {
-    /// The end of its output.
-    pub stdout: String,
-    /// The end of its error output.
-    pub stderr: String,
-}
-
 impl Program {
     /// A program by its path, or by its name if it is on the lab's own search path.
     pub fn new(path: impl Into<PathBuf>) -> Self {
@@ -294,40 +286,6 @@ impl Program {
         let running = Running::new(self.to_string(), console.to_owned(), child.map_err(started)?)?;
         log.record(running.pid(), &running.command)?;
         Ok(running)
-    }
-
-    /// Runs a helper to its end, in the caller's namespace, and returns what it wrote.
-    ///
-    /// # Errors
-    /// It cannot be started, does not end with success, or not within `limit`: then it is killed.
-    pub fn run_short(&self, limit: Duration, log: &ProgramLog) -> Result<ShortOutput, ProgramError> {
-        let started = |source| ProgramError::Start { command: self.to_string(), source };
-        let mut command = self.command();
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = own(|| command.spawn()).map_err(started)?;
-        let stdout = child.stdout.take();
-        let stderr = child.stderr.take();
-        let mut running = Running::new(self.to_string(), PathBuf::from("/dev/null"), child)?;
-        log.record(running.pid(), &running.command)?;
-        let (ended, output) = thread::scope(|scope| {
-            let stdout = scope.spawn(|| read_end(stdout));
-            let stderr = scope.spawn(|| read_end(stderr));
-            let mut ended = running.wait(limit);
-            if ended.is_err() {
-                // Killing it closes its pipes, which ends the readers.
-                ended = running.kill().and(ended);
-            }
-            let text = |reader: thread::ScopedJoinHandle<'_, String>| reader.join().unwrap_or_default();
-            (ended, ShortOutput { stdout: text(stdout), stderr: text(stderr) })
-        });
-        match ended {
-            Ok(exit) if exit.is_success() => Ok(output),
-            Ok(exit) => Err(ProgramError::Failed { command: self.to_string(), exit, stderr: output.stderr }),
-            Err(ProgramError::TimedOut { command, limit, .. }) => {
-                Err(ProgramError::TimedOut { command, limit, stderr: output.stderr })
-            }
-            Err(other) => Err(other),
-        }
     }
 
     /// Starts a program that shows something to the user, and lets it go: it may outlive the lab, and gets none of the

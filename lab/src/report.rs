@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use self::text::{event_line, history_text, verdict_text};
 use crate::check::{Status, Verdict};
 use crate::cluster::pace::Pace;
+use crate::fabric::FabricKind;
 use crate::history::History;
 use crate::observations::Observation;
 use crate::plan::Plan;
@@ -32,6 +33,9 @@ pub struct Report {
     pub seed: u64,
     /// What ran the nodes.
     pub driver: String,
+    /// What connected them.
+    #[serde(default)]
+    pub fabric: FabricKind,
     /// How many times slower than planned the run went, where it was not as planned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slowdown: Option<Pace>,
@@ -54,9 +58,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// What ran the nodes, and how much slower than planned.
+    /// What ran and connected the nodes, and how much slower than planned.
     pub fn driver_and_pace(&self) -> String {
-        self.slowdown.map_or_else(|| self.driver.clone(), |pace| format!("{}, slowdown {pace}", self.driver))
+        let driver = self.fabric.beside(&self.driver);
+        self.slowdown.map_or_else(|| driver.clone(), |pace| format!("{driver}, slowdown {pace}"))
     }
 }
 

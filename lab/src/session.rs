@@ -17,6 +17,7 @@ pub use self::inner::run_inner;
 pub use self::outer::{OuterError, run_outer};
 use crate::cli::SabotageArg;
 use crate::cluster::pace::Pace;
+use crate::fabric::FabricKind;
 use crate::machine::driver::Driver;
 use crate::runner::record::Event;
 use crate::workload::client::LoadCounts;
@@ -31,6 +32,8 @@ struct Order {
     directory: PathBuf,
     /// What runs the nodes.
     driver: Driver,
+    /// What connects them.
+    fabric: FabricKind,
     /// How much slower than planned, if that is not left to the driver.
     pace: Option<Pace>,
     /// The version that the node's program names.
@@ -56,6 +59,11 @@ enum Message {
         of: Duration,
         /// Operations so far.
         counts: LoadCounts,
+    },
+    /// This host cannot run it, and nothing was started.
+    Refused {
+        /// What is missing, and how to get it; each cause a line.
+        why: String,
     },
     /// The run is over and its report is written.
     Done {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use aspen_lab::check::linearizable::{self, Budget};
 use aspen_lab::check::overall;
+use aspen_lab::fabric::FabricKind;
 use aspen_lab::history::read_history;
 use aspen_lab::plan::Plan;
 use aspen_lab::report::{Report, Sources, exit_code, html};
@@ -35,6 +36,7 @@ fn failing_page(home: &Path) -> PathBuf {
         about: scenario.about().to_owned(),
         seed: plan.seed,
         driver: "process".to_owned(),
+        fabric: FabricKind::default(),
         slowdown: None,
         lab_version: "0.1.0".to_owned(),
         node_version: "0.1.0".to_owned(),

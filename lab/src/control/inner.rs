@@ -19,6 +19,7 @@ use super::{inherit, publish, server};
 use crate::causes::causes;
 use crate::cluster::ClusterError;
 use crate::cluster::pace::Pace;
+use crate::fabric::FabricKind;
 use crate::limits::control::{CONTROL_FAREWELL_MAX, HAND_RATE, PUBLISH_IDLE_MAX};
 use crate::limits::{BOOT_WAIT_MAX, LOOK_INTERVAL};
 use crate::machine::driver::{Driver, DriverError, World, set_up};
@@ -40,6 +41,8 @@ pub(super) struct Order {
     pub(super) directory: PathBuf,
     /// What runs the nodes.
     pub(super) driver: Driver,
+    /// What connects them.
+    pub(super) fabric: FabricKind,
     /// How much slower than planned, if that is not left to the driver.
     pub(super) pace: Option<Pace>,
     /// Whether it has no terminal.
@@ -124,6 +127,9 @@ struct Sockets {
     published: Vec<TcpListener>,
 }
 
+/// The exit code of a lab that this host cannot have.
+const REFUSED: u8 = 3;
+
 /// Does what the outer has ordered; the exit code.
 ///
 /// # Errors
@@ -155,7 +161,10 @@ pub fn run_inner(inner: Inner) -> Result<u8, InnerError> {
             let exit_code = u8::from(!problems.is_empty());
             (problems, exit_code)
         }
-        Err(error) => (vec![causes(&error)], 1),
+        Err(error) => {
+            let is_refused = matches!(&error, InnerError::SetUp(error) if error.is_refused());
+            (vec![causes(&error)], if is_refused { REFUSED } else { 1 })
+        }
     };
     diary.0.send(&Message::Done { problems, exit_code });
     Ok(exit_code)
@@ -214,7 +223,7 @@ fn about(order: &Order) -> About {
     About {
         directory: order.directory.clone(),
         pid: order.pid,
-        driver: order.driver.name(),
+        driver: order.fabric.beside(&order.driver.name()),
         slowdown: order.pace.map(|pace| pace.to_string()),
         publish: order.publish,
     }
@@ -233,7 +242,7 @@ async fn make(
     };
     let asked = Arc::new(asked_by_hand(plan));
     tokio::select! {
-        made = set_up(&order.driver, order.pace, &asked, &order.directory, None, &mut tell) => Ok(Some(made?)),
+        made = set_up(&order.driver, order.fabric, order.pace, &asked, &order.directory, None, &mut tell) => Ok(Some(made?)),
         // The sender lives as long as the lab.
         _ = interrupt.wait_for(|is_wanted| *is_wanted) => Ok(None),
     }

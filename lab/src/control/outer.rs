@@ -154,6 +154,7 @@ fn prepare(
     let order = Order {
         directory,
         driver: choice.driver,
+        fabric: args.machines.fabric.into(),
         pace: args.machines.slowdown,
         is_detached: args.detach,
         pid: std::process::id(),
@@ -339,6 +340,7 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use super::*;
+    use crate::fabric::FabricKind;
     use crate::machine::driver::{Driver, NodeProgram};
 
     /// A run directory in which no log can be made, since its place is taken, once left a socket on which nobody listened.
@@ -351,6 +353,7 @@ mod tests {
         let order = Order {
             directory: directory.clone(),
             driver: Driver::Process(NodeProgram::Own),
+            fabric: FabricKind::Switch,
             pace: None,
             is_detached: true,
             pid: std::process::id(),

@@ -10,13 +10,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{DoctorError, HOLD};
+use crate::fabric::namespace::Namespace;
 use crate::fabric::switch::{PortSpec, Switch, SwitchHandle};
-use crate::fabric::tap::TapConfig;
+use crate::fabric::tap::{self, TapConfig};
 use crate::limits::{DOCTOR_ANSWER_MAX, DOCTOR_LATENCY, DOCTOR_SILENCE};
 use crate::link::{LinkId, LinkRule};
 use crate::machine::probe::probe;
 use crate::machine::process::ProcessMachine;
-use crate::machine::{Machine, ProbeError};
+use crate::machine::{Machine, MachineError, ProbeError};
 use crate::plan::MacAddress;
 use crate::program::{Exit, Program, ProgramLog};
 use crate::sandbox::Inner;
@@ -139,8 +140,11 @@ fn build() -> Result<(Vec<ProcessMachine>, Switch), DoctorError> {
             neighbours: vec![(address(other), mac(other))],
         };
         let name = format!("doctor-{port}");
-        let (mut machine, end) =
-            ProcessMachine::new(&name, program.clone(), nowhere.clone(), log.clone(), &tap)?;
+        let network = |source| MachineError::Network { name: name.clone(), source };
+        let namespace = Namespace::create().map_err(network)?;
+        let end = tap::create(&namespace, &tap).map_err(network)?;
+        let mut machine =
+            ProcessMachine::new(&name, namespace, program.clone(), nowhere.clone(), log.clone())?;
         machine.start()?;
         machines.push(machine);
         ports.push(PortSpec { mac: mac(port), port: Box::new(end) });

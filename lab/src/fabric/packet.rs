@@ -78,6 +78,11 @@ impl MachineTap {
         Ok((Self { namespace, descriptor: Arc::new(descriptor) }, port))
     }
 
+    /// One whose other side is in a namespace already, where somebody else carries its frames.
+    pub(super) fn of(namespace: Namespace, descriptor: Arc<OwnedFd>) -> Self {
+        Self { namespace, descriptor }
+    }
+
     /// Its descriptor, for the hypervisor's next start, and where that runs. Frames that wait there for a machine that is gone
     /// are lost.
     ///

@@ -15,10 +15,9 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
-use crate::fabric::{FabricError, LinkCounters, Port, Sabotage, Snapshot};
+use crate::fabric::{FabricError, LinkCounters, Port, Sabotage, Snapshot, check_link, check_rule};
 use crate::limits::{
-    FABRIC_PORTS_MAX, FRAME_BYTES_MAX, LINK_DELAY_MAX, PER_MILLION, PORT_BURST_FRAMES, SWITCH_ANSWER_MAX,
-    SWITCH_ORDERS_MAX,
+    FABRIC_PORTS_MAX, FRAME_BYTES_MAX, PORT_BURST_FRAMES, SWITCH_ANSWER_MAX, SWITCH_ORDERS_MAX,
 };
 use crate::link::{LinkId, LinkRule};
 use crate::plan::MacAddress;
@@ -53,7 +52,7 @@ pub struct Switch {
 pub struct SwitchHandle {
     orders: SyncSender<Order>,
     waker: Arc<UnixStream>,
-    port_count: u16,
+    ports_count: usize,
 }
 
 enum Order {
@@ -68,7 +67,8 @@ impl Switch {
     /// # Errors
     /// Too many ports, two of one address, or no thread or socket to be had.
     pub fn start(seed: u64, sabotage: Option<Sabotage>, ports: Vec<PortSpec>) -> Result<Self, FabricError> {
-        let port_count = check_ports(&ports)?;
+        check_ports(&ports)?;
+        let ports_count = ports.len();
         let (wake, waker) = waker_pair().map_err(|source| FabricError::Io {
             doing: "making the socket pair that wakes the switch",
             source,
@@ -79,7 +79,7 @@ impl Switch {
             .name("switch".to_owned())
             .spawn(move || Loop { core, wake, queue }.run())
             .map_err(|source| FabricError::Io { doing: "starting the switch thread", source })?;
-        let handle = SwitchHandle { orders, waker: Arc::new(waker), port_count };
+        let handle = SwitchHandle { orders, waker: Arc::new(waker), ports_count };
         Ok(Self { handle, thread: Some(thread) })
     }
 
@@ -123,7 +123,7 @@ impl SwitchHandle {
     /// stopped or does not answer.
     pub fn set_rules(&self, rules: Vec<(LinkId, LinkRule)>) -> Result<Snapshot, FabricError> {
         for (link, rule) in &rules {
-            self.check_link(*link)?;
+            check_link(*link, self.ports_count)?;
             check_rule(rule)?;
         }
         let (applied, answer) = sync_channel(1);
@@ -136,7 +136,7 @@ impl SwitchHandle {
     /// # Errors
     /// No such link, or a switch that has stopped or does not answer.
     pub fn counters(&self, link: LinkId) -> Result<LinkCounters, FabricError> {
-        self.check_link(link)?;
+        check_link(link, self.ports_count)?;
         Ok(self.snapshot()?.link(link))
     }
 
@@ -159,35 +159,15 @@ impl SwitchHandle {
             Err(_peer_closed) => Err(FabricError::Stopped),
         }
     }
-
-    fn check_link(&self, link: LinkId) -> Result<(), FabricError> {
-        if link.from == link.to || link.from.0 >= self.port_count || link.to.0 >= self.port_count {
-            return Err(FabricError::UnknownLink(link));
-        }
-        Ok(())
-    }
 }
 
-fn check_ports(ports: &[PortSpec]) -> Result<u16, FabricError> {
-    let count = u16::try_from(ports.len()).map_err(|_| FabricError::PortCount(ports.len()))?;
-    if count == 0 || count > FABRIC_PORTS_MAX {
+fn check_ports(ports: &[PortSpec]) -> Result<(), FabricError> {
+    if ports.is_empty() || ports.len() > usize::from(FABRIC_PORTS_MAX) {
         return Err(FabricError::PortCount(ports.len()));
     }
     for (port, spec) in ports.iter().enumerate() {
         if spec.mac.is_group() || ports[..port].iter().any(|earlier| earlier.mac == spec.mac) {
             return Err(FabricError::Mac { port, mac: spec.mac });
-        }
-    }
-    Ok(count)
-}
-
-fn check_rule(rule: &LinkRule) -> Result<(), FabricError> {
-    if rule.loss_per_million > PER_MILLION {
-        return Err(FabricError::Loss(rule.loss_per_million));
-    }
-    for delay in [rule.latency, rule.jitter] {
-        if delay > LINK_DELAY_MAX {
-            return Err(FabricError::Delay(delay));
         }
     }
     Ok(())

@@ -1,20 +1,20 @@
 //! TAP devices: one in each machine's network namespace, and one for the lab.
 //!
-//! The only file that knows tun-tap and rtnetlink. A device lives as long as its [`TapPort`] and its
+//! The only file that knows tun-tap. A device lives as long as its [`TapPort`] and its
 //! namespace are held; there is nothing to clean up. Neighbours are permanent: with ARP over the
 //! fabric a one-way cut would become a two-way cut as soon as an entry aged.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use futures::TryStreamExt;
 use nix::libc;
-use rtnetlink::{Handle, LinkUnspec};
+use rtnetlink::LinkUnspec;
 
 use super::namespace::Namespace;
+use super::netlink::{Interface, with_netlink};
 use super::{Port, TapError};
 use crate::limits::{IFACE_NAME_BYTES_MAX, MTU_BYTES};
 use crate::plan::MacAddress;
@@ -64,15 +64,18 @@ impl Port for TapPort {
 /// # Errors
 /// `/dev/net/tun` is missing or closed to the user, or the kernel refuses the device or a setting.
 pub fn create(namespace: &Namespace, config: &TapConfig) -> Result<TapPort, TapError> {
-    if config.name.is_empty() || config.name.len() > IFACE_NAME_BYTES_MAX {
-        return Err(TapError::Name(config.name.clone()));
-    }
+    check_name(&config.name)?;
     namespace.run(|| {
         ipv6_off()?;
         let port = open(&config.name)?;
         configure(config)?;
         Ok(port)
     })?
+}
+
+pub(super) fn check_name(name: &str) -> Result<(), TapError> {
+    let fits = !name.is_empty() && name.len() <= IFACE_NAME_BYTES_MAX;
+    if fits { Ok(()) } else { Err(TapError::Name(name.to_owned())) }
 }
 
 /// Sets the loopback interface of the calling thread's namespace up.
@@ -83,7 +86,8 @@ pub fn loopback_up() -> Result<(), TapError> {
     with_netlink(async |handle| Interface::find(handle, "lo").await?.set_up().await)
 }
 
-fn ipv6_off() -> Result<(), TapError> {
+/// Switches IPv6 off in the calling thread's namespace.
+pub(super) fn ipv6_off() -> Result<(), TapError> {
     for which in ["all", "default"] {
         match fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1") {
             Ok(()) => {}
@@ -130,9 +134,7 @@ pub(super) fn open_for_hypervisor(name: &str) -> Result<OwnedFd, TapError> {
             ifru_flags: libc::c_short::try_from(flags).unwrap_or_default(),
         },
     };
-    if name.is_empty() || name.len() > IFACE_NAME_BYTES_MAX {
-        return Err(TapError::Name(name.to_owned()));
-    }
+    check_name(name)?;
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
@@ -147,89 +149,15 @@ pub(super) fn set_up_bare(name: &str) -> Result<(), TapError> {
     with_netlink(async |handle| {
         let interface = Interface::find(handle, name).await?;
         let message = LinkUnspec::new_with_index(interface.index).arp(false).mtu(MTU_BYTES).build();
-        let outcome = interface.handle.link().set(message).execute().await;
-        outcome.map_err(|error| refused("switching arp off", name, error))?;
+        interface.change("switching arp off", message).await?;
         interface.set_up().await
     })
 }
 
-fn configure(config: &TapConfig) -> Result<(), TapError> {
+/// Sets the loopback interface and this one up, in the calling thread's namespace.
+pub(super) fn configure(config: &TapConfig) -> Result<(), TapError> {
     with_netlink(async |handle| {
         Interface::find(handle.clone(), "lo").await?.set_up().await?;
-        let tap = Interface::find(handle, &config.name).await?;
-        tap.set_link_address(config.mac).await?;
-        tap.add_address(config.address, config.prefix_bits).await?;
-        tap.set_up().await?;
-        // Only an interface that is up takes neighbours.
-        for (address, mac) in &config.neighbours {
-            tap.add_neighbour(*address, *mac).await?;
-        }
-        Ok(())
+        Interface::find(handle, &config.name).await?.configure(config).await
     })
-}
-
-/// Runs `work` with a netlink socket of the calling thread's namespace.
-fn with_netlink<T>(work: impl AsyncFnOnce(Handle) -> Result<T, TapError>) -> Result<T, TapError> {
-    let doing = "opening a netlink socket";
-    let failed = |source| TapError::Io { doing, source };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
-    runtime.block_on(async {
-        let (connection, handle, _unasked) = rtnetlink::new_connection().map_err(failed)?;
-        tokio::select! {
-            outcome = work(handle) => outcome,
-            () = connection => Err(failed(io::ErrorKind::ConnectionAborted.into())),
-        }
-    })
-}
-
-/// One interface, by its index.
-struct Interface<'a> {
-    handle: Handle,
-    name: &'a str,
-    index: u32,
-}
-
-impl<'a> Interface<'a> {
-    async fn find(handle: Handle, name: &'a str) -> Result<Self, TapError> {
-        let mut links = handle.link().get().match_name(name.to_owned()).execute();
-        let found = links.try_next().await.map_err(|error| refused("finding the index", name, error))?;
-        drop(links);
-        let Some(link) = found else {
-            let source = io::ErrorKind::NotFound.into();
-            return Err(TapError::Netlink { doing: "finding the index", name: name.to_owned(), source });
-        };
-        Ok(Self { handle, name, index: link.header.index })
-    }
-
-    async fn set_up(&self) -> Result<(), TapError> {
-        let message = LinkUnspec::new_with_index(self.index).up().build();
-        let outcome = self.handle.link().set(message).execute().await;
-        outcome.map_err(|error| refused("setting up", self.name, error))
-    }
-
-    async fn set_link_address(&self, mac: MacAddress) -> Result<(), TapError> {
-        let message = LinkUnspec::new_with_index(self.index).address(mac.0.to_vec()).mtu(MTU_BYTES).build();
-        let outcome = self.handle.link().set(message).execute().await;
-        outcome.map_err(|error| refused("setting the mac address and the mtu", self.name, error))
-    }
-
-    async fn add_address(&self, address: Ipv4Addr, prefix_bits: u8) -> Result<(), TapError> {
-        let outcome = self.handle.address().add(self.index, IpAddr::V4(address), prefix_bits).execute().await;
-        outcome.map_err(|error| refused("setting the address", self.name, error))
-    }
-
-    async fn add_neighbour(&self, address: Ipv4Addr, mac: MacAddress) -> Result<(), TapError> {
-        let request = self.handle.neighbours().add(self.index, IpAddr::V4(address));
-        // Without a state of its own the request makes a permanent entry.
-        let outcome = request.link_layer_address(&mac.0).execute().await;
-        outcome.map_err(|error| refused("adding a neighbour", self.name, error))
-    }
-}
-
-fn refused(doing: &'static str, name: &str, error: rtnetlink::Error) -> TapError {
-    let source = match error {
-        rtnetlink::Error::NetlinkError(message) => message.to_io(),
-        other => io::Error::other(other.to_string()),
-    };
-    TapError::Netlink { doing, name: name.to_owned(), source }
 }

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use serde_json::json;
 
-use super::cluster::{MachineCluster, MachineSpec, SetUpError};
+use super::Machine;
+use super::cluster::{MachineCluster, SetUpError};
 use crate::cluster::pace::Pace;
 use crate::cluster::{Channel, Cluster, ClusterError, Request};
+use crate::fabric::wiring::Wiring;
 use crate::history::Op;
 use crate::limits::machines::{
     CALIBRATION_BOOT_MAX, CALIBRATION_CLIENTS, CALIBRATION_TIME, PLANNED_BOOT_MAX, SLOWDOWN_MAX,
@@ -84,10 +86,12 @@ pub(super) fn trial_plan(plan: &Plan) -> Plan {
 pub(super) async fn calibrate(
     plan: &Plan,
     trial: Plan,
-    machines: Vec<MachineSpec>,
+    machines: Vec<Box<dyn Machine>>,
+    wiring: Wiring,
     cores_count: usize,
 ) -> Result<Calibration, CalibrationError> {
-    let cluster = MachineCluster::new(Arc::new(trial), machines, None, Pace::REAL).map_err(Box::new)?;
+    let cluster = MachineCluster::new(Arc::new(trial), machines, wiring, None, Pace::REAL);
+    let cluster = cluster.map_err(Box::new)?;
     let node = NodeIndex(0);
     cluster.start(node).await?;
     let started = Instant::now();

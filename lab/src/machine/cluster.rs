@@ -1,4 +1,4 @@
-//! A [`Cluster`] of machines on the switch, whatever the driver: who has to run, who died, what links do, and the lab's own
+//! A [`Cluster`] of machines on a fabric, whatever the driver: who has to run, who died, what links do, and the lab's own
 //! port.
 
 use std::collections::BTreeMap;
@@ -17,39 +17,23 @@ use super::node_files::tap_config;
 use super::{Machine, MachineError, ProbeError, Prober, Sabotage};
 use crate::cluster::http::HttpChannel;
 use crate::cluster::pace::Pace;
-use crate::cluster::{Channel, Cluster, ClusterError, FrameCounts, NodePair, Probe, Vitals, link_id};
+use crate::cluster::{Channel, Cluster, ClusterError, FrameCounts, Held, NodePair, Probe, Vitals, link_id};
 use crate::fabric::namespace::Namespace;
-use crate::fabric::switch::{PortSpec, Switch, SwitchHandle};
-use crate::fabric::{FabricError, LinkCounters, Port, Snapshot, TapError, tap};
+use crate::fabric::wiring::{Fabric, Wiring};
+use crate::fabric::{FabricError, FabricKind, TapError};
 use crate::image::config_disk::ConfigDiskError;
 use crate::limits::{LINK_DELAY_MAX, NODE_STOP_MAX};
-use crate::link::LinkRule;
+use crate::link::{LinkId, LinkRule, PortIndex};
 use crate::plan::{NodeIndex, Plan};
 use crate::program::{Exit, ProgramError};
 
-/// A machine, and the port of the switch to which it is connected.
-pub struct MachineSpec {
-    /// The machine.
-    pub machine: Box<dyn Machine>,
-    /// Its port.
-    pub port: Box<dyn Port>,
-}
-
-impl Debug for MachineSpec {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MachineSpec").field("machine", &self.machine.name()).finish_non_exhaustive()
-    }
-}
-
-/// Machines on a switch.
+/// Machines on a fabric.
 pub struct MachineCluster {
     plan: Arc<Plan>,
     nodes: Vec<Arc<Node>>,
-    handle: SwitchHandle,
+    fabric: Fabric,
     sabotage: Option<Sabotage>,
     pace: Pace,
-    /// Carries frames as long as the cluster lives.
-    _switch: Switch,
 }
 
 struct Node {
@@ -95,40 +79,34 @@ pub enum SetUpError {
     /// The lab's own interface.
     #[error("the lab's own port")]
     Tap(#[from] TapError),
-    /// The switch.
-    #[error("the switch")]
+    /// The fabric.
+    #[error("the network")]
     Fabric(#[from] FabricError),
 }
 
 impl MachineCluster {
-    /// Connects the machines, one for each node of the plan and in its order, and the lab itself. No node is started.
+    /// Takes the machines, one for each node of the plan and in its order, connects the lab itself, and lets the fabric
+    /// begin. No node is started.
     ///
     /// # Errors
-    /// The lab's own interface or the switch cannot be made.
+    /// The lab's own interface cannot be made, or the fabric does not begin.
     pub fn new(
         plan: Arc<Plan>,
-        machines: Vec<MachineSpec>,
+        machines: Vec<Box<dyn Machine>>,
+        mut wiring: Wiring,
         sabotage: Option<Sabotage>,
         pace: Pace,
     ) -> Result<Self, SetUpError> {
         assert!(machines.len() == plan.nodes.len(), "a node's position is that of its machine");
-        let mut nodes = Vec::new();
-        let mut ports: Vec<PortSpec> = Vec::new();
-        for (MachineSpec { machine, port }, planned) in machines.into_iter().zip(&plan.nodes) {
-            ports.push(PortSpec { mac: planned.mac, port });
-            let prober = machine.prober();
-            nodes.push(Arc::new(Node { machine: Mutex::new(machine), prober, is_wanted: Mutex::new(false) }));
-        }
         // The lab is one more port of the fabric, after the nodes': so that a node's port has the node's position.
         let own = tap_config(&plan, &plan.lab.iface, plan.lab.mac, plan.lab.ip);
-        let port = tap::create(&Namespace::current()?, &own)?;
-        ports.push(PortSpec { mac: plan.lab.mac, port: Box::new(port) });
-        let fabric_sabotage = match sabotage {
-            Some(Sabotage::Fabric(sabotage)) => Some(sabotage),
-            Some(Sabotage::IgnorePauses | Sabotage::IgnoreKills) | None => None,
+        wiring.connect(lab_port(&plan), &Namespace::current()?, &own)?;
+        let node = |machine: Box<dyn Machine>| {
+            let prober = machine.prober();
+            Arc::new(Node { machine: Mutex::new(machine), prober, is_wanted: Mutex::new(false) })
         };
-        let switch = Switch::start(plan.seed, fabric_sabotage, ports)?;
-        Ok(Self { plan, nodes, handle: switch.handle(), sabotage, pace, _switch: switch })
+        let nodes = machines.into_iter().map(node).collect();
+        Ok(Self { plan, nodes, fabric: wiring.finish()?, sabotage, pace })
     }
 
     fn name(&self, node: NodeIndex) -> String {
@@ -163,14 +141,18 @@ impl MachineCluster {
         SocketAddr::from((node.ip, node.http_port))
     }
 
-    fn counts(&self, snapshot: &Snapshot) -> BTreeMap<NodePair, FrameCounts> {
-        let counts = self.pairs().map(|pair| {
-            let LinkCounters { judged, delivered, dropped_cut, dropped_loss, held_total, .. } =
-                snapshot.link(link_id(pair));
-            let held_total = self.pace.to_planned(held_total);
-            (pair, FrameCounts { judged, delivered, dropped_cut, dropped_loss, held_total })
+    /// The counts of the links between nodes, in planned time.
+    fn planned(&self, counts: &BTreeMap<LinkId, FrameCounts>) -> BTreeMap<NodePair, FrameCounts> {
+        let time = |real| self.pace.to_planned(real);
+        let planned = self.pairs().map(|pair| {
+            let counts = counts.get(&link_id(pair)).copied().unwrap_or_default();
+            let held = match counts.held {
+                Held::Counted { total } => Held::Counted { total: time(total) },
+                Held::Told { latency, jitter } => Held::Told { latency: time(latency), jitter: time(jitter) },
+            };
+            (pair, FrameCounts { held, ..counts })
         });
-        counts.collect()
+        planned.collect()
     }
 
     /// Every directed pair of nodes.
@@ -238,19 +220,19 @@ impl Cluster for MachineCluster {
         &self,
         rules: &BTreeMap<NodePair, LinkRule>,
     ) -> Result<BTreeMap<NodePair, FrameCounts>, ClusterError> {
-        let rule = |pair: &NodePair| {
-            let rule = rules.get(pair).copied().unwrap_or_default();
-            let real = |planned| self.pace.to_real(planned).min(LINK_DELAY_MAX);
-            LinkRule { latency: real(rule.latency), jitter: real(rule.jitter), ..rule }
-        };
+        let rule = |pair: &NodePair| real_rule(rules.get(pair).copied().unwrap_or_default(), self.pace);
         let rules = self.pairs().map(|pair| (link_id(pair), rule(&pair))).collect();
-        let snapshot = self.handle.set_rules(rules).map_err(|error| fabric("setting its rules", error))?;
-        Ok(self.counts(&snapshot))
+        let counts = self.fabric.set_rules(rules).map_err(|error| fabric("setting its rules", error))?;
+        Ok(self.planned(&counts))
     }
 
     fn frame_counts(&self) -> Result<BTreeMap<NodePair, FrameCounts>, ClusterError> {
-        let snapshot = self.handle.snapshot().map_err(|error| fabric("reading its counters", error))?;
-        Ok(self.counts(&snapshot))
+        let counts = self.fabric.counts().map_err(|error| fabric("reading its counters", error))?;
+        Ok(self.planned(&counts))
+    }
+
+    fn fabric(&self) -> FabricKind {
+        self.fabric.kind()
     }
 
     fn probe(
@@ -297,17 +279,24 @@ impl Cluster for MachineCluster {
     }
 
     fn defects(&self) -> Vec<String> {
-        let Ok(snapshot) = self.handle.snapshot() else {
-            return vec!["the switch does not answer".to_owned()];
-        };
-        let names = self.plan.nodes.iter().map(|node| node.name.as_str()).chain(["the lab"]);
-        let failed = names.zip(&snapshot.ports).filter(|(_, port)| port.failed);
-        failed.map(|(name, _)| format!("the switch has lost the port of {name}")).collect()
+        let nodes = self.plan.nodes.iter().map(|node| node.name.as_str());
+        self.fabric.defects(&nodes.chain(["the lab"]).collect::<Vec<_>>())
     }
 
     fn console_end(&self, node: NodeIndex) -> String {
         lock(&self.nodes[node.position()].machine).console_tail()
     }
+}
+
+/// A planned rule as the wall sees it.
+pub(super) fn real_rule(rule: LinkRule, pace: Pace) -> LinkRule {
+    let real = |planned| pace.to_real(planned).min(LINK_DELAY_MAX);
+    LinkRule { latency: real(rule.latency), jitter: real(rule.jitter), ..rule }
+}
+
+/// The lab's own port.
+pub(super) fn lab_port(plan: &Plan) -> PortIndex {
+    PortIndex(u16::try_from(plan.nodes.len()).expect("a plan has at most NODES_MAX"))
 }
 
 fn fabric(doing: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> ClusterError {

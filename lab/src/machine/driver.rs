@@ -8,12 +8,16 @@ use serde::{Deserialize, Serialize};
 use super::calibration::CalibrationError;
 use super::cloud_hypervisor::arguments::CLOUD_HYPERVISOR;
 use super::cloud_hypervisor::nodes::CloudHypervisorSettings;
-use super::cluster::{MachineCluster, MachineSpec, SetUpError};
+use super::cluster::{MachineCluster, SetUpError, real_rule};
 use super::qemu::nodes::QemuSettings;
-use super::{Sabotage, calibration, cloud_hypervisor, process, qemu};
+use super::{Machine, Sabotage, calibration, cloud_hypervisor, process, qemu};
 use crate::cluster::pace::Pace;
 use crate::cluster::{Clock, Cluster, RealClock};
-use crate::plan::Plan;
+use crate::fabric::kernel::PortKind;
+use crate::fabric::wiring::Wiring;
+use crate::fabric::{FabricError, FabricKind};
+use crate::link::LinkRule;
+use crate::plan::{FaultAction, Plan};
 use crate::program::ProgramLog;
 use crate::rig;
 
@@ -70,14 +74,22 @@ pub enum DriverError {
     Calibration(#[from] CalibrationError),
 }
 
+impl DriverError {
+    /// Whether this host lacks what the fabric needs, as opposed to something having failed.
+    pub fn is_refused(&self) -> bool {
+        let Self::SetUp(SetUpError::Fabric(FabricError::Kernel(error))) = self else { return false };
+        error.is_refused()
+    }
+}
+
 /// Makes every machine's directory, configuration and network below the run directory. No node is started. Without a pace
-/// virtual machines are measured first, and processes go at the pace of the plan, but for those in a
-/// rig. `tell` gets what a person may want to know.
+/// virtual machines are measured first, and processes go at the pace of the plan. `tell` gets what a person may want to know.
 ///
 /// # Errors
 /// A file, interface or namespace that cannot be made, or machines of which nobody knows how fast they are.
 pub async fn set_up(
     driver: &Driver,
+    fabric: FabricKind,
     pace: Option<Pace>,
     plan: &Arc<Plan>,
     directory: &Path,
@@ -85,6 +97,9 @@ pub async fn set_up(
     tell: &mut (dyn FnMut(String) + Send),
 ) -> Result<World, DriverError> {
     let log = ProgramLog::open(&directory.join("programs.log")).map_err(SetUpError::from)?;
+    // First of all: what this host cannot have is told before anything is measured.
+    let mut wiring = wiring(driver, fabric, plan, sabotage, &log)?;
+    wiring.require(rules(plan, Pace::REAL)).map_err(SetUpError::from)?;
     let pace = match (driver, pace) {
         (_, Some(pace)) => pace,
         // Where the whole host is emulated, processes are as slow as machines.
@@ -93,9 +108,41 @@ pub async fn set_up(
             measured(plan, driver, directory, &log, tell).await?
         }
     };
-    let machines = machines(driver, pace, plan, directory, &log)?;
-    let cluster = MachineCluster::new(plan.clone(), machines, sabotage, pace)?;
+    wiring.require(rules(plan, pace)).map_err(SetUpError::from)?;
+    let machines = machines(driver, pace, plan, directory, &log, &mut wiring)?;
+    let cluster = MachineCluster::new(plan.clone(), machines, wiring, sabotage, pace)?;
     Ok(World { cluster: Arc::new(cluster), clock: Arc::new(RealClock::start(pace)), pace })
+}
+
+/// The fabric, to which nothing is connected yet.
+fn wiring(
+    driver: &Driver,
+    fabric: FabricKind,
+    plan: &Plan,
+    sabotage: Option<Sabotage>,
+    log: &ProgramLog,
+) -> Result<Wiring, SetUpError> {
+    let kind = match driver {
+        Driver::Process(_) => PortKind::Veth,
+        Driver::Qemu(_) | Driver::CloudHypervisor(_) => PortKind::Tap,
+    };
+    let nodes = plan.nodes.iter().map(|node| (node.mac, kind));
+    let ports: Vec<_> = nodes.chain([(plan.lab.mac, PortKind::Veth)]).collect();
+    let sabotage = match sabotage {
+        Some(Sabotage::Fabric(sabotage)) => Some(sabotage),
+        Some(Sabotage::IgnorePauses | Sabotage::IgnoreKills) | None => None,
+    };
+    Ok(Wiring::begin(fabric, plan.seed, sabotage, &ports, log)?)
+}
+
+/// Everything that the plan does to links, as the wall sees it.
+fn rules(plan: &Plan, pace: Pace) -> Vec<LinkRule> {
+    let standing = plan.links.iter().map(|link| link.effect);
+    let struck = plan.steps.iter().filter_map(|step| match &step.action {
+        FaultAction::Link { effect, .. } => Some(*effect),
+        _ => None,
+    });
+    standing.chain(struck).map(|effect| real_rule(effect.rule(), pace)).collect()
 }
 
 /// One machine for each node of the plan.
@@ -105,12 +152,13 @@ fn machines(
     plan: &Plan,
     directory: &Path,
     log: &ProgramLog,
-) -> Result<Vec<MachineSpec>, SetUpError> {
+    wiring: &mut Wiring,
+) -> Result<Vec<Box<dyn Machine>>, SetUpError> {
     match driver {
-        Driver::Process(program) => process::nodes::machines(plan, program, pace, directory, log),
-        Driver::Qemu(settings) => qemu::nodes::machines(plan, settings, pace, directory, log),
+        Driver::Process(program) => process::nodes::machines(plan, program, pace, directory, log, wiring),
+        Driver::Qemu(settings) => qemu::nodes::machines(plan, settings, pace, directory, log, wiring),
         Driver::CloudHypervisor(settings) => {
-            cloud_hypervisor::nodes::machines(plan, settings, pace, directory, log)
+            cloud_hypervisor::nodes::machines(plan, settings, pace, directory, log, wiring)
         }
     }
 }
@@ -125,9 +173,11 @@ async fn measured(
 ) -> Result<Pace, DriverError> {
     let home = directory.join("trial");
     let trial = calibration::trial_plan(plan);
-    let machines = machines(driver, Pace::REAL, &trial, &home, log)?;
+    // How fast a machine is does not depend on the fabric, and the switch needs nothing of the host.
+    let mut wiring = wiring(driver, FabricKind::Switch, &trial, None, log)?;
+    let machines = machines(driver, Pace::REAL, &trial, &home, log, &mut wiring)?;
     let cores_count = std::thread::available_parallelism().map_or(1, usize::from);
-    let calibration = calibration::calibrate(plan, trial, machines, cores_count).await?;
+    let calibration = calibration::calibrate(plan, trial, machines, wiring, cores_count).await?;
     tell(calibration.to_string());
     // What it was measured with is of no more use; where it cannot be removed it stays.
     let _ = std::fs::remove_dir_all(&home);

@@ -1,5 +1,5 @@
-//! The process driver: a node is a process in a network namespace of its own, with a TAP on the
-//! switch. The namespace and the TAP outlive the process, so that a restart finds the same network.
+//! The process driver: a node is a process in a network namespace of its own, with an interface on the
+//! fabric. The namespace and the interface outlive the process, so that a restart finds the same network.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +12,6 @@ use super::probe::NamespaceProber;
 use super::{Machine, MachineError, Prober};
 use crate::cluster::Vitals;
 use crate::fabric::namespace::Namespace;
-use crate::fabric::tap::{self, TapConfig, TapPort};
 use crate::limits::{PAUSE_WAIT_MAX, POLL_INTERVAL};
 use crate::program::{Exit, ProcessStat, Program, ProgramError, ProgramLog, Running, tail};
 
@@ -31,25 +30,22 @@ pub struct ProcessMachine {
 }
 
 impl ProcessMachine {
-    /// Makes the machine's network, and returns with the machine the port for the switch. Nothing is
-    /// started yet. `console` is the file to which all its output is appended.
+    /// A machine whose place in the network is this namespace. Nothing is started yet. `console` is the file to which all
+    /// its output is appended.
     ///
     /// # Errors
     /// [`MachineError::Network`].
     pub fn new(
         name: &str,
+        namespace: Namespace,
         program: Program,
         console: PathBuf,
         log: ProgramLog,
-        tap: &TapConfig,
-    ) -> Result<(Self, TapPort), MachineError> {
-        let network = |source| MachineError::Network { name: name.to_owned(), source };
-        let namespace = Namespace::create().map_err(network)?;
-        let port = tap::create(&namespace, tap).map_err(network)?;
+    ) -> Result<Self, MachineError> {
         // A machine that is being ordered about keeps its namespace.
-        let prober = Arc::new(NamespaceProber::new(namespace.try_clone().map_err(network)?));
-        let machine = Self { name: name.to_owned(), namespace, prober, program, console, log, running: None };
-        Ok((machine, port))
+        let prober = namespace.try_clone().map(|namespace| Arc::new(NamespaceProber::new(namespace)));
+        let prober = prober.map_err(|source| MachineError::Network { name: name.to_owned(), source })?;
+        Ok(Self { name: name.to_owned(), namespace, prober, program, console, log, running: None })
     }
 
     /// Its network namespace: where probes from this machine start.

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use self::arguments::TAP_DESCRIPTOR;
 use self::qmp::{Qmp, QmpError};
 use super::vm::control::ControlSocket;
 use super::vm::{Hypervisor, HypervisorError, Launch, RunState};
+use crate::fabric::packet::MachineTap;
 use crate::limits::machines::QEMU_START_MAX;
 use crate::program::Program;
 
@@ -19,6 +21,8 @@ pub(super) struct Qemu {
     program: Program,
     /// What it boots.
     reads: Vec<PathBuf>,
+    /// Its place on the kernel's fabric, if it has one.
+    tap: Option<MachineTap>,
     /// The abstract socket of the machine protocol.
     qmp_socket: String,
     /// The abstract socket of the control channel.
@@ -31,10 +35,11 @@ impl Qemu {
     pub(super) fn new(
         program: Program,
         reads: Vec<PathBuf>,
+        tap: Option<MachineTap>,
         qmp_socket: String,
         control_socket: String,
     ) -> Self {
-        Self { program, reads, qmp_socket, control_socket, qmp: None }
+        Self { program, reads, tap, qmp_socket, control_socket, qmp: None }
     }
 
     /// Talks with QEMU, over the connection that there is or a new one.
@@ -58,7 +63,12 @@ impl Hypervisor for Qemu {
     /// Abstract sockets are gone with the process that had them: the next one's are new though they have the same names.
     fn launch(&mut self) -> Result<Launch, HypervisorError> {
         let control = ControlSocket::Abstract(self.control_socket.clone());
-        let (program, reads) = (self.program.clone(), self.reads.clone());
+        let (mut program, reads) = (self.program.clone(), self.reads.clone());
+        if let Some(tap) = &self.tap {
+            // It stays where the lab is, whose sockets it has.
+            let (descriptor, _namespace) = tap.connect()?;
+            program = program.descriptor(descriptor, TAP_DESCRIPTOR);
+        }
         Ok(Launch { program, namespace: None, control, reads, prints_console: false })
     }
 

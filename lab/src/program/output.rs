@@ -20,8 +20,8 @@ pub fn tail(path: &Path) -> io::Result<String> {
     Ok(from_line_start(&end, start > 0))
 }
 
-/// Reads to the end, keeping the last [`TAIL_BYTES_MAX`] bytes.
-pub(super) fn read_end(pipe: Option<impl Read>) -> String {
+/// Reads to the end, keeping the last `bytes_max` bytes.
+pub(super) fn read_end(pipe: Option<impl Read>, bytes_max: usize) -> String {
     let Some(mut pipe) = pipe else { return String::new() };
     let mut kept = Vec::new();
     let mut is_cut = false;
@@ -33,8 +33,8 @@ pub(super) fn read_end(pipe: Option<impl Read>) -> String {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_closed) => break,
         }
-        if kept.len() > TAIL_BYTES_MAX {
-            kept.drain(..kept.len() - TAIL_BYTES_MAX);
+        if kept.len() > bytes_max {
+            kept.drain(..kept.len() - bytes_max);
             is_cut = true;
         }
     }

@@ -25,6 +25,20 @@ fn short(script: &str, limit: Duration) -> Result<ShortOutput, ProgramError> {
 const LONG: Duration = Duration::from_secs(20);
 
 #[test]
+fn helper_reads_what_is_for_it_and_its_output_is_kept_up_to_a_bound() {
+    let with = |script: &str, input: &[u8], bytes_max| {
+        shell(script).run_with_input(input, bytes_max, LONG, &bench().log).unwrap().stdout
+    };
+    assert_eq!(with("cat; echo end", b"one\ntwo\n", 100), "one\ntwo\nend\n");
+    // More than a pipe holds, both ways.
+    let large = vec![b'x'; 1 << 20];
+    assert_eq!(with("cat", &large, 2 << 20).len(), large.len());
+    assert_eq!(with("cat >/dev/null; echo 12345; echo 678", &large, 6), "678\n");
+    // It may stop reading when it has read enough.
+    assert_eq!(with("head -c 3", &large, 100), "xxx");
+}
+
+#[test]
 fn program_that_shows_something_may_go_on_and_says_if_it_cannot() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("shown");

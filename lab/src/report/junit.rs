@@ -12,6 +12,7 @@ pub(super) fn junit(report: &Report) -> io::Result<String> {
     let mut suite = TestSuite::new(format!("{} seed {}", report.scenario, report.seed));
     suite.add_property(("replay", report.replay.as_str()));
     suite.add_property(("driver", report.driver.as_str()));
+    suite.add_property(("fabric", report.fabric.to_string().as_str()));
     if let Some(pace) = report.slowdown {
         suite.add_property(("slowdown", pace.to_string().as_str()));
     }

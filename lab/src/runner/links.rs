@@ -9,6 +9,7 @@ use futures::future::join_all;
 
 use super::Stage;
 use crate::cluster::{Clock, Cluster, ClusterError, FrameCounts, NodePair, Probe};
+use crate::fabric::FabricKind;
 use crate::limits::{
     CUT_PROBE_WAIT, LOSSY_PROBE_TRIES_MAX, LOSSY_PROBES_AT_ONCE, PROBE_TRIES_MAX, REACH_MAX,
 };
@@ -158,6 +159,11 @@ impl Links {
     /// Those of some links over which nobody sends anything, since their machine is off or stands still.
     pub(super) fn silent(&self, pairs: &[NodePair]) -> BTreeSet<NodePair> {
         pairs.iter().copied().filter(|(from, _)| !self.cluster.takes_part(*from)).collect()
+    }
+
+    /// Which fabric they are of: what it leaves as a receipt.
+    pub(super) fn fabric(&self) -> FabricKind {
+        self.cluster.fabric()
     }
 
     /// The frames of every link.

@@ -7,9 +7,11 @@ use std::time::Duration;
 use super::links::{Counted, Piece, RoundTrips, Rules, link_name};
 use super::record::Proof;
 use crate::check::counted as count_of;
-use crate::cluster::{FrameCounts, NodePair, Probe, link_id};
+use crate::cluster::{FrameCounts, Held, NodePair, Probe, link_id};
+use crate::fabric::FabricKind;
 use crate::limits::{
     HELD_TOLERANCE, LINKS_NAMED_MAX, LOSS_SIGMA_MAX, PROBES_ANSWERED_MIN, ROUND_TRIP_TOLERANCE,
+    TOLD_TOLERANCE,
 };
 use crate::link::{DropReason, Fate, LinkRule, fate};
 use crate::plan::Plan;
@@ -97,8 +99,60 @@ fn median(times: &[Duration]) -> Option<Duration> {
     (times.len() >= PROBES_ANSWERED_MIN).then(|| times[times.len() / 2])
 }
 
+/// Whether frames were late by what was done to their links, as far as the fabric can say.
+pub(super) fn late(
+    plan: &Plan,
+    fabric: FabricKind,
+    counted: &Counted,
+    from: &BTreeMap<NodePair, FrameCounts>,
+) -> Proof {
+    match fabric {
+        FabricKind::Switch => held(plan, counted, from),
+        FabricKind::Kernel => told(plan, counted),
+    }
+}
+
+/// Whether the kernel says of every link that it does what is to be done to it, and has delivered frames.
+fn told(plan: &Plan, counted: &Counted) -> Proof {
+    let mut missing = Vec::new();
+    let mut delivered_total = 0;
+    for (pair, pieces) in counted {
+        let name = link_name(plan, *pair);
+        for Piece { rule, began, .. } in pieces.iter().filter(|piece| !piece.rule.cut) {
+            let Held::Told { latency, jitter } = began.held else { continue };
+            let is_so = |told: Duration, wanted: Duration| told.abs_diff(wanted) <= TOLD_TOLERANCE;
+            if !is_so(latency, rule.latency) || !is_so(jitter, rule.jitter) {
+                let wanted = spread(rule.latency, rule.jitter);
+                missing.push(format!("{name}: {} says the kernel, not {wanted}", spread(latency, jitter)));
+            }
+        }
+        let delivered: u64 =
+            pieces.iter().map(|piece| piece.ended.delivered.saturating_sub(piece.began.delivered)).sum();
+        if delivered == 0 {
+            missing.push(format!("{name}: no frame was delivered"));
+        }
+        delivered_total += delivered;
+    }
+    let links = count_of(counted.len() as u64, "link");
+    let seen = format!("{links}, {} delivered", count_of(delivered_total, "frame"));
+    proof("the kernel says of every link that it holds frames for as long as it was told", &missing, seen)
+}
+
+/// A latency with its jitter.
+fn spread(latency: Duration, jitter: Duration) -> String {
+    format!("{} ± {}", ms(latency), ms(jitter))
+}
+
+/// The sum of the times for which a switch has held frames.
+fn held_total(counts: &FrameCounts) -> Duration {
+    match counts.held {
+        Held::Counted { total } => total,
+        Held::Told { .. } => Duration::ZERO,
+    }
+}
+
 /// Whether the frames that every link delivered since `from` were held for as long as the seed says, on average.
-pub(super) fn held(plan: &Plan, counted: &Counted, from: &BTreeMap<NodePair, FrameCounts>) -> Proof {
+fn held(plan: &Plan, counted: &Counted, from: &BTreeMap<NodePair, FrameCounts>) -> Proof {
     let mut missing = Vec::new();
     let mut means = Vec::new();
     for (pair, pieces) in counted {
@@ -106,7 +160,7 @@ pub(super) fn held(plan: &Plan, counted: &Counted, from: &BTreeMap<NodePair, Fra
         let began = from.get(pair).copied().unwrap_or_default();
         let ended = pieces.last().map(|piece| piece.ended).unwrap_or_default();
         let delivered = ended.delivered.saturating_sub(began.delivered);
-        let held = ended.held_total.saturating_sub(began.held_total);
+        let held = held_total(&ended).saturating_sub(held_total(&began));
         let Some(mean) = u32::try_from(delivered).ok().and_then(|delivered| held.checked_div(delivered))
         else {
             missing.push(format!("{name}: no frame was delivered"));
@@ -152,9 +206,9 @@ fn drawn_delays(seed: u64, pair: NodePair, pieces: &[Piece], from: &FrameCounts)
     drawn.saturating_sub(delay_max(pieces) * u32::try_from(unknown).unwrap_or(u32::MAX))
 }
 
-/// Whether the links lost the very frames that the seed says, enough of them to have had an effect, and about as many as
-/// their loss lets expect.
-pub(super) fn loss(plan: &Plan, counted: &Counted) -> Proof {
+/// Whether the links lost enough frames to have had an effect, and about as many as their loss lets expect; on the switch, the
+/// very frames that the seed says. The kernel draws by itself.
+pub(super) fn loss(plan: &Plan, fabric: FabricKind, counted: &Counted) -> Proof {
     let mut missing = Vec::new();
     let (mut judged, mut lost) = (0, 0);
     let (mut mean, mut variance) = (0.0, 0.0);
@@ -169,7 +223,7 @@ pub(super) fn loss(plan: &Plan, counted: &Counted) -> Proof {
             mean += as_f64(frames) * share;
             variance += as_f64(frames) * share * (1.0 - share);
         }
-        if link_lost != link_drawn {
+        if fabric == FabricKind::Switch && link_lost != link_drawn {
             let name = link_name(plan, *pair);
             missing.push(format!("{name}: {link_lost} frames lost, the seed says {link_drawn}"));
         }
@@ -187,7 +241,11 @@ pub(super) fn loss(plan: &Plan, counted: &Counted) -> Proof {
         count_of(judged, "frame"),
         count_of(counted.len() as u64, "link")
     );
-    proof("the links lost the very frames that the seed says", &missing, seen)
+    let what = match fabric {
+        FabricKind::Switch => "the links lost the very frames that the seed says",
+        FabricKind::Kernel => "the links lost about as many frames as their loss lets expect",
+    };
+    proof(what, &missing, seen)
 }
 
 /// How many of these frames the rule takes.

@@ -49,12 +49,12 @@ impl Standing {
         if !slow.is_empty() {
             let jitter = |pair: NodePair| self.rules.get(&pair).map(|rule| rule.jitter).unwrap_or_default();
             proofs.extend(proofs::round_trips(&self.plan, &self.rules, &self.before, &self.during, jitter));
-            proofs.push(proofs::held(&self.plan, &slow, &self.began));
+            proofs.push(proofs::late(&self.plan, self.links.fabric(), &slow, &self.began));
         }
         let mut lossy = counted;
         lossy.retain(|pair, _| self.rules.get(pair).is_some_and(|rule| rule.loss_per_million > 0));
         if !lossy.is_empty() {
-            proofs.push(proofs::loss(&self.plan, &lossy));
+            proofs.push(proofs::loss(&self.plan, self.links.fabric(), &lossy));
         }
         let links = self.rules.keys().copied().collect();
         conduct.links(LinksRecord { text: text(&self.plan), links, proofs });

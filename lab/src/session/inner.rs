@@ -59,6 +59,9 @@ pub enum InnerError {
     Run(#[from] RunError),
 }
 
+/// The exit code of a run that this host cannot begin.
+const REFUSED: u8 = 3;
+
 /// Does what the outer has ordered; the exit code of the run.
 ///
 /// # Errors
@@ -81,6 +84,12 @@ pub fn run_inner(inner: Inner) -> Result<u8, InnerError> {
     listener.map_err(InnerError::Runtime)?;
     let mut pace = order.pace;
     let result = perform(&order, &plan, sink.clone(), interrupted, &mut pace);
+    if let Err(InnerError::SetUp(error)) = &result
+        && error.is_refused()
+    {
+        sink.send(&Message::Refused { why: causes(error) });
+        return Ok(REFUSED);
+    }
     let seen = Seen::read(&order.directory);
     let mut report = judge(&order, &plan, pace, result, &seen);
     // A verdict that cannot be kept is still told, but it is no pass.
@@ -114,7 +123,8 @@ fn perform(
             let (kind, subject) = (EventKind::Phase, "slowdown".to_owned());
             sink.event(&Event { at_ns: 0, kind, subject, text });
         };
-        let making = set_up(&order.driver, order.pace, plan, &order.directory, sabotage, &mut tell);
+        let making =
+            set_up(&order.driver, order.fabric, order.pace, plan, &order.directory, sabotage, &mut tell);
         let mut ending = interrupt.clone();
         let World { cluster, clock, pace } = tokio::select! {
             made = making => made?,
@@ -209,6 +219,7 @@ fn judge(
         about: order.about.clone(),
         seed: plan.seed,
         driver: order.driver.name(),
+        fabric: order.fabric,
         slowdown,
         lab_version: aspen_node::VERSION.to_owned(),
         node_version: order.node_version.clone(),

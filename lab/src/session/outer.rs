@@ -15,7 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 use super::driver::{Choice, ChoiceError, choose, remove_boot_files};
 use super::progress::Progress;
 use super::{Message, Order, PLANTED_LAB, browser};
-use crate::cli::{MachineArgs, RunArgs};
+use crate::cli::{FabricArg, MachineArgs, RunArgs};
 use crate::image::cache::{IMAGE_VARIABLE, KERNEL_VARIABLE, KEY_VARIABLE};
 use crate::image::workshop::variable;
 use crate::limits::{NODE_VERSION_MAX, SANDBOX_END_MAX};
@@ -77,6 +77,9 @@ pub enum OuterError {
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// The network that was asked for.
+    #[error("this run cannot begin: {0}")]
+    Refused(String),
     /// The terminal's signals.
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
@@ -90,7 +93,8 @@ impl OuterError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Sandbox(error) if error.is_refused() => 3,
-            Self::Driver(
+            Self::Refused(_)
+            | Self::Driver(
                 ChoiceError::Qemu(_) | ChoiceError::CloudHypervisor(_) | ChoiceError::NoImage(_),
             ) => 3,
             Self::Sandbox(_) | Self::Signals(_) | Self::NoVerdict(..) => 2,
@@ -125,6 +129,7 @@ pub fn run_outer(args: &RunArgs) -> Result<u8, OuterError> {
         directory: directory.clone(),
         replay: replay(args, seed, &driver),
         driver,
+        fabric: args.machines.fabric.into(),
         pace: args.machines.slowdown,
         node_version,
         about: scenario.about().to_owned(),
@@ -148,6 +153,9 @@ pub fn run_outer(args: &RunArgs) -> Result<u8, OuterError> {
     progress.line(&format!("run directory: {}", directory.display()));
     let followed = follow(sandbox, signals, &mut progress, &directory);
     remove_boot_files(&directory);
+    if let Err(OuterError::Refused(_)) = followed {
+        discard(&directory);
+    }
     let exit_code = followed?;
     let page = directory.join(report::HTML);
     if page.is_file() {
@@ -175,6 +183,7 @@ fn follow(
     let sandbox = Arc::new(Mutex::new(sandbox));
     let is_stopping = pass_signals(signals, &sandbox).map_err(OuterError::Signals)?;
     let mut done = None;
+    let mut refused = None;
     let mut was_told = false;
     for line in
         BufReader::new(events.into_iter().next().map_or_else(empty, |events| Box::new(events))).lines()
@@ -187,12 +196,16 @@ fn follow(
         match serde_json::from_str(&line) {
             Ok(Message::Event(event)) => progress.event(&event),
             Ok(Message::Progress { at, of, counts }) => progress.progress(at, of, counts),
+            Ok(Message::Refused { why }) => refused = Some(why),
             Ok(Message::Done { verdict, exit_code }) => done = Some((verdict, exit_code)),
             Err(_) => progress.line(&line),
         }
     }
     progress.finish();
     let ended = sandbox.lock().expect("nothing panics while it holds this lock").wait(SANDBOX_END_MAX);
+    if let Some(why) = refused {
+        return Err(OuterError::Refused(why));
+    }
     let Some((verdict, exit_code)) = done else {
         let how = ended.map_or_else(|error| error.to_string(), |exit| exit.to_string());
         return Err(OuterError::NoVerdict(how, directory.to_owned()));
@@ -250,7 +263,9 @@ fn replay(args: &RunArgs, seed: u64, driver: &Driver) -> String {
     let rig = std::env::var(rig::VARIABLE).map(|rig| format!(" {rig}")).unwrap_or_default();
     words.push(format!("{lab}{rig} run {}", quoted(args.file.as_os_str())));
     words.push(format!("--seed {seed} --driver {name}"));
-    let MachineArgs { node_bin, image, .. } = &args.machines;
+    let MachineArgs { node_bin, image, fabric, .. } = &args.machines;
+    // The other one need not be named: it is the one that is taken.
+    words.extend((*fabric == FabricArg::Kernel).then(|| "--fabric kernel".to_owned()));
     words.extend(image.iter().map(|path| format!("--image {}", quoted(path.as_os_str()))));
     words.extend(node_bin.iter().map(|path| format!("--node-bin {}", quoted(path.as_os_str()))));
     let sabotage = args.sabotage.and_then(|sabotage| sabotage.to_possible_value());

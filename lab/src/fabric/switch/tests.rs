@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::fabric::PortCounters;
+use crate::limits::PER_MILLION;
 use crate::link::{Fate, PortIndex, fate};
 
 const SEED: u64 = 11;

@@ -8,10 +8,13 @@ use super::CloudHypervisor;
 use super::arguments::Hardware;
 use crate::cluster::pace::Pace;
 use crate::fabric::packet::MachineTap;
-use crate::machine::cluster::{MachineSpec, SetUpError};
+use crate::fabric::wiring::Wiring;
+use crate::link::PortIndex;
+use crate::machine::Machine;
+use crate::machine::cluster::SetUpError;
 use crate::machine::vm::VirtualMachine;
 use crate::machine::vm::disks::Home;
-use crate::plan::{Plan, PlannedNode};
+use crate::plan::{NodeIndex, Plan};
 use crate::program::ProgramLog;
 
 /// What all machines of a cluster have in common.
@@ -32,10 +35,19 @@ pub(in crate::machine) fn machines(
     pace: Pace,
     directory: &Path,
     log: &ProgramLog,
-) -> Result<Vec<MachineSpec>, SetUpError> {
-    let machine = |node: &PlannedNode| -> Result<MachineSpec, SetUpError> {
+    wiring: &mut Wiring,
+) -> Result<Vec<Box<dyn Machine>>, SetUpError> {
+    let machine = |index: NodeIndex| -> Result<Box<dyn Machine>, SetUpError> {
+        let node = &plan.nodes[index.position()];
         let home = Home::make(directory, plan, node, pace)?;
-        let (tap, port) = MachineTap::create()?;
+        let port_index = PortIndex(index.0);
+        let tap = if let Some(tap) = wiring.tap(port_index)? {
+            tap
+        } else {
+            let (tap, port) = MachineTap::create()?;
+            wiring.plug(port_index, node.mac, Box::new(port));
+            tap
+        };
         let hardware = Hardware {
             program: settings.program.clone(),
             kernel: settings.kernel.clone(),
@@ -47,7 +59,7 @@ pub(in crate::machine) fn machines(
         };
         let hypervisor = Box::new(CloudHypervisor::new(hardware, home.folder.clone(), tap));
         let machine = VirtualMachine::new(&node.name, hypervisor, home, log.clone());
-        Ok(MachineSpec { machine: Box::new(machine), port: Box::new(port) })
+        Ok(Box::new(machine))
     };
-    plan.nodes.iter().map(machine).collect()
+    plan.node_indexes().map(machine).collect()
 }

@@ -4,10 +4,14 @@ use std::path::Path;
 
 use super::ProcessMachine;
 use crate::cluster::pace::Pace;
-use crate::machine::cluster::{MachineSpec, SetUpError};
+use crate::fabric::namespace::Namespace;
+use crate::fabric::wiring::Wiring;
+use crate::link::PortIndex;
+use crate::machine::Machine;
+use crate::machine::cluster::SetUpError;
 use crate::machine::driver::NodeProgram;
 use crate::machine::node_files::{tap_config, write_node_files};
-use crate::plan::{Plan, PlannedNode};
+use crate::plan::{NodeIndex, Plan, PlannedNode};
 use crate::program::{Program, ProgramLog};
 
 /// One machine for each node of the plan.
@@ -17,18 +21,20 @@ pub(in crate::machine) fn machines(
     pace: Pace,
     directory: &Path,
     log: &ProgramLog,
-) -> Result<Vec<MachineSpec>, SetUpError> {
-    let machine = |node: &PlannedNode| -> Result<MachineSpec, SetUpError> {
+    wiring: &mut Wiring,
+) -> Result<Vec<Box<dyn Machine>>, SetUpError> {
+    let machine = |index: NodeIndex| -> Result<Box<dyn Machine>, SetUpError> {
+        let node = &plan.nodes[index.position()];
         let PlannedNode { name, mac, ip, .. } = node;
         let home = directory.join("nodes").join(name);
         let config = write_node_files(plan, node, pace, &home)?;
-        let tap = tap_config(plan, "eth0", *mac, *ip);
+        let namespace = Namespace::create()?;
+        wiring.connect(PortIndex(index.0), &namespace, &tap_config(plan, "eth0", *mac, *ip))?;
         let console = home.join("console.log");
-        let (machine, port) =
-            ProcessMachine::new(name, command(program, &config), console, log.clone(), &tap)?;
-        Ok(MachineSpec { machine: Box::new(machine), port: Box::new(port) })
+        let machine = ProcessMachine::new(name, namespace, command(program, &config), console, log.clone())?;
+        Ok(Box::new(machine))
     };
-    plan.nodes.iter().map(machine).collect()
+    plan.node_indexes().map(machine).collect()
 }
 
 fn command(program: &NodeProgram, config: &Path) -> Program {

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use super::*;
 use crate::fabric::switch::{PortSpec, Switch, SwitchHandle};
+use crate::fabric::tap::{self, TapConfig};
 use crate::fabric::{LinkCounters, Sabotage, Snapshot};
 use crate::host;
 use crate::link::{LinkId, LinkRule};
@@ -49,10 +50,15 @@ fn rig(program: &Program, sabotage: Option<Sabotage>) -> Option<Rig> {
                 .collect(),
         };
         let console = directory.path().join(format!("console-{port}.log"));
-        let made = ProcessMachine::new(&format!("n{port}"), program.clone(), console, log.clone(), &tap);
+        let made = Namespace::create().and_then(|namespace| {
+            let end = tap::create(&namespace, &tap)?;
+            Ok((namespace, end))
+        });
         match made {
-            Ok((machine, end)) => {
-                machines.push(machine);
+            Ok((namespace, end)) => {
+                let name = format!("n{port}");
+                let machine = ProcessMachine::new(&name, namespace, program.clone(), console, log.clone());
+                machines.push(machine.unwrap());
                 ports.push(PortSpec { mac: mac(port), port: Box::new(end) });
             }
             Err(error) => {

@@ -5,6 +5,7 @@
 //! processor time.
 
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,9 @@ use crate::program::Program;
 pub const QEMU: &str = "qemu-system-x86_64";
 /// The command that gets it.
 pub const QEMU_INSTALL: &str = "apt-get install qemu-system-x86";
+
+/// As what it has the machine's TAP, if it has one.
+pub(super) const TAP_DESCRIPTOR: RawFd = 3;
 
 /// What QEMU may not do, as it is told itself.
 pub(crate) const SANDBOX: [&str; 2] =
@@ -55,6 +59,7 @@ pub(super) struct Hardware<'a> {
     pub(super) data_disk: &'a Path,
     pub(super) console: &'a Path,
     pub(super) sockets: &'a Sockets,
+    pub(super) cable: &'a Cable,
 }
 
 /// Where QEMU talks with the lab, inside the lab's own network namespace.
@@ -64,18 +69,42 @@ pub(super) struct Sockets {
     pub(super) qmp: String,
     /// Abstract Unix socket of the appliance's control channel.
     pub(super) control: String,
-    /// Where QEMU takes frames.
-    pub(super) frames_in: SocketAddr,
-    /// Where QEMU sends frames.
-    pub(super) frames_out: SocketAddr,
+}
+
+/// What connects the machine's network card with the fabric.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Cable {
+    /// The switch.
+    Datagrams {
+        /// Where QEMU takes frames.
+        frames_in: SocketAddr,
+        /// Where QEMU sends frames.
+        frames_out: SocketAddr,
+    },
+    /// The kernel's fabric: a TAP that QEMU has as [`TAP_DESCRIPTOR`].
+    Tap,
+}
+
+impl Cable {
+    fn backend(&self) -> String {
+        match self {
+            Self::Datagrams { frames_in, frames_out } => format!(
+                "dgram,id=net,local.type=inet,local.host={},local.port={},remote.type=inet,remote.host={},remote.port={}",
+                frames_in.ip(),
+                frames_in.port(),
+                frames_out.ip(),
+                frames_out.port(),
+            ),
+            Self::Tap => format!("tap,id=net,fd={TAP_DESCRIPTOR}"),
+        }
+    }
 }
 
 /// QEMU with a machine that has nothing but what the appliance needs.
 pub(super) fn program(hardware: &Hardware<'_>) -> Program {
-    let Hardware { accelerator, memory_mib, mac, sockets, .. } = hardware;
+    let Hardware { accelerator, memory_mib, mac, sockets, cable, .. } = hardware;
     let socket =
         |id: &str, name: &str| format!("socket,id={id},path={name},abstract=on,tight=on,server=on,wait=off");
-    let (host_in, host_out) = (sockets.frames_in, sockets.frames_out);
     // The devices stay in this order: a kernel names disks by it.
     let words = [
         "-M".to_owned(),
@@ -103,16 +132,11 @@ pub(super) fn program(hardware: &Hardware<'_>) -> Program {
         "-device".to_owned(),
         format!("virtio-blk-pci,drive=data,serial={}", aspen_init::layout::DATA_NAME),
         "-netdev".to_owned(),
-        format!(
-            "dgram,id=net,local.type=inet,local.host={},local.port={},remote.type=inet,remote.host={},remote.port={}",
-            host_in.ip(),
-            host_in.port(),
-            host_out.ip(),
-            host_out.port(),
-        ),
+        cable.backend(),
         "-device".to_owned(),
-        // Without the ROM that would boot from the network.
-        format!("virtio-net-pci,netdev=net,mac={mac},romfile="),
+        // Without the ROM that would boot from the network. Frames are complete when they leave the machine: nobody behind a TAP
+        // would add their checksums or cut them up.
+        format!("virtio-net-pci,netdev=net,mac={mac},romfile=,csum=off,gso=off,guest_csum=off"),
         "-device".to_owned(),
         "virtio-serial-pci".to_owned(),
         "-chardev".to_owned(),
@@ -153,9 +177,8 @@ mod tests {
     #[test]
     fn commas_in_paths_end_no_option_and_addresses_are_those_of_the_plan() {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let sockets =
-            Sockets { qmp: "q".to_owned(), control: "c".to_owned(), frames_in: at(7), frames_out: at(8) };
-        let line = program(&Hardware {
+        let sockets = Sockets { qmp: "q".to_owned(), control: "c".to_owned() };
+        let hardware = Hardware {
             qemu: Path::new("/usr/bin/qemu-system-x86_64"),
             accelerator: Accelerator::Tcg,
             kernel: Path::new("/k"),
@@ -166,8 +189,9 @@ mod tests {
             data_disk: Path::new("/a,b/data.raw"),
             console: Path::new("/a,b/console.log"),
             sockets: &sockets,
-        })
-        .to_string();
+            cable: &Cable::Datagrams { frames_in: at(7), frames_out: at(8) },
+        };
+        let line = program(&hardware).to_string();
         for want in [
             "-M q35,accel=tcg ",
             " -m 96M ",
@@ -179,5 +203,7 @@ mod tests {
         ] {
             assert!(line.contains(want), "{want}: {line}");
         }
+        let line = program(&Hardware { cable: &Cable::Tap, ..hardware }).to_string();
+        assert!(line.contains(" -netdev tap,id=net,fd=3 "), "{line}");
     }
 }

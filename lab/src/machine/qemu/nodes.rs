@@ -9,10 +9,14 @@ use nix::sys::socket::sockopt::RcvBufForce;
 use serde::{Deserialize, Serialize};
 
 use super::Qemu;
-use super::arguments::{Accelerator, Hardware, Sockets, program};
+use super::arguments::{Accelerator, Cable, Hardware, Sockets, program};
 use crate::cluster::pace::Pace;
+use crate::fabric::packet::MachineTap;
+use crate::fabric::wiring::Wiring;
 use crate::limits::machines::FRAMES_QUEUED_BYTES;
-use crate::machine::cluster::{MachineSpec, SetUpError};
+use crate::link::PortIndex;
+use crate::machine::Machine;
+use crate::machine::cluster::SetUpError;
 use crate::machine::vm::VirtualMachine;
 use crate::machine::vm::disks::Home;
 use crate::plan::{Plan, PlannedNode};
@@ -38,17 +42,31 @@ pub(in crate::machine) fn machines(
     pace: Pace,
     directory: &Path,
     log: &ProgramLog,
-) -> Result<Vec<MachineSpec>, SetUpError> {
-    let mut machines = Vec::new();
+    wiring: &mut Wiring,
+) -> Result<Vec<Box<dyn Machine>>, SetUpError> {
+    let mut machines: Vec<Box<dyn Machine>> = Vec::new();
     // QEMU's ends are let go when all have one, so that no two machines are given the same. In a namespace of the lab's own
     // nobody else takes them.
     let mut reserved = Vec::new();
-    for node in &plan.nodes {
-        let (ours, theirs) = frame_sockets().map_err(SetUpError::Loopback)?;
-        machines.push(machine(plan, node, settings, pace, directory, log, ours)?);
-        reserved.push(theirs);
+    for (index, node) in plan.node_indexes().zip(&plan.nodes) {
+        let port_index = PortIndex(index.0);
+        let (cable, tap) = if let Some(tap) = wiring.tap(port_index)? {
+            (Cable::Tap, Some(tap))
+        } else {
+            let (ours, theirs) = frame_sockets().map_err(SetUpError::Loopback)?;
+            let cable = cable(&ours).map_err(SetUpError::Loopback)?;
+            wiring.plug(port_index, node.mac, Box::new(ours));
+            reserved.push(theirs);
+            (cable, None)
+        };
+        machines.push(machine(plan, node, settings, pace, directory, log, (cable, tap))?);
     }
     Ok(machines)
+}
+
+/// How QEMU reaches the switch's end of a machine's port.
+fn cable(port: &UdpSocket) -> io::Result<Cable> {
+    Ok(Cable::Datagrams { frames_in: port.peer_addr()?, frames_out: port.local_addr()? })
 }
 
 /// The switch's end of a machine's port, and a reservation of QEMU's.
@@ -69,11 +87,11 @@ fn machine(
     pace: Pace,
     directory: &Path,
     log: &ProgramLog,
-    port: UdpSocket,
-) -> Result<MachineSpec, SetUpError> {
+    (cable, tap): (Cable, Option<MachineTap>),
+) -> Result<Box<dyn Machine>, SetUpError> {
     let name = &node.name;
     let home = Home::make(directory, plan, node, pace)?;
-    let sockets = sockets(name, &port).map_err(SetUpError::Loopback)?;
+    let sockets = sockets(name);
     let program = program(&Hardware {
         qemu: &settings.qemu,
         accelerator: settings.accelerator,
@@ -85,21 +103,20 @@ fn machine(
         data_disk: &home.data_disk,
         console: &home.console,
         sockets: &sockets,
+        cable: &cable,
     });
     let reads = vec![settings.kernel.clone(), settings.initramfs.clone()];
-    let hypervisor = Box::new(Qemu::new(program, reads, sockets.qmp, sockets.control));
+    let hypervisor = Box::new(Qemu::new(program, reads, tap, sockets.qmp, sockets.control));
     let machine = VirtualMachine::new(name, hypervisor, home, log.clone());
-    Ok(MachineSpec { machine: Box::new(machine), port: Box::new(port) })
+    Ok(Box::new(machine))
 }
 
-/// The sockets of the machine behind a port of the switch.
-fn sockets(name: &str, port: &UdpSocket) -> io::Result<Sockets> {
-    Ok(Sockets {
+/// The sockets of a machine.
+fn sockets(name: &str) -> Sockets {
+    Sockets {
         qmp: format!("aspen-lab/{}/{name}/qmp", std::process::id()),
         control: format!("aspen-lab/{}/{name}/control", std::process::id()),
-        frames_in: port.peer_addr()?,
-        frames_out: port.local_addr()?,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -109,12 +126,11 @@ mod tests {
     #[test]
     fn frames_of_a_machine_come_from_its_socket_only() {
         let (ours, theirs) = frame_sockets().unwrap();
-        let sockets = sockets("n1", &ours).unwrap();
-        assert_eq!(theirs.local_addr().unwrap(), sockets.frames_in);
-        assert_eq!(ours.local_addr().unwrap(), sockets.frames_out);
+        let (frames_in, frames_out) = (theirs.local_addr().unwrap(), ours.local_addr().unwrap());
+        assert_eq!(cable(&ours).unwrap(), Cable::Datagrams { frames_in, frames_out });
         let stranger = UdpSocket::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-        stranger.send_to(b"stranger", sockets.frames_out).unwrap();
-        theirs.send_to(b"frame", sockets.frames_out).unwrap();
+        stranger.send_to(b"stranger", frames_out).unwrap();
+        theirs.send_to(b"frame", frames_out).unwrap();
         let mut bytes = [0; 16];
         assert_eq!(ours.recv(&mut bytes).unwrap(), b"frame".len());
     }

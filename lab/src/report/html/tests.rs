@@ -5,6 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::check::linearizable::{self, Budget};
 use crate::check::{Verdict, raft};
+use crate::fabric::FabricKind;
 use crate::history::{
     ClientIndex, History, KeyIndex, NodeNameIndex, Op, OpId, Operation, Outcome, read_history,
 };
@@ -113,6 +114,7 @@ fn told(verdicts: Vec<Verdict>, history: &str) -> Told {
         about: scenario.about().to_owned(),
         seed: 77,
         driver: "process".to_owned(),
+        fabric: FabricKind::Switch,
         slowdown: None,
         lab_version: "0.1.0".to_owned(),
         node_version: "0.1.0 (planted bugs)".to_owned(),

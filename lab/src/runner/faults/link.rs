@@ -61,10 +61,10 @@ impl Tools {
             proofs.extend(proofs::round_trips(&self.plan, &aim.rules, &before, &during, jitter));
             let mut sent = counted.clone();
             sent.retain(|pair, _| !silent.contains(pair));
-            proofs.push(proofs::held(&self.plan, &sent, &began));
+            proofs.push(proofs::late(&self.plan, self.links.fabric(), &sent, &began));
         }
         if is_lossy {
-            proofs.push(proofs::loss(&self.plan, &counted));
+            proofs.push(proofs::loss(&self.plan, self.links.fabric(), &counted));
         }
         self.close(strike, ended_ns, proofs, "healed");
         Ok(())

@@ -102,15 +102,16 @@ fn round_trips_that_jitter_may_hide_or_that_are_too_few_say_nothing() {
 /// So many frames were judged from the eleventh on, of which these came through after so long in all.
 #[track_caller]
 fn check_held(rules: &[LinkRule], judged: u64, delivered: u64, held_for: Duration, want: (bool, &str)) {
-    let began = FrameCounts { held_total: millis(500), ..counts(10, 10, 0) };
-    let ended =
-        FrameCounts { held_total: began.held_total + held_for, ..counts(10 + judged, 10 + delivered, 0) };
+    let held = |total| Held::Counted { total };
+    let began = FrameCounts { held: held(millis(500)), ..counts(10, 10, 0) };
+    let ended = FrameCounts { held: held(millis(500) + held_for), ..counts(10 + judged, 10 + delivered, 0) };
     let mut pieces: Vec<Piece> = rules.iter().map(|rule| Piece { rule: *rule, began, ended }).collect();
     // The first rule met all frames, the others none.
     for piece in &mut pieces[1..] {
         piece.began = ended;
     }
-    check(&held(&plan(), &[(LINK, pieces)].into(), &[(LINK, began)].into()), want.0, want.1);
+    let (counted, from) = ([(LINK, pieces)].into(), [(LINK, began)].into());
+    check(&late(&plan(), FabricKind::Switch, &counted, &from), want.0, want.1);
 }
 
 #[test]
@@ -154,7 +155,7 @@ fn lost(rule: LinkRule, from: u64, to: u64, before: u64, after: u64) -> Piece {
 #[test]
 fn links_have_to_lose_what_the_seed_says() {
     let check_loss = |pieces: Vec<Piece>, is_seen, detail: &str| {
-        check(&loss(&plan(), &[(LINK, pieces)].into()), is_seen, detail);
+        check(&loss(&plan(), FabricKind::Switch, &[(LINK, pieces)].into()), is_seen, detail);
     };
     let five = lossy(50_000);
     let drawn = drawn(&five, 1, LINK, 1_000..2_000);
@@ -172,10 +173,42 @@ fn links_have_to_lose_what_the_seed_says() {
 }
 
 #[test]
+fn kernel_draws_by_itself_and_has_to_lose_about_its_share() {
+    let check_loss = |lost_count: u64, is_seen, detail: &str| {
+        let pieces = vec![lost(lossy(50_000), 1_000, 2_000, 7, 7 + lost_count)];
+        check(&loss(&plan(), FabricKind::Kernel, &[(LINK, pieces)].into()), is_seen, detail);
+    };
+    check_loss(50, true, "50 of 1000 frames on 1 link, 50.0 expected");
+    check_loss(80, true, "80 of 1000 frames on 1 link, 50.0 expected");
+    check_loss(90, false, "90 of 1000 frames were lost, 50.0 were to be expected");
+    // Sabotage: nothing is lost.
+    check_loss(0, false, "none of 1000 frames was lost, too few for this loss to show");
+}
+
+#[test]
+fn kernel_has_to_say_what_it_was_told() {
+    let check_told =
+        |rule: LinkRule, (latency, jitter): (u64, u64), delivered: u64, is_seen, detail: &str| {
+            let told = Held::Told { latency: millis(latency), jitter: millis(jitter) };
+            let began = FrameCounts { held: told, ..counts(10, 10, 0) };
+            let piece = Piece { rule, began, ended: counts(10 + delivered, 10 + delivered, 0) };
+            let counted = [(LINK, vec![piece])].into();
+            check(&late(&plan(), FabricKind::Kernel, &counted, &BTreeMap::new()), is_seen, detail);
+        };
+    check_told(slow(40, 5), (40, 5), 3, true, "1 link, 3 frames delivered");
+    let unlike = "n1 -> n2: 40.0 ms ± 0.0 ms says the kernel, not 40.0 ms ± 5.0 ms";
+    check_told(slow(40, 5), (40, 0), 3, false, unlike);
+    // Sabotage: it was told nothing.
+    let nothing = "n1 -> n2: 0.0 ms ± 0.0 ms says the kernel, not 40.0 ms ± 0.0 ms";
+    check_told(slow(40, 0), (0, 0), 3, false, nothing);
+    check_told(slow(40, 0), (40, 0), 0, false, "n1 -> n2: no frame was delivered");
+}
+
+#[test]
 fn loss_that_too_few_frames_met_proves_nothing() {
-    let none = loss(&plan(), &[(LINK, vec![lost(lossy(1), 0, 20, 0, 0)])].into());
+    let none = loss(&plan(), FabricKind::Switch, &[(LINK, vec![lost(lossy(1), 0, 20, 0, 0)])].into());
     check(&none, false, "none of 20 frames was lost, too few for this loss to show");
-    let cut = loss(&plan(), &[(LINK, vec![lost(LinkRule::CUT, 0, 20, 0, 0)])].into());
+    let cut = loss(&plan(), FabricKind::Switch, &[(LINK, vec![lost(LinkRule::CUT, 0, 20, 0, 0)])].into());
     check(&cut, false, "none of 20 frames was lost, too few for this loss to show");
 }
 

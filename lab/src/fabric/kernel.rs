@@ -1,0 +1,322 @@
+//! The fabric that the kernel is: one bridge, a port for every machine, on each port a class for every sender with a netem in
+//! it, and a set of links that nftables cuts. It is for line rate, and to test against what production uses.
+//!
+//! A frame goes from its sender's port over the bridge, where it is dropped if its link is cut, to the queue of its class on
+//! the receiver's port. The kernel draws by itself which frames are lost; what it counts is read back, and so is what it
+//! was told. Nothing of it is in anybody's way: it lives in a network namespace of its own and ends with it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use rtnetlink::Handle;
+
+mod build;
+mod change;
+mod devices;
+mod nft;
+mod offload;
+mod part;
+mod reading;
+mod tally;
+mod tc;
+
+pub use self::nft::NftError;
+pub use self::part::Part;
+pub use self::tally::KernelCounters;
+
+use self::build::make;
+use self::devices::port_name;
+use self::nft::{Nft, Way};
+use self::reading::Reading;
+use self::tally::{Seen, Tally};
+use super::namespace::Namespace;
+use super::netlink::with_netlink;
+use super::packet::MachineTap;
+use super::tap::{self, TapConfig};
+use super::{Sabotage, TapError, check_link, check_rule};
+use crate::limits::FABRIC_PORTS_MAX;
+use crate::limits::fabric::NETEM_JITTER_MAX;
+use crate::link::{LinkId, LinkRule, PortIndex};
+use crate::plan::MacAddress;
+use crate::program::ProgramLog;
+
+/// What a machine has to be connected with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortKind {
+    /// A pair of interfaces, of which one goes into the machine's network namespace.
+    Veth,
+    /// A TAP, whose descriptor a hypervisor is started with.
+    Tap,
+}
+
+/// Why there is no kernel fabric, or why it does not obey.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// This host lacks something that it is made of.
+    #[error("this host has no {part}; {}", .part.remedy())]
+    Lacks {
+        /// What it lacks.
+        part: Part,
+        /// The host's answer.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An interface or a namespace.
+    #[error(transparent)]
+    Device(#[from] TapError),
+    /// The rules.
+    #[error("the rules of the bridge")]
+    Nft(#[from] NftError),
+    /// A rule that the kernel cannot be told.
+    #[error(
+        "a jitter of {0:?}, and netem draws at most {NETEM_JITTER_MAX:?}: make it smaller, or take --fabric switch"
+    )]
+    Jitter(Duration),
+    /// The kernel was told, and does something else.
+    #[error("link {} to {} was told {asked:?}, and the kernel says {found:?}", .link.from.0, .link.to.0)]
+    NotInForce {
+        /// Which link.
+        link: LinkId,
+        /// What it was told.
+        asked: LinkRule,
+        /// What it says.
+        found: LinkRule,
+    },
+}
+
+impl KernelError {
+    /// Whether this host cannot have such a fabric, as opposed to the fabric having failed.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Lacks { .. })
+    }
+}
+
+/// All counters of the kernel's, at one instant or nearly so.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KernelSnapshot {
+    /// Every directed link.
+    pub links: BTreeMap<LinkId, KernelCounters>,
+    /// Frames that went to a machine without having a class: there are none, or something is wrong.
+    pub unclassified: u64,
+}
+
+impl KernelSnapshot {
+    /// The counters of one link; of a link that does not exist, zeros.
+    pub fn link(&self, link: LinkId) -> KernelCounters {
+        self.links.get(&link).copied().unwrap_or_default()
+    }
+}
+
+/// The running fabric. Dropping it takes everything away, but for what is in the namespaces of machines.
+#[derive(Debug)]
+pub struct KernelFabric {
+    namespace: Namespace,
+    ports: Vec<KernelPort>,
+    nft: Nft,
+    seed: u64,
+    sabotage: Option<Sabotage>,
+    /// Whether links can be slow and lossy here; otherwise they are whole or cut.
+    has_netem: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct KernelPort {
+    /// The interface, by which the kernel's answers name it.
+    index: u32,
+    mac: MacAddress,
+    /// What its hypervisor is started with.
+    tap: Option<Arc<OwnedFd>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Invariant: one for each link.
+    links: BTreeMap<LinkId, LinkState>,
+}
+
+#[derive(Debug, Default)]
+struct LinkState {
+    /// What it was told last.
+    rule: LinkRule,
+    /// What netem was told last: it is told nothing more while the link is cut.
+    shaped: LinkRule,
+    /// Which of its two numbers its netem has.
+    turn: bool,
+    /// How often its netem was told something, so that no two draw alike.
+    changes_count: u64,
+    tally: Tally,
+}
+
+impl KernelFabric {
+    /// Makes a fabric; a port's index is its place in the list. All links are perfect, and nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`KernelError::Lacks`] where this host cannot have one. A host without netem has one on which links are perfect or
+    /// cut: [`KernelFabric::require`] says whether that is enough.
+    pub fn build(
+        seed: u64,
+        sabotage: Option<Sabotage>,
+        ports: &[(MacAddress, PortKind)],
+        log: ProgramLog,
+    ) -> Result<Self, KernelError> {
+        assert!(ports.len() <= usize::from(FABRIC_PORTS_MAX), "a plan has fewer nodes");
+        let nft = Nft::find(log).map_err(|error| Part::Nft.lacking(error))?;
+        let namespace = Namespace::create()?;
+        let macs: Vec<(String, MacAddress)> =
+            numbered(ports).map(|(port, (mac, _))| (port_name(port), *mac)).collect();
+        let (made, has_netem) = namespace.run(|| -> Result<_, KernelError> {
+            tap::ipv6_off()?;
+            let made = with_netlink(async |handle| make(&handle, ports).await)?;
+            nft.set_up(&macs).map_err(|error| Part::BridgeRules.lacking(error))?;
+            Ok(made)
+        })??;
+        let port = |((index, tap), (_, mac))| KernelPort { index, mac, tap };
+        let ports: Vec<KernelPort> = made.into_iter().zip(macs).map(port).collect();
+        let links = links(ports.len()).map(|link| (link, LinkState::default())).collect();
+        let state = Mutex::new(State { links });
+        Ok(Self { namespace, ports, nft, seed, sabotage, has_netem, state })
+    }
+
+    /// Whether these rules can be had here, in any order and one on the other.
+    ///
+    /// # Errors
+    /// [`KernelError::Lacks`] without netem, [`KernelError::Jitter`] beyond what it can be told.
+    pub fn require(&self, rules: impl IntoIterator<Item = LinkRule>) -> Result<(), KernelError> {
+        rules.into_iter().try_for_each(|rule| self.check(&rule))
+    }
+
+    fn check(&self, rule: &LinkRule) -> Result<(), KernelError> {
+        if rule.jitter > NETEM_JITTER_MAX {
+            return Err(KernelError::Jitter(rule.jitter));
+        }
+        if !self.has_netem && !rule.cut && *rule != LinkRule::default() {
+            return Err(Part::Netem.lacking(io::Error::from(Errno::ENOENT)));
+        }
+        Ok(())
+    }
+
+    /// Connects a machine by its namespace. Its interface is configured as a TAP would be.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn connect(
+        &self,
+        port: PortIndex,
+        machine: &Namespace,
+        config: &TapConfig,
+    ) -> Result<(), KernelError> {
+        Ok(devices::connect(&self.namespace, port.0, machine, config)?)
+    }
+
+    /// The TAP of a machine that has a hypervisor.
+    ///
+    /// # Errors
+    /// Too many open files.
+    pub fn tap(&self, port: PortIndex) -> Result<MachineTap, TapError> {
+        let tap = self.ports[usize::from(port.0)].tap.clone().expect("the port was made as a tap");
+        Ok(MachineTap::of(self.namespace.try_clone()?, tap))
+    }
+
+    /// Sets the rules of many links and returns once they hold. Links are cut and healed at one instant; the others
+    /// change one after the other. A link that becomes cut loses the frames in flight, like a pulled cable.
+    ///
+    /// The counters are those of the instant when the rules took hold: of a link that is cut, the first after it; of any
+    /// other, the last before it.
+    ///
+    /// # Errors
+    /// A link that does not exist, a rule that cannot be had: then nothing is changed. Or the kernel refuses something.
+    pub fn set_rules(&self, rules: &[(LinkId, LinkRule)]) -> Result<KernelSnapshot, super::FabricError> {
+        for (link, rule) in rules {
+            check_link(*link, self.ports.len())?;
+            check_rule(rule)?;
+            self.check(rule)?;
+        }
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let wanted: Vec<(LinkId, LinkRule)> = rules
+            .iter()
+            .map(|(link, rule)| (*link, self.sabotage.map_or(*rule, |sabotage| sabotage.of(*rule))))
+            .filter(|(link, rule)| state.links[link].rule != *rule)
+            .collect();
+        let snapshot = self.here(async |handle| self.change(&handle, state, &wanted).await)?;
+        Ok(snapshot)
+    }
+
+    /// All counters.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn snapshot(&self) -> Result<KernelSnapshot, KernelError> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        self.here(async |handle| {
+            let reading = self.read(&handle, state).await?;
+            Ok(self.count(state, &reading))
+        })
+    }
+
+    /// Runs `work` in the fabric's namespace.
+    fn here<T: Send>(
+        &self,
+        work: impl AsyncFnOnce(Handle) -> Result<T, KernelError> + Send,
+    ) -> Result<T, KernelError> {
+        self.namespace.run(|| with_netlink(work))?
+    }
+
+    fn count(&self, state: &mut State, reading: &Reading) -> KernelSnapshot {
+        let mut snapshot = KernelSnapshot { links: BTreeMap::new(), unclassified: reading.unclassified };
+        for (link, link_state) in &mut state.links {
+            let seen = Seen {
+                class: reading.classes.get(link).copied(),
+                leaf: reading.leaves.get(link).copied(),
+                cut: reading.cuts.get(&self.way(*link)).copied(),
+            };
+            snapshot.links.insert(*link, link_state.tally.count(&seen));
+        }
+        snapshot
+    }
+
+    fn way(&self, link: LinkId) -> Way {
+        (self.ports[usize::from(link.from.0)].mac, port_name(link.to.0))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+/// Every directed link between so many ports.
+fn links(ports_count: usize) -> impl Iterator<Item = LinkId> {
+    let count = u16::try_from(ports_count).expect("the number of ports is bounded by a u16");
+    (0..count)
+        .flat_map(move |from| (0..count).filter(move |to| *to != from).map(move |to| LinkId::new(from, to)))
+}
+
+fn numbered<T>(list: &[T]) -> impl Iterator<Item = (u16, &T)> {
+    (0..).zip(list)
+}
+
+/// From what netem draws: another number for every link and every change.
+fn draw(seed: u64, link: LinkId, changes_count: u64) -> u64 {
+    let words = [seed, link.from.0.into(), link.to.0.into(), changes_count];
+    let hash = blake3::hash(&words.map(u64::to_le_bytes).concat());
+    u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))
+}
+
+/// Whether the kernel says what it was told; where it counts in ticks, but for one of them.
+fn is_alike(asked: &LinkRule, found: &LinkRule) -> bool {
+    const TICK: Duration = Duration::from_nanos(64);
+    let same_time = |asked: Duration, found: Duration| asked.abs_diff(found) <= TICK;
+    asked.cut == found.cut
+        && (asked.cut
+            || (asked.loss_per_million == found.loss_per_million
+                && same_time(asked.latency, found.latency)
+                && same_time(asked.jitter, found.jitter)))
+}
+
+#[cfg(test)]
+mod tests;

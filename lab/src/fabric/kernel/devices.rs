@@ -1,0 +1,98 @@
+//! The devices of the fabric: a bridge that learns nothing, and a port for every machine, with the address that is behind it.
+//!
+//! All of them live in the fabric's network namespace and end with it; only the far ends of veth pairs are moved into
+//! the namespaces of machines.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+
+use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
+use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth};
+
+use super::build::Made;
+use super::{KernelError, Part, PortKind, offload};
+use crate::fabric::TapError;
+use crate::fabric::namespace::Namespace;
+use crate::fabric::netlink::{Interface, refused, with_netlink};
+use crate::fabric::tap::{self, TapConfig};
+use crate::limits::MTU_BYTES;
+use crate::plan::MacAddress;
+
+/// The bridge.
+const BRIDGE: &str = "fabric";
+
+/// The name of a port.
+pub(super) fn port_name(port: u16) -> String {
+    format!("port{port}")
+}
+
+/// The name that the far end of a port has until it is moved to its machine.
+fn end_name(port: u16) -> String {
+    format!("end{port}")
+}
+
+/// Makes the bridge.
+pub(super) async fn bridge(handle: &Handle) -> Result<u32, KernelError> {
+    // Who is behind which port is known before the first frame: nothing is learnt. Frames to a group go to every port.
+    let message = LinkBridge::new(BRIDGE).mcast_snooping(false).mtu(MTU_BYTES).build();
+    let made = handle.link().add(message).execute().await;
+    made.map_err(|error| Part::Bridge.refused(refused("making a bridge", BRIDGE, error)))?;
+    Ok(Interface::find(handle.clone(), BRIDGE).await?.index)
+}
+
+/// Makes a port of the bridge.
+pub(super) async fn port(
+    handle: &Handle,
+    bridge: u32,
+    port: u16,
+    kind: PortKind,
+    mac: MacAddress,
+) -> Result<Made, KernelError> {
+    let name = port_name(port);
+    let tap = match kind {
+        PortKind::Veth => {
+            let end = end_name(port);
+            let made = handle.link().add(LinkVeth::new(&name, &end).build()).execute().await;
+            made.map_err(|error| Part::Veth.refused(refused("making a pair of interfaces", &name, error)))?;
+            offload::off(&end)?;
+            None
+        }
+        PortKind::Tap => Some(Arc::new(tap::open_for_hypervisor(&name)?)),
+    };
+    offload::off(&name)?;
+    let interface = Interface::find(handle.clone(), &name).await?;
+    let message = LinkUnspec::new_with_index(interface.index).mtu(MTU_BYTES).controller(bridge).up().build();
+    interface.change("connecting it to the bridge", message).await?;
+    let message = LinkBridgePort::new(interface.index).learning(false).flood(false).build();
+    interface.change("switching learning and flooding off", message).await?;
+    // A static entry: a permanent one would be an address of the bridge itself.
+    let entry = handle.neighbours().add_bridge(interface.index, &mac.0).state(NeighbourState::Noarp);
+    let added = entry.flags(NeighbourFlags::Controller).execute().await;
+    added.map_err(|error| refused("telling the bridge who is behind it", &name, error))?;
+    Ok((interface.index, tap))
+}
+
+/// Moves the far end of a port into the namespace of its machine, and configures it there as a TAP would be.
+pub(super) fn connect(
+    fabric: &Namespace,
+    port: u16,
+    machine: &Namespace,
+    config: &TapConfig,
+) -> Result<(), TapError> {
+    tap::check_name(&config.name)?;
+    let end = end_name(port);
+    fabric.run(|| {
+        with_netlink(async |handle| {
+            let interface = Interface::find(handle, &end).await?;
+            let message = LinkUnspec::new_with_index(interface.index)
+                .setns_by_fd(machine.as_fd().as_raw_fd())
+                .name(config.name.clone())
+                .build();
+            interface.change("moving it to its machine", message).await
+        })
+    })??;
+    machine.run(|| {
+        tap::ipv6_off()?;
+        tap::configure(config)
+    })?
+}

@@ -1,0 +1,196 @@
+//! Either fabric, while machines are connected to it and afterwards: what the drivers and the cluster see of both.
+
+use std::collections::BTreeMap;
+
+use super::kernel::{KernelCounters, KernelFabric, PortKind};
+use super::namespace::Namespace;
+use super::packet::MachineTap;
+use super::switch::{PortSpec, Switch};
+use super::tap::{self, TapConfig};
+use super::{FabricError, FabricKind, LinkCounters, Port, Sabotage, TapError};
+use crate::cluster::{FrameCounts, Held};
+use crate::link::{LinkId, LinkRule, PortIndex};
+use crate::plan::MacAddress;
+use crate::program::ProgramLog;
+
+/// A fabric to which machines are being connected, port by port: those of the nodes, and then the lab's own.
+#[derive(Debug)]
+pub enum Wiring {
+    /// The switch begins when all ports are there.
+    Switch {
+        /// All randomness comes from it.
+        seed: u64,
+        /// What it does not do.
+        sabotage: Option<Sabotage>,
+        /// The ports so far.
+        ports: Vec<PortSpec>,
+    },
+    /// The kernel's ports wait for their machines.
+    Kernel(Box<KernelFabric>),
+}
+
+impl Wiring {
+    /// A fabric without machines. `ports` says of each, the lab's own among them, what it has and what connects it.
+    ///
+    /// # Errors
+    /// The kernel has no such fabric.
+    pub fn begin(
+        kind: FabricKind,
+        seed: u64,
+        sabotage: Option<Sabotage>,
+        ports: &[(MacAddress, PortKind)],
+        log: &ProgramLog,
+    ) -> Result<Self, FabricError> {
+        match kind {
+            FabricKind::Switch => Ok(Self::Switch { seed, sabotage, ports: Vec::new() }),
+            FabricKind::Kernel => {
+                let fabric = KernelFabric::build(seed, sabotage, ports, log.clone())?;
+                Ok(Self::Kernel(Box::new(fabric)))
+            }
+        }
+    }
+
+    /// Whether links can have these rules here, in any order and one on the other.
+    ///
+    /// # Errors
+    /// They cannot: which, and why.
+    pub fn require(&self, rules: impl IntoIterator<Item = LinkRule>) -> Result<(), FabricError> {
+        match self {
+            Self::Switch { .. } => Ok(()),
+            Self::Kernel(fabric) => Ok(fabric.require(rules)?),
+        }
+    }
+
+    /// Connects a machine that is a network namespace, with an interface in it.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn connect(
+        &mut self,
+        port: PortIndex,
+        machine: &Namespace,
+        config: &TapConfig,
+    ) -> Result<(), FabricError> {
+        match self {
+            Self::Switch { .. } => self.plug(port, config.mac, Box::new(tap::create(machine, config)?)),
+            Self::Kernel(fabric) => fabric.connect(port, machine, config)?,
+        }
+        Ok(())
+    }
+
+    /// The TAP that waits for a machine with a hypervisor, on the kernel's fabric. The switch has none: there a machine brings
+    /// its port along, for [`plug`](Self::plug).
+    ///
+    /// # Errors
+    /// Too many open files.
+    pub fn tap(&self, port: PortIndex) -> Result<Option<MachineTap>, TapError> {
+        match self {
+            Self::Switch { .. } => Ok(None),
+            Self::Kernel(fabric) => fabric.tap(port).map(Some),
+        }
+    }
+
+    /// Connects a machine by its own port, on the switch.
+    pub fn plug(&mut self, port: PortIndex, mac: MacAddress, end: Box<dyn Port>) {
+        let Self::Switch { ports, .. } = self else { unreachable!("the kernel's fabric has its own ports") };
+        assert!(usize::from(port.0) == ports.len(), "a port's index is its place in the list");
+        ports.push(PortSpec { mac, port: end });
+    }
+
+    /// The fabric, when every machine is connected.
+    ///
+    /// # Errors
+    /// The switch does not begin.
+    pub fn finish(self) -> Result<Fabric, FabricError> {
+        match self {
+            Self::Switch { seed, sabotage, ports } => {
+                Ok(Fabric::Switch(Switch::start(seed, sabotage, ports)?))
+            }
+            Self::Kernel(fabric) => Ok(Fabric::Kernel(fabric)),
+        }
+    }
+}
+
+/// A fabric with all its machines.
+#[derive(Debug)]
+pub enum Fabric {
+    /// The lab's own.
+    Switch(Switch),
+    /// The kernel's.
+    Kernel(Box<KernelFabric>),
+}
+
+impl Fabric {
+    /// Which of them it is.
+    pub fn kind(&self) -> FabricKind {
+        match self {
+            Self::Switch(_) => FabricKind::Switch,
+            Self::Kernel(_) => FabricKind::Kernel,
+        }
+    }
+
+    /// Sets rules, and says what was counted on every link when they took hold.
+    ///
+    /// # Errors
+    /// It does not obey.
+    pub fn set_rules(
+        &self,
+        rules: Vec<(LinkId, LinkRule)>,
+    ) -> Result<BTreeMap<LinkId, FrameCounts>, FabricError> {
+        match self {
+            Self::Switch(switch) => Ok(counts(&switch.handle().set_rules(rules)?.links)),
+            Self::Kernel(fabric) => Ok(counts(&fabric.set_rules(&rules)?.links)),
+        }
+    }
+
+    /// What was counted on every link.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn counts(&self) -> Result<BTreeMap<LinkId, FrameCounts>, FabricError> {
+        match self {
+            Self::Switch(switch) => Ok(counts(&switch.handle().snapshot()?.links)),
+            Self::Kernel(fabric) => Ok(counts(&fabric.snapshot()?.links)),
+        }
+    }
+
+    /// What does not work in it. `names` are those of the machines, port by port.
+    pub fn defects(&self, names: &[&str]) -> Vec<String> {
+        match self {
+            Self::Switch(switch) => match switch.handle().snapshot() {
+                Err(_) => vec!["the switch does not answer".to_owned()],
+                Ok(snapshot) => {
+                    let failed = names.iter().zip(&snapshot.ports).filter(|(_, port)| port.failed);
+                    failed.map(|(name, _)| format!("the switch has lost the port of {name}")).collect()
+                }
+            },
+            Self::Kernel(fabric) => match fabric.snapshot() {
+                Err(_) => vec!["the kernel's fabric does not answer".to_owned()],
+                Ok(snapshot) if snapshot.unclassified > 0 => {
+                    let frames = crate::check::counted(snapshot.unclassified, "frame");
+                    vec![format!("{frames} of no machine crossed the kernel's fabric")]
+                }
+                Ok(_) => Vec::new(),
+            },
+        }
+    }
+}
+
+fn counts<C: Copy + Into<FrameCounts>>(links: &BTreeMap<LinkId, C>) -> BTreeMap<LinkId, FrameCounts> {
+    links.iter().map(|(link, counters)| (*link, (*counters).into())).collect()
+}
+
+impl From<LinkCounters> for FrameCounts {
+    fn from(counters: LinkCounters) -> Self {
+        let LinkCounters { judged, delivered, dropped_cut, dropped_loss, held_total, .. } = counters;
+        Self { judged, delivered, dropped_cut, dropped_loss, held: Held::Counted { total: held_total } }
+    }
+}
+
+impl From<KernelCounters> for FrameCounts {
+    fn from(counters: KernelCounters) -> Self {
+        let KernelCounters { judged, delivered, dropped_cut, dropped_netem, in_force, .. } = counters;
+        let held = Held::Told { latency: in_force.latency, jitter: in_force.jitter };
+        Self { judged, delivered, dropped_cut, dropped_loss: dropped_netem, held }
+    }
+}
