@@ -217,7 +217,7 @@ pub(super) fn make_anew(folder: &Path) -> Result<(), WorkshopError> {
 }
 
 /// What fits a terminal.
-fn last_lines(text: &str) -> String {
+pub(crate) fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.trim_end().lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
 }

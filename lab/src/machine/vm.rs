@@ -36,7 +36,7 @@ mod prober;
 /// Words for the guest's kernel. Of a kernel that panics nothing is left but its last words: it restarts at once, and a
 /// machine that restarts ends. A busy host can be so late with the first ticks that the kernel takes the timer for broken, and
 /// panics: virtual timers need no check.
-pub(crate) const KERNEL_WORDS: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
+pub(super) const KERNEL_WORDS: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
 
 /// What a kernel says last that was given nothing to boot from.
 pub(super) const NO_DISK: &str = "VFS: Unable to mount root fs";

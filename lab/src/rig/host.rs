@@ -14,6 +14,7 @@ use super::out::{Out, OutError};
 use super::terminal::{self, Raw};
 use super::vmm::Started;
 use super::wire::{Ended, Order, ToGuest, ToHost, pass_on, receive, send};
+use crate::image::workshop::last_lines;
 use crate::limits::KILL_WAIT_MAX;
 use crate::limits::rig::STOP_MAX;
 use crate::program::{Running, tail};
@@ -83,7 +84,7 @@ pub(super) struct Logs {
 impl Logs {
     /// The ends of both.
     fn said(&self) -> String {
-        let end = |path: &Path| tail(path).unwrap_or_default().trim_end().to_owned();
+        let end = |path: &Path| last_lines(&tail(path).unwrap_or_default());
         let (complaints, console) = (end(&self.complaints), end(&self.console));
         let qemu = if complaints.is_empty() { complaints } else { format!("QEMU says:\n{complaints}\n") };
         let console = if console.is_empty() { "nothing on it".to_owned() } else { format!("\n{console}") };

@@ -12,12 +12,15 @@ use nix::unistd::setsid;
 use super::wire::PORT;
 use crate::machine::qemu::arguments::{Accelerator, SANDBOX, option};
 use crate::machine::qemu::trial::{self, Qemu};
-use crate::machine::vm::KERNEL_WORDS;
 use crate::program::{Program, ProgramError, ProgramLog, Running};
 use crate::sandbox;
 
 /// First argument of the process that becomes QEMU; the others are the process that waits for it, and QEMU's command line.
 pub(super) const STAGE: &str = "__rig-vmm";
+
+/// Words for the guest's kernel: all that it says goes to the console, which is read when something goes wrong. One that
+/// panics restarts at once, which ends the machine; emulated timers need no check.
+const KERNEL_WORDS: &str = "console=ttyS0 panic=-1 no_timer_check";
 
 /// A guest before it is started.
 #[derive(Debug)]
