@@ -9,6 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aspen_init::report::{Line, parse_line};
+use aspen_lab::image;
+use aspen_lab::image::digest::of_bytes;
 
 use crate::host;
 use crate::lab::{
@@ -130,6 +132,32 @@ fn power_cut_that_cuts_nothing_is_no_pass() {
     let restarted =
         proofs.as_array().unwrap().iter().find(|proof| proof["what"] == "a new incarnation serves");
     assert_eq!(restarted.unwrap()["is_seen"], false, "{proofs}");
+}
+
+/// Half of the initramfs is missing here, and its manifest knows: so the kernel finds no PID 1, and panics.
+#[test]
+fn machine_that_never_serves_is_told_with_the_end_of_its_console() {
+    let Some((_turn, home)) = machines() else { return };
+    let whole = image::ensure(&mut |_what_takes_long| {}).unwrap();
+    let folder = home.path().join("image");
+    fs::create_dir(&folder).unwrap();
+    for name in ["bzImage", "vmlinux", "sbom.spdx.json"] {
+        fs::copy(whole.folder().join(name), folder.join(name)).unwrap();
+    }
+    let bytes = fs::read(whole.folder().join("initramfs.cpio.zst")).unwrap();
+    let half = &bytes[..bytes.len() / 2];
+    fs::write(folder.join("initramfs.cpio.zst"), half).unwrap();
+    let manifest = fs::read_to_string(whole.folder().join("manifest.json")).unwrap();
+    let [old, new] = [&bytes, half].map(|bytes| of_bytes(bytes).to_string());
+    let [old_bytes, new_bytes] = [&bytes, half].map(|bytes| format!("\"bytes\": {}", bytes.len()));
+    assert!(manifest.contains(&old) && manifest.contains(&old_bytes), "{manifest}");
+    fs::write(folder.join("manifest.json"), manifest.replace(&old, &new).replace(&old_bytes, &new_bytes))
+        .unwrap();
+    let run = run_machines(home.path(), KILL, &["--image", folder.to_str().unwrap()]);
+    assert_eq!(run.code, Some(2), "{}", run.output());
+    for want in ["ABORTED", "the end of its console", "Kernel panic - not syncing"] {
+        assert!(run.stdout.contains(want), "{want}: {}", run.output());
+    }
 }
 
 /// Every topology passes on machines as it does on processes; in one round the one that README.md names.
