@@ -13,6 +13,7 @@ pub mod image;
 pub mod limits;
 pub mod link;
 pub mod machine;
+pub mod memory;
 pub mod observations;
 pub mod plan;
 pub mod program;

@@ -39,6 +39,7 @@ use crate::image::workshop::{Workshop, WorkshopError};
 use crate::limits::rig::{CPUS_DEFAULT_MAX, DISK_BYTES, FREE_BYTES_MIN, MEMORY_MIB_MIN, UP_MAX};
 use crate::machine::qemu::arguments::Accelerator;
 use crate::machine::qemu::trial::{self, TrialError};
+use crate::memory;
 use crate::program::{Program, ProgramError, ProgramLog};
 use crate::scenario::{Scenario, ScenarioErrors};
 use crate::scratch::Scratch;
@@ -352,8 +353,7 @@ fn check_memory(memory_mib: u32, files_bytes: u64) -> Result<(), RigError> {
     if u64::from(memory_mib) < least_mib {
         return Err(RigError::Crowded { files_mib, memory_mib, least_mib });
     }
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    match available_mib(&text) {
+    match memory::available_mib() {
         Some(free_mib) if free_mib < u64::from(memory_mib) => {
             Err(RigError::NoMemory { free_mib, memory_mib })
         }
@@ -362,20 +362,12 @@ fn check_memory(memory_mib: u32, files_bytes: u64) -> Result<(), RigError> {
     }
 }
 
-/// `MemAvailable` of `proc_meminfo(5)`.
-fn available_mib(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib >> 10)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn memory_to_spare_is_what_the_kernel_says() {
-        assert_eq!(available_mib("MemTotal: 1 kB\nMemAvailable:   20971520 kB\n"), Some(20_480));
-        assert_eq!(available_mib("MemTotal: 1 kB\n"), None);
+    fn memory_that_is_too_little_is_told() {
         let error = check_memory(1024, 400 << 20).unwrap_err();
         let want = "what goes into the guest has 400 MiB, for which 1024 MiB of memory are too few: give --memory-mib 1312 or more";
         assert_eq!(error.to_string(), want);

@@ -137,7 +137,7 @@ fn prepare(
     directory: PathBuf,
     published: Vec<TcpListener>,
 ) -> Result<Prepared, UpError> {
-    let choice = choose(&args.machines, &directory, &mut |text| say(text))?;
+    let choice = choose(&args.machines, plan, &directory, &mut |text| say(text))?;
     say(&choice.reason);
     check_plants(choice.node_version)?;
     write(&directory.join(plan::FILE), plan.to_json().as_bytes())?;

@@ -18,6 +18,8 @@ use crate::machine::kvm;
 use crate::machine::qemu::arguments::{Accelerator, QEMU};
 use crate::machine::qemu::nodes::QemuSettings;
 use crate::machine::qemu::trial::{self, Qemu, TrialError};
+use crate::memory::{self, Overcommitted};
+use crate::plan::Plan;
 use crate::program::{ProgramError, ProgramLog};
 
 /// What runs the nodes, and why.
@@ -40,6 +42,9 @@ pub enum ChoiceError {
     /// Cloud Hypervisor.
     #[error(transparent)]
     CloudHypervisor(#[from] NoCloudHypervisor),
+    /// Memory.
+    #[error(transparent)]
+    Memory(#[from] Overcommitted),
     /// The image that is named.
     #[error(transparent)]
     Image(ImageError),
@@ -72,6 +77,19 @@ pub enum ChoiceError {
 
 /// Finds out what runs the nodes. What takes long is told, as it is what was taken and why.
 pub(crate) fn choose(
+    args: &MachineArgs,
+    plan: &Plan,
+    directory: &Path,
+    tell: &mut dyn FnMut(&str),
+) -> Result<Choice, OuterError> {
+    let choice = choose_any(args, directory, tell)?;
+    if !matches!(choice.driver, Driver::Process(_)) {
+        memory::check(plan).map_err(ChoiceError::from)?;
+    }
+    Ok(choice)
+}
+
+fn choose_any(
     args: &MachineArgs,
     directory: &Path,
     tell: &mut dyn FnMut(&str),

@@ -95,7 +95,10 @@ impl OuterError {
             Self::Sandbox(error) if error.is_refused() => 3,
             Self::Refused(_)
             | Self::Driver(
-                ChoiceError::Qemu(_) | ChoiceError::CloudHypervisor(_) | ChoiceError::NoImage(_),
+                ChoiceError::Qemu(_)
+                | ChoiceError::CloudHypervisor(_)
+                | ChoiceError::Memory(_)
+                | ChoiceError::NoImage(_),
             ) => 3,
             Self::Sandbox(_) | Self::Signals(_) | Self::NoVerdict(..) => 2,
             _ => 64,
@@ -118,7 +121,7 @@ pub fn run_outer(args: &RunArgs) -> Result<u8, OuterError> {
     make_directory(&directory)?;
     let directory = absolute(&directory)?;
     let mut progress = Progress::new(args.quiet);
-    let choice = choose(&args.machines, &directory, &mut |text| progress.line(text))
+    let choice = choose(&args.machines, &plan, &directory, &mut |text| progress.line(text))
         .inspect_err(|_| discard(&directory))?;
     progress.line(&choice.reason);
     let Choice { driver, node_version, .. } = choice;
