@@ -75,6 +75,16 @@ pub struct FrameCounts {
     pub dropped_cut: u64,
     /// Frames that were lost by the link's loss.
     pub dropped_loss: u64,
+    /// Frames for which a queue had no place, or that the receiver did not take, where the fabric counts them apart.
+    pub dropped_queue: u64,
+    /// Copies of frames.
+    pub duplicated: u64,
+    /// Frames that overtook those under way.
+    pub early: u64,
+    /// Frames of which a bit was turned, where the fabric counts them.
+    pub corrupted: u64,
+    /// Bytes of the delivered frames.
+    pub delivered_bytes: u64,
     /// For how long frames are held.
     pub held: Held,
 }
@@ -93,6 +103,8 @@ pub enum Held {
         latency: Duration,
         /// Largest deviation from that.
         jitter: Duration,
+        /// Bits that pass in a second, if that is limited.
+        bits_per_s: Option<u64>,
     },
 }
 

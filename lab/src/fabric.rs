@@ -132,7 +132,7 @@ impl Sabotage {
 
 /// What one directed link did so far.
 ///
-/// `judged` is the sum of all the other counts of frames.
+/// `judged` and `duplicated` together are the sum of `delivered`, everything dropped and `in_flight`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LinkCounters {
     /// Frames that came to this link.
@@ -147,6 +147,12 @@ pub struct LinkCounters {
     pub dropped_queue: u64,
     /// Frames that the receiving port refused.
     pub dropped_port: u64,
+    /// Copies of frames that came to this link.
+    pub duplicated: u64,
+    /// Frames that overtook those under way.
+    pub early: u64,
+    /// Frames of which a bit was turned.
+    pub corrupted: u64,
     /// Frames on their way.
     pub in_flight: u64,
     /// Bytes of the delivered frames.
@@ -169,6 +175,9 @@ impl LinkCounters {
             dropped_loss: self.dropped_loss - earlier.dropped_loss,
             dropped_queue: self.dropped_queue - earlier.dropped_queue,
             dropped_port: self.dropped_port - earlier.dropped_port,
+            duplicated: self.duplicated - earlier.duplicated,
+            early: self.early - earlier.early,
+            corrupted: self.corrupted - earlier.corrupted,
             in_flight: self.in_flight,
             delivered_bytes: self.delivered_bytes - earlier.delivered_bytes,
             held_total: self.held_total.saturating_sub(earlier.held_total),
@@ -225,8 +234,17 @@ fn check_link(link: LinkId, ports_count: usize) -> Result<(), FabricError> {
 
 /// Whether a link can have this rule.
 fn check_rule(rule: &LinkRule) -> Result<(), FabricError> {
-    if rule.loss_per_million > PER_MILLION {
-        return Err(FabricError::Loss(rule.loss_per_million));
+    let shares = [
+        rule.loss_per_million,
+        rule.duplicate_per_million,
+        rule.reorder_per_million,
+        rule.corrupt_per_million,
+    ];
+    if let Some(share) = shares.into_iter().find(|share| *share > PER_MILLION) {
+        return Err(FabricError::Share(share));
+    }
+    if rule.bits_per_s == Some(0) {
+        return Err(FabricError::Rate);
     }
     for delay in [rule.latency, rule.jitter] {
         if delay > LINK_DELAY_MAX {
@@ -257,8 +275,11 @@ pub enum FabricError {
     #[error("no link from port {} to port {}", .0.from.0, .0.to.0)]
     UnknownLink(LinkId),
     /// A probability above one.
-    #[error("a loss of {0} per million, 0 to {PER_MILLION} are allowed")]
-    Loss(u32),
+    #[error("a share of {0} per million, 0 to {PER_MILLION} are allowed")]
+    Share(u32),
+    /// A rate at which nothing passes.
+    #[error("a rate of 0, at least 1 bit per second is needed: a cut is no rate")]
+    Rate,
     /// A latency or a jitter beyond reason.
     #[error("a delay of {0:?}, at most {LINK_DELAY_MAX:?} is allowed")]
     Delay(Duration),
@@ -270,6 +291,11 @@ pub enum FabricError {
         /// The system's answer.
         source: io::Error,
     },
+    /// Something that the kernel does and does not count.
+    #[error(
+        "the kernel does not count what `{0}` does to frames, so that it would leave no receipt: take --fabric switch"
+    )]
+    Uncounted(&'static str),
     /// The kernel's fabric.
     #[error(transparent)]
     Kernel(#[from] KernelError),

@@ -193,6 +193,24 @@ pub const MTU_BYTES: u32 = 1500;
 /// queue that no real link has.
 pub const LINK_QUEUE_FRAMES_MAX: usize = 8192;
 
+/// Least queue of a link with a rate, in frames: the window with which a TCP connection begins is ten.
+pub const LINK_QUEUE_FRAMES_MIN: u32 = 32;
+
+/// What a link with a rate queues besides what is under way in its latency, in time: as much as a good router.
+pub const LINK_QUEUE_TIME: Duration = Duration::from_millis(200);
+
+/// Lowest rate of a link in a file, in bits per second: a full frame takes 1.2 s, and more cannot be told from a cut.
+pub const LINK_BITS_PER_S_MIN: u64 = 10_000;
+
+/// Highest rate of a link in a file, in bits per second: no host here is as fast.
+pub const LINK_BITS_PER_S_MAX: u64 = 100_000_000_000;
+
+/// Largest share of frames that overtake others, in parts per million.
+pub const LINK_REORDER_MAX: u32 = PER_MILLION / 2;
+
+/// Bytes that stand before the MTU's in a frame: an Ethernet header.
+pub const FRAME_HEADER_BYTES: u32 = 14;
+
 /// Most bytes in flight in the whole switch. A slow link is allowed to be slow, not to eat the host.
 pub const FABRIC_QUEUE_BYTES_MAX: usize = 64 << 20;
 
@@ -307,6 +325,10 @@ pub const HELD_TOLERANCE: Duration = Duration::from_millis(20);
 /// By how much a time that the kernel was told may differ from the planned one: it is rounded on the way through the pace, to
 /// less than this.
 pub const TOLD_TOLERANCE: Duration = Duration::from_micros(1);
+/// The same for a rate: one part in so many, and so many bits per second on top.
+pub const TOLD_RATE_PARTS: u64 = 1_000;
+/// See [`TOLD_RATE_PARTS`]: netem counts whole bytes, which the greatest slowdown multiplies.
+pub const TOLD_RATE_BITS: u64 = 8 * machines::SLOWDOWN_MAX as u64;
 /// How many standard deviations the frames lost may be away from what a loss lets expect: 1 run in a million is.
 pub const LOSS_SIGMA_MAX: f64 = 5.0;
 /// How long a paused node is listened to for the answer that must not come: an answer takes milliseconds.

@@ -4,6 +4,7 @@
 //! [`Scenario::parse`], which refuse a file with *all* of its mistakes at once. Nothing is drawn or resolved
 //! here; [`crate::plan`] does that. The format is described in docs/scenario.md.
 
+mod effect;
 mod fault;
 mod mistake;
 mod parse;
@@ -17,11 +18,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::fault::{Fault, FaultAction, LinkEffect, Selector, StandingLink, link_pairs};
+pub use self::effect::LinkEffect;
+pub(crate) use self::effect::{percent, rate as bit_rate};
+pub use self::fault::{Fault, FaultAction, Selector, StandingLink, link_pairs};
 pub use self::mistake::Mistake;
 pub use self::parse::SyntaxError;
 pub(crate) use self::validate::links::impossible as impossible_effect;
-pub(crate) use self::validate::units::{duration_of, per_million_of};
+pub(crate) use self::validate::units::{bits_per_s_of, duration_of, per_million_of};
 use crate::limits::SCENARIO_BYTES_MAX;
 
 /// The position of a node in the scenario's list, from 0. Its Raft id is one more.

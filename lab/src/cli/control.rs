@@ -8,7 +8,7 @@ use clap::{ArgGroup, Subcommand};
 use super::MachineArgs;
 use crate::limits::LINK_LATENCY_MAX;
 use crate::limits::control::{CONSOLE_LINES_DEFAULT, CONSOLE_LINES_MAX};
-use crate::scenario::{Mistake, duration_of, per_million_of};
+use crate::scenario::{Mistake, bits_per_s_of, duration_of, per_million_of};
 
 /// What nodes may be called, and how it ends, for the help of each command that takes nodes.
 macro_rules! nodes_help {
@@ -32,8 +32,8 @@ const CUT_HELP: &str = nodes_help!(
      stops the frames of one direction.\n"
 );
 const LINK_HELP: &str = nodes_help!(
-    "`lab link n1 n2,n3 --latency 50ms --jitter 5ms --loss 1%`: what is given replaces what was set by hand before, 0ms and \
-     0% take it away, and what the scenario says of the link is added.\n"
+    "`lab link n1 n2,n3 --latency 50ms --jitter 5ms --loss 1%`: what is given replaces what was set by hand before, 0ms, \
+     0% and `--rate none` take it away, and what the scenario says of the link is added.\n"
 );
 const HEAL_HELP: &str = nodes_help!(
     "`lab heal` heals everything, `lab heal n1` all links of a node, `lab heal n1 n2` those between two. What the scenario \
@@ -61,7 +61,7 @@ pub enum ControlCommand {
     Resume(NodesArgs),
     /// Cut links between nodes
     Cut(CutArgs),
-    /// Make links slow or lossy
+    /// Make links slow, lossy or unreliable
     Link(LinkArgs),
     /// Take back what was done to links by hand
     Heal(HealArgs),
@@ -170,7 +170,7 @@ pub struct CutArgs {
 
 /// Links to change.
 #[derive(Debug, clap::Args)]
-#[command(group = ArgGroup::new("effect").args(["latency", "jitter", "loss"]).required(true).multiple(true))]
+#[command(group = ArgGroup::new("effect").args(["latency", "jitter", "loss", "duplicate", "reorder", "corrupt", "rate"]).required(true).multiple(true))]
 #[command(after_help = LINK_HELP)]
 pub struct LinkArgs {
     /// Nodes at one end, with commas between them
@@ -188,6 +188,18 @@ pub struct LinkArgs {
     /// Share of frames that is lost, as 1%; 100% is a cut
     #[arg(long, value_name = "PERCENT", value_parser = loss)]
     pub loss: Option<u32>,
+    /// Share of frames of which a copy follows, as 1%
+    #[arg(long, value_name = "PERCENT", value_parser = duplicate)]
+    pub duplicate: Option<u32>,
+    /// Share of frames that overtake those under way, as 1%; needs a latency
+    #[arg(long, value_name = "PERCENT", value_parser = reorder)]
+    pub reorder: Option<u32>,
+    /// Share of frames of which one bit is turned, as 1%
+    #[arg(long, value_name = "PERCENT", value_parser = corrupt)]
+    pub corrupt: Option<u32>,
+    /// What passes in a second, as 10Mbit/s, or none for no limit
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub rate: Option<u64>,
     /// Leave the way back as it is
     #[arg(long)]
     pub one_way: bool,
@@ -223,4 +235,21 @@ fn jitter(text: &str) -> Result<u32, Mistake> {
 
 fn loss(text: &str) -> Result<u32, Mistake> {
     per_million_of(text, "loss")
+}
+
+fn duplicate(text: &str) -> Result<u32, Mistake> {
+    per_million_of(text, "duplicate")
+}
+
+fn reorder(text: &str) -> Result<u32, Mistake> {
+    per_million_of(text, "reorder")
+}
+
+fn corrupt(text: &str) -> Result<u32, Mistake> {
+    per_million_of(text, "corrupt")
+}
+
+/// No limit is 0.
+fn rate(text: &str) -> Result<u64, Mistake> {
+    if text == "none" { Ok(0) } else { bits_per_s_of(text, "rate") }
 }

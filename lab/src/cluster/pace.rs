@@ -49,6 +49,18 @@ impl Pace {
     pub fn to_planned(self, real: Duration) -> Duration {
         scaled(real, 1_000, self.slowdown_thousandths)
     }
+
+    /// How much of what is planned for a second passes in one of the wall; of something, it is never nothing.
+    pub fn to_real_rate(self, planned_per_s: u64) -> u64 {
+        let real = u128::from(planned_per_s) * 1_000 / u128::from(self.slowdown_thousandths);
+        u64::try_from(real).expect("no more than was planned").max(1)
+    }
+
+    /// What passes in a planned second, where so much passes in one of the wall.
+    pub fn to_planned_rate(self, real_per_s: u64) -> u64 {
+        let planned = u128::from(real_per_s) * u128::from(self.slowdown_thousandths) / 1_000;
+        u64::try_from(planned).unwrap_or(u64::MAX)
+    }
 }
 
 /// Multiplies and divides in whole nanoseconds. A time that has no end keeps none.
@@ -86,6 +98,8 @@ mod tests {
         assert_eq!(pace.to_real(Duration::from_millis(40)), Duration::from_millis(100));
         assert_eq!(pace.to_planned(Duration::from_millis(100)), Duration::from_millis(40));
         assert_eq!(pace.to_real(Duration::MAX), Duration::MAX);
+        assert_eq!((pace.to_real_rate(1_000_000), pace.to_planned_rate(400_000)), (400_000, 1_000_000));
+        assert_eq!(pace.to_real_rate(1), 1);
         for time in [Duration::ZERO, Duration::from_nanos(1), Duration::from_hours(24)] {
             assert_eq!(Pace::REAL.to_real(time), time);
             assert_eq!(Pace::REAL.to_planned(time), time);

@@ -117,6 +117,10 @@ pub fn run(command: &ControlCommand, out: &mut impl Write) -> Result<u8, ClientE
                 latency_ms: args.latency,
                 jitter_ms: args.jitter,
                 loss_per_million: args.loss,
+                duplicate_per_million: args.duplicate,
+                reorder_per_million: args.reorder,
+                corrupt_per_million: args.corrupt,
+                bits_per_s: args.rate,
             };
             (&args.which, link(&args.from, &args.to, !args.one_way, change))
         }

@@ -156,7 +156,7 @@ impl LinkTable {
                 from: name(pair.0),
                 to: name(pair.1),
                 is_cut: rule.cut,
-                effect: effect(&rule),
+                effect: LinkEffect::of(&rule),
                 is_by_hand: self.by_hand.contains_key(&pair),
                 in_force_ms: millis(now.saturating_sub(mark.at)),
                 frames: counts.judged.saturating_sub(mark.counts.judged),
@@ -164,16 +164,6 @@ impl LinkTable {
             }
         };
         self.rules(&self.by_hand).into_iter().map(status).collect()
-    }
-}
-
-/// A rule that is no cut, in the words of a scenario.
-fn effect(rule: &LinkRule) -> LinkEffect {
-    let ms = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
-    LinkEffect {
-        latency_ms: ms(rule.latency),
-        jitter_ms: ms(rule.jitter),
-        loss_per_million: rule.loss_per_million,
     }
 }
 

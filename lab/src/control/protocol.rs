@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::PER_MILLION;
 use crate::observations::Role;
-use crate::scenario::LinkEffect;
+use crate::scenario::{LinkEffect, bit_rate, percent};
 
 /// The version of the protocol. A lab and the command that talks to it are usually the same program.
 pub const VERSION: u32 = 1;
@@ -87,15 +87,36 @@ pub struct EffectChange {
     /// Share of frames that is lost, in parts per million; all of them is a cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_per_million: Option<u32>,
+    /// Share of frames of which a copy follows, in parts per million.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duplicate_per_million: Option<u32>,
+    /// Share of frames that overtake those under way, in parts per million.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reorder_per_million: Option<u32>,
+    /// Share of frames of which one bit is turned, in parts per million.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrupt_per_million: Option<u32>,
+    /// Bits that pass in a second; 0 is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits_per_s: Option<u64>,
 }
 
 impl EffectChange {
     /// What becomes of an effect.
     pub fn over(&self, effect: LinkEffect) -> LinkEffect {
+        let share = |given: Option<u32>, before| given.unwrap_or(before);
         LinkEffect {
-            latency_ms: self.latency_ms.unwrap_or(effect.latency_ms),
-            jitter_ms: self.jitter_ms.unwrap_or(effect.jitter_ms),
-            loss_per_million: self.loss_per_million.unwrap_or(effect.loss_per_million),
+            latency_ms: share(self.latency_ms, effect.latency_ms),
+            jitter_ms: share(self.jitter_ms, effect.jitter_ms),
+            loss_per_million: share(self.loss_per_million, effect.loss_per_million),
+            duplicate_per_million: share(self.duplicate_per_million, effect.duplicate_per_million),
+            reorder_per_million: share(self.reorder_per_million, effect.reorder_per_million),
+            corrupt_per_million: share(self.corrupt_per_million, effect.corrupt_per_million),
+            bits_per_s: match self.bits_per_s {
+                None => effect.bits_per_s,
+                Some(0) => None,
+                limit => limit,
+            },
         }
     }
 
@@ -116,9 +137,16 @@ impl EffectChange {
                 })
             };
         let ms = |ms: Option<u32>| ms.map(|ms| format!("{ms} ms"));
-        let loss = self.loss_per_million.map(|loss| format!("{} %", f64::from(loss) / 1e4));
-        let parts =
-            [part("latency", ms(self.latency_ms)), part("jitter", ms(self.jitter_ms)), part("loss", loss)];
+        let share = |share: Option<u32>| share.map(percent);
+        let parts = [
+            part("latency", ms(self.latency_ms)),
+            part("jitter", ms(self.jitter_ms)),
+            part("loss", share(self.loss_per_million)),
+            part("duplicates", share(self.duplicate_per_million)),
+            part("reordering", share(self.reorder_per_million)),
+            part("corruption", share(self.corrupt_per_million)),
+            part("rate", self.bits_per_s.map(bit_rate)),
+        ];
         parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 }
@@ -358,14 +386,23 @@ mod tests {
 
     #[test]
     fn a_change_replaces_what_it_gives_and_nothing_else() {
-        let effect = LinkEffect { latency_ms: 40, jitter_ms: 5, loss_per_million: 0 };
+        let effect = LinkEffect { latency_ms: 40, jitter_ms: 5, ..LinkEffect::default() };
         let change = EffectChange { loss_per_million: Some(10_000), ..EffectChange::default() };
         assert_eq!(change.over(effect), LinkEffect { loss_per_million: 10_000, ..effect });
         let check = |latency_ms, jitter_ms, loss_per_million, want: &str| {
-            assert_eq!(EffectChange { latency_ms, jitter_ms, loss_per_million }.in_words(), want);
+            let change = EffectChange { latency_ms, jitter_ms, loss_per_million, ..EffectChange::default() };
+            assert_eq!(change.in_words(), want);
         };
         check(Some(50), Some(5), Some(12_500), "latency 50 ms, jitter 5 ms, loss 1.25 %");
         check(Some(0), None, Some(0), "no latency, no loss");
+        let limited = EffectChange { bits_per_s: Some(10_000_000), ..EffectChange::default() };
+        assert_eq!(
+            (limited.in_words().as_str(), limited.over(effect).bits_per_s),
+            ("rate 10 Mbit/s", Some(10_000_000))
+        );
+        let unlimited = EffectChange { bits_per_s: Some(0), duplicate_per_million: Some(0), ..limited };
+        assert_eq!(unlimited.in_words(), "no duplicates, no rate");
+        assert_eq!(unlimited.over(limited.over(effect)), effect);
         check(None, None, Some(PER_MILLION), "cut");
     }
 }

@@ -181,7 +181,8 @@ mod tests {
     use crate::scenario::LinkEffect;
 
     fn link(from: &str, to: &str, is_cut: bool, in_force_ms: u64, frames_dropped: u64) -> LinkStatus {
-        let effect = LinkEffect { latency_ms: 40, jitter_ms: 5, loss_per_million: 10_000 };
+        let effect =
+            LinkEffect { latency_ms: 40, jitter_ms: 5, loss_per_million: 10_000, ..LinkEffect::default() };
         let (from, to) = (from.to_owned(), to.to_owned());
         LinkStatus { from, to, is_cut, effect, is_by_hand: is_cut, in_force_ms, frames: 9, frames_dropped }
     }

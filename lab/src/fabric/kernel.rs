@@ -30,7 +30,7 @@ pub use self::tally::KernelCounters;
 
 use self::build::make;
 use self::devices::port_name;
-use self::nft::{Nft, Way};
+use self::nft::{Copying, Nft, Way};
 use self::reading::Reading;
 use self::tally::{Seen, Tally};
 use super::namespace::Namespace;
@@ -38,8 +38,8 @@ use super::netlink::with_netlink;
 use super::packet::MachineTap;
 use super::tap::{self, TapConfig};
 use super::{Sabotage, TapError, check_link, check_rule};
-use crate::limits::FABRIC_PORTS_MAX;
 use crate::limits::fabric::NETEM_JITTER_MAX;
+use crate::limits::{FABRIC_PORTS_MAX, PER_MILLION};
 use crate::link::{LinkId, LinkRule, PortIndex};
 use crate::plan::MacAddress;
 use crate::program::ProgramLog;
@@ -151,6 +151,17 @@ struct LinkState {
     tally: Tally,
 }
 
+impl LinkState {
+    /// Share of frames of which a copy is made now: a cut link has none.
+    fn copies_per_million(&self) -> u32 {
+        copies_per_million(&self.rule)
+    }
+}
+
+fn copies_per_million(rule: &LinkRule) -> u32 {
+    if rule.cut { 0 } else { rule.duplicate_per_million }
+}
+
 impl KernelFabric {
     /// Makes a fabric; a port's index is its place in the list. All links are perfect, and nothing is connected yet.
     ///
@@ -186,14 +197,38 @@ impl KernelFabric {
     /// # Errors
     /// [`KernelError::Lacks`] without netem, [`KernelError::Jitter`] beyond what it can be told.
     pub fn require(&self, rules: impl IntoIterator<Item = LinkRule>) -> Result<(), KernelError> {
-        rules.into_iter().try_for_each(|rule| self.check(&rule))
+        let mut copies = false;
+        for rule in rules {
+            self.check(&rule)?;
+            copies |= rule.duplicate_per_million > 0;
+        }
+        if copies && self.ports.len() > 1 {
+            let trial = self.copying(LinkId::new(0, 1), PER_MILLION / 2);
+            let tried = self.namespace.run(|| self.nft.try_copying(&trial))?;
+            tried.map_err(|error| Part::Copies.lacking(error))?;
+        }
+        Ok(())
+    }
+
+    /// The rule that copies a share of a link's frames.
+    fn copying(&self, link: LinkId, per_million: u32) -> Copying {
+        Copying {
+            name: copying_name(link),
+            sender: link.from.0,
+            from: port_name(link.from.0),
+            receiver: self.ports[usize::from(link.to.0)].mac,
+            to: port_name(link.to.0),
+            per_million,
+        }
     }
 
     fn check(&self, rule: &LinkRule) -> Result<(), KernelError> {
         if rule.jitter > NETEM_JITTER_MAX {
             return Err(KernelError::Jitter(rule.jitter));
         }
-        if !self.has_netem && !rule.cut && *rule != LinkRule::default() {
+        let without_netem =
+            LinkRule { duplicate_per_million: rule.duplicate_per_million, ..LinkRule::PERFECT };
+        if !self.has_netem && !rule.cut && *rule != without_netem {
             return Err(Part::Netem.lacking(io::Error::from(Errno::ENOENT)));
         }
         Ok(())
@@ -274,6 +309,7 @@ impl KernelFabric {
                 class: reading.classes.get(link).copied(),
                 leaf: reading.leaves.get(link).copied(),
                 cut: reading.cuts.get(&self.way(*link)).copied(),
+                copies: reading.copies.get(&copying_name(*link)).copied(),
             };
             snapshot.links.insert(*link, link_state.tally.count(&seen));
         }
@@ -307,15 +343,26 @@ fn draw(seed: u64, link: LinkId, changes_count: u64) -> u64 {
     u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))
 }
 
-/// Whether the kernel says what it was told; where it counts in ticks, but for one of them.
+/// By what the rule is found again that copies frames of a link.
+fn copying_name(link: LinkId) -> String {
+    format!("{}>{}", link.from.0, link.to.0)
+}
+
+/// Whether the kernel says what it was told; where it counts in ticks or in bytes, but for one of them.
 fn is_alike(asked: &LinkRule, found: &LinkRule) -> bool {
     const TICK: Duration = Duration::from_nanos(64);
     let same_time = |asked: Duration, found: Duration| asked.abs_diff(found) <= TICK;
-    asked.cut == found.cut
-        && (asked.cut
-            || (asked.loss_per_million == found.loss_per_million
-                && same_time(asked.latency, found.latency)
-                && same_time(asked.jitter, found.jitter)))
+    let same_rate = match (asked.bits_per_s, found.bits_per_s) {
+        (None, None) => true,
+        (Some(asked), Some(found)) => asked.abs_diff(found) <= 8,
+        _ => false,
+    };
+    let same_shares = asked.loss_per_million == found.loss_per_million
+        && asked.duplicate_per_million == found.duplicate_per_million
+        && asked.reorder_per_million == found.reorder_per_million
+        && asked.corrupt_per_million == found.corrupt_per_million;
+    let same_times = same_time(asked.latency, found.latency) && same_time(asked.jitter, found.jitter);
+    asked.cut == found.cut && (asked.cut || (same_shares && same_times && same_rate))
 }
 
 #[cfg(test)]

@@ -50,14 +50,20 @@ impl Wiring {
         }
     }
 
-    /// Whether links can have these rules here, in any order and one on the other.
+    /// Whether links can have these rules here, in any order and one on the other, and leave a receipt.
     ///
     /// # Errors
     /// They cannot: which, and why.
     pub fn require(&self, rules: impl IntoIterator<Item = LinkRule>) -> Result<(), FabricError> {
         match self {
             Self::Switch { .. } => Ok(()),
-            Self::Kernel(fabric) => Ok(fabric.require(rules)?),
+            Self::Kernel(fabric) => {
+                let rules: Vec<LinkRule> = rules.into_iter().collect();
+                fabric.require(rules.iter().copied())?;
+                // A fault that leaves no receipt is none.
+                let is_uncounted = rules.iter().any(|rule| rule.corrupt_per_million > 0);
+                if is_uncounted { Err(FabricError::Uncounted("corrupt")) } else { Ok(()) }
+            }
         }
     }
 
@@ -182,15 +188,36 @@ fn counts<C: Copy + Into<FrameCounts>>(links: &BTreeMap<LinkId, C>) -> BTreeMap<
 
 impl From<LinkCounters> for FrameCounts {
     fn from(counters: LinkCounters) -> Self {
-        let LinkCounters { judged, delivered, dropped_cut, dropped_loss, held_total, .. } = counters;
-        Self { judged, delivered, dropped_cut, dropped_loss, held: Held::Counted { total: held_total } }
+        Self {
+            judged: counters.judged,
+            delivered: counters.delivered,
+            dropped_cut: counters.dropped_cut,
+            dropped_loss: counters.dropped_loss,
+            dropped_queue: counters.dropped_queue + counters.dropped_port,
+            duplicated: counters.duplicated,
+            early: counters.early,
+            corrupted: counters.corrupted,
+            delivered_bytes: counters.delivered_bytes,
+            held: Held::Counted { total: counters.held_total },
+        }
     }
 }
 
 impl From<KernelCounters> for FrameCounts {
     fn from(counters: KernelCounters) -> Self {
-        let KernelCounters { judged, delivered, dropped_cut, dropped_netem, in_force, .. } = counters;
-        let held = Held::Told { latency: in_force.latency, jitter: in_force.jitter };
-        Self { judged, delivered, dropped_cut, dropped_loss: dropped_netem, held }
+        let LinkRule { latency, jitter, bits_per_s, .. } = counters.in_force;
+        Self {
+            judged: counters.judged,
+            delivered: counters.delivered,
+            dropped_cut: counters.dropped_cut,
+            dropped_loss: counters.dropped_netem,
+            dropped_queue: 0,
+            duplicated: counters.duplicated,
+            early: counters.early,
+            // The kernel counts none.
+            corrupted: 0,
+            delivered_bytes: counters.delivered_bytes,
+            held: Held::Told { latency, jitter, bits_per_s },
+        }
     }
 }

@@ -148,7 +148,11 @@ impl MachineCluster {
             let counts = counts.get(&link_id(pair)).copied().unwrap_or_default();
             let held = match counts.held {
                 Held::Counted { total } => Held::Counted { total: time(total) },
-                Held::Told { latency, jitter } => Held::Told { latency: time(latency), jitter: time(jitter) },
+                Held::Told { latency, jitter, bits_per_s } => Held::Told {
+                    latency: time(latency),
+                    jitter: time(jitter),
+                    bits_per_s: bits_per_s.map(|rate| self.pace.to_planned_rate(rate)),
+                },
             };
             (pair, FrameCounts { held, ..counts })
         });
@@ -291,7 +295,8 @@ impl Cluster for MachineCluster {
 /// A planned rule as the wall sees it.
 pub(super) fn real_rule(rule: LinkRule, pace: Pace) -> LinkRule {
     let real = |planned| pace.to_real(planned).min(LINK_DELAY_MAX);
-    LinkRule { latency: real(rule.latency), jitter: real(rule.jitter), ..rule }
+    let bits_per_s = rule.bits_per_s.map(|rate| pace.to_real_rate(rate));
+    LinkRule { latency: real(rule.latency), jitter: real(rule.jitter), bits_per_s, ..rule }
 }
 
 /// The lab's own port.

@@ -241,7 +241,11 @@ impl Links {
 
     /// How often a probe is repeated until it is answered, and how many are under way at once.
     fn tries(&self, (from, to): NodePair) -> (usize, usize) {
-        let is_lossy = |pair| self.rule(pair).loss_per_million > 0;
+        // A frame that was changed is refused by its receiver.
+        let is_lossy = |pair| {
+            let rule = self.rule(pair);
+            rule.loss_per_million > 0 || rule.corrupt_per_million > 0
+        };
         if is_lossy((from, to)) || is_lossy((to, from)) {
             (LOSSY_PROBE_TRIES_MAX, LOSSY_PROBES_AT_ONCE)
         } else {

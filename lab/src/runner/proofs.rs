@@ -1,19 +1,19 @@
 //! What was measured and counted on links, to proofs. Pure: the clocks and counters were read before.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+mod late;
+mod share;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::links::{Counted, Piece, RoundTrips, Rules, link_name};
+pub(super) use self::late::late;
+pub(super) use self::share::{Share, share};
+
+use super::links::{Counted, RoundTrips, Rules, link_name};
 use super::record::Proof;
 use crate::check::counted as count_of;
-use crate::cluster::{FrameCounts, Held, NodePair, Probe, link_id};
-use crate::fabric::FabricKind;
-use crate::limits::{
-    HELD_TOLERANCE, LINKS_NAMED_MAX, LOSS_SIGMA_MAX, PROBES_ANSWERED_MIN, ROUND_TRIP_TOLERANCE,
-    TOLD_TOLERANCE,
-};
-use crate::link::{DropReason, Fate, LinkRule, fate};
+use crate::cluster::{FrameCounts, NodePair, Probe};
+use crate::limits::{LINKS_NAMED_MAX, PROBES_ANSWERED_MIN, ROUND_TRIP_TOLERANCE};
 use crate::plan::Plan;
 
 /// Whether every probe was answered, or none.
@@ -97,161 +97,6 @@ fn median(times: &[Duration]) -> Option<Duration> {
     let mut times = times.to_vec();
     times.sort_unstable();
     (times.len() >= PROBES_ANSWERED_MIN).then(|| times[times.len() / 2])
-}
-
-/// Whether frames were late by what was done to their links, as far as the fabric can say.
-pub(super) fn late(
-    plan: &Plan,
-    fabric: FabricKind,
-    counted: &Counted,
-    from: &BTreeMap<NodePair, FrameCounts>,
-) -> Proof {
-    match fabric {
-        FabricKind::Switch => held(plan, counted, from),
-        FabricKind::Kernel => told(plan, counted),
-    }
-}
-
-/// Whether the kernel says of every link that it does what is to be done to it, and has delivered frames.
-fn told(plan: &Plan, counted: &Counted) -> Proof {
-    let mut missing = Vec::new();
-    let mut delivered_total = 0;
-    for (pair, pieces) in counted {
-        let name = link_name(plan, *pair);
-        for Piece { rule, began, .. } in pieces.iter().filter(|piece| !piece.rule.cut) {
-            let Held::Told { latency, jitter } = began.held else { continue };
-            let is_so = |told: Duration, wanted: Duration| told.abs_diff(wanted) <= TOLD_TOLERANCE;
-            if !is_so(latency, rule.latency) || !is_so(jitter, rule.jitter) {
-                let wanted = spread(rule.latency, rule.jitter);
-                missing.push(format!("{name}: {} says the kernel, not {wanted}", spread(latency, jitter)));
-            }
-        }
-        let delivered: u64 =
-            pieces.iter().map(|piece| piece.ended.delivered.saturating_sub(piece.began.delivered)).sum();
-        if delivered == 0 {
-            missing.push(format!("{name}: no frame was delivered"));
-        }
-        delivered_total += delivered;
-    }
-    let links = count_of(counted.len() as u64, "link");
-    let seen = format!("{links}, {} delivered", count_of(delivered_total, "frame"));
-    proof("the kernel says of every link that it holds frames for as long as it was told", &missing, seen)
-}
-
-/// A latency with its jitter.
-fn spread(latency: Duration, jitter: Duration) -> String {
-    format!("{} ± {}", ms(latency), ms(jitter))
-}
-
-/// The sum of the times for which a switch has held frames.
-fn held_total(counts: &FrameCounts) -> Duration {
-    match counts.held {
-        Held::Counted { total } => total,
-        Held::Told { .. } => Duration::ZERO,
-    }
-}
-
-/// Whether the frames that every link delivered since `from` were held for as long as the seed says, on average.
-fn held(plan: &Plan, counted: &Counted, from: &BTreeMap<NodePair, FrameCounts>) -> Proof {
-    let mut missing = Vec::new();
-    let mut means = Vec::new();
-    for (pair, pieces) in counted {
-        let name = link_name(plan, *pair);
-        let began = from.get(pair).copied().unwrap_or_default();
-        let ended = pieces.last().map(|piece| piece.ended).unwrap_or_default();
-        let delivered = ended.delivered.saturating_sub(began.delivered);
-        let held = held_total(&ended).saturating_sub(held_total(&began));
-        let Some(mean) = u32::try_from(delivered).ok().and_then(|delivered| held.checked_div(delivered))
-        else {
-            missing.push(format!("{name}: no frame was delivered"));
-            continue;
-        };
-        let least =
-            drawn_delays(plan.seed, *pair, pieces, &began) / u32::try_from(delivered).unwrap_or(u32::MAX);
-        let most = delay_max(pieces);
-        if mean < least || mean > most + HELD_TOLERANCE {
-            missing.push(format!("{name}: {}, not {} to {}", ms(mean), ms(least), ms(most)));
-        }
-        means.push(mean);
-    }
-    let range =
-        (means.iter().min().copied().unwrap_or_default(), means.iter().max().copied().unwrap_or_default());
-    let seen =
-        format!("{}, on average {} to {}", count_of(counted.len() as u64, "link"), ms(range.0), ms(range.1));
-    proof("the frames of every link were held for as long as the seed says", &missing, seen)
-}
-
-/// The longest time for which a frame may be held, over all rules that let any pass.
-fn delay_max(pieces: &[Piece]) -> Duration {
-    let open = pieces.iter().map(|piece| piece.rule).filter(|rule| !rule.cut);
-    open.map(|rule| rule.latency + rule.jitter).max().unwrap_or_default()
-}
-
-/// The delays that the seed has drawn for the frames delivered since `from`, at the least: no frame leaves before it is
-/// due. Which ones they are is known but for those that were on their way at one of the ends.
-fn drawn_delays(seed: u64, pair: NodePair, pieces: &[Piece], from: &FrameCounts) -> Duration {
-    let mut drawn = Duration::ZERO;
-    let mut passed = 0;
-    for Piece { rule, began, ended } in pieces {
-        for n in began.judged.max(from.judged)..ended.judged {
-            if let Fate::Deliver(delay) = fate(rule, seed, link_id(pair), n) {
-                drawn += delay;
-                passed += 1;
-            }
-        }
-    }
-    let ended = pieces.last().map(|piece| piece.ended).unwrap_or_default();
-    let under_way = from.judged - from.delivered - from.dropped_cut - from.dropped_loss;
-    let unknown = (passed + under_way).saturating_sub(ended.delivered.saturating_sub(from.delivered));
-    drawn.saturating_sub(delay_max(pieces) * u32::try_from(unknown).unwrap_or(u32::MAX))
-}
-
-/// Whether the links lost enough frames to have had an effect, and about as many as their loss lets expect; on the switch, the
-/// very frames that the seed says. The kernel draws by itself.
-pub(super) fn loss(plan: &Plan, fabric: FabricKind, counted: &Counted) -> Proof {
-    let mut missing = Vec::new();
-    let (mut judged, mut lost) = (0, 0);
-    let (mut mean, mut variance) = (0.0, 0.0);
-    for (pair, pieces) in counted {
-        let (mut link_lost, mut link_drawn) = (0, 0);
-        for Piece { rule, began, ended } in pieces {
-            link_lost += ended.dropped_loss - began.dropped_loss;
-            link_drawn += drawn(rule, plan.seed, *pair, began.judged..ended.judged);
-            let frames = ended.judged - began.judged;
-            judged += frames;
-            let share = if rule.cut { 0.0 } else { f64::from(rule.loss_per_million) / 1e6 };
-            mean += as_f64(frames) * share;
-            variance += as_f64(frames) * share * (1.0 - share);
-        }
-        if fabric == FabricKind::Switch && link_lost != link_drawn {
-            let name = link_name(plan, *pair);
-            missing.push(format!("{name}: {link_lost} frames lost, the seed says {link_drawn}"));
-        }
-        lost += link_lost;
-    }
-    // Of less than one frame nobody can say how far it is from what was expected.
-    let deviation_max = LOSS_SIGMA_MAX * f64::sqrt(variance).max(1.0);
-    if missing.is_empty() && lost == 0 {
-        missing.push(format!("none of {judged} frames was lost, too few for this loss to show"));
-    } else if missing.is_empty() && (as_f64(lost) - mean).abs() > deviation_max {
-        missing.push(format!("{lost} of {judged} frames were lost, {mean:.1} were to be expected"));
-    }
-    let seen = format!(
-        "{lost} of {} on {}, {mean:.1} expected",
-        count_of(judged, "frame"),
-        count_of(counted.len() as u64, "link")
-    );
-    let what = match fabric {
-        FabricKind::Switch => "the links lost the very frames that the seed says",
-        FabricKind::Kernel => "the links lost about as many frames as their loss lets expect",
-    };
-    proof(what, &missing, seen)
-}
-
-/// How many of these frames the rule takes.
-fn drawn(rule: &LinkRule, seed: u64, pair: NodePair, frames: Range<u64>) -> u64 {
-    let is_lost = |n: &u64| fate(rule, seed, link_id(pair), *n) == Fate::Drop(DropReason::Loss);
-    if rule.cut || rule.loss_per_million == 0 { 0 } else { frames.filter(is_lost).count() as u64 }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "frames of an hour are far fewer than 2^52")]

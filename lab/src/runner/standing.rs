@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::Stage;
 use super::links::{Links, RoundTrips, Rules};
+use super::proofs::{self, Share};
 use super::record::{Conduct, LinksRecord};
-use super::{Stage, proofs};
 use crate::cluster::{ClusterError, FrameCounts, NodePair};
 use crate::limits::{PROBES_BEFORE, PROBES_DURING, RESTART_WAIT_MAX};
+use crate::link::LinkRule;
 use crate::plan::Plan;
 
 /// What was measured before the cluster was founded.
@@ -44,17 +46,22 @@ impl Standing {
         }
         let counted = self.links.stood()?;
         let mut proofs = Vec::new();
-        let mut slow = counted.clone();
-        slow.retain(|pair, _| self.during.contains_key(pair));
-        if !slow.is_empty() {
+        let of = |is_one: &dyn Fn(&LinkRule) -> bool| {
+            let mut some = counted.clone();
+            some.retain(|pair, _| self.rules.get(pair).is_some_and(is_one));
+            some
+        };
+        let late = of(&|rule| !rule.latency.is_zero() || rule.bits_per_s.is_some());
+        if !late.is_empty() {
             let jitter = |pair: NodePair| self.rules.get(&pair).map(|rule| rule.jitter).unwrap_or_default();
             proofs.extend(proofs::round_trips(&self.plan, &self.rules, &self.before, &self.during, jitter));
-            proofs.push(proofs::late(&self.plan, self.links.fabric(), &slow, &self.began));
+            proofs.push(proofs::late(&self.plan, self.links.fabric(), &late, &self.began));
         }
-        let mut lossy = counted;
-        lossy.retain(|pair, _| self.rules.get(pair).is_some_and(|rule| rule.loss_per_million > 0));
-        if !lossy.is_empty() {
-            proofs.push(proofs::loss(&self.plan, self.links.fabric(), &lossy));
+        for share in Share::ALL {
+            let some = of(&|rule| share.per_million(rule) > 0);
+            if !some.is_empty() {
+                proofs.push(proofs::share(&self.plan, self.links.fabric(), &some, share));
+            }
         }
         let links = self.rules.keys().copied().collect();
         conduct.links(LinksRecord { text: text(&self.plan), links, proofs });

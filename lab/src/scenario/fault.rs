@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::NodeIndex;
-use crate::limits::PER_MILLION;
-use crate::link::LinkRule;
+use super::{LinkEffect, NodeIndex};
 
 /// One thing that is broken, once or several times, and mended again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,62 +80,6 @@ impl fmt::Display for FaultAction {
             Self::Kill { who } => write!(f, "kill {who}"),
             Self::Pause { who } => write!(f, "pause {who}"),
         }
-    }
-}
-
-/// What is done to one directed link, on top of what is done to it already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct LinkEffect {
-    /// Added to the time that a frame takes one way, in milliseconds.
-    pub latency_ms: u32,
-    /// Largest deviation from the latency, in milliseconds; at most the latency.
-    pub jitter_ms: u32,
-    /// Share of frames that is lost, in parts per million; all of them is a cut.
-    pub loss_per_million: u32,
-}
-
-impl LinkEffect {
-    /// Whether nothing passes.
-    pub fn is_cut(&self) -> bool {
-        self.loss_per_million == PER_MILLION
-    }
-
-    /// The rule of a link to which nothing else is done.
-    pub fn rule(&self) -> LinkRule {
-        if self.is_cut() {
-            return LinkRule::CUT;
-        }
-        LinkRule {
-            cut: false,
-            loss_per_million: self.loss_per_million,
-            latency: Duration::from_millis(self.latency_ms.into()),
-            jitter: Duration::from_millis(self.jitter_ms.into()),
-        }
-    }
-
-    /// A sentence about links between these nodes: `cut n1 -> n2`, `link n1 <-> n2: 40 ms ± 5 ms, 1 % loss`.
-    pub fn text(&self, from: &str, to: &str, is_both_ways: bool) -> String {
-        let arrow = if is_both_ways { "<->" } else { "->" };
-        if self.is_cut() {
-            format!("cut {from} {arrow} {to}")
-        } else {
-            format!("link {from} {arrow} {to}: {self}")
-        }
-    }
-}
-
-impl fmt::Display for LinkEffect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts = Vec::new();
-        match (self.latency_ms, self.jitter_ms) {
-            (0, 0) => {}
-            (latency_ms, 0) => parts.push(format!("{latency_ms} ms")),
-            (latency_ms, jitter_ms) => parts.push(format!("{latency_ms} ms ± {jitter_ms} ms")),
-        }
-        if self.loss_per_million > 0 {
-            parts.push(format!("{} % loss", f64::from(self.loss_per_million) / 1e4));
-        }
-        f.write_str(&parts.join(", "))
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::limits::machines::{MEMORY_MIB_MAX, MEMORY_MIB_MIN};
 use crate::limits::{
-    ABOUT_BYTES_MAX, ELECTION_HEARTBEATS_MIN, FAULTS_MAX, LINKS_MAX, NODE_NAME_BYTES_MAX, OPERATIONS_MAX,
-    PROBES_DURING, SCENARIO_NAME_BYTES_MAX,
+    ABOUT_BYTES_MAX, ELECTION_HEARTBEATS_MIN, FAULTS_MAX, LINK_BITS_PER_S_MAX, LINK_BITS_PER_S_MIN,
+    LINK_REORDER_MAX, LINKS_MAX, NODE_NAME_BYTES_MAX, OPERATIONS_MAX, PROBES_DURING, SCENARIO_NAME_BYTES_MAX,
 };
 use crate::scenario::parse::SyntaxError;
 
@@ -60,6 +60,10 @@ pub enum Mistake {
     Memory { value: String },
     #[error("workload.rate is {}, which is not a rate: write 200/s", quoted(value))]
     NotRate { value: String },
+    #[error("{key} is {}, which is not a rate: write 64kbit/s, 10Mbit/s or 1Gbit/s", quoted(value))]
+    NotBitRate { key: &'static str, value: String },
+    #[error("{key} is {value}, {}kbit/s to {}Gbit/s are allowed, in whole bits", LINK_BITS_PER_S_MIN / 1_000, LINK_BITS_PER_S_MAX / 1_000_000_000)]
+    BitRate { key: &'static str, value: String },
     #[error("{key} is {}, which is not a percentage: write 0.1% or 100%", quoted(value))]
     NotPercent { key: &'static str, value: String },
     #[error("{key} is {value}, 0% to 100% are allowed")]
@@ -148,12 +152,18 @@ pub enum Mistake {
     LinkAlone { nodes_count: usize },
     #[error("{word} has no place in links, they hold before anybody has a role: name nodes or zones")]
     LinksRole { word: String },
-    #[error("{section} changes nothing: latency, jitter or loss must differ from what was there")]
+    #[error(
+        "{section} changes nothing: latency, jitter, loss, duplicate, reorder, corrupt or rate must differ from what was there"
+    )]
     LinkIdle { section: &'static str },
     #[error("jitter is {}, more than the latency of {}: frames cannot arrive before they were sent", human(*jitter), human(*latency))]
     Jitter { jitter: Duration, latency: Duration },
-    #[error("loss is 100%, no frame is left to be late: leave latency and jitter out")]
-    LossAndLatency,
+    #[error("loss is 100%, no frame is left to which anything else could be done: leave the other keys out")]
+    LossAndMore,
+    #[error("reorder is {}, and without latency no frame is under way to be overtaken: give latency, too", percent_of(*share))]
+    ReorderAtOnce { share: u32 },
+    #[error("reorder is {}, 0% to {} are allowed: where most overtake, none are overtaken", percent_of(*share), percent_of(LINK_REORDER_MAX))]
+    ReorderMost { share: u32 },
     #[error("links.loss is 100%, which is a cut for ever: write a fault with link and for")]
     LinksCut,
     #[error("for is {}, at least {} is needed to measure {} there and back {PROBES_DURING} times", human(*lasts), human(*min), human(*delay))]
@@ -211,6 +221,11 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// In the largest unit that keeps the number whole.
+/// `0.1%`, as it is written.
+fn percent_of(per_million: u32) -> String {
+    format!("{}%", f64::from(per_million) / 1e4)
+}
+
 fn human(duration: Duration) -> String {
     let us = duration.as_micros();
     match us {

@@ -98,7 +98,7 @@ fn later_lines_replace_the_keys_that_they_give() {
         "checks:",
         "links:
   - { between: [eu, us], latency: 40ms, jitter: 5ms, loss: 0.1% }
-  - { from: a, to: c, loss: 2% }
+  - { from: a, to: c, loss: 2%, duplicate: 3%, rate: 1.5Mbit/s }
   - { between: [b, us], latency: 0ms, jitter: 0ms, loss: 0% }
   - { between: [eu, eu], latency: 1ms }
 faults:
@@ -108,11 +108,12 @@ faults:
 checks:",
     ));
     let link = |from, to, latency_ms, jitter_ms, loss_per_million| {
-        let effect = LinkEffect { latency_ms, jitter_ms, loss_per_million };
+        let effect = LinkEffect { latency_ms, jitter_ms, loss_per_million, ..LinkEffect::default() };
         StandingLink { from: NodeIndex(from), to: NodeIndex(to), effect }
     };
-    let want =
+    let mut want =
         [link(0, 1, 1, 0, 0), link(0, 2, 40, 5, 20_000), link(1, 0, 1, 0, 0), link(2, 0, 40, 5, 1_000)];
+    (want[1].effect.duplicate_per_million, want[1].effect.bits_per_s) = (30_000, Some(1_500_000));
     assert_eq!(scenario.links(), want);
     assert_eq!(scenario.zones(), [Some("eu".to_owned()), Some("eu".to_owned()), Some("us".to_owned())]);
     let eu = vec![Selector::Node(NodeIndex(0)), Selector::Node(NodeIndex(1))];

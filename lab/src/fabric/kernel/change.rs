@@ -1,13 +1,19 @@
 //! Changes of the rules, in an order in which nothing passes that should not, and every counter is that of the right instant.
 
+use std::collections::BTreeMap;
+
 use rtnetlink::Handle;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
 use super::build::tell;
+use super::nft::Copying;
 use super::reading::Reading;
 use super::tc::{self, Netem};
-use super::{KernelCounters, KernelError, KernelFabric, KernelSnapshot, LinkState, State, draw, is_alike};
+use super::{
+    KernelCounters, KernelError, KernelFabric, KernelSnapshot, LinkState, State, copies_per_million,
+    copying_name, draw, is_alike,
+};
 use crate::link::{LinkId, LinkRule};
 
 impl KernelFabric {
@@ -91,7 +97,7 @@ impl KernelFabric {
         .await?)
     }
 
-    /// Cuts and heals, at one instant; which links became cut, and which were healed.
+    /// Cuts, heals and copies, at one instant; which links became cut, and which were healed.
     fn cut(
         &self,
         state: &mut State,
@@ -105,15 +111,33 @@ impl KernelFabric {
             changed.map(|(link, _)| *link).collect::<Vec<_>>()
         };
         let (cut, healed) = (which(true), which(false));
-        if !cut.is_empty() || !healed.is_empty() {
+        let copying = self.copying_after(state, wanted);
+        if !cut.is_empty() || !healed.is_empty() || copying.is_some() {
             let ways = |links: &[LinkId]| links.iter().map(|link| self.way(*link)).collect::<Vec<_>>();
-            self.nft.cut(&ways(&cut), &ways(&healed))?;
+            self.nft.change(&ways(&cut), &ways(&healed), copying.as_deref())?;
         }
         for link in &healed {
             let swallowed = reading.cuts.get(&self.way(*link)).copied().unwrap_or_default();
             state.links.get_mut(link).expect("it was checked").tally.heal(swallowed);
         }
+        if copying.is_some() {
+            // All rules are new, and their counters with them.
+            for (link, link_state) in &mut state.links {
+                let copies = reading.copies.get(&copying_name(*link)).copied().unwrap_or_default();
+                link_state.tally.forget_copies(copies.made);
+            }
+        }
         Ok((cut, healed))
+    }
+
+    /// The rules that copy frames, if any of them changes.
+    fn copying_after(&self, state: &State, wanted: &[(LinkId, LinkRule)]) -> Option<Vec<Copying>> {
+        let before: BTreeMap<LinkId, u32> =
+            state.links.iter().map(|(link, state)| (*link, state.copies_per_million())).collect();
+        let mut after = before.clone();
+        after.extend(wanted.iter().map(|(link, rule)| (*link, copies_per_million(rule))));
+        let copied = after.iter().filter(|(_, share)| **share > 0);
+        (after != before).then(|| copied.map(|(link, share)| self.copying(*link, *share)).collect())
     }
 
     /// Takes away the frames that links hold which are cut now: nothing joins them any more.
@@ -136,7 +160,7 @@ impl KernelFabric {
             let passed = |reading: &Reading| reading.classes.get(&link).map_or(0, |class| class.frames);
             let escaped = passed(&after).saturating_sub(passed(&before));
             let tally = &mut state.links.get_mut(&link).expect("it was checked").tally;
-            tally.empty(leaf.dropped, leaf.held.saturating_sub(escaped));
+            tally.empty(&leaf, leaf.held.saturating_sub(escaped));
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
-//! The rules of the bridge: who may send from which port, which class a sender's frames take, and which links are cut.
+//! The rules of the bridge: who may send from which port, which class a sender's frames take, and which links are cut. Below:
+//! which frames are copied.
 //!
-//! The only file that knows the crate nftables, of which it takes the words of nft's JSON (libnftables-json(5)); the program
+//! The only place that knows the crate nftables, of which it takes the words of nft's JSON (libnftables-json(5)); the program
 //! `nft` is started as all programs of the lab are. What is handed over at once takes effect at one instant.
 
 use std::collections::BTreeMap;
@@ -15,10 +16,15 @@ use nftables::stmt::{AnonymousCounter, Counter, Mangle, Match, Operator, Stateme
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use serde_json::{Value, json};
 
+use super::tally::Copies;
 use super::tc::class_handle;
 use crate::limits::fabric::{NFT_MAX, NFT_OUTPUT_BYTES_MAX};
 use crate::plan::MacAddress;
 use crate::program::{Program, ProgramError, ProgramLog};
+
+mod copies;
+
+pub(super) use self::copies::Copying;
 
 /// The program.
 pub(super) const NFT: &str = "nft";
@@ -69,11 +75,17 @@ impl Nft {
 
     /// Makes everything: the machines by their ports, of which none is cut off.
     pub(super) fn set_up(&self, machines: &[(String, MacAddress)]) -> Result<(), NftError> {
-        self.apply(&base(machines))
+        self.apply(&base(machines), &[])
     }
 
-    /// Cuts these links and heals those, all at one instant.
-    pub(super) fn cut(&self, cut: &[Way], healed: &[Way]) -> Result<(), NftError> {
+    /// Cuts these links and heals those, and copies frames by these rules instead of those before, if there are any; all of it
+    /// at one instant.
+    pub(super) fn change(
+        &self,
+        cut: &[Way],
+        healed: &[Way],
+        copying: Option<&[Copying]>,
+    ) -> Result<(), NftError> {
         let mut batch = Batch::new();
         if !cut.is_empty() {
             batch.add(ways(cut));
@@ -81,19 +93,39 @@ impl Nft {
         if !healed.is_empty() {
             batch.delete(ways(healed));
         }
-        self.apply(&document(batch))
+        if let Some(rules) = copying {
+            copies::rewrite(&mut batch, rules);
+        }
+        self.apply(&document(batch), &[])
+    }
+
+    /// Whether the kernel knows everything that such a rule needs. Nothing is changed.
+    pub(super) fn try_copying(&self, rule: &Copying) -> Result<(), NftError> {
+        let mut batch = Batch::new();
+        copies::rewrite(&mut batch, std::slice::from_ref(rule));
+        self.apply(&document(batch), &["-c"])
+    }
+
+    /// The rules by which frames are copied, by their names.
+    pub(super) fn copies(&self) -> Result<BTreeMap<String, Copies>, NftError> {
+        let output = self.list(["table", "netdev", TABLE].as_slice())?;
+        copies::counts(&output).map_err(NftError::Answer)
     }
 
     /// The links that are cut, with the frames that each has swallowed since it was.
     pub(super) fn cuts(&self) -> Result<BTreeMap<Way, u64>, NftError> {
-        let program =
-            Program::new(&self.path).args(["-j", "list", "set", "bridge", TABLE, CUTS].map(str::to_owned));
-        let output = program.run_with_input(&[], NFT_OUTPUT_BYTES_MAX, NFT_MAX, &self.log)?;
-        counts(&output.stdout).map_err(NftError::Answer)
+        counts(&self.list(["set", "bridge", TABLE, CUTS].as_slice())?).map_err(NftError::Answer)
     }
 
-    fn apply(&self, document: &Value) -> Result<(), NftError> {
-        let program = Program::new(&self.path).args(["-j", "-f", INPUT].map(str::to_owned));
+    fn list(&self, what: &[&str]) -> Result<String, NftError> {
+        let words = ["-j", "list"].iter().chain(what).map(ToString::to_string);
+        let program = Program::new(&self.path).args(words);
+        Ok(program.run_with_input(&[], NFT_OUTPUT_BYTES_MAX, NFT_MAX, &self.log)?.stdout)
+    }
+
+    fn apply(&self, document: &Value, options: &[&str]) -> Result<(), NftError> {
+        let words = ["-j"].iter().chain(options).chain(&["-f", INPUT]).map(ToString::to_string);
+        let program = Program::new(&self.path).args(words);
         program.run_with_input(document.to_string().as_bytes(), NFT_OUTPUT_BYTES_MAX, NFT_MAX, &self.log)?;
         Ok(())
     }
@@ -117,10 +149,10 @@ fn base(machines: &[(String, MacAddress)]) -> Value {
         ..Chain::default()
     }));
     let is_stranger = is(Operator::NEQ, both(meta(MetaKey::Iifname), sender()), PORTS);
-    batch.add(rule(vec![is_stranger, Statement::Drop(None)]));
+    batch.add(rule(NfFamily::Bridge, CHAIN, vec![is_stranger, Statement::Drop(None)], None));
     let is_cut = is(Operator::EQ, both(sender(), meta(MetaKey::Oifname)), CUTS);
-    batch.add(rule(vec![is_cut, Statement::Drop(None)]));
-    batch.add(rule(vec![classify(machines)]));
+    batch.add(rule(NfFamily::Bridge, CHAIN, vec![is_cut, Statement::Drop(None)], None));
+    batch.add(rule(NfFamily::Bridge, CHAIN, vec![classify(machines)], None));
     let mut document = document(batch);
     count_elements(&mut document, CUTS);
     document
@@ -128,15 +160,20 @@ fn base(machines: &[(String, MacAddress)]) -> Value {
 
 /// Gives every frame the class of its sender.
 fn classify(machines: &[(String, MacAddress)]) -> Statement<'static> {
-    let class = |(position, (_, mac)): (usize, &(String, MacAddress))| {
-        let handle = class_handle(u16::try_from(position).expect("the number of ports is bounded by a u16"));
-        let class = format!("{:x}:{:x}", handle.major, handle.minor);
-        SetItem::Mapping(text(&mac.to_string()), text(&class))
+    let item = |(position, (_, mac)): (usize, &(String, MacAddress))| {
+        let sender = u16::try_from(position).expect("the number of ports is bounded by a u16");
+        SetItem::Mapping(text(&mac.to_string()), text(&class(sender)))
     };
-    let classes = machines.iter().enumerate().map(class).collect();
+    let classes = machines.iter().enumerate().map(item).collect();
     let data = Expression::Named(NamedExpression::Set(classes));
     let value = Expression::Named(NamedExpression::Map(Box::new(Map { key: sender(), data })));
     Statement::Mangle(Mangle { key: meta(MetaKey::Priority), value })
+}
+
+/// The class of a sender, as nft writes it.
+fn class(sender: u16) -> String {
+    let handle = class_handle(sender);
+    format!("{:x}:{:x}", handle.major, handle.minor)
 }
 
 /// Lets a set count the frames that meet each of its elements. The crate has no word for it.
@@ -199,18 +236,28 @@ fn set(name: &'static str, kind: [SetType; 2], elements: Vec<Expression<'static>
     }))
 }
 
-fn rule(statements: Vec<Statement<'static>>) -> NfListObject<'static> {
+fn rule(
+    family: NfFamily,
+    chain: &str,
+    statements: Vec<Statement<'static>>,
+    name: Option<&str>,
+) -> NfListObject<'static> {
     NfListObject::Rule(Rule {
-        family: NfFamily::Bridge,
+        family,
         table: TABLE.into(),
-        chain: CHAIN.into(),
+        chain: chain.to_owned().into(),
         expr: statements.into(),
+        comment: name.map(|name| name.to_owned().into()),
         ..Rule::default()
     })
 }
 
 fn is(op: Operator, left: Expression<'static>, set: &str) -> Statement<'static> {
-    Statement::Match(Match { left, right: text(&format!("@{set}")), op })
+    compare(op, left, text(&format!("@{set}")))
+}
+
+fn compare(op: Operator, left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
+    Statement::Match(Match { left, right, op })
 }
 
 fn both(first: Expression<'static>, second: Expression<'static>) -> Expression<'static> {
@@ -227,6 +274,13 @@ fn meta(key: MetaKey) -> Expression<'static> {
 
 /// The address from which a frame comes.
 fn sender() -> Expression<'static> {
-    let field = PayloadField { protocol: "ether".into(), field: "saddr".into() };
+    ether("saddr")
+}
+
+fn ether(field: &'static str) -> Expression<'static> {
+    let field = PayloadField { protocol: "ether".into(), field: field.into() };
     Expression::Named(NamedExpression::Payload(Payload::PayloadField(field)))
 }
+
+#[cfg(test)]
+mod tests;

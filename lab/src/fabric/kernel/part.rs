@@ -23,6 +23,8 @@ pub enum Part {
     Nft,
     /// Rules for frames that are bridged.
     BridgeRules,
+    /// Rules that copy frames.
+    Copies,
 }
 
 impl Part {
@@ -43,6 +45,10 @@ impl Part {
                  or take --fabric switch"
             }
             Self::Nft => "get it (`sudo apt-get install nftables`), or take --fabric switch",
+            Self::Copies => {
+                "`duplicate` cannot be had without it: load it (`sudo modprobe nft_dup_netdev`), boot a kernel that has it, or \
+                 take --fabric switch"
+            }
             Self::BridgeRules => {
                 "load it (`sudo modprobe nf_tables`), boot a kernel that has it, or take --fabric switch"
             }
@@ -74,6 +80,7 @@ impl fmt::Display for Part {
             Self::Htb => "htb (CONFIG_NET_SCH_HTB)",
             Self::Netem => "netem (CONFIG_NET_SCH_NETEM)",
             Self::Nft => "program nft",
+            Self::Copies => "nftables that copy frames (CONFIG_NFT_DUP_NETDEV, CONFIG_NFT_NUMGEN)",
             Self::BridgeRules => "nftables for bridges (CONFIG_NF_TABLES_BRIDGE)",
         })
     }

@@ -7,6 +7,7 @@ use rtnetlink::Handle;
 
 use super::devices::port_name;
 use super::nft::Way;
+use super::tally::Copies;
 use super::tc::{self, ClassCounts, Leaf};
 use super::{KernelError, KernelFabric, State, numbered};
 use crate::fabric::TapError;
@@ -20,6 +21,8 @@ pub(super) struct Reading {
     pub(super) leaves: BTreeMap<LinkId, Leaf>,
     /// What each link that is cut has swallowed since then.
     pub(super) cuts: BTreeMap<Way, u64>,
+    /// The rules that copy frames, by their names.
+    pub(super) copies: BTreeMap<String, Copies>,
     pub(super) unclassified: u64,
 }
 
@@ -48,6 +51,10 @@ impl KernelFabric {
         }
         if state.links.values().any(|link| link.rule.cut) {
             reading.cuts = self.nft.cuts()?;
+        }
+        // After the queues: a copy that was not seen there yet is none of the frames that came.
+        if state.links.values().any(|link| link.copies_per_million() > 0) {
+            reading.copies = self.nft.copies()?;
         }
         Ok(reading)
     }

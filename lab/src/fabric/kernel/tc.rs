@@ -50,14 +50,17 @@ const TICK_NS: u64 = 64;
 pub(super) struct Netem {
     pub(super) latency: Duration,
     pub(super) jitter: Duration,
-    /// Parts of `u32::MAX`.
+    /// Parts of `u32::MAX`, as those that follow.
     loss: u32,
+    reorder: u32,
+    corrupt: u32,
     limit_frames: u32,
     bytes_per_s: u64,
 }
 
 impl Netem {
-    /// Whatever is done to the frames of an open link; a cut is no matter of netem's. A link always has a rate, and be it
+    /// Whatever is done to the frames of an open link; a cut is no matter of netem's, and copies are not: netems that make
+    /// copies may not be several in one tree. A link always has a rate, and be it
     /// one at which a frame takes no time: only then netem keeps the order of frames when jitter would swap them, as
     /// [`in_order`](crate::link::in_order) wants it.
     pub(super) fn of(rule: &LinkRule) -> Self {
@@ -65,8 +68,10 @@ impl Netem {
             latency: rule.latency.min(LINK_DELAY_MAX),
             jitter: rule.jitter,
             loss: probability(rule.loss_per_million),
+            reorder: probability(rule.reorder_per_million),
+            corrupt: probability(rule.corrupt_per_million),
             limit_frames: rule.queue_frames_max(),
-            bytes_per_s: NETEM_BYTES_PER_S_MAX,
+            bytes_per_s: rule.bits_per_s.map_or(NETEM_BYTES_PER_S_MAX, |bits| (bits / 8).max(1)),
         }
     }
 }
@@ -121,16 +126,18 @@ pub(super) fn class(index: u32, sender: u16) -> TcMessage {
 pub(super) fn leaf(index: u32, sender: u16, turn: bool, netem: &Netem, seed: u64) -> TcMessage {
     let ns = |time: Duration| u64::try_from(time.as_nanos()).expect("a few minutes");
     let ticks = |time: Duration| u32::try_from(ns(time) / TICK_NS).expect("a few minutes");
-    let Netem { latency, jitter, loss, limit_frames, bytes_per_s } = *netem;
+    let Netem { latency, jitter, loss, reorder, corrupt, limit_frames, bytes_per_s } = *netem;
+    // Each frame is drawn for, however many came before it.
+    let gap = u32::from(reorder > 0);
     let mut options = Vec::new();
     // latency, limit, loss, gap, duplicate, jitter: `struct tc_netem_qopt`.
-    for word in [ticks(latency), limit_frames, loss, 0, 0, ticks(jitter)] {
+    for word in [ticks(latency), limit_frames, loss, gap, 0, ticks(jitter)] {
         options.extend(word.to_ne_bytes());
     }
     // What is not given stays what it was: everything is given. Nothing depends on the frame before.
     options.extend(attribute(TCA_NETEM_CORR, &[0; 12]));
-    options.extend(attribute(TCA_NETEM_REORDER, &pair(0)));
-    options.extend(attribute(TCA_NETEM_CORRUPT, &pair(0)));
+    options.extend(attribute(TCA_NETEM_REORDER, &pair(reorder)));
+    options.extend(attribute(TCA_NETEM_CORRUPT, &pair(corrupt)));
     // rate, packet_overhead, cell_size, cell_overhead: `struct tc_netem_rate`.
     let mut rate = Vec::from(u32::try_from(bytes_per_s).unwrap_or(u32::MAX).to_ne_bytes());
     rate.extend([0; 12]);
@@ -174,9 +181,10 @@ pub(super) struct Leaf {
     /// The interface that has it.
     pub(super) index: u32,
     pub(super) sender: u16,
-    pub(super) latency: Duration,
-    pub(super) jitter: Duration,
-    pub(super) loss_per_million: u32,
+    /// What it was told, but for cuts and copies.
+    pub(super) rule: LinkRule,
+    /// Frames that overtook others.
+    pub(super) early: u64,
     /// Frames that it has dropped: those that were drawn, and those for which its queue had no place.
     pub(super) dropped: u64,
     /// Frames that it holds.
@@ -195,28 +203,45 @@ pub(super) fn leaf_state(message: &TcMessage) -> Option<Leaf> {
         _ => None,
     })?;
     let options = options(message)?;
-    let word = |position: usize| {
-        let bytes = options.get(position * 4..position * 4 + 4)?;
+    Some(Leaf {
+        index: u32::try_from(message.header.index).ok()?,
+        sender,
+        rule: told(&options)?,
+        early: queue.requeues.into(),
+        dropped: queue.drops.into(),
+        held: queue.qlen.into(),
+    })
+}
+
+/// What a netem's options say.
+fn told(options: &[u8]) -> Option<LinkRule> {
+    let word_of = |bytes: &[u8], position: usize| {
+        let bytes = bytes.get(position * 4..position * 4 + 4)?;
         Some(u32::from_ne_bytes(bytes.try_into().ok()?))
     };
+    let word = |position: usize| word_of(options, position);
     let nested = options.get(NETEM_QOPT_BYTES..).unwrap_or_default();
-    let exact = |kind: u16| {
+    let value = |kind: u16| {
         let mut nested = NlasIterator::new(nested).filter_map(Result::ok);
         let found: NlaBuffer<&[u8]> = nested.find(|attribute| attribute.kind() == kind)?;
-        Some(u64::from_ne_bytes(found.value().try_into().ok()?))
+        Some(found.value().to_vec())
     };
+    let exact = |kind: u16| Some(u64::from_ne_bytes(value(kind)?.try_into().ok()?));
     // Ticks where the kernel tells nothing finer.
     let time = |kind: u16, ticks: u32| {
         Duration::from_nanos(exact(kind).unwrap_or_else(|| u64::from(ticks) * TICK_NS))
     };
-    Some(Leaf {
-        index: u32::try_from(message.header.index).ok()?,
-        sender,
+    // What is not told is not done.
+    let first = |kind: u16| value(kind).and_then(|value| word_of(&value, 0)).unwrap_or_default();
+    let bytes_per_s = exact(TCA_NETEM_RATE64).unwrap_or_else(|| first(TCA_NETEM_RATE).into());
+    Some(LinkRule {
         latency: time(TCA_NETEM_LATENCY64, word(0)?),
         jitter: time(TCA_NETEM_JITTER64, word(5)?),
         loss_per_million: per_million(word(2)?),
-        dropped: queue.drops.into(),
-        held: queue.qlen.into(),
+        reorder_per_million: per_million(first(TCA_NETEM_REORDER)),
+        corrupt_per_million: per_million(first(TCA_NETEM_CORRUPT)),
+        bits_per_s: (bytes_per_s < NETEM_BYTES_PER_S_MAX).then_some(bytes_per_s * 8),
+        ..LinkRule::PERFECT
     })
 }
 

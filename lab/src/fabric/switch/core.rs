@@ -7,8 +7,8 @@ use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use crate::fabric::{LinkCounters, Port, PortCounters, Sabotage, Snapshot};
-use crate::limits::{FABRIC_QUEUE_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, LINK_QUEUE_FRAMES_MAX};
-use crate::link::{DropReason, Fate, LinkId, LinkRule, PortIndex, fate, in_order};
+use crate::limits::{FABRIC_QUEUE_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN};
+use crate::link::{DropReason, Fate, LinkId, LinkRule, PortIndex, copy_fate, fate, in_order};
 use crate::plan::MacAddress;
 
 use super::PortSpec;
@@ -83,28 +83,51 @@ impl Core {
         }
     }
 
+    /// Decides about a frame on one link, and about its copy, if it has one.
     fn judge(&mut self, now: Instant, from: usize, to: usize, frame: &[u8]) {
         let id = self.link_id(from, to);
-        let index = from * self.ports.len() + to;
-        let link = &mut self.links[index];
+        let link = &mut self.links[from * self.ports.len() + to];
         let rule = self.sabotage.map_or(link.rule, |sabotage| sabotage.of(link.rule));
         let n = link.counters.judged;
         link.counters.judged += 1;
-        let delay = match fate(&rule, self.seed, id, n) {
+        self.pass(now, (from, to), frame, &rule, fate(&rule, self.seed, id, n));
+        if let Some(fate) = copy_fate(&rule, self.seed, id, n) {
+            self.links[from * self.ports.len() + to].counters.duplicated += 1;
+            self.pass(now, (from, to), frame, &rule, fate);
+        }
+    }
+
+    /// Drops a frame, sends it or holds it.
+    fn pass(&mut self, now: Instant, (from, to): (usize, usize), frame: &[u8], rule: &LinkRule, fate: Fate) {
+        let index = from * self.ports.len() + to;
+        let link = &mut self.links[index];
+        let passage = match fate {
             Fate::Drop(DropReason::Cut) => return link.counters.dropped_cut += 1,
             Fate::Drop(DropReason::Loss) => return link.counters.dropped_loss += 1,
-            Fate::Deliver(delay) => delay,
+            Fate::Deliver(passage) => passage,
         };
-        if delay.is_zero() && link.in_flight.is_empty() {
+        let turned;
+        let frame = match passage.turned_bit(frame.len()) {
+            Some(bit) => {
+                link.counters.corrupted += 1;
+                turned = with_bit_turned(frame, bit);
+                &turned
+            }
+            None => frame,
+        };
+        let at_once = passage.delay.is_zero() && link.in_flight.is_empty() && rule.bits_per_s.is_none();
+        if passage.is_early || at_once {
+            link.counters.early += u64::from(passage.is_early);
             send(&mut self.ports[to], link, frame);
             return;
         }
-        let full = link.in_flight.len() >= LINK_QUEUE_FRAMES_MAX;
+        let full = link.in_flight.len() >= rule.queue_frames_max() as usize;
         if full || self.held_bytes + frame.len() > FABRIC_QUEUE_BYTES_MAX {
             link.counters.dropped_queue += 1;
             return;
         }
-        let due = in_order(now + delay, link.in_flight.back().map(|held| held.due));
+        let arrives = in_order(now + passage.delay, link.in_flight.back().map(|held| held.due));
+        let due = arrives + rule.transmission(frame.len());
         link.in_flight.push_back(Held { arrived: now, due, frame: frame.into() });
         link.counters.in_flight += 1;
         self.held_bytes += frame.len();
@@ -208,6 +231,12 @@ fn send(port: &mut PortState, link: &mut Link, frame: &[u8]) -> bool {
             false
         }
     }
+}
+
+fn with_bit_turned(frame: &[u8], bit: usize) -> Vec<u8> {
+    let mut turned = frame.to_vec();
+    turned[bit / 8] ^= 1 << (bit % 8);
+    turned
 }
 
 fn mac_at(frame: &[u8], offset: usize) -> MacAddress {

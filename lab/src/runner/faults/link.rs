@@ -8,7 +8,8 @@ use futures::future::try_join;
 use super::{Strike, Tools};
 use crate::cluster::NodePair;
 use crate::limits::{PROBES_BEFORE, PROBES_DURING, RESTART_WAIT_MAX};
-use crate::runner::{RunError, proofs};
+use crate::runner::RunError;
+use crate::runner::proofs::{self, Share};
 
 impl Tools {
     /// Slows links or makes them lossy, measures it, waits, and heals.
@@ -16,7 +17,7 @@ impl Tools {
         let Some(aim) = self.aim(strike).await else { return Ok(()) };
         let pairs: Vec<NodePair> = aim.rules.keys().copied().collect();
         let is_slow = aim.rules.values().any(|rule| !rule.latency.is_zero());
-        let is_lossy = aim.rules.values().any(|rule| rule.loss_per_million > 0);
+        let is_late = is_slow || aim.rules.values().any(|rule| rule.bits_per_s.is_some());
         let turn = self.links.turn().await;
         // A round trip cannot be timed where the link or the way back is cut: there the switch's counters have to do.
         let (open, one_way): (Vec<_>, Vec<_>) =
@@ -59,12 +60,16 @@ impl Tools {
         if is_slow {
             let jitter = |pair: NodePair| jitters.get(&pair).copied().unwrap_or_default();
             proofs.extend(proofs::round_trips(&self.plan, &aim.rules, &before, &during, jitter));
+        }
+        if is_late {
             let mut sent = counted.clone();
             sent.retain(|pair, _| !silent.contains(pair));
             proofs.push(proofs::late(&self.plan, self.links.fabric(), &sent, &began));
         }
-        if is_lossy {
-            proofs.push(proofs::loss(&self.plan, self.links.fabric(), &counted));
+        for share in Share::ALL {
+            if aim.rules.values().any(|rule| share.per_million(rule) > 0) {
+                proofs.push(proofs::share(&self.plan, self.links.fabric(), &counted, share));
+            }
         }
         self.close(strike, ended_ns, proofs, "healed");
         Ok(())

@@ -1,7 +1,13 @@
 //! Every proof, on data that shows the effect and on data that does not.
 
+use std::collections::BTreeMap;
+
 use super::*;
+use crate::cluster::{Held, link_id};
+use crate::fabric::FabricKind;
+use crate::link::{Fate, LinkRule, fate};
 use crate::plan::{NodeIndex, Plan};
+use crate::runner::links::Piece;
 use crate::scenario::Scenario;
 
 const LINK: NodePair = (NodeIndex(0), NodeIndex(1));
@@ -132,7 +138,7 @@ fn frames_have_to_be_held_for_the_latency() {
 fn frames_have_to_be_held_for_what_the_seed_has_drawn_when_jitter_is_as_large_as_latency() {
     let rule = slow(5, 5);
     let delay = |n| match fate(&rule, 1, link_id(LINK), n) {
-        Fate::Deliver(delay) => delay,
+        Fate::Deliver(passage) => passage.delay,
         Fate::Drop(_) => Duration::ZERO,
     };
     let drawn: Duration = (10..110).map(delay).sum();
@@ -146,6 +152,10 @@ fn frames_have_to_be_held_for_what_the_seed_has_drawn_when_jitter_is_as_large_as
     check_held(&[rule], 100, 100, millis(0), (false, &format!("n1 -> n2: 0.0 ms, not {mean} to 10.0 ms")));
 }
 
+fn share_of_loss(fabric: FabricKind, counted: &Counted) -> Proof {
+    share(&plan(), fabric, counted, Share::Loss)
+}
+
 /// Frames `from` to `to`, of which so many were lost.
 fn lost(rule: LinkRule, from: u64, to: u64, before: u64, after: u64) -> Piece {
     let at = |judged, dropped_loss| FrameCounts { judged, dropped_loss, ..FrameCounts::default() };
@@ -155,10 +165,10 @@ fn lost(rule: LinkRule, from: u64, to: u64, before: u64, after: u64) -> Piece {
 #[test]
 fn links_have_to_lose_what_the_seed_says() {
     let check_loss = |pieces: Vec<Piece>, is_seen, detail: &str| {
-        check(&loss(&plan(), FabricKind::Switch, &[(LINK, pieces)].into()), is_seen, detail);
+        check(&share_of_loss(FabricKind::Switch, &[(LINK, pieces)].into()), is_seen, detail);
     };
     let five = lossy(50_000);
-    let drawn = drawn(&five, 1, LINK, 1_000..2_000);
+    let drawn = Share::Loss.drawn(&five, 1, LINK, 1_000..2_000);
     assert!((20..90).contains(&drawn), "{drawn}");
     let seen = format!("{drawn} of 1000 frames on 1 link, 50.0 expected");
     check_loss(vec![lost(five, 1_000, 2_000, 7, 7 + drawn)], true, &seen);
@@ -176,20 +186,20 @@ fn links_have_to_lose_what_the_seed_says() {
 fn kernel_draws_by_itself_and_has_to_lose_about_its_share() {
     let check_loss = |lost_count: u64, is_seen, detail: &str| {
         let pieces = vec![lost(lossy(50_000), 1_000, 2_000, 7, 7 + lost_count)];
-        check(&loss(&plan(), FabricKind::Kernel, &[(LINK, pieces)].into()), is_seen, detail);
+        check(&share_of_loss(FabricKind::Kernel, &[(LINK, pieces)].into()), is_seen, detail);
     };
     check_loss(50, true, "50 of 1000 frames on 1 link, 50.0 expected");
     check_loss(80, true, "80 of 1000 frames on 1 link, 50.0 expected");
     check_loss(90, false, "90 of 1000 frames were lost, 50.0 were to be expected");
     // Sabotage: nothing is lost.
-    check_loss(0, false, "none of 1000 frames was lost, too few for this loss to show");
+    check_loss(0, false, "none of 1000 frames was lost, too few for this share to show");
 }
 
 #[test]
 fn kernel_has_to_say_what_it_was_told() {
     let check_told =
         |rule: LinkRule, (latency, jitter): (u64, u64), delivered: u64, is_seen, detail: &str| {
-            let told = Held::Told { latency: millis(latency), jitter: millis(jitter) };
+            let told = Held::Told { latency: millis(latency), jitter: millis(jitter), bits_per_s: None };
             let began = FrameCounts { held: told, ..counts(10, 10, 0) };
             let piece = Piece { rule, began, ended: counts(10 + delivered, 10 + delivered, 0) };
             let counted = [(LINK, vec![piece])].into();
@@ -206,10 +216,87 @@ fn kernel_has_to_say_what_it_was_told() {
 
 #[test]
 fn loss_that_too_few_frames_met_proves_nothing() {
-    let none = loss(&plan(), FabricKind::Switch, &[(LINK, vec![lost(lossy(1), 0, 20, 0, 0)])].into());
-    check(&none, false, "none of 20 frames was lost, too few for this loss to show");
-    let cut = loss(&plan(), FabricKind::Switch, &[(LINK, vec![lost(LinkRule::CUT, 0, 20, 0, 0)])].into());
-    check(&cut, false, "none of 20 frames was lost, too few for this loss to show");
+    let none = share_of_loss(FabricKind::Switch, &[(LINK, vec![lost(lossy(1), 0, 20, 0, 0)])].into());
+    check(&none, false, "none of 20 frames was lost, too few for this share to show");
+    let cut = share_of_loss(FabricKind::Switch, &[(LINK, vec![lost(LinkRule::CUT, 0, 20, 0, 0)])].into());
+    check(&cut, false, "none of 20 frames was lost, too few for this share to show");
+}
+
+#[test]
+fn what_is_done_to_a_share_is_counted_with_its_copies() {
+    #[track_caller]
+    fn check_share(what: Share, rule: LinkRule, wrong_by: u64) {
+        let plan = plan();
+        let drawn = |what: Share| what.drawn(&rule, 1, LINK, 0..2_000);
+        let ended = FrameCounts {
+            judged: 2_000,
+            duplicated: drawn(Share::Duplicate),
+            dropped_loss: drawn(Share::Loss),
+            early: drawn(Share::Reorder),
+            corrupted: drawn(Share::Corrupt),
+            ..FrameCounts::default()
+        };
+        let piece = |ended| vec![Piece { rule, began: FrameCounts::default(), ended }];
+        let seen = share(&plan, FabricKind::Switch, &[(LINK, piece(ended))].into(), what);
+        assert!(seen.is_seen, "{seen:?}");
+        let wrong = FrameCounts {
+            duplicated: ended.duplicated - wrong_by,
+            early: ended.early - wrong_by,
+            corrupted: ended.corrupted - wrong_by,
+            ..ended
+        };
+        let unseen = share(&plan, FabricKind::Switch, &[(LINK, piece(wrong))].into(), what);
+        assert!(!unseen.is_seen && unseen.detail.contains("the seed says"), "{unseen:?}");
+        let about = share(&plan, FabricKind::Kernel, &[(LINK, piece(wrong))].into(), what);
+        assert!(about.is_seen, "{about:?}");
+        let none = share(&plan, FabricKind::Kernel, &[(LINK, piece(counts(2_000, 2_000, 0)))].into(), what);
+        assert!(!none.is_seen && none.detail.starts_with("none of 2000 frames was "), "{none:?}");
+    }
+    let rule = LinkRule {
+        loss_per_million: 100_000,
+        duplicate_per_million: 200_000,
+        reorder_per_million: 50_000,
+        corrupt_per_million: 30_000,
+        ..slow(20, 0)
+    };
+    for what in [Share::Duplicate, Share::Reorder, Share::Corrupt] {
+        check_share(what, rule, 1);
+    }
+}
+
+#[test]
+fn full_queue_of_a_kernels_link_with_a_rate_is_no_loss_too_many() {
+    let rule = LinkRule { bits_per_s: Some(1_000_000), ..lossy(50_000) };
+    let dropped =
+        |fabric, rule, count| share_of_loss(fabric, &[(LINK, vec![lost(rule, 0, 1_000, 0, count)])].into());
+    assert!(dropped(FabricKind::Kernel, rule, 300).is_seen);
+    assert!(!dropped(FabricKind::Kernel, rule, 3).is_seen);
+    assert!(!dropped(FabricKind::Kernel, lossy(50_000), 300).is_seen);
+}
+
+#[test]
+fn frames_have_to_be_held_for_their_bits() {
+    // A thousand bytes at a megabit a second take eight milliseconds.
+    let rule = LinkRule { bits_per_s: Some(1_000_000), ..slow(10, 0) };
+    let check_rate = |held_ms: u64, is_seen, detail: &str| {
+        let began = counts(10, 10, 0);
+        let held = Held::Counted { total: millis(held_ms) };
+        let ended = FrameCounts { held, delivered_bytes: 10_000, ..counts(20, 20, 0) };
+        let counted = [(LINK, vec![Piece { rule, began, ended }])].into();
+        check(&late(&plan(), FabricKind::Switch, &counted, &[(LINK, began)].into()), is_seen, detail);
+    };
+    check_rate(180, true, "1 link, on average 18.0 ms to 18.0 ms");
+    check_rate(2_000, true, "1 link, on average 200.0 ms to 200.0 ms");
+    check_rate(100, false, "n1 -> n2: 10.0 ms, not 18.0 ms to 409.7 ms");
+    let told = |bits_per_s| {
+        let told = Held::Told { latency: millis(10), jitter: Duration::ZERO, bits_per_s };
+        let began = FrameCounts { held: told, ..counts(10, 10, 0) };
+        let counted = [(LINK, vec![Piece { rule, began, ended: counts(20, 20, 0) }])].into();
+        late(&plan(), FabricKind::Kernel, &counted, &BTreeMap::new())
+    };
+    assert!(told(Some(1_000_000)).is_seen && told(Some(999_992)).is_seen);
+    let unlike = "n1 -> n2: 10.0 ms ± 0.0 ms says the kernel, not 10.0 ms ± 0.0 ms at 1000000 bit/s";
+    check(&told(None), false, unlike);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::limits::{LINK_LATENCY_MAX, LINKS_MAX, PER_MILLION, PROBES_DURING};
+use crate::limits::{LINK_LATENCY_MAX, LINK_REORDER_MAX, LINKS_MAX, PER_MILLION, PROBES_DURING};
 use crate::scenario::mistake::Mistake;
 use crate::scenario::parse::Path;
 use crate::scenario::validate::fields::{Fields, Findings, Section, Value, items};
@@ -18,34 +18,50 @@ struct Grammar {
     from: &'static str,
     to: &'static str,
     between: &'static str,
+    /// What an end may be called besides a name.
+    roles: &'static [&'static str],
     latency: &'static str,
     jitter: &'static str,
     loss: &'static str,
-    /// What an end may be called besides a name.
-    roles: &'static [&'static str],
+    duplicate: &'static str,
+    reorder: &'static str,
+    corrupt: &'static str,
+    rate: &'static str,
 }
 
-const KEYS: &[&str] = &["between", "from", "to", "latency", "jitter", "loss"];
-const KEYS_LATER: &[&str] = &["corrupt", "duplicate"];
+const ENDS: [&str; 3] = ["between", "from", "to"];
+const EFFECTS: [&str; 7] = ["latency", "jitter", "loss", "duplicate", "reorder", "corrupt", "rate"];
+const KEYS: &[&str] = &[
+    ENDS[0], ENDS[1], ENDS[2], EFFECTS[0], EFFECTS[1], EFFECTS[2], EFFECTS[3], EFFECTS[4], EFFECTS[5],
+    EFFECTS[6],
+];
 const IN_FAULT: Grammar = Grammar {
-    section: Section { name: "link", keys: KEYS, keys_later: KEYS_LATER },
+    section: Section { name: "link", keys: KEYS, keys_later: &[] },
     from: "link.from",
     to: "link.to",
     between: "link.between",
+    roles: &ROLES,
     latency: "link.latency",
     jitter: "link.jitter",
     loss: "link.loss",
-    roles: &ROLES,
+    duplicate: "link.duplicate",
+    reorder: "link.reorder",
+    corrupt: "link.corrupt",
+    rate: "link.rate",
 };
 const IN_LINKS: Grammar = Grammar {
-    section: Section { name: "a line of links", keys: KEYS, keys_later: KEYS_LATER },
+    section: Section { name: "a line of links", keys: KEYS, keys_later: &[] },
     from: "links.from",
     to: "links.to",
     between: "links.between",
+    roles: &[],
     latency: "links.latency",
     jitter: "links.jitter",
     loss: "links.loss",
-    roles: &[],
+    duplicate: "links.duplicate",
+    reorder: "links.reorder",
+    corrupt: "links.corrupt",
+    rate: "links.rate",
 };
 
 /// Both ends, as they are written.
@@ -61,11 +77,17 @@ struct Given {
     latency: Option<(u32, Path)>,
     jitter: Option<(u32, Path)>,
     loss: Option<(u32, Path)>,
+    duplicate: Option<(u32, Path)>,
+    reorder: Option<(u32, Path)>,
+    corrupt: Option<(u32, Path)>,
+    rate: Option<(u64, Path)>,
 }
 
 impl Given {
     fn is_empty(&self) -> bool {
-        self.latency.is_none() && self.jitter.is_none() && self.loss.is_none()
+        let Self { latency, jitter, loss, duplicate, reorder, corrupt, rate } = self;
+        [latency, jitter, loss, duplicate, reorder, corrupt].into_iter().all(Option::is_none)
+            && rate.is_none()
     }
 
     /// `effect` with what is given in place of what was there.
@@ -75,7 +97,17 @@ impl Given {
             latency_ms: value(&self.latency, effect.latency_ms),
             jitter_ms: value(&self.jitter, effect.jitter_ms),
             loss_per_million: value(&self.loss, effect.loss_per_million),
+            duplicate_per_million: value(&self.duplicate, effect.duplicate_per_million),
+            reorder_per_million: value(&self.reorder, effect.reorder_per_million),
+            corrupt_per_million: value(&self.corrupt, effect.corrupt_per_million),
+            bits_per_s: self.rate.as_ref().map_or(effect.bits_per_s, |(rate, _)| Some(*rate)),
         }
+    }
+
+    /// Where to point at what cannot be.
+    fn place(&self) -> Option<&Path> {
+        let given = self.jitter.as_ref().or(self.reorder.as_ref()).or(self.latency.as_ref());
+        given.map(|(_, path)| path)
     }
 }
 
@@ -110,7 +142,7 @@ fn fault_effect(
         findings.add(&value.path, Mistake::LinkIdle { section: IN_FAULT.section.name });
         return None;
     }
-    let path = given.jitter.as_ref().or(given.latency.as_ref()).map_or(&value.path, |(_, path)| path);
+    let path = given.place().unwrap_or(&value.path);
     if let Some(mistake) = impossible(effect) {
         findings.add(path, mistake);
         return None;
@@ -127,10 +159,15 @@ fn fault_effect(
 /// What no link can do.
 pub(crate) fn impossible(effect: LinkEffect) -> Option<Mistake> {
     let duration = |ms: u32| Duration::from_millis(ms.into());
+    let cut = LinkEffect { loss_per_million: PER_MILLION, ..LinkEffect::default() };
     if effect.jitter_ms > effect.latency_ms {
         Some(Mistake::Jitter { jitter: duration(effect.jitter_ms), latency: duration(effect.latency_ms) })
-    } else if effect.is_cut() && effect.latency_ms > 0 {
-        Some(Mistake::LossAndLatency)
+    } else if effect.is_cut() && effect != cut {
+        Some(Mistake::LossAndMore)
+    } else if effect.reorder_per_million > LINK_REORDER_MAX {
+        Some(Mistake::ReorderMost { share: effect.reorder_per_million })
+    } else if effect.reorder_per_million > 0 && effect.latency_ms == 0 {
+        Some(Mistake::ReorderAtOnce { share: effect.reorder_per_million })
     } else {
         None
     }
@@ -212,7 +249,7 @@ fn ends(
     Some(Ends { from: first?, to: second?, is_both_ways: true })
 }
 
-/// `latency`, `jitter` and `loss`, at least one of them.
+/// What is done, at least one key of it.
 fn given(
     value: &Value<'_>,
     fields: &Fields<'_>,
@@ -228,14 +265,24 @@ fn given(
     };
     let latency = time("latency", grammar.latency, findings);
     let jitter = time("jitter", grammar.jitter, findings);
-    let loss = fields.get("loss").and_then(|value| {
-        let loss = units::per_million(&value, grammar.loss, findings);
-        is_right &= loss.is_some();
-        Some((loss?, value.path))
+    let mut share = |key: &str, name: &'static str, findings: &mut Findings| {
+        let value = fields.get(key)?;
+        let share = units::per_million(&value, name, findings);
+        is_right &= share.is_some();
+        Some((share?, value.path))
+    };
+    let loss = share("loss", grammar.loss, findings);
+    let duplicate = share("duplicate", grammar.duplicate, findings);
+    let reorder = share("reorder", grammar.reorder, findings);
+    let corrupt = share("corrupt", grammar.corrupt, findings);
+    let rate = fields.get("rate").and_then(|value| {
+        let rate = units::bits_per_s(&value, grammar.rate, findings);
+        is_right &= rate.is_some();
+        Some((rate?, value.path))
     });
-    let given = Given { latency, jitter, loss };
-    let is_misspelt = ["latency", "jitter", "loss"].iter().any(|key| fields.is_misspelt(key));
-    if is_right && given.is_empty() && !is_misspelt && !fields.has_later {
+    let given = Given { latency, jitter, loss, duplicate, reorder, corrupt, rate };
+    let is_misspelt = EFFECTS.iter().any(|key| fields.is_misspelt(key));
+    if is_right && given.is_empty() && !is_misspelt {
         findings.add(&value.path, Mistake::LinkIdle { section: grammar.section.name });
     }
     (is_right && !given.is_empty()).then_some(given)
@@ -293,8 +340,7 @@ fn line(
         None if is_idle => Mistake::LinkIdle { section: section.name },
         None => return Some(()),
     };
-    let place = given.jitter.or(given.latency).map_or(value.path.clone(), |(_, path)| path);
-    findings.add(&place, mistake);
+    findings.add(given.place().unwrap_or(&value.path), mistake);
     None
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::limits::machines::{MEMORY_MIB_MAX, MEMORY_MIB_MIN};
-use crate::limits::{PER_MILLION, RATE_MAX};
+use crate::limits::{LINK_BITS_PER_S_MAX, LINK_BITS_PER_S_MIN, PER_MILLION, RATE_MAX};
 use crate::scenario::mistake::Mistake;
 use crate::scenario::parse::Raw;
 use crate::scenario::validate::fields::{Findings, Value, wrong_type};
@@ -149,6 +149,35 @@ pub(super) fn rate(value: &Value<'_>, findings: &mut Findings) -> Option<u32> {
         findings.add(&value.path, Mistake::Number { key: "workload.rate", value: number.into(), min, max });
     }
     rate
+}
+
+/// Bits per second in each unit. `bit/s` stands last, since the others end with it.
+const BIT_RATES: [(&str, u64); 4] =
+    [("kbit/s", 1_000), ("Mbit/s", 1_000_000), ("Gbit/s", 1_000_000_000), ("bit/s", 1)];
+
+/// The rate of a link such as `10Mbit/s`, in bits per second.
+pub(super) fn bits_per_s(value: &Value<'_>, key: &'static str, findings: &mut Findings) -> Option<u64> {
+    let text = match value.raw {
+        Raw::Text(text) => text.clone(),
+        Raw::Integer(value) => value.to_string(),
+        Raw::Float(value) => value.to_string(),
+        raw => {
+            findings.add(&value.path, wrong_type(key, "a rate such as 10Mbit/s", raw));
+            return None;
+        }
+    };
+    bits_per_s_of(&text, key).map_err(|mistake| findings.add(&value.path, mistake)).ok()
+}
+
+/// Reads a rate such as `10Mbit/s`, in bits per second.
+pub(crate) fn bits_per_s_of(text: &str, key: &'static str) -> Result<u64, Mistake> {
+    let value = text.to_owned();
+    let unit = BIT_RATES.iter().find_map(|(unit, bits)| Some((text.strip_suffix(unit)?, *bits)));
+    match unit.and_then(|(digits, bits)| decimal(digits, bits)) {
+        None => Err(Mistake::NotBitRate { key, value }),
+        Some(Decimal::Whole(bits)) if (LINK_BITS_PER_S_MIN..=LINK_BITS_PER_S_MAX).contains(&bits) => Ok(bits),
+        Some(_) => Err(Mistake::BitRate { key, value }),
+    }
 }
 
 /// The memory of a node such as `256MiB`, in MiB.

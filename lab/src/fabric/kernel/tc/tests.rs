@@ -27,7 +27,7 @@ fn bytes(hexadecimal: &str) -> Vec<u8> {
 
 fn rule(latency_ms: u64, jitter_ms: u64, loss_per_million: u32) -> LinkRule {
     let ms = Duration::from_millis;
-    LinkRule { cut: false, loss_per_million, latency: ms(latency_ms), jitter: ms(jitter_ms) }
+    LinkRule { loss_per_million, latency: ms(latency_ms), jitter: ms(jitter_ms), ..LinkRule::PERFECT }
 }
 
 /// `tc qdisc add dev port1 root handle 1: htb default 0`.
@@ -52,21 +52,36 @@ fn class_is_what_tc_sends() {
     assert_eq!(options, bytes(want));
 }
 
-/// `tc qdisc add dev port1 parent 1:2 handle 102: netem limit 8192 delay 40ms 5ms loss 1% reorder 25% 0% corrupt 0.1% 0% rate 10gbit`
-/// sends `limit`, `delay` and `loss` so.
+/// `tc qdisc add dev port1 parent 1:2 handle 102: netem limit 8192 delay 40ms 5ms loss 1% reorder 25% 0% corrupt 0.1% 0% rate
+/// 10gbit` sends the same but for three attributes that are older than all kernels here: no correlations, and no exact times.
 #[test]
 fn netem_is_what_tc_sends() {
-    let (header, kind, options) = parts(&leaf(7, 1, false, &Netem::of(&rule(40, 5, 10_000)), 9));
+    let all = LinkRule {
+        reorder_per_million: 250_000,
+        corrupt_per_million: 1_000,
+        bits_per_s: Some(10_000_000_000),
+        ..rule(40, 5, 10_000)
+    };
+    let (header, kind, options) = parts(&leaf(7, 1, false, &Netem::of(&all), 9));
     assert_eq!(u32::from(header.handle), 0x0102_0000);
     assert_eq!((u32::from(header.parent), kind.as_str()), (65_538, "netem"));
-    let qopt = "68890900 00200000 295c8f02 00000000 00000000 2d310100";
+    let qopt = "68890900 00200000 295c8f02 01000000 00000000 2d310100";
     let correlations = "10000100 00000000 00000000 00000000";
-    let reorder_and_corrupt = "0c000300 00000000 00000000 0c000400 00000000 00000000";
-    // Above what 32 bits hold, tc says so with all bits set.
-    let rate = "0c000800 0080c6a47e8d0300 14000600 ffffffff 00000000 00000000 00000000";
+    let reorder_and_corrupt = "0c000300 00000040 00000000 0c000400 37894100 00000000";
+    let rate64 = "0c000800 807c814a00000000";
+    let rate = "14000600 807c814a 00000000 00000000 00000000";
     // 40,000,000 and 5,000,000 nanoseconds, and the seed.
     let exact = "0c000a00 005a620200000000 0c000b00 404b4c0000000000 0c000e00 0900000000000000";
-    assert_eq!(options, bytes(&[qopt, correlations, reorder_and_corrupt, rate, exact].concat()));
+    assert_eq!(options, bytes(&[qopt, correlations, reorder_and_corrupt, rate64, rate, exact].concat()));
+}
+
+/// Without a rate netem would let frames overtake that jitter makes late, and links keep order.
+#[test]
+fn link_without_a_rate_has_one_at_which_no_frame_takes_time() {
+    let (_, _, options) = parts(&leaf(7, 1, false, &Netem::of(&rule(40, 5, 0)), 9));
+    // Above what 32 bits hold, it says so with all bits set.
+    let rate = bytes("0c000800 0080c6a47e8d0300 14000600 ffffffff 00000000 00000000 00000000");
+    assert!(options.windows(rate.len()).any(|part| part == rate), "{options:02x?}");
 }
 
 #[test]
@@ -101,18 +116,16 @@ fn answered(mut message: TcMessage, stats: Vec<TcStats2>) -> TcMessage {
 fn answers_are_read() {
     let mut queue = TcStatsQueue::default();
     (queue.qlen, queue.drops) = (3, 5);
-    let told = leaf(7, 4, true, &Netem::of(&rule(40, 5, 10_000)), 9);
-    let read = leaf_state(&answered(told.clone(), vec![TcStats2::Queue(queue)])).unwrap();
-    let ms = Duration::from_millis;
-    let want = Leaf {
-        index: 7,
-        sender: 4,
-        latency: ms(40),
-        jitter: ms(5),
-        loss_per_million: 10_000,
-        dropped: 5,
-        held: 3,
+    (queue.requeues, queue.overlimits) = (2, 9);
+    let all = LinkRule {
+        reorder_per_million: 250_000,
+        corrupt_per_million: 1_000,
+        bits_per_s: Some(10_000_000_000),
+        ..rule(40, 5, 10_000)
     };
+    let told = leaf(7, 4, true, &Netem::of(&all), 9);
+    let read = leaf_state(&answered(told.clone(), vec![TcStats2::Queue(queue)])).unwrap();
+    let want = Leaf { index: 7, sender: 4, rule: all, early: 2, dropped: 5, held: 3 };
     assert_eq!(read, want);
     let mut basic = TcStatsBasic::default();
     (basic.bytes, basic.packets) = (1_400, 10);
@@ -135,5 +148,6 @@ fn ticks_will_do_where_the_kernel_says_nothing_finer() {
         TcAttribute::Options(vec![TcOption::Other(DefaultNla::new(TCA_OPTIONS, options))]);
     message.attributes.push(TcAttribute::Stats2(vec![TcStats2::Queue(TcStatsQueue::default())]));
     let read = leaf_state(&message).unwrap();
-    assert_eq!((read.latency, read.jitter), (Duration::from_millis(40), Duration::from_nanos(109 * TICK_NS)));
+    let ticks = Duration::from_nanos(109 * TICK_NS);
+    assert_eq!((read.rule.latency, read.rule.jitter), (Duration::from_millis(40), ticks));
 }
