@@ -53,6 +53,12 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Prove that the checks catch bugs: planted ones, by name, in every run
     Selftest(SelftestArgs),
+    /// Measure that links do what is asked of them, through either fabric (docs/drivers.md)
+    #[command(
+        after_help = "Exit codes: 0 every link did what was asked of it; 1 one did not; 2 it could not be measured; 3 this host has no \
+such fabric: what is missing; 64 the command line is wrong."
+    )]
+    FabricCheck(FabricCheckArgs),
     /// Build, sign and look at the appliance's image (docs/image.md)
     #[command(
         subcommand,
@@ -164,6 +170,20 @@ pub struct SelftestArgs {
     /// Where the runs leave their directories, which must not exist [default: runs/selftest-TIME]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+}
+
+/// A check of a fabric.
+#[derive(Debug, clap::Args)]
+pub struct FabricCheckArgs {
+    /// Which one
+    #[arg(long, value_enum, default_value_t = FabricArg::Switch)]
+    pub fabric: FabricArg,
+    /// All randomness comes from this number, as far as it is the lab's
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Print a JSON object a line instead of a table
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What is done with images.

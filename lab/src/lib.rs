@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod control;
 pub mod doctor;
 pub mod fabric;
+pub mod fabric_check;
 pub mod history;
 pub mod image;
 pub mod limits;

@@ -9,6 +9,7 @@ use aspen_lab::causes::causes;
 use aspen_lab::cli::{Cli, Command, NODE_PART};
 use aspen_lab::control::{ClientError, UpError};
 use aspen_lab::doctor::{self, DoctorError};
+use aspen_lab::fabric_check::{self, FabricCheckError};
 use aspen_lab::machine::kvm;
 use aspen_lab::program::confine;
 use aspen_lab::rig::{self, RigError};
@@ -69,6 +70,7 @@ fn command(command: &Command) -> ExitCode {
         Command::Control(command) => finish(control::run(command, out), ClientError::exit_code),
         Command::Verify(args) => finish(verify::run(args, out), VerifyError::exit_code),
         Command::Selftest(args) => finish(selftest::run(args, out), SelftestError::exit_code),
+        Command::FabricCheck(args) => finish(fabric_check::run(args, out), FabricCheckError::exit_code),
         Command::Image(command) => {
             let done = image::command::run(command, out, &mut std::io::stderr());
             finish(done.map(|()| 0), |_| EXIT_FAILED)
@@ -90,6 +92,8 @@ fn inner(stage: sandbox::InnerStage) -> ExitCode {
     let part = inner.arguments.first().cloned().unwrap_or_default();
     if part == doctor::INNER {
         finish(doctor::run_inner(inner).map(|()| 0), |_| EXIT_FAILED)
+    } else if part == fabric_check::INNER {
+        finish(fabric_check::run_inner(inner), |_| EXIT_INVALID)
     } else if part == control::INNER {
         finish(control::run_inner(inner), |_| EXIT_INVALID)
     } else {

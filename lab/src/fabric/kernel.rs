@@ -81,16 +81,16 @@ pub enum KernelError {
         /// Which link.
         link: LinkId,
         /// What it was told.
-        asked: LinkRule,
+        asked: Box<LinkRule>,
         /// What it says.
-        found: LinkRule,
+        found: Box<LinkRule>,
     },
 }
 
 impl KernelError {
-    /// Whether this host cannot have such a fabric, as opposed to the fabric having failed.
+    /// Whether there cannot be such a fabric here, as opposed to the fabric having failed.
     pub fn is_refused(&self) -> bool {
-        matches!(self, Self::Lacks { .. })
+        matches!(self, Self::Lacks { .. } | Self::Jitter(_))
     }
 }
 

@@ -20,6 +20,28 @@ pub const NFT_MAX: Duration = Duration::from_secs(20);
 /// Most output of nft that is read, in bytes: a cut of every link of the largest fabric has a hundred bytes each.
 pub const NFT_OUTPUT_BYTES_MAX: usize = 1 << 20;
 
+// ---- lab fabric-check ----
+
+/// How often a machine that hears nothing looks whether the others are done.
+pub const CHECK_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How long nothing may be heard, beyond the time that the slowest frame takes, until nothing is taken to come any more.
+pub const CHECK_SILENCE: Duration = Duration::from_millis(400);
+/// Datagrams over each link to which nothing is done: enough to notice what would be done to a whole port.
+pub const CHECK_BESIDE_COUNT: u32 = 50;
+/// Bytes of each of those.
+pub const CHECK_BYTES_BESIDE: usize = 100;
+/// How far a time may be from what was asked, in percent of it, and how much more on top of that.
+pub const CHECK_TIME_PERCENT: u32 = 10;
+/// See [`CHECK_TIME_PERCENT`].
+pub const CHECK_TIME_ADD: Duration = Duration::from_millis(1);
+/// How far a rate may be from what was asked, in percent of it.
+pub const CHECK_RATE_PERCENT: u32 = 10;
+/// By how much a link may be later than before without anybody noticing that something is done to another one: the host itself
+/// is as uneven when it is busy.
+pub const CHECK_NOTICEABLE: Duration = Duration::from_millis(5);
+/// Longest time that the inner process may take to end when it has told everything.
+pub const CHECK_MAX: Duration = Duration::from_secs(20);
+
 const _: () = {
     assert!("port65535".len() <= IFACE_NAME_BYTES_MAX);
     assert!(FABRIC_PORTS_MAX as usize * FABRIC_PORTS_MAX as usize * 100 <= NFT_OUTPUT_BYTES_MAX);

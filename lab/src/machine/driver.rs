@@ -75,10 +75,13 @@ pub enum DriverError {
 }
 
 impl DriverError {
-    /// Whether this host lacks what the fabric needs, as opposed to something having failed.
+    /// Whether this fabric cannot do what is asked of it here, as opposed to something having failed.
     pub fn is_refused(&self) -> bool {
-        let Self::SetUp(SetUpError::Fabric(FabricError::Kernel(error))) = self else { return false };
-        error.is_refused()
+        match self {
+            Self::SetUp(SetUpError::Fabric(FabricError::Kernel(error))) => error.is_refused(),
+            Self::SetUp(SetUpError::Fabric(FabricError::Uncounted(_))) => true,
+            _ => false,
+        }
     }
 }
 
@@ -99,7 +102,9 @@ pub async fn set_up(
     let log = ProgramLog::open(&directory.join("programs.log")).map_err(SetUpError::from)?;
     // First of all: what this host cannot have is told before anything is measured.
     let mut wiring = wiring(driver, fabric, plan, sabotage, &log)?;
-    wiring.require(rules(plan, Pace::REAL)).map_err(SetUpError::from)?;
+    let asked = rules(plan, Pace::REAL);
+    check_receipts(fabric, &asked).map_err(SetUpError::from)?;
+    wiring.require(asked).map_err(SetUpError::from)?;
     let pace = match (driver, pace) {
         (_, Some(pace)) => pace,
         // Where the whole host is emulated, processes are as slow as machines.
@@ -133,6 +138,12 @@ fn wiring(
         Some(Sabotage::IgnorePauses | Sabotage::IgnoreKills) | None => None,
     };
     Ok(Wiring::begin(fabric, plan.seed, sabotage, &ports, log)?)
+}
+
+/// Whether all of this leaves receipts: a fault that leaves none is none.
+fn check_receipts(fabric: FabricKind, rules: &[LinkRule]) -> Result<(), FabricError> {
+    let is_uncounted = fabric == FabricKind::Kernel && rules.iter().any(|rule| rule.corrupt_per_million > 0);
+    if is_uncounted { Err(FabricError::Uncounted("corrupt")) } else { Ok(()) }
 }
 
 /// Everything that the plan does to links, as the wall sees it.

@@ -130,6 +130,7 @@ impl Errand {
                 errand.files.push(folder.clone());
                 errand
             }
+            Command::FabricCheck(_) => Self::bare(Machines::None),
             Command::Doctor { hold, .. } => {
                 let mut errand = Self::bare(Machines::Tried);
                 errand.has_input = *hold;

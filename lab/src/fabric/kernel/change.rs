@@ -42,7 +42,8 @@ impl KernelFabric {
         for (link, asked) in wanted {
             let found = after.link(*link).in_force;
             if !is_alike(asked, &found) {
-                return Err(KernelError::NotInForce { link: *link, asked: *asked, found });
+                let (asked, found) = (Box::new(*asked), Box::new(found));
+                return Err(KernelError::NotInForce { link: *link, asked, found });
             }
         }
         // What a healed link says is what it was while it was cut; what is in force is that of now.

@@ -56,7 +56,7 @@ fn one_bit_is_turned_in_the_very_frames_that_the_seed_says() {
         let mut got = [0; 64];
         let length = rig.machines[1].recv(&mut got).unwrap();
         let Fate::Deliver(passage) = fate(&rule, SEED, LINK, n.into()) else { panic!("nothing is lost") };
-        let mut want = sent.to_vec();
+        let mut want = sent.clone();
         if let Some(bit) = passage.turned_bit(sent.len()) {
             want[bit / 8] ^= 1 << (bit % 8);
             changed += 1;
