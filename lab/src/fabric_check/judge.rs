@@ -199,15 +199,15 @@ impl Heard<'_> {
         }
         // One frame alone says little, but none is faster than that.
         let alone = rule.latency + rule.transmission(self.case.frame_bytes());
-        let least = self.arrivals.iter().map(|arrival| added(arrival.delay, self.baseline)).min()?;
-        if least + alone * CHECK_TIME_PERCENT / 100 + CHECK_TIME_ADD < alone {
+        let quickest = self.arrivals.iter().map(|arrival| added(arrival.delay, self.baseline)).min()?;
+        if quickest + alone * CHECK_TIME_PERCENT / 100 + CHECK_TIME_ADD < alone {
             complaints.push(format!(
                 "a frame takes {}, and {} at the least were asked for",
-                ms(least),
+                ms(quickest),
                 ms(alone)
             ));
         }
-        Some(format!("{:.2} Mbit/s, at the least +{}", measured / 1e6, ms(least)))
+        Some(format!("{:.2} Mbit/s, at the least +{}", measured / 1e6, ms(quickest)))
     }
 
     /// Whether the fabric has counted what was sent and heard.

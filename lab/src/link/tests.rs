@@ -1,7 +1,8 @@
 //! The link model, as data and by property.
 
-use super::*;
 use proptest::prelude::*;
+
+use super::*;
 
 const LINK: LinkId = LinkId { from: PortIndex(1), to: PortIndex(2) };
 

@@ -99,13 +99,11 @@ impl Share {
         };
         let count = |n: u64| {
             let copy = copy_fate(rule, seed, link_id(pair), n);
-            match self {
-                Self::Duplicate => u64::from(copy.is_some()),
-                _ => {
-                    let fates = [Some(fate(rule, seed, link_id(pair), n)), copy];
-                    fates.into_iter().flatten().filter(|fate| is_it(*fate)).count() as u64
-                }
+            if self == Self::Duplicate {
+                return u64::from(copy.is_some());
             }
+            let fates = [Some(fate(rule, seed, link_id(pair), n)), copy];
+            fates.into_iter().flatten().filter(|fate| is_it(*fate)).count() as u64
         };
         frames.map(count).sum()
     }
