@@ -206,9 +206,6 @@ pub fn run(args: &RigArgs) -> Result<u8, RigError> {
         errand => errand?,
     };
     check_named(&errand)?;
-    // Before any thread, since every thread inherits the mask. QEMU's process takes it off again.
-    let blocked = host::signals().thread_block();
-    blocked.map_err(|errno| RigError::Signals(errno.into()))?;
     let mut tell = |text: &str| say(text);
     let mut workshop = Workshop::of_user(&mut tell)?;
     let began = Instant::now();
@@ -239,6 +236,9 @@ pub fn run(args: &RigArgs) -> Result<u8, RigError> {
         console: &files.logs.console,
     });
     let mut out = Out::new(errand.out.clone());
+    // Until here Ctrl-C ends everything. From here on no thread may be without the mask; QEMU's process takes it off again.
+    let blocked = host::signals().thread_block();
+    blocked.map_err(|errno| RigError::Signals(errno.into()))?;
     let started = vmm::start(&program, &files.logs.complaints)?;
     let ended = host::serve(started, order, &mut out, &files.logs, UP_MAX, &mut |release| {
         files.forget();
@@ -365,6 +365,15 @@ fn check_memory(memory_mib: u32, files_bytes: u64) -> Result<(), RigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn place_without_room_is_told() {
+        // A file system that has no blocks.
+        let error = check_room(Path::new("/proc")).unwrap_err();
+        let want = "/proc has 0 MiB of free space, the guest's files need 2048 MiB at least: make room, or set XDG_CACHE_HOME to a \
+                    folder with more";
+        assert_eq!((error.exit_code(), error.to_string().as_str()), (3, want));
+    }
 
     #[test]
     fn memory_that_is_too_little_is_told() {
