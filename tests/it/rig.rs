@@ -118,7 +118,11 @@ fn doctor_finds_everything_in_a_guest() {
             table.lines().find(|line| line.starts_with(row)).unwrap_or_else(|| panic!("{row}: {table}"));
         assert!(line.contains(" works "), "{line}");
     }
-    assert!(!table.lines().any(|line| line.contains(" no ")), "{table}");
+    // The one thing that a guest has only where this host has it.
+    let has_hypervisor = host::program(&["cloud-hypervisor"]).is_some();
+    let is_excused = |line: &str| line.starts_with("driver   cloud-hypervisor ") && !has_hypervisor;
+    let missing = table.lines().find(|line| line.contains(" no ") && !is_excused(line));
+    assert_eq!(missing, None, "{table}");
     assert!(said.contains("rig: Linux ") && said.contains(" up after "), "{said}");
 }
 
