@@ -2,6 +2,7 @@
 
 mod image;
 mod inner;
+mod kernel;
 mod rows;
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -195,6 +196,7 @@ fn row(finding: &Finding) -> Row {
             "link",
             format!("a probe over {} ms each way took {rtt_us} us", DOCTOR_LATENCY.as_millis()),
         ),
+        Finding::Kernel(finding) => return kernel::row(finding),
         Finding::Pause => ("fault", "pause", "a process stood still and went on".to_owned()),
         Finding::Kill { exit } => ("fault", "kill", format!("a process ended by {exit}")),
         Finding::Holding => ("holding", "", "until stopped".to_owned()),

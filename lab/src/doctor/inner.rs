@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DoctorError, HOLD};
+use super::kernel::KernelFinding;
+use super::{DoctorError, HOLD, kernel};
 use crate::fabric::namespace::Namespace;
 use crate::fabric::switch::{PortSpec, Switch, SwitchHandle};
 use crate::fabric::tap::{self, TapConfig};
@@ -48,6 +49,8 @@ pub(super) enum Finding {
         /// There and back.
         rtt_us: u64,
     },
+    /// What the kernel's fabric does.
+    Kernel(KernelFinding),
     /// A process stood still and went on.
     Pause,
     /// A process was killed.
@@ -86,6 +89,7 @@ pub fn run_inner(inner: Inner) -> Result<(), DoctorError> {
     }
     switch.set_rules(both_ways(LinkRule::default()))?;
     tell(Finding::Latency { rtt_us: micros(slow) })?;
+    tell(Finding::Kernel(kernel::look()))?;
     pause(&mut machines[0])?;
     tell(Finding::Pause)?;
     tell(Finding::Kill { exit: machines[1].kill()? })?;
@@ -131,14 +135,7 @@ fn build() -> Result<(Vec<ProcessMachine>, Switch), DoctorError> {
     let mut machines = Vec::new();
     let mut ports = Vec::new();
     for port in 0..2 {
-        let other = 1 - port;
-        let tap = TapConfig {
-            name: "lab-tap".to_owned() + &port.to_string(),
-            mac: mac(port),
-            address: address(port),
-            prefix_bits: 24,
-            neighbours: vec![(address(other), mac(other))],
-        };
+        let tap = interface(port);
         let name = format!("doctor-{port}");
         let network = |source| MachineError::Network { name: name.clone(), source };
         let namespace = Namespace::create().map_err(network)?;
@@ -152,14 +149,26 @@ fn build() -> Result<(Vec<ProcessMachine>, Switch), DoctorError> {
     Ok((machines, Switch::start(0, None, ports)?))
 }
 
-fn mac(port: u8) -> MacAddress {
+/// The interface of one of two machines.
+pub(super) fn interface(port: u8) -> TapConfig {
+    let other = 1 - port;
+    TapConfig {
+        name: "lab-tap".to_owned() + &port.to_string(),
+        mac: mac(port),
+        address: address(port),
+        prefix_bits: 24,
+        neighbours: vec![(address(other), mac(other))],
+    }
+}
+
+pub(super) fn mac(port: u8) -> MacAddress {
     MacAddress([2, 0, 0, 0, 0, port])
 }
 
-fn address(port: u8) -> Ipv4Addr {
+pub(super) fn address(port: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, port + 1)
 }
 
-fn micros(time: Duration) -> u64 {
+pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -43,6 +43,11 @@ impl Row {
         Self { fix: Some(fix), ..self }
     }
 
+    /// Something else does its work here.
+    pub(super) fn replaced(self) -> Self {
+        Self { is_replaced: true, ..self }
+    }
+
     /// What it is about, if that does not work and nothing else does its work.
     pub(super) fn wanting(&self) -> Option<String> {
         (self.found.is_err() && !self.is_replaced).then(|| format!("{} {}", self.part, self.name))

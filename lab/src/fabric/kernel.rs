@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use rtnetlink::Handle;
@@ -21,6 +22,7 @@ mod nft;
 mod offload;
 mod part;
 mod reading;
+mod steer;
 mod tally;
 mod tc;
 
@@ -38,8 +40,8 @@ use super::netlink::with_netlink;
 use super::packet::MachineTap;
 use super::tap::{self, TapConfig};
 use super::{Sabotage, TapError, check_link, check_rule};
-use crate::limits::fabric::NETEM_JITTER_MAX;
-use crate::limits::{FABRIC_PORTS_MAX, PER_MILLION};
+use crate::limits::fabric::{NETEM_JITTER_MAX, PORT_UP_MAX};
+use crate::limits::{FABRIC_PORTS_MAX, PER_MILLION, POLL_INTERVAL};
 use crate::link::{LinkId, LinkRule, PortIndex};
 use crate::plan::MacAddress;
 use crate::program::ProgramLog;
@@ -70,6 +72,9 @@ pub enum KernelError {
     /// The rules.
     #[error("the rules of the bridge")]
     Nft(#[from] NftError),
+    /// A port of the bridge.
+    #[error("{0} of the bridge carries no frames {PORT_UP_MAX:?} after both its ends were set up")]
+    Down(String),
     /// A rule that the kernel cannot be told.
     #[error(
         "a jitter of {0:?}, and netem draws at most {NETEM_JITTER_MAX:?}: make it smaller, or take --fabric switch"
@@ -185,6 +190,8 @@ impl KernelFabric {
             nft.set_up(&macs).map_err(|error| Part::BridgeRules.lacking(error))?;
             Ok(made)
         })??;
+        let steered: Vec<_> = (0..).zip(&macs).map(|(number, (name, _))| (name.clone(), number)).collect();
+        namespace.run(|| steer::to_one_processor_each(&steered))?;
         let port = |((index, tap), (_, mac))| KernelPort { index, mac, tap };
         let ports: Vec<KernelPort> = made.into_iter().zip(macs).map(port).collect();
         let links = links(ports.len()).map(|link| (link, LinkState::default())).collect();
@@ -245,6 +252,25 @@ impl KernelFabric {
         config: &TapConfig,
     ) -> Result<(), KernelError> {
         Ok(devices::connect(&self.namespace, port.0, machine, config)?)
+    }
+
+    /// Waits until every port carries frames. To be called when all machines are connected.
+    ///
+    /// # Errors
+    /// A port does not, within [`PORT_UP_MAX`].
+    pub fn await_ports(&self) -> Result<(), KernelError> {
+        let start = Instant::now();
+        self.here(async |handle| {
+            for (number, _) in numbered(&self.ports) {
+                while !devices::forwards(&handle, number).await? {
+                    if start.elapsed() > PORT_UP_MAX {
+                        return Err(KernelError::Down(port_name(number)));
+                    }
+                    thread::sleep(POLL_INTERVAL);
+                }
+            }
+            Ok(())
+        })
     }
 
     /// The TAP of a machine that has a hypervisor.

@@ -100,13 +100,16 @@ impl Wiring {
     /// The fabric, when every machine is connected.
     ///
     /// # Errors
-    /// The switch does not begin.
+    /// The switch does not begin, or a port of the kernel's carries no frames.
     pub fn finish(self) -> Result<Fabric, FabricError> {
         match self {
             Self::Switch { seed, sabotage, ports } => {
                 Ok(Fabric::Switch(Switch::start(seed, sabotage, ports)?))
             }
-            Self::Kernel(fabric) => Ok(Fabric::Kernel(fabric)),
+            Self::Kernel(fabric) => {
+                fabric.await_ports()?;
+                Ok(Fabric::Kernel(fabric))
+            }
         }
     }
 }

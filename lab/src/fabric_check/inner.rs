@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::cases::{self, Case, MACHINES, links};
-use super::judge::{Heard, is_untouched, judge, median};
+use super::judge::{Complaint, Heard, is_untouched, judge, median};
 use super::traffic::{Arrival, Flow, Sockets, interface, mac};
 use super::{FabricCheckError, Message, Order, Row};
 use crate::causes::causes;
@@ -15,7 +15,7 @@ use crate::fabric::FabricError;
 use crate::fabric::kernel::PortKind;
 use crate::fabric::namespace::Namespace;
 use crate::fabric::wiring::{Fabric, Wiring};
-use crate::limits::fabric::{CHECK_BESIDE_COUNT, CHECK_BYTES_BESIDE};
+use crate::limits::fabric::{CHECK_BESIDE_COUNT, CHECK_BYTES_BESIDE, CHECK_TRIES_MAX};
 use crate::link::{LinkId, LinkRule, PortIndex};
 use crate::program::ProgramLog;
 use crate::sandbox::Inner;
@@ -43,6 +43,13 @@ pub fn run_inner(inner: Inner) -> Result<u8, FabricCheckError> {
     Ok(1)
 }
 
+/// One measurement.
+struct Looked {
+    row: Row,
+    /// Whether a busy host may be the reason of everything that is wrong. What is wrong each time is wrong.
+    is_worth_another_look: bool,
+}
+
 struct Bench {
     order: Order,
     fabric: Fabric,
@@ -58,7 +65,14 @@ fn measure(
     let bench = Bench::build(order)?;
     let mut baseline = None;
     for case in cases::all() {
-        tell(&Message::Row(bench.row(&case, &mut baseline)?))?;
+        let mut row = bench.row(&case, &mut baseline)?;
+        for _ in 1..CHECK_TRIES_MAX {
+            if !row.is_worth_another_look {
+                break;
+            }
+            row = bench.row(&case, &mut baseline)?;
+        }
+        tell(&Message::Row(row.row))?;
     }
     Ok(())
 }
@@ -81,12 +95,12 @@ impl Bench {
 
     /// Does one thing to one link, and measures that and all the others. The first case, of an untouched link, says how long
     /// such a link takes.
-    fn row(&self, case: &Case, baseline: &mut Option<Duration>) -> Result<Row, FabricCheckError> {
+    fn row(&self, case: &Case, baseline: &mut Option<Duration>) -> Result<Looked, FabricCheckError> {
         let rules = links().into_iter().map(|link| {
             let rule = if link == case.link { case.rule } else { LinkRule::PERFECT };
             (link, rule)
         });
-        let before = counts_of(&self.fabric.set_rules(rules.collect())?, case.link);
+        let all_before = self.fabric.set_rules(rules.collect())?;
         let main = Flow { link: case.link, count: case.count, spacing: case.spacing, bytes: case.bytes };
         let lasts = case.spacing * case.count;
         let beside = links().into_iter().filter(|link| *link != case.link).map(|link| Flow {
@@ -97,8 +111,15 @@ impl Bench {
         });
         let flows: Vec<Flow> = std::iter::once(main).chain(beside).collect();
         let queue = case.rule.transmission(case.frame_bytes()) * case.rule.queue_frames_max().min(case.count);
-        let heard = self.sockets.exchange(&flows, case.rule.latency + case.rule.jitter + queue)?;
-        let after = counts_of(&self.fabric.counts()?, case.link);
+        let is_seen = || {
+            let now = self.fabric.counts()?;
+            let came =
+                |link| counts_of(&now, link).judged.saturating_sub(counts_of(&all_before, link).judged);
+            Ok(flows.iter().all(|flow| came(flow.link) >= u64::from(flow.count)))
+        };
+        let heard = self.sockets.exchange(&flows, case.rule.latency + case.rule.jitter + queue, is_seen)?;
+        let [before, after] =
+            [&all_before, &self.fabric.counts()?].map(|counts| counts_of(counts, case.link));
         let baseline = *baseline.get_or_insert_with(|| {
             let all: Vec<Arrival> = heard.iter().flatten().copied().collect();
             median(&all).unwrap_or_default()
@@ -113,10 +134,16 @@ impl Bench {
         });
         for (flow, arrivals) in flows.iter().zip(&heard).skip(1) {
             let suffers = is_untouched(arrivals, flow.count, baseline, case.rule.latency);
-            complaints
-                .extend(suffers.map(|how| format!("{}, to which nothing was done: {how}", name(flow.link))));
+            complaints.extend(suffers.map(|complaint| Complaint {
+                text: format!("{}, to which nothing was done: {}", name(flow.link), complaint.text),
+                ..complaint
+            }));
         }
-        Ok(Row { link: name(case.link), asked: asked(&case.rule), measured, complaints })
+        let is_of_time = |complaint: &Complaint| complaint.is_of_time;
+        let is_worth_another_look = !complaints.is_empty() && complaints.iter().all(is_of_time);
+        let complaints = complaints.into_iter().map(|complaint| complaint.text).collect();
+        let row = Row { link: name(case.link), asked: asked(&case.rule), measured, complaints };
+        Ok(Looked { row, is_worth_another_look })
     }
 }
 

@@ -19,6 +19,24 @@ use crate::link::{Fate, Passage, copy_fate, fate};
 /// says that it is a group's (IEEE 802, 8.2.2). Everything else is covered by a checksum.
 const HARMLESS_BITS: u32 = 48 + 1;
 
+/// Something that is not as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Complaint {
+    pub(super) text: String,
+    /// Whether a host that is busy with something else could be the reason, so that it is worth another look.
+    pub(super) is_of_time: bool,
+}
+
+impl Complaint {
+    fn of_time(text: String) -> Self {
+        Self { text, is_of_time: true }
+    }
+
+    fn of_frames(text: String) -> Self {
+        Self { text, is_of_time: false }
+    }
+}
+
 /// What was heard of one case.
 #[derive(Debug)]
 pub(super) struct Heard<'a> {
@@ -34,7 +52,7 @@ pub(super) struct Heard<'a> {
 }
 
 /// What was measured, in words, and what is not as it should be.
-pub(super) fn judge(heard: &Heard<'_>) -> (String, Vec<String>) {
+pub(super) fn judge(heard: &Heard<'_>) -> (String, Vec<Complaint>) {
     let mut complaints = Vec::new();
     let late: Vec<Arrival> =
         heard.arrivals.iter().copied().filter(|arrival| !heard.is_early(arrival)).collect();
@@ -42,7 +60,8 @@ pub(super) fn judge(heard: &Heard<'_>) -> (String, Vec<String>) {
     words.extend(heard.times(&late, &mut complaints));
     words.extend(heard.rate(&mut complaints));
     if late.windows(2).any(|pair| pair[1].number < pair[0].number) {
-        complaints.push("frames have overtaken others that were to keep their order".to_owned());
+        let text = "frames have overtaken others that were to keep their order";
+        complaints.push(Complaint::of_frames(text.to_owned()));
     }
     heard.books(&mut complaints);
     (words.join(", "), complaints)
@@ -54,14 +73,15 @@ pub(super) fn is_untouched(
     count: u32,
     baseline: Duration,
     latency_beside: Duration,
-) -> Option<String> {
+) -> Option<Complaint> {
     let is_each_once = arrivals.iter().map(|arrival| arrival.number).eq(0..count);
     if !is_each_once {
-        return Some(format!("{} of {count} arrived, or not in their order", arrivals.len()));
+        let text = format!("{} of {count} arrived, or not in their order", arrivals.len());
+        return Some(Complaint::of_frames(text));
     }
     let late = added(median(arrivals).unwrap_or_default(), baseline);
     let most = (latency_beside / 2).max(CHECK_NOTICEABLE);
-    (late > most).then(|| format!("its frames take {} longer", ms(late)))
+    (late > most).then(|| Complaint::of_time(format!("its frames take {} longer", ms(late))))
 }
 
 /// The median time of what arrived.
@@ -87,7 +107,7 @@ impl Heard<'_> {
     }
 
     /// How many arrived, twice or early.
-    fn shares(&self, complaints: &mut Vec<String>) -> String {
+    fn shares(&self, complaints: &mut Vec<Complaint>) -> String {
         let Case { rule, count, .. } = self.case;
         let mut times: BTreeMap<u32, u32> = BTreeMap::new();
         for arrival in self.arrivals {
@@ -119,7 +139,7 @@ impl Heard<'_> {
     }
 
     /// On the switch it is known of every frame what becomes of it.
-    fn as_seeded(&self, times: &BTreeMap<u32, u32>, early: u32, complaints: &mut Vec<String>) {
+    fn as_seeded(&self, times: &BTreeMap<u32, u32>, early: u32, complaints: &mut Vec<Complaint>) {
         let Case { rule, link, count, .. } = self.case;
         let (mut wrong, mut early_drawn) = (0, 0);
         for number in 0..*count {
@@ -134,10 +154,13 @@ impl Heard<'_> {
             wrong += u32::from(times.get(&number).copied().unwrap_or_default() != number_of(whole.len()));
         }
         if wrong > 0 {
-            complaints.push(format!("{wrong} frames fared otherwise than the seed says"));
+            let text = format!("{wrong} frames fared otherwise than the seed says");
+            complaints.push(Complaint::of_frames(text));
         }
         if early != early_drawn {
-            complaints.push(format!("{early} frames were early, the seed says {early_drawn}"));
+            let text = format!("{early} frames were early, the seed says {early_drawn}");
+            // A frame that was held up may look as if it had not been early.
+            complaints.push(Complaint::of_time(text));
         }
     }
 
@@ -150,7 +173,7 @@ impl Heard<'_> {
     }
 
     /// How late they were.
-    fn times(&self, late: &[Arrival], complaints: &mut Vec<String>) -> Option<String> {
+    fn times(&self, late: &[Arrival], complaints: &mut Vec<Complaint>) -> Option<String> {
         let rule = &self.case.rule;
         let part = |percent| quantile(late, percent).map(|delay| added(delay, self.baseline));
         let (low, middle, high) = (part(5)?, part(50)?, part(95)?);
@@ -160,7 +183,8 @@ impl Heard<'_> {
         let most_off = rule.latency * CHECK_TIME_PERCENT / 100 + CHECK_TIME_ADD;
         let mut near = |what: &str, time: Duration, asked: Duration| {
             if time.abs_diff(asked) > most_off {
-                complaints.push(format!("{what} {} are added, {} were asked for", ms(time), ms(asked)));
+                let text = format!("{what} {} are added, {} were asked for", ms(time), ms(asked));
+                complaints.push(Complaint::of_time(text));
             }
         };
         let (least, most) = (rule.latency.saturating_sub(rule.jitter), rule.latency + rule.jitter);
@@ -174,20 +198,16 @@ impl Heard<'_> {
             || high + most_off < rule.latency + rule.jitter / 2
         {
             // Whoever is held long holds up those behind it, so that long times are more likely than short ones.
-            complaints.push(format!(
-                "{} to {} are added, {} to {} were asked for",
-                ms(low),
-                ms(high),
-                ms(least),
-                ms(most)
-            ));
+            let [low, high, least, most] = [low, high, least, most].map(ms);
+            let text = format!("{low} to {high} are added, {least} to {most} were asked for");
+            complaints.push(Complaint::of_time(text));
         }
         let spread = format!("+{} (90 % between {} and {})", ms(middle), ms(low), ms(high));
         Some(if rule.jitter.is_zero() { format!("+{}", ms(middle)) } else { spread })
     }
 
     /// How fast they followed each other.
-    fn rate(&self, complaints: &mut Vec<String>) -> Option<String> {
+    fn rate(&self, complaints: &mut Vec<Complaint>) -> Option<String> {
         let rule = &self.case.rule;
         let asked = rule.bits_per_s?;
         let (first, last) = (self.arrivals.first()?, self.arrivals.last()?);
@@ -195,23 +215,22 @@ impl Heard<'_> {
         let seconds = last.at.saturating_sub(first.at).as_secs_f64().max(1e-9);
         let (measured, asked) = (f64::from(number_of(bits)) / seconds, f64::from(u32::try_from(asked).ok()?));
         if (measured - asked).abs() > asked * f64::from(CHECK_RATE_PERCENT) / 100.0 {
-            complaints.push(format!("{:.2} Mbit/s pass, {:.2} were asked for", measured / 1e6, asked / 1e6));
+            let text = format!("{:.2} Mbit/s pass, {:.2} were asked for", measured / 1e6, asked / 1e6);
+            complaints.push(Complaint::of_time(text));
         }
         // One frame alone says little, but none is faster than that.
         let alone = rule.latency + rule.transmission(self.case.frame_bytes());
-        let quickest = self.arrivals.iter().map(|arrival| added(arrival.delay, self.baseline)).min()?;
-        if quickest + alone * CHECK_TIME_PERCENT / 100 + CHECK_TIME_ADD < alone {
-            complaints.push(format!(
-                "a frame takes {}, and {} at the least were asked for",
-                ms(quickest),
-                ms(alone)
-            ));
+        let fastest = self.arrivals.iter().map(|arrival| added(arrival.delay, self.baseline)).min()?;
+        if fastest + alone * CHECK_TIME_PERCENT / 100 + CHECK_TIME_ADD < alone {
+            let [fastest, alone] = [fastest, alone].map(ms);
+            let text = format!("a frame takes {fastest}, and {alone} at the least were asked for");
+            complaints.push(Complaint::of_time(text));
         }
-        Some(format!("{:.2} Mbit/s, at the least +{}", measured / 1e6, ms(quickest)))
+        Some(format!("{:.2} Mbit/s, at the least +{}", measured / 1e6, ms(fastest)))
     }
 
     /// Whether the fabric has counted what was sent and heard.
-    fn books(&self, complaints: &mut Vec<String>) {
+    fn books(&self, complaints: &mut Vec<Complaint>) {
         let Case { rule, count, .. } = self.case;
         let [before, after] = &self.counts;
         let since = |of: fn(&FrameCounts) -> u64| of(after).saturating_sub(of(before));
@@ -219,27 +238,31 @@ impl Heard<'_> {
         let delivered = since(|counts| counts.delivered);
         let gone = since(|counts| counts.dropped_cut + counts.dropped_loss + counts.dropped_queue);
         if judged != u64::from(*count) || judged + copies != delivered + gone {
-            complaints.push(format!(
+            let text = format!(
                 "the fabric counts {judged} frames and {copies} copies, {delivered} delivered and {gone} dropped, of {count}"
-            ));
+            );
+            complaints.push(Complaint::of_frames(text));
         }
         if rule.corrupt_per_million == 0 && delivered != self.arrivals.len() as u64 {
             let heard = self.arrivals.len();
-            complaints.push(format!("the fabric counts {delivered} frames delivered, {heard} were heard"));
+            let text = format!("the fabric counts {delivered} frames delivered, {heard} were heard");
+            complaints.push(Complaint::of_frames(text));
         }
         if rule.cut && since(|counts| counts.dropped_cut) != u64::from(*count) {
-            complaints.push("the fabric does not count every frame that the cut swallowed".to_owned());
+            let text = "the fabric does not count every frame that the cut swallowed";
+            complaints.push(Complaint::of_frames(text.to_owned()));
         }
     }
 }
 
 /// Whether so many of so many is the share, as far as chance lets it be.
-fn about(what: &str, seen: u32, of: u32, share: f64, complaints: &mut Vec<String>) {
+fn about(what: &str, seen: u32, of: u32, share: f64, complaints: &mut Vec<Complaint>) {
     let mean = f64::from(of) * share;
     let sigma = (mean * (1.0 - share)).sqrt();
     // What cannot happen does not, and what must happen does.
     if (f64::from(seen) - mean).abs() > LOSS_SIGMA_MAX * sigma + 1e-6 {
-        complaints.push(format!("{seen} of {of} {what}, {mean:.1} were to be expected"));
+        let text = format!("{seen} of {of} {what}, {mean:.1} were to be expected");
+        complaints.push(Complaint::of_frames(text));
     }
 }
 

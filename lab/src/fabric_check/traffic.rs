@@ -10,7 +10,7 @@ use super::FabricCheckError;
 use super::cases::MACHINES;
 use crate::fabric::namespace::Namespace;
 use crate::fabric::tap::TapConfig;
-use crate::limits::fabric::{CHECK_LOOK_INTERVAL, CHECK_SILENCE};
+use crate::limits::fabric::{CHECK_LOOK_INTERVAL, CHECK_SETTLE_MAX, CHECK_SILENCE};
 use crate::link::LinkId;
 use crate::plan::MacAddress;
 
@@ -102,12 +102,13 @@ impl Sockets {
         Ok(Self { sockets })
     }
 
-    /// Sends all flows at the same time, and waits until nothing arrives any more for `patience` and then some; what was heard of
-    /// each flow, in the order of hearing.
+    /// Sends all flows at the same time, waits until `is_seen` says that the fabric has seen them, and then until nothing arrives
+    /// any more for `patience` and then some; what was heard of each flow, in the order of hearing.
     pub(super) fn exchange(
         &self,
         flows: &[Flow],
         patience: Duration,
+        mut is_seen: impl FnMut() -> Result<bool, FabricCheckError>,
     ) -> Result<Vec<Vec<Arrival>>, FabricCheckError> {
         let failed = |doing| move |source| FabricCheckError::Io { doing, source };
         let origin = Instant::now();
@@ -128,10 +129,18 @@ impl Sockets {
                 })
                 .collect();
             let sent: io::Result<()> = senders.into_iter().try_for_each(|sender| joined(sender.join()));
+            let sent = sent.map_err(failed("sending a datagram"));
+            let settled = sent.and_then(|()| {
+                let start = Instant::now();
+                while !is_seen()? && start.elapsed() < CHECK_SETTLE_MAX {
+                    thread::sleep(CHECK_LOOK_INTERVAL);
+                }
+                Ok(())
+            });
             is_over.store(true, Ordering::Relaxed);
             let heard: io::Result<Vec<_>> =
                 receivers.into_iter().map(|receiver| joined(receiver.join())).collect();
-            sent.map_err(failed("sending a datagram")).and(heard.map_err(failed("receiving datagrams")))
+            settled.and(heard.map_err(failed("receiving datagrams")))
         })?;
         // Each machine has heard what was sent to it.
         let of_flow = |(number, flow): (usize, &Flow)| heard[usize::from(flow.link.to.0)][number].clone();

@@ -15,6 +15,9 @@ pub const CLASS_QUANTUM_BYTES: u32 = 60_000;
 pub const NETEM_BYTES_PER_S_MAX: u64 = 1_000_000_000_000_000;
 /// Largest jitter that netem can be told: it draws from 32 bits of nanoseconds (`tabledist` in `net/sched/sch_netem.c`).
 pub const NETEM_JITTER_MAX: Duration = Duration::from_nanos(i32::MAX as u64);
+/// Longest time until a port of the bridge carries frames after both its ends were set up: the kernel tells a bridge so at most
+/// once a second.
+pub const PORT_UP_MAX: Duration = Duration::from_secs(10);
 /// Longest time that nft may take: 10 ms on an idle host, and half a second in an emulated guest beside busy machines.
 pub const NFT_MAX: Duration = Duration::from_secs(20);
 /// Most output of nft that is read, in bytes: a cut of every link of the largest fabric has a hundred bytes each.
@@ -39,6 +42,10 @@ pub const CHECK_RATE_PERCENT: u32 = 10;
 /// By how much a link may be later than before without anybody noticing that something is done to another one: the host itself
 /// is as uneven when it is busy.
 pub const CHECK_NOTICEABLE: Duration = Duration::from_millis(5);
+/// Longest time until a fabric has seen everything that was sent: on an idle host it has at once.
+pub const CHECK_SETTLE_MAX: Duration = Duration::from_secs(10);
+/// How often a link is measured whose times are not right: a busy host delays frames, too, but not each time.
+pub const CHECK_TRIES_MAX: u32 = 4;
 /// Longest time that the inner process may take to end when it has told everything.
 pub const CHECK_MAX: Duration = Duration::from_secs(20);
 

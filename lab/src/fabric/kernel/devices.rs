@@ -6,11 +6,13 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
+use futures::TryStreamExt;
+use rtnetlink::packet_route::link::{BridgePortState, InfoBridgePort, InfoPortData, LinkAttribute, LinkInfo};
 use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth};
 
 use super::build::Made;
-use super::{KernelError, Part, PortKind, offload};
+use super::{KernelError, Part, PortKind, offload, steer};
 use crate::fabric::TapError;
 use crate::fabric::namespace::Namespace;
 use crate::fabric::netlink::{Interface, refused, with_netlink};
@@ -72,6 +74,26 @@ pub(super) async fn port(
     Ok((interface.index, tap))
 }
 
+/// Whether a port carries frames: the bridge hears a moment later that both its ends are up.
+pub(super) async fn forwards(handle: &Handle, port: u16) -> Result<bool, TapError> {
+    let name = port_name(port);
+    let mut links = handle.link().get().match_name(name.clone()).execute();
+    let link = links.try_next().await.map_err(|error| refused("asking for the state", &name, error))?;
+    let attributes = link.map(|link| link.attributes).unwrap_or_default();
+    let infos = attributes.into_iter().filter_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    let state = infos.flatten().find_map(|info| match info {
+        LinkInfo::PortData(InfoPortData::BridgePort(data)) => data.into_iter().find_map(|data| match data {
+            InfoBridgePort::State(state) => Some(state),
+            _ => None,
+        }),
+        _ => None,
+    });
+    Ok(state == Some(BridgePortState::Forwarding))
+}
+
 /// Moves the far end of a port into the namespace of its machine, and configures it there as a TAP would be.
 pub(super) fn connect(
     fabric: &Namespace,
@@ -94,5 +116,7 @@ pub(super) fn connect(
     machine.run(|| {
         tap::ipv6_off()?;
         tap::configure(config)
-    })?
+    })??;
+    machine.run(|| steer::to_one_processor_each(&[(config.name.clone(), port)]))?;
+    Ok(())
 }

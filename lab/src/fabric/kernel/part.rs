@@ -67,7 +67,8 @@ impl Part {
         if Self::is_unknown(&error) { self.lacking(error) } else { error.into() }
     }
 
-    pub(super) fn lacking(self, error: impl Error + Send + Sync + 'static) -> KernelError {
+    /// That it is lacking, as this error says.
+    pub(crate) fn lacking(self, error: impl Error + Send + Sync + 'static) -> KernelError {
         KernelError::Lacks { part: self, source: Box::new(error) }
     }
 }

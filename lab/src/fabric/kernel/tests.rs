@@ -63,6 +63,7 @@ fn rig(count: u16, sabotage: Option<Sabotage>) -> Option<Rig> {
         namespace
     };
     let machines = (0..count).map(machine).collect();
+    fabric.await_ports().unwrap();
     Some(Rig { fabric, machines })
 }
 
@@ -209,6 +210,7 @@ fn frames_from_a_strangers_address_go_nowhere() {
     fabric
         .connect(PortIndex(1), &rig.machines[2], &TapConfig { name: "eth1".to_owned(), ..interface(1, 2) })
         .unwrap();
+    fabric.await_ports().unwrap();
     let outcome = probe(&namespace, SocketAddr::from((address(1), 4711)), SILENCE);
     assert!(matches!(outcome, Err(ProbeError::Unanswered(_))), "{outcome:?}");
     assert_eq!(fabric.snapshot().unwrap().link(LINK), KernelCounters::default());
@@ -286,6 +288,7 @@ fn tap_port_carries_the_frames_of_a_hypervisor() {
     let fabric = KernelFabric::build(5, None, &ports, log).unwrap();
     let machine = Namespace::create().unwrap();
     fabric.connect(PortIndex(0), &machine, &interface(0, 2)).unwrap();
+    fabric.await_ports().unwrap();
     let (descriptor, _namespace) = fabric.tap(PortIndex(1)).unwrap().connect().unwrap();
     let mut hypervisor = File::from(descriptor.try_clone().unwrap());
     let to = SocketAddr::from((address(1), 4712));

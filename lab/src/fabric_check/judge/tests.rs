@@ -61,7 +61,9 @@ fn judged(
     arrivals: &[Arrival],
     counts: [FrameCounts; 2],
 ) -> (String, Vec<String>) {
-    judge(&Heard { case, fabric, seed: SEED, arrivals, counts, baseline: BASELINE })
+    let (measured, complaints) =
+        judge(&Heard { case, fabric, seed: SEED, arrivals, counts, baseline: BASELINE });
+    (measured, complaints.into_iter().map(|complaint| complaint.text).collect())
 }
 
 #[track_caller]
@@ -178,7 +180,9 @@ fn fabric_that_counts_something_else_is_told() {
 fn link_that_suffers_beside_another_is_told() {
     let arrivals: Vec<Arrival> =
         (0..10).map(|number| Arrival { number, delay: millis(8), at: millis(number.into()) }).collect();
-    let check = |arrivals: &[Arrival], latency| is_untouched(arrivals, 10, BASELINE, millis(latency));
+    let check = |arrivals: &[Arrival], latency| {
+        is_untouched(arrivals, 10, BASELINE, millis(latency)).map(|complaint| complaint.text)
+    };
     assert_eq!(check(&arrivals, 20), None);
     assert_eq!(check(&arrivals, 10).unwrap(), "its frames take 7.8 ms longer");
     assert_eq!(check(&arrivals[1..], 20).unwrap(), "9 of 10 arrived, or not in their order");
