@@ -5,6 +5,7 @@ mod appliance;
 mod browser;
 mod by_hand;
 mod cloud_hypervisor;
+mod fabric;
 mod host;
 mod html;
 mod http_client;

@@ -48,12 +48,12 @@ pub(super) fn all() -> Vec<Case> {
         loss_per_million: 30_000,
         duplicate_per_million: 60_000,
         reorder_per_million: 80_000,
-        ..late(40, 5)
+        ..late(80, 5)
     };
     let rules = [
-        (none, 500, ms(2), 100),
-        (late(10, 0), 500, ms(2), 100),
-        (late(100, 0), 500, ms(2), 100),
+        (none, 250, ms(4), 100),
+        (late(10, 0), 250, ms(4), 100),
+        (late(100, 0), 250, ms(4), 100),
         (late(50, 20), 120, ms(42), 100),
         // So close that one may catch up with the one before it, and must not overtake it.
         (late(30, 10), 1_000, ms(1), 100),
@@ -61,12 +61,12 @@ pub(super) fn all() -> Vec<Case> {
         (lossy(500_000), 600, ms(1), 100),
         (LinkRule::CUT, 200, ms(2), 100),
         (LinkRule { duplicate_per_million: 100_000, ..none }, 1_000, ms(1), 100),
-        (LinkRule { reorder_per_million: 200_000, ..late(30, 0) }, 1_000, ms(1), 100),
+        (LinkRule { reorder_per_million: 200_000, ..late(80, 0) }, 600, ms(2), 100),
         (LinkRule { corrupt_per_million: 100_000, ..none }, 1_000, ms(1), 1_000),
         (LinkRule { bits_per_s: Some(10_000_000), ..none }, 200, Duration::from_micros(500), 1_208),
         (LinkRule { bits_per_s: Some(1_000_000), ..late(50, 0) }, 50, ms(5), 1_208),
-        (everything, 2_000, ms(1), 100),
-        (none, 500, ms(2), 100),
+        (everything, 1_500, ms(2), 100),
+        (none, 250, ms(4), 100),
     ];
     let links = links();
     let case = |(number, (rule, count, spacing, bytes)): (usize, (LinkRule, u32, Duration, usize))| {

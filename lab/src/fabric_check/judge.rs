@@ -60,8 +60,9 @@ pub(super) fn judge(heard: &Heard<'_>) -> (String, Vec<Complaint>) {
     words.extend(heard.times(&late, &mut complaints));
     words.extend(heard.rate(&mut complaints));
     if late.windows(2).any(|pair| pair[1].number < pair[0].number) {
-        let text = "frames have overtaken others that were to keep their order";
-        complaints.push(Complaint::of_frames(text.to_owned()));
+        let text = "frames have overtaken others that were to keep their order".to_owned();
+        // A frame that was to be early and was held up looks like one that was not.
+        complaints.push(Complaint { text, is_of_time: heard.case.rule.reorder_per_million > 0 });
     }
     heard.books(&mut complaints);
     (words.join(", "), complaints)
@@ -80,7 +81,7 @@ pub(super) fn is_untouched(
         return Some(Complaint::of_frames(text));
     }
     let late = added(median(arrivals).unwrap_or_default(), baseline);
-    let most = (latency_beside / 2).max(CHECK_NOTICEABLE);
+    let most = if latency_beside.is_zero() { CHECK_NOTICEABLE } else { latency_beside / 2 };
     (late > most).then(|| Complaint::of_time(format!("its frames take {} longer", ms(late))))
 }
 
@@ -127,7 +128,9 @@ impl Heard<'_> {
         let copied = share(rule.duplicate_per_million) * whole;
         about("arrived", seen, *count, 1.0 - (1.0 - whole) * (1.0 - copied), complaints);
         about("arrived twice", twice, *count, whole * copied, complaints);
-        about("early", early, seen + twice, share(rule.reorder_per_million), complaints);
+        let mut of_time = Vec::new();
+        about("early", early, seen + twice, share(rule.reorder_per_million), &mut of_time);
+        complaints.extend(of_time.into_iter().map(|complaint| Complaint::of_time(complaint.text)));
         let mut words = format!("{seen} of {count} arrived");
         for (what, number) in
             [("twice", twice), ("early", early)].into_iter().filter(|(_, number)| *number > 0)
@@ -188,7 +191,9 @@ impl Heard<'_> {
             }
         };
         let (least, most) = (rule.latency.saturating_sub(rule.jitter), rule.latency + rule.jitter);
-        if rule.jitter.is_zero() || self.case.is_sparse() {
+        if rule.jitter.is_zero() {
+            near("in the middle", middle, rule.latency);
+        } else if self.case.is_sparse() {
             // All times between the two are equally likely.
             near("in the middle", middle, rule.latency);
             near("at the least", low, least + rule.jitter / 10);

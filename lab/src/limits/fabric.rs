@@ -39,9 +39,9 @@ pub const CHECK_TIME_PERCENT: u32 = 10;
 pub const CHECK_TIME_ADD: Duration = Duration::from_millis(1);
 /// How far a rate may be from what was asked, in percent of it.
 pub const CHECK_RATE_PERCENT: u32 = 10;
-/// By how much a link may be later than before without anybody noticing that something is done to another one: the host itself
-/// is as uneven when it is busy.
-pub const CHECK_NOTICEABLE: Duration = Duration::from_millis(5);
+/// By how much a link may be later than before while another one is not made slow, only lossy and the like: the host itself is as
+/// uneven when it is busy.
+pub const CHECK_NOTICEABLE: Duration = Duration::from_millis(20);
 /// Longest time until a fabric has seen everything that was sent: on an idle host it has at once.
 pub const CHECK_SETTLE_MAX: Duration = Duration::from_secs(10);
 /// How often a link is measured whose times are not right: a busy host delays frames, too, but not each time.

@@ -39,6 +39,7 @@ const FENCES: &[Fence] = &[
     Fence { name: "serde_yaml", allowed: &["lab/src/scenario/parse.rs"] },
     Fence { name: "rtnetlink", allowed: &["lab/src/fabric/"] },
     Fence { name: "tun_tap", allowed: &["lab/src/fabric/"] },
+    Fence { name: "nftables", allowed: &["lab/src/fabric/kernel/nft.rs", "lab/src/fabric/kernel/nft/"] },
     Fence { name: "cpio", allowed: &["lab/src/image/initramfs.rs"] },
     Fence { name: "gpt", allowed: &["lab/src/image/disk.rs"] },
     Fence { name: "object", allowed: &["lab/src/image/elf.rs", "lab/src/image/uki.rs"] },

@@ -31,14 +31,7 @@ impl KernelFabric {
         let mut reading = Reading::default();
         let by_index: BTreeMap<u32, u16> =
             numbered(&self.ports).map(|(number, port)| (port.index, number)).collect();
-        let mut qdiscs = handle.qdisc().get().execute();
-        while let Some(message) = qdiscs.try_next().await.map_err(|error| unread("all queues", error))? {
-            let leaf = tc::leaf_state(&message);
-            if let Some((leaf, to)) = leaf.and_then(|leaf| Some((leaf, *by_index.get(&leaf.index)?))) {
-                reading.leaves.insert(LinkId::new(leaf.sender, to), leaf);
-            }
-            reading.unclassified += tc::unclassified(&message).unwrap_or_default();
-        }
+        // First what has left a queue and then what is in it: a frame that leaves it in between is missed, and not seen twice.
         for (to, port) in numbered(&self.ports) {
             let index = i32::try_from(port.index).expect("the kernel counts interfaces by an int");
             let mut classes = handle.traffic_class(index).get().execute();
@@ -48,6 +41,14 @@ impl KernelFabric {
                     reading.classes.insert(LinkId::new(class.sender, to), class);
                 }
             }
+        }
+        let mut qdiscs = handle.qdisc().get().execute();
+        while let Some(message) = qdiscs.try_next().await.map_err(|error| unread("all queues", error))? {
+            let leaf = tc::leaf_state(&message);
+            if let Some((leaf, to)) = leaf.and_then(|leaf| Some((leaf, *by_index.get(&leaf.index)?))) {
+                reading.leaves.insert(LinkId::new(leaf.sender, to), leaf);
+            }
+            reading.unclassified += tc::unclassified(&message).unwrap_or_default();
         }
         if state.links.values().any(|link| link.rule.cut) {
             reading.cuts = self.nft.cuts()?;
