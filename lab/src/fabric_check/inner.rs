@@ -113,9 +113,9 @@ impl Bench {
         let queue = case.rule.transmission(case.frame_bytes()) * case.rule.queue_frames_max().min(case.count);
         let is_seen = || {
             let now = self.fabric.counts()?;
-            let came =
+            let judged =
                 |link| counts_of(&now, link).judged.saturating_sub(counts_of(&all_before, link).judged);
-            Ok(flows.iter().all(|flow| came(flow.link) >= u64::from(flow.count)))
+            Ok(flows.iter().all(|flow| judged(flow.link) >= u64::from(flow.count)))
         };
         let heard = self.sockets.exchange(&flows, case.rule.latency + case.rule.jitter + queue, is_seen)?;
         let [before, after] =

@@ -199,7 +199,7 @@ impl Heard<'_> {
             near("at the least", low, least + rule.jitter / 10);
             near("at the most", high, most.saturating_sub(rule.jitter / 10));
         } else if low + most_off < least
-            || high > most + most_off
+            || middle > most + most_off
             || high + most_off < rule.latency + rule.jitter / 2
         {
             // Whoever is held long holds up those behind it, so that long times are more likely than short ones.
