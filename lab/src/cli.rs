@@ -256,7 +256,7 @@ pub struct RigArgs {
     /// Cloud Hypervisor's program, for the guest [default: the one on the search path, if any]
     #[arg(long, value_name = "PROGRAM")]
     pub cloud_hypervisor: Option<PathBuf>,
-    /// Processors of the guest [default: as many as this host has, at most 8]
+    /// Processors of the guest [default: as many as this host has, at most 8; one where virtual machines run in an emulated guest]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(CPUS_MAX)))]
     pub cpus: Option<u32>,
     /// Memory of the guest, in MiB
