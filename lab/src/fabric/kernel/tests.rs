@@ -1,6 +1,8 @@
 //! A bridge, its ports and its rules, in real namespaces. They need root (or the capabilities `CAP_SYS_ADMIN` and
 //! `CAP_NET_ADMIN`) and nft, and make everything in namespaces of their own. What needs netem says so.
 
+mod unreliable;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -65,16 +67,6 @@ fn rig(count: u16, sabotage: Option<Sabotage>) -> Option<Rig> {
     let machines = (0..count).map(machine).collect();
     fabric.await_ports().unwrap();
     Some(Rig { fabric, machines })
-}
-
-/// The same with netem.
-fn rig_with_netem(count: u16) -> Option<Rig> {
-    let rig = rig(count, None)?;
-    if !rig.fabric.has_netem {
-        host::lacks("netem", "netem");
-        return None;
-    }
-    Some(rig)
 }
 
 impl Rig {
@@ -317,53 +309,6 @@ fn tap_port_carries_the_frames_of_a_hypervisor() {
     let mut answer = [0; 100];
     assert_eq!(socket.recv(&mut answer).unwrap(), 5);
     assert_eq!(fabric.snapshot().unwrap().link(LINK.reversed()).delivered, 1);
-}
-
-#[test]
-fn netem_delays_its_link_and_no_other() {
-    let Some(rig) = rig_with_netem(3) else { return };
-    let slow = LinkRule { latency: Duration::from_millis(20), ..LinkRule::default() };
-    rig.set(&[(LINK, slow)]);
-    let rtt = rig.probe(0, 1, ANSWER_MAX).unwrap();
-    assert!(rtt >= Duration::from_millis(20) && rtt < Duration::from_millis(200), "{rtt:?}");
-    let rtt = rig.probe(0, 2, ANSWER_MAX).unwrap();
-    assert!(rtt < Duration::from_millis(20), "{rtt:?}");
-    assert_eq!(rig.counters(LINK).in_force, slow);
-    // The frames that it holds are not lost by a change, and leave when they were to leave.
-    let slower = LinkRule { latency: Duration::from_secs(1), ..LinkRule::default() };
-    rig.set(&[(LINK, slower)]);
-    rig.send(0, 1, 10);
-    rig.settled(|seen| seen.link(LINK).in_flight == 10);
-    rig.set(&[(LINK, LinkRule::default())]);
-    let after = rig.settled(|seen| seen.link(LINK).in_flight == 0).link(LINK);
-    assert_eq!((after.judged, after.dropped_netem), (after.delivered, 0));
-}
-
-#[test]
-fn cut_takes_frames_in_flight_like_a_pulled_cable() {
-    let Some(rig) = rig_with_netem(2) else { return };
-    let slow = LinkRule { latency: Duration::from_secs(5), ..LinkRule::default() };
-    rig.set(&[(LINK, slow)]);
-    rig.send(0, 1, 10);
-    rig.settled(|seen| seen.link(LINK).in_flight == 10);
-    let cut = rig.set(&[(LINK, LinkRule::CUT)]).link(LINK);
-    assert_eq!((cut.in_flight, cut.delivered, cut.judged), (0, 0, 10));
-    rig.set(&[(LINK, LinkRule::default())]);
-    rig.send(0, 1, 3);
-    let after = rig.settled(|seen| seen.link(LINK).delivered == 3).link(LINK);
-    assert_eq!((after.judged, after.dropped_netem), (13, 0));
-}
-
-#[test]
-fn netem_loses_its_share() {
-    let Some(rig) = rig_with_netem(2) else { return };
-    let lossy = LinkRule { loss_per_million: 200_000, ..LinkRule::default() };
-    rig.set(&[(LINK, lossy)]);
-    rig.send(0, 1, 5_000);
-    let counters = rig.settled(|seen| seen.link(LINK).judged == 5_000).link(LINK);
-    assert_eq!(counters.judged, counters.delivered + counters.dropped_netem);
-    // Five standard deviations of 28 frames each.
-    assert!(counters.dropped_netem.abs_diff(1_000) <= 142, "{counters:?}");
 }
 
 #[test]
