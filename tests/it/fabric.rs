@@ -52,7 +52,7 @@ fn links_of_the_kernels_fabric_do_what_is_asked_of_them() {
     assert!(refusal.contains("this host has no "), "{refusal}");
     drop(bench);
     if host::qemu().is_none() || host::program(&["mke2fs"]).is_none() {
-        return host::lacks("netem", &refusal);
+        return host::lacks("qemu", &refusal);
     }
     let _turn = turn();
     expect_conformance(&lab(&["rig", "fabric-check", "--fabric", "kernel", "--json"]));
