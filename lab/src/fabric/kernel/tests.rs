@@ -48,17 +48,23 @@ fn interface(port: u16, count: u16) -> TapConfig {
     }
 }
 
-/// So many machines on a fabric, or `None` where the host does not allow it.
-fn rig(count: u16, sabotage: Option<Sabotage>) -> Option<Rig> {
+/// A fabric with these ports, or `None` where the host does not allow it.
+#[track_caller]
+fn build(sabotage: Option<Sabotage>, ports: &[(MacAddress, PortKind)]) -> Option<KernelFabric> {
     let log = ProgramLog::open(Path::new("/dev/null")).unwrap();
-    let ports: Vec<_> = (0..count).map(|port| (mac(port), PortKind::Veth)).collect();
-    let fabric = match KernelFabric::build(5, sabotage, &ports, log) {
-        Ok(fabric) => fabric,
+    match KernelFabric::build(5, sabotage, ports, log) {
+        Ok(fabric) => Some(fabric),
         Err(error) => {
             host::lacks("bridge", &format!("bridge with nftables: {}", crate::causes::causes(&error)));
-            return None;
+            None
         }
-    };
+    }
+}
+
+/// So many machines on a fabric, or `None` where the host does not allow it.
+fn rig(count: u16, sabotage: Option<Sabotage>) -> Option<Rig> {
+    let ports: Vec<_> = (0..count).map(|port| (mac(port), PortKind::Veth)).collect();
+    let fabric = build(sabotage, &ports)?;
     let machine = |port: u16| {
         let namespace = Namespace::create().unwrap();
         fabric.connect(PortIndex(port), &namespace, &interface(port, count)).unwrap();
@@ -272,12 +278,7 @@ fn rules_that_cannot_be_had_change_nothing() {
 
 #[test]
 fn tap_port_carries_the_frames_of_a_hypervisor() {
-    if rig(0, None).is_none() {
-        return;
-    }
-    let log = ProgramLog::open(Path::new("/dev/null")).unwrap();
-    let ports = [(mac(0), PortKind::Veth), (mac(1), PortKind::Tap)];
-    let fabric = KernelFabric::build(5, None, &ports, log).unwrap();
+    let Some(fabric) = build(None, &[(mac(0), PortKind::Veth), (mac(1), PortKind::Tap)]) else { return };
     let machine = Namespace::create().unwrap();
     fabric.connect(PortIndex(0), &machine, &interface(0, 2)).unwrap();
     fabric.await_ports().unwrap();
