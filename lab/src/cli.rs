@@ -344,4 +344,10 @@ pub enum SabotageArg {
     IgnorePauses,
     /// A kill kills nobody.
     IgnoreKills,
+    /// A machine that is suspended goes on.
+    IgnoreSuspends,
+    /// A machine is not put back.
+    IgnoreRollbacks,
+    /// Clocks stay right.
+    IgnoreClocks,
 }

@@ -15,7 +15,7 @@ use self::pace::Pace;
 use crate::fabric::FabricKind;
 use crate::limits::machines::SLOWDOWN_MAX;
 use crate::link::{LinkId, LinkRule};
-use crate::plan::NodeIndex;
+use crate::plan::{ClockError, NodeIndex};
 use crate::program::Exit;
 
 /// The time of a run. The simulation has its own.
@@ -129,6 +129,57 @@ pub struct Vitals {
     pub cpu_ticks: u64,
 }
 
+/// What a node takes of its host. Times are real ones, not those of the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Footprint {
+    /// The most memory that its process has had in use, in bytes (`VmHWM`, proc(5)).
+    pub memory_bytes: u64,
+    /// How it came up, where it is a machine.
+    pub boot: Option<Boot>,
+}
+
+/// The parts of a machine's boot, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// From the start of the hypervisor to that of the machine's clock, and until its console was looked at.
+    pub hypervisor_ms: u64,
+    /// To the first instruction of the appliance.
+    pub kernel_ms: u64,
+    /// Until its network was up.
+    pub init_ms: u64,
+    /// Until its data disk was ready.
+    pub disk_ms: u64,
+    /// From the start of the node to its first answer.
+    pub node_ms: u64,
+}
+
+impl Boot {
+    /// All of it, in milliseconds.
+    pub fn total_ms(&self) -> u64 {
+        self.hypervisor_ms + self.kernel_ms + self.init_ms + self.disk_ms + self.node_ms
+    }
+}
+
+/// What came of putting a machine back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PutBack {
+    /// For how long it had been up before.
+    pub up_before: Duration,
+    /// For how long it knew itself to be up right after.
+    pub up_after: Duration,
+    /// Whether it went off since its node may not run any more.
+    pub is_retired: bool,
+}
+
+/// What a clock said when it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockReading {
+    /// How far it was ahead of the host's, in milliseconds; negative when behind.
+    pub ahead_ms: i64,
+    /// How long the asking took: it may be off by half of that.
+    pub took: Duration,
+}
+
 /// What a probe from one node's place in the network to another's found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Probe {
@@ -196,11 +247,62 @@ pub trait Cluster: Debug + Send + Sync {
     /// It does not run, or does not go on.
     fn resume(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>>;
 
+    /// Saves what is in a node's memory and ends its machine; the bytes that were written.
+    ///
+    /// # Errors
+    /// It does not run, has no machine of its own, or that does not obey.
+    fn suspend(&self, node: NodeIndex) -> BoxFuture<'_, Result<u64, ClusterError>>;
+
+    /// Lets a node that was suspended go on from where it was; returns once it does.
+    ///
+    /// # Errors
+    /// It was not suspended, or its machine does not start.
+    fn wake(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>>;
+
+    /// Saves a node's memory and disk and lets it go on; the bytes that were written of its memory.
+    ///
+    /// # Errors
+    /// As [`suspend`](Self::suspend).
+    fn remember(&self, node: NodeIndex) -> BoxFuture<'_, Result<u64, ClusterError>>;
+
+    /// Puts a node's machine back to what was saved, and tells it so; returns once it has gone off for good.
+    ///
+    /// # Errors
+    /// Nothing was saved, or the machine does not obey.
+    fn put_back(&self, node: NodeIndex) -> BoxFuture<'_, Result<PutBack, ClusterError>>;
+
+    /// Reads the time of day of a node.
+    ///
+    /// # Errors
+    /// It does not answer, or has no clock of its own.
+    fn clock(&self, node: NodeIndex) -> BoxFuture<'_, Result<ClockReading, ClusterError>>;
+
+    /// Makes a node's clocks wrong.
+    ///
+    /// # Errors
+    /// As [`clock`](Self::clock).
+    fn break_clock(&self, node: NodeIndex, error: ClockError) -> BoxFuture<'_, Result<(), ClusterError>>;
+
+    /// Makes a node's clocks right.
+    ///
+    /// # Errors
+    /// As [`clock`](Self::clock).
+    fn mend_clock(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>>;
+
+    /// Whether every node has clocks of its own, that may be wrong.
+    fn has_clocks(&self) -> bool;
+
     /// What the host sees of a node.
     ///
     /// # Errors
     /// It does not run.
     fn observe(&self, node: NodeIndex) -> BoxFuture<'_, Result<Vitals, ClusterError>>;
+
+    /// What a node takes of its host.
+    ///
+    /// # Errors
+    /// It does not run.
+    fn footprint(&self, node: NodeIndex) -> BoxFuture<'_, Result<Footprint, ClusterError>>;
 
     /// Sets the rules of these directed links and makes all others perfect; the frames of every link when that took hold.
     ///

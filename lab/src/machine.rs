@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use self::vm::HypervisorError;
 use self::vm::control::ControlError;
-use crate::cluster::Vitals;
+use crate::cluster::{ClockReading, Footprint, PutBack, Vitals};
 use crate::fabric::{self, TapError};
+use crate::plan::ClockError;
 use crate::program::{Exit, ProgramError};
 
 pub mod calibration;
@@ -63,6 +64,68 @@ pub trait Machine: Send {
     /// As [`pause`](Self::pause).
     fn resume(&mut self) -> Result<(), MachineError>;
 
+    /// Writes down what is in its memory and ends it; the bytes that were written.
+    ///
+    /// # Errors
+    /// It does not run, is no machine of its own, or does not obey.
+    fn suspend(&mut self) -> Result<u64, MachineError> {
+        Err(MachineError::Process(self.name().to_owned()))
+    }
+
+    /// Starts it again as it was when it was suspended, and lets it go on from there.
+    ///
+    /// # Errors
+    /// It was not suspended, or does not start.
+    fn wake(&mut self) -> Result<(), MachineError> {
+        Err(MachineError::Process(self.name().to_owned()))
+    }
+
+    /// Writes down what is in its memory and on its disk, during which it stands still, and lets it go on; the bytes that were
+    /// written of its memory.
+    ///
+    /// # Errors
+    /// As [`suspend`](Self::suspend).
+    fn remember(&mut self) -> Result<u64, MachineError> {
+        Err(MachineError::Process(self.name().to_owned()))
+    }
+
+    /// Puts it back to what it [remembered](Self::remember), tells it so, and waits until it has gone off.
+    ///
+    /// # Errors
+    /// It does not run or remembers nothing, or has not gone off within `limit`.
+    fn put_back(&mut self, _limit: Duration) -> Result<PutBack, MachineError> {
+        Err(MachineError::Process(self.name().to_owned()))
+    }
+
+    /// Whether it has clocks of its own.
+    fn has_clock(&self) -> bool {
+        false
+    }
+
+    /// Reads its time of day.
+    ///
+    /// # Errors
+    /// It does not answer, or has no clock of its own.
+    fn clock(&self) -> Result<ClockReading, MachineError> {
+        Err(MachineError::Process(self.name().to_owned()))
+    }
+
+    /// Makes its clocks wrong.
+    ///
+    /// # Errors
+    /// As [`clock`](Self::clock).
+    fn break_clock(&self, _error: ClockError) -> Result<(), MachineError> {
+        Err(MachineError::Process(self.name().to_owned()))
+    }
+
+    /// Makes its clocks right.
+    ///
+    /// # Errors
+    /// As [`clock`](Self::clock).
+    fn mend_clock(&self) -> Result<(), MachineError> {
+        Err(MachineError::Process(self.name().to_owned()))
+    }
+
     /// Whether the host sees its process.
     fn runs(&self) -> bool;
 
@@ -74,6 +137,12 @@ pub trait Machine: Send {
     /// # Errors
     /// It does not run.
     fn observe(&self) -> Result<Vitals, MachineError>;
+
+    /// What it takes of its host.
+    ///
+    /// # Errors
+    /// It does not run.
+    fn footprint(&self) -> Result<Footprint, MachineError>;
 
     /// The end of its console, over all its starts.
     fn console_tail(&self) -> String;
@@ -105,11 +174,38 @@ pub enum Sabotage {
     IgnorePauses,
     /// A kill kills nobody.
     IgnoreKills,
+    /// A machine that is suspended goes on.
+    IgnoreSuspends,
+    /// A machine is not put back.
+    IgnoreRollbacks,
+    /// Clocks stay right.
+    IgnoreClocks,
 }
 
 /// Why a machine did not do as told.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
+    /// Asked for what only a machine of its own can do.
+    #[error(
+        "{0} is a process on this host: only a virtual machine can be saved, put back, or have a clock of its own"
+    )]
+    Process(String),
+    /// What was saved is not read in time.
+    #[error("{name} has not read what was saved of it after {waited:?}")]
+    Load {
+        /// The machine.
+        name: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The appliance in it.
+    #[error("machine {name}")]
+    Control {
+        /// The machine.
+        name: String,
+        /// What went wrong.
+        source: ControlError,
+    },
     /// Started twice.
     #[error("{0} runs already")]
     Running(String),

@@ -23,7 +23,7 @@ use crate::limits::machines::MEMORY_MIB_DEFAULT;
 use crate::limits::{LAB_HOST, NODE_HOST_FIRST, PORT_MAX, PORT_MIN, READER_RATE};
 use crate::scenario::{Check, Fault, RaftTiming, Scenario, Workload};
 pub use crate::scenario::{
-    FaultAction, LinkEffect, Mix, NodeIndex, Selector, StandingLink, WorkloadKind, link_pairs,
+    ClockError, FaultAction, LinkEffect, Mix, NodeIndex, Selector, StandingLink, WorkloadKind, link_pairs,
 };
 
 /// Where a run directory has it, from its beginning.

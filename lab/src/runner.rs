@@ -26,14 +26,14 @@ use self::faults::Breaker;
 use self::links::Links;
 use self::observe::Observer;
 pub(crate) use self::observe::raft_state;
-use self::record::{Conduct, Event, EventKind, RunRecord};
+use self::record::{Conduct, Costs, Event, EventKind, RunRecord};
 use self::standing::Standing;
 use crate::causes::causes;
-use crate::cluster::{Clock, Cluster, ClusterError};
+use crate::cluster::{Clock, Cluster, ClusterError, Footprint};
 use crate::limits::{DRAIN_MAX, FIRST_ANSWER_MAX, LOOK_INTERVAL, PROGRESS_INTERVAL};
 use crate::plan::{NodeIndex, Plan, PlannedCheck, PlannedClient};
 use crate::program::Exit;
-use crate::workload::client::{Client, Load, LoadCounts};
+use crate::workload::client::{Client, Load, LoadCounts, nanos};
 use crate::workload::register::RegisterClient;
 
 /// Takes what happens, while it happens.
@@ -110,11 +110,19 @@ pub async fn run(stage: Stage, files: Files) -> Result<RunRecord, RunError> {
     let conduct = Arc::new(Conduct::new(stage.clock.clone(), stage.sink.clone(), files.observations));
     let load = Arc::new(Load::new(stage.clock.clone(), files.history));
     let links = Arc::new(Links::new(&stage));
+    let began = stage.clock.now();
     let standing = match boot(&stage, &conduct, &links).await {
         Ok(standing) => standing,
         // A node that ends at its start is judged like one that ends later.
         Err(RunError::Boot(boot::BootError::Ended)) => {
-            return Ok(conduct.record(stage.clock.now(), stage.clock.now(), load.counts(), None, false));
+            return Ok(conduct.record(
+                stage.clock.now(),
+                stage.clock.now(),
+                load.counts(),
+                None,
+                None,
+                false,
+            ));
         }
         Err(error) => return Err(error),
     };
@@ -138,6 +146,7 @@ pub async fn run(stage: Stage, files: Files) -> Result<RunRecord, RunError> {
     }
     observer.stop().await;
     note_deaths(&stage, &conduct);
+    let costs = Costs { up_ns: nanos(origin.saturating_sub(began)), nodes: footprints(&stage).await };
     stop_nodes(&stage, &conduct).await;
     for defect in stage.cluster.defects() {
         conduct.defect(defect);
@@ -148,7 +157,7 @@ pub async fn run(stage: Stage, files: Files) -> Result<RunRecord, RunError> {
     load.finish().map_err(RunError::History)?;
     conduct.finish_observations().map_err(RunError::Observations)?;
     let is_interrupted = *stage.interrupt.borrow();
-    Ok(conduct.record(origin, load_ended, load.counts(), settled, is_interrupted))
+    Ok(conduct.record(origin, load_ended, load.counts(), settled, Some(costs), is_interrupted))
 }
 
 /// From a network without nodes to a cluster that serves. Its nodes meet for the first time over links as the scenario has
@@ -158,6 +167,15 @@ async fn boot(stage: &Stage, conduct: &Conduct, links: &Arc<Links>) -> Result<St
     let standing = Standing::begin(stage, links.clone()).await?;
     boot::found(stage, conduct).await?;
     Ok(standing)
+}
+
+/// What every node takes of its host that runs.
+async fn footprints(stage: &Stage) -> Vec<(NodeIndex, Footprint)> {
+    let asked = stage.plan.node_indexes().map(|node| async move {
+        let footprint = stage.cluster.footprint(node).await.ok()?;
+        Some((node, footprint))
+    });
+    join_all(asked).await.into_iter().flatten().collect()
 }
 
 /// Lets every client finish its last operation, which is bounded.
@@ -285,7 +303,7 @@ fn start_clients(stage: &Stage, load: &Arc<Load>) -> JoinSet<()> {
 /// Asks every node to stop, all at once. One that does not stop cleanly has failed.
 async fn stop_nodes(stage: &Stage, conduct: &Conduct) {
     let stops = stage.plan.node_indexes().map(|node| async move {
-        if conduct.is_dead(node) {
+        if conduct.is_dead(node) || conduct.retired().contains(&node) {
             return;
         }
         match stage.cluster.stop(node).await {

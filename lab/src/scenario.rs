@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::effect::LinkEffect;
 pub(crate) use self::effect::{percent, rate as bit_rate};
-pub use self::fault::{Fault, FaultAction, Selector, StandingLink, link_pairs};
+pub use self::fault::{ClockError, Fault, FaultAction, Selector, StandingLink, link_pairs};
 pub use self::mistake::Mistake;
 pub use self::parse::SyntaxError;
 pub(crate) use self::validate::links::impossible as impossible_effect;

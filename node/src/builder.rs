@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::cluster::identity::{Identity, IdentityError};
+use crate::cluster::retired::{RetiredError, check_not_retired};
 use crate::config::Config;
 use crate::http::{self, HttpError, HttpState};
 use crate::limits::HTTP_DRAIN_TIMEOUT;
@@ -48,6 +49,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// It has to rejoin as a new member.
+    #[error(transparent)]
+    Retired(#[from] RetiredError),
     /// No identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -102,6 +106,7 @@ impl NodeBuilder {
     pub async fn start(self) -> Result<Node, StartError> {
         let Config { id, data_dir, peers, .. } = &self.config;
         make_data_dir(data_dir)?;
+        check_not_retired(data_dir)?;
         let identity = Identity::load_or_create(data_dir)?;
         self.check_endpoint(&identity)?;
         // Addresses first: a node that is already running is noticed before its stores are touched.

@@ -1,3 +1,4 @@
-//! Who a node is.
+//! Who a node is, and whether it may still be that.
 
 pub mod identity;
+pub mod retired;

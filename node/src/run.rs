@@ -11,12 +11,15 @@ use tracing_subscriber::EnvFilter;
 
 use crate::builder::{NodeBuilder, StartError, make_data_dir};
 use crate::cluster::identity::Identity;
+use crate::cluster::retired::RetiredError;
 use crate::config::{Cli, CliCommand, Config, ConfigError, RunArgs};
 use crate::limits::{RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
 use crate::plant::{self, PlantError};
 
 /// The settings are wrong (`EX_USAGE`, sysexits.h).
 const EXIT_USAGE: u8 = 64;
+/// The data directory is of an earlier state (`EX_DATAERR`, sysexits.h).
+const EXIT_RETIRED: u8 = 65;
 
 /// Why the program ends with an error.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +50,7 @@ pub fn main(cli: Cli) -> ExitCode {
     report(&error);
     match error {
         RunError::Plant(_) | RunError::Config(_) | RunError::LogFilter { .. } => ExitCode::from(EXIT_USAGE),
+        RunError::Start(StartError::Retired(RetiredError::PutBack { .. })) => ExitCode::from(EXIT_RETIRED),
         _ => ExitCode::FAILURE,
     }
 }

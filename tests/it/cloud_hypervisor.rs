@@ -1,9 +1,11 @@
 //! Runs on virtual machines of Cloud Hypervisor: here where KVM runs the appliance's kernel, and in a rig elsewhere.
 
+use std::fs;
 use std::time::Duration;
 
 use crate::host;
 use crate::lab::{Run, Running, bench, rounds, topology, write_scenario};
+use crate::rig;
 
 /// A cut, a pause and a power cut, in as little time as they take.
 const STORY: &str = "nodes: { count: 3 }\nworkload: { rate: 20/s }\nduration: 20s\nfaults:\n  \
@@ -11,6 +13,51 @@ const STORY: &str = "nodes: { count: 3 }\nworkload: { rate: 20/s }\nduration: 20
                      - { at: 7s, for: 1s, pause: follower }\n  \
                      - { at: 11s, kill: n2, restart_after: 1s }\n\
                      checks: [linearizable, durable, raft, { recovers: { within: 10s } }]\n";
+/// What only machines can have: they are saved and go on, their clocks are wrong, and the leader is put back.
+const TIME: &str = "nodes: { count: 3 }\nworkload: { rate: 20/s }\nduration: 34s\nfaults:\n  \
+                    - { at: 1s, for: 3s, suspend: follower }\n  \
+                    - { at: 1s, for: 3s, clock: leader, step: -30s }\n  \
+                    - { at: 8s, for: 3s, suspend: leader }\n  \
+                    - { at: 15s, for: 5s, clock: follower, drift: 5% }\n  \
+                    - { at: 21s, by: 2s, rollback: leader }\n\
+                    checks: [linearizable, durable, raft, { recovers: { within: 10s } }]\n";
+/// Kills a lab in the middle of a fault, in a host of which everything can be seen: what was not there before has to be gone.
+const KILLED: &str = r#"
+cat > story.yaml <<'END'
+name: story
+about: A run that is killed in the middle of a partition.
+nodes: { count: 3 }
+workload: { rate: 20/s }
+duration: 5m
+faults: [{ at: 100ms, for: 4m, partition: [[leader], [rest]] }]
+checks: [linearizable]
+END
+programs() { for exe in /proc/[0-9]*/exe; do readlink "$exe"; done | grep -v -e busybox -e bash | sort; }
+look() {
+  programs
+  for space in net mnt pid user; do readlink /proc/[0-9]*/ns/$space | sort -u; done
+  ls /sys/class/net
+  sort /proc/mounts
+  find /tmp /run -mindepth 1 | sort
+}
+look > before
+lab run story.yaml --driver cloud-hypervisor --fabric "$FABRIC" --out run > said 2>&1 &
+lab=$!
+until grep -q 'in force' said; do
+  kill -0 $lab || { cat said; exit 3; }
+  sleep 1
+done
+count=$(programs | grep -c cloud-hypervisor)
+kill -9 $lab
+wait $lab
+for second in $(seq 20); do
+  look > after
+  cmp -s before after && { echo "$count machines, nothing left"; exit 0; }
+  sleep 1
+done
+diff before after
+exit 4
+"#;
 /// Machines in an emulated machine, at the largest slowdown, beside compilers.
 const RUN_MAX: Duration = Duration::from_mins(20);
 
@@ -20,10 +67,11 @@ fn machines_of_cloud_hypervisor_pass_with_every_receipt() {
         return host::lacks("cloud-hypervisor", "cloud-hypervisor on the search path");
     };
     let Some((_turn, home)) = bench() else { return };
-    let story = write_scenario(home.path(), "story", STORY);
+    let [story, time] =
+        [("story", STORY), ("time", TIME)].map(|(name, text)| write_scenario(home.path(), name, text));
     let others = ["split-brain", "leader-isolated", "lossy-wan", "crash-storm"].map(topology);
     let others = others.iter().map(|file| file.to_str().unwrap());
-    let files = [story.as_str()].into_iter().chain(others.filter(|_| rounds() > 1));
+    let files = [story.as_str(), time.as_str()].into_iter().chain(others.filter(|_| rounds() > 1));
     let words = |file| [file, "--seed", "1", "--driver", "cloud-hypervisor"];
     let rig = ["rig", "--cpus", "1", "--cloud-hypervisor", hypervisor.to_str().unwrap()];
     for (number, file) in files.enumerate() {
@@ -37,6 +85,27 @@ fn machines_of_cloud_hypervisor_pass_with_every_receipt() {
             _ => here,
         };
         check(&run);
+    }
+}
+
+#[test]
+fn killed_lab_leaves_nothing_of_its_machines() {
+    let Some(hypervisor) = host::program(&["cloud-hypervisor"]) else {
+        return host::lacks("cloud-hypervisor", "cloud-hypervisor on the search path");
+    };
+    let Some((_turn, home)) = bench() else { return };
+    for fabric in ["switch", "kernel"] {
+        let script = KILLED.replace("$FABRIC", fabric);
+        let words = ["--cpus", "1", "--cloud-hypervisor", hypervisor.to_str().unwrap(), "shell"];
+        let output = rig::run_within(home.path(), &words, &script, RUN_MAX);
+        let (said, errors) = (rig::text(&output.stdout), rig::text(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{said}{errors}");
+        assert_eq!(said, "3 machines, nothing left\n");
+        // What came out of the guest.
+        for name in ["run", "before", "after", "said", "story.yaml"] {
+            let path = home.path().join(name);
+            if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+        }
     }
 }
 

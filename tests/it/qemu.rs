@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aspen_init::report::{Line, parse_line};
+use aspen_init::report::{Line, Reason, parse_line};
 use aspen_lab::image;
 use aspen_lab::image::digest::of_bytes;
 
@@ -24,6 +24,14 @@ const STORY: &str = "nodes: { count: 3 }\nworkload: { rate: 60/s }\nduration: 20
                      - { at: 12s, kill: n2, restart_after: 2s }\n  \
                      - { at: 12500ms, for: 1s, partition: [[n2], [rest]] }\n\
                      checks: [linearizable, durable, raft, { recovers: { within: 10s } }]\n";
+/// What only machines can have: they are saved and go on, their clocks are wrong, and the leader is put back.
+const TIME: &str = "nodes: { count: 3 }\nworkload: { rate: 60/s }\nduration: 34s\nfaults:\n  \
+                    - { at: 1s, for: 3s, suspend: follower }\n  \
+                    - { at: 1s, for: 3s, clock: leader, step: -30s }\n  \
+                    - { at: 8s, for: 3s, suspend: leader }\n  \
+                    - { at: 15s, for: 5s, clock: follower, drift: 5% }\n  \
+                    - { at: 21s, by: 2s, rollback: leader }\n\
+                    checks: [linearizable, durable, raft, { recovers: { within: 10s } }]\n";
 /// The same power cut alone.
 const KILL: &str = "nodes: { count: 3 }\nworkload: { rate: 60/s }\nduration: 8s\nfaults:\n  \
                     - { at: 1s, kill: n1, restart_after: 1s }\nchecks: [linearizable]\n";
@@ -74,6 +82,65 @@ fn machines_are_cut_off_paused_and_switched_off_and_pass_with_every_receipt() {
         let Some(Line::Exit(exit)) = lines.last() else { panic!("n{}: {lines:?}", node + 1) };
         assert_eq!(exit.node_exit.as_deref(), Some("code 0"), "n{}", node + 1);
     }
+}
+
+#[test]
+fn machines_that_are_saved_and_put_back_lose_nothing_that_was_acknowledged() {
+    let Some((_turn, home)) = machines() else { return };
+    let run = run_machines(home.path(), TIME, &[]);
+    assert_eq!(run.code, Some(0), "{}", run.output());
+    let report = run.report();
+    let faults = report["record"]["faults"].as_array().unwrap();
+    assert_eq!(faults.len(), 5);
+    let out = faults.iter().find(|fault| fault["text"].as_str().unwrap().starts_with("rollback")).unwrap();
+    let out = out["retired"][0].as_u64().unwrap();
+    for node in 0..3 {
+        let lines = console(&run, &format!("n{}", node + 1));
+        // Whoever goes on from where it was does not boot.
+        let boots_count = lines.iter().filter(|line| matches!(line, Line::Ready(_))).count();
+        assert_eq!(boots_count, 1, "n{}", node + 1);
+        let Some(Line::Exit(exit)) = lines.last() else { panic!("n{}: {lines:?}", node + 1) };
+        let want = if node == out { Reason::PutBack } else { Reason::PowerButton };
+        assert_eq!(exit.reason, want, "n{}", node + 1);
+        assert!(!run.directory.join(format!("nodes/n{}/suspended", node + 1)).exists());
+    }
+}
+
+#[test]
+fn machine_that_is_not_suspended_put_back_or_wrong_is_no_pass() {
+    let Some((_turn, home)) = machines() else { return };
+    let check = |fault: &str, sabotage: &str, unseen: &str| {
+        let scenario = format!(
+            "nodes: {{ count: 3 }}\nworkload: {{ rate: 60/s }}\nduration: 8s\nfaults:\n  - {fault}\nchecks: [linearizable]\n"
+        );
+        let run = run_machines(home.path(), &scenario, &["--sabotage", sabotage]);
+        assert_eq!(run.code, Some(2), "{}", run.output());
+        assert!(run.output().contains(unseen), "{}", run.output());
+        fs::remove_dir_all(&run.directory).unwrap();
+    };
+    check(
+        "{ at: 1s, for: 1s, suspend: n1 }",
+        "ignore-suspends",
+        "not seen that its machine was saved and was gone, first and last",
+    );
+    check(
+        "{ at: 1s, by: 1s, rollback: n1 }",
+        "ignore-rollbacks",
+        "not seen that its machine went back in time",
+    );
+    check("{ at: 1s, for: 1s, clock: n1, step: 5s }", "ignore-clocks", "not seen that its clock jumped");
+}
+
+#[test]
+fn processes_are_refused_what_only_machines_can_have() {
+    let Some((_turn, home)) = bench() else { return };
+    let file = write_scenario(home.path(), "time", TIME);
+    let run = run(home.path(), "run", &[&file, "--driver", "process"], &[]);
+    assert_eq!(run.code, Some(3), "{}", run.output());
+    let want = "the scenario has the fault suspend, for which every node needs a machine of its own, and the driver process has \
+                none: take --driver qemu";
+    assert!(run.stderr.contains(want), "{}", run.stderr);
+    assert!(!run.directory.exists());
 }
 
 /// `lab status` and `lab down` were refused once as long as a machine was measured, and Ctrl-C was the only way out.

@@ -69,12 +69,17 @@ fn start(folder: &Path, words: &[&str]) -> Child {
 
 /// Runs a command in a guest to its end, with this as its input.
 fn run(folder: &Path, words: &[&str], input: &str) -> Output {
+    run_within(folder, words, input, RIG_MAX)
+}
+
+/// The same, with a limit of its own.
+pub(crate) fn run_within(folder: &Path, words: &[&str], input: &str, limit: Duration) -> Output {
     let mut child = start(folder, words);
     let pid = child.id();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let (done, is_done) = std::sync::mpsc::sync_channel::<()>(0);
     let watch = thread::spawn(move || {
-        if is_done.recv_timeout(RIG_MAX) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+        if is_done.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
             kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).unwrap();
         }
     });
@@ -84,7 +89,7 @@ fn run(folder: &Path, words: &[&str], input: &str) -> Output {
     output
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

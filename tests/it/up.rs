@@ -86,7 +86,7 @@ fn lab_in_the_background_is_worked_on_by_hand_and_leaves_nothing() {
     await_nothing(&out);
     assert_eq!(home.sockets(), [""; 0]);
     assert!(!Path::new(&out).join("control").exists());
-    assert!(TcpListener::bind(at_leader).is_ok(), "the port is free again");
+    TcpListener::bind(at_leader).expect("the port is free again");
     home.fails(&["status"], 2, "lab: no lab is up: `cargo lab up topologies/three-nodes.yaml` starts one\n");
 }
 

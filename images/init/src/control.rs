@@ -34,6 +34,12 @@ pub enum Order {
         /// By so many milliseconds, back when negative.
         by_ms: i64,
     },
+    /// Lets the clocks run fast, or slow when negative: answered by [`Done`]. All of them but `CLOCK_MONOTONIC_RAW`, and with
+    /// them every timer.
+    DriftClock {
+        /// By how many parts per million, at most [`crate::limits::DRIFT_PER_MILLION_MAX`] either way; 0 is as before.
+        per_million: i32,
+    },
     /// Sends a TCP SYN: answered by [`Probed`].
     Probe {
         /// Where to.
@@ -41,6 +47,9 @@ pub enum Order {
         /// How long the answer is waited for, in milliseconds, 1 to [`crate::limits::PROBE_MS_MAX`].
         within_ms: u64,
     },
+    /// Says that the machine was put back to an earlier state, memory or disk. The node ends at once and never runs again on
+    /// this disk, which is answered by [`Done`]; then the machine goes off.
+    PutBack,
     /// Stops the node and goes off: answered by [`Done`] before that.
     Stop,
 }
@@ -133,6 +142,11 @@ mod tests {
             r#"{"id":10,"do":"probe","to":"10.0.0.2:7001","within_ms":500}"#,
         );
         check(Request { id: 11, order: Order::Stop }, r#"{"id":11,"do":"stop"}"#);
+        check(Request { id: 12, order: Order::PutBack }, r#"{"id":12,"do":"put_back"}"#);
+        check(
+            Request { id: 13, order: Order::DriftClock { per_million: -500 } },
+            r#"{"id":13,"do":"drift_clock","per_million":-500}"#,
+        );
         let unknown = serde_json::from_str::<Request>(r#"{"id":7,"do":"dance"}"#).unwrap_err().to_string();
         assert!(unknown.starts_with("unknown variant `dance`, expected one of `health`"), "{unknown}");
     }

@@ -32,6 +32,8 @@ pub const DATA: &str = "/data";
 pub const NODE_DATA: &str = "/data/node";
 /// The file in the node's data directory that holds its secret key.
 pub const NODE_SECRET_FILE: &str = "identity.key";
+/// The file in the node's data directory that keeps the node from running: its state is one of before.
+pub const NODE_RETIRED_FILE: &str = "retired";
 /// What the node said last before it ended unasked, on the data disk.
 pub const LAST_WORDS: &str = "/data/last-words";
 /// The node's configuration as the node reads it.

@@ -62,6 +62,8 @@ pub const EVENTS_MAX: usize = 64;
 pub const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 /// Latest time that the clock is set to, in milliseconds since 1970-01-01 UTC: the end of the year 9999.
 pub const UNIX_MS_MAX: i64 = 253_402_300_799_999;
+/// Most by which the clocks can be made fast or slow, in parts per million: what the kernel takes (adjtimex(2)).
+pub const DRIFT_PER_MILLION_MAX: u32 = 100_000;
 /// How far the clock may be off before it is set, in milliseconds: reading both takes less than one.
 pub const CLOCK_OFF_MS_MAX: i64 = 50;
 

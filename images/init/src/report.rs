@@ -71,6 +71,8 @@ pub enum Reason {
     Signal,
     /// The control channel's stop.
     Control,
+    /// The machine was put back to an earlier state: its node has to rejoin as a new member.
+    PutBack,
     /// Ctrl-alt-del, which the kernel hands on as SIGINT.
     CtrlAltDel,
     /// The node cannot be run.

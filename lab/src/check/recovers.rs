@@ -98,7 +98,7 @@ fn wanted<'a>(
             })
         });
     }
-    for node in &fault.touched {
+    for node in fault.touched.iter().filter(|node| !record.is_retired(**node)) {
         let name = &plan.nodes[node.position()].name;
         // An answer is enough, also to what was called before: the client that asks this node may still wait for that.
         want(format!("{name} answers"), &|since_ns| {

@@ -38,9 +38,9 @@ pub const CALIBRATION_CLIENTS: u32 = 4;
 /// Most of what all machines together can do that a run may ask of them, in percent: the rest is for elections, catching up
 /// and looking at them.
 pub const UTILIZATION_PERCENT_MAX: u32 = 50;
-/// Longest boot of a machine in planned time, while no other runs: a third of what scenarios give a cluster to recover from a
-/// restart. Beside machines that have work to do it takes twice as long.
-pub const PLANNED_BOOT_MAX: Duration = Duration::from_secs(3);
+/// Longest boot of a machine in planned time, beside all others at work: well below half of what scenarios give a cluster to
+/// recover from a restart, since it has to catch up, too.
+pub const PLANNED_BOOT_MAX: Duration = Duration::from_secs(4);
 /// Longest wait for one line of QEMU's machine protocol: an answer takes less than a millisecond, beside busy emulators some
 /// tenths of a second.
 pub const QMP_ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -55,6 +55,24 @@ pub const API_ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Oldest Cloud Hypervisor that is taken, by its major version: the API and the words of its command line are those of this one,
 /// and older ones were not tried.
 pub const CLOUD_HYPERVISOR_VERSION_MIN: u32 = 53;
+/// Longest time in which a machine's memory is written down: that of the largest on a disk that takes 100 MiB/s.
+pub const SAVE_MAX: Duration = Duration::from_mins(3);
+/// Longest time in which it is read again.
+pub const LOAD_MAX: Duration = SAVE_MAX;
+/// Between looks at whether QEMU has written a machine down.
+pub const SAVE_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// Longest description of a machine that Cloud Hypervisor saves, in bytes: its own has 4 KiB.
+pub const SAVED_CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+/// Smallest step of a clock that can be told from the time that it takes to ask it, on a slow machine.
+pub const CLOCK_STEP_MIN: Duration = Duration::from_millis(500);
+/// Largest step of a clock: as long as anything that is planned.
+pub const CLOCK_STEP_MAX: Duration = super::PLANNED_DURATION_MAX;
+/// What a clock has to gain or lose by its drift until the fault is over, so that it can be measured.
+pub const CLOCK_DRIFTED_MIN: Duration = Duration::from_millis(200);
+/// How far a clock may be off that was just set, beside the time that it took to ask it.
+pub const CLOCK_RIGHT_MAX: Duration = Duration::from_millis(100);
+/// How long a machine has to be put back, to hear of it and to go off: it reads its memory from a file that was just written.
+pub const PUT_BACK_MAX: Duration = Duration::from_mins(1);
 /// Longest wait for the appliance to take a request from its control channel.
 pub const CONTROL_ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for the appliance to say how its node is before it is stopped: one that still boots does not answer.

@@ -120,8 +120,9 @@ fn conclude(plan: &Plan, operations_per_s: f64, boot: Duration, cores_count: usi
     let possible_per_s = operations_per_s * machines_at_once / nodes_count;
     let usable_per_s = possible_per_s * f64::from(UTILIZATION_PERCENT_MAX) / 100.0;
     let for_load = if usable_per_s > 0.0 { wanted_per_s / usable_per_s } else { f64::INFINITY };
-    // A scenario takes a restart for a matter of moments, and does not know how long a machine takes to boot.
-    let for_boots = boot.as_secs_f64() / PLANNED_BOOT_MAX.as_secs_f64();
+    // A scenario takes a restart for a matter of moments, and does not know how long a machine takes to boot, beside others
+    // that serve meanwhile.
+    let for_boots = boot.as_secs_f64() * nodes_count / machines_at_once / PLANNED_BOOT_MAX.as_secs_f64();
     let factor = for_load.max(for_boots);
     let pace = Pace::slower(factor);
     Calibration { operations_per_s, wanted_per_s, boot, pace, is_too_slow: factor > pace.factor() + 0.01 }
@@ -197,7 +198,7 @@ mod tests {
 
     #[test]
     fn slowdown_makes_a_boot_short() {
-        let want = "3: one machine boots in 9.0 s and does 5000 operations a second, 230 are planned";
+        let want = "3.375: one machine boots in 9.0 s and does 5000 operations a second, 230 are planned";
         check(3, 5_000.0, 9_000, 2, want);
     }
 }

@@ -3,21 +3,27 @@
 //! A machine is one process of `cloud-hypervisor`, and nothing of it is left when that ends. It is started with its machine on
 //! the command line and with its TAP as an open descriptor, and obeys over its API socket.
 
-use std::fs;
-use std::io;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 use self::api::{Api, ApiError};
 use self::arguments::{Hardware, TAP_DESCRIPTOR, VCPU_THREADS};
 use super::vm::control::ControlSocket;
 use super::vm::{Hypervisor, HypervisorError, Launch, RunState};
 use crate::fabric::packet::MachineTap;
+use crate::limits::machines::SAVED_CONFIG_BYTES_MAX;
 use crate::program::ProcessStat;
 
 pub mod api;
 pub mod arguments;
 pub mod nodes;
 pub mod trial;
+
+/// What hardware a machine has, in what was saved of it.
+const SAVED_CONFIG: &str = "config.json";
 
 /// One machine's Cloud Hypervisor, over all its starts.
 #[derive(Debug)]
@@ -41,12 +47,27 @@ impl CloudHypervisor {
     }
 }
 
+/// Gives the vsock device of a machine that was saved another socket: it would have the one of its last life again.
+fn rename_vsock(folder: &Path, socket: &str) -> Result<(), HypervisorError> {
+    let path = folder.join(SAVED_CONFIG);
+    let failed = |source| HypervisorError::Saved { path: path.clone(), source };
+    let mut text = Vec::new();
+    let file = File::open(&path).map_err(failed)?;
+    file.take(SAVED_CONFIG_BYTES_MAX).read_to_end(&mut text).map_err(failed)?;
+    let mut config: Value = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
+    let Some(device) = config.get_mut("vsock").and_then(Value::as_object_mut) else {
+        return Err(failed(io::Error::other("it has no vsock device")));
+    };
+    device.insert("socket".to_owned(), socket.into());
+    fs::write(&path, config.to_string()).map_err(failed)
+}
+
 impl Hypervisor for CloudHypervisor {
     fn name(&self) -> &'static str {
         arguments::CLOUD_HYPERVISOR
     }
 
-    fn launch(&mut self) -> Result<Launch, HypervisorError> {
+    fn launch(&mut self, saved: Option<&Path>) -> Result<Launch, HypervisorError> {
         self.starts += 1;
         let (api, vsock) = (format!("api-{}", self.starts), format!("vsock-{}", self.starts));
         for name in [&api, &vsock] {
@@ -59,7 +80,14 @@ impl Hypervisor for CloudHypervisor {
             }
         }
         let (tap, namespace) = self.tap.connect()?;
-        let program = arguments::program(&self.hardware, &api, &vsock).descriptor(tap, TAP_DESCRIPTOR);
+        let program = match saved {
+            None => arguments::program(&self.hardware, &api, &vsock),
+            Some(folder) => {
+                rename_vsock(folder, &vsock)?;
+                arguments::saved_program(&self.hardware, &api, folder)
+            }
+        };
+        let program = program.descriptor(tap, TAP_DESCRIPTOR);
         self.api = Some(Api::new(&self.folder, &api)?);
         let control = ControlSocket::Vsock(self.folder.join(vsock));
         let reads = vec![self.hardware.kernel.clone(), self.hardware.initramfs.clone()];
@@ -78,6 +106,14 @@ impl Hypervisor for CloudHypervisor {
 
     fn state(&mut self) -> Result<RunState, HypervisorError> {
         Ok(self.api()?.state()?)
+    }
+
+    fn save(&mut self, folder: &Path) -> Result<(), HypervisorError> {
+        Ok(self.api()?.snapshot(folder)?)
+    }
+
+    fn is_loaded(&mut self) -> Result<bool, HypervisorError> {
+        Ok(self.api()?.state_if_any()?.is_some_and(|state| !state.is_running))
     }
 
     fn run(&mut self, is_running: bool) -> Result<(), HypervisorError> {

@@ -17,14 +17,18 @@ use super::node_files::tap_config;
 use super::{Machine, MachineError, ProbeError, Prober, Sabotage};
 use crate::cluster::http::HttpChannel;
 use crate::cluster::pace::Pace;
-use crate::cluster::{Channel, Cluster, ClusterError, FrameCounts, Held, NodePair, Probe, Vitals, link_id};
+use crate::cluster::{
+    Channel, ClockReading, Cluster, ClusterError, Footprint, FrameCounts, Held, NodePair, Probe, PutBack,
+    Vitals, link_id,
+};
 use crate::fabric::namespace::Namespace;
 use crate::fabric::wiring::{Fabric, Wiring};
 use crate::fabric::{FabricError, FabricKind, TapError};
 use crate::image::config_disk::ConfigDiskError;
+use crate::limits::machines::PUT_BACK_MAX;
 use crate::limits::{LINK_DELAY_MAX, NODE_STOP_MAX};
 use crate::link::{LinkId, LinkRule, PortIndex};
-use crate::plan::{NodeIndex, Plan};
+use crate::plan::{ClockError, NodeIndex, Plan};
 use crate::program::{Exit, ProgramError};
 
 /// Machines on a fabric.
@@ -34,6 +38,7 @@ pub struct MachineCluster {
     fabric: Fabric,
     sabotage: Option<Sabotage>,
     pace: Pace,
+    has_clocks: bool,
 }
 
 struct Node {
@@ -101,12 +106,13 @@ impl MachineCluster {
         // The lab is one more port of the fabric, after the nodes': so that a node's port has the node's position.
         let own = tap_config(&plan, &plan.lab.iface, plan.lab.mac, plan.lab.ip);
         wiring.connect(lab_port(&plan), &Namespace::current()?, &own)?;
+        let has_clocks = machines.iter().all(|machine| machine.has_clock());
         let node = |machine: Box<dyn Machine>| {
             let prober = machine.prober();
             Arc::new(Node { machine: Mutex::new(machine), prober, is_wanted: Mutex::new(false) })
         };
         let nodes = machines.into_iter().map(node).collect();
-        Ok(Self { plan, nodes, fabric: wiring.finish()?, sabotage, pace })
+        Ok(Self { plan, nodes, fabric: wiring.finish()?, sabotage, pace, has_clocks })
     }
 
     fn name(&self, node: NodeIndex) -> String {
@@ -216,8 +222,89 @@ impl Cluster for MachineCluster {
         self.order(node, "letting it go on", |machine| machine.resume())
     }
 
+    fn suspend(&self, node: NodeIndex) -> BoxFuture<'_, Result<u64, ClusterError>> {
+        if self.sabotage == Some(Sabotage::IgnoreSuspends) {
+            return futures::future::ready(Ok(0)).boxed();
+        }
+        self.want(node, false);
+        self.order(node, "suspending it", |machine| machine.suspend())
+    }
+
+    fn wake(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>> {
+        if self.sabotage == Some(Sabotage::IgnoreSuspends) {
+            return futures::future::ready(Ok(())).boxed();
+        }
+        async move {
+            self.order(node, "letting it go on from where it was", |machine| machine.wake()).await?;
+            self.want(node, true);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn remember(&self, node: NodeIndex) -> BoxFuture<'_, Result<u64, ClusterError>> {
+        self.order(node, "saving it", |machine| machine.remember())
+    }
+
+    fn put_back(&self, node: NodeIndex) -> BoxFuture<'_, Result<PutBack, ClusterError>> {
+        self.want(node, false);
+        let (limit, pace) = (self.pace.to_real(PUT_BACK_MAX), self.pace);
+        // Only its end is what it was to be.
+        let ended = |up| PutBack { up_before: up, up_after: up, is_retired: true };
+        let is_sabotaged = self.sabotage == Some(Sabotage::IgnoreRollbacks);
+        async move {
+            let order = move |machine: &mut dyn Machine| {
+                if is_sabotaged {
+                    machine.terminate(limit).map(|_| ended(limit))
+                } else {
+                    machine.put_back(limit)
+                }
+            };
+            let PutBack { up_before, up_after, is_retired } =
+                self.order(node, "putting it back", order).await?;
+            let planned = |real| pace.to_planned(real);
+            Ok(PutBack { up_before: planned(up_before), up_after: planned(up_after), is_retired })
+        }
+        .boxed()
+    }
+
+    fn clock(&self, node: NodeIndex) -> BoxFuture<'_, Result<ClockReading, ClusterError>> {
+        async move {
+            let ClockReading { ahead_ms, took } =
+                self.order(node, "reading its clock", |machine| machine.clock()).await?;
+            let ahead_ms = signed_ms(ahead_ms, |real| self.pace.to_planned(real));
+            Ok(ClockReading { ahead_ms, took: self.pace.to_planned(took) })
+        }
+        .boxed()
+    }
+
+    fn break_clock(&self, node: NodeIndex, error: ClockError) -> BoxFuture<'_, Result<(), ClusterError>> {
+        if self.sabotage == Some(Sabotage::IgnoreClocks) {
+            return futures::future::ready(Ok(())).boxed();
+        }
+        let error = match error {
+            ClockError::Step { by_ms } => {
+                ClockError::Step { by_ms: signed_ms(by_ms, |planned| self.pace.to_real(planned)) }
+            }
+            drift @ ClockError::Drift { .. } => drift,
+        };
+        self.order(node, "making its clock wrong", move |machine| machine.break_clock(error))
+    }
+
+    fn mend_clock(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>> {
+        self.order(node, "making its clock right", |machine| machine.mend_clock())
+    }
+
+    fn has_clocks(&self) -> bool {
+        self.has_clocks
+    }
+
     fn observe(&self, node: NodeIndex) -> BoxFuture<'_, Result<Vitals, ClusterError>> {
         self.order(node, "observing it", |machine| machine.observe())
+    }
+
+    fn footprint(&self, node: NodeIndex) -> BoxFuture<'_, Result<Footprint, ClusterError>> {
+        self.order(node, "measuring it", |machine| machine.footprint())
     }
 
     fn set_links(
@@ -290,6 +377,12 @@ impl Cluster for MachineCluster {
     fn console_end(&self, node: NodeIndex) -> String {
         lock(&self.nodes[node.position()].machine).console_tail()
     }
+}
+
+/// A length of time with a sign, in milliseconds, at another pace.
+fn signed_ms(ms: i64, convert: impl Fn(Duration) -> Duration) -> i64 {
+    let converted = convert(Duration::from_millis(ms.unsigned_abs())).as_millis();
+    i64::try_from(converted).unwrap_or(i64::MAX) * ms.signum()
 }
 
 /// A planned rule as the wall sees it.

@@ -50,6 +50,14 @@ impl Driver {
             Self::CloudHypervisor(_) => CLOUD_HYPERVISOR.to_owned(),
         }
     }
+
+    /// Whether every node has a machine of its own.
+    pub fn has_machines(&self) -> bool {
+        match self {
+            Self::Process(_) => false,
+            Self::Qemu(_) | Self::CloudHypervisor(_) => true,
+        }
+    }
 }
 
 /// A cluster whose nodes are not started yet, and the clock that its times are told by.
@@ -69,6 +77,12 @@ pub enum DriverError {
     /// The machines and their network.
     #[error(transparent)]
     SetUp(#[from] SetUpError),
+    /// A fault that only a machine can have.
+    #[error(
+        "the scenario has the fault {0}, for which every node needs a machine of its own, and the driver process has none: take \
+         --driver qemu, which emulates machines where KVM runs none"
+    )]
+    Process(&'static str),
     /// How fast they are.
     #[error("cannot find out how fast the machines are")]
     Calibration(#[from] CalibrationError),
@@ -79,7 +93,7 @@ impl DriverError {
     pub fn is_refused(&self) -> bool {
         match self {
             Self::SetUp(SetUpError::Fabric(FabricError::Kernel(error))) => error.is_refused(),
-            Self::SetUp(SetUpError::Fabric(FabricError::Uncounted(_))) => true,
+            Self::Process(_) | Self::SetUp(SetUpError::Fabric(FabricError::Uncounted(_))) => true,
             _ => false,
         }
     }
@@ -99,6 +113,11 @@ pub async fn set_up(
     sabotage: Option<Sabotage>,
     tell: &mut (dyn FnMut(String) + Send),
 ) -> Result<World, DriverError> {
+    if !driver.has_machines()
+        && let Some(step) = plan.steps.iter().find(|step| step.action.needs_machine())
+    {
+        return Err(DriverError::Process(step.action.key()));
+    }
     let log = ProgramLog::open(&directory.join("programs.log")).map_err(SetUpError::from)?;
     // First of all: what this host cannot have is told before anything is measured.
     let mut wiring = wiring(driver, fabric, plan, sabotage, &log)?;
@@ -135,7 +154,14 @@ fn wiring(
     let ports: Vec<_> = nodes.chain([(plan.lab.mac, PortKind::Veth)]).collect();
     let sabotage = match sabotage {
         Some(Sabotage::Fabric(sabotage)) => Some(sabotage),
-        Some(Sabotage::IgnorePauses | Sabotage::IgnoreKills) | None => None,
+        Some(
+            Sabotage::IgnorePauses
+            | Sabotage::IgnoreKills
+            | Sabotage::IgnoreSuspends
+            | Sabotage::IgnoreRollbacks
+            | Sabotage::IgnoreClocks,
+        )
+        | None => None,
     };
     Ok(Wiring::begin(fabric, plan.seed, sabotage, &ports, log)?)
 }

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::probe::NamespaceProber;
 use super::{Machine, MachineError, Prober};
-use crate::cluster::Vitals;
+use crate::cluster::{Footprint, Vitals};
 use crate::fabric::namespace::Namespace;
 use crate::limits::{PAUSE_WAIT_MAX, POLL_INTERVAL};
 use crate::program::{Exit, ProcessStat, Program, ProgramError, ProgramLog, Running, tail};
@@ -143,6 +143,13 @@ impl Machine for ProcessMachine {
     fn observe(&self) -> Result<Vitals, MachineError> {
         let stat = self.stat()?;
         Ok(Vitals { is_paused: stat.state == 'T', cpu_ticks: stat.cpu_ticks })
+    }
+
+    fn footprint(&self) -> Result<Footprint, MachineError> {
+        let running = self.running.as_ref().filter(|running| running.exited().is_none());
+        let memory_bytes = running.and_then(|running| ProcessStat::peak_memory(running.pid()));
+        let memory_bytes = memory_bytes.ok_or_else(|| MachineError::NotRunning(self.name.clone()))?;
+        Ok(Footprint { memory_bytes, boot: None })
     }
 
     fn console_tail(&self) -> String {

@@ -1,19 +1,30 @@
 //! The QEMU driver: a node is a virtual machine on the processor, or on an emulated one.
 
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
-use self::arguments::TAP_DESCRIPTOR;
+use self::arguments::{STATE_DESCRIPTOR, TAP_DESCRIPTOR};
 use self::qmp::{Qmp, QmpError};
 use super::vm::control::ControlSocket;
 use super::vm::{Hypervisor, HypervisorError, Launch, RunState};
 use crate::fabric::packet::MachineTap;
-use crate::limits::machines::QEMU_START_MAX;
+use crate::limits::machines::{QEMU_START_MAX, SAVE_LOOK_INTERVAL, SAVE_MAX};
 use crate::program::Program;
 
 pub mod arguments;
 pub mod nodes;
 pub mod qmp;
 pub mod trial;
+
+/// The file of what was saved, in its folder.
+const STATE: &str = "state";
 
 /// One machine's QEMU, over all its starts.
 #[derive(Debug)]
@@ -55,13 +66,38 @@ impl Qemu {
     }
 }
 
+fn saved(path: &Path, source: io::Error) -> HypervisorError {
+    HypervisorError::Saved { path: path.to_owned(), source }
+}
+
+/// Writes what comes from a socket into a new file, on a thread of its own. A socket, since not every QEMU takes a file.
+fn receive_file(path: &Path) -> Result<(JoinHandle<io::Result<u64>>, UnixStream), HypervisorError> {
+    let failed = |source| saved(path, source);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    let (mut near, far) = UnixStream::pair().map_err(failed)?;
+    let receive = move || io::copy(&mut near, &mut file);
+    let thread = thread::Builder::new().name("save".to_owned()).spawn(receive).map_err(failed)?;
+    Ok((thread, far))
+}
+
+/// Sends a file to a socket, on a thread of its own, as long as anybody reads it.
+fn send_file(path: &Path) -> Result<Arc<OwnedFd>, HypervisorError> {
+    let failed = |source| saved(path, source);
+    let mut file = File::open(path).map_err(failed)?;
+    let (mut near, far) = UnixStream::pair().map_err(failed)?;
+    // QEMU stops to read when it has what it needs, or complains of what it lacks.
+    let send = move || drop(io::copy(&mut file, &mut near));
+    thread::Builder::new().name("load".to_owned()).spawn(send).map_err(failed)?;
+    Ok(Arc::new(far.into()))
+}
+
 impl Hypervisor for Qemu {
     fn name(&self) -> &'static str {
         "qemu"
     }
 
     /// Abstract sockets are gone with the process that had them: the next one's are new though they have the same names.
-    fn launch(&mut self) -> Result<Launch, HypervisorError> {
+    fn launch(&mut self, saved: Option<&Path>) -> Result<Launch, HypervisorError> {
         let control = ControlSocket::Abstract(self.control_socket.clone());
         let (mut program, reads) = (self.program.clone(), self.reads.clone());
         if let Some(tap) = &self.tap {
@@ -69,11 +105,38 @@ impl Hypervisor for Qemu {
             let (descriptor, _namespace) = tap.connect()?;
             program = program.descriptor(descriptor, TAP_DESCRIPTOR);
         }
+        if let Some(folder) = saved {
+            let socket = send_file(&folder.join(STATE))?;
+            program = program
+                .descriptor(socket, STATE_DESCRIPTOR)
+                .args(["-incoming".to_owned(), format!("fd:{STATE_DESCRIPTOR}")]);
+        }
         Ok(Launch { program, namespace: None, control, reads, prints_console: false })
     }
 
     fn forget(&mut self) {
         self.qmp = None;
+    }
+
+    fn save(&mut self, folder: &Path) -> Result<(), HypervisorError> {
+        let (writer, socket) = receive_file(&folder.join(STATE))?;
+        self.qmp(|qmp| qmp.save_to(socket.as_fd()))?;
+        // QEMU has it now, and with its end ends what is written.
+        drop(socket);
+        let start = Instant::now();
+        while !self.qmp(Qmp::is_saved)? {
+            if start.elapsed() > SAVE_MAX {
+                return Err(QmpError::Slow { doing: "writing the machine down", limit: SAVE_MAX }.into());
+            }
+            thread::sleep(SAVE_LOOK_INTERVAL);
+        }
+        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.map(drop).map_err(|source| saved(&folder.join(STATE), source))
+    }
+
+    fn is_loaded(&mut self) -> Result<bool, HypervisorError> {
+        // Everything else is on the way there.
+        Ok(self.qmp(Qmp::query_status)?.status == "paused")
     }
 
     fn state(&mut self) -> Result<RunState, HypervisorError> {

@@ -4,7 +4,8 @@
 //! its node does: how that ended is on the console.
 
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -19,19 +20,22 @@ use self::prober::MachineProber;
 use super::cloud_hypervisor::api::ApiError;
 use super::qemu::qmp::QmpError;
 use super::{Machine, MachineError, Prober};
-use crate::cluster::Vitals;
+use crate::cluster::{Boot, ClockReading, Footprint, PutBack, Vitals};
 use crate::fabric::TapError;
 use crate::fabric::namespace::Namespace;
 use crate::limits::machines::{HEALTH_ANSWER_MAX, POWER_BUTTON_INTERVAL};
 use crate::limits::{PAUSE_WAIT_MAX, POLL_INTERVAL};
+use crate::plan::ClockError;
 use crate::program::confine::Confinement;
 use crate::program::{Exit, ProcessStat, Program, ProgramError, ProgramLog, Running, tail};
 
+mod clock;
 pub mod console;
 pub mod control;
 pub(super) mod disks;
 mod ending;
 mod prober;
+mod saved;
 
 /// Words for the guest's kernel. Of a kernel that panics nothing is left but its last words: it restarts at once, and a
 /// machine that restarts ends. A busy host can be so late with the first ticks that the kernel takes the timer for broken, and
@@ -46,11 +50,24 @@ pub(super) trait Hypervisor: Debug + Send {
     /// As messages name it.
     fn name(&self) -> &'static str;
 
-    /// What to start for the machine's next life. Every socket is a new one.
+    /// What to start for the machine's next life, which goes on from what [`save`](Self::save) has written where that is given.
+    /// Every socket is a new one.
     ///
     /// # Errors
-    /// Descriptors cannot be had.
-    fn launch(&mut self) -> Result<Launch, HypervisorError>;
+    /// Descriptors cannot be had, or what was saved cannot be read.
+    fn launch(&mut self, saved: Option<&Path>) -> Result<Launch, HypervisorError>;
+
+    /// Writes the state of a machine that stands still, all but its disks, into a folder that is empty.
+    ///
+    /// # Errors
+    /// It refuses, does not answer, or there is no room.
+    fn save(&mut self, folder: &Path) -> Result<(), HypervisorError>;
+
+    /// Whether a machine that was launched from what was saved has read it and stands still.
+    ///
+    /// # Errors
+    /// It does not answer.
+    fn is_loaded(&mut self) -> Result<bool, HypervisorError>;
 
     /// The process of the last launch is gone.
     fn forget(&mut self);
@@ -116,6 +133,14 @@ pub enum HypervisorError {
     /// The machine's place in the network.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// What was saved of a machine.
+    #[error("cannot use what was saved in {}", .path.display())]
+    Saved {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
 }
 
 /// A node as a virtual machine.
@@ -238,6 +263,32 @@ impl VirtualMachine {
         ending::of_machine(&self.said()?).ok_or_else(unexplained)
     }
 
+    /// Starts it, from nothing or from what was saved.
+    fn begin(&mut self, saved: Option<&Path>) -> Result<(), MachineError> {
+        if self.alive().is_ok() {
+            return Err(MachineError::Running(self.name.clone()));
+        }
+        let launch = {
+            let mut hypervisor = lock(&self.hypervisor);
+            hypervisor.forget();
+            hypervisor.launch(saved)
+        };
+        let failed = |source| MachineError::Hypervisor { name: self.name.clone(), source };
+        let Launch { program, namespace, control, reads, prints_console } = launch.map_err(failed)?;
+        self.control.open(control);
+        if saved.is_none() {
+            // One that goes on has said already what it says when it begins.
+            lock(&self.watch).begin();
+        }
+        let output = if prints_console { &self.console } else { &self.complaints };
+        let confinement =
+            Confinement { reads, writes: vec![self.folder.clone()], devices: vec!["/dev/kvm".into()] };
+        let program = program.in_folder(&self.folder).confined(confinement).errors_to(&self.complaints);
+        let started = program.start(namespace.as_ref(), output, &self.log);
+        self.running = Some(started.map_err(|source| self.failed(source))?);
+        Ok(())
+    }
+
     /// Ends the process; its disks stay.
     fn cut_power(&mut self) -> Result<Exit, MachineError> {
         let Some(running) = &mut self.running else {
@@ -257,24 +308,7 @@ impl Machine for VirtualMachine {
     }
 
     fn start(&mut self) -> Result<(), MachineError> {
-        if self.alive().is_ok() {
-            return Err(MachineError::Running(self.name.clone()));
-        }
-        let launch = {
-            let mut hypervisor = lock(&self.hypervisor);
-            hypervisor.forget();
-            hypervisor.launch()
-        };
-        let failed = |source| MachineError::Hypervisor { name: self.name.clone(), source };
-        let Launch { program, namespace, control, reads, prints_console } = launch.map_err(failed)?;
-        self.control.open(control);
-        lock(&self.watch).begin();
-        let output = if prints_console { &self.console } else { &self.complaints };
-        let confinement =
-            Confinement { reads, writes: vec![self.folder.clone()], devices: vec!["/dev/kvm".into()] };
-        let program = program.in_folder(&self.folder).confined(confinement).errors_to(&self.complaints);
-        let started = program.start(namespace.as_ref(), output, &self.log);
-        self.running = Some(started.map_err(|source| self.failed(source))?);
+        self.begin(None)?;
         self.prober.runs.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -309,6 +343,38 @@ impl Machine for VirtualMachine {
         self.run(true)
     }
 
+    fn suspend(&mut self) -> Result<u64, MachineError> {
+        self.save_and_end()
+    }
+
+    fn wake(&mut self) -> Result<(), MachineError> {
+        self.go_on()
+    }
+
+    fn remember(&mut self) -> Result<u64, MachineError> {
+        self.save_and_go_on()
+    }
+
+    fn put_back(&mut self, limit: Duration) -> Result<PutBack, MachineError> {
+        self.go_back(limit)
+    }
+
+    fn has_clock(&self) -> bool {
+        true
+    }
+
+    fn clock(&self) -> Result<ClockReading, MachineError> {
+        self.read_clock()
+    }
+
+    fn break_clock(&self, error: ClockError) -> Result<(), MachineError> {
+        self.set_clock_wrong(error)
+    }
+
+    fn mend_clock(&self) -> Result<(), MachineError> {
+        self.set_clock_right()
+    }
+
     fn runs(&self) -> bool {
         let stat = self.alive().ok().and_then(|running| ProcessStat::read(running.pid()));
         stat.is_some_and(|stat| stat.state != 'Z')
@@ -340,6 +406,22 @@ impl Machine for VirtualMachine {
         });
         let cpu_ticks = ticks.sum::<Result<u64, _>>()?;
         Ok(Vitals { is_paused: !state.is_running, cpu_ticks })
+    }
+
+    fn footprint(&self) -> Result<Footprint, MachineError> {
+        let gone = || MachineError::NotRunning(self.name.clone());
+        let memory_bytes = ProcessStat::peak_memory(self.alive()?.pid()).ok_or_else(gone)?;
+        let ready = self.said()?.ready;
+        let boot = ready.zip(lock(&self.watch).ready_after()).map(|(ready, after)| Boot {
+            hypervisor_ms: u64::try_from(after.as_millis())
+                .unwrap_or(u64::MAX)
+                .saturating_sub(ready.uptime_ms),
+            kernel_ms: ready.kernel_ms,
+            init_ms: ready.init_ms,
+            disk_ms: ready.disk_ms,
+            node_ms: ready.node_ms,
+        });
+        Ok(Footprint { memory_bytes, boot })
     }
 
     fn console_tail(&self) -> String {

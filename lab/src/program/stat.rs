@@ -34,6 +34,14 @@ impl ProcessStat {
         named.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect()
     }
 
+    /// The most memory that a process has had in use, in bytes (`VmHWM` of `/proc/PID/status`, proc(5)); `None` if there is no
+    /// such process.
+    pub fn peak_memory(pid: u32) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+    }
+
     fn parse(stat: &str) -> Option<Self> {
         // Field 2 is the program's name in brackets, which may itself hold brackets and spaces.
         let (_name, rest) = stat.rsplit_once(") ")?;
@@ -57,6 +65,12 @@ mod tests {
         let want = ProcessStat { state: 'T', parent: 3, cpu_ticks: 16 };
         assert_eq!(ProcessStat::parse(line), Some(want));
         assert_eq!(ProcessStat::parse("7 (a) T 3"), None);
+    }
+
+    #[test]
+    fn peak_memory_is_that_of_a_process() {
+        assert!(ProcessStat::peak_memory(std::process::id()).unwrap() > 1 << 20);
+        assert_eq!(ProcessStat::peak_memory(u32::MAX), None);
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! The verdict as a person reads it.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use super::violation::conflicts;
 use super::{Report, exit_code};
 use crate::check::{Status, Verdict, seconds};
+use crate::cluster::Boot;
+use crate::cluster::pace::Pace;
 use crate::plan::Plan;
-use crate::runner::record::{Event, EventKind, FaultRecord, Proof, RunRecord};
+use crate::runner::record::{Costs, Event, EventKind, FaultRecord, Proof, RunRecord};
 
 /// The verdict: how to replay it, what was done, what came of it.
 pub fn verdict_text(report: &Report, plan: &Plan) -> String {
@@ -30,7 +33,7 @@ fn write_verdict(out: &mut String, report: &Report, plan: &Plan) -> std::fmt::Re
         report.kernel,
     )?;
     if let Some(record) = &report.record {
-        write_record(out, record, plan)?;
+        write_record(out, record, plan, report.slowdown.unwrap_or(Pace::REAL))?;
     }
     writeln!(out)?;
     let origin_ns = report.record.as_ref().map_or(0, |record| record.origin_ns);
@@ -44,7 +47,7 @@ fn write_verdict(out: &mut String, report: &Report, plan: &Plan) -> std::fmt::Re
     writeln!(out, "{}", closing(report))
 }
 
-fn write_record(out: &mut String, record: &RunRecord, plan: &Plan) -> std::fmt::Result {
+fn write_record(out: &mut String, record: &RunRecord, plan: &Plan, pace: Pace) -> std::fmt::Result {
     let load_s = seconds(record.load_ended_ns, record.origin_ns);
     let counts = &record.counts;
     writeln!(
@@ -52,6 +55,9 @@ fn write_record(out: &mut String, record: &RunRecord, plan: &Plan) -> std::fmt::
         "{} operations answered, {} refused, {} with an open outcome, in {load_s:.1} s",
         counts.answered, counts.refused, counts.unknown,
     )?;
+    if let Some(costs) = &record.costs {
+        writeln!(out, "{}", came_up(costs, pace))?;
+    }
     writeln!(out)?;
     if let Some(links) = &record.links {
         writeln!(out, "  {}", links.text)?;
@@ -64,6 +70,29 @@ fn write_record(out: &mut String, record: &RunRecord, plan: &Plan) -> std::fmt::
         writeln!(out, "  no faults")?;
     }
     Ok(())
+}
+
+/// How long it took until the first operation was answered, and what each node took, in real times.
+fn came_up(costs: &Costs, pace: Pace) -> String {
+    let up = pace.to_real(Duration::from_nanos(costs.up_ns)).as_secs_f64();
+    let memory = costs.nodes.iter().map(|(_, cost)| cost.memory_bytes).max().unwrap_or_default();
+    let mut text =
+        format!("the first answer came {up:.1} s after the start; a node took {} MiB", memory >> 20);
+    let slowest = costs.nodes.iter().filter_map(|(_, cost)| cost.boot).max_by_key(Boot::total_ms);
+    if let Some(boot) = slowest {
+        let s = |ms: u64| Duration::from_millis(ms).as_secs_f64();
+        let _ = write!(
+            text,
+            " and booted in {:.1} s: hypervisor {:.1} s, kernel {:.1} s, init {:.1} s, disk {:.1} s, node {:.1} s",
+            s(boot.total_ms()),
+            s(boot.hypervisor_ms),
+            s(boot.kernel_ms),
+            s(boot.init_ms),
+            s(boot.disk_ms),
+            s(boot.node_ms)
+        );
+    }
+    text
 }
 
 fn write_fault(out: &mut String, record: &RunRecord, fault: &FaultRecord, plan: &Plan) -> std::fmt::Result {

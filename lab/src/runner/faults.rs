@@ -1,13 +1,16 @@
 //! Breaks what the plan says, when it says so, and collects the receipts: what all kinds of fault have in common. Each kind
 //! has a file of its own.
 
+mod clock;
 mod cut;
 mod kill;
 mod link;
 mod pause;
+mod rollback;
+mod suspend;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde_json::json;
@@ -41,6 +44,8 @@ struct Tools {
     /// Where the scenario's time begins.
     origin: Duration,
     links: Arc<Links>,
+    /// The nodes whose clocks are wrong on purpose.
+    wrong_clocks: Mutex<BTreeSet<NodeIndex>>,
 }
 
 /// One repetition that is under way.
@@ -51,7 +56,7 @@ struct Strike<'a> {
     number: usize,
 }
 
-/// The node that a kill or a pause is aimed at.
+/// The node that a fault is aimed at.
 struct Victim {
     node: NodeIndex,
     /// What stands before its name: that it leads, if it does.
@@ -98,6 +103,7 @@ impl Breaker {
             watch,
             origin,
             links,
+            wrong_clocks: Mutex::default(),
         };
         Self { tools: Arc::new(tools) }
     }
@@ -133,6 +139,9 @@ impl Tools {
             match &step.action {
                 FaultAction::Kill { who } => self.kill(&strike, *who).await?,
                 FaultAction::Pause { who } => self.pause(&strike, *who).await?,
+                FaultAction::Suspend { who } => self.suspend(&strike, *who).await?,
+                FaultAction::Rollback { who } => self.rollback(&strike, *who).await?,
+                FaultAction::Clock { who, error } => self.clock(&strike, *who, *error).await?,
                 FaultAction::Partition { .. } => self.cut(&strike).await?,
                 FaultAction::Link { effect, .. } if effect.is_cut() => self.cut(&strike).await?,
                 FaultAction::Link { .. } => self.link(&strike).await?,
@@ -168,7 +177,7 @@ impl Tools {
         self.conduct.event(EventKind::Fault, strike.label(), format!("{}: in force", aim.text));
     }
 
-    /// The node that a kill or a pause is aimed at. From now on it plays no part, and what it said before does not count.
+    /// The node that a fault is aimed at. From now on it plays no part, and what it said before does not count.
     async fn claim(&self, strike: &Strike<'_>, who: Selector) -> Option<Victim> {
         let choose = |roles: &Roles| {
             resolve_one(who, roles, strike.draw).map(|node| (node, roles.leader == Some(node)))
@@ -276,9 +285,18 @@ impl Tools {
         }
     }
 
+    fn wrong_clocks(&self) -> MutexGuard<'_, BTreeSet<NodeIndex>> {
+        self.wrong_clocks.lock().expect("nothing panics while it holds this lock")
+    }
+
     fn name(&self, node: NodeIndex) -> &str {
         &self.plan.nodes[node.position()].name
     }
+}
+
+/// `82 MiB`.
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
 /// What a fault of links is aimed at.
@@ -328,8 +346,10 @@ fn aim(plan: &Plan, action: &FaultAction, roles: &Roles, draw: u32) -> Result<Ai
                 hit_leader_of_term: None,
             })
         }
-        FaultAction::Kill { .. } | FaultAction::Pause { .. } => {
-            unreachable!("a kill and a pause are aimed at nodes")
-        }
+        FaultAction::Kill { .. }
+        | FaultAction::Pause { .. }
+        | FaultAction::Suspend { .. }
+        | FaultAction::Rollback { .. }
+        | FaultAction::Clock { .. } => unreachable!("these are aimed at nodes"),
     }
 }

@@ -30,6 +30,8 @@ struct Last {
     states: Vec<Option<(Duration, NodeState)>>,
     /// Nodes that were killed and have not served again yet.
     down: BTreeSet<NodeIndex>,
+    /// Nodes that were put back to an earlier state: what they say is of the past.
+    retired: BTreeSet<NodeIndex>,
 }
 
 /// Asks every node in turn, until it is dropped.
@@ -56,7 +58,9 @@ struct Gaze {
 impl Observer {
     pub(super) fn start(stage: &Stage, conduct: &Arc<Conduct>) -> Self {
         let states = vec![None; stage.plan.nodes.len()];
-        let watch = Watch { last: Arc::new(Mutex::new(Last { states, down: BTreeSet::new() })) };
+        let watch = Watch {
+            last: Arc::new(Mutex::new(Last { states, down: BTreeSet::new(), retired: BTreeSet::new() })),
+        };
         let mut tasks = JoinSet::new();
         for node in stage.plan.node_indexes() {
             let gaze = Gaze {
@@ -92,7 +96,11 @@ impl Observer {
 impl Gaze {
     async fn run(mut self) {
         loop {
-            match raft_state(self.channel.as_mut()).await {
+            let state = raft_state(self.channel.as_mut()).await;
+            if self.watch.is_retired(self.node) {
+                return;
+            }
+            match state {
                 Some(state) => {
                     self.conduct.observe(self.node, Seen::State(state));
                     if state.role == Role::Leader {
@@ -117,6 +125,9 @@ impl Gaze {
         self.next_state = self.next_state.max((latest + STATE_DIGEST_INTERVAL).saturating_sub(behind));
         while self.next_state <= applied {
             let Some(digest) = state_digest(self.channel.as_mut(), self.next_state).await else { return };
+            if self.watch.is_retired(self.node) {
+                return;
+            }
             self.conduct.observe(self.node, digest);
             self.next_state += STATE_DIGEST_INTERVAL;
         }
@@ -124,6 +135,9 @@ impl Gaze {
         let end = self.next_log + LOG_DIGEST_ENTRIES - 1;
         if end <= applied {
             let Some(digest) = log_digest(self.channel.as_mut(), self.next_log, end).await else { return };
+            if self.watch.is_retired(self.node) {
+                return;
+            }
             self.conduct.observe(self.node, digest);
             self.next_log = end + 1;
         }
@@ -181,6 +195,18 @@ impl Watch {
         } else {
             last.down.remove(&node);
         }
+    }
+
+    /// Notes that a node is about to be put back to an earlier state: whatever it still says does not count.
+    pub(super) fn retire(&self, node: NodeIndex) {
+        let mut last = self.last();
+        last.down.insert(node);
+        last.retired.insert(node);
+        last.states[node.position()] = None;
+    }
+
+    fn is_retired(&self, node: NodeIndex) -> bool {
+        self.last().retired.contains(&node)
     }
 
     fn last(&self) -> MutexGuard<'_, Last> {

@@ -1,5 +1,6 @@
 //! What happened in a run, apart from the history: events, faults with their receipts, leaders, deaths.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::EventSink;
-use crate::cluster::{Clock, NodePair};
+use crate::cluster::{Clock, Footprint, NodePair};
 use crate::observations::{Observation, Seen, write_observation};
 use crate::plan::NodeIndex;
 use crate::workload::client::{LoadCounts, nanos};
@@ -71,6 +72,9 @@ pub struct FaultRecord {
     pub minority: Vec<NodeIndex>,
     /// The nodes that it was aimed at.
     pub touched: Vec<NodeIndex>,
+    /// The nodes that it put out of the cluster for good.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<NodeIndex>,
     /// The directed links that it changed.
     pub links: Vec<NodePair>,
     /// The term of the leader that it hit, if the others have to elect another: by a kill at once, by anything else when it
@@ -142,6 +146,15 @@ pub struct Settled {
     pub problem: Option<String>,
 }
 
+/// What the nodes took of their host, and how the cluster came up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Costs {
+    /// From the start of the first node to the first answered operation, in nanoseconds of the plan.
+    pub up_ns: u64,
+    /// What each node took that ran at the end of the load.
+    pub nodes: Vec<(NodeIndex, Footprint)>,
+}
+
 /// What happened in a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
@@ -153,6 +166,9 @@ pub struct RunRecord {
     pub counts: LoadCounts,
     /// How the members were found after that; absent where the run came to an early end, or nobody asks for it.
     pub settled: Option<Settled>,
+    /// What the nodes took of their host, where that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub costs: Option<Costs>,
     /// Every fault that was due.
     pub faults: Vec<FaultRecord>,
     /// The links of the whole run, where the scenario has any.
@@ -171,6 +187,11 @@ pub struct RunRecord {
 }
 
 impl RunRecord {
+    /// Whether a fault has put this node out of the cluster for good.
+    pub fn is_retired(&self, node: NodeIndex) -> bool {
+        self.faults.iter().any(|fault| fault.retired.contains(&node))
+    }
+
     /// The first term after the one of the leader that a fault hit, with a leader that was seen after it began.
     pub fn election_after(&self, fault: &FaultRecord) -> Option<LeaderSeen> {
         let (began_ns, term) = (fault.began_ns?, fault.hit_leader_of_term?);
@@ -239,6 +260,7 @@ impl Conduct {
             ended_ns: None,
             minority: Vec::new(),
             touched: Vec::new(),
+            retired: Vec::new(),
             links: Vec::new(),
             hit_leader_of_term: None,
             proofs: Vec::new(),
@@ -318,6 +340,11 @@ impl Conduct {
         self.notes().faults.iter().any(|fault| fault.ended_ns.is_none() && fault.touched.contains(&node))
     }
 
+    /// The nodes that faults have put out of the cluster for good.
+    pub fn retired(&self) -> BTreeSet<NodeIndex> {
+        self.notes().faults.iter().flat_map(|fault| fault.retired.iter().copied()).collect()
+    }
+
     /// Notes that the lab itself does not work.
     pub fn defect(&self, text: String) {
         self.event(EventKind::Warning, "lab", text.clone());
@@ -331,6 +358,7 @@ impl Conduct {
         load_ended: Duration,
         counts: LoadCounts,
         settled: Option<Settled>,
+        costs: Option<Costs>,
         is_interrupted: bool,
     ) -> RunRecord {
         let notes = std::mem::take(&mut *self.notes());
@@ -339,6 +367,7 @@ impl Conduct {
             load_ended_ns: nanos(load_ended),
             counts,
             settled,
+            costs,
             faults: notes.faults,
             links: notes.links,
             leaders: notes.leaders,

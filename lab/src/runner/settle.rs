@@ -51,12 +51,14 @@ pub(super) async fn settle(stage: &Stage, conduct: &Conduct, load: &Load) -> Opt
     if !stage.plan.checks.iter().any(is_wanted) {
         return None;
     }
+    let retired = conduct.retired();
+    let members: Vec<NodeIndex> = stage.plan.node_indexes().filter(|node| !retired.contains(node)).collect();
     let deadline = stage.clock.now() + SETTLE_MAX;
     loop {
-        let problem = match round(stage).await {
+        let problem = match round(stage, &members).await {
             Ok((index, readings)) => {
                 load.record_reads(&readings);
-                compare(stage, conduct, index).await;
+                compare(stage, conduct, &members, index).await;
                 let text = format!("every member holds entry {index}, {} reads", readings.len());
                 conduct.event(EventKind::Phase, "settled", text);
                 let reads_count = readings.len() as u64;
@@ -76,23 +78,23 @@ pub(super) async fn settle(stage: &Stage, conduct: &Conduct, load: &Load) -> Opt
 }
 
 /// One try: the entry that every member has applied, and every key's readings; or what stands against it.
-async fn round(stage: &Stage) -> Result<(u64, Vec<Reading>), NotSettled> {
-    let index = common_index(stage).await?;
+async fn round(stage: &Stage, members: &[NodeIndex]) -> Result<(u64, Vec<Reading>), NotSettled> {
+    let index = common_index(stage, members).await?;
     let keys = 0..stage.plan.workload.keys;
-    let count = u32::try_from(stage.plan.nodes.len()).unwrap_or(u32::MAX);
     let mut readings = Vec::new();
-    let members = stage.plan.node_indexes().map(|node| {
+    let own = members.iter().map(|node| {
+        let node = *node;
         let client = format!("{CLIENT}-{}", stage.name(node));
         read_keys(stage, node, client, keys.clone().collect(), Some(index))
     });
-    readings.extend(try_join_all(members).await?.concat());
+    readings.extend(try_join_all(own).await?.concat());
     // Every node has its share of the linearizable ones.
-    let shares = stage.plan.node_indexes().map(|node| {
-        let share = keys.clone().filter(|key| key % count == u32::from(node.0)).collect();
-        read_keys(stage, node, CLIENT.to_owned(), share, None)
+    let shares = members.iter().enumerate().map(|(position, node)| {
+        let share = keys.clone().skip(position).step_by(members.len()).collect();
+        read_keys(stage, *node, CLIENT.to_owned(), share, None)
     });
     readings.extend(try_join_all(shares).await?.concat());
-    let after = common_index(stage).await?;
+    let after = common_index(stage, members).await?;
     if after != index {
         return Err(NotSettled::Grew { before: index, after });
     }
@@ -100,8 +102,9 @@ async fn round(stage: &Stage) -> Result<(u64, Vec<Reading>), NotSettled> {
 }
 
 /// The last entry of every member's log, if all have applied it and one of them leads.
-async fn common_index(stage: &Stage) -> Result<u64, NotSettled> {
-    let asked = stage.plan.node_indexes().map(|node| async move {
+async fn common_index(stage: &Stage, members: &[NodeIndex]) -> Result<u64, NotSettled> {
+    let asked = members.iter().map(|node| async move {
+        let node = *node;
         let answer = raft_state(stage.cluster.channel(node).as_mut()).await;
         answer.ok_or_else(|| NotSettled::Silent(stage.name(node).to_owned()))
     });
@@ -110,7 +113,7 @@ async fn common_index(stage: &Stage) -> Result<u64, NotSettled> {
         return Err(NotSettled::NoLeader);
     }
     let last = states.iter().filter_map(|state| state.last_log_index).max().unwrap_or(0);
-    for (node, state) in stage.plan.node_indexes().zip(&states) {
+    for (node, state) in members.iter().copied().zip(&states) {
         let applied = state.applied.map(|position| position.index);
         if applied != Some(last) || state.last_log_index != applied {
             let applied = applied.map_or_else(|| "nothing".to_owned(), |applied| format!("entry {applied}"));
@@ -174,10 +177,11 @@ fn is_of_entry(response: &Response, index: u64) -> Result<(), Json> {
 }
 
 /// Asks every member for the same digests, up to the entry that they all hold.
-async fn compare(stage: &Stage, conduct: &Conduct, index: u64) {
+async fn compare(stage: &Stage, conduct: &Conduct, members: &[NodeIndex], index: u64) {
     let first = (index + 1).saturating_sub(SETTLE_LOG_ENTRIES_MAX);
     let range_max = aspen_node::limits::LOG_DIGEST_RANGE_MAX;
-    let members = stage.plan.node_indexes().map(|node| async move {
+    let asked = members.iter().map(|node| async move {
+        let node = *node;
         let mut channel = stage.cluster.channel(node);
         for at in [index, index - index % STATE_DIGEST_INTERVAL] {
             if let Some(seen) = state_digest(channel.as_mut(), at).await {
@@ -193,7 +197,7 @@ async fn compare(stage: &Stage, conduct: &Conduct, index: u64) {
             from = to + 1;
         }
     });
-    join_all(members).await;
+    join_all(asked).await;
     // The last states are among the observations, too.
     stage.clock.sleep(OBSERVE_INTERVAL + Duration::from_millis(1)).await;
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::effect::percent;
+use super::mistake::human;
 use super::{LinkEffect, NodeIndex};
 
 /// One thing that is broken, once or several times, and mended again.
@@ -15,7 +17,7 @@ pub struct Fault {
     pub at: Duration,
     /// What breaks.
     pub action: FaultAction,
-    /// `for`: how long a link or a node suffers; `restart_after`: how long a victim stays dead.
+    /// `for`: how long a link or a node suffers; `restart_after`: how long a victim stays dead; `by`: how far it is put back.
     pub lasts: Duration,
     /// How often, 1 or more.
     pub times: u32,
@@ -62,6 +64,79 @@ pub enum FaultAction {
         /// The victim.
         who: Selector,
     },
+    /// A machine is saved and ended, and goes on later from where it was, without knowing of it.
+    Suspend {
+        /// The victim.
+        who: Selector,
+    },
+    /// A machine is put back to how it was when the fault was due, memory and disk: its node has forgotten what it promised
+    /// since. It is told, and out of the cluster for good.
+    Rollback {
+        /// The victim.
+        who: Selector,
+    },
+    /// The clocks of a machine are wrong.
+    Clock {
+        /// The victim.
+        who: Selector,
+        /// How.
+        error: ClockError,
+    },
+}
+
+/// How clocks are wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClockError {
+    /// The time of day has jumped.
+    Step {
+        /// By so many milliseconds, back when negative; never 0.
+        by_ms: i64,
+    },
+    /// All clocks run fast, and so do timers.
+    Drift {
+        /// By so many parts per million, slow when negative; never 0.
+        per_million: i32,
+    },
+}
+
+impl fmt::Display for ClockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Step { by_ms } => {
+                let side = if by_ms < 0 { "behind" } else { "ahead" };
+                write!(f, "{} {side}", human(Duration::from_millis(by_ms.unsigned_abs())))
+            }
+            Self::Drift { per_million } => {
+                let side = if per_million < 0 { "slow" } else { "fast" };
+                write!(f, "{} {side}", percent(per_million.unsigned_abs()))
+            }
+        }
+    }
+}
+
+impl FaultAction {
+    /// Whether only a machine of its own can have it happen to it: a process has no memory of its own to save, and shares its
+    /// host's clocks.
+    pub fn needs_machine(&self) -> bool {
+        match self {
+            Self::Suspend { .. } | Self::Rollback { .. } | Self::Clock { .. } => true,
+            Self::Partition { .. } | Self::Link { .. } | Self::Kill { .. } | Self::Pause { .. } => false,
+        }
+    }
+
+    /// The key that names it in a file.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Partition { .. } => "partition",
+            Self::Link { .. } => "link",
+            Self::Kill { .. } => "kill",
+            Self::Pause { .. } => "pause",
+            Self::Suspend { .. } => "suspend",
+            Self::Rollback { .. } => "rollback",
+            Self::Clock { .. } => "clock",
+        }
+    }
 }
 
 impl fmt::Display for FaultAction {
@@ -79,6 +154,9 @@ impl fmt::Display for FaultAction {
             }
             Self::Kill { who } => write!(f, "kill {who}"),
             Self::Pause { who } => write!(f, "pause {who}"),
+            Self::Suspend { who } => write!(f, "suspend {who}"),
+            Self::Rollback { who } => write!(f, "rollback {who}"),
+            Self::Clock { who, error } => write!(f, "clock {who}: {error}"),
         }
     }
 }

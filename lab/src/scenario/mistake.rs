@@ -5,10 +5,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::limits::machines::{MEMORY_MIB_MAX, MEMORY_MIB_MIN};
+use aspen_init::limits::DRIFT_PER_MILLION_MAX;
+
+use crate::limits::machines::{CLOCK_DRIFTED_MIN, MEMORY_MIB_MAX, MEMORY_MIB_MIN};
 use crate::limits::{
     ABOUT_BYTES_MAX, ELECTION_HEARTBEATS_MIN, FAULTS_MAX, LINK_BITS_PER_S_MAX, LINK_BITS_PER_S_MIN,
-    LINK_REORDER_MAX, LINKS_MAX, NODE_NAME_BYTES_MAX, OPERATIONS_MAX, PROBES_DURING, SCENARIO_NAME_BYTES_MAX,
+    LINK_REORDER_MAX, LINKS_MAX, NODE_NAME_BYTES_MAX, OPERATIONS_MAX, PER_MILLION, PROBES_DURING,
+    SCENARIO_NAME_BYTES_MAX,
 };
 use crate::scenario::parse::SyntaxError;
 
@@ -112,12 +115,22 @@ pub enum Mistake {
 
     #[error("faults: {count}, 0 to {FAULTS_MAX} are allowed; every and times repeat one")]
     FaultCount { count: usize },
-    #[error("a fault must say what breaks: partition, kill, link or pause")]
+    #[error("a fault must say what breaks: partition, kill, link, pause, suspend, rollback or clock")]
     FaultKindMissing,
     #[error("a fault breaks one thing: {second} besides {first}")]
     FaultKindTwice { first: &'static str, second: &'static str },
     #[error("{kind} has no {key}, write {instead}")]
     MisplacedKey { kind: &'static str, key: &'static str, instead: &'static str },
+    #[error("{kind} has no {key}, it belongs to clock")]
+    ClockKey { kind: &'static str, key: &'static str },
+    #[error("clock has {} of step and drift, it needs one", if *count == 0 { "none" } else { "both" })]
+    ClockErrors { count: usize },
+    #[error("drift is {value}, 0.0001% to {}% are allowed, fast or slow", DRIFT_PER_MILLION_MAX / (PER_MILLION / 100))]
+    Drift { value: String },
+    #[error("drift makes {} in {}, less than {} cannot be measured", human(*gained), human(*lasts), human(CLOCK_DRIFTED_MIN))]
+    DriftSmall { lasts: Duration, gained: Duration },
+    #[error("rollbacks: {out}, of {nodes_count} nodes, and those that are left have to be a majority: at most {}", (nodes_count - 1) / 2)]
+    Rollbacks { out: u32, nodes_count: usize },
     #[error("{given} needs {missing} beside it")]
     Alone { given: &'static str, missing: &'static str },
 
@@ -226,7 +239,7 @@ fn percent_of(per_million: u32) -> String {
     format!("{}%", f64::from(per_million) / 1e4)
 }
 
-fn human(duration: Duration) -> String {
+pub(super) fn human(duration: Duration) -> String {
     let us = duration.as_micros();
     match us {
         0 => "0s".to_owned(),

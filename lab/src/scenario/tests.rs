@@ -135,8 +135,13 @@ fn faults_are_told_as_a_person_would() {
   - {{ at: 1s, for: 1s, link: {{ from: leader, to: rest, latency: 40ms }} }}
   - {{ at: 1s, for: 1s, link: {{ from: n1, to: n2, loss: 100% }} }}
   - {{ at: 1s, for: 1s, pause: n2 }}
+  - {{ at: 1s, for: 1s, suspend: follower }}
+  - {{ at: 1s, by: 2s, rollback: leader }}
+  - {{ at: 1s, for: 1s, clock: n1, step: -1.5s }}
+  - {{ at: 1s, for: 10s, clock: leader, drift: 2.5% }}
 "
     ));
+    assert_eq!(scenario.faults()[6].planned_end(), Duration::from_secs(3));
     let texts: Vec<String> = scenario.faults().iter().map(|fault| fault.action.to_string()).collect();
     assert_eq!(
         texts,
@@ -146,6 +151,10 @@ fn faults_are_told_as_a_person_would() {
             "link leader -> rest: 40 ms",
             "cut node 1 -> node 2",
             "pause node 2",
+            "suspend follower",
+            "rollback leader",
+            "clock node 1: 1500ms behind",
+            "clock leader: 2.5 % fast",
         ]
     );
 }

@@ -146,6 +146,9 @@ fn sabotage(argument: SabotageArg) -> Sabotage {
         SabotageArg::IgnoreLatency => Sabotage::Fabric(fabric::Sabotage::IgnoreLatency),
         SabotageArg::IgnoreLoss => Sabotage::Fabric(fabric::Sabotage::IgnoreLoss),
         SabotageArg::IgnorePauses => Sabotage::IgnorePauses,
+        SabotageArg::IgnoreSuspends => Sabotage::IgnoreSuspends,
+        SabotageArg::IgnoreRollbacks => Sabotage::IgnoreRollbacks,
+        SabotageArg::IgnoreClocks => Sabotage::IgnoreClocks,
         SabotageArg::IgnoreKills => Sabotage::IgnoreKills,
     }
 }

@@ -6,9 +6,11 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
-use aspen_init::limits::UNIX_MS_MAX;
+use aspen_init::limits::{DRIFT_PER_MILLION_MAX, UNIX_MS_MAX};
 use nix::sys::time::{TimeSpec, TimeValLike};
 use nix::time::ClockId;
+
+use super::foreign;
 
 /// Time since the machine started, pauses that it noticed included.
 pub(super) fn uptime() -> Duration {
@@ -48,6 +50,31 @@ pub(super) fn step_ms(by_ms: i64) -> io::Result<()> {
     let now = ClockId::CLOCK_REALTIME.now()?;
     check(now.num_milliseconds().saturating_add(by_ms))?;
     Ok(ClockId::CLOCK_REALTIME.set_time(now + TimeSpec::milliseconds(by_ms))?)
+}
+
+/// Lets all clocks run fast by so many parts per million, slow when negative.
+///
+/// # Errors
+/// More than the kernel takes.
+pub(super) fn drift(per_million: i32) -> io::Result<()> {
+    if per_million.unsigned_abs() > DRIFT_PER_MILLION_MAX {
+        let text = format!(
+            "a drift of {per_million} parts per million, {DRIFT_PER_MILLION_MAX} are allowed either way"
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    let (tick_us, frequency) = pace(per_million);
+    foreign::set_clock_pace(tick_us, frequency)
+}
+
+/// A drift as the kernel is told of it (adjtimex(2)): microseconds in a tick of a hundredth of a second, and what is left, in
+/// parts per million with 16 binary places.
+fn pace(per_million: i32) -> (i64, i64) {
+    const TICK_US: i64 = 10_000;
+    const PER_MILLION_OF_A_US: i64 = 100;
+    let per_million = i64::from(per_million);
+    let ticks = per_million / PER_MILLION_OF_A_US;
+    (TICK_US + ticks, (per_million - ticks * PER_MILLION_OF_A_US) << 16)
 }
 
 fn check(unix_ms: i64) -> io::Result<()> {
@@ -92,6 +119,17 @@ mod tests {
         assert!(before > 1_700_000_000_000, "{before}");
         assert!(uptime() >= up && up > Duration::ZERO);
         assert!(uptime_ms() >= millis(up));
+    }
+
+    #[test]
+    fn drift_is_told_in_ticks_and_a_rest() {
+        assert_eq!(pace(0), (10_000, 0));
+        assert_eq!(pace(50_000), (10_500, 0));
+        assert_eq!(pace(-100_000), (9_000, 0));
+        assert_eq!(pace(123), (10_001, 23 << 16));
+        assert_eq!(pace(-123), (9_999, -23 << 16));
+        let error = drift(100_001).unwrap_err().to_string();
+        assert_eq!(error, "a drift of 100001 parts per million, 100000 are allowed either way");
     }
 
     #[test]

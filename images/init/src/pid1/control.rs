@@ -1,6 +1,7 @@
 //! Answers the control channel: lines in, lines out, over whatever carries bytes.
 
 mod probe;
+mod put_back;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use aspen_init::control::{Answer, Done, Health, Order, Outcome, Probed, Request};
-use aspen_init::layout::CONTROL_VSOCK_PORT;
+use aspen_init::layout::{CONTROL_VSOCK_PORT, NODE_DATA, NODE_RETIRED_FILE};
 use aspen_init::limits::{CONTROL_LINE_BYTES_MAX, CONTROL_RETRY, PROBES_MAX, READ_BYTES_MAX};
 use aspen_init::report::Reason;
 use aspen_init::texts::head;
@@ -161,12 +162,29 @@ impl Desk {
             Order::Health => json(id, Outcome::Ok(self.health())),
             Order::SetClock { unix_ms } => json(id, self.clock(clock::set_unix_ms(unix_ms))),
             Order::StepClock { by_ms } => json(id, self.clock(clock::step_ms(by_ms))),
+            Order::DriftClock { per_million } => json(id, self.clock(clock::drift(per_million))),
+            Order::PutBack => return self.put_back(id),
             Order::Probe { to, within_ms } => return Reply::Probe { id, to, within_ms },
             Order::Stop => {
                 return Reply::Now(json(id, Outcome::Ok(Done {})), Some(Event::Stop(Reason::Control)));
             }
         };
         Reply::Now(answer, None)
+    }
+
+    fn put_back(&self, id: u64) -> Reply {
+        let pid = self.status.lock().unwrap_or_else(PoisonError::into_inner).pid;
+        match put_back::retire(Path::new(NODE_DATA), pid) {
+            Ok(()) => Reply::Now(json(id, Outcome::Ok(Done {})), Some(Event::Stop(Reason::PutBack))),
+            // Better no node than one that has forgotten.
+            Err(error) => Reply::Now(
+                json(
+                    id,
+                    Outcome::<Done>::Error(format!("cannot write {NODE_DATA}/{NODE_RETIRED_FILE}: {error}")),
+                ),
+                Some(Event::Stop(Reason::PutBack)),
+            ),
+        }
     }
 
     fn health(&self) -> Health {

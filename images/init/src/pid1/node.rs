@@ -55,6 +55,11 @@ pub(super) enum NodeError {
     /// It does not like what it is told.
     #[error("the node refuses its settings, see its words above: correct node.toml or the node.* keys")]
     Settings,
+    /// It was put back to an earlier state.
+    #[error(
+        "the node does not run any more on this disk, see its words above: rejoin as a new member, with an empty disk"
+    )]
+    Retired,
     /// It ends again and again.
     #[error("the node ended {0} times in a row without an answer, see its words above and in {LAST_WORDS}")]
     Failures(u32),
@@ -253,6 +258,7 @@ impl Supervisor {
                 Ok(())
             }
             Verdict::Settings => Err(NodeError::Settings),
+            Verdict::Retired => Err(NodeError::Retired),
             Verdict::Failures(count) => Err(NodeError::Failures(count)),
         }
     }

@@ -5,16 +5,17 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cloud_hypervisor_client::apis::{self, DefaultApi};
-use cloud_hypervisor_client::models::VmState;
+use cloud_hypervisor_client::models::{VmSnapshotConfig, VmState};
 use cloud_hypervisor_client::{SocketBasedApiClient, socket_based_api_client};
 
 use crate::limits::POLL_INTERVAL;
-use crate::limits::machines::{API_ANSWER_MAX, CLOUD_HYPERVISOR_START_MAX};
+use crate::limits::machines::{API_ANSWER_MAX, CLOUD_HYPERVISOR_START_MAX, SAVE_MAX};
 use crate::machine::vm::RunState;
 
 /// Why Cloud Hypervisor did not do what it was told.
@@ -35,10 +36,12 @@ pub enum ApiError {
     #[error("cannot talk with cloud-hypervisor")]
     Runtime(#[source] io::Error),
     /// It says nothing.
-    #[error("cloud-hypervisor did not answer {request} within {API_ANSWER_MAX:?}")]
+    #[error("cloud-hypervisor did not answer {request} within {limit:?}")]
     Silent {
         /// What it was asked.
         request: &'static str,
+        /// How long it was waited for.
+        limit: Duration,
     },
     /// Nobody listens, or what comes is no answer.
     #[error("cloud-hypervisor's answer to {request}")]
@@ -110,6 +113,26 @@ impl Api {
         self.ask("vm.resume", |client| client.resume_vm())
     }
 
+    /// Writes the state of a machine that stands still, all but its disks, into a folder.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub fn snapshot(&self, folder: &Path) -> Result<(), ApiError> {
+        let config = VmSnapshotConfig { destination_url: Some(file_url(folder)) };
+        self.ask_within(SAVE_MAX, "vm.snapshot", |client| client.vm_snapshot_put(config.clone()))
+    }
+
+    /// What its machine does, if it has one already: one that goes on from what was saved has none until that is read.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub fn state_if_any(&self) -> Result<Option<RunState>, ApiError> {
+        match self.state() {
+            Err(ApiError::Refused { .. }) => Ok(None),
+            state => state.map(Some),
+        }
+    }
+
     /// Presses the power button.
     ///
     /// # Errors
@@ -118,9 +141,18 @@ impl Api {
         self.ask("vm.power-button", |client| client.power_button_vm())
     }
 
-    /// Asks, as soon as the socket is there.
     fn ask<T>(
         &self,
+        request: &'static str,
+        ask: impl Fn(&SocketBasedApiClient) -> Answer<'_, T>,
+    ) -> Result<T, ApiError> {
+        self.ask_within(API_ANSWER_MAX, request, ask)
+    }
+
+    /// Asks, as soon as the socket is there.
+    fn ask_within<T>(
+        &self,
+        limit: Duration,
         request: &'static str,
         ask: impl Fn(&SocketBasedApiClient) -> Answer<'_, T>,
     ) -> Result<T, ApiError> {
@@ -130,9 +162,9 @@ impl Api {
         runtime.map_err(ApiError::Runtime)?.block_on(async {
             loop {
                 let client = socket_based_api_client(&path);
-                let answer = tokio::time::timeout(API_ANSWER_MAX, ask(&client)).await;
+                let answer = tokio::time::timeout(limit, ask(&client)).await;
                 match answer {
-                    Err(_elapsed) => return Err(ApiError::Silent { request }),
+                    Err(_elapsed) => return Err(ApiError::Silent { request, limit }),
                     Ok(Ok(answer)) => return Ok(answer),
                     Ok(Err(apis::Error::Api(apis::ApiError { code, body }))) => {
                         return Err(ApiError::Refused {
@@ -156,5 +188,30 @@ fn reason(body: &str) -> String {
     match serde_json::from_str::<Vec<String>>(body) {
         Ok(causes) => causes.join(": "),
         Err(_) => body.trim().to_owned(),
+    }
+}
+
+/// The address of a file or folder (RFC 8089): every byte that would mean something in an address or an option is written by its
+/// number.
+pub(super) fn file_url(path: &Path) -> String {
+    let encode = |byte: &u8| {
+        if byte.is_ascii_alphanumeric() || b"/._-~".contains(byte) {
+            char::from(*byte).to_string()
+        } else {
+            format!("%{byte:02X}")
+        }
+    };
+    let path: String = path.as_os_str().as_bytes().iter().map(encode).collect();
+    format!("file://{path}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_of_a_folder_has_no_byte_that_ends_an_option() {
+        assert_eq!(file_url(Path::new("/run/n1/suspended")), "file:///run/n1/suspended");
+        assert_eq!(file_url(Path::new("/a b,c/\u{e9}=")), "file:///a%20b%2Cc/%C3%A9%3D");
     }
 }

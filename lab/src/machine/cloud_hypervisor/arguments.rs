@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
+use super::api::file_url;
 use crate::machine::vm::KERNEL_WORDS;
 use crate::plan::MacAddress;
 use crate::program::Program;
@@ -16,6 +17,9 @@ pub(super) const VCPU_THREADS: &str = "vcpu";
 pub(super) const TAP_DESCRIPTOR: RawFd = 3;
 /// The machine's vsock address. Its device is Cloud Hypervisor's own and seen by nobody else: all machines can have the same.
 const VSOCK_CID: u32 = 3;
+
+/// The name of its network card.
+const NETWORK_DEVICE: &str = "net";
 
 /// A machine before it is started.
 #[derive(Debug)]
@@ -47,7 +51,7 @@ pub(super) fn program(hardware: &Hardware, api: &str, vsock: &str) -> Program {
         .arg(disk(&hardware.data_disk, &format!("id=data,serial={}", aspen_init::layout::DATA_NAME)))
         .arg("--net")
         // Frames are complete when they leave the machine: nobody behind the TAP would add their checksums.
-        .arg(format!("id=net,fd={TAP_DESCRIPTOR},mac={mac},offload_tso=off,offload_ufo=off,offload_csum=off"))
+        .arg(format!("id={NETWORK_DEVICE},fd={TAP_DESCRIPTOR},mac={mac},offload_tso=off,offload_ufo=off,offload_csum=off"))
         .arg("--vsock")
         .arg(format!("id=vsock,cid={VSOCK_CID},socket={vsock}"))
         .args([
@@ -61,6 +65,16 @@ pub(super) fn program(hardware: &Hardware, api: &str, vsock: &str) -> Program {
             "--seccomp",
             "true",
         ])
+}
+
+/// Cloud Hypervisor with a machine that goes on from what was saved of it, which says what hardware it has.
+pub(super) fn saved_program(hardware: &Hardware, api: &str, saved: &Path) -> Program {
+    let url = file_url(saved);
+    Program::new(&hardware.program)
+        .args(["--api-socket".to_owned(), format!("path={api}")])
+        .arg("--restore")
+        .arg(format!("source_url={url},net_fds=[{NETWORK_DEVICE}@[{TAP_DESCRIPTOR}]]"))
+        .args(["--seccomp", "true"])
 }
 
 /// A raw file as a disk.

@@ -21,6 +21,8 @@ pub const QEMU_INSTALL: &str = "apt-get install qemu-system-x86";
 
 /// As what it has the machine's TAP, if it has one.
 pub(super) const TAP_DESCRIPTOR: RawFd = 3;
+/// As what it has the machine's state from which it goes on, if it does.
+pub(super) const STATE_DESCRIPTOR: RawFd = 4;
 
 /// What QEMU may not do, as it is told itself.
 pub(crate) const SANDBOX: [&str; 2] =

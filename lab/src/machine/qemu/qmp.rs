@@ -2,15 +2,17 @@
 //! one command at a time, every wait bounded.
 
 use std::fmt::Debug;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::limits::POLL_INTERVAL;
 use crate::limits::machines::{QMP_ANSWER_MAX, QMP_LINE_BYTES_MAX, QMP_LINES_MAX};
@@ -35,6 +37,14 @@ pub enum QmpError {
     /// Events without end.
     #[error("qemu sent {QMP_LINES_MAX} lines and no answer to {0}")]
     NoAnswer(&'static str),
+    /// It takes too long.
+    #[error("qemu is not done with {doing} within {limit:?}")]
+    Slow {
+        /// With what.
+        doing: &'static str,
+        /// How long it was waited for.
+        limit: Duration,
+    },
     /// QEMU refuses.
     #[error("qemu refuses {command}: {reason}")]
     Refused {
@@ -87,7 +97,22 @@ struct Refusal {
 #[derive(Debug, Serialize)]
 struct Command<'a> {
     execute: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arguments: Option<Value>,
 }
+
+/// How far QEMU is with writing its machine down (`query-migrate`).
+#[derive(Debug, Deserialize)]
+struct Migration {
+    status: Option<String>,
+    #[serde(rename = "error-desc")]
+    error: Option<String>,
+}
+
+/// The name of a descriptor that QEMU was given.
+const STATE: &str = "state";
+/// More than any machine has, in bytes a second: one that stands still need not be spared.
+const NO_BANDWIDTH_LIMIT: u64 = 1 << 40;
 
 impl Qmp {
     /// Connects to an abstract socket, for which QEMU may need a moment after its start, and makes commands understood.
@@ -161,17 +186,64 @@ impl Qmp {
         self.execute("query-cpus-fast")
     }
 
+    /// Begins to write the state of the machine, all but its disks, to a socket.
+    ///
+    /// # Errors
+    /// [`QmpError`].
+    pub fn save_to(&mut self, socket: BorrowedFd<'_>) -> Result<(), QmpError> {
+        let limit = json!({ "max-bandwidth": NO_BANDWIDTH_LIMIT });
+        self.execute_with::<Value>("migrate-set-parameters", Some(limit), None)?;
+        self.execute_with::<Value>("getfd", Some(json!({ "fdname": STATE })), Some(socket))?;
+        let to = json!({ "uri": format!("fd:{STATE}") });
+        self.execute_with::<Value>("migrate", Some(to), None).map(drop)
+    }
+
+    /// Whether that is done.
+    ///
+    /// # Errors
+    /// [`QmpError`]; it has failed.
+    pub fn is_saved(&mut self) -> Result<bool, QmpError> {
+        const COMMAND: &str = "query-migrate";
+        let Migration { status, error } = self.execute(COMMAND)?;
+        match status.as_deref() {
+            Some("completed") => Ok(true),
+            Some("failed" | "cancelled") => {
+                let reason = error.unwrap_or_else(|| "it does not say why".to_owned());
+                Err(QmpError::Refused { command: "migrate", reason })
+            }
+            _ => Ok(false),
+        }
+    }
+
     /// A command whose answer holds nothing.
     fn order(&mut self, command: &'static str) -> Result<(), QmpError> {
         self.execute::<Value>(command).map(drop)
     }
 
     fn execute<T: DeserializeOwned>(&mut self, command: &'static str) -> Result<T, QmpError> {
+        self.execute_with(command, None, None)
+    }
+
+    /// Sends a command, with a descriptor beside its text, and waits for the answer.
+    fn execute_with<T: DeserializeOwned>(
+        &mut self,
+        command: &'static str,
+        arguments: Option<Value>,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<T, QmpError> {
         let failed = |source| QmpError::Io { doing: "sending a command", source };
-        let mut text =
-            serde_json::to_vec(&Command { execute: command }).map_err(|error| failed(error.into()))?;
+        let order = Command { execute: command, arguments };
+        let mut text = serde_json::to_vec(&order).map_err(|error| failed(error.into()))?;
         text.push(b'\n');
-        self.stream.get_mut().write_all(&text).map_err(failed)?;
+        let mut rest = text.as_slice();
+        if let Some(descriptor) = descriptor {
+            let descriptors = [descriptor.as_raw_fd()];
+            let (io, rights) = ([IoSlice::new(rest)], [ControlMessage::ScmRights(&descriptors)]);
+            let socket = self.stream.get_ref().as_raw_fd();
+            let sent = sendmsg::<()>(socket, &io, &rights, MsgFlags::empty(), None);
+            rest = &rest[sent.map_err(|errno| failed(errno.into()))?..];
+        }
+        self.stream.get_mut().write_all(rest).map_err(failed)?;
         for _ in 0..QMP_LINES_MAX {
             let (line, text) = self.line()?;
             match line {

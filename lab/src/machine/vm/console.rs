@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use aspen_init::report::{self, Exit, Line, NodeExit, Ready};
 
@@ -17,6 +18,9 @@ pub struct ConsoleWatch {
     /// The beginning of a line whose end has not come yet.
     partial: Vec<u8>,
     said: Said,
+    began: Instant,
+    /// When its node was first seen to answer, since the start.
+    ready_after: Option<Duration>,
 }
 
 /// What was said since the machine was started.
@@ -36,7 +40,14 @@ pub struct Said {
 impl ConsoleWatch {
     /// Watches a console that may not be there yet.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), position: 0, partial: Vec::new(), said: Said::default() }
+        Self {
+            path: path.to_owned(),
+            position: 0,
+            partial: Vec::new(),
+            said: Said::default(),
+            began: Instant::now(),
+            ready_after: None,
+        }
     }
 
     /// Forgets what was said: the machine is about to be started. What is on the console now is of an earlier start.
@@ -44,6 +55,12 @@ impl ConsoleWatch {
         self.position = std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
         self.partial.clear();
         self.said = Said::default();
+        (self.began, self.ready_after) = (Instant::now(), None);
+    }
+
+    /// How long after the start its node was first seen to answer.
+    pub fn ready_after(&self) -> Option<Duration> {
+        self.ready_after
     }
 
     /// Reads what has come.
@@ -77,6 +94,7 @@ impl ConsoleWatch {
                     Some(Line::Ready(ready)) => {
                         self.said.has_rebooted |= self.said.ready.is_some() && self.said.node_exit.is_none();
                         self.said.ready = Some(ready);
+                        self.ready_after.get_or_insert_with(|| self.began.elapsed());
                     }
                     Some(Line::Exit(exit)) => self.said.exit = Some(exit),
                     Some(Line::NodeExit(exit)) => {

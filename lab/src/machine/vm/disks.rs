@@ -1,12 +1,14 @@
 //! What a virtual machine keeps on its host: a folder with its config disk, its data disk and its console.
 
 use std::fs::{self, OpenOptions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use aspen_init::layout;
 use data_encoding::HEXLOWER;
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
 
 use crate::cluster::pace::Pace;
 use crate::image::config_disk;
@@ -15,6 +17,9 @@ use crate::limits::machines::DATA_DISK_BYTES;
 use crate::machine::cluster::SetUpError;
 use crate::machine::node_files::{node_toml, tap_config};
 use crate::plan::{Plan, PlannedNode};
+
+/// The file of what survives a kill, in the machine's folder.
+pub(super) const DATA_DISK: &str = "data.raw";
 
 /// Where a machine keeps what it has.
 #[derive(Debug)]
@@ -40,7 +45,7 @@ impl Home {
         let folder = directory.join("nodes").join(&node.name);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
         made.map_err(|source| SetUpError::Io { path: folder.clone(), source })?;
-        let (config_disk, data_disk) = (folder.join("config.raw"), folder.join("data.raw"));
+        let (config_disk, data_disk) = (folder.join("config.raw"), folder.join(DATA_DISK));
         write_config_disk(&config_disk, plan, node, pace)?;
         make_data_disk(&data_disk).map_err(|source| SetUpError::Io { path: data_disk.clone(), source })?;
         let console = folder.join("console.log");
@@ -86,9 +91,47 @@ fn make_data_disk(path: &Path) -> io::Result<()> {
     if bytes < DATA_DISK_BYTES { file.set_len(DATA_DISK_BYTES) } else { Ok(()) }
 }
 
+/// Copies a file with all its holes.
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut from = fs::File::open(from)?;
+    let mut to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    let end = from.metadata()?.len();
+    to.set_len(end)?;
+    let mut at = 0;
+    // No data from here on, or a file system that knows no holes and gives all of it.
+    while let Some(data) = seek_to(&from, at, Whence::SeekData)? {
+        let hole = seek_to(&from, data, Whence::SeekHole)?.unwrap_or(end);
+        from.seek(SeekFrom::Start(data))?;
+        to.seek(SeekFrom::Start(data))?;
+        io::copy(&mut (&mut from).take(hole - data), &mut to)?;
+        at = hole;
+    }
+    Ok(())
+}
+
+/// The next data or hole of a file; `None` past its end.
+fn seek_to(file: &fs::File, at: u64, whence: Whence) -> io::Result<Option<u64>> {
+    let at = i64::try_from(at).map_err(io::Error::other)?;
+    match lseek(file, at, whence) {
+        Ok(found) => Ok(Some(u64::try_from(found).map_err(io::Error::other)?)),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// What the files of a folder take on the host's disk.
+pub(super) fn bytes_in(folder: &Path) -> io::Result<u64> {
+    let mut sum = 0;
+    for entry in fs::read_dir(folder)? {
+        // In units of 512 bytes (stat(2)).
+        sum += entry?.metadata()?.blocks() * 512;
+    }
+    Ok(sum)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Seek, SeekFrom, Write};
+    use std::io::Write;
 
     use aspen_init::config::{DataFormat, Settings, file};
 
@@ -111,6 +154,20 @@ mod tests {
         // The two other nodes and the lab.
         assert_eq!(settings.neighbours.len(), 3);
         assert!(settings.gateways.is_empty());
+    }
+
+    #[test]
+    fn copy_has_the_same_bytes_and_holes() {
+        let home = tempfile::tempdir().unwrap();
+        let (from, to) = (home.path().join("from"), home.path().join("to"));
+        let file = fs::File::create(&from).unwrap();
+        file.set_len(64 << 20).unwrap();
+        file.write_all_at(b"begins", 0).unwrap();
+        file.write_all_at(b"in the middle", 20 << 20).unwrap();
+        copy(&from, &to).unwrap();
+        assert_eq!(fs::read(&from).unwrap(), fs::read(&to).unwrap());
+        assert!(fs::metadata(&to).unwrap().blocks() * 512 < 1 << 20, "the holes were filled");
+        assert!(copy(&from, &to).is_err(), "what is there is not written over");
     }
 
     #[test]

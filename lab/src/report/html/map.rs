@@ -191,13 +191,13 @@ pub(super) fn fault(view: &View<'_>, fault: &FaultRecord, out: &mut Markup) {
             }
             for node in view.sources.plan.node_indexes() {
                 let is_victim =
-                    matches!(kind, FaultKind::Kill | FaultKind::Pause) && fault.touched.contains(&node);
+                    !matches!(kind, FaultKind::Cut | FaultKind::Slow) && fault.touched.contains(&node);
                 let is_minority = fault.minority.contains(&node);
                 let is_named = is_minority || is_victim || view.sources.plan.nodes.len() <= NAMED_NODES_MAX;
                 dot(view, &circle, node, (if is_minority { "minority" } else { "" }, is_named), out);
                 if is_victim {
                     let (x, y) = circle.of(node);
-                    let path = if kind == FaultKind::Kill {
+                    let path = if matches!(kind, FaultKind::Kill | FaultKind::Rollback) {
                         format!("M{} {}l16 16m0 -16l-16 16", Px(x - 8.0), Px(y - 8.0))
                     } else {
                         format!("M{} {}v12m6 -12v12", Px(x - 3.0), Px(y - 6.0))

@@ -76,6 +76,7 @@ fn fault(number: u64) -> FaultRecord {
         ended_ns: Some(number * 4_000 * MS + 3_500 * MS),
         minority: vec![NodeIndex(0)],
         touched: [0, 1, 2].map(NodeIndex).to_vec(),
+        retired: Vec::new(),
         links: [(0, 1), (1, 0), (0, 2), (2, 0)].map(|(from, to)| (NodeIndex(from), NodeIndex(to))).to_vec(),
         hit_leader_of_term: Some(1),
         proofs: vec![Proof {
@@ -95,6 +96,7 @@ fn record() -> RunRecord {
         load_ended_ns: 5_500 * MS,
         counts: LoadCounts { answered: 3, refused: 0, unknown: 0 },
         settled: None,
+        costs: None,
         faults: vec![fault(0)],
         links: None,
         leaders: vec![LeaderSeen { at_ns: 400 * MS, node: NodeIndex(0), term: 1 }],

@@ -72,6 +72,9 @@ impl<'a> View<'a> {
             Some(FaultAction::Link { effect, .. }) if !effect.is_cut() => FaultKind::Slow,
             Some(FaultAction::Kill { .. }) => FaultKind::Kill,
             Some(FaultAction::Pause { .. }) => FaultKind::Pause,
+            Some(FaultAction::Suspend { .. }) => FaultKind::Suspend,
+            Some(FaultAction::Rollback { .. }) => FaultKind::Rollback,
+            Some(FaultAction::Clock { .. }) => FaultKind::Clock,
             Some(FaultAction::Link { .. } | FaultAction::Partition { .. }) | None => FaultKind::Cut,
         }
     }
@@ -139,10 +142,17 @@ pub(super) enum FaultKind {
     Kill,
     /// A node that stands still.
     Pause,
+    /// A machine that is away.
+    Suspend,
+    /// A machine that is put back.
+    Rollback,
+    /// Clocks that are wrong.
+    Clock,
 }
 
 impl FaultKind {
-    pub(super) const ALL: [Self; 4] = [Self::Cut, Self::Slow, Self::Kill, Self::Pause];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Cut, Self::Slow, Self::Kill, Self::Pause, Self::Suspend, Self::Rollback, Self::Clock];
 
     /// What it is called.
     pub(super) fn word(self) -> &'static str {
@@ -151,6 +161,9 @@ impl FaultKind {
             Self::Slow => "slow links",
             Self::Kill => "kill",
             Self::Pause => "pause",
+            Self::Suspend => "suspend",
+            Self::Rollback => "rollback",
+            Self::Clock => "clock",
         }
     }
 
@@ -161,6 +174,9 @@ impl FaultKind {
             Self::Slow => "band-slow",
             Self::Kill => "band-kill",
             Self::Pause => "band-pause",
+            Self::Suspend => "band-suspend",
+            Self::Rollback => "band-rollback",
+            Self::Clock => "band-clock",
         }
     }
 }

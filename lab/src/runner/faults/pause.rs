@@ -1,8 +1,9 @@
 //! Nodes that stand still for a while and do not know it.
 
-use super::{Strike, Tools, Victim};
+use super::{NotBack, Strike, Tools, Victim};
 use crate::cluster::{Request, Vitals};
 use crate::limits::PAUSE_SILENCE;
+use crate::observations::Incarnation;
 use crate::plan::{NodeIndex, Selector};
 use crate::runner::RunError;
 use crate::runner::record::{EventKind, Proof};
@@ -31,34 +32,49 @@ impl Tools {
         self.cluster.resume(node).await?;
         let served = self.await_service(node, |incarnation| Some(incarnation) == before).await;
         self.watch.set_down(node, false);
-        let mut proofs = vec![Proof {
-            what: "before it, the node answered".to_owned(),
-            is_seen: before.is_some(),
-            detail: before.map_or("no answer".to_owned(), |incarnation| format!("incarnation {incarnation}")),
-        }];
+        self.set_clock_right(node).await;
+        let mut proofs = vec![answered(before)];
         proofs.extend(stillness(&first, &last));
-        proofs.push(Proof {
-            what: "during it, the node did not answer".to_owned(),
-            is_seen: answer.is_none(),
-            detail: answer.map_or(format!("GET /health, {} ms", PAUSE_SILENCE.as_millis()), |status| {
-                format!("it answered GET /health with {status}")
-            }),
-        });
-        proofs.push(Proof {
-            what: "the same incarnation serves again".to_owned(),
-            is_seen: served.is_ok(),
-            detail: served
-                .map_or_else(|reason| reason.to_string(), |incarnation| format!("incarnation {incarnation}")),
-        });
+        proofs.extend([silent("during", answer), went_on(served)]);
         self.close(strike, ended_ns, proofs, "serves again");
         Ok(())
     }
 
     /// Asks a node for its health, over HTTP, since the kernel accepts connections for a process that stands still; the
     /// status, if it answers at all.
-    async fn listen(&self, node: NodeIndex) -> Option<u16> {
+    pub(super) async fn listen(&self, node: NodeIndex) -> Option<u16> {
         let answer = self.cluster.channel(node).request(Request::get("/health"), PAUSE_SILENCE).await;
         answer.ok().map(|response| response.status)
+    }
+}
+
+/// That a node was there before it was hit.
+pub(super) fn answered(before: Option<Incarnation>) -> Proof {
+    Proof {
+        what: "before it, the node answered".to_owned(),
+        is_seen: before.is_some(),
+        detail: before.map_or("no answer".to_owned(), |incarnation| format!("incarnation {incarnation}")),
+    }
+}
+
+/// That a node did not answer meanwhile, which [`Tools::listen`] has tried.
+pub(super) fn silent(when: &str, answer: Option<u16>) -> Proof {
+    Proof {
+        what: format!("{when} it, the node did not answer"),
+        is_seen: answer.is_none(),
+        detail: answer.map_or(format!("GET /health, {} ms", PAUSE_SILENCE.as_millis()), |status| {
+            format!("it answered GET /health with {status}")
+        }),
+    }
+}
+
+/// That a node went on as the one that it was.
+pub(super) fn went_on(served: Result<Incarnation, NotBack>) -> Proof {
+    Proof {
+        what: "the same incarnation serves again".to_owned(),
+        is_seen: served.is_ok(),
+        detail: served
+            .map_or_else(|reason| reason.to_string(), |incarnation| format!("incarnation {incarnation}")),
     }
 }
 

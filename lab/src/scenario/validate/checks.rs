@@ -120,7 +120,12 @@ fn pointless(check: Check, nodes: Option<&[String]>, faults: Option<&[Fault]>) -
         Check::MinorityRefuses => {
             let leaves_minority = |fault: &Fault| match &fault.action {
                 FaultAction::Partition { groups } => has_minority(groups, nodes.len()),
-                FaultAction::Link { .. } | FaultAction::Kill { .. } | FaultAction::Pause { .. } => false,
+                FaultAction::Link { .. }
+                | FaultAction::Kill { .. }
+                | FaultAction::Pause { .. }
+                | FaultAction::Suspend { .. }
+                | FaultAction::Rollback { .. }
+                | FaultAction::Clock { .. } => false,
             };
             (!faults.iter().any(leaves_minority)).then_some(Mistake::NoMinority)
         }

@@ -2,24 +2,51 @@
 
 use std::time::Duration;
 
-use crate::limits::{FAULT_LASTS_MIN, FAULT_TIMES_MAX, FAULTS_MAX, PLANNED_DURATION_MAX};
+use crate::limits::machines::{CLOCK_DRIFTED_MIN, CLOCK_STEP_MAX, CLOCK_STEP_MIN};
+use crate::limits::{FAULT_LASTS_MIN, FAULT_TIMES_MAX, FAULTS_MAX, PER_MILLION, PLANNED_DURATION_MAX};
 use crate::scenario::mistake::Mistake;
 use crate::scenario::parse::Path;
 use crate::scenario::validate::fields::{Fields, Findings, Section, Value, items};
 use crate::scenario::validate::nodes::Nodes;
 use crate::scenario::validate::selectors::{ROLES, Selected, fits, selectors};
 use crate::scenario::validate::{links, units};
-use crate::scenario::{Fault, FaultAction, Selector};
+use crate::scenario::{ClockError, Fault, FaultAction, Selector};
 
 const FAULT: Section = Section {
     name: "a fault",
-    keys: &["at", "for", "partition", "kill", "restart_after", "link", "pause", "every", "times"],
+    keys: &[
+        "at",
+        "for",
+        "partition",
+        "kill",
+        "restart_after",
+        "link",
+        "pause",
+        "suspend",
+        "rollback",
+        "by",
+        "clock",
+        "step",
+        "drift",
+        "every",
+        "times",
+    ],
     keys_later: &["clients", "disk", "nemesis"],
 };
 
 /// The kinds of fault, and the key that says how long each lasts.
-const KINDS: [(&str, &str); 4] =
-    [("partition", "for"), ("kill", "restart_after"), ("link", "for"), ("pause", "for")];
+const KINDS: [(&str, &str); 7] = [
+    ("partition", "for"),
+    ("kill", "restart_after"),
+    ("link", "for"),
+    ("pause", "for"),
+    ("suspend", "for"),
+    ("rollback", "by"),
+    ("clock", "for"),
+];
+const LASTS_KEYS: [&str; 3] = ["for", "restart_after", "by"];
+/// What can be wrong with a clock.
+const CLOCK_KEYS: [&str; 2] = ["step", "drift"];
 
 /// All faults, or none if one of them is wrong. `nodes` is `None` if their names are not known.
 pub(super) fn faults(
@@ -33,7 +60,18 @@ pub(super) fn faults(
         return None;
     }
     let faults: Vec<_> = list.iter().map(|item| fault(item, nodes, findings)).collect();
-    faults.into_iter().collect()
+    let faults: Vec<Fault> = faults.into_iter().collect::<Option<_>>()?;
+    let is_rollback = |fault: &&Fault| matches!(fault.action, FaultAction::Rollback { .. });
+    let out: u32 = faults.iter().filter(is_rollback).map(|fault| fault.times).sum();
+    // Whoever was put back takes no part any more.
+    if let Some(nodes_count) = nodes.map(|nodes| nodes.names.len())
+        && out as usize * 2 >= nodes_count
+        && out > 0
+    {
+        findings.add(&value.path, Mistake::Rollbacks { out, nodes_count });
+        return None;
+    }
+    Some(faults)
 }
 
 fn fault(value: &Value<'_>, nodes: Option<&Nodes>, findings: &mut Findings) -> Option<Fault> {
@@ -46,11 +84,19 @@ fn fault(value: &Value<'_>, nodes: Option<&Nodes>, findings: &mut Findings) -> O
         // What it would have been is unknown, so nothing more can be said about its other keys.
         return None;
     };
-    let misplaced = if lasts_key == "for" { "restart_after" } else { "for" };
-    if let Some(path) = fields.key_path(misplaced) {
-        findings.add(&path, Mistake::MisplacedKey { kind, key: misplaced, instead: lasts_key });
+    let mut is_misplaced = false;
+    for key in LASTS_KEYS.into_iter().filter(|key| *key != lasts_key) {
+        if let Some(path) = fields.key_path(key) {
+            findings.add(&path, Mistake::MisplacedKey { kind, key, instead: lasts_key });
+            is_misplaced = true;
+        }
     }
-    let lasts = if fields.key_path(misplaced).is_some() && fields.key_path(lasts_key).is_none() {
+    for key in CLOCK_KEYS.into_iter().filter(|_| kind != "clock") {
+        if let Some(path) = fields.key_path(key) {
+            findings.add(&path, Mistake::ClockKey { kind, key });
+        }
+    }
+    let lasts = if is_misplaced && fields.key_path(lasts_key).is_none() {
         None
     } else {
         fields.require(lasts_key, findings)
@@ -63,6 +109,13 @@ fn fault(value: &Value<'_>, nodes: Option<&Nodes>, findings: &mut Findings) -> O
         "partition" => partition(&body, nodes, findings),
         "kill" => one_node(&body, "kill", nodes, findings).map(|who| FaultAction::Kill { who }),
         "pause" => one_node(&body, "pause", nodes, findings).map(|who| FaultAction::Pause { who }),
+        "suspend" => one_node(&body, "suspend", nodes, findings).map(|who| FaultAction::Suspend { who }),
+        "rollback" => one_node(&body, "rollback", nodes, findings).map(|who| FaultAction::Rollback { who }),
+        "clock" => {
+            let who = one_node(&body, "clock", nodes, findings);
+            let error = clock_error(&fields, &value.path, lasts, findings);
+            who.zip(error).map(|(who, error)| FaultAction::Clock { who, error })
+        }
         _ => links::fault(&body, nodes, lasts, findings),
     };
     let (every, times) = repeat?;
@@ -88,6 +141,40 @@ fn kind(fields: &Fields<'_>, path: &Path, findings: &mut Findings) -> Option<(&'
         findings.add(path, Mistake::FaultKindMissing);
     }
     first.filter(|_| is_one)
+}
+
+/// What is wrong with a clock: `step` or `drift`.
+fn clock_error(
+    fields: &Fields<'_>,
+    path: &Path,
+    lasts: Option<Duration>,
+    findings: &mut Findings,
+) -> Option<ClockError> {
+    match (fields.get("step"), fields.get("drift")) {
+        (Some(value), None) => {
+            let by_ms = units::signed_ms(&value, "step", CLOCK_STEP_MIN, CLOCK_STEP_MAX, findings)?;
+            Some(ClockError::Step { by_ms })
+        }
+        (None, Some(value)) => {
+            let per_million = units::signed_per_million(&value, "drift", findings)?;
+            let gained = lasts? * per_million.unsigned_abs() / PER_MILLION;
+            if gained < CLOCK_DRIFTED_MIN {
+                findings.add(&value.path, Mistake::DriftSmall { lasts: lasts?, gained });
+                return None;
+            }
+            Some(ClockError::Drift { per_million })
+        }
+        (None, None) => {
+            if !CLOCK_KEYS.iter().any(|key| fields.is_misspelt(key)) {
+                findings.add(path, Mistake::ClockErrors { count: 0 });
+            }
+            None
+        }
+        (Some(_), Some(_)) => {
+            findings.add(path, Mistake::ClockErrors { count: 2 });
+            None
+        }
+    }
 }
 
 /// `every` and `times`, which belong together.
@@ -154,7 +241,7 @@ fn member(
     Some(selectors)
 }
 
-/// One node: the victim of a kill or a pause.
+/// One node: the victim.
 fn one_node(
     value: &Value<'_>,
     key: &'static str,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use aspen_init::limits::DRIFT_PER_MILLION_MAX;
+
 use crate::limits::machines::{MEMORY_MIB_MAX, MEMORY_MIB_MIN};
 use crate::limits::{LINK_BITS_PER_S_MAX, LINK_BITS_PER_S_MIN, PER_MILLION, RATE_MAX};
 use crate::scenario::mistake::Mistake;
@@ -93,6 +95,28 @@ pub(crate) fn duration_of(
         Decimal::Whole(_) | Decimal::Broken => Err(Mistake::NotMilliseconds { key, value }),
         Decimal::Huge => Err(Mistake::Length { key, value, min, max }),
     }
+}
+
+/// A duration with or without a minus sign, in whole milliseconds. The bounds are of what stands behind the sign.
+pub(super) fn signed_ms(
+    value: &Value<'_>,
+    key: &'static str,
+    min: Duration,
+    max: Duration,
+    findings: &mut Findings,
+) -> Option<i64> {
+    let Raw::Text(text) = value.raw else { return duration(value, key, min, max, findings).map(ms) };
+    let (sign, digits) = text.strip_prefix('-').map_or((1, text.as_str()), |digits| (-1, digits));
+    let whole = |mistake| match mistake {
+        Mistake::Length { key, min, max, .. } => Mistake::Length { key, value: text.clone(), min, max },
+        mistake => mistake,
+    };
+    let duration = duration_of(digits, key, min, max).map_err(whole);
+    duration.map(|duration| sign * ms(duration)).map_err(|mistake| findings.add(&value.path, mistake)).ok()
+}
+
+fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).expect("it is within bounds")
 }
 
 /// A decimal number of some unit, in the smallest parts of it that count.
@@ -215,6 +239,24 @@ pub(super) fn per_million(value: &Value<'_>, key: &'static str, findings: &mut F
         }
     };
     per_million_of(&text, key).map_err(|mistake| findings.add(&value.path, mistake)).ok()
+}
+
+/// A drift of clocks: a percentage with or without a minus sign, in parts per million.
+pub(super) fn signed_per_million(
+    value: &Value<'_>,
+    key: &'static str,
+    findings: &mut Findings,
+) -> Option<i32> {
+    let Raw::Text(text) = value.raw else {
+        findings.add(&value.path, wrong_type(key, "a percentage such as 2% or -2%", value.raw));
+        return None;
+    };
+    let (sign, digits) = text.strip_prefix('-').map_or((1, text.as_str()), |digits| (-1, digits));
+    let parts = per_million_of(digits, key).and_then(|parts| match i32::try_from(parts) {
+        Ok(parts) if (1..=DRIFT_PER_MILLION_MAX).contains(&parts.unsigned_abs()) => Ok(sign * parts),
+        _ => Err(Mistake::Drift { value: text.clone() }),
+    });
+    parts.map_err(|mistake| findings.add(&value.path, mistake)).ok()
 }
 
 /// Reads a percentage such as `0.1%`, in parts per million.

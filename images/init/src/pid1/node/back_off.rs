@@ -13,6 +13,8 @@ pub(super) enum Verdict {
     Again(Duration),
     /// It would end at once again: its settings are wrong.
     Settings,
+    /// Its data is of an earlier state: it has to rejoin as a new member.
+    Retired,
     /// It has ended so many times without an answer.
     Failures(u32),
 }
@@ -29,6 +31,8 @@ pub(super) struct BackOff {
 
 /// The settings are wrong (`EX_USAGE`, sysexits.h).
 const EXIT_USAGE: i32 = 64;
+/// Its data directory is of an earlier state (`EX_DATAERR`, sysexits.h).
+const EXIT_RETIRED: i32 = 65;
 
 impl BackOff {
     /// Notes that the node answered; true for the first time.
@@ -38,8 +42,10 @@ impl BackOff {
 
     /// Decides, after a node ran so long.
     pub(super) fn ended(&mut self, exit: Exit, ran: Duration, has_answered: bool) -> Verdict {
-        if exit == Exit::Code(EXIT_USAGE) {
-            return Verdict::Settings;
+        match exit {
+            Exit::Code(EXIT_USAGE) => return Verdict::Settings,
+            Exit::Code(EXIT_RETIRED) => return Verdict::Retired,
+            _ => {}
         }
         self.silent = if has_answered { 0 } else { self.silent + 1 };
         if self.silent >= NODE_FAILURES_MAX {
