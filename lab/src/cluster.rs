@@ -163,10 +163,12 @@ impl Boot {
 /// What came of putting a machine back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PutBack {
-    /// For how long it had been up before.
-    pub up_before: Duration,
-    /// For how long it knew itself to be up right after.
-    pub up_after: Duration,
+    /// The number that it was given to keep before it was saved.
+    pub mark_saved: u64,
+    /// The number that it was given after that.
+    pub mark_before: u64,
+    /// The number that it knew when it had been put back.
+    pub mark_after: u64,
     /// Whether it went off since its node may not run any more.
     pub is_retired: bool,
 }

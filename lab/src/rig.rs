@@ -32,6 +32,7 @@ use self::host::{Logs, ServeError};
 use self::kernel::{GuestKernel, GuestKernelError};
 use self::out::{Out, OutError};
 use self::vmm::Guest;
+use crate::check::counted;
 use crate::cli::RigArgs;
 use crate::image::ImageError;
 use crate::image::debian::DebianError;
@@ -243,8 +244,9 @@ pub fn run(args: &RigArgs) -> Result<u8, RigError> {
     let ended = host::serve(started, order, &mut out, &files.logs, UP_MAX, &mut |release| {
         files.forget();
         say(&format!(
-            "rig: Linux {release} on QEMU {}, {how}, {cpus} processors, {memory_mib} MiB, up after {:.1} s",
+            "rig: Linux {release} on QEMU {}, {how}, {}, {memory_mib} MiB, up after {:.1} s",
             qemu.version,
+            counted(cpus.into(), "processor"),
             began.elapsed().as_secs_f64()
         ));
     })?;

@@ -47,6 +47,12 @@ pub enum Order {
         /// How long the answer is waited for, in milliseconds, 1 to [`crate::limits::PROBE_MS_MAX`].
         within_ms: u64,
     },
+    /// Gives the machine a number to keep in its memory and nowhere else: answered by [`Done`], and told by [`Health`]. By it one
+    /// can tell whether the memory is that of an earlier time.
+    Mark {
+        /// The number.
+        mark: u64,
+    },
     /// Says that the machine was put back to an earlier state, memory or disk. The node ends at once and never runs again on
     /// this disk, which is answered by [`Done`]; then the machine goes off.
     PutBack,
@@ -87,6 +93,8 @@ pub struct Health {
     pub uptime_ms: u64,
     /// The clock, in milliseconds since 1970-01-01 UTC.
     pub clock_ms: i64,
+    /// The number of the last [`Order::Mark`]; 0 before the first.
+    pub mark: u64,
 }
 
 /// What the node does.
@@ -142,6 +150,7 @@ mod tests {
             r#"{"id":10,"do":"probe","to":"10.0.0.2:7001","within_ms":500}"#,
         );
         check(Request { id: 11, order: Order::Stop }, r#"{"id":11,"do":"stop"}"#);
+        check(Request { id: 14, order: Order::Mark { mark: 3 } }, r#"{"id":14,"do":"mark","mark":3}"#);
         check(Request { id: 12, order: Order::PutBack }, r#"{"id":12,"do":"put_back"}"#);
         check(
             Request { id: 13, order: Order::DriftClock { per_million: -500 } },
@@ -159,10 +168,11 @@ mod tests {
             restarts: 2,
             uptime_ms: 1500,
             clock_ms: 1_700_000_000_000,
+            mark: 3,
         };
         check(
             Answer { id: 7, outcome: Outcome::Ok(health) },
-            r#"{"id":7,"ok":{"node":"restarting","node_pid":null,"restarts":2,"uptime_ms":1500,"clock_ms":1700000000000}}"#,
+            r#"{"id":7,"ok":{"node":"restarting","node_pid":null,"restarts":2,"uptime_ms":1500,"clock_ms":1700000000000,"mark":3}}"#,
         );
         check(Answer { id: 8, outcome: Outcome::Ok(Done {}) }, r#"{"id":8,"ok":{}}"#);
         check(

@@ -219,8 +219,8 @@ impl Machine {
 
     fn open_control(&self, sys: &Path, supervisor: &Supervisor, events: SyncSender<Event>) {
         let is_clock_taken = Arc::clone(&self.clock.is_taken);
-        let probes_count = Arc::default();
-        let desk = Desk { status: supervisor.status(), events, is_clock_taken, probes_count };
+        let (probes_count, mark) = (Arc::default(), Arc::default());
+        let desk = Desk { status: supervisor.status(), events, is_clock_taken, probes_count, mark };
         if control::has_vsock(sys)
             && let Err(error) = control::serve_vsock(desk.clone())
         {

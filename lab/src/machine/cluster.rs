@@ -248,24 +248,13 @@ impl Cluster for MachineCluster {
 
     fn put_back(&self, node: NodeIndex) -> BoxFuture<'_, Result<PutBack, ClusterError>> {
         self.want(node, false);
-        let (limit, pace) = (self.pace.to_real(PUT_BACK_MAX), self.pace);
+        let limit = self.pace.to_real(PUT_BACK_MAX);
         // Only its end is what it was to be.
-        let ended = |up| PutBack { up_before: up, up_after: up, is_retired: true };
+        let ended = PutBack { mark_saved: 0, mark_before: 0, mark_after: 0, is_retired: true };
         let is_sabotaged = self.sabotage == Some(Sabotage::IgnoreRollbacks);
-        async move {
-            let order = move |machine: &mut dyn Machine| {
-                if is_sabotaged {
-                    machine.terminate(limit).map(|_| ended(limit))
-                } else {
-                    machine.put_back(limit)
-                }
-            };
-            let PutBack { up_before, up_after, is_retired } =
-                self.order(node, "putting it back", order).await?;
-            let planned = |real| pace.to_planned(real);
-            Ok(PutBack { up_before: planned(up_before), up_after: planned(up_after), is_retired })
-        }
-        .boxed()
+        self.order(node, "putting it back", move |machine| {
+            if is_sabotaged { machine.terminate(limit).map(|_| ended) } else { machine.put_back(limit) }
+        })
     }
 
     fn clock(&self, node: NodeIndex) -> BoxFuture<'_, Result<ClockReading, ClusterError>> {

@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -36,6 +36,8 @@ pub(super) struct Desk {
     pub(super) is_clock_taken: Arc<AtomicBool>,
     /// How many probes are under way, those of connections that have ended included.
     pub(super) probes_count: Arc<AtomicUsize>,
+    /// The number that somebody gave us to keep.
+    pub(super) mark: Arc<AtomicU64>,
 }
 
 /// Whether the hypervisor gave us a vsock device.
@@ -163,6 +165,10 @@ impl Desk {
             Order::SetClock { unix_ms } => json(id, self.clock(clock::set_unix_ms(unix_ms))),
             Order::StepClock { by_ms } => json(id, self.clock(clock::step_ms(by_ms))),
             Order::DriftClock { per_million } => json(id, self.clock(clock::drift(per_million))),
+            Order::Mark { mark } => {
+                self.mark.store(mark, Ordering::Relaxed);
+                json(id, Outcome::Ok(Done {}))
+            }
             Order::PutBack => return self.put_back(id),
             Order::Probe { to, within_ms } => return Reply::Probe { id, to, within_ms },
             Order::Stop => {
@@ -195,6 +201,7 @@ impl Desk {
             restarts,
             uptime_ms: clock::uptime_ms(),
             clock_ms: clock::unix_ms(),
+            mark: self.mark.load(Ordering::Relaxed),
         }
     }
 
@@ -287,8 +294,8 @@ mod tests {
         let (sender, events) = sync_channel(4);
         let status = NodeStatus { state: NodeState::Running, pid: Some(7), restarts: 2 };
         let status = Arc::new(Mutex::new(status));
-        let (is_clock_taken, probes_count) = (Arc::default(), Arc::default());
-        (Desk { status, events: sender, is_clock_taken, probes_count }, events)
+        let (is_clock_taken, probes_count, mark) = (Arc::default(), Arc::default(), Arc::default());
+        (Desk { status, events: sender, is_clock_taken, probes_count, mark }, events)
     }
 
     /// Asks, and waits for as many answers as there are questions.

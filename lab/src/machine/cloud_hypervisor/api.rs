@@ -15,7 +15,7 @@ use cloud_hypervisor_client::models::{VmSnapshotConfig, VmState};
 use cloud_hypervisor_client::{SocketBasedApiClient, socket_based_api_client};
 
 use crate::limits::POLL_INTERVAL;
-use crate::limits::machines::{API_ANSWER_MAX, CLOUD_HYPERVISOR_START_MAX, SAVE_MAX};
+use crate::limits::machines::{API_ANSWER_MAX, CLOUD_HYPERVISOR_START_MAX, LOAD_MAX, SAVE_MAX};
 use crate::machine::vm::RunState;
 
 /// Why Cloud Hypervisor did not do what it was told.
@@ -92,7 +92,11 @@ impl Api {
     /// # Errors
     /// [`ApiError`].
     pub fn state(&self) -> Result<RunState, ApiError> {
-        let info = self.ask("vm.info", |client| client.vm_info_get())?;
+        self.state_within(API_ANSWER_MAX)
+    }
+
+    fn state_within(&self, limit: Duration) -> Result<RunState, ApiError> {
+        let info = self.ask_within(limit, "vm.info", |client| client.vm_info_get())?;
         let is_running = info.state == VmState::Running;
         Ok(RunState { name: info.state.to_string().to_lowercase(), is_running })
     }
@@ -122,12 +126,13 @@ impl Api {
         self.ask_within(SAVE_MAX, "vm.snapshot", |client| client.vm_snapshot_put(config.clone()))
     }
 
-    /// What its machine does, if it has one already: one that goes on from what was saved has none until that is read.
+    /// What its machine does, if it has one already: one that goes on from what was saved has none until that is read, and answers
+    /// nothing while it reads.
     ///
     /// # Errors
     /// [`ApiError`].
     pub fn state_if_any(&self) -> Result<Option<RunState>, ApiError> {
-        match self.state() {
+        match self.state_within(LOAD_MAX) {
             Err(ApiError::Refused { .. }) => Ok(None),
             state => state.map(Some),
         }

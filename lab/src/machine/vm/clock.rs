@@ -1,7 +1,7 @@
 //! What the appliance is asked beside its probes: how its clocks are, and to make them wrong or right.
 
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use aspen_init::control::{Health, Order};
 
@@ -57,17 +57,13 @@ impl VirtualMachine {
         }
     }
 
-    fn health(&self, deadline: Instant) -> Result<Health, MachineError> {
+    /// How the appliance says it is.
+    pub(super) fn health(&self, deadline: Instant) -> Result<Health, MachineError> {
         let answer = self.ask(Order::Health, deadline)?;
         let malformed = |_| ControlError::Malformed(answer.to_string());
         serde_json::from_value(answer.clone())
             .map_err(malformed)
             .map_err(|source| MachineError::Control { name: self.name.clone(), source })
-    }
-
-    /// For how long the machine knows that it is up.
-    pub(super) fn uptime(&self, deadline: Instant) -> Result<Duration, MachineError> {
-        self.health(deadline).map(|health| Duration::from_millis(health.uptime_ms))
     }
 }
 

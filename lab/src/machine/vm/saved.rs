@@ -15,13 +15,18 @@ use super::disks::{self, DATA_DISK};
 use super::{Hypervisor, HypervisorError, VirtualMachine};
 use crate::cluster::PutBack;
 use crate::limits::POLL_INTERVAL;
-use crate::limits::machines::LOAD_MAX;
+use crate::limits::machines::{CONTROL_ANSWER_MAX, LOAD_MAX};
 use crate::machine::MachineError;
 
 /// Where the machine's state is while it is suspended.
 const SUSPENDED: &str = "suspended";
 /// Where the machine's state is to which it will be put back.
 const REMEMBERED: &str = "remembered";
+
+/// What a machine is given to keep before it is saved, and after that: by it one can see that its memory is of that time. No clock
+/// would do: that of a machine that goes on may go on with that of its host.
+const MARK_SAVED: u64 = 1;
+const MARK_BEFORE: u64 = 2;
 
 impl VirtualMachine {
     /// Saves it and ends its process; the bytes of what was saved.
@@ -41,6 +46,8 @@ impl VirtualMachine {
 
     /// Saves it and its disk, during which it stands still; the bytes of what was saved but for the disk.
     pub(super) fn save_and_go_on(&mut self) -> Result<u64, MachineError> {
+        let deadline = Instant::now() + CONTROL_ANSWER_MAX;
+        self.ask(Order::Mark { mark: MARK_SAVED }, deadline)?;
         self.run(false)?;
         let saved = self.save(REMEMBERED).and_then(|bytes| {
             let copy = self.folder.join(REMEMBERED).join(DATA_DISK);
@@ -48,18 +55,19 @@ impl VirtualMachine {
             Ok(bytes)
         });
         self.run(true)?;
+        self.ask(Order::Mark { mark: MARK_BEFORE }, Instant::now() + CONTROL_ANSWER_MAX)?;
         saved
     }
 
     /// Goes back to where it was when it was saved with its disk, hears of it, and goes off.
     pub(super) fn go_back(&mut self, limit: Duration) -> Result<PutBack, MachineError> {
         let deadline = Instant::now() + limit;
-        let up_before = self.uptime(deadline)?;
+        let mark_before = self.health(deadline)?.mark;
         self.cut_power()?;
         let (saved, disk) = (self.folder.join(REMEMBERED), self.folder.join(DATA_DISK));
         fs::rename(saved.join(DATA_DISK), &disk).map_err(|source| self.unsaved(&disk, source))?;
         self.go_on_from(&saved)?;
-        let up_after = self.uptime(deadline)?;
+        let mark_after = self.health(deadline)?.mark;
         self.ask(Order::PutBack, deadline)?;
         // Nobody probes from a machine that is about to go.
         self.prober.runs.store(false, Ordering::Relaxed);
@@ -69,7 +77,7 @@ impl VirtualMachine {
         self.control.close();
         self.discard(&saved)?;
         let is_retired = self.said()?.exit.is_some_and(|exit| exit.reason == Reason::PutBack);
-        Ok(PutBack { up_before, up_after, is_retired })
+        Ok(PutBack { mark_saved: MARK_SAVED, mark_before, mark_after, is_retired })
     }
 
     /// Writes the state of a machine that stands still into a folder of its own; its bytes on the host's disk.

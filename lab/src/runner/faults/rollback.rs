@@ -56,16 +56,12 @@ impl Tools {
 
 /// What has to be seen of a machine that was put back.
 fn forgetting(put_back: &PutBack, is_gone: bool) -> [Proof; 2] {
-    let PutBack { up_before, up_after, is_retired } = put_back;
+    let PutBack { mark_saved, mark_before, mark_after, is_retired } = put_back;
     [
         Proof {
-            what: "its machine went back in time".to_owned(),
-            is_seen: up_after < up_before,
-            detail: format!(
-                "up for {:.3} s, then for {:.3} s",
-                up_before.as_secs_f64(),
-                up_after.as_secs_f64()
-            ),
+            what: "its machine had forgotten what it was told after it was saved".to_owned(),
+            is_seen: mark_before != mark_saved && mark_after == mark_saved,
+            detail: format!("it kept the number {mark_saved}, then {mark_before}, then {mark_after}"),
         },
         Proof {
             what: "its node was ended for good, and the machine went off".to_owned(),
@@ -81,22 +77,23 @@ fn forgetting(put_back: &PutBack, is_gone: bool) -> [Proof; 2] {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[track_caller]
-    fn check(up: [u64; 2], is_retired: bool, is_gone: bool, want: [bool; 2]) {
-        let [up_before, up_after] = up.map(Duration::from_secs);
-        let proofs = forgetting(&PutBack { up_before, up_after, is_retired }, is_gone);
+    fn check(marks: [u64; 3], is_retired: bool, is_gone: bool, want: [bool; 2]) {
+        let [mark_saved, mark_before, mark_after] = marks;
+        let proofs = forgetting(&PutBack { mark_saved, mark_before, mark_after, is_retired }, is_gone);
         assert_eq!(proofs.each_ref().map(|proof| proof.is_seen), want, "{proofs:?}");
     }
 
     #[test]
     fn machine_that_forgot_nothing_or_goes_on_is_seen() {
-        check([9, 5], true, true, [true, true]);
-        check([9, 9], true, true, [false, true]);
-        check([9, 5], false, true, [true, false]);
-        check([9, 5], true, false, [true, false]);
+        check([1, 2, 1], true, true, [true, true]);
+        check([1, 2, 2], true, true, [false, true]);
+        // One that has booted forgets, too.
+        check([1, 2, 0], true, true, [false, true]);
+        check([1, 1, 1], true, true, [false, true]);
+        check([1, 2, 1], false, true, [true, false]);
+        check([1, 2, 1], true, false, [true, false]);
     }
 }
