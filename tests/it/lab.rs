@@ -32,7 +32,7 @@ pub(crate) fn turn() -> Turn {
 /// How often it is looked whether what is waited for is so.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The scenarios of `topologies/`.
+/// The scenarios of `topologies/` that every driver can run.
 pub(crate) const TOPOLOGIES: [&str; 8] = [
     "three-nodes",
     "leader-isolated",
@@ -43,6 +43,9 @@ pub(crate) const TOPOLOGIES: [&str; 8] = [
     "pause-leader",
     "flapping",
 ];
+
+/// The others, which need virtual machines.
+pub(crate) const MACHINE_TOPOLOGIES: [&str; 3] = ["suspend-leader", "rollback", "wrong-clocks"];
 
 /// A program that knows the node's version, and otherwise does this, in words of a shell.
 pub(crate) fn node_that(home: &Path, does: &str) -> PathBuf {

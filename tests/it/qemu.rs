@@ -14,7 +14,8 @@ use aspen_lab::image::digest::of_bytes;
 
 use crate::host;
 use crate::lab::{
-    LOOK_INTERVAL, Run, Running, TOPOLOGIES, Turn, bench, rounds, run, topology, write_scenario,
+    LOOK_INTERVAL, MACHINE_TOPOLOGIES, Run, Running, TOPOLOGIES, Turn, bench, rounds, run, topology,
+    write_scenario,
 };
 
 /// A cut, a pause, a power cut, and a cut round the machine that is off, in as little time as they take.
@@ -231,7 +232,8 @@ fn machine_that_never_serves_is_told_with_the_end_of_its_console() {
 #[test]
 fn topologies_pass_on_machines() {
     let Some((_turn, home)) = machines() else { return };
-    let names: &[&str] = if rounds() == 1 { &["split-brain"] } else { &TOPOLOGIES };
+    let all = [TOPOLOGIES.as_slice(), &MACHINE_TOPOLOGIES].concat();
+    let names = if rounds() == 1 { vec!["split-brain"] } else { all };
     for (name, seed) in names.iter().flat_map(|name| (1..=rounds()).map(move |seed| (name, seed))) {
         let (file, seed) = (topology(name), seed.to_string());
         let words = [file.to_str().unwrap(), "--seed", &seed, "--driver", "qemu"];

@@ -9,7 +9,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::lab::{
-    Run, Running, TOPOLOGIES, bench, processes_with_argument, rounds, run, topology, write_scenario,
+    MACHINE_TOPOLOGIES, Run, Running, TOPOLOGIES, bench, processes_with_argument, rounds, run, topology,
+    write_scenario,
 };
 use crate::verify::judged_again;
 
@@ -63,6 +64,20 @@ fn every_topology_passes_with_every_receipt() {
     {
         println!("{table}");
     }
+}
+
+#[test]
+fn every_file_of_topologies_is_run() {
+    let entries = fs::read_dir(topology("three-nodes").parent().unwrap()).unwrap();
+    let mut found: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut known: Vec<_> = [TOPOLOGIES.as_slice(), &MACHINE_TOPOLOGIES]
+        .concat()
+        .iter()
+        .map(|name| format!("{name}.yaml"))
+        .collect();
+    found.sort();
+    known.sort();
+    assert_eq!(found, known);
 }
 
 #[test]
