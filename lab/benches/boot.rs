@@ -26,7 +26,7 @@ use nix::unistd::{SysconfVar, sysconf};
 /// Measured in turns so often.
 const ROUNDS: usize = 10;
 const DISK_BYTES: u64 = 256 << 20;
-const MEMORY_MIB: u32 = 96;
+const MEMORY_MIB: u32 = 128;
 /// What the smallest init prints.
 const BARE: &str = "ASPEN-BARE";
 const CONFIG: &str =
