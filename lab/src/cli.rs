@@ -22,6 +22,10 @@ use crate::scenario::{Mistake, duration_of};
 /// First argument with which the lab's own program is a node. Nobody types it.
 pub const NODE_PART: &str = "__node";
 
+/// What the commands that judge end with.
+const VERDICT_CODES: &str = "Exit codes: 0 every check holds; 1 a check failed; 2 unknown or invalid: a fault left no receipt, too few \
+operations, ended early; 3 this host cannot run it; 64 the file or the command line is wrong.";
+
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(name = "lab", version)]
@@ -43,6 +47,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a scenario and judge it
+    #[command(after_help = VERDICT_CODES)]
     Run(RunArgs),
     /// Boot a scenario's cluster and keep it up, to work on it by hand (docs/up.md)
     Up(UpArgs),
@@ -50,8 +55,13 @@ pub enum Command {
     #[command(flatten)]
     Control(ControlCommand),
     /// Judge a stored run again, or the history of any tool
+    #[command(after_help = VERDICT_CODES)]
     Verify(VerifyArgs),
     /// Prove that the checks catch bugs: planted ones, by name, in every run
+    #[command(
+        after_help = "Exit codes: 0 every bug was caught in every run; 1 one was not; 2 it could not be told, or was ended early; 3 this \
+host cannot run it; 64 the command line is wrong."
+    )]
     Selftest(SelftestArgs),
     /// Measure that links do what is asked of them, through either fabric (docs/drivers.md)
     #[command(

@@ -51,7 +51,7 @@ pub enum Mistake {
     Number { key: &'static str, value: i128, min: i128, max: i128 },
     #[error("{key} is {value}, a duration needs a unit: {value}s, {value}ms, {value}us or {value}m")]
     NoUnit { key: &'static str, value: String },
-    #[error("{key} is {}, which is not a duration: write 500us, 200ms, 1.5s or 2m", quoted(value))]
+    #[error("{key} is {}, which is not a duration: write 200ms, 1.5s or 2m", quoted(value))]
     NotDuration { key: &'static str, value: String },
     #[error("{key} is {value}, which is not a whole number of milliseconds")]
     NotMilliseconds { key: &'static str, value: String },

@@ -133,6 +133,15 @@ fn perform(
                 return Err(RunError::Boot(BootError::Interrupted).into());
             }
         };
+        if pace != Pace::REAL {
+            let planned = Duration::from_millis(plan.duration_ms);
+            let text = format!(
+                "the {} s of the plan take {}",
+                planned.as_secs(),
+                on_the_wall(pace.to_real(planned))
+            );
+            sink.event(&Event { at_ns: 0, kind: EventKind::Phase, subject: "time".to_owned(), text });
+        }
         *used = Some(pace);
         let stage = Stage { plan: plan.clone(), cluster, clock, sink, interrupt };
         Ok(runner::run(stage, files).await?)
@@ -236,6 +245,14 @@ fn judge(
 }
 
 /// The command that replays the run at the same pace.
+/// A time that one waits for: `45 s`, `8 min`.
+fn on_the_wall(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds => format!("{} min", seconds.div_ceil(60)),
+    }
+}
+
 fn replay(order: &Order, slowdown: Option<Pace>) -> String {
     slowdown.map_or_else(|| order.replay.clone(), |pace| format!("{} --slowdown {pace}", order.replay))
 }

@@ -19,8 +19,15 @@ use crate::runner::record::EventKind;
 impl Lab {
     /// Carries out an order to nodes, all at once, if it makes sense to each of them.
     pub(super) async fn order(&self, nodes: Vec<NodeIndex>, order: Order) -> Result<Answer, Failure> {
-        for node in &nodes {
-            self.check(*node, order)?;
+        let objections: Vec<String> = nodes
+            .iter()
+            .filter_map(|node| self.check(*node, order).err())
+            .map(|failure| failure.text)
+            .collect();
+        if !objections.is_empty() {
+            let nothing = (nodes.len() > 1).then(|| "nothing was done to the others".to_owned());
+            let nothing = nothing.filter(|_| objections.len() < nodes.len());
+            return Err(refused(&objections.into_iter().chain(nothing).collect::<Vec<_>>().join("\n")));
         }
         let done = join_all(nodes.into_iter().map(|node| self.obey(node, order))).await;
         let (done, failed): (Vec<_>, Vec<_>) = done.into_iter().partition(Result::is_ok);

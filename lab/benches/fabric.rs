@@ -1,28 +1,32 @@
-//! What the switch costs: `cargo bench -p aspen-lab --bench switch`.
+//! What the fabrics cost: `cargo bench -p aspen-lab --bench fabric`.
 //!
 //! Frames a second, echo round trips without delay and over 10 ms each way, and the frames that a loss of 5 % takes of
 //! 100,000, which must be exactly those that the seed says. Beside each figure is that of a plain relay between the
 //! same two ports, one thread that judges nothing, measured in turns: the ratio is what the switch adds. Everything
-//! runs over Unix datagram sockets, which need no privilege, and again over TAPs where this process may make them.
+//! runs over Unix datagram sockets, which need no privilege, and again over TAPs where this process may make them. There
+//! the kernel's fabric takes its turns, too: a bridge between the same two namespaces, over veth pairs, its links whole.
 
 #![allow(clippy::print_stdout, reason = "it prints its table")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that fails says where")]
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use aspen_lab::causes::causes;
+use aspen_lab::fabric::kernel::{KernelError, KernelFabric, PortKind};
 use aspen_lab::fabric::namespace::Namespace;
 use aspen_lab::fabric::switch::{PortSpec, Switch};
 use aspen_lab::fabric::tap::{self, TapConfig};
 use aspen_lab::fabric::{Port, TapError};
 use aspen_lab::limits::{FRAME_BYTES_MAX, PORT_BURST_FRAMES};
-use aspen_lab::link::{DropReason, Fate, LinkId, LinkRule, fate};
+use aspen_lab::link::{DropReason, Fate, LinkId, LinkRule, PortIndex, fate};
 use aspen_lab::plan::MacAddress;
+use aspen_lab::program::ProgramLog;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 const SEED: u64 = 1;
@@ -37,6 +41,8 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// Bytes of a frame on the sockets, where it is all there is, and of a datagram on TAPs.
 const SMALL: usize = 64;
 const LARGE: usize = 1_400;
+/// Frames under way between namespaces.
+const WINDOW_LARGE: u32 = 64;
 
 /// One machine: it sends numbered frames to the other, and receives the other's.
 enum Machine {
@@ -105,25 +111,51 @@ fn over_sockets() -> Rig {
 
 /// Each machine in a network namespace of its own; the host's is not touched.
 fn over_taps() -> Result<Rig, TapError> {
-    let address = |port: u8| Ipv4Addr::new(10, 0, 0, 1 + port);
-    let socket = |port: u8| SocketAddrV4::new(address(port), 4_000);
     let machine = |port: u8| -> Result<(Machine, Box<dyn Port>), TapError> {
         let namespace = Namespace::create()?;
-        let config = TapConfig {
-            name: "eth0".to_owned(),
-            mac: mac(port),
-            address: address(port),
-            prefix_bits: 24,
-            neighbours: vec![(address(1 - port), mac(1 - port))],
-        };
-        let end = tap::create(&namespace, &config)?;
-        let udp = namespace.run(|| UdpSocket::bind(socket(port)).unwrap())?;
-        udp.connect(socket(1 - port)).unwrap();
-        udp.set_read_timeout(Some(SILENCE)).unwrap();
-        Ok((Machine::Datagrams(udp), Box::new(end)))
+        let end = tap::create(&namespace, &interface(port))?;
+        Ok((datagrams::<TapError>(&namespace, port)?, Box::new(end)))
     };
     let [(a, port_a), (b, port_b)] = [machine(0)?, machine(1)?];
-    Ok(Rig { machines: [a, b], ports: [port_a, port_b], window: 64 })
+    Ok(Rig { machines: [a, b], ports: [port_a, port_b], window: WINDOW_LARGE })
+}
+
+/// The kernel's fabric between two namespaces, and the machines there.
+fn over_bridge() -> Result<(KernelFabric, [Machine; 2]), KernelError> {
+    let log = ProgramLog::open(Path::new("/dev/null")).unwrap();
+    let ports = [0, 1].map(|port| (mac(port), PortKind::Veth));
+    let fabric = KernelFabric::build(SEED, None, &ports, log)?;
+    let machine = |port: u8| -> Result<Machine, KernelError> {
+        let namespace = Namespace::create()?;
+        fabric.connect(PortIndex(port.into()), &namespace, &interface(port))?;
+        datagrams(&namespace, port)
+    };
+    let machines = [machine(0)?, machine(1)?];
+    fabric.await_ports()?;
+    Ok((fabric, machines))
+}
+
+fn address(port: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, 1 + port)
+}
+
+fn interface(port: u8) -> TapConfig {
+    TapConfig {
+        name: "eth0".to_owned(),
+        mac: mac(port),
+        address: address(port),
+        prefix_bits: 24,
+        neighbours: vec![(address(1 - port), mac(1 - port))],
+    }
+}
+
+/// A machine in a namespace whose interface is up.
+fn datagrams<E: From<TapError>>(namespace: &Namespace, port: u8) -> Result<Machine, E> {
+    let socket = |port: u8| SocketAddrV4::new(address(port), 4_000);
+    let udp = namespace.run(|| UdpSocket::bind(socket(port)).unwrap())?;
+    udp.connect(socket(1 - port)).unwrap();
+    udp.set_read_timeout(Some(SILENCE)).unwrap();
+    Ok(Machine::Datagrams(udp))
 }
 
 /// What carries the frames. Dropping it stops it.
@@ -231,18 +263,28 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// Measures both carriers in turns, each time with new ports, and prints the medians and their ratio.
-fn compare(name: &str, rig: impl Fn() -> Rig, measure: impl Fn(&[Machine; 2], u32) -> f64) {
+/// Measures all carriers in turns, each time with new ports, and prints the medians and how many times that of the relay they are.
+fn compare(name: &str, rig: impl Fn() -> Rig, has_bridge: bool, measure: impl Fn(&[Machine; 2], u32) -> f64) {
     let mut figures = [Vec::new(), Vec::new()];
+    let mut bridge = Vec::new();
     for _ in 0..ROUNDS {
         for (place, carry) in [(0, Carrier::relay as fn(_) -> _), (1, Carrier::switch as fn(_) -> _)] {
             let Rig { machines, ports, window } = rig();
             let _carrier: Carrier = carry(ports);
             figures[place].push(measure(&machines, window));
         }
+        if has_bridge {
+            let (_fabric, machines) = over_bridge().unwrap();
+            bridge.push(measure(&machines, WINDOW_LARGE));
+        }
     }
     let [relay, switch] = figures.map(median);
-    println!("  {name:<38}{relay:>10.0}{switch:>10.0}{:>8.2}", switch / relay);
+    print!("  {name:<38}{relay:>10.0}{switch:>10.0}{:>8.2}", switch / relay);
+    if has_bridge {
+        let bridge = median(bridge);
+        print!("{bridge:>10.0}{:>8.2}", bridge / relay);
+    }
+    println!();
 }
 
 /// Echoes over a delay in each direction: never faster than the delay.
@@ -284,16 +326,17 @@ fn lossy(rig: Rig) {
     );
 }
 
-fn measure(rig: impl Fn() -> Rig) {
-    println!("  {:<38}{:>10}{:>10}{:>8}", "", "relay", "switch", "ratio");
+fn measure(rig: impl Fn() -> Rig, has_bridge: bool) {
+    print!("  {:<38}{:>10}{:>10}{:>8}", "", "relay", "switch", "ratio");
+    println!("{}", if has_bridge { "    kernel   ratio" } else { "" });
     let window = rig().window;
     for bytes in [SMALL, LARGE] {
         let name = format!("frames/s, {bytes} B, {window} under way");
-        compare(&name, &rig, |machines, window| frames_per_second(machines, window, bytes));
+        compare(&name, &rig, has_bridge, |machines, window| frames_per_second(machines, window, bytes));
     }
     for percent in [50, 99] {
         let name = format!("echo without delay, p{percent}, us");
-        compare(&name, &rig, |machines, _| percentile_us(&echoes(machines, ECHOES), percent));
+        compare(&name, &rig, has_bridge, |machines, _| percentile_us(&echoes(machines, ECHOES), percent));
     }
     delayed(rig());
     lossy(rig());
@@ -301,11 +344,15 @@ fn measure(rig: impl Fn() -> Rig) {
 
 fn main() {
     println!("over Unix datagram sockets (no privilege), medians of {ROUNDS}:");
-    measure(over_sockets);
+    measure(over_sockets, false);
     match over_taps() {
         Ok(_) => {
             println!("over TAPs, each in a network namespace, medians of {ROUNDS}:");
-            measure(|| over_taps().unwrap());
+            let bridge = over_bridge();
+            if let Err(error) = &bridge {
+                println!("SKIPPED: the kernel's fabric, which cannot be had here: {}", causes(error));
+            }
+            measure(|| over_taps().unwrap(), bridge.is_ok());
         }
         Err(error) => println!("SKIPPED: over TAPs, which this process may not make: {}", causes(&error)),
     }
