@@ -160,19 +160,6 @@ impl Boot {
     }
 }
 
-/// What came of putting a machine back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PutBack {
-    /// The number that it was given to keep before it was saved.
-    pub mark_saved: u64,
-    /// The number that it was given after that.
-    pub mark_before: u64,
-    /// The number that it knew when it had been put back.
-    pub mark_after: u64,
-    /// Whether it went off since its node may not run any more.
-    pub is_retired: bool,
-}
-
 /// What a clock said when it was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockReading {
@@ -259,36 +246,42 @@ pub trait Cluster: Debug + Send + Sync {
     ///
     /// # Errors
     /// It was not suspended, or its machine does not start.
-    fn wake(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>>;
+    fn restore(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>>;
 
-    /// Saves a node's memory and disk and lets it go on; the bytes that were written of its memory.
+    /// Saves a node's memory and disk, during which it stands still, and lets it go on; the bytes that were written of its memory.
     ///
     /// # Errors
     /// As [`suspend`](Self::suspend).
-    fn remember(&self, node: NodeIndex) -> BoxFuture<'_, Result<u64, ClusterError>>;
+    fn snapshot(&self, node: NodeIndex) -> BoxFuture<'_, Result<u64, ClusterError>>;
 
-    /// Puts a node's machine back to what was saved, and tells it so; returns once it has gone off for good.
+    /// Puts a node's machine back to its snapshot; returns once it goes on from there.
     ///
     /// # Errors
-    /// Nothing was saved, or the machine does not obey.
-    fn put_back(&self, node: NodeIndex) -> BoxFuture<'_, Result<PutBack, ClusterError>>;
+    /// There is none, or its machine does not start.
+    fn roll_back(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>>;
+
+    /// Tells a node's machine that it was rolled back, and waits until it has gone off for good; whether it said that this is why.
+    ///
+    /// # Errors
+    /// It does not obey.
+    fn retire(&self, node: NodeIndex) -> BoxFuture<'_, Result<bool, ClusterError>>;
 
     /// Reads the time of day of a node.
     ///
     /// # Errors
     /// It does not answer, or has no clock of its own.
-    fn clock(&self, node: NodeIndex) -> BoxFuture<'_, Result<ClockReading, ClusterError>>;
+    fn read_clock(&self, node: NodeIndex) -> BoxFuture<'_, Result<ClockReading, ClusterError>>;
 
     /// Makes a node's clocks wrong.
     ///
     /// # Errors
-    /// As [`clock`](Self::clock).
+    /// As [`read_clock`](Self::read_clock).
     fn break_clock(&self, node: NodeIndex, error: ClockError) -> BoxFuture<'_, Result<(), ClusterError>>;
 
     /// Makes a node's clocks right.
     ///
     /// # Errors
-    /// As [`clock`](Self::clock).
+    /// As [`read_clock`](Self::read_clock).
     fn mend_clock(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>>;
 
     /// Whether every node has clocks of its own, that may be wrong.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use self::vm::HypervisorError;
 use self::vm::control::ControlError;
-use crate::cluster::{ClockReading, Footprint, PutBack, Vitals};
+use crate::cluster::{ClockReading, Footprint, Vitals};
 use crate::fabric::{self, TapError};
 use crate::plan::ClockError;
 use crate::program::{Exit, ProgramError};
@@ -76,7 +76,7 @@ pub trait Machine: Send {
     ///
     /// # Errors
     /// It was not suspended, or does not start.
-    fn wake(&mut self) -> Result<(), MachineError> {
+    fn restore(&mut self) -> Result<(), MachineError> {
         Err(MachineError::Process(self.name().to_owned()))
     }
 
@@ -85,15 +85,23 @@ pub trait Machine: Send {
     ///
     /// # Errors
     /// As [`suspend`](Self::suspend).
-    fn remember(&mut self) -> Result<u64, MachineError> {
+    fn snapshot(&mut self) -> Result<u64, MachineError> {
         Err(MachineError::Process(self.name().to_owned()))
     }
 
-    /// Puts it back to what it [remembered](Self::remember), tells it so, and waits until it has gone off.
+    /// Ends it, and lets it go on from its [snapshot](Self::snapshot), which is used up.
     ///
     /// # Errors
-    /// It does not run or remembers nothing, or has not gone off within `limit`.
-    fn put_back(&mut self, _limit: Duration) -> Result<PutBack, MachineError> {
+    /// It does not run or has none, or it does not start.
+    fn roll_back(&mut self) -> Result<(), MachineError> {
+        Err(MachineError::Process(self.name().to_owned()))
+    }
+
+    /// Tells it that it was rolled back, and waits until it has gone off; whether it said that this is why.
+    ///
+    /// # Errors
+    /// It does not run, or has not gone off within `limit`.
+    fn retire(&mut self, _limit: Duration) -> Result<bool, MachineError> {
         Err(MachineError::Process(self.name().to_owned()))
     }
 
@@ -106,14 +114,14 @@ pub trait Machine: Send {
     ///
     /// # Errors
     /// It does not answer, or has no clock of its own.
-    fn clock(&self) -> Result<ClockReading, MachineError> {
+    fn read_clock(&self) -> Result<ClockReading, MachineError> {
         Err(MachineError::Process(self.name().to_owned()))
     }
 
     /// Makes its clocks wrong.
     ///
     /// # Errors
-    /// As [`clock`](Self::clock).
+    /// As [`read_clock`](Self::read_clock).
     fn break_clock(&self, _error: ClockError) -> Result<(), MachineError> {
         Err(MachineError::Process(self.name().to_owned()))
     }
@@ -121,7 +129,7 @@ pub trait Machine: Send {
     /// Makes its clocks right.
     ///
     /// # Errors
-    /// As [`clock`](Self::clock).
+    /// As [`read_clock`](Self::read_clock).
     fn mend_clock(&self) -> Result<(), MachineError> {
         Err(MachineError::Process(self.name().to_owned()))
     }
@@ -190,13 +198,17 @@ pub enum MachineError {
         "{0} is a process on this host: only a virtual machine can be saved, put back, or have a clock of its own"
     )]
     Process(String),
-    /// What was saved is not read in time.
-    #[error("{name} has not read what was saved of it after {waited:?}")]
+    /// It does not go on from what was saved.
+    #[error(
+        "{name} did not go on from what was saved of it within {waited:?}; the end of its console:\n{console_end}"
+    )]
     Load {
         /// The machine.
         name: String,
-        /// How long it was waited for.
+        /// How long it was waited for, if it did not end before.
         waited: Duration,
+        /// The last that it and its hypervisor have printed.
+        console_end: String,
     },
     /// The appliance in it.
     #[error("machine {name}")]

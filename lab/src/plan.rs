@@ -233,6 +233,11 @@ impl Plan {
         json
     }
 
+    /// The first fault that only machines can have, by its key in a scenario, if there is one.
+    pub fn needs_machines(&self) -> Option<&'static str> {
+        self.steps.iter().find(|step| step.action.needs_machine()).map(|step| step.action.key())
+    }
+
     /// The positions of all nodes, in order.
     pub fn node_indexes(&self) -> impl Iterator<Item = NodeIndex> + use<> {
         (0..node_count(self.nodes.len())).map(NodeIndex)

@@ -71,6 +71,8 @@ pub const STATE_DIGESTS_MAX: u64 = 4_096;
 
 /// Members of a cluster, learners included.
 pub const PEERS_MAX: u32 = 100;
+/// Longest reason that is read from the mark of a data directory that was put back, in bytes: it goes into an error.
+pub const RETIRED_REASON_BYTES_MAX: u64 = 1_024;
 
 const _: () = {
     // A compare-and-swap has two values; the front door checks them, so no command needs to be measured.

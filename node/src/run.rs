@@ -17,9 +17,9 @@ use crate::limits::{RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
 use crate::plant::{self, PlantError};
 
 /// The settings are wrong (`EX_USAGE`, sysexits.h).
-const EXIT_USAGE: u8 = 64;
+pub const EXIT_USAGE: u8 = 64;
 /// The data directory is of an earlier state (`EX_DATAERR`, sysexits.h).
-const EXIT_RETIRED: u8 = 65;
+pub const EXIT_RETIRED: u8 = 65;
 
 /// Why the program ends with an error.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use crate::host;
-use crate::lab::{Run, Running, bench, rounds, topology, write_scenario};
+use crate::lab::{MACHINE_TOPOLOGIES, Run, Running, bench, rounds, topology, write_scenario};
 use crate::rig;
 
 /// A cut, a pause and a power cut, in as little time as they take.
@@ -25,11 +25,11 @@ const TIME: &str = "nodes: { count: 3 }\nworkload: { rate: 20/s }\nduration: 34s
 const KILLED: &str = r#"
 cat > story.yaml <<'END'
 name: story
-about: A run that is killed in the middle of a partition.
+about: A run that is killed in the middle of a fault.
 nodes: { count: 3 }
 workload: { rate: 20/s }
 duration: 5m
-faults: [{ at: 100ms, for: 4m, partition: [[leader], [rest]] }]
+faults: [{ at: 100ms, for: 4m, $FAULT }]
 checks: [linearizable]
 END
 programs() { for exe in /proc/[0-9]*/exe; do readlink "$exe"; done | grep -v -e busybox -e bash | sort; }
@@ -43,7 +43,7 @@ look() {
 look > before
 lab run story.yaml --driver cloud-hypervisor --fabric "$FABRIC" --out run > said 2>&1 &
 lab=$!
-until grep -q 'in force' said; do
+until grep -q '$SIGN' said; do
   kill -0 $lab || { cat said; exit 3; }
   sleep 1
 done
@@ -69,7 +69,8 @@ fn machines_of_cloud_hypervisor_pass_with_every_receipt() {
     let Some((_turn, home)) = bench() else { return };
     let [story, time] =
         [("story", STORY), ("time", TIME)].map(|(name, text)| write_scenario(home.path(), name, text));
-    let others = ["split-brain", "leader-isolated", "lossy-wan", "crash-storm"].map(topology);
+    let others = ["split-brain", "leader-isolated", "lossy-wan", "crash-storm", "pause-leader"];
+    let others: Vec<_> = others.iter().chain(&MACHINE_TOPOLOGIES).map(|name| topology(name)).collect();
     let others = others.iter().map(|file| file.to_str().unwrap());
     let files = [story.as_str(), time.as_str()].into_iter().chain(others.filter(|_| rounds() > 1));
     let words = |file| [file, "--seed", "1", "--driver", "cloud-hypervisor"];
@@ -94,13 +95,17 @@ fn killed_lab_leaves_nothing_of_its_machines() {
         return host::lacks("cloud-hypervisor", "cloud-hypervisor on the search path");
     };
     let Some((_turn, home)) = bench() else { return };
-    for fabric in ["switch", "kernel"] {
-        let script = KILLED.replace("$FABRIC", fabric);
+    let faults = [
+        ("switch", "suspend: follower", "and ended", "2"),
+        ("kernel", "partition: [[leader], [rest]]", "in force", "3"),
+    ];
+    for (fabric, fault, sign, count) in faults {
+        let script = KILLED.replace("$FABRIC", fabric).replace("$FAULT", fault).replace("$SIGN", sign);
         let words = ["--cpus", "1", "--cloud-hypervisor", hypervisor.to_str().unwrap(), "shell"];
         let output = rig::run_within(home.path(), &words, &script, RUN_MAX);
         let (said, errors) = (rig::text(&output.stdout), rig::text(&output.stderr));
         assert_eq!(output.status.code(), Some(0), "{said}{errors}");
-        assert_eq!(said, "3 machines, nothing left\n");
+        assert_eq!(said, format!("{count} machines, nothing left\n"));
         // What came out of the guest.
         for name in ["run", "before", "after", "said", "story.yaml"] {
             let path = home.path().join(name);

@@ -127,7 +127,7 @@ fn machine_that_is_not_suspended_put_back_or_wrong_is_no_pass() {
     check(
         "{ at: 1s, by: 1s, rollback: n1 }",
         "ignore-rollbacks",
-        "not seen that its machine had forgotten what it was told after it was saved",
+        "not seen that its node was the same and had forgotten what was committed",
     );
     check("{ at: 1s, for: 1s, clock: n1, step: 5s }", "ignore-clocks", "not seen that its clock jumped");
 }

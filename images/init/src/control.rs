@@ -40,18 +40,18 @@ pub enum Order {
         /// By how many parts per million, at most [`crate::limits::DRIFT_PER_MILLION_MAX`] either way; 0 is as before.
         per_million: i32,
     },
+    /// Sets the clock, lets all clocks run as they should, and leaves them to the appliance, which follows the hypervisor's
+    /// where there is one: answered by [`Done`].
+    MendClock {
+        /// Milliseconds since 1970-01-01 UTC.
+        unix_ms: i64,
+    },
     /// Sends a TCP SYN: answered by [`Probed`].
     Probe {
         /// Where to.
         to: SocketAddr,
         /// How long the answer is waited for, in milliseconds, 1 to [`crate::limits::PROBE_MS_MAX`].
         within_ms: u64,
-    },
-    /// Gives the machine a number to keep in its memory and nowhere else: answered by [`Done`], and told by [`Health`]. By it one
-    /// can tell whether the memory is that of an earlier time.
-    Mark {
-        /// The number.
-        mark: u64,
     },
     /// Says that the machine was put back to an earlier state, memory or disk. The node ends at once and never runs again on
     /// this disk, which is answered by [`Done`]; then the machine goes off.
@@ -93,8 +93,6 @@ pub struct Health {
     pub uptime_ms: u64,
     /// The clock, in milliseconds since 1970-01-01 UTC.
     pub clock_ms: i64,
-    /// The number of the last [`Order::Mark`]; 0 before the first.
-    pub mark: u64,
 }
 
 /// What the node does.
@@ -150,7 +148,10 @@ mod tests {
             r#"{"id":10,"do":"probe","to":"10.0.0.2:7001","within_ms":500}"#,
         );
         check(Request { id: 11, order: Order::Stop }, r#"{"id":11,"do":"stop"}"#);
-        check(Request { id: 14, order: Order::Mark { mark: 3 } }, r#"{"id":14,"do":"mark","mark":3}"#);
+        check(
+            Request { id: 14, order: Order::MendClock { unix_ms: 1_700_000_000_000 } },
+            r#"{"id":14,"do":"mend_clock","unix_ms":1700000000000}"#,
+        );
         check(Request { id: 12, order: Order::PutBack }, r#"{"id":12,"do":"put_back"}"#);
         check(
             Request { id: 13, order: Order::DriftClock { per_million: -500 } },
@@ -168,11 +169,10 @@ mod tests {
             restarts: 2,
             uptime_ms: 1500,
             clock_ms: 1_700_000_000_000,
-            mark: 3,
         };
         check(
             Answer { id: 7, outcome: Outcome::Ok(health) },
-            r#"{"id":7,"ok":{"node":"restarting","node_pid":null,"restarts":2,"uptime_ms":1500,"clock_ms":1700000000000,"mark":3}}"#,
+            r#"{"id":7,"ok":{"node":"restarting","node_pid":null,"restarts":2,"uptime_ms":1500,"clock_ms":1700000000000}}"#,
         );
         check(Answer { id: 8, outcome: Outcome::Ok(Done {}) }, r#"{"id":8,"ok":{}}"#);
         check(

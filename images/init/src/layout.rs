@@ -32,6 +32,10 @@ pub const DATA: &str = "/data";
 pub const NODE_DATA: &str = "/data/node";
 /// The file in the node's data directory that holds its secret key.
 pub const NODE_SECRET_FILE: &str = "identity.key";
+/// With what the node ends whose settings are wrong (`EX_USAGE`, sysexits.h).
+pub const NODE_EXIT_USAGE: i32 = 64;
+/// With what the node ends whose data directory is of an earlier state (`EX_DATAERR`, sysexits.h).
+pub const NODE_EXIT_RETIRED: i32 = 65;
 /// The file in the node's data directory that keeps the node from running: its state is one of before.
 pub const NODE_RETIRED_FILE: &str = "retired";
 /// What the node said last before it ended unasked, on the data disk.

@@ -73,6 +73,7 @@ impl BootError {
             Self::Source(_) | Self::Hostname(_) => Reason::Config,
             Self::Network(_) => Reason::Network,
             Self::Disk(_) => Reason::Disk,
+            Self::Node(NodeError::Retired) => Reason::PutBack,
             Self::Node(_) => Reason::Node,
         }
     }
@@ -100,6 +101,12 @@ pub(crate) fn run() -> ! {
                 error.reason()
             }
         };
+    if ending == Reason::PutBack {
+        console.say(
+            "the machine was put back to an earlier state: its node has forgotten what it promised since, and has to rejoin as a new \
+             member, with an empty disk",
+        );
+    }
     let node_exit = supervisor.and_then(|(mut supervisor, events)| supervisor.stop(&events));
     disk::release(&console);
     let node_exit = node_exit.map(|exit| exit.to_string());
@@ -219,8 +226,8 @@ impl Machine {
 
     fn open_control(&self, sys: &Path, supervisor: &Supervisor, events: SyncSender<Event>) {
         let is_clock_taken = Arc::clone(&self.clock.is_taken);
-        let (probes_count, mark) = (Arc::default(), Arc::default());
-        let desk = Desk { status: supervisor.status(), events, is_clock_taken, probes_count, mark };
+        let probes_count = Arc::default();
+        let desk = Desk { status: supervisor.status(), events, is_clock_taken, probes_count };
         if control::has_vsock(sys)
             && let Err(error) = control::serve_vsock(desk.clone())
         {
@@ -299,5 +306,6 @@ mod tests {
         check(DiskError::NoExt4.into(), Reason::Kernel);
         check(DiskError::Blank { path: "/dev/vdb".into() }.into(), Reason::Disk);
         check(NodeError::Settings.into(), Reason::Node);
+        check(NodeError::Retired.into(), Reason::PutBack);
     }
 }

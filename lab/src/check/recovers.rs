@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{Status, Verdict, counted};
 use crate::history::{History, Op, Operation, Outcome};
-use crate::plan::Plan;
+use crate::plan::{NodeIndex, Plan};
 use crate::runner::record::{FaultRecord, RunRecord};
 
 /// The name of the check.
@@ -84,24 +84,30 @@ fn wanted<'a>(
     within: Duration,
 ) -> Vec<Wanted<'a>> {
     let mut wanted = Vec::new();
-    let mut want = |what: String, first_ns: &dyn Fn(u64) -> Option<u64>| {
+    let mut want = |what: String, node: Option<NodeIndex>, first_ns: &dyn Fn(u64) -> Option<u64>| {
         if let Some((since_ns, came_ns)) = recovery(record, fault, within, first_ns) {
+            // Whoever was put out of the cluster before it was late need not come back.
+            let late_ns = late_ns(since_ns, within);
+            let is_out = |out_ns: u64| out_ns < late_ns && came_ns.is_none_or(|came_ns| out_ns < came_ns);
+            if node.and_then(|node| record.retired_ns(node)).is_some_and(is_out) {
+                return;
+            }
             let took = came_ns.map(|came_ns| Duration::from_nanos(came_ns - since_ns));
             wanted.push(Wanted { fault, what, since_ns, took });
         }
     };
     let mix = plan.workload.mix;
     if mix.write + mix.cas > 0 {
-        want("the cluster acknowledges a write".to_owned(), &|since_ns| {
+        want("the cluster acknowledges a write".to_owned(), None, &|since_ns| {
             first_after(history, record, since_ns, |operation| {
                 !matches!(operation.op, Op::Read) && is_answered(operation)
             })
         });
     }
-    for node in fault.touched.iter().filter(|node| !record.is_retired(**node)) {
+    for node in &fault.touched {
         let name = &plan.nodes[node.position()].name;
         // An answer is enough, also to what was called before: the client that asks this node may still wait for that.
-        want(format!("{name} answers"), &|since_ns| {
+        want(format!("{name} answers"), Some(*node), &|since_ns| {
             history
                 .operations
                 .iter()
@@ -125,7 +131,7 @@ fn recovery(
     let mut since_ns = calm_ns(record, fault)?;
     loop {
         let came_ns = first_ns(since_ns);
-        let late_ns = since_ns.saturating_add(u64::try_from(within.as_nanos()).unwrap_or(u64::MAX));
+        let late_ns = late_ns(since_ns, within);
         let due_ns = came_ns.unwrap_or(u64::MAX).min(late_ns);
         let strikes = |other: &&FaultRecord| {
             other.began_ns.is_some_and(|began_ns| (since_ns + 1..due_ns).contains(&began_ns))
@@ -135,6 +141,11 @@ fn recovery(
             Some(next) => since_ns = calm_ns(record, next)?,
         }
     }
+}
+
+/// From when on a recovery is too late.
+fn late_ns(since_ns: u64, within: Duration) -> u64 {
+    since_ns.saturating_add(u64::try_from(within.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// When a fault, and every other that was in force when it ended, had ended: only then is a recovery due.

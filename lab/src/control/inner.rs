@@ -292,6 +292,8 @@ fn asked_by_hand(plan: &Plan) -> Plan {
     let mut plan = plan.clone();
     plan.workload.rate_per_s = HAND_RATE;
     plan.workload.readers.clear();
+    // Nothing breaks but by hand.
+    plan.steps.clear();
     plan
 }
 

@@ -59,6 +59,8 @@ pub const CLOUD_HYPERVISOR_VERSION_MIN: u32 = 53;
 pub const SAVE_MAX: Duration = Duration::from_mins(3);
 /// Longest time in which it is read again.
 pub const LOAD_MAX: Duration = SAVE_MAX;
+/// How fast QEMU may write a machine down that stands still, in bytes a second: as fast as it can.
+pub const SAVE_BYTES_PER_S: u64 = 1 << 40;
 /// Between looks at whether QEMU has written a machine down.
 pub const SAVE_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// Longest description of a machine that Cloud Hypervisor saves, in bytes: its own has 4 KiB.
@@ -69,10 +71,15 @@ pub const CLOCK_STEP_MIN: Duration = Duration::from_millis(500);
 pub const CLOCK_STEP_MAX: Duration = super::PLANNED_DURATION_MAX;
 /// What a clock has to gain or lose by its drift until the fault is over, so that it can be measured.
 pub const CLOCK_DRIFTED_MIN: Duration = Duration::from_millis(200);
+/// By what share of what was asked for a clock may be more or less wrong, in percent, beside the time that it takes to ask it: what
+/// is further off is another fault.
+pub const CLOCK_TOLERANCE_PERCENT: u64 = 20;
 /// How far a clock may be off that was just set, beside the time that it took to ask it.
 pub const CLOCK_RIGHT_MAX: Duration = Duration::from_millis(100);
-/// How long a machine has to be put back, to hear of it and to go off: it reads its memory from a file that was just written.
-pub const PUT_BACK_MAX: Duration = Duration::from_mins(1);
+/// How long the node of a machine that was rolled back is asked what it knows, in planned time, before it is told.
+pub const ROLLED_BACK_ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How long a machine has to hear that it was rolled back and to go off, in planned time: its disk is written out first.
+pub const RETIRE_MAX: Duration = Duration::from_mins(1);
 /// Longest wait for the appliance to take a request from its control channel.
 pub const CONTROL_ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for the appliance to say how its node is before it is stopped: one that still boots does not answer.

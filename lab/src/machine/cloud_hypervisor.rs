@@ -53,7 +53,12 @@ fn rename_vsock(folder: &Path, socket: &str) -> Result<(), HypervisorError> {
     let failed = |source| HypervisorError::Saved { path: path.clone(), source };
     let mut text = Vec::new();
     let file = File::open(&path).map_err(failed)?;
-    file.take(SAVED_CONFIG_BYTES_MAX).read_to_end(&mut text).map_err(failed)?;
+    file.take(SAVED_CONFIG_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
+    if text.len() as u64 > SAVED_CONFIG_BYTES_MAX {
+        let reason =
+            format!("it has more than {SAVED_CONFIG_BYTES_MAX} bytes, which are all that is allowed");
+        return Err(failed(io::Error::other(reason)));
+    }
     let mut config: Value = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
     let Some(device) = config.get_mut("vsock").and_then(Value::as_object_mut) else {
         return Err(failed(io::Error::other("it has no vsock device")));

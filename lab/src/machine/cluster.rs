@@ -18,14 +18,14 @@ use super::{Machine, MachineError, ProbeError, Prober, Sabotage};
 use crate::cluster::http::HttpChannel;
 use crate::cluster::pace::Pace;
 use crate::cluster::{
-    Channel, ClockReading, Cluster, ClusterError, Footprint, FrameCounts, Held, NodePair, Probe, PutBack,
-    Vitals, link_id,
+    Channel, ClockReading, Cluster, ClusterError, Footprint, FrameCounts, Held, NodePair, Probe, Vitals,
+    link_id,
 };
 use crate::fabric::namespace::Namespace;
 use crate::fabric::wiring::{Fabric, Wiring};
 use crate::fabric::{FabricError, FabricKind, TapError};
 use crate::image::config_disk::ConfigDiskError;
-use crate::limits::machines::PUT_BACK_MAX;
+use crate::limits::machines::RETIRE_MAX;
 use crate::limits::{LINK_DELAY_MAX, NODE_STOP_MAX};
 use crate::link::{LinkId, LinkRule, PortIndex};
 use crate::plan::{ClockError, NodeIndex, Plan};
@@ -230,37 +230,39 @@ impl Cluster for MachineCluster {
         self.order(node, "suspending it", |machine| machine.suspend())
     }
 
-    fn wake(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>> {
+    fn restore(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>> {
         if self.sabotage == Some(Sabotage::IgnoreSuspends) {
             return futures::future::ready(Ok(())).boxed();
         }
         async move {
-            self.order(node, "letting it go on from where it was", |machine| machine.wake()).await?;
+            self.order(node, "letting it go on from where it was", |machine| machine.restore()).await?;
             self.want(node, true);
             Ok(())
         }
         .boxed()
     }
 
-    fn remember(&self, node: NodeIndex) -> BoxFuture<'_, Result<u64, ClusterError>> {
-        self.order(node, "saving it", |machine| machine.remember())
+    fn snapshot(&self, node: NodeIndex) -> BoxFuture<'_, Result<u64, ClusterError>> {
+        self.order(node, "saving it", |machine| machine.snapshot())
     }
 
-    fn put_back(&self, node: NodeIndex) -> BoxFuture<'_, Result<PutBack, ClusterError>> {
+    fn roll_back(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>> {
         self.want(node, false);
-        let limit = self.pace.to_real(PUT_BACK_MAX);
-        // Only its end is what it was to be.
-        let ended = PutBack { mark_saved: 0, mark_before: 0, mark_after: 0, is_retired: true };
-        let is_sabotaged = self.sabotage == Some(Sabotage::IgnoreRollbacks);
-        self.order(node, "putting it back", move |machine| {
-            if is_sabotaged { machine.terminate(limit).map(|_| ended) } else { machine.put_back(limit) }
-        })
+        if self.sabotage == Some(Sabotage::IgnoreRollbacks) {
+            return futures::future::ready(Ok(())).boxed();
+        }
+        self.order(node, "putting it back", |machine| machine.roll_back())
     }
 
-    fn clock(&self, node: NodeIndex) -> BoxFuture<'_, Result<ClockReading, ClusterError>> {
+    fn retire(&self, node: NodeIndex) -> BoxFuture<'_, Result<bool, ClusterError>> {
+        let limit = self.pace.to_real(RETIRE_MAX);
+        self.order(node, "telling it that it was put back", move |machine| machine.retire(limit))
+    }
+
+    fn read_clock(&self, node: NodeIndex) -> BoxFuture<'_, Result<ClockReading, ClusterError>> {
         async move {
             let ClockReading { ahead_ms, took } =
-                self.order(node, "reading its clock", |machine| machine.clock()).await?;
+                self.order(node, "reading its clock", |machine| machine.read_clock()).await?;
             let ahead_ms = signed_ms(ahead_ms, |real| self.pace.to_planned(real));
             Ok(ClockReading { ahead_ms, took: self.pace.to_planned(took) })
         }

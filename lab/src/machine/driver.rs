@@ -114,9 +114,9 @@ pub async fn set_up(
     tell: &mut (dyn FnMut(String) + Send),
 ) -> Result<World, DriverError> {
     if !driver.has_machines()
-        && let Some(step) = plan.steps.iter().find(|step| step.action.needs_machine())
+        && let Some(fault) = plan.needs_machines()
     {
-        return Err(DriverError::Process(step.action.key()));
+        return Err(DriverError::Process(fault));
     }
     let log = ProgramLog::open(&directory.join("programs.log")).map_err(SetUpError::from)?;
     // First of all: what this host cannot have is told before anything is measured.

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
@@ -64,25 +65,55 @@ impl Qemu {
         self.qmp = Some(qmp);
         Ok(answer)
     }
+
+    /// Waits until the machine is written down.
+    fn await_saved(&mut self) -> Result<(), HypervisorError> {
+        let start = Instant::now();
+        while !self.qmp(Qmp::is_saved)? {
+            if start.elapsed() > SAVE_MAX {
+                return Err(QmpError::Slow { doing: "writing the machine down", limit: SAVE_MAX }.into());
+            }
+            thread::sleep(SAVE_LOOK_INTERVAL);
+        }
+        Ok(())
+    }
 }
 
-fn saved(path: &Path, source: io::Error) -> HypervisorError {
+fn unsaved(path: &Path, source: io::Error) -> HypervisorError {
     HypervisorError::Saved { path: path.to_owned(), source }
 }
 
 /// Writes what comes from a socket into a new file, on a thread of its own. A socket, since not every QEMU takes a file.
-fn receive_file(path: &Path) -> Result<(JoinHandle<io::Result<u64>>, UnixStream), HypervisorError> {
-    let failed = |source| saved(path, source);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    let (mut near, far) = UnixStream::pair().map_err(failed)?;
-    let receive = move || io::copy(&mut near, &mut file);
-    let thread = thread::Builder::new().name("save".to_owned()).spawn(receive).map_err(failed)?;
-    Ok((thread, far))
+struct Receiver {
+    thread: JoinHandle<io::Result<u64>>,
+    /// Our end, for whoever gives up.
+    near: UnixStream,
+}
+
+impl Receiver {
+    /// Begins to receive; the other end.
+    fn start(path: &Path) -> io::Result<(Self, UnixStream)> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let (near, far) = UnixStream::pair()?;
+        let mut from = near.try_clone()?;
+        let receive = move || io::copy(&mut from, &mut file);
+        let thread = thread::Builder::new().name("save".to_owned()).spawn(receive)?;
+        Ok((Self { thread, near }, far))
+    }
+
+    /// Waits until all is written that comes; where nobody waits for more, nothing more comes.
+    fn finish(self, is_whole: bool) -> io::Result<u64> {
+        if !is_whole {
+            // It may be closed already.
+            let _closed = self.near.shutdown(Shutdown::Both);
+        }
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
 }
 
 /// Sends a file to a socket, on a thread of its own, as long as anybody reads it.
 fn send_file(path: &Path) -> Result<Arc<OwnedFd>, HypervisorError> {
-    let failed = |source| saved(path, source);
+    let failed = |source| unsaved(path, source);
     let mut file = File::open(path).map_err(failed)?;
     let (mut near, far) = UnixStream::pair().map_err(failed)?;
     // QEMU stops to read when it has what it needs, or complains of what it lacks.
@@ -119,19 +150,15 @@ impl Hypervisor for Qemu {
     }
 
     fn save(&mut self, folder: &Path) -> Result<(), HypervisorError> {
-        let (writer, socket) = receive_file(&folder.join(STATE))?;
-        self.qmp(|qmp| qmp.save_to(socket.as_fd()))?;
+        let path = folder.join(STATE);
+        let (receiver, socket) = Receiver::start(&path).map_err(|source| unsaved(&path, source))?;
+        let begun = self.qmp(|qmp| qmp.save_to(socket.as_fd()));
         // QEMU has it now, and with its end ends what is written.
         drop(socket);
-        let start = Instant::now();
-        while !self.qmp(Qmp::is_saved)? {
-            if start.elapsed() > SAVE_MAX {
-                return Err(QmpError::Slow { doing: "writing the machine down", limit: SAVE_MAX }.into());
-            }
-            thread::sleep(SAVE_LOOK_INTERVAL);
-        }
-        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        written.map(drop).map_err(|source| saved(&folder.join(STATE), source))
+        let saved = begun.and_then(|()| self.await_saved());
+        // Where nothing could be written, that is why QEMU could not save.
+        receiver.finish(saved.is_ok()).map_err(|source| unsaved(&path, source))?;
+        saved
     }
 
     fn is_loaded(&mut self) -> Result<bool, HypervisorError> {

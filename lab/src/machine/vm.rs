@@ -20,7 +20,7 @@ use self::prober::MachineProber;
 use super::cloud_hypervisor::api::ApiError;
 use super::qemu::qmp::QmpError;
 use super::{Machine, MachineError, Prober};
-use crate::cluster::{Boot, ClockReading, Footprint, PutBack, Vitals};
+use crate::cluster::{Boot, ClockReading, Footprint, Vitals};
 use crate::fabric::TapError;
 use crate::fabric::namespace::Namespace;
 use crate::limits::machines::{HEALTH_ANSWER_MAX, POWER_BUTTON_INTERVAL};
@@ -344,35 +344,39 @@ impl Machine for VirtualMachine {
     }
 
     fn suspend(&mut self) -> Result<u64, MachineError> {
-        self.save_and_end()
+        saved::suspend(self)
     }
 
-    fn wake(&mut self) -> Result<(), MachineError> {
-        self.go_on()
+    fn restore(&mut self) -> Result<(), MachineError> {
+        saved::restore(self)
     }
 
-    fn remember(&mut self) -> Result<u64, MachineError> {
-        self.save_and_go_on()
+    fn snapshot(&mut self) -> Result<u64, MachineError> {
+        saved::snapshot(self)
     }
 
-    fn put_back(&mut self, limit: Duration) -> Result<PutBack, MachineError> {
-        self.go_back(limit)
+    fn roll_back(&mut self) -> Result<(), MachineError> {
+        saved::roll_back(self)
+    }
+
+    fn retire(&mut self, limit: Duration) -> Result<bool, MachineError> {
+        saved::retire(self, limit)
     }
 
     fn has_clock(&self) -> bool {
         true
     }
 
-    fn clock(&self) -> Result<ClockReading, MachineError> {
-        self.read_clock()
+    fn read_clock(&self) -> Result<ClockReading, MachineError> {
+        clock::read(self)
     }
 
     fn break_clock(&self, error: ClockError) -> Result<(), MachineError> {
-        self.set_clock_wrong(error)
+        clock::make_wrong(self, error)
     }
 
     fn mend_clock(&self) -> Result<(), MachineError> {
-        self.set_clock_right()
+        clock::mend(self)
     }
 
     fn runs(&self) -> bool {
@@ -433,6 +437,13 @@ impl Machine for VirtualMachine {
 
     fn prober(&self) -> Arc<dyn Prober> {
         self.prober.clone()
+    }
+}
+
+impl Drop for VirtualMachine {
+    fn drop(&mut self) {
+        // As large as its memory; where it cannot be removed it stays.
+        saved::discard_all(self);
     }
 }
 

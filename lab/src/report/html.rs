@@ -22,9 +22,10 @@ mod tests;
 use self::buckets::{Buckets, Kind};
 use self::markup::{Markup, table};
 use self::view::{FaultKind, View, cut, duration};
-use super::text::{reason, word};
+use super::text::{came_up, reason, word};
 use super::{Report, Sources};
 use crate::check::Status;
+use crate::cluster::pace::Pace;
 use crate::limits::page::{PAGE_EVENTS_MAX, PAGE_SENTENCE_CHARS_MAX};
 use crate::runner::record::EventKind;
 
@@ -156,6 +157,9 @@ fn facts(view: &View<'_>, out: &mut Markup) {
             format!("{} answered, {} refused, {} unknown", counts.answered, counts.refused, counts.unknown),
         ));
         facts.push(("faults", record.faults.len().to_string()));
+        if let Some(costs) = &record.costs {
+            facts.push(("start", came_up(costs, report.slowdown.unwrap_or(Pace::REAL))));
+        }
         if record.is_interrupted {
             facts.push(("ended early", "by the user".to_owned()));
         }

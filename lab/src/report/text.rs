@@ -72,18 +72,19 @@ fn write_record(out: &mut String, record: &RunRecord, plan: &Plan, pace: Pace) -
     Ok(())
 }
 
-/// How long it took until the first operation was answered, and what each node took, in real times.
-fn came_up(costs: &Costs, pace: Pace) -> String {
+/// How long it took until the cluster answered, and what nodes took, in real times.
+pub(super) fn came_up(costs: &Costs, pace: Pace) -> String {
     let up = pace.to_real(Duration::from_nanos(costs.up_ns)).as_secs_f64();
-    let memory = costs.nodes.iter().map(|(_, cost)| cost.memory_bytes).max().unwrap_or_default();
-    let mut text =
-        format!("the first answer came {up:.1} s after the start; a node took {} MiB", memory >> 20);
+    let mut text = format!("the load began {up:.1} s after the start");
+    if let Some(memory) = costs.nodes.iter().map(|(_, cost)| cost.memory_bytes).max() {
+        let _ = write!(text, "; a node took {} MiB at most", memory >> 20);
+    }
     let slowest = costs.nodes.iter().filter_map(|(_, cost)| cost.boot).max_by_key(Boot::total_ms);
     if let Some(boot) = slowest {
         let s = |ms: u64| Duration::from_millis(ms).as_secs_f64();
         let _ = write!(
             text,
-            " and booted in {:.1} s: hypervisor {:.1} s, kernel {:.1} s, init {:.1} s, disk {:.1} s, node {:.1} s",
+            ", the slowest booted in {:.1} s: hypervisor {:.1} s, kernel {:.1} s, init {:.1} s, disk {:.1} s, node {:.1} s",
             s(boot.total_ms()),
             s(boot.hypervisor_ms),
             s(boot.kernel_ms),

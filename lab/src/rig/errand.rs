@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 
 use crate::cli::{Cli, Command, DriverArg, ImageCommand, MachineArgs};
+use crate::session::outer::RUNS;
 
 /// The word for a shell instead of a command of the lab.
 pub(super) const SHELL: &str = "shell";
@@ -163,7 +164,7 @@ impl Errand {
 
 /// Where runs go.
 fn out_or_runs(out: Option<&PathBuf>) -> PathBuf {
-    out.cloned().unwrap_or_else(|| "runs".into())
+    out.cloned().unwrap_or_else(|| RUNS.into())
 }
 
 #[cfg(test)]

@@ -44,8 +44,8 @@ struct Tools {
     /// Where the scenario's time begins.
     origin: Duration,
     links: Arc<Links>,
-    /// The nodes whose clocks are wrong on purpose.
-    wrong_clocks: Mutex<BTreeSet<NodeIndex>>,
+    /// The nodes that play their parts though a fault has hit them alone: their clocks are wrong.
+    busy: Mutex<BTreeSet<NodeIndex>>,
 }
 
 /// One repetition that is under way.
@@ -103,7 +103,7 @@ impl Breaker {
             watch,
             origin,
             links,
-            wrong_clocks: Mutex::default(),
+            busy: Mutex::default(),
         };
         Self { tools: Arc::new(tools) }
     }
@@ -177,16 +177,26 @@ impl Tools {
         self.conduct.event(EventKind::Fault, strike.label(), format!("{}: in force", aim.text));
     }
 
-    /// The node that a fault is aimed at. From now on it plays no part, and what it said before does not count.
-    async fn claim(&self, strike: &Strike<'_>, who: Selector) -> Option<Victim> {
+    /// The node that a fault of one node is aimed at, and the term that it leads, if it does. Whoever has such a fault already is
+    /// not hit by another.
+    async fn choose_victim(&self, strike: &Strike<'_>, who: Selector) -> Option<Victim> {
         let choose = |roles: &Roles| {
-            resolve_one(who, roles, strike.draw).map(|node| (node, roles.leader == Some(node)))
+            let (mut free, busy) = (roles.clone(), self.busy());
+            free.alive.retain(|node| !busy.contains(node));
+            free.leader = free.leader.filter(|node| !busy.contains(node));
+            resolve_one(who, &free, strike.draw).map(|node| (node, roles.leader == Some(node)))
         };
         let ((node, is_leader), term) = self.await_roles(strike, choose).await?;
-        let before = self.watch.incarnation(node);
-        self.watch.set_down(node, true);
         let role = if is_leader { "the leader " } else { "" };
+        let before = self.watch.incarnation(node);
         Some(Victim { node, role, before, leads_term: term.filter(|_| is_leader) })
+    }
+
+    /// The same. From now on it plays no part, and what it said before does not count.
+    async fn claim(&self, strike: &Strike<'_>, who: Selector) -> Option<Victim> {
+        let victim = self.choose_victim(strike, who).await?;
+        self.watch.set_down(victim.node, true);
+        Some(victim)
     }
 
     /// Notes that a node was hit.
@@ -285,8 +295,8 @@ impl Tools {
         }
     }
 
-    fn wrong_clocks(&self) -> MutexGuard<'_, BTreeSet<NodeIndex>> {
-        self.wrong_clocks.lock().expect("nothing panics while it holds this lock")
+    fn busy(&self) -> MutexGuard<'_, BTreeSet<NodeIndex>> {
+        self.busy.lock().expect("nothing panics while it holds this lock")
     }
 
     fn name(&self, node: NodeIndex) -> &str {

@@ -149,7 +149,8 @@ pub struct Settled {
 /// What the nodes took of their host, and how the cluster came up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Costs {
-    /// From the start of the first node to the first answered operation, in nanoseconds of the plan.
+    /// From the start of the first node to the first answered operation, or to the end of waiting for it, in nanoseconds of the
+    /// plan.
     pub up_ns: u64,
     /// What each node took that ran at the end of the load.
     pub nodes: Vec<(NodeIndex, Footprint)>,
@@ -187,9 +188,10 @@ pub struct RunRecord {
 }
 
 impl RunRecord {
-    /// Whether a fault has put this node out of the cluster for good.
-    pub fn is_retired(&self, node: NodeIndex) -> bool {
-        self.faults.iter().any(|fault| fault.retired.contains(&node))
+    /// When a fault has put this node out of the cluster for good, if one has.
+    pub fn retired_ns(&self, node: NodeIndex) -> Option<u64> {
+        let mut faults = self.faults.iter().filter(|fault| fault.retired.contains(&node));
+        faults.find_map(|fault| fault.began_ns)
     }
 
     /// The first term after the one of the leader that a fault hit, with a leader that was seen after it began.

@@ -125,6 +125,18 @@ impl FaultAction {
         }
     }
 
+    /// The one node that it is aimed at, if it is a fault of one.
+    pub fn victim(&self) -> Option<Selector> {
+        match self {
+            Self::Partition { .. } | Self::Link { .. } => None,
+            Self::Kill { who }
+            | Self::Pause { who }
+            | Self::Suspend { who }
+            | Self::Rollback { who }
+            | Self::Clock { who, .. } => Some(*who),
+        }
+    }
+
     /// The key that names it in a file.
     pub fn key(&self) -> &'static str {
         match self {

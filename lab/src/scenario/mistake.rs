@@ -131,6 +131,8 @@ pub enum Mistake {
     DriftSmall { lasts: Duration, gained: Duration },
     #[error("rollbacks: {out}, of {nodes_count} nodes, and those that are left have to be a majority: at most {}", (nodes_count - 1) / 2)]
     Rollbacks { out: u32, nodes_count: usize },
+    #[error("{name} is out of the cluster after its rollback, and another fault is aimed at it")]
+    HitAfterRollback { name: String },
     #[error("{given} needs {missing} beside it")]
     Alone { given: &'static str, missing: &'static str },
 

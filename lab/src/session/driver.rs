@@ -82,7 +82,7 @@ pub(crate) fn choose(
     directory: &Path,
     tell: &mut dyn FnMut(&str),
 ) -> Result<Choice, OuterError> {
-    let choice = choose_any(args, directory, tell)?;
+    let choice = choose_any(args, plan, directory, tell)?;
     if !matches!(choice.driver, Driver::Process(_)) {
         memory::check(plan).map_err(ChoiceError::from)?;
     }
@@ -91,6 +91,7 @@ pub(crate) fn choose(
 
 fn choose_any(
     args: &MachineArgs,
+    plan: &Plan,
     directory: &Path,
     tell: &mut dyn FnMut(&str),
 ) -> Result<Choice, OuterError> {
@@ -113,7 +114,7 @@ fn choose_any(
         }
         DriverArg::Qemu => qemu(args, directory, tell),
         DriverArg::CloudHypervisor => cloud_hypervisor(args, directory, tell),
-        DriverArg::Auto => auto(args, directory, tell),
+        DriverArg::Auto => auto(args, plan, directory, tell),
     }
 }
 
@@ -150,8 +151,13 @@ fn cloud_hypervisor(
 }
 
 /// Virtual machines if the processor really runs them: on Cloud Hypervisor, or else on QEMU. Otherwise processes, or emulated
-/// machines for who names an image.
-fn auto(args: &MachineArgs, directory: &Path, tell: &mut dyn FnMut(&str)) -> Result<Choice, OuterError> {
+/// machines for who names an image, and for faults that only a machine can have.
+fn auto(
+    args: &MachineArgs,
+    plan: &Plan,
+    directory: &Path,
+    tell: &mut dyn FnMut(&str),
+) -> Result<Choice, OuterError> {
     let log = log(directory)?;
     // First what is quick and needs no image.
     let first = cloud_hypervisor::find(&log).ok().filter(|_| kvm::try_guest(&log).is_ok());
@@ -159,14 +165,14 @@ fn auto(args: &MachineArgs, directory: &Path, tell: &mut dyn FnMut(&str)) -> Res
         trial::smallest_guest(&qemu, Accelerator::Kvm, directory, &log)?;
         Ok(qemu)
     });
-    let is_image_named = args.image.is_some();
-    if first.is_none() && second.is_err() && is_image_named {
+    let wants_machines = args.image.is_some() || plan.needs_machines().is_some();
+    if first.is_none() && second.is_err() && wants_machines {
         return qemu(args, directory, tell);
     }
     let mut refusals = Vec::new();
     if first.is_some() || second.is_ok() {
         let image = match image(args, directory, tell) {
-            Err(OuterError::Driver(ChoiceError::NoImage(error))) => {
+            Err(OuterError::Driver(ChoiceError::NoImage(error))) if !wants_machines => {
                 let why = causes(&error).replace('\n', " ");
                 let reason = format!("driver: process, since there is no image that KVM could run ({why})");
                 return process(args, directory, reason);
@@ -193,7 +199,7 @@ fn auto(args: &MachineArgs, directory: &Path, tell: &mut dyn FnMut(&str)) -> Res
                 }
                 Err(error) => refusals.push(error.in_short()),
             }
-            if is_image_named {
+            if wants_machines {
                 let version = &qemu.version;
                 let why = refusals.join("; ");
                 let reason = format!("driver: qemu {version}, emulating: KVM runs no guest here ({why})");

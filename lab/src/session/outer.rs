@@ -287,7 +287,7 @@ pub(crate) fn timed_directory(name: &str) -> PathBuf {
         reason = "the one place that names a directory after the time of day"
     )]
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    PathBuf::from("runs").join(format!("{name}-{}", utc(time)))
+    PathBuf::from(RUNS).join(format!("{name}-{}", utc(time)))
 }
 
 /// `20261123T060708Z`.
@@ -320,10 +320,17 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), OuterError> {
     }
 }
 
+/// Where runs go whose directory nobody names.
+pub(crate) const RUNS: &str = "runs";
+
 /// Takes back a run directory in which nothing has happened.
 pub(crate) fn discard(directory: &Path) {
     // What cannot be removed stays, with nothing but the plan in it.
     let _ = fs::remove_dir_all(directory);
+    // The folder that the lab makes for runs goes with the only one; it stays where anything else is in it.
+    if let Some(runs) = directory.parent().filter(|parent| parent.ends_with(RUNS)) {
+        let _ = fs::remove_dir(runs);
+    }
 }
 
 pub(crate) fn copy_scenario(file: &Path, directory: &Path) -> Result<(), OuterError> {

@@ -4,8 +4,11 @@
 //! term, and acknowledged writes could be lost (Ongaro, "Consensus: Bridging Theory and Practice", 3.8: both have to be on stable
 //! storage). Nothing in the directory itself shows it: whoever puts it back has to say so.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+
+use crate::limits::RETIRED_REASON_BYTES_MAX;
 
 /// The file in the data directory that says so: what is in it says what has happened.
 pub const RETIRED_FILE: &str = "retired";
@@ -40,7 +43,7 @@ pub enum RetiredError {
 /// It does, or that cannot be found out.
 pub fn check_not_retired(data_dir: &Path) -> Result<(), RetiredError> {
     let path = data_dir.join(RETIRED_FILE);
-    match std::fs::read(&path) {
+    match read(&path) {
         Ok(bytes) => {
             let reason = String::from_utf8_lossy(&bytes).trim().to_owned();
             Err(RetiredError::PutBack { path, reason })
@@ -48,6 +51,12 @@ pub fn check_not_retired(data_dir: &Path) -> Result<(), RetiredError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(RetiredError::Io { path, source }),
     }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(RETIRED_REASON_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -7,12 +7,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use aspen_init::control::{Answer, Done, Health, Order, Outcome, Probed, Request};
+use aspen_init::control::{Answer, Done, Health, NodeState, Order, Outcome, Probed, Request};
 use aspen_init::layout::{CONTROL_VSOCK_PORT, NODE_DATA, NODE_RETIRED_FILE};
 use aspen_init::limits::{CONTROL_LINE_BYTES_MAX, CONTROL_RETRY, PROBES_MAX, READ_BYTES_MAX};
 use aspen_init::report::Reason;
@@ -36,8 +36,6 @@ pub(super) struct Desk {
     pub(super) is_clock_taken: Arc<AtomicBool>,
     /// How many probes are under way, those of connections that have ended included.
     pub(super) probes_count: Arc<AtomicUsize>,
-    /// The number that somebody gave us to keep.
-    pub(super) mark: Arc<AtomicU64>,
 }
 
 /// Whether the hypervisor gave us a vsock device.
@@ -165,9 +163,10 @@ impl Desk {
             Order::SetClock { unix_ms } => json(id, self.clock(clock::set_unix_ms(unix_ms))),
             Order::StepClock { by_ms } => json(id, self.clock(clock::step_ms(by_ms))),
             Order::DriftClock { per_million } => json(id, self.clock(clock::drift(per_million))),
-            Order::Mark { mark } => {
-                self.mark.store(mark, Ordering::Relaxed);
-                json(id, Outcome::Ok(Done {}))
+            Order::MendClock { unix_ms } => {
+                let mended = self.clock(clock::drift(0).and_then(|()| clock::set_unix_ms(unix_ms)));
+                self.is_clock_taken.store(false, Ordering::Relaxed);
+                json(id, mended)
             }
             Order::PutBack => return self.put_back(id),
             Order::Probe { to, within_ms } => return Reply::Probe { id, to, within_ms },
@@ -179,7 +178,12 @@ impl Desk {
     }
 
     fn put_back(&self, id: u64) -> Reply {
-        let pid = self.status.lock().unwrap_or_else(PoisonError::into_inner).pid;
+        let pid = {
+            let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+            // From now on none is started any more.
+            status.state = NodeState::Stopped;
+            status.pid
+        };
         match put_back::retire(Path::new(NODE_DATA), pid) {
             Ok(()) => Reply::Now(json(id, Outcome::Ok(Done {})), Some(Event::Stop(Reason::PutBack))),
             // Better no node than one that has forgotten.
@@ -201,7 +205,6 @@ impl Desk {
             restarts,
             uptime_ms: clock::uptime_ms(),
             clock_ms: clock::unix_ms(),
-            mark: self.mark.load(Ordering::Relaxed),
         }
     }
 
@@ -294,8 +297,8 @@ mod tests {
         let (sender, events) = sync_channel(4);
         let status = NodeStatus { state: NodeState::Running, pid: Some(7), restarts: 2 };
         let status = Arc::new(Mutex::new(status));
-        let (is_clock_taken, probes_count, mark) = (Arc::default(), Arc::default(), Arc::default());
-        (Desk { status, events: sender, is_clock_taken, probes_count, mark }, events)
+        let (is_clock_taken, probes_count) = (Arc::default(), Arc::default());
+        (Desk { status, events: sender, is_clock_taken, probes_count }, events)
     }
 
     /// Asks, and waits for as many answers as there are questions.

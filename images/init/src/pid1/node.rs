@@ -179,7 +179,8 @@ impl Supervisor {
 
     /// When it is to be started again, if it is.
     pub(super) fn start_at(&self) -> Option<Instant> {
-        self.start_at
+        // Somebody may have ended it for good meanwhile.
+        self.start_at.filter(|_| lock(&self.status).state != NodeState::Stopped)
     }
 
     /// Starts it.
@@ -240,6 +241,11 @@ impl Supervisor {
         let Some(exit) = self.collect() else { return Ok(()) };
         let Some(running) = self.running.take() else { return Ok(()) };
         self.finish(&running, exit);
+        if lock(&self.status).state == NodeState::Stopped {
+            // Somebody has ended it for good.
+            self.set_stopped();
+            return Ok(());
+        }
         let ran = running.started.elapsed();
         *lock(&self.status) =
             NodeStatus { state: NodeState::Restarting, pid: None, restarts: self.starts - 1 };

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::limits::POLL_INTERVAL;
-use crate::limits::machines::{QMP_ANSWER_MAX, QMP_LINE_BYTES_MAX, QMP_LINES_MAX};
+use crate::limits::machines::{QMP_ANSWER_MAX, QMP_LINE_BYTES_MAX, QMP_LINES_MAX, SAVE_BYTES_PER_S};
 
 /// Why QEMU did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -111,8 +111,6 @@ struct Migration {
 
 /// The name of a descriptor that QEMU was given.
 const STATE: &str = "state";
-/// More than any machine has, in bytes a second: one that stands still need not be spared.
-const NO_BANDWIDTH_LIMIT: u64 = 1 << 40;
 
 impl Qmp {
     /// Connects to an abstract socket, for which QEMU may need a moment after its start, and makes commands understood.
@@ -191,7 +189,7 @@ impl Qmp {
     /// # Errors
     /// [`QmpError`].
     pub fn save_to(&mut self, socket: BorrowedFd<'_>) -> Result<(), QmpError> {
-        let limit = json!({ "max-bandwidth": NO_BANDWIDTH_LIMIT });
+        let limit = json!({ "max-bandwidth": SAVE_BYTES_PER_S });
         self.execute_with::<Value>("migrate-set-parameters", Some(limit), None)?;
         self.execute_with::<Value>("getfd", Some(json!({ "fdname": STATE })), Some(socket))?;
         let to = json!({ "uri": format!("fd:{STATE}") });

@@ -41,6 +41,16 @@ pub enum ControlError {
     Malformed(String),
 }
 
+impl ControlError {
+    /// Whether the order cannot have reached the machine.
+    pub fn is_unsent(&self) -> bool {
+        matches!(self, Self::Io { doing: CONNECTING, .. })
+    }
+}
+
+/// What is being done before anything is sent.
+const CONNECTING: &str = "connecting";
+
 /// Where a hypervisor offers the control channel of its machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControlSocket {
@@ -126,7 +136,7 @@ impl ControlChannel {
         }
         let link = match &mut *connection {
             Some(link) => link,
-            none => none.insert(connect(socket.as_ref()).map_err(failed("connecting"))?),
+            none => none.insert(connect(socket.as_ref()).map_err(failed(CONNECTING))?),
         };
         lock(&link.waiting).answers.insert(request.id, reply);
         let mut bytes =

@@ -157,6 +157,18 @@ mod tests {
     }
 
     #[test]
+    fn appliance_knows_how_its_node_refuses_to_run() {
+        use aspen_node::cluster::identity::IDENTITY_FILE;
+        use aspen_node::cluster::retired::RETIRED_FILE;
+        use aspen_node::run::{EXIT_RETIRED, EXIT_USAGE};
+        assert_eq!((layout::NODE_SECRET_FILE, layout::NODE_RETIRED_FILE), (IDENTITY_FILE, RETIRED_FILE));
+        assert_eq!(
+            (layout::NODE_EXIT_USAGE, layout::NODE_EXIT_RETIRED),
+            (EXIT_USAGE.into(), EXIT_RETIRED.into())
+        );
+    }
+
+    #[test]
     fn copy_has_the_same_bytes_and_holes() {
         let home = tempfile::tempdir().unwrap();
         let (from, to) = (home.path().join("from"), home.path().join("to"));

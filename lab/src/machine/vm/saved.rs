@@ -1,4 +1,4 @@
-//! Machines whose memory is written down: ended and taken up again where they were, or put back to an earlier state.
+//! Machines whose memory is written down: suspended and taken up again where they were, or rolled back to an earlier state.
 
 use std::fs;
 use std::io;
@@ -12,107 +12,123 @@ use aspen_init::control::Order;
 use aspen_init::report::Reason;
 
 use super::disks::{self, DATA_DISK};
-use super::{Hypervisor, HypervisorError, VirtualMachine};
-use crate::cluster::PutBack;
+use super::{Hypervisor, HypervisorError, VirtualMachine, clock};
 use crate::limits::POLL_INTERVAL;
-use crate::limits::machines::{CONTROL_ANSWER_MAX, LOAD_MAX};
-use crate::machine::MachineError;
+use crate::limits::machines::LOAD_MAX;
+use crate::machine::{Machine, MachineError};
 
 /// Where the machine's state is while it is suspended.
 const SUSPENDED: &str = "suspended";
-/// Where the machine's state is to which it will be put back.
-const REMEMBERED: &str = "remembered";
+/// Where the machine's state and disk are to which it can be rolled back.
+const SNAPSHOT: &str = "snapshot";
 
-/// What a machine is given to keep before it is saved, and after that: by it one can see that its memory is of that time. No clock
-/// would do: that of a machine that goes on may go on with that of its host.
-const MARK_SAVED: u64 = 1;
-const MARK_BEFORE: u64 = 2;
+/// Saves it and ends its process; the bytes of what was saved.
+pub(super) fn suspend(machine: &mut VirtualMachine) -> Result<u64, MachineError> {
+    machine.run(false)?;
+    let bytes = save(machine, SUSPENDED)?;
+    machine.cut_power()?;
+    Ok(bytes)
+}
 
-impl VirtualMachine {
-    /// Saves it and ends its process; the bytes of what was saved.
-    pub(super) fn save_and_end(&mut self) -> Result<u64, MachineError> {
-        self.run(false)?;
-        let bytes = self.save(SUSPENDED)?;
-        self.cut_power()?;
+/// Goes on from where it was when it was suspended.
+pub(super) fn restore(machine: &mut VirtualMachine) -> Result<(), MachineError> {
+    let saved = machine.folder.join(SUSPENDED);
+    load(machine, &saved)?;
+    discard(machine, &saved)
+}
+
+/// Saves it and its disk, during which it stands still; the bytes of what was saved but for the disk.
+pub(super) fn snapshot(machine: &mut VirtualMachine) -> Result<u64, MachineError> {
+    machine.run(false)?;
+    let saved = save(machine, SNAPSHOT).and_then(|bytes| {
+        let copy = machine.folder.join(SNAPSHOT).join(DATA_DISK);
+        disks::copy(&machine.folder.join(DATA_DISK), &copy)
+            .map_err(|source| unsaved(machine, &copy, source))?;
         Ok(bytes)
-    }
+    });
+    let goes_on = machine.run(true);
+    saved.and_then(|bytes| goes_on.map(|()| bytes))
+}
 
-    /// Goes on from where it was when it was saved and ended.
-    pub(super) fn go_on(&mut self) -> Result<(), MachineError> {
-        let saved = self.folder.join(SUSPENDED);
-        self.go_on_from(&saved)?;
-        self.discard(&saved)
-    }
+/// Ends it, and goes on from where it was at its snapshot.
+pub(super) fn roll_back(machine: &mut VirtualMachine) -> Result<(), MachineError> {
+    machine.cut_power()?;
+    let (saved, disk) = (machine.folder.join(SNAPSHOT), machine.folder.join(DATA_DISK));
+    fs::rename(saved.join(DATA_DISK), &disk).map_err(|source| unsaved(machine, &disk, source))?;
+    load(machine, &saved)?;
+    discard(machine, &saved)
+}
 
-    /// Saves it and its disk, during which it stands still; the bytes of what was saved but for the disk.
-    pub(super) fn save_and_go_on(&mut self) -> Result<u64, MachineError> {
-        let deadline = Instant::now() + CONTROL_ANSWER_MAX;
-        self.ask(Order::Mark { mark: MARK_SAVED }, deadline)?;
-        self.run(false)?;
-        let saved = self.save(REMEMBERED).and_then(|bytes| {
-            let copy = self.folder.join(REMEMBERED).join(DATA_DISK);
-            disks::copy(&self.folder.join(DATA_DISK), &copy).map_err(|source| self.unsaved(&copy, source))?;
-            Ok(bytes)
-        });
-        self.run(true)?;
-        self.ask(Order::Mark { mark: MARK_BEFORE }, Instant::now() + CONTROL_ANSWER_MAX)?;
-        saved
+/// Tells it that it was rolled back, and waits until it is off; whether it said that this is why.
+pub(super) fn retire(machine: &mut VirtualMachine, limit: Duration) -> Result<bool, MachineError> {
+    let deadline = Instant::now() + limit;
+    // It may be off before its answer is here: what it has said decides.
+    let answer = clock::ask(machine, || Order::PutBack, deadline);
+    // Nobody probes from a machine that is about to go.
+    machine.prober.runs.store(false, Ordering::Relaxed);
+    if machine.runs() {
+        answer?;
     }
+    let Some(running) = &machine.running else { return Err(MachineError::NotRunning(machine.name.clone())) };
+    let left = deadline.saturating_duration_since(Instant::now());
+    running.wait(left).map_err(|source| machine.failed(source))?;
+    machine.control.close();
+    Ok(machine.said()?.exit.is_some_and(|exit| exit.reason == Reason::PutBack))
+}
 
-    /// Goes back to where it was when it was saved with its disk, hears of it, and goes off.
-    pub(super) fn go_back(&mut self, limit: Duration) -> Result<PutBack, MachineError> {
-        let deadline = Instant::now() + limit;
-        let mark_before = self.health(deadline)?.mark;
-        self.cut_power()?;
-        let (saved, disk) = (self.folder.join(REMEMBERED), self.folder.join(DATA_DISK));
-        fs::rename(saved.join(DATA_DISK), &disk).map_err(|source| self.unsaved(&disk, source))?;
-        self.go_on_from(&saved)?;
-        let mark_after = self.health(deadline)?.mark;
-        self.ask(Order::PutBack, deadline)?;
-        // Nobody probes from a machine that is about to go.
-        self.prober.runs.store(false, Ordering::Relaxed);
-        let Some(running) = &self.running else { return Err(MachineError::NotRunning(self.name.clone())) };
-        let left = deadline.saturating_duration_since(Instant::now());
-        running.wait(left).map_err(|source| self.failed(source))?;
-        self.control.close();
-        self.discard(&saved)?;
-        let is_retired = self.said()?.exit.is_some_and(|exit| exit.reason == Reason::PutBack);
-        Ok(PutBack { mark_saved: MARK_SAVED, mark_before, mark_after, is_retired })
+/// Removes everything that was saved, as far as that goes.
+pub(super) fn discard_all(machine: &VirtualMachine) {
+    for name in [SUSPENDED, SNAPSHOT] {
+        let _ = discard(machine, &machine.folder.join(name));
     }
+}
 
-    /// Writes the state of a machine that stands still into a folder of its own; its bytes on the host's disk.
-    fn save(&self, name: &str) -> Result<u64, MachineError> {
-        let folder = self.folder.join(name);
-        self.discard(&folder)?;
-        let made = fs::DirBuilder::new().mode(0o700).create(&folder);
-        made.map_err(|source| self.unsaved(&folder, source))?;
-        self.tell(|hypervisor| hypervisor.save(&folder))?;
-        disks::bytes_in(&folder).map_err(|source| self.unsaved(&folder, source))
-    }
+/// Writes the state of a machine that stands still into a folder of its own; its bytes on the host's disk.
+fn save(machine: &VirtualMachine, name: &str) -> Result<u64, MachineError> {
+    let folder = machine.folder.join(name);
+    discard(machine, &folder)?;
+    let made = fs::DirBuilder::new().mode(0o700).create(&folder);
+    made.map_err(|source| unsaved(machine, &folder, source))?;
+    machine.tell(|hypervisor| hypervisor.save(&folder))?;
+    disks::bytes_in(&folder).map_err(|source| unsaved(machine, &folder, source))
+}
 
-    /// Starts it from what was saved, and lets it go on.
-    fn go_on_from(&mut self, saved: &Path) -> Result<(), MachineError> {
-        self.begin(Some(saved))?;
-        let start = Instant::now();
-        while !self.tell(Hypervisor::is_loaded)? {
-            if start.elapsed() > LOAD_MAX {
-                return Err(MachineError::Load { name: self.name.clone(), waited: LOAD_MAX });
-            }
-            thread::sleep(POLL_INTERVAL);
+/// Starts it from what was saved, and lets it go on.
+fn load(machine: &mut VirtualMachine, saved: &Path) -> Result<(), MachineError> {
+    machine.begin(Some(saved))?;
+    let start = Instant::now();
+    while !machine.tell(Hypervisor::is_loaded).or_else(|error| failed_to_load(machine, start, error))? {
+        if start.elapsed() > LOAD_MAX {
+            return Err(not_loaded(machine, start));
         }
-        self.run(true)
+        thread::sleep(POLL_INTERVAL);
     }
+    machine.run(true)
+}
 
-    /// Removes what was saved, if there is anything.
-    fn discard(&self, saved: &Path) -> Result<(), MachineError> {
-        match fs::remove_dir_all(saved) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.unsaved(saved, error)),
-            _ => Ok(()),
-        }
-    }
+/// One whose process has ended has said why.
+fn failed_to_load(
+    machine: &VirtualMachine,
+    start: Instant,
+    error: MachineError,
+) -> Result<bool, MachineError> {
+    Err(if machine.runs() { error } else { not_loaded(machine, start) })
+}
 
-    fn unsaved(&self, path: &Path, source: io::Error) -> MachineError {
-        let source = HypervisorError::Saved { path: path.to_owned(), source };
-        MachineError::Hypervisor { name: self.name.clone(), source }
+fn not_loaded(machine: &VirtualMachine, start: Instant) -> MachineError {
+    let (name, console_end) = (machine.name.clone(), machine.console_tail());
+    MachineError::Load { name, waited: start.elapsed(), console_end }
+}
+
+/// Removes what was saved, if there is anything.
+fn discard(machine: &VirtualMachine, saved: &Path) -> Result<(), MachineError> {
+    match fs::remove_dir_all(saved) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unsaved(machine, saved, error)),
+        _ => Ok(()),
     }
+}
+
+fn unsaved(machine: &VirtualMachine, path: &Path, source: io::Error) -> MachineError {
+    let source = HypervisorError::Saved { path: path.to_owned(), source };
+    MachineError::Hypervisor { name: machine.name.clone(), source }
 }

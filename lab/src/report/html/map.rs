@@ -197,10 +197,13 @@ pub(super) fn fault(view: &View<'_>, fault: &FaultRecord, out: &mut Markup) {
                 dot(view, &circle, node, (if is_minority { "minority" } else { "" }, is_named), out);
                 if is_victim {
                     let (x, y) = circle.of(node);
-                    let path = if matches!(kind, FaultKind::Kill | FaultKind::Rollback) {
-                        format!("M{} {}l16 16m0 -16l-16 16", Px(x - 8.0), Px(y - 8.0))
-                    } else {
-                        format!("M{} {}v12m6 -12v12", Px(x - 3.0), Px(y - 6.0))
+                    let path = match kind {
+                        FaultKind::Kill | FaultKind::Rollback => {
+                            format!("M{} {}l16 16m0 -16l-16 16", Px(x - 8.0), Px(y - 8.0))
+                        }
+                        // The hands of a clock.
+                        FaultKind::Clock => format!("M{} {}v7h5", Px(x), Px(y - 7.0)),
+                        _ => format!("M{} {}v12m6 -12v12", Px(x - 3.0), Px(y - 6.0)),
                     };
                     out.empty("path", &[("class", &"victim"), ("d", &path)]);
                 }

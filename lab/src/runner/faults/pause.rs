@@ -31,8 +31,8 @@ impl Tools {
         let ended_ns = self.conduct.now_ns();
         self.cluster.resume(node).await?;
         let served = self.await_service(node, |incarnation| Some(incarnation) == before).await;
-        self.watch.set_down(node, false);
         self.set_clock_right(node).await;
+        self.watch.set_down(node, false);
         let mut proofs = vec![answered(before)];
         proofs.extend(stillness(&first, &last));
         proofs.extend([silent("during", answer), went_on(served)]);

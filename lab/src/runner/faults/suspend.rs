@@ -16,17 +16,16 @@ impl Tools {
         // It stands still from the first moment on, and is saved then.
         let began_ns = self.conduct.now_ns();
         let healed_at = self.clock.now() + strike.lasts();
-        let saved = self.cluster.suspend(node).await?;
         let text = format!("suspend {role}{name}");
         let hit_term = leads_term.filter(|_| self.outlasts_patience(strike));
         self.note_victim(strike, &text, node, began_ns, hit_term);
-        let saved = mib(saved);
+        let saved = mib(self.cluster.suspend(node).await?);
         self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: saved ({saved}) and ended"));
         let is_first_gone = !self.cluster.runs(node).await;
         let answer = self.listen(node).await;
         self.clock.sleep_until(healed_at).await;
         let is_last_gone = !self.cluster.runs(node).await;
-        self.cluster.wake(node).await?;
+        self.cluster.restore(node).await?;
         let ended_ns = self.conduct.now_ns();
         let served = self.await_service(node, |incarnation| Some(incarnation) == before).await;
         self.set_clock_right(node).await;

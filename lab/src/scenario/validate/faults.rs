@@ -71,6 +71,18 @@ pub(super) fn faults(
         findings.add(&value.path, Mistake::Rollbacks { out, nodes_count });
         return None;
     }
+    for (index, fault) in faults.iter().enumerate() {
+        let FaultAction::Rollback { who: Selector::Node(node) } = fault.action else { continue };
+        let comes_later =
+            |other: &Fault| other.at >= fault.at && other.action.victim() == Some(Selector::Node(node));
+        let is_hit_again = fault.times > 1
+            || faults.iter().enumerate().any(|(other, later)| other != index && comes_later(later));
+        if is_hit_again {
+            let name = who(Selector::Node(node), nodes);
+            findings.add(&list[index].path, Mistake::HitAfterRollback { name });
+            return None;
+        }
+    }
     Some(faults)
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aspen_init::layout::{NODE_EXIT_RETIRED, NODE_EXIT_USAGE};
 use aspen_init::limits::{NODE_FAILURES_MAX, NODE_STEADY, RESTART_WAIT_MAX, RESTART_WAIT_MIN};
 
 use super::Exit;
@@ -29,11 +30,6 @@ pub(super) struct BackOff {
     has_answered: bool,
 }
 
-/// The settings are wrong (`EX_USAGE`, sysexits.h).
-const EXIT_USAGE: i32 = 64;
-/// Its data directory is of an earlier state (`EX_DATAERR`, sysexits.h).
-const EXIT_RETIRED: i32 = 65;
-
 impl BackOff {
     /// Notes that the node answered; true for the first time.
     pub(super) fn note_first_answer(&mut self) -> bool {
@@ -43,8 +39,8 @@ impl BackOff {
     /// Decides, after a node ran so long.
     pub(super) fn ended(&mut self, exit: Exit, ran: Duration, has_answered: bool) -> Verdict {
         match exit {
-            Exit::Code(EXIT_USAGE) => return Verdict::Settings,
-            Exit::Code(EXIT_RETIRED) => return Verdict::Retired,
+            Exit::Code(NODE_EXIT_USAGE) => return Verdict::Settings,
+            Exit::Code(NODE_EXIT_RETIRED) => return Verdict::Retired,
             _ => {}
         }
         self.silent = if has_answered { 0 } else { self.silent + 1 };
