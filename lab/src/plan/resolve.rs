@@ -31,8 +31,8 @@ pub enum ResolveError {
     /// The other selectors took every node.
     #[error("no node is left for rest")]
     RestEmpty,
-    /// A node that is to be killed or paused is dead or paused already.
-    #[error("node {} is not running", .0.raft_id())]
+    /// A node that is to be hit alone has been already.
+    #[error("node {} is hit by another fault, or does not run", .0.raft_id())]
     NotAlive(NodeIndex),
     /// The one node of a zone plays the role of the other end.
     #[error("node {} is at both ends of the link", .0.raft_id())]
@@ -111,7 +111,7 @@ pub fn isolates(
     usize::from(nodes_count) - lost.len() < usize::from(nodes_count) / 2 + 1
 }
 
-/// Chooses one live node: the victim of a kill or a pause.
+/// Chooses one live node: the victim of a fault that hits nodes.
 ///
 /// # Errors
 /// A role has no node at this moment, or the node is not running.

@@ -183,7 +183,6 @@ impl Tools {
         let choose = |roles: &Roles| {
             let (mut free, busy) = (roles.clone(), self.busy());
             free.alive.retain(|node| !busy.contains(node));
-            free.leader = free.leader.filter(|node| !busy.contains(node));
             resolve_one(who, &free, strike.draw).map(|node| (node, roles.leader == Some(node)))
         };
         let ((node, is_leader), term) = self.await_roles(strike, choose).await?;
