@@ -375,6 +375,8 @@ pub const NODE_VERSION_MAX: Duration = Duration::from_secs(10);
 pub const BROWSER_START_MAX: Duration = Duration::from_secs(5);
 /// How long the sandbox may take to end after its verdict.
 pub const SANDBOX_END_MAX: Duration = Duration::from_secs(10);
+/// Names of nodes that one side of a fault is told by; the rest is counted.
+pub const NAMES_MAX: usize = 8;
 /// How long a node has to stop after the run before it is killed.
 pub const NODE_STOP_MAX: Duration = Duration::from_secs(18);
 

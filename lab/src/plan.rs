@@ -174,7 +174,7 @@ pub struct Step {
 pub enum PlannedCheck {
     /// Every key's history has a linear order.
     Linearizable,
-    /// After each heal and each restart the cluster acknowledges operations again.
+    /// After the end of each fault the cluster acknowledges operations again.
     Recovers {
         /// At the latest after this time.
         within_ms: u64,

@@ -111,7 +111,7 @@ pub struct Mix {
 pub enum Check {
     /// Every key's history has a linear order (Herlihy and Wing 1990).
     Linearizable,
-    /// After each heal and each restart the cluster acknowledges operations again.
+    /// After the end of each fault the cluster acknowledges operations again.
     Recovers {
         /// At the latest after this time.
         within: Duration,

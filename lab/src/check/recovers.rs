@@ -1,4 +1,4 @@
-//! `recovers`: after every heal, every restart and every pause the cluster serves again, within a bound.
+//! `recovers`: after the end of every fault the cluster serves again, within a bound.
 //!
 //! Two things are asked: a write is acknowledged that was called after the heal, and every node that the fault touched
 //! answers again. A fault that strikes before that, within the bound, takes the question over: it is asked from its own end.

@@ -38,6 +38,8 @@ pub const CALIBRATION_CLIENTS: u32 = 4;
 /// Most of what all machines together can do that a run may ask of them, in percent: the rest is for elections, catching up
 /// and looking at them.
 pub const UTILIZATION_PERCENT_MAX: u32 = 50;
+/// Processes of nodes that a core carries at the pace of any plan, without being measured: topologies have five, CI two cores.
+pub const PROCESSES_PER_CORE_MAX: usize = 4;
 /// Longest boot of a machine in planned time, beside all others at work: well below half of what scenarios give a cluster to
 /// recover from a restart, since it has to catch up, too.
 pub const PLANNED_BOOT_MAX: Duration = Duration::from_secs(4);

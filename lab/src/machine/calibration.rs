@@ -61,7 +61,7 @@ impl fmt::Display for Calibration {
         let Self { operations_per_s, wanted_per_s, boot, pace, .. } = self;
         write!(
             f,
-            "{pace}: one machine boots in {:.1} s and does {operations_per_s:.0} operations a second, {wanted_per_s:.0} are planned",
+            "{pace}: one node boots in {:.1} s and does {operations_per_s:.0} operations a second, {wanted_per_s:.0} are planned",
             boot.as_secs_f64(),
         )?;
         if self.is_too_slow {
@@ -178,27 +178,27 @@ mod tests {
     #[test]
     fn slowdown_leaves_half_of_what_the_machines_can_do() {
         // Two cores for three machines: two thirds of 400 each, half of that is 400 / 3.
-        let want = "3.45: one machine boots in 1.0 s and does 200 operations a second, 230 are planned";
+        let want = "3.45: one node boots in 1.0 s and does 200 operations a second, 230 are planned";
         check(3, 200.0, 1_000, 2, want);
         // No machine has more than one core.
-        let want = "2.1: one machine boots in 1.0 s and does 200 operations a second, 210 are planned";
+        let want = "2.1: one node boots in 1.0 s and does 200 operations a second, 210 are planned";
         check(1, 200.0, 1_000, 8, want);
         // Fast machines are not held up.
-        let want = "1: one machine boots in 1.0 s and does 5000 operations a second, 230 are planned";
+        let want = "1: one node boots in 1.0 s and does 5000 operations a second, 230 are planned";
         check(3, 5_000.0, 1_000, 2, want);
         check(
             50,
             100.0,
             1_000,
             2,
-            "10: one machine boots in 1.0 s and does 100 operations a second, 700 are planned; that is less than needed at \
+            "10: one node boots in 1.0 s and does 100 operations a second, 700 are planned; that is less than needed at \
              the largest slowdown, 10, and the run may fail for it",
         );
     }
 
     #[test]
     fn slowdown_makes_a_boot_short() {
-        let want = "3.375: one machine boots in 9.0 s and does 5000 operations a second, 230 are planned";
+        let want = "3.375: one node boots in 9.0 s and does 5000 operations a second, 230 are planned";
         check(3, 5_000.0, 9_000, 2, want);
     }
 }

@@ -16,6 +16,7 @@ use crate::cluster::{Clock, Cluster, RealClock};
 use crate::fabric::kernel::PortKind;
 use crate::fabric::wiring::Wiring;
 use crate::fabric::{FabricError, FabricKind};
+use crate::limits::machines::PROCESSES_PER_CORE_MAX;
 use crate::link::LinkRule;
 use crate::plan::{FaultAction, Plan};
 use crate::program::ProgramLog;
@@ -100,7 +101,7 @@ impl DriverError {
 }
 
 /// Makes every machine's directory, configuration and network below the run directory. No node is started. Without a pace
-/// virtual machines are measured first, and processes go at the pace of the plan. `tell` gets what a person may want to know.
+/// virtual machines are measured first, and so are processes where they are many; few go at the pace of the plan. `tell` gets what a person may want to know.
 ///
 /// # Errors
 /// A file, interface or namespace that cannot be made, or machines of which nobody knows how fast they are.
@@ -126,8 +127,12 @@ pub async fn set_up(
     wiring.require(asked).map_err(SetUpError::from)?;
     let pace = match (driver, pace) {
         (_, Some(pace)) => pace,
-        // Where the whole host is emulated, processes are as slow as machines.
-        (Driver::Process(_), None) if !rig::is_inside() => Pace::REAL,
+        // Where the whole host is emulated, processes are as slow as machines, and where many share a core, slower than planned.
+        (Driver::Process(_), None)
+            if !rig::is_inside() && plan.nodes.len() <= PROCESSES_PER_CORE_MAX * cores_count() =>
+        {
+            Pace::REAL
+        }
         (Driver::Process(_) | Driver::Qemu(_) | Driver::CloudHypervisor(_), None) => {
             measured(plan, driver, directory, &log, tell).await?
         }
@@ -136,6 +141,10 @@ pub async fn set_up(
     let machines = machines(driver, pace, plan, directory, &log, &mut wiring)?;
     let cluster = MachineCluster::new(plan.clone(), machines, wiring, sabotage, pace)?;
     Ok(World { cluster: Arc::new(cluster), clock: Arc::new(RealClock::start(pace)), pace })
+}
+
+fn cores_count() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The fabric, to which nothing is connected yet.
@@ -213,8 +222,7 @@ async fn measured(
     // How fast a machine is does not depend on the fabric, and the switch needs nothing of the host.
     let mut wiring = wiring(driver, FabricKind::Switch, &trial, None, log)?;
     let machines = machines(driver, Pace::REAL, &trial, &home, log, &mut wiring)?;
-    let cores_count = std::thread::available_parallelism().map_or(1, usize::from);
-    let calibration = calibration::calibrate(plan, trial, machines, wiring, cores_count).await?;
+    let calibration = calibration::calibrate(plan, trial, machines, wiring, cores_count()).await?;
     tell(calibration.to_string());
     // What it was measured with is of no more use; where it cannot be removed it stays.
     let _ = std::fs::remove_dir_all(&home);

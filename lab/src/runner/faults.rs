@@ -21,7 +21,7 @@ use super::observe::{Watch, raft_state};
 use super::record::{Conduct, EventKind, Proof};
 use super::{RunError, Stage};
 use crate::cluster::{Clock, Cluster, Request};
-use crate::limits::{CLIENT_TIMEOUT, LOOK_INTERVAL, RESTART_WAIT_MAX, ROLE_WAIT_MAX};
+use crate::limits::{CLIENT_TIMEOUT, LOOK_INTERVAL, NAMES_MAX, RESTART_WAIT_MAX, ROLE_WAIT_MAX};
 use crate::link::LinkRule;
 use crate::observations::Incarnation;
 use crate::plan::{
@@ -323,7 +323,11 @@ struct Aim {
 
 fn aim(plan: &Plan, action: &FaultAction, roles: &Roles, draw: u32) -> Result<Aim, ResolveError> {
     let names = |nodes: &[NodeIndex]| {
-        nodes.iter().map(|node| plan.nodes[node.position()].name.as_str()).collect::<Vec<_>>().join(" ")
+        let names: Vec<&str> = nodes.iter().map(|node| plan.nodes[node.position()].name.as_str()).collect();
+        match names.len().checked_sub(NAMES_MAX) {
+            None | Some(0) => names.join(" "),
+            Some(more) => format!("{} and {more} more", names[..NAMES_MAX].join(" ")),
+        }
     };
     match action {
         FaultAction::Partition { groups } => {

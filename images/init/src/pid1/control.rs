@@ -184,7 +184,7 @@ impl Desk {
             status.state = NodeState::Stopped;
             status.pid
         };
-        match put_back::retire(Path::new(NODE_DATA), pid) {
+        match put_back::retire(Path::new(NODE_DATA), || put_back::kill_now(pid)) {
             Ok(()) => Reply::Now(json(id, Outcome::Ok(Done {})), Some(Event::Stop(Reason::PutBack))),
             // Better no node than one that has forgotten.
             Err(error) => Reply::Now(

@@ -12,21 +12,29 @@ use nix::unistd::Pid;
 /// What the mark says.
 const REASON: &str = "the machine was put back to an earlier state, and was told so\n";
 
-/// Marks the node's data directory, and kills the node. The mark is there before the node ends, so that none is started again
+/// Marks the node's data directory, and ends the node. The mark is there before the node ends, so that none is started again
 /// without seeing it, and is on the disk when this returns.
 ///
 /// # Errors
-/// The mark cannot be written: the node is killed all the same.
-pub(super) fn retire(folder: &Path, pid: Option<u32>) -> io::Result<()> {
+/// The mark cannot be written, and the node is ended all the same; or that cannot be done.
+pub(super) fn retire(folder: &Path, end: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let path = folder.join(NODE_RETIRED_FILE);
     let opened = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
-    let killed =
-        pid.and_then(|pid| i32::try_from(pid).ok()).map(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL));
+    let ended = end();
     let mut file = opened?;
     file.write_all(REASON.as_bytes())?;
     file.sync_all()?;
     File::open(folder)?.sync_all()?;
-    match killed {
+    ended
+}
+
+/// Kills a process, if there is one.
+///
+/// # Errors
+/// The kernel does not let us.
+pub(super) fn kill_now(pid: Option<u32>) -> io::Result<()> {
+    let pid = pid.and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+    match pid.map(|pid| kill(pid, Signal::SIGKILL)) {
         // It had ended by itself.
         None | Some(Ok(()) | Err(Errno::ESRCH)) => Ok(()),
         Some(Err(errno)) => Err(errno.into()),
@@ -35,29 +43,35 @@ pub(super) fn retire(folder: &Path, pid: Option<u32>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::ExitStatusExt;
-    use std::process::Command;
-
     use super::*;
 
     #[test]
-    #[allow(clippy::disallowed_methods, reason = "a program that ends by nothing but a signal")]
-    fn node_is_killed_and_its_folder_bears_the_mark() {
+    fn mark_is_there_before_the_node_ends() {
         let dir = tempfile::tempdir().unwrap();
-        let mut node = Command::new("sleep").arg("60").spawn().unwrap();
-        retire(dir.path(), Some(node.id())).unwrap();
-        assert_eq!(node.wait().unwrap().signal(), Some(9));
-        assert_eq!(std::fs::read_to_string(dir.path().join(NODE_RETIRED_FILE)).unwrap(), REASON);
-        // Again, and without a node.
-        retire(dir.path(), None).unwrap();
+        let mark = dir.path().join(NODE_RETIRED_FILE);
+        retire(dir.path(), || File::open(&mark).map(drop)).unwrap();
+        assert_eq!(std::fs::read_to_string(&mark).unwrap(), REASON);
+        // Again, and a node that cannot be ended.
+        let failed = retire(dir.path(), || Err(io::ErrorKind::PermissionDenied.into())).unwrap_err();
+        assert_eq!(failed.kind(), io::ErrorKind::PermissionDenied);
     }
 
     #[test]
-    #[allow(clippy::disallowed_methods, reason = "a program that ends by nothing but a signal")]
-    fn node_is_killed_also_where_nothing_can_be_written() {
+    fn node_is_ended_also_where_nothing_can_be_written() {
         let dir = tempfile::tempdir().unwrap();
-        let mut node = Command::new("sleep").arg("60").spawn().unwrap();
-        retire(&dir.path().join("missing"), Some(node.id())).unwrap_err();
-        assert_eq!(node.wait().unwrap().signal(), Some(9));
+        let mut is_ended = false;
+        let end = || {
+            is_ended = true;
+            Ok(())
+        };
+        retire(&dir.path().join("missing"), end).unwrap_err();
+        assert!(is_ended);
+    }
+
+    #[test]
+    fn node_that_is_gone_need_not_be_killed() {
+        kill_now(None).unwrap();
+        // No process has the largest number (PID_MAX_LIMIT, linux/threads.h).
+        kill_now(Some(1 << 30)).unwrap();
     }
 }
