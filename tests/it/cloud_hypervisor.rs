@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use crate::host;
-use crate::lab::{MACHINE_TOPOLOGIES, Run, Running, bench, rounds, topology, write_scenario};
+use crate::lab::{MACHINE_TOPOLOGIES, Run, Running, bench, rounds, time_story, topology, write_scenario};
 use crate::rig;
 
 /// A cut, a pause and a power cut, in as little time as they take.
@@ -13,14 +13,6 @@ const STORY: &str = "nodes: { count: 3 }\nworkload: { rate: 20/s }\nduration: 20
                      - { at: 7s, for: 1s, pause: follower }\n  \
                      - { at: 11s, kill: n2, restart_after: 1s }\n\
                      checks: [linearizable, durable, raft, { recovers: { within: 10s } }]\n";
-/// What only machines can have: they are saved and go on, their clocks are wrong, and the leader is put back.
-const TIME: &str = "nodes: { count: 3 }\nworkload: { rate: 20/s }\nduration: 34s\nfaults:\n  \
-                    - { at: 1s, for: 3s, suspend: follower }\n  \
-                    - { at: 1s, for: 3s, clock: leader, step: -30s }\n  \
-                    - { at: 8s, for: 3s, suspend: leader }\n  \
-                    - { at: 15s, for: 5s, clock: follower, drift: 5% }\n  \
-                    - { at: 21s, by: 2s, rollback: leader }\n\
-                    checks: [linearizable, durable, raft, { recovers: { within: 10s } }]\n";
 /// Kills a lab in the middle of a fault, in a host of which everything can be seen: what was not there before has to be gone.
 const KILLED: &str = r#"
 cat > story.yaml <<'END'
@@ -67,8 +59,8 @@ fn machines_of_cloud_hypervisor_pass_with_every_receipt() {
         return host::lacks("cloud-hypervisor", "cloud-hypervisor on the search path");
     };
     let Some((_turn, home)) = bench() else { return };
-    let [story, time] =
-        [("story", STORY), ("time", TIME)].map(|(name, text)| write_scenario(home.path(), name, text));
+    let [story, time] = [("story", STORY), ("time", &time_story(20))]
+        .map(|(name, text)| write_scenario(home.path(), name, text));
     let others = ["split-brain", "leader-isolated", "lossy-wan", "crash-storm", "pause-leader"];
     let others: Vec<_> = others.iter().chain(&MACHINE_TOPOLOGIES).map(|name| topology(name)).collect();
     let others = others.iter().map(|file| file.to_str().unwrap());

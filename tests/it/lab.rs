@@ -47,6 +47,20 @@ pub(crate) const TOPOLOGIES: [&str; 8] = [
 /// The others, which need virtual machines.
 pub(crate) const MACHINE_TOPOLOGIES: [&str; 3] = ["suspend-leader", "rollback", "wrong-clocks"];
 
+/// What only machines can have, in as little time as it takes: they are saved and go on, their clocks are wrong, and the leader is
+/// put back. So many operations in a second.
+pub(crate) fn time_story(rate: u32) -> String {
+    format!(
+        "nodes: {{ count: 3 }}\nworkload: {{ rate: {rate}/s }}\nduration: 34s\nfaults:\n  \
+         - {{ at: 1s, for: 3s, suspend: follower }}\n  \
+         - {{ at: 1s, for: 3s, clock: leader, step: -30s }}\n  \
+         - {{ at: 8s, for: 3s, suspend: leader }}\n  \
+         - {{ at: 15s, for: 5s, clock: follower, drift: 5% }}\n  \
+         - {{ at: 21s, by: 2s, rollback: leader }}\n\
+         checks: [linearizable, durable, raft, {{ recovers: {{ within: 10s }} }}]\n"
+    )
+}
+
 /// A program that knows the node's version, and otherwise does this, in words of a shell.
 pub(crate) fn node_that(home: &Path, does: &str) -> PathBuf {
     let path = home.join("another-node");

@@ -14,8 +14,8 @@ use aspen_lab::image::digest::of_bytes;
 
 use crate::host;
 use crate::lab::{
-    LOOK_INTERVAL, MACHINE_TOPOLOGIES, Run, Running, TOPOLOGIES, Turn, bench, rounds, run, topology,
-    write_scenario,
+    LOOK_INTERVAL, MACHINE_TOPOLOGIES, Run, Running, TOPOLOGIES, Turn, bench, rounds, run, time_story,
+    topology, write_scenario,
 };
 
 /// A cut, a pause, a power cut, and a cut round the machine that is off, in as little time as they take.
@@ -25,14 +25,6 @@ const STORY: &str = "nodes: { count: 3 }\nworkload: { rate: 60/s }\nduration: 20
                      - { at: 12s, kill: n2, restart_after: 2s }\n  \
                      - { at: 12500ms, for: 1s, partition: [[n2], [rest]] }\n\
                      checks: [linearizable, durable, raft, { recovers: { within: 10s } }]\n";
-/// What only machines can have: they are saved and go on, their clocks are wrong, and the leader is put back.
-const TIME: &str = "nodes: { count: 3 }\nworkload: { rate: 60/s }\nduration: 34s\nfaults:\n  \
-                    - { at: 1s, for: 3s, suspend: follower }\n  \
-                    - { at: 1s, for: 3s, clock: leader, step: -30s }\n  \
-                    - { at: 8s, for: 3s, suspend: leader }\n  \
-                    - { at: 15s, for: 5s, clock: follower, drift: 5% }\n  \
-                    - { at: 21s, by: 2s, rollback: leader }\n\
-                    checks: [linearizable, durable, raft, { recovers: { within: 10s } }]\n";
 /// The same power cut alone.
 const KILL: &str = "nodes: { count: 3 }\nworkload: { rate: 60/s }\nduration: 8s\nfaults:\n  \
                     - { at: 1s, kill: n1, restart_after: 1s }\nchecks: [linearizable]\n";
@@ -88,7 +80,7 @@ fn machines_are_cut_off_paused_and_switched_off_and_pass_with_every_receipt() {
 #[test]
 fn machines_that_are_saved_and_put_back_lose_nothing_that_was_acknowledged() {
     let Some((_turn, home)) = machines() else { return };
-    let run = run_machines(home.path(), TIME, &[]);
+    let run = run_machines(home.path(), &time_story(60), &[]);
     assert_eq!(run.code, Some(0), "{}", run.output());
     let report = run.report();
     let faults = report["record"]["faults"].as_array().unwrap();
@@ -135,7 +127,7 @@ fn machine_that_is_not_suspended_put_back_or_wrong_is_no_pass() {
 #[test]
 fn processes_are_refused_what_only_machines_can_have() {
     let Some((_turn, home)) = bench() else { return };
-    let file = write_scenario(home.path(), "time", TIME);
+    let file = write_scenario(home.path(), "time", &time_story(60));
     let run = run(home.path(), "run", &[&file, "--driver", "process"], &[]);
     assert_eq!(run.code, Some(3), "{}", run.output());
     let want = "the scenario has the fault suspend, for which every node needs a machine of its own, and the driver process has \

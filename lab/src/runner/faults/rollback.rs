@@ -57,14 +57,14 @@ impl Tools {
         let Outcome { then, is_retired } = outcome?;
         let is_gone = !self.cluster.runs(node).await;
         let answer = self.listen(node).await;
-        let mut seen = vec![
+        let proofs = vec![
             answered(now.map(|state| state.incarnation)),
             forgot(now.as_ref(), then.as_ref()),
             alone(&counted),
             ended(is_retired, is_gone),
+            silent("after", answer),
         ];
-        seen.push(silent("after", answer));
-        self.close(strike, ended_ns, seen, "is out of the cluster");
+        self.close(strike, ended_ns, proofs, "is out of the cluster");
         Ok(())
     }
 
