@@ -21,22 +21,24 @@ about: A run that is killed in the middle of a fault.
 nodes: { count: 3 }
 workload: { rate: 20/s }
 duration: 5m
-faults: [{ at: 100ms, for: 4m, $FAULT }]
+faults: [{ at: 3s, for: 4m, $FAULT }]
 checks: [linearizable]
 END
-programs() { for exe in /proc/[0-9]*/exe; do readlink "$exe"; done | grep -v -e busybox -e bash | sort; }
+targets() { for link in "$@"; do readlink "$link"; done | sort; }
+programs() { targets /proc/[0-9]*/exe | grep -v -e busybox -e bash; }
 look() {
   programs
-  for space in net mnt pid user; do readlink /proc/[0-9]*/ns/$space | sort -u; done
+  for space in net mnt pid user; do targets /proc/[0-9]*/ns/$space | sort -u; done
   ls /sys/class/net
   sort /proc/mounts
-  find /tmp /run -mindepth 1 | sort
+  find /tmp /run -mindepth 1 -not -path "$PWD*" | sort
 }
 look > before
 lab run story.yaml --driver cloud-hypervisor --fabric "$FABRIC" --out run > said 2>&1 &
 lab=$!
 until grep -q '$SIGN' said; do
   kill -0 $lab || { cat said; exit 3; }
+  grep -q 'nothing to break' said && { cat said; exit 3; }
   sleep 1
 done
 count=$(programs | grep -c cloud-hypervisor)
