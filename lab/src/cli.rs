@@ -22,6 +22,9 @@ use crate::scenario::{Mistake, duration_of};
 /// First argument with which the lab's own program is a node. Nobody types it.
 pub const NODE_PART: &str = "__node";
 
+/// The folder of runs whose directory nobody names.
+pub(crate) const RUNS: &str = "runs";
+
 /// What the commands that judge end with.
 const VERDICT_CODES: &str = "Exit codes: 0 every check holds; 1 a check failed; 2 unknown or invalid: a fault left no receipt, too few \
 operations, ended early; 3 this host cannot run it; 64 the file or the command line is wrong.";

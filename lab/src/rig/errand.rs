@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, DriverArg, ImageCommand, MachineArgs};
-use crate::session::outer::RUNS;
+use crate::cli::{Cli, Command, DriverArg, ImageCommand, MachineArgs, RUNS};
 
 /// The word for a shell instead of a command of the lab.
 pub(super) const SHELL: &str = "shell";

@@ -15,7 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 use super::driver::{Choice, ChoiceError, choose, remove_boot_files};
 use super::progress::Progress;
 use super::{Message, Order, PLANTED_LAB, browser};
-use crate::cli::{FabricArg, MachineArgs, RunArgs};
+use crate::cli::{FabricArg, MachineArgs, RUNS, RunArgs};
 use crate::image::cache::{IMAGE_VARIABLE, KERNEL_VARIABLE, KEY_VARIABLE};
 use crate::image::workshop::variable;
 use crate::limits::{NODE_VERSION_MAX, SANDBOX_END_MAX};
@@ -319,9 +319,6 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), OuterError> {
         Err(source) => Err(failed(source)),
     }
 }
-
-/// Where runs go whose directory nobody names.
-pub(crate) const RUNS: &str = "runs";
 
 /// Takes back a run directory in which nothing has happened.
 pub(crate) fn discard(directory: &Path) {
