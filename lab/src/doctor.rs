@@ -14,6 +14,7 @@ pub use self::inner::run_inner;
 use self::rows::{Fix, Row, hypervisor_rows, write_rows};
 use crate::check::counted;
 use crate::fabric::FabricError;
+use crate::fabric::kernel::KernelError;
 use crate::image::workshop::WorkshopError;
 use crate::limits::{DOCTOR_ANSWER_MAX, DOCTOR_LATENCY};
 use crate::machine::{MachineError, ProbeError};
@@ -40,6 +41,9 @@ pub enum DoctorError {
     /// The switch.
     #[error(transparent)]
     Fabric(#[from] FabricError),
+    /// The kernel's fabric.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
     /// A probe that had to be answered was not.
     #[error("a probe over a whole link failed")]
     Probe(#[from] ProbeError),

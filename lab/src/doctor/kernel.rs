@@ -2,15 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::DoctorError;
 use super::inner::{address, interface, mac, micros};
 use super::rows::{Fix, Row};
 use crate::causes::causes;
 use crate::check::counted;
-use crate::fabric::FabricError;
 use crate::fabric::kernel::{KernelError, KernelFabric, Part, PortKind};
 use crate::fabric::namespace::Namespace;
 use crate::limits::{DOCTOR_ANSWER_MAX, DOCTOR_LATENCY, DOCTOR_SILENCE};
@@ -60,28 +59,13 @@ pub(super) fn look() -> KernelFinding {
     match try_it() {
         Ok(finding) => finding,
         Err(error) => {
-            let is_nft = matches!(&error, TrialError::Kernel(KernelError::Lacks { part: Part::Nft, .. }));
+            let is_nft = matches!(&error, DoctorError::Kernel(KernelError::Lacks { part: Part::Nft, .. }));
             KernelFinding::Lacks { why: causes(&error).replace("\nbecause: ", ": "), is_nft }
         }
     }
 }
 
-/// Why it does not work.
-#[derive(Debug, thiserror::Error)]
-enum TrialError {
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    #[error(transparent)]
-    Fabric(#[from] FabricError),
-    #[error("a probe over a whole link failed")]
-    Probe(#[from] ProbeError),
-    #[error("a probe over a cut link was answered")]
-    CutIgnored,
-    #[error("a probe over a link of {DOCTOR_LATENCY:?} each way took {0:?}")]
-    LatencyIgnored(Duration),
-}
-
-fn try_it() -> Result<KernelFinding, TrialError> {
+fn try_it() -> Result<KernelFinding, DoctorError> {
     let log = ProgramLog::open(Path::new("/dev/null")).map_err(|error| Part::Nft.lacking(error))?;
     let ports = [0, 1].map(|port| (mac(port), PortKind::Veth));
     let fabric = KernelFabric::build(0, None, &ports, log)?;
@@ -99,7 +83,7 @@ fn try_it() -> Result<KernelFinding, TrialError> {
     let before = fabric.set_rules(&both(LinkRule::CUT))?;
     match probe(DOCTOR_SILENCE) {
         Err(ProbeError::Unanswered(_)) => {}
-        Ok(_rtt) => return Err(TrialError::CutIgnored),
+        Ok(_rtt) => return Err(DoctorError::CutIgnored),
         Err(error) => return Err(error.into()),
     }
     let after = fabric.snapshot()?;
@@ -109,7 +93,7 @@ fn try_it() -> Result<KernelFinding, TrialError> {
     fabric.set_rules(&both(slow))?;
     let late = probe(DOCTOR_ANSWER_MAX)?;
     if late < 2 * DOCTOR_LATENCY {
-        return Err(TrialError::LatencyIgnored(late));
+        return Err(DoctorError::LatencyIgnored(late));
     }
     Ok(KernelFinding::Works { rtt_us, frames_dropped, slow_us: micros(late) })
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use aspen_init::control::{Answer, Done, Health, NodeState, Order, Outcome, Probed, Request};
-use aspen_init::layout::{CONTROL_VSOCK_PORT, NODE_DATA, NODE_RETIRED_FILE};
+use aspen_init::layout::{CONTROL_VSOCK_PORT, NODE_DATA};
 use aspen_init::limits::{CONTROL_LINE_BYTES_MAX, CONTROL_RETRY, PROBES_MAX, READ_BYTES_MAX};
 use aspen_init::report::Reason;
 use aspen_init::texts::head;
@@ -184,17 +184,12 @@ impl Desk {
             status.state = NodeState::Stopped;
             status.pid
         };
-        match put_back::retire(Path::new(NODE_DATA), || put_back::kill_now(pid)) {
-            Ok(()) => Reply::Now(json(id, Outcome::Ok(Done {})), Some(Event::Stop(Reason::PutBack))),
-            // Better no node than one that has forgotten.
-            Err(error) => Reply::Now(
-                json(
-                    id,
-                    Outcome::<Done>::Error(format!("cannot write {NODE_DATA}/{NODE_RETIRED_FILE}: {error}")),
-                ),
-                Some(Event::Stop(Reason::PutBack)),
-            ),
-        }
+        let outcome = match put_back::retire(Path::new(NODE_DATA), || put_back::kill_now(pid)) {
+            Ok(()) => Outcome::Ok(Done {}),
+            // Better no node than one that has forgotten: the machine goes off all the same.
+            Err(error) => Outcome::Error(format!("the node is not ended for good on this disk: {error}")),
+        };
+        Reply::Now(json(id, outcome), Some(Event::Stop(Reason::PutBack)))
     }
 
     fn health(&self) -> Health {
