@@ -6,8 +6,10 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 use crate::builder::{NodeBuilder, StartError, make_data_dir};
 use crate::cluster::identity::Identity;
@@ -15,6 +17,9 @@ use crate::cluster::retired::RetiredError;
 use crate::config::{Cli, CliCommand, Config, ConfigError, RunArgs};
 use crate::limits::{RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
 use crate::plant::{self, PlantError};
+
+/// Under which name a supervisor is told our public key: a variable of our own, as `sd_notify(3)` has it.
+const ENDPOINT_ID: &str = "X_ASPEN_ENDPOINT_ID";
 
 /// The settings are wrong (`EX_USAGE`, sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -70,10 +75,12 @@ fn print_identity(data_dir: &Path) -> Result<(), RunError> {
 }
 
 fn run(config: Config) -> Result<(), RunError> {
-    let filter = EnvFilter::builder()
-        .parse(&config.log)
+    let filter = config
+        .log
+        .parse::<Targets>()
         .map_err(|error| RunError::LogFilter { filter: config.log.clone(), reason: error.to_string() })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(RunError::Runtime)?;
     let result = runtime.block_on(serve(config));
@@ -88,12 +95,15 @@ async fn serve(config: Config) -> Result<(), RunError> {
     let (id, raft, http) = (config.id, config.raft_listen, config.http_listen);
     let node = NodeBuilder::new(config).start().await?;
     tracing::info!(%id, endpoint_id = %node.endpoint_id(), %raft, %http, version = crate::BUILD, "ready");
+    let endpoint_id = format!("{ENDPOINT_ID}={}", node.endpoint_id());
+    tell(&[NotifyState::Ready, NotifyState::Custom(&endpoint_id)]);
     let failed = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
         reason = node.failed() => Some(reason),
     };
     tracing::info!("stopping");
+    tell(&[NotifyState::Stopping]);
     let stopped = tokio::time::timeout(STOP_TIMEOUT, node.stop()).await;
     match (failed, stopped) {
         (Some(reason), _) => Err(RunError::Failed(reason)),
@@ -102,6 +112,13 @@ async fn serve(config: Config) -> Result<(), RunError> {
             tracing::info!("stopped");
             Ok(())
         }
+    }
+}
+
+/// Tells whoever has started us how far we are, if they want to know: systemd, or the appliance.
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("cannot tell the supervisor behind NOTIFY_SOCKET: {error}");
     }
 }
 

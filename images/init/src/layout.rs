@@ -36,6 +36,10 @@ pub const NODE_SECRET_FILE: &str = "identity.key";
 pub const NODE_EXIT_USAGE: i32 = 64;
 /// With what the node ends whose data directory is of an earlier state (`EX_DATAERR`, sysexits.h).
 pub const NODE_EXIT_RETIRED: i32 = 65;
+/// The socket on which the node tells that it serves.
+pub const NODE_NOTIFY: &str = "/run/aspen/notify";
+/// Under which name the node tells its public key when it says that it serves (`sd_notify(3)`).
+pub const NODE_ENDPOINT_ID: &str = "X_ASPEN_ENDPOINT_ID";
 /// The file in the node's data directory that keeps the node from running: its state is one of before.
 pub const NODE_RETIRED_FILE: &str = "retired";
 /// What the node said last before it ended unasked, on the data disk.

@@ -118,17 +118,13 @@ pub const DHCP_SLEEP_MAX: Duration = Duration::from_mins(10);
 
 // ---- node ----
 
-/// How often the node is asked whether it answers: refused by the kernel at once, it costs microseconds.
-pub const READY_LOOK_INTERVAL: Duration = Duration::from_millis(10);
-/// How long one such question may take.
-pub const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest answer that is read, in bytes: a status with 100 members has 20 KiB.
-pub const HTTP_ANSWER_BYTES_MAX: u64 = 256 * 1024;
+/// What is read of a word of the node's, in bytes: systemd reads as much (`NOTIFY_BUFFER_MAX`).
+pub const NOTIFY_BYTES_MAX: usize = 4096;
 /// How long the node has to stop by itself: its own bound is 10 s, and 1 s for its runtime.
 pub const NODE_STOP_MAX: Duration = Duration::from_secs(15);
 /// How long a killed node has to be gone. The kernel needs milliseconds; one that waits for a dead disk is left behind.
 pub const NODE_KILL_MAX: Duration = Duration::from_secs(5);
-/// How often it is looked whether the node has stopped, besides at every signal.
+/// How often it is looked whether the node has stopped, besides at every signal, and whether its word is still waited for.
 pub const NODE_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the last lines of a node that ended may take to come out of its pipe.
 pub const OUTPUT_DRAIN_MAX: Duration = Duration::from_secs(1);
@@ -138,7 +134,7 @@ pub const RESTART_WAIT_MIN: Duration = Duration::from_millis(100);
 pub const RESTART_WAIT_MAX: Duration = Duration::from_secs(10);
 /// A node that ran so long is a good one, and its next wait the shortest again.
 pub const NODE_STEADY: Duration = Duration::from_mins(1);
-/// Starts in a row without an answer after which the machine goes off: about half a minute of waits.
+/// Starts in a row that came to nothing after which the machine goes off: about half a minute of waits.
 pub const NODE_FAILURES_MAX: u32 = 10;
 /// Longest line of the node that is kept in one piece, in bytes.
 pub const NODE_LINE_BYTES_MAX: u64 = 4 * 1024;

@@ -208,8 +208,8 @@ impl Machine {
             match events.recv_timeout(next.min(CLOCK_INTERVAL)) {
                 Ok(Event::Stop(reason)) => return Ok(reason),
                 Ok(Event::ChildEnded) => supervisor.reap()?,
-                Ok(Event::Answered { start, endpoint_id }) => {
-                    if supervisor.answered(start) {
+                Ok(Event::Serves { start, endpoint_id }) => {
+                    if supervisor.serves(start) {
                         self.report_ready(supervisor, endpoint_id);
                     }
                 }

@@ -7,10 +7,13 @@ use std::io::{self, Write};
 
 use cpio::NewcBuilder;
 use cpio::newc::ModeFileType;
+use zstd::zstd_safe::CParameter;
 
 use super::bounded;
 use super::modules::Module;
-use crate::limits::image::{INITRAMFS_UNPACKED_BYTES_MAX, INITRAMFS_WINDOW_LOG, INITRAMFS_ZSTD_LEVEL};
+use crate::limits::image::{
+    INITRAMFS_MATCH_BYTES_MIN, INITRAMFS_UNPACKED_BYTES_MAX, INITRAMFS_WINDOW_LOG, INITRAMFS_ZSTD_LEVEL,
+};
 
 /// What a path in the archive is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +97,7 @@ impl Initramfs {
         // The kernel takes as much memory to unpack it, beside the packed and the unpacked files, and refuses more than 8 MiB
         // (ZSTD_WINDOWSIZE_MAX, lib/decompress_unzstd.c). With those it would be 7 % smaller.
         packer.window_log(INITRAMFS_WINDOW_LOG)?;
+        packer.set_parameter(CParameter::MinMatch(INITRAMFS_MATCH_BYTES_MIN))?;
         // No checksum: every boot would pay for it, and the manifest has a better one.
         packer.set_pledged_src_size(Some(bytes))?;
         packer.write_all(&archive)?;

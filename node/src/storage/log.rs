@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use tokio::sync::{oneshot, watch};
 
 use self::cache::Cache;
@@ -308,25 +308,33 @@ struct Loaded {
     last: Option<LogId>,
 }
 
-/// Makes the tables, and makes sure that they are this node's and of a known format.
+/// Makes the tables where there are none, and makes sure that they are this node's and of a known format.
 fn initialize(path: &Path, db: &Database, id: NodeId) -> Result<(), StorageError> {
-    let make = || -> Result<(u64, u64), redb::Error> {
+    let look = || -> Result<Option<[Option<u64>; 2]>, redb::Error> {
+        let txn = db.begin_read()?;
+        let meta = match txn.open_table(META) {
+            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+            meta => meta?,
+        };
+        let number = |name: &str| -> Result<Option<u64>, redb::Error> {
+            Ok(meta.get(name)?.and_then(|value| value.value().try_into().ok()).map(u64::from_le_bytes))
+        };
+        Ok(Some([number("format")?, number("node")?]))
+    };
+    let make = || -> Result<(), redb::Error> {
         let txn = db.begin_write()?;
         let mut meta = txn.open_table(META)?;
-        txn.open_table(ENTRIES)?;
-        let mut number = |name: &str, default: u64| -> Result<u64, redb::Error> {
-            let found = meta.get(name)?.map(|value| value.value().try_into().map_or(0, u64::from_le_bytes));
-            if found.is_none() {
-                meta.insert(name, default.to_le_bytes().as_slice())?;
-            }
-            Ok(found.unwrap_or(default))
-        };
-        let found = (number("format", FORMAT)?, number("node", id.0)?);
+        meta.insert("format", FORMAT.to_le_bytes().as_slice())?;
+        meta.insert("node", id.0.to_le_bytes().as_slice())?;
         drop(meta);
-        txn.commit()?;
-        Ok(found)
+        txn.open_table(ENTRIES)?;
+        Ok(txn.commit()?)
     };
-    let (format, node) = make().map_err(|error| redb_error(path, error))?;
+    let failed = |error| redb_error(path, error);
+    let Some(found) = look().map_err(failed)? else { return make().map_err(failed) };
+    let [Some(format), Some(node)] = found else {
+        return Err(StorageError::Corrupt { path: path.to_owned(), what: "the format".to_owned() });
+    };
     if format != FORMAT {
         return Err(StorageError::Format { path: path.to_owned(), found: format, supported: FORMAT });
     }

@@ -35,15 +35,15 @@ const FORMAT: i64 = 1;
 const APPLICATION_ID: i64 = 0x4173_706e;
 
 const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS kv (
+    CREATE TABLE kv (
         key BLOB PRIMARY KEY,
         value BLOB NOT NULL,
         create_revision INTEGER NOT NULL,
         mod_revision INTEGER NOT NULL,
         version INTEGER NOT NULL
     ) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS digests (at INTEGER PRIMARY KEY, digest BLOB NOT NULL);
+    CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE digests (at INTEGER PRIMARY KEY, digest BLOB NOT NULL);
 ";
 
 /// The state machine that openraft drives.
@@ -215,22 +215,26 @@ fn initialize(path: &Path, connection: &Connection) -> Result<(), StorageError> 
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
     let found = pragma("user_version").map_err(sqlite)?;
     let application = pragma("application_id").map_err(sqlite)?;
-    if (found, application) == (0, 0) {
-        let make = format!("PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT};");
-        connection.execute_batch(&make).map_err(sqlite)?;
-    } else if application != APPLICATION_ID {
+    let is_new = (found, application) == (0, 0);
+    if !is_new && application != APPLICATION_ID {
         return Err(StorageError::Corrupt { path: path.to_owned(), what: "the application id".to_owned() });
-    } else if found != FORMAT {
+    }
+    if !is_new && found != FORMAT {
         return Err(StorageError::Format {
             path: path.to_owned(),
             found: found.unsigned_abs(),
             supported: FORMAT.unsigned_abs(),
         });
     }
-    connection
-        .execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;")
-        .and_then(|()| connection.execute_batch(SCHEMA))
-        .map_err(sqlite)
+    connection.execute_batch("PRAGMA synchronous=NORMAL; PRAGMA journal_mode=WAL;").map_err(sqlite)?;
+    if is_new {
+        // At once, or not at all.
+        let make = format!(
+            "BEGIN; PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}; {SCHEMA} COMMIT;"
+        );
+        connection.execute_batch(&make).map_err(sqlite)?;
+    }
+    Ok(())
 }
 
 /// A connection that cannot write.

@@ -19,7 +19,7 @@ use std::time::Duration;
 use aspen_init::blocks::{BlockList, BlocksError};
 use aspen_init::config::{DataFormat, Settings};
 use aspen_init::layout::{DATA, DATA_BLOCKS};
-use aspen_init::limits::{BLOCK_BYTES, KERNEL_LOG_BYTES_MAX, READ_BYTES_MAX, RELEASE_MAX};
+use aspen_init::limits::{BLOCK_BYTES, KERNEL_LOG_BYTES_MAX, LOOK_WHOLE_BYTES, READ_BYTES_MAX, RELEASE_MAX};
 use aspen_init::texts::head;
 use nix::errno::Errno;
 use nix::libc;
@@ -175,7 +175,9 @@ fn make_ready(path: &Path, format: DataFormat, console: &Console) -> Result<u64,
             }
             // What we began to write is ours to write over.
             if content == Content::Blank {
-                let places: Vec<u64> = blocks.blocks().map(|(at, _)| at).collect();
+                // What comes before was looked at whole.
+                let places = blocks.blocks().map(|(at, _)| at).filter(|at| *at >= LOOK_WHOLE_BYTES);
+                let places: Vec<u64> = places.collect();
                 if let Some(at) = content::first_taken(&disk, disk_bytes, &places).map_err(failed)? {
                     let what = format!("data of an unknown kind at byte {at}");
                     return Err(DiskError::Other { path: owned(), what });

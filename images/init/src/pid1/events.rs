@@ -1,4 +1,4 @@
-//! What happens to a running machine: signals, the power button, the node's end and its first answer, in one queue.
+//! What happens to a running machine: signals, the power button, the node's end and its word that it serves, in one queue.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -19,8 +19,8 @@ pub(super) enum Event {
     ChildEnded,
     /// The machine is to go off.
     Stop(Reason),
-    /// The node that was started as this one answers, and what it said of itself.
-    Answered {
+    /// The node that was started as this one serves, and what it said of itself.
+    Serves {
         /// Which start of the node.
         start: u64,
         /// Its public key; empty when it did not say.

@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aspen_init::control::NodeState;
-use aspen_init::layout::{LAST_WORDS, NODE, NODE_CONFIG, NODE_DATA, NODE_SECRET_FILE};
+use aspen_init::layout::{LAST_WORDS, NODE, NODE_CONFIG, NODE_DATA, NODE_NOTIFY, NODE_SECRET_FILE};
 use aspen_init::limits::{
     NODE_KILL_MAX, NODE_LINE_BYTES_MAX, NODE_LOOK_INTERVAL, NODE_STOP_MAX, OUTPUT_DRAIN_MAX,
 };
@@ -61,7 +61,7 @@ pub(super) enum NodeError {
     )]
     Retired,
     /// It ends again and again.
-    #[error("the node ended {0} times in a row without an answer, see its words above and in {LAST_WORDS}")]
+    #[error("the node ended {0} times in a row before it served, see its words above and in {LAST_WORDS}")]
     Failures(u32),
 }
 
@@ -124,7 +124,7 @@ struct Running {
     words: Arc<Mutex<LastWords>>,
     output_ended: Receiver<()>,
     is_over: Arc<AtomicBool>,
-    has_answered: bool,
+    has_served: bool,
 }
 
 impl Supervisor {
@@ -192,6 +192,10 @@ impl Supervisor {
         self.starts += 1;
         let (output, input) = io::pipe().map_err(NodeError::Start)?;
         let errors = input.try_clone().map_err(NodeError::Start)?;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let word = Path::new(NODE_NOTIFY);
+        ready::watch(self.starts, word, Arc::clone(&is_over), self.events.clone())
+            .map_err(NodeError::Start)?;
         #[allow(
             clippy::disallowed_methods,
             reason = "this is the file of the appliance that starts a program"
@@ -199,7 +203,13 @@ impl Supervisor {
         let mut command = Command::new(NODE);
         command.args(["--config", NODE_CONFIG, "--data-dir", NODE_DATA]);
         command.args(self.flags.iter().map(|(flag, value)| format!("--{flag}={value}")));
-        command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(input).stderr(errors);
+        command
+            .env_clear()
+            .env("NOTIFY_SOCKET", word)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(input)
+            .stderr(errors);
         // Nobody waits for this handle: whatever ends is reaped in one place.
         let child = command.spawn().map_err(NodeError::Start)?;
         // Our copies of the pipe's end go, so that it ends with the node.
@@ -213,24 +223,21 @@ impl Supervisor {
             let _ = ended.send(());
         };
         thread::Builder::new().name("output".to_owned()).spawn(relay).map_err(NodeError::Start)?;
-        let is_over = Arc::new(AtomicBool::new(false));
-        ready::watch(self.starts, self.http, Arc::clone(&is_over), self.events.clone())
-            .map_err(NodeError::Start)?;
         let started = Instant::now();
-        self.running = Some(Running { pid, started, words, output_ended, is_over, has_answered: false });
+        self.running = Some(Running { pid, started, words, output_ended, is_over, has_served: false });
         *lock(&self.status) =
             NodeStatus { state: NodeState::Running, pid: Some(child.id()), restarts: self.starts - 1 };
         Ok(())
     }
 
-    /// Takes note of an answer, and says whether it is the first of all.
-    pub(super) fn answered(&mut self, start: u64) -> bool {
+    /// Takes note that a start of it serves, and says whether that is the first of all.
+    pub(super) fn serves(&mut self, start: u64) -> bool {
         match &mut self.running {
-            Some(running) if start == self.starts => running.has_answered = true,
+            Some(running) if start == self.starts => running.has_served = true,
             // It ended meanwhile.
             _ => return false,
         }
-        self.back_off.note_first_answer()
+        self.back_off.note_first_service()
     }
 
     /// Reaps whatever ended. When the node did, decides what comes of it.
@@ -257,7 +264,7 @@ impl Supervisor {
         if let Err(error) = lock(&running.words).append_to(Path::new(LAST_WORDS), &header) {
             self.console.say(format_args!("cannot write {LAST_WORDS}: {error}"));
         }
-        match self.back_off.ended(exit, ran, running.has_answered) {
+        match self.back_off.ended(exit, ran, running.has_served) {
             Verdict::Again(wait) => {
                 self.console.say(format_args!("the node is started again in {} ms", clock::millis(wait)));
                 self.start_at = Some(Instant::now() + wait);
@@ -386,7 +393,7 @@ mod tests {
     fn errors_say_where_to_look() {
         assert_eq!(
             NodeError::Failures(10).to_string(),
-            "the node ended 10 times in a row without an answer, see its words above and in /data/last-words"
+            "the node ended 10 times in a row before it served, see its words above and in /data/last-words"
         );
         assert_eq!(
             NodeError::Settings.to_string(),

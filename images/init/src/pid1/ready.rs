@@ -1,13 +1,17 @@
-//! Waits until the node's HTTP interface answers, whatever it answers.
+//! Where the node serves, and its word that it does: it says so as it would to systemd (`sd_notify(3)`).
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::thread;
 
-use aspen_init::limits::{HTTP_ANSWER_BYTES_MAX, HTTP_TIMEOUT, READY_LOOK_INTERVAL};
+use aspen_init::layout::NODE_ENDPOINT_ID;
+use aspen_init::limits::{NODE_LOOK_INTERVAL, NOTIFY_BYTES_MAX};
 
 use super::events::Event;
 
@@ -36,61 +40,49 @@ pub(super) fn public_address(http: SocketAddr, addresses: &[(IpAddr, u8)]) -> So
     }
 }
 
-/// Asks until the node answers or is cancelled, on a thread of its own, and then sends an event.
+/// Waits for the word of the node's start with this number, at a socket of its own, until it comes or is cancelled, on a thread of
+/// its own; then it sends an event.
 ///
 /// # Errors
-/// No thread can be made.
+/// No socket or no thread can be made.
 pub(super) fn watch(
     start: u64,
-    http: SocketAddr,
+    path: &Path,
     is_cancelled: Arc<AtomicBool>,
     events: SyncSender<Event>,
 ) -> io::Result<()> {
-    let http = match http.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, http.port()).into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, http.port()).into(),
-        _ => http,
-    };
+    // The last start's, to which nobody listens any more.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let socket = UnixDatagram::bind(path)?;
+    socket.set_read_timeout(Some(NODE_LOOK_INTERVAL))?;
     let watch = move || {
+        let mut message = [0; NOTIFY_BYTES_MAX];
         while !is_cancelled.load(Ordering::Relaxed) {
-            if get(http, "/health").is_ok() {
-                let endpoint_id = get(http, "/cluster/status").ok().and_then(|body| endpoint_id(&body));
+            // Mostly there was nothing within the time.
+            let Ok(bytes) = socket.recv(&mut message) else { continue };
+            if let Some(endpoint_id) = readiness(&message[..bytes]) {
                 // Nobody listens: the machine is going off.
-                let _ = events.send(Event::Answered { start, endpoint_id: endpoint_id.unwrap_or_default() });
+                let _ = events.send(Event::Serves { start, endpoint_id });
                 return;
             }
-            thread::sleep(READY_LOOK_INTERVAL);
         }
     };
     thread::Builder::new().name("ready".to_owned()).spawn(watch).map(|_ends_by_itself| ())
 }
 
-fn endpoint_id(body: &str) -> Option<String> {
-    let status: serde_json::Value = serde_json::from_str(body).ok()?;
-    status.get("endpoint_id")?.as_str().map(str::to_owned)
-}
-
-/// The body of an answer, whatever its status.
-fn get(http: SocketAddr, path: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&http, HTTP_TIMEOUT)?;
-    if stream.local_addr()?.ip() != http.ip() {
-        // Not an address of this machine: a stranger would answer for a node that cannot even listen there.
-        return Err(io::ErrorKind::AddrNotAvailable.into());
-    }
-    stream.set_read_timeout(Some(HTTP_TIMEOUT))?;
-    stream.set_write_timeout(Some(HTTP_TIMEOUT))?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(HTTP_ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
-    if head.starts_with("HTTP/1.") { Ok(body.to_owned()) } else { Err(io::ErrorKind::InvalidData.into()) }
+/// The public key of a node that says it serves; empty when it does not name it.
+fn readiness(message: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(message);
+    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let is_ready = value("READY") == Some("1");
+    is_ready.then(|| value(NODE_ENDPOINT_ID).unwrap_or_default().to_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
     use std::sync::mpsc::sync_channel;
     use std::time::Duration;
 
@@ -121,31 +113,25 @@ mod tests {
         assert_eq!(public("127.0.0.1:1"), "127.0.0.1:1");
     }
 
-    /// Answers requests with these, one after the other.
-    fn server(answers: &'static [&'static str]) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        thread::spawn(move || {
-            for answer in answers {
-                let (mut stream, _) = listener.accept().unwrap();
-                let mut request = [0; 1024];
-                let _ = stream.read(&mut request).unwrap();
-                stream.write_all(answer.as_bytes()).unwrap();
-            }
-        });
-        address
-    }
-
     #[test]
-    fn any_answer_is_one_and_nonsense_is_none() {
-        let address = server(&[
-            "SSH-2.0\r\n\r\n",
-            "HTTP/1.1 503 Service Unavailable\r\n\r\n{}",
-            "HTTP/1.1 200 OK\r\n\r\n{\"endpoint_id\":\"ab\"}",
-        ]);
+    fn word_that_it_serves_is_told_from_others() {
         let (sender, events) = sync_channel(1);
-        watch(3, address, Arc::default(), sender).unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let socket = home.path().join("notify");
+        let last_start = Arc::new(AtomicBool::new(true));
+        watch(2, &socket, last_start, sender.clone()).unwrap();
+        watch(3, &socket, Arc::default(), sender).unwrap();
+        let node = UnixDatagram::unbound().unwrap();
+        for word in [
+            "STATUS=opening the stores",
+            "READY=0",
+            "X_ASPEN_ENDPOINT_ID=cd",
+            "READY=1\nX_ASPEN_ENDPOINT_ID=ab\n",
+        ] {
+            node.send_to(word.as_bytes(), &socket).unwrap();
+        }
         let event = events.recv_timeout(Duration::from_secs(20)).unwrap();
-        assert_eq!(event, Event::Answered { start: 3, endpoint_id: "ab".to_owned() });
+        assert_eq!(event, Event::Serves { start: 3, endpoint_id: "ab".to_owned() });
+        assert_eq!(readiness(b"READY=1"), Some(String::new()));
     }
 }

@@ -16,7 +16,7 @@ pub(super) enum Verdict {
     Settings,
     /// Its data is of an earlier state: it has to rejoin as a new member.
     Retired,
-    /// It has ended so many times without an answer.
+    /// It has ended so many times before it served.
     Failures(u32),
 }
 
@@ -25,25 +25,25 @@ pub(super) enum Verdict {
 pub(super) struct BackOff {
     /// Ends in a row, each soon after its start.
     in_a_row: u32,
-    /// Ends in a row without an answer before.
+    /// Ends in a row before it served.
     silent: u32,
-    has_answered: bool,
+    has_served: bool,
 }
 
 impl BackOff {
-    /// Notes that the node answered; true for the first time.
-    pub(super) fn note_first_answer(&mut self) -> bool {
-        !std::mem::replace(&mut self.has_answered, true)
+    /// Notes that the node serves; true for the first time.
+    pub(super) fn note_first_service(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_served, true)
     }
 
     /// Decides, after a node ran so long.
-    pub(super) fn ended(&mut self, exit: Exit, ran: Duration, has_answered: bool) -> Verdict {
+    pub(super) fn ended(&mut self, exit: Exit, ran: Duration, has_served: bool) -> Verdict {
         match exit {
             Exit::Code(NODE_EXIT_USAGE) => return Verdict::Settings,
             Exit::Code(NODE_EXIT_RETIRED) => return Verdict::Retired,
             _ => {}
         }
-        self.silent = if has_answered { 0 } else { self.silent + 1 };
+        self.silent = if has_served { 0 } else { self.silent + 1 };
         if self.silent >= NODE_FAILURES_MAX {
             return Verdict::Failures(self.silent);
         }
@@ -78,8 +78,8 @@ mod tests {
         // An answer in between starts the count again.
         let mut back_off = BackOff::default();
         for round in 0..5 * NODE_FAILURES_MAX {
-            let has_answered = round % 5 == 0;
-            assert!(matches!(back_off.ended(Exit::Code(1), SOON, has_answered), Verdict::Again(_)));
+            let has_served = round % 5 == 0;
+            assert!(matches!(back_off.ended(Exit::Code(1), SOON, has_served), Verdict::Again(_)));
         }
     }
 
@@ -89,9 +89,9 @@ mod tests {
     }
 
     #[test]
-    fn first_answer_is_the_first_once() {
+    fn first_service_is_the_first_once() {
         let mut back_off = BackOff::default();
-        assert!(back_off.note_first_answer());
-        assert!(!back_off.note_first_answer());
+        assert!(back_off.note_first_service());
+        assert!(!back_off.note_first_service());
     }
 }
