@@ -282,7 +282,7 @@ pub trait Cluster: Debug + Send + Sync {
     ///
     /// # Errors
     /// As [`read_clock`](Self::read_clock).
-    fn mend_clock(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>>;
+    fn mend_clock(&self, node: NodeIndex) -> BoxFuture<'_, Result<Duration, ClusterError>>;
 
     /// Whether every node has clocks of its own, that may be wrong.
     fn has_clocks(&self) -> bool;

@@ -5,6 +5,7 @@ pub mod causes;
 pub mod check;
 pub mod cli;
 pub mod cluster;
+mod connect;
 pub mod control;
 pub mod doctor;
 pub mod fabric;

@@ -130,7 +130,7 @@ pub trait Machine: Send {
     ///
     /// # Errors
     /// As [`read_clock`](Self::read_clock).
-    fn mend_clock(&self) -> Result<(), MachineError> {
+    fn mend_clock(&self) -> Result<Duration, MachineError> {
         Err(MachineError::Process(self.name().to_owned()))
     }
 
@@ -224,6 +224,9 @@ pub enum MachineError {
     /// Not started, or ended.
     #[error("{0} does not run")]
     NotRunning(String),
+    /// Nothing would be seen of a pause.
+    #[error("no thread of {0}'s hypervisor runs a processor, by its names")]
+    NoProcessors(String),
     /// SIGSTOP or SIGCONT had no effect in time.
     #[error("{name} is still in state {state} after {waited:?}")]
     State {

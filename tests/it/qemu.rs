@@ -4,9 +4,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use aspen_init::report::{Line, Reason, parse_line};
 use aspen_lab::image;
@@ -14,8 +13,8 @@ use aspen_lab::image::digest::of_bytes;
 
 use crate::host;
 use crate::lab::{
-    LOOK_INTERVAL, MACHINE_TOPOLOGIES, Run, Running, TOPOLOGIES, Turn, bench, rounds, run, time_story,
-    topology, write_scenario,
+    MACHINE_TOPOLOGIES, Run, Running, TOPOLOGIES, Turn, bench, rounds, run, time_story, topology,
+    write_scenario,
 };
 
 /// A cut, a pause, a power cut, and a cut round the machine that is off, in as little time as they take.
@@ -31,7 +30,7 @@ const KILL: &str = "nodes: { count: 3 }\nworkload: { rate: 60/s }\nduration: 8s\
 /// Power cuts in each round, under writes only. No machine boots before the one before it serves again.
 const POWER_CUTS: u64 = 3;
 /// Three emulated machines, measured, booted and run at the largest slowdown, on a host that builds the image first.
-const RUN_MAX: Duration = Duration::from_mins(15);
+pub(crate) const RUN_MAX: Duration = Duration::from_mins(15);
 
 /// The right to run a cluster of virtual machines; none where this host has no QEMU.
 fn machines() -> Option<(Turn, tempfile::TempDir)> {
@@ -137,34 +136,6 @@ fn processes_are_refused_what_only_machines_can_have() {
 }
 
 /// `lab status` and `lab down` were refused once as long as a machine was measured, and Ctrl-C was the only way out.
-#[test]
-fn lab_that_measures_its_machines_says_so_and_ends_at_once() {
-    let Some((_turn, home)) = machines() else { return };
-    let file = write_scenario(home.path(), "story", KILL);
-    let lab = |words: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
-        command.args(words).env("XDG_RUNTIME_DIR", home.path()).stdin(Stdio::null());
-        command
-    };
-    let out = home.path().join("run");
-    let words = ["up", &file, "--driver", "qemu", "--out", out.to_str().unwrap()];
-    let mut up = lab(&words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let deadline = Instant::now() + RUN_MAX;
-    loop {
-        let status = lab(&["status"]).output().unwrap();
-        if String::from_utf8_lossy(&status.stdout).starts_with("run: calibrating for ") {
-            break;
-        }
-        assert!(Instant::now() < deadline && up.try_wait().unwrap().is_none(), "{status:?}");
-        thread::sleep(LOOK_INTERVAL);
-    }
-    let began = Instant::now();
-    let down = lab(&["down"]).output().unwrap();
-    let took = began.elapsed();
-    assert_eq!((down.status.code(), up.wait().unwrap().code()), (Some(0), Some(0)), "{down:?}");
-    assert!(took < Duration::from_secs(5), "it took {took:?}");
-}
-
 #[test]
 fn machines_that_lose_their_power_under_writes_lose_nothing_that_was_acknowledged() {
     let Some((_turn, home)) = machines() else { return };

@@ -288,7 +288,7 @@ async fn work(
 }
 
 /// The plan without its load: nobody but the user asks anything of the nodes.
-fn asked_by_hand(plan: &Plan) -> Plan {
+pub(super) fn asked_by_hand(plan: &Plan) -> Plan {
     let mut plan = plan.clone();
     plan.workload.rate_per_s = HAND_RATE;
     plan.workload.readers.clear();

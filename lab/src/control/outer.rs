@@ -14,7 +14,7 @@ use nix::unistd::{Pid, setsid};
 
 use super::client::ClientError;
 use super::connection::Connection;
-use super::inner::{INNER, Message, Order};
+use super::inner::{INNER, Message, Order, asked_by_hand};
 use super::protocol::Status;
 use super::publish::{self, PublishError};
 use super::socket::{self, SocketError};
@@ -137,7 +137,8 @@ fn prepare(
     directory: PathBuf,
     published: Vec<TcpListener>,
 ) -> Result<Prepared, UpError> {
-    let choice = choose(&args.machines, plan, &directory, &mut |text| say(text))?;
+    // Of what the scenario does by itself nothing is done, and nothing of it has to be possible.
+    let choice = choose(&args.machines, &asked_by_hand(plan), &directory, &mut |text| say(text))?;
     say(&choice.reason);
     check_plants(choice.node_version)?;
     write(&directory.join(plan::FILE), plan.to_json().as_bytes())?;
@@ -321,7 +322,12 @@ fn follow(mut sandbox: Sandbox, signals: SigSet, order: &Order) -> Result<u8, Up
     for problem in problems {
         say(&format!("lab: {problem}"));
     }
-    say(&format!("the lab has ended; what it has written is in {}", order.directory.display()));
+    if exit_code == 3 && !order.is_detached {
+        // It was refused before there was anything.
+        discard(&order.directory);
+    } else {
+        say(&format!("the lab has ended; what it has written is in {}", order.directory.display()));
+    }
     Ok(exit_code)
 }
 

@@ -5,18 +5,14 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Instant;
 
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
+use nix::sys::socket::UnixAddr;
 use nix::unistd::geteuid;
 
-use crate::limits::POLL_INTERVAL;
+use crate::connect::connect;
 use crate::limits::control::{CONTROL_CONNECT_MAX, CONTROL_PATH_BYTES_MAX};
 
 /// Where the system keeps what a user's programs need while they run (XDG Base Directory Specification).
@@ -121,7 +117,8 @@ pub(super) fn listen(directory: &Path, name: &str) -> Result<(UnixListener, Path
 /// # Errors
 /// [`SocketError::Io`].
 pub(super) fn open(path: &Path) -> Result<Option<UnixStream>, SocketError> {
-    match connect(path) {
+    let connected = UnixAddr::new(path).map_err(io::Error::from);
+    match connected.and_then(|address| connect(&address, CONTROL_CONNECT_MAX)) {
         Ok(stream) => Ok(Some(stream)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -131,26 +128,6 @@ pub(super) fn open(path: &Path) -> Result<Option<UnixStream>, SocketError> {
         }
         Err(source) => Err(SocketError::Io { path: path.to_owned(), source }),
     }
-}
-
-/// Connects, and does not wait for ever where the queue of connections stays full: then nobody takes them out of it.
-fn connect(path: &Path) -> io::Result<UnixStream> {
-    let address = UnixAddr::new(path)?;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    let deadline = Instant::now() + CONTROL_CONNECT_MAX;
-    loop {
-        match nix::sys::socket::connect(socket.as_raw_fd(), &address) {
-            Ok(()) => break,
-            // The queue is full (connect(2)).
-            Err(Errno::EAGAIN | Errno::EINTR) if Instant::now() < deadline => thread::sleep(POLL_INTERVAL),
-            Err(Errno::EAGAIN) => return Err(io::ErrorKind::TimedOut.into()),
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    let stream = UnixStream::from(socket);
-    stream.set_nonblocking(false)?;
-    Ok(stream)
 }
 
 /// The control sockets on which somebody listens, by name. One that does not let us in is no reason to miss the others.

@@ -282,7 +282,7 @@ impl Cluster for MachineCluster {
         self.order(node, "making its clock wrong", move |machine| machine.break_clock(error))
     }
 
-    fn mend_clock(&self, node: NodeIndex) -> BoxFuture<'_, Result<(), ClusterError>> {
+    fn mend_clock(&self, node: NodeIndex) -> BoxFuture<'_, Result<Duration, ClusterError>> {
         self.order(node, "making its clock right", |machine| machine.mend_clock())
     }
 

@@ -96,7 +96,12 @@ impl Receiver {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         let (near, far) = UnixStream::pair()?;
         let mut from = near.try_clone()?;
-        let receive = move || io::copy(&mut from, &mut file);
+        let receive = move || {
+            let copied = io::copy(&mut from, &mut file);
+            // Where no more can be written, QEMU has to know that nobody reads on.
+            let _closed = from.shutdown(Shutdown::Both);
+            copied
+        };
         let thread = thread::Builder::new().name("save".to_owned()).spawn(receive)?;
         Ok((Self { thread, near }, far))
     }

@@ -233,17 +233,14 @@ impl VirtualMachine {
     fn press_until_off(&self, limit: Duration) -> Result<Exit, MachineError> {
         let deadline = Instant::now() + limit;
         loop {
-            match self.tell(Hypervisor::press_power_button) {
-                // It has just gone off.
-                Err(_) if !self.runs() => {}
-                pressed => pressed?,
-            }
+            let pressed = self.tell(Hypervisor::press_power_button);
             let running = self.running.as_ref().ok_or_else(|| MachineError::NotRunning(self.name.clone()))?;
             let left = deadline.saturating_duration_since(Instant::now());
             match running.wait(POWER_BUTTON_INTERVAL.min(left)) {
                 Ok(exit) => return Ok(exit),
+                // Whoever does not answer may be going off: what it said counts if it is there in the end.
                 Err(ProgramError::TimedOut { .. }) if Instant::now() < deadline => {}
-                Err(source) => return Err(self.failed(source)),
+                Err(source) => return Err(pressed.err().unwrap_or_else(|| self.failed(source))),
             }
         }
     }
@@ -331,6 +328,7 @@ impl Machine for VirtualMachine {
         }
         let has_restarted = self.has_restarted();
         let exit = self.press_until_off(limit)?;
+        lock(&self.hypervisor).forget();
         let exit = self.node_exit(exit)?;
         Ok(if has_restarted && exit == Exit::Code(0) { ending::UNCLEAR } else { exit })
     }
@@ -375,7 +373,7 @@ impl Machine for VirtualMachine {
         clock::make_wrong(self, error)
     }
 
-    fn mend_clock(&self) -> Result<(), MachineError> {
+    fn mend_clock(&self) -> Result<Duration, MachineError> {
         clock::mend(self)
     }
 
@@ -404,6 +402,10 @@ impl Machine for VirtualMachine {
         self.said()?;
         let (state, processors) =
             self.tell(|hypervisor| Ok((hypervisor.state()?, hypervisor.processors(pid)?)))?;
+        if processors.is_empty() {
+            // Nothing would be seen of them whether they run or not.
+            return Err(MachineError::NoProcessors(self.name.clone()));
+        }
         let ticks = processors.iter().map(|thread| {
             let stat = ProcessStat::read_thread(pid, *thread);
             stat.map(|stat| stat.cpu_ticks).ok_or_else(|| MachineError::NotRunning(self.name.clone()))
@@ -442,6 +444,8 @@ impl Machine for VirtualMachine {
 
 impl Drop for VirtualMachine {
     fn drop(&mut self) {
+        // First, so that it makes nothing anew. Most have ended already.
+        let _ended = self.cut_power();
         // As large as its memory; where it cannot be removed it stays.
         saved::discard_all(self);
     }

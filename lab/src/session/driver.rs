@@ -207,6 +207,9 @@ fn auto(
             }
         }
     }
+    if wants_machines {
+        return qemu(args, directory, tell);
+    }
     let emulation = match &second {
         Err(TrialError::Missing) => format!("after that, `--driver qemu` would emulate microVMs with {QEMU}"),
         _ => "`--driver qemu` would emulate microVMs".to_owned(),

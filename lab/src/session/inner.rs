@@ -244,7 +244,6 @@ fn judge(
     }
 }
 
-/// The command that replays the run at the same pace.
 /// A time that one waits for: `45 s`, `8 min`.
 fn on_the_wall(time: Duration) -> String {
     match time.as_secs() {
@@ -253,6 +252,7 @@ fn on_the_wall(time: Duration) -> String {
     }
 }
 
+/// The command that replays the run at the same pace.
 fn replay(order: &Order, slowdown: Option<Pace>) -> String {
     slowdown.map_or_else(|| order.replay.clone(), |pace| format!("{} --slowdown {pace}", order.replay))
 }

@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-use super::home::{Home, await_nothing, free_ports, processes};
+use super::home::{Foreground, Home, await_nothing, free_ports, processes};
 use super::{address, check_cut_and_heal, leader, set};
 use crate::host;
-use crate::lab::{bench, topology};
+use crate::lab::{LOOK_INTERVAL, bench, topology};
+use crate::qemu::RUN_MAX;
 
 #[test]
 fn lab_of_machines_answers_on_its_ports_is_cut_in_time_and_leaves_nothing() {
@@ -35,6 +39,30 @@ fn lab_of_machines_answers_on_its_ports_is_cut_in_time_and_leaves_nothing() {
     await_nothing(&out);
     assert_eq!(home.sockets(), [""; 0]);
     assert!(!Path::new(&out).join("boot").exists(), "nobody boots from there any more");
+}
+
+#[test]
+fn lab_that_measures_its_machines_says_so_and_ends_at_once() {
+    if host::qemu().is_none() {
+        return;
+    }
+    let Some((_turn, directory)) = bench() else { return };
+    let home = Home(directory.path());
+    let (out, scenario) = (home.out("a"), topology("three-nodes"));
+    let words = ["up", scenario.to_str().unwrap(), "--driver", "qemu", "--out", &out];
+    let up = home.command(&words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut up = Foreground(up);
+    // An image may have to be built before.
+    let deadline = Instant::now() + RUN_MAX;
+    while !home.lab(&["status"]).stdout.starts_with("a: calibrating for ") {
+        assert!(Instant::now() < deadline && up.0.try_wait().unwrap().is_none(), "it does not measure");
+        thread::sleep(LOOK_INTERVAL);
+    }
+    let began = Instant::now();
+    home.done(&["down"]);
+    let took = began.elapsed();
+    assert_eq!(up.0.wait().unwrap().code(), Some(0));
+    assert!(took < Duration::from_secs(5), "it took {took:?}");
 }
 
 /// Every QEMU of the lab has no capability, gains none, filters its system calls, and sees of the run nothing but what it boots

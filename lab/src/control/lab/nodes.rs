@@ -74,6 +74,13 @@ impl Lab {
             Order::Resume => {
                 self.cluster.resume(node).await.map_err(failed)?;
                 desk.set_power(Power::Running);
+                // No clock of a machine has seen the time go by.
+                if self.cluster.has_clocks()
+                    && let Err(error) = self.cluster.mend_clock(node).await
+                {
+                    let text = format!("its clock stays behind: {}", causes(&error));
+                    self.event(EventKind::Warning, self.name(node), &text);
+                }
                 "goes on".to_owned()
             }
             Order::Start => {
@@ -144,8 +151,12 @@ impl Lab {
     /// Notes nodes that end by themselves, as long as it is polled.
     pub(in crate::control) async fn watch_deaths(&self) {
         loop {
-            for (node, exit) in self.cluster.deaths() {
+            for (node, _) in self.cluster.deaths() {
                 let (desk, name) = (&self.desks[node.position()], self.name(node));
+                // Whoever gives it orders sees for himself, and may just have started it again.
+                let Ok(_turn) = desk.turn.try_lock() else { continue };
+                let ended = self.cluster.deaths().into_iter().find(|(other, _)| *other == node);
+                let Some((_, exit)) = ended else { continue };
                 // A machine is on, and starts its node again.
                 let is_on = self.cluster.runs(node).await;
                 let is_news = if is_on { desk.note_end() } else { desk.set_power(Power::Down) };

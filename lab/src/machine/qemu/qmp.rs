@@ -4,16 +4,16 @@
 use std::fmt::Debug;
 use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::connect::connect;
 use crate::limits::POLL_INTERVAL;
 use crate::limits::machines::{QMP_ANSWER_MAX, QMP_LINE_BYTES_MAX, QMP_LINES_MAX, SAVE_BYTES_PER_S};
 
@@ -119,10 +119,10 @@ impl Qmp {
     /// [`QmpError`].
     pub fn connect(name: &str, within: Duration) -> Result<Self, QmpError> {
         let failed = |source| QmpError::Io { doing: "connecting", source };
-        let address = SocketAddr::from_abstract_name(name).map_err(failed)?;
+        let address = UnixAddr::new_abstract(name.as_bytes()).map_err(|errno| failed(errno.into()))?;
         let start = Instant::now();
         let stream = loop {
-            match UnixStream::connect_addr(&address) {
+            match connect(&address, within) {
                 Ok(stream) => break stream,
                 Err(error) if start.elapsed() >= within => return Err(failed(error)),
                 Err(_not_there_yet) => thread::sleep(POLL_INTERVAL),

@@ -6,10 +6,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::arguments::{Accelerator, QEMU, QEMU_INSTALL, SANDBOX};
+use super::arguments::{Accelerator, QEMU, QEMU_INSTALL, SANDBOX, option};
 use crate::causes::causes;
 use crate::limits::machines::{EMULATED_TRIAL_MAX, HYPERVISOR_VERSION_MAX, KERNEL_TRIAL_MAX, KVM_TRIAL_MAX};
-use crate::machine::vm::NO_DISK;
+use crate::machine::vm::{KERNEL_WORDS, NO_DISK};
 use crate::program::{Program, ProgramError, ProgramLog};
 
 /// What the guests of a trial say.
@@ -88,7 +88,7 @@ pub fn smallest_guest(
 ) -> Result<(), TrialError> {
     let path = directory.join("trial.raw");
     fs::write(&path, boot_sector()).map_err(|source| TrialError::Disk { path: path.clone(), source })?;
-    let disk = format!("if=ide,format=raw,readonly=off,file={}", path.to_string_lossy().replace(',', ",,"));
+    let disk = format!("if=ide,format=raw,readonly=off,file={}", option(&path));
     let limit = match accelerator {
         Accelerator::Kvm => KVM_TRIAL_MAX,
         Accelerator::Tcg => EMULATED_TRIAL_MAX,
@@ -117,7 +117,7 @@ pub fn kernel(
     let ended = machine(qemu, "q35", accelerator)
         .arg("-kernel")
         .arg(kernel)
-        .args(["-append", "console=ttyS0 quiet panic=-1", "-serial", "stdio"])
+        .args(["-append", KERNEL_WORDS, "-serial", "stdio"])
         .run_short(KERNEL_TRIAL_MAX, log);
     let output = ended.map_err(|error| TrialError::Guest("the kernel does not run", error))?;
     // It has done all that it does without a disk. A panic before that is what the trial looks for.

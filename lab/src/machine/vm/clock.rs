@@ -1,7 +1,7 @@
 //! A machine's clocks, as the appliance in it reads and sets them.
 
 use std::thread;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use aspen_init::control::{Health, Order};
 use serde_json::Value;
@@ -35,10 +35,12 @@ pub(super) fn make_wrong(machine: &VirtualMachine, error: ClockError) -> Result<
     ask(machine, order, Instant::now() + CONTROL_ANSWER_MAX).map(drop)
 }
 
-/// Makes its clocks right, and leaves them to the appliance.
-pub(super) fn mend(machine: &VirtualMachine) -> Result<(), MachineError> {
+/// Makes its clocks right, and leaves them to the appliance. Returns how long that took: they may be behind by so much.
+pub(super) fn mend(machine: &VirtualMachine) -> Result<Duration, MachineError> {
+    let began = Instant::now();
     let order = || Order::MendClock { unix_ms: unix_ms() };
-    ask(machine, order, Instant::now() + CONTROL_ANSWER_MAX).map(drop)
+    ask(machine, order, began + CONTROL_ANSWER_MAX)?;
+    Ok(began.elapsed())
 }
 
 /// Gives the appliance an order, once; connecting is tried again: one that has just gone on needs a moment.

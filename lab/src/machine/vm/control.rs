@@ -5,8 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
@@ -15,8 +14,10 @@ use std::thread;
 use std::time::Duration;
 
 use aspen_init::control::{Answer, Order, Outcome, Request};
+use nix::sys::socket::UnixAddr;
 use serde_json::Value;
 
+use crate::connect::connect as unix_connect;
 use crate::limits::machines::{CONTROL_ANSWER_MAX, VSOCK_ANSWER_MAX, VSOCK_LINE_BYTES_MAX};
 
 /// Why a machine did not say what it was asked.
@@ -164,7 +165,7 @@ fn connect(socket: Option<&ControlSocket>) -> io::Result<Link> {
     let stream = match socket {
         None => return Err(io::ErrorKind::NotConnected.into()),
         Some(ControlSocket::Abstract(name)) => {
-            UnixStream::connect_addr(&UnixAddr::from_abstract_name(name)?)?
+            unix_connect(&UnixAddr::new_abstract(name.as_bytes())?, CONTROL_ANSWER_MAX)?
         }
         Some(ControlSocket::Vsock(path)) => connect_vsock(path)?,
     };
@@ -182,7 +183,7 @@ fn connect(socket: Option<&ControlSocket>) -> io::Result<Link> {
 
 /// Asks for the appliance's port of a machine's vsock device; a machine that has not come so far does not have it yet.
 fn connect_vsock(path: &Path) -> io::Result<UnixStream> {
-    let mut stream = UnixStream::connect(path)?;
+    let mut stream = unix_connect(&UnixAddr::new(path)?, VSOCK_ANSWER_MAX)?;
     stream.set_read_timeout(Some(VSOCK_ANSWER_MAX))?;
     stream.set_write_timeout(Some(VSOCK_ANSWER_MAX))?;
     writeln!(stream, "CONNECT {}", aspen_init::layout::CONTROL_VSOCK_PORT)?;
@@ -225,7 +226,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener};
 
     use super::*;
 
@@ -238,7 +240,7 @@ mod tests {
     /// A machine that takes a request and sends these lines.
     fn machine(name: &str, lines: &'static str) -> (ControlChannel, thread::JoinHandle<()>) {
         let socket = format!("aspen-test/{}/{name}", std::process::id());
-        let listener = UnixListener::bind_addr(&UnixAddr::from_abstract_name(&socket).unwrap()).unwrap();
+        let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&socket).unwrap()).unwrap();
         let answering = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             BufReader::new(&stream).read_line(&mut String::new()).unwrap();

@@ -12,7 +12,7 @@ use aspen_init::control::Order;
 use aspen_init::report::Reason;
 
 use super::disks::{self, DATA_DISK};
-use super::{Hypervisor, HypervisorError, VirtualMachine, clock};
+use super::{Hypervisor, HypervisorError, VirtualMachine, clock, lock};
 use crate::limits::POLL_INTERVAL;
 use crate::limits::machines::LOAD_MAX;
 use crate::machine::{Machine, MachineError};
@@ -72,6 +72,7 @@ pub(super) fn retire(machine: &mut VirtualMachine, limit: Duration) -> Result<bo
     let Some(running) = &machine.running else { return Err(MachineError::NotRunning(machine.name.clone())) };
     let left = deadline.saturating_duration_since(Instant::now());
     running.wait(left).map_err(|source| machine.failed(source))?;
+    lock(&machine.hypervisor).forget();
     machine.control.close();
     Ok(machine.said()?.exit.is_some_and(|exit| exit.reason == Reason::PutBack))
 }

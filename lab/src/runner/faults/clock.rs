@@ -14,6 +14,16 @@ use crate::runner::record::{EventKind, Proof};
 /// A clock at four moments: before, right after it was made wrong, right before it was made right, and after that.
 type Readings = [ClockReading; 4];
 
+/// What was seen of a clock that was wrong for a while.
+struct Seen {
+    readings: Readings,
+    /// How long it was wrong.
+    lasted: Duration,
+    /// How long it took to make it right, on the host's clock.
+    mended_in: Duration,
+    ended_ns: u64,
+}
+
 impl Tools {
     /// Makes a node's clocks wrong, waits, makes them right, and proves both by what they say. Meanwhile the node plays its part.
     pub(super) async fn clock(
@@ -27,8 +37,8 @@ impl Tools {
         self.busy().insert(node);
         let wrong = self.while_wrong(strike, node, &text, error).await;
         self.busy().remove(&node);
-        let (readings, lasted, ended_ns) = wrong?;
-        self.close(strike, ended_ns, proofs(error, &readings, lasted), "right again");
+        let Seen { readings, lasted, mended_in, ended_ns } = wrong?;
+        self.close(strike, ended_ns, proofs(error, &readings, lasted, mended_in), "right again");
         Ok(())
     }
 
@@ -38,7 +48,7 @@ impl Tools {
         node: NodeIndex,
         text: &str,
         error: ClockError,
-    ) -> Result<(Readings, Duration, u64), RunError> {
+    ) -> Result<Seen, RunError> {
         let before = self.cluster.read_clock(node).await?;
         self.cluster.break_clock(node, error).await?;
         let first_at = self.clock.now();
@@ -48,10 +58,10 @@ impl Tools {
         self.clock.sleep(strike.lasts()).await;
         let lasted = self.clock.now().saturating_sub(first_at);
         let last = self.cluster.read_clock(node).await?;
-        self.cluster.mend_clock(node).await?;
+        let mended_in = self.cluster.mend_clock(node).await?;
         let ended_ns = self.conduct.now_ns();
         let after = self.cluster.read_clock(node).await?;
-        Ok(([before, first, last, after], lasted, ended_ns))
+        Ok(Seen { readings: [before, first, last, after], lasted, mended_in, ended_ns })
     }
 
     /// Sets the clock of a node that was away to the time that it has not seen go by, as its host would, if it has one of its own.
@@ -66,8 +76,13 @@ impl Tools {
     }
 }
 
-/// What has to be seen of a clock that was wrong for so long.
-fn proofs(error: ClockError, [before, first, last, after]: &Readings, lasted: Duration) -> Vec<Proof> {
+/// What has to be seen of a clock that was wrong for so long, and was told the time in so long.
+fn proofs(
+    error: ClockError,
+    [before, first, last, after]: &Readings,
+    lasted: Duration,
+    mended_in: Duration,
+) -> Vec<Proof> {
     let mut proofs = match error {
         ClockError::Step { by_ms } => vec![
             changed("its clock jumped", [before, first], by_ms),
@@ -79,7 +94,7 @@ fn proofs(error: ClockError, [before, first, last, after]: &Readings, lasted: Du
             vec![changed("its clock drifted", [first, last], gained_ms)]
         }
     };
-    let right_ms = uncertainty_ms(&[after]).saturating_add(ms(CLOCK_RIGHT_MAX));
+    let right_ms = uncertainty_ms(&[after]).saturating_add(ms(CLOCK_RIGHT_MAX)).saturating_add(ms(mended_in));
     proofs.push(Proof {
         what: "after it, its clock was right".to_owned(),
         is_seen: after.ahead_ms.unsigned_abs() <= right_ms,
@@ -117,7 +132,7 @@ mod tests {
     #[track_caller]
     fn check(error: ClockError, ahead_ms: [i64; 4], want: &[bool]) {
         let readings = ahead_ms.map(|ahead_ms| ClockReading { ahead_ms, took: Duration::from_millis(10) });
-        let proofs = proofs(error, &readings, Duration::from_secs(10));
+        let proofs = proofs(error, &readings, Duration::from_secs(10), Duration::from_millis(5));
         assert_eq!(proofs.iter().map(|proof| proof.is_seen).collect::<Vec<_>>(), want, "{proofs:?}");
     }
 

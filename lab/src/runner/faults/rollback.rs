@@ -30,15 +30,15 @@ impl Tools {
     pub(super) async fn rollback(&self, strike: &Strike<'_>, who: Selector) -> Result<(), RunError> {
         let Some(Victim { node, role, .. }) = self.claim(strike, who).await else { return Ok(()) };
         let name = self.name(node);
-        let due = self.clock.now() + strike.lasts();
         let saved = mib(self.cluster.snapshot(node).await?);
         // It stood still meanwhile.
+        let due = self.clock.now() + strike.lasts();
         self.set_clock_right(node).await;
         let text = format!("rollback {role}{name}");
         self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: saved ({saved}), and goes on"));
         self.clock.sleep_until(due).await;
         // Of what it is now nothing will be left.
-        let now = raft_state(self.cluster.channel(node).as_mut()).await;
+        let now = self.ask(node).await;
         let hit_term = now.filter(|state| state.role == Role::Leader).map(|state| state.term);
         self.watch.retire(node);
         let began_ns = self.conduct.now_ns();
@@ -71,17 +71,22 @@ impl Tools {
     /// Puts a machine back, asks its node who it is, and tells it.
     async fn put_back(&self, node: NodeIndex) -> Result<Outcome, ClusterError> {
         self.cluster.roll_back(node).await?;
-        let deadline = self.clock.now() + ROLLED_BACK_ANSWER_MAX;
-        let mut channel = self.cluster.channel(node);
-        let then = loop {
-            let state = raft_state(channel.as_mut()).await;
-            if state.is_some() || self.clock.now() >= deadline {
-                break state;
-            }
-            self.clock.sleep(LOOK_INTERVAL).await;
-        };
+        let then = self.ask(node).await;
         let is_retired = self.cluster.retire(node).await?;
         Ok(Outcome { then, is_retired })
+    }
+
+    /// Asks a node for its state until it answers, as long as that may take.
+    async fn ask(&self, node: NodeIndex) -> Option<NodeState> {
+        let deadline = self.clock.now() + ROLLED_BACK_ANSWER_MAX;
+        let mut channel = self.cluster.channel(node);
+        loop {
+            let state = raft_state(channel.as_mut()).await;
+            if state.is_some() || self.clock.now() >= deadline {
+                return state;
+            }
+            self.clock.sleep(LOOK_INTERVAL).await;
+        }
     }
 
     /// A cut of every link of a node.
