@@ -100,6 +100,18 @@ fn every_route_and_error_code_is_documented() {
 }
 
 #[test]
+fn every_key_of_the_appliance_is_documented() {
+    let text = read("docs/image.md");
+    let is_missing = |key: &&str| !text.contains(&format!("| `{key}` |"));
+    none(
+        aspen_init::config::KEYS
+            .into_iter()
+            .filter(is_missing)
+            .map(|key| format!("docs/image.md has no {key}")),
+    );
+}
+
+#[test]
 fn every_scenario_parses() {
     let files = files_below("topologies");
     assert!(files.len() >= 4, "{files:?}");

@@ -108,16 +108,17 @@ impl Settings {
     /// # Errors
     /// The first key or value that cannot stand, with its place. Also those that another source would have hidden.
     pub fn from_entries(mut entries: Vec<Entry>) -> Result<Self, ConfigError> {
-        entries.sort_by(|a, b| (&a.key, a.place.source).cmp(&(&b.key, b.place.source)));
+        entries.sort_by_cached_key(|entry| (canonical(&entry.key), entry.place.source));
         let mut settings = Self::default();
         for entry in entries {
             // Every entry is checked, so that a mistake does not wait for the day on which its source is the first.
             let mut parsed = Self::default();
             parsed.take(&entry)?;
-            match settings.places.get(&entry.key) {
+            let key = canonical(&entry.key);
+            match settings.places.get(&key) {
                 None => {
                     settings.take(&entry)?;
-                    settings.places.insert(entry.key, entry.place);
+                    settings.places.insert(key, entry.place);
                 }
                 Some(place) if place.source == entry.place.source => {
                     return Err(ConfigError::Twice { place: entry.place, key: entry.key });
@@ -197,6 +198,11 @@ impl Settings {
 /// What must not travel in the open: every user of a machine reads its command line, and a host's its neighbours' own.
 fn is_secret(key: &str) -> bool {
     key.to_ascii_lowercase().contains("secret")
+}
+
+/// The one spelling of a key that has two: `node.http-listen` is `node.http_listen`.
+fn canonical(key: &str) -> String {
+    if key.starts_with(NODE_KEY_PREFIX) { key.replace('-', "_") } else { key.to_owned() }
 }
 
 /// The flag of a node's key: `http_listen` is `http-listen`.

@@ -70,7 +70,7 @@ impl BootError {
             Self::Network(error) if error.is_of_the_kernel() => Reason::Kernel,
             Self::Disk(error) if error.is_of_the_kernel() => Reason::Kernel,
             Self::Mount(_) | Self::Signals(_) | Self::Source(SourceError::Uevents(_)) => Reason::Kernel,
-            Self::Source(_) | Self::Hostname(_) => Reason::Config,
+            Self::Source(_) | Self::Hostname(_) | Self::Node(NodeError::SecretKey) => Reason::Config,
             Self::Network(_) => Reason::Network,
             Self::Disk(_) => Reason::Disk,
             Self::Node(NodeError::Retired) => Reason::PutBack,
@@ -307,5 +307,6 @@ mod tests {
         check(DiskError::Blank { path: "/dev/vdb".into() }.into(), Reason::Disk);
         check(NodeError::Settings.into(), Reason::Node);
         check(NodeError::Retired.into(), Reason::PutBack);
+        check(NodeError::SecretKey.into(), Reason::Config);
     }
 }

@@ -16,7 +16,7 @@ pub const NODE_EXIT: &str = "ASPEN-NODE-EXIT ";
 /// Begins a line of the appliance that says why it cannot go on.
 pub const ERROR: &str = "aspen-init: error: ";
 
-/// The node's HTTP interface answers.
+/// The node says that it serves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
     /// The machine's name.
@@ -35,9 +35,9 @@ pub struct Ready {
     pub init_ms: u64,
     /// What it took after that until the data disk was mounted, in milliseconds.
     pub disk_ms: u64,
-    /// From the node's start to its first answer, in milliseconds.
+    /// From the node's start to its word that it serves, in milliseconds.
     pub node_ms: u64,
-    /// `CLOCK_BOOTTIME` at that answer, in milliseconds.
+    /// `CLOCK_BOOTTIME` at that word, in milliseconds.
     pub uptime_ms: u64,
 }
 
@@ -52,7 +52,7 @@ pub struct Exit {
     pub uptime_ms: u64,
 }
 
-/// The node ended unasked, and will be started again.
+/// The node ended unasked. It is started again, or [`Exit`] follows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeExit {
     /// How, such as `code 101` or `signal 9`.
@@ -92,7 +92,7 @@ pub enum Reason {
 /// A line that was understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line {
-    /// The node answers.
+    /// The node serves.
     Ready(Ready),
     /// The machine goes off.
     Exit(Exit),

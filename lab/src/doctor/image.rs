@@ -147,7 +147,7 @@ fn kernel(workshop: &Workshop<'_>) -> Row {
             "no {missing} to fetch Debian's with: set {KERNEL_VARIABLE} to a kernel, or give --kernel"
         )));
     }
-    match debian::newest_kernel(workshop) {
+    match debian::newest_kernel("--kernel PATH", workshop) {
         Ok(named) => row(Ok(format!("apt-get fetches {} {}", named.package, named.version))),
         // A fresh machine has no index of packages.
         Err(_) => row(Err(format!("apt-cache does not know {}", debian::KERNEL_PACKAGE))).fix(Fix::Index),

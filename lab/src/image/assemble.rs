@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use aspen_init::blocks::BlocksError;
 
+use super::bounded;
 use super::data::{self, DataError};
 use super::debian::{self, DebianError};
 use super::disk::{self, DiskError};
@@ -21,6 +22,7 @@ use super::qcow2::{self, Qcow2Error};
 use super::sbom::{self, SbomError};
 use super::uki::{self, UkiError};
 use super::workshop::{Workshop, WorkshopError};
+use crate::limits::image::UKI_BYTES_MAX;
 
 mod content;
 
@@ -170,12 +172,13 @@ impl Materials {
     /// # Errors
     /// [`AssembleError`].
     pub fn gather(sources: &Sources, workshop: &mut Workshop<'_>) -> Result<Self, AssembleError> {
+        const INSTEAD: &str = "--kernel PATH";
         let epoch = epoch_here()?;
         let (init, node) = (sources.init.as_deref(), sources.node.as_deref());
         let programs = programs::programs(init, node, workshop)?;
         let path = match &sources.kernel {
             Some(path) => path.clone(),
-            None => debian::fetch(&debian::newest_kernel(workshop)?, "--kernel PATH", workshop)?,
+            None => debian::fetch(&debian::newest_kernel(INSTEAD, workshop)?, INSTEAD, workshop)?,
         };
         let kernel = Kernel::load(&path, &options::APPLIANCE, workshop)?;
         let selection = match &kernel.modules {
@@ -292,7 +295,8 @@ fn disks(
     workshop: &mut Workshop<'_>,
 ) -> Result<Input, AssembleError> {
     let path = stub(sources, workshop)?;
-    let stub = std::fs::read(&path).map_err(|source| AssembleError::Stub { path, source })?;
+    let stub = bounded::read_file(&path, UKI_BYTES_MAX);
+    let stub = stub.map_err(|source| AssembleError::Stub { path, source })?;
     workshop.tell("making the EFI program and the disks");
     let release = os_release(&materials.programs.version);
     let sections = [

@@ -85,11 +85,6 @@ impl ImageFolder {
         &self.folder
     }
 
-    /// What it is made of.
-    pub fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
     /// The kernel as an ELF file.
     pub fn vmlinux(&self) -> PathBuf {
         self.folder.join(files::VMLINUX)
@@ -97,8 +92,7 @@ impl ImageFolder {
 
     /// The kernel as boot loaders take it, if the image has it.
     pub fn bzimage(&self) -> Option<PathBuf> {
-        let is_there = self.manifest.outputs.iter().any(|output| output.path == files::BZIMAGE);
-        is_there.then(|| self.folder.join(files::BZIMAGE))
+        self.manifest.has(files::BZIMAGE).then(|| self.folder.join(files::BZIMAGE))
     }
 
     /// What the kernel unpacks into memory.
@@ -212,9 +206,10 @@ pub fn built(kernel: Option<PathBuf>, workshop: &mut Workshop<'_>) -> Result<Ima
     let kernel = if let Some(path) = kernel {
         path
     } else {
-        let named = debian::newest_kernel(workshop)?;
+        const INSTEAD: &str = "ASPEN_KERNEL=PATH";
+        let named = debian::newest_kernel(INSTEAD, workshop)?;
         made_of.push(format!("{} {}", named.package, named.version));
-        debian::fetch(&named, "--kernel PATH", workshop)?
+        debian::fetch(&named, INSTEAD, workshop)?
     };
     if kernel.is_dir() {
         // A folder may change without changing its name: what is read of it decides.
@@ -293,11 +288,13 @@ fn files_of(folder: &Path) -> io::Result<Vec<String>> {
         let has_modules = here.components().any(|part| part.as_os_str() == "modules") && here != *folder;
         for entry in std::fs::read_dir(here)? {
             let entry = entry?;
-            let kind = entry.file_type()?;
-            if kind.is_file() {
+            // What a link leads to is read as if it were there; the sources that a kernel was built from are not.
+            let Ok(metadata) = std::fs::metadata(entry.path()) else { continue };
+            let is_here = !entry.file_type()?.is_symlink() || entry.file_name() == "kernel";
+            if metadata.is_file() {
                 let digest = digest::of_file(&entry.path())?;
                 lines.push(format!("{} {digest}", entry.path().display()));
-            } else if kind.is_dir() && has_modules {
+            } else if metadata.is_dir() && has_modules && is_here {
                 folders.push(entry.path());
             }
         }
@@ -308,6 +305,7 @@ fn files_of(folder: &Path) -> io::Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
     use std::time::{Duration, SystemTime};
 
     use super::super::manifest::tests::sample;
@@ -343,6 +341,15 @@ mod tests {
         let lines = files_of(home.path()).unwrap();
         assert_eq!(lines.len(), 3, "{lines:?}");
         assert!(lines[2].contains("/ext4.ko ") && !lines.concat().contains("object.o"), "{lines:?}");
+        // What links lead to is read, but for the sources that modules were built from.
+        let link = |to: &str, from: &str| symlink(home.path().join(to), home.path().join(from)).unwrap();
+        link("build/object.o", "bzImage");
+        link("build", "lib/modules/6.1/build");
+        link("nowhere", "lib/modules/6.1/source");
+        let linked = files_of(home.path()).unwrap();
+        assert_eq!(linked.len(), 4, "{linked:?}");
+        std::fs::write(home.path().join("build/object.o"), "y").unwrap();
+        assert_ne!(files_of(home.path()).unwrap(), linked);
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub fn run(
             writeln!(out, "signed: {}", path.display())?;
         }
         ImageCommand::Verify { folder, key } => {
-            let manifest = sign::verify(folder, key, None)?;
+            let manifest = sign::verify(folder, key)?;
             let count = manifest.outputs.len();
             writeln!(
                 out,

@@ -86,12 +86,11 @@ pub struct Named {
     pub version: String,
 }
 
-/// The kernel package that [`KERNEL_PACKAGE`] depends on now.
+/// The kernel package that [`KERNEL_PACKAGE`] depends on now, and what to give instead when it cannot be had.
 ///
 /// # Errors
 /// The index does not know it.
-pub fn newest_kernel(workshop: &Workshop<'_>) -> Result<Named, DebianError> {
-    let instead = "--kernel PATH";
+pub fn newest_kernel(instead: &'static str, workshop: &Workshop<'_>) -> Result<Named, DebianError> {
     let shown = show(KERNEL_PACKAGE, instead, workshop)?;
     let no = |field| DebianError::NoField { package: KERNEL_PACKAGE.to_owned(), field, instead };
     let depends = field(&shown, "Depends").ok_or_else(|| no("Depends"))?;
@@ -174,7 +173,7 @@ pub fn fetch(
 }
 
 /// A version may hold a colon, which files do without.
-fn file_word(version: &str) -> String {
+pub(super) fn file_word(version: &str) -> String {
     version.replace(':', "-")
 }
 

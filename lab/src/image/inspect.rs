@@ -6,10 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::assemble::files;
+use super::bounded;
 use super::disk::{self, DiskError};
 use super::initramfs;
 use super::manifest::{Manifest, ManifestError, SIGNATURE_FILE};
 use super::uki::{self, UkiError};
+use crate::limits::image::UKI_BYTES_MAX;
 
 /// Why an image cannot be shown.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +113,7 @@ pub fn sizes(folder: &Path, manifest: &Manifest) -> Result<String, InspectError>
         let path = folder.join(&output.path);
         let metadata = std::fs::metadata(&path).map_err(|source| InspectError::File { path, source })?;
         let allocated = metadata.blocks() * 512;
-        let sparse = if allocated + (1 << 20) < output.bytes {
+        let sparse = if allocated.saturating_add(1 << 20) < output.bytes {
             format!(", {} allocated", mib(allocated).trim_start())
         } else {
             String::new()
@@ -124,22 +126,23 @@ pub fn sizes(folder: &Path, manifest: &Manifest) -> Result<String, InspectError>
     for layout in [files::OCI, files::CONTAINER_DISK] {
         let blobs =
             manifest.outputs.iter().filter(|output| output.path.starts_with(&format!("{layout}/blobs/")));
-        let bytes: u64 = blobs.map(|output| output.bytes).sum();
+        let bytes = blobs.fold(0, |sum: u64, output| sum.saturating_add(output.bytes));
         if bytes > 0 {
             line(&mut text, &format!("{layout}/blobs"), &mib(bytes));
         }
     }
-    let total: u64 = manifest.parts.iter().map(|part| part.bytes).sum();
+    let total = manifest.parts.iter().fold(0, |sum, part| sum + u128::from(part.bytes));
     text += "\nparts of the initramfs, unpacked\n";
     for part in &manifest.parts {
-        let share = part.bytes * 100 / total.max(1);
+        let share = u128::from(part.bytes) * 100 / total.max(1);
         line(&mut text, &part.name, &format!("{} {share:>3} %", mib(part.bytes)));
     }
     Ok(text)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, InspectError> {
-    std::fs::read(path).map_err(|source| InspectError::File { path: path.to_owned(), source })
+    bounded::read_file(path, UKI_BYTES_MAX)
+        .map_err(|source| InspectError::File { path: path.to_owned(), source })
 }
 
 fn line(text: &mut String, name: &str, value: &str) {
@@ -149,7 +152,7 @@ fn line(text: &mut String, name: &str, value: &str) {
 
 /// Mebibytes with two digits.
 fn mib(bytes: u64) -> String {
-    let hundredths = (bytes * 100 + (1 << 19)) >> 20;
+    let hundredths = (u128::from(bytes) * 100 + (1 << 19)) >> 20;
     format!("{:>5}.{:02} MiB", hundredths / 100, hundredths % 100)
 }
 

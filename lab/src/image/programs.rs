@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::bounded;
 use super::elf::{self, ElfError};
 use super::workshop::{Workshop, WorkshopError};
 use crate::limits::NODE_VERSION_MAX;
@@ -25,8 +26,8 @@ const STATIC: &str = "target.x86_64-unknown-linux-gnu.rustflags=['-C', 'target-f
 pub enum ProgramsError {
     /// No sources here.
     #[error(
-        "here are no sources to build the appliance's programs from: run this in a checkout, or give both --init PROGRAM \
-         and --node PROGRAM"
+        "here are no sources to build the appliance's programs from: run this in a checkout, name an image that is built \
+         (ASPEN_IMAGE=FOLDER), or give `lab image build` both --init PROGRAM and --node PROGRAM"
     )]
     NoSources,
     /// One without the other.
@@ -34,7 +35,8 @@ pub enum ProgramsError {
     OneOnly,
     /// Cargo fails.
     #[error(
-        "cannot build the appliance's programs; give them with --init and --node if there is no Rust here"
+        "cannot build the appliance's programs; where there is no Rust, name an image that is built (ASPEN_IMAGE=FOLDER), or \
+         give `lab image build` both --init PROGRAM and --node PROGRAM"
     )]
     Build(#[source] WorkshopError),
     /// The workshop.
@@ -50,14 +52,6 @@ pub enum ProgramsError {
         path: PathBuf,
         /// The system's answer.
         source: io::Error,
-    },
-    /// Too large.
-    #[error("{} has {bytes} bytes, at most {PROGRAM_BYTES_MAX} are allowed", .path.display())]
-    TooLarge {
-        /// The program.
-        path: PathBuf,
-        /// Its size.
-        bytes: u64,
     },
     /// Not for the appliance.
     #[error("{} cannot run in the appliance", .path.display())]
@@ -139,11 +133,7 @@ pub fn programs(
 
 fn read(path: &Path) -> Result<StaticProgram, ProgramsError> {
     let failed = |source| ProgramsError::Read { path: path.to_owned(), source };
-    let bytes = std::fs::metadata(path).map_err(failed)?.len();
-    if bytes > PROGRAM_BYTES_MAX {
-        return Err(ProgramsError::TooLarge { path: path.to_owned(), bytes });
-    }
-    let bytes = std::fs::read(path).map_err(failed)?;
+    let bytes = bounded::read_file(path, PROGRAM_BYTES_MAX).map_err(failed)?;
     let toolchain = Toolchain::of(&bytes);
     let bytes =
         elf::static_program(&bytes).map_err(|source| ProgramsError::Elf { path: path.to_owned(), source })?;

@@ -80,16 +80,16 @@ pub fn sign(folder: &Path, key: &Path) -> Result<PathBuf, SignError> {
     Ok(path)
 }
 
-/// Checks the signature of an image, and that its files are those of the manifest: these only, or all.
+/// Checks the signature of an image, and that its files are those of the manifest.
 ///
 /// # Errors
 /// [`SignError`].
-pub fn verify(folder: &Path, key: &Path, only: Option<&[&str]>) -> Result<Manifest, SignError> {
+pub fn verify(folder: &Path, key: &Path) -> Result<Manifest, SignError> {
     // The very bytes that were signed are those that are read.
     let text = Manifest::text(folder)?;
     verify_text(&text, folder, key)?;
     let manifest = Manifest::parse(&text, folder)?;
-    manifest.check(folder, only)?;
+    manifest.check(folder, None)?;
     Ok(manifest)
 }
 
@@ -146,14 +146,14 @@ mod tests {
         let (home, manifest) = sample();
         let keys = Keys::new();
         let folder = home.path();
-        let refused = |key: &str| verify(folder, &keys.path(key), None).unwrap_err().to_string();
+        let refused = |key: &str| verify(folder, &keys.path(key)).unwrap_err().to_string();
         let shown = folder.display();
         assert_eq!(
             refused("public"),
             format!("the image in {shown} is not signed: sign it with lab image sign")
         );
         sign(folder, &keys.path("secret")).unwrap();
-        assert_eq!(verify(folder, &keys.path("public"), None).unwrap(), manifest);
+        assert_eq!(verify(folder, &keys.path("public")).unwrap(), manifest);
         let wrong =
             format!("the signature of {shown} is not by this key, or the manifest was changed after it");
         assert_eq!(refused("other"), wrong);
@@ -184,7 +184,7 @@ mod tests {
         std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o644)).unwrap();
         let error = sign(home.path(), &secret).unwrap_err().to_string();
         assert_eq!(error, format!("the key {shown} has mode 644: run chmod 600 {shown}"));
-        let error = verify(home.path(), &keys.path("secret"), None).unwrap_err().to_string();
+        let error = verify(home.path(), &keys.path("secret")).unwrap_err().to_string();
         assert!(error.contains("is no ed25519 public key in PEM"), "{error}");
     }
 }

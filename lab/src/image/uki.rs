@@ -17,6 +17,16 @@ pub enum UkiError {
     /// For another machine.
     #[error("the stub is for PE machine {0:#06x}; the appliance is for x86_64 only")]
     Machine(u16),
+    /// Half of it.
+    #[error(
+        "the stub has {bytes} bytes, by its own header at least {wanted}: it was truncated, fetch it again"
+    )]
+    Truncated {
+        /// How many there are.
+        bytes: usize,
+        /// How many there have to be.
+        wanted: u64,
+    },
     /// Its header is full.
     #[error("the header of the stub has room for {room} more sections, {needed} are needed")]
     NoRoom {
@@ -62,6 +72,12 @@ pub fn assemble(stub: &[u8], sections: &[Section<'_>]) -> Result<Vec<u8>, UkiErr
     let table_end = optional_offset
         + usize::from(header.file_header().size_of_optional_header.get(LE))
         + count * SECTION_HEADER_BYTES;
+    let wanted = file.section_table().iter().map(|section| {
+        u64::from(section.pointer_to_raw_data.get(LE)) + u64::from(section.size_of_raw_data.get(LE))
+    });
+    if let Some(wanted) = wanted.max().filter(|wanted| *wanted > stub.len() as u64) {
+        return Err(UkiError::Truncated { bytes: stub.len(), wanted });
+    }
     // A section without data in the file, such as .bss, points nowhere.
     let pointers = file.section_table().iter().map(|section| section.pointer_to_raw_data.get(LE));
     let first_data = pointers.filter(|pointer| *pointer > 0).min();
@@ -202,6 +218,9 @@ pub(super) mod tests {
         put(&mut arm, 0x44, &0xaa64_u16.to_le_bytes());
         let error = assemble(&arm, &[]).unwrap_err();
         assert_eq!(error.to_string(), "the stub is for PE machine 0xaa64; the appliance is for x86_64 only");
+        let half = &stub(5)[..0x1b0];
+        let error = assemble(half, &[]).unwrap_err().to_string();
+        assert!(error.starts_with("the stub has 432 bytes, by its own header at least "), "{error}");
         let error = assemble(b"MZ", &[]).unwrap_err();
         assert_eq!(error.to_string(), "the stub is no EFI program of 64 bits, or a damaged one");
     }

@@ -162,8 +162,9 @@ impl GuestKernel {
 }
 
 fn fetch(workshop: &mut Workshop<'_>) -> Result<PathBuf, KernelError> {
-    let named = debian::newest_kernel(workshop)?;
-    Ok(debian::fetch(&named, "--kernel PATH", workshop)?)
+    const INSTEAD: &str = "--kernel PATH";
+    let named = debian::newest_kernel(INSTEAD, workshop)?;
+    Ok(debian::fetch(&named, INSTEAD, workshop)?)
 }
 
 #[cfg(test)]

@@ -85,6 +85,14 @@ fn first_source_counts_key_by_key() {
 }
 
 #[test]
+fn flag_of_the_node_is_one_key_in_both_spellings() {
+    let told = settings("node.http_listen = 'a'", "aspen.node.http-listen=b").unwrap();
+    assert_eq!(told.node_flags, [("http-listen".to_owned(), "a".to_owned())]);
+    let twice = settings("node.http_listen = 'a'\nnode.http-listen = 'b'", "").unwrap_err();
+    assert!(matches!(twice, ConfigError::Twice { .. }), "{twice}");
+}
+
+#[test]
 fn command_line_has_quotes_and_lists() {
     let line =
         "console=ttyS0 aspen.node.log=\"a b\" aspen.node.peer=1 aspen.node.peer=2 aspen.address=dhcp,auto\n";

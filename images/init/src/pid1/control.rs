@@ -116,12 +116,12 @@ impl Desk {
         let line = Arc::new(AnswerLine { writer: Mutex::new(writer), is_over: AtomicBool::new(false) });
         let served = read_lines(reader, |text| match self.answer(text) {
             Reply::Now(answer, event) => {
-                line.send(&answer)?;
+                // First, since whoever asked may be gone, and a port would wait for the next one.
                 if let Some(event) = event {
                     // Nobody listens: the machine is going off already.
                     let _ = self.events.send(event);
                 }
-                Ok(())
+                line.send(&answer)
             }
             Reply::Probe { id, to, within_ms } => self.start_probe(id, to, within_ms, &line),
         });
@@ -156,7 +156,7 @@ impl Desk {
         }
     }
 
-    /// The answer to a line, and what follows from it once it is sent; nothing stands for a line that is too long.
+    /// The answer to a line, and what follows from it; nothing stands for a line that is too long.
     fn answer(&self, line: Option<&[u8]>) -> Reply {
         let refused = |id, text| Reply::Now(json(id, Outcome::<Done>::Error(text)), None);
         let Some(line) = line else {
@@ -229,7 +229,7 @@ impl Desk {
 
 /// What comes of a line.
 enum Reply {
-    /// An answer, and what follows from it once it is sent.
+    /// An answer, and what follows from the request.
     Now(String, Option<Event>),
     /// A probe, whose outcome is the answer.
     Probe { id: u64, to: SocketAddr, within_ms: u64 },
@@ -376,6 +376,26 @@ mod tests {
         near.read_to_string(&mut rest).unwrap();
         assert_eq!(rest, "", "it answered whoever came next");
         assert_eq!(desk.probes_count.load(Ordering::Relaxed), 0);
+    }
+
+    /// A writer whose other end is gone.
+    struct Gone;
+
+    impl Write for Gone {
+        fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn stop_is_one_though_nobody_waits_for_the_answer() {
+        let (desk, events) = desk();
+        desk.serve(&mut &b"{\"id\":1,\"do\":\"stop\"}\n"[..], Gone).unwrap_err();
+        assert_eq!(events.try_recv().unwrap(), Event::Stop(Reason::Control));
     }
 
     /// Found when a lab's first probes of a loaded machine stayed without an answer, one time in five.

@@ -107,9 +107,13 @@ pub(super) fn missing_driver(sys: &Path, kind: VirtioKind) -> Option<&'static st
     let has_driver = |folder: &Path| folder.join("driver").exists();
     let is_idle = entries("virtio")
         .any(|entry| number_in(entry.path().join("device")) == Some(number) && !has_driver(&entry.path()));
-    // The bus below it: Red Hat's number for virtio over PCI (virtio 1.2, 4.1.2).
-    let is_idle_pci = entries("pci")
-        .any(|entry| number_in(entry.path().join("vendor")) == Some(0x1af4) && !has_driver(&entry.path()));
+    // The bus below it: Red Hat's numbers for virtio over PCI (virtio 1.2, 4.1.2).
+    let is_virtio = |folder: &Path| {
+        let device = number_in(folder.join("device"));
+        number_in(folder.join("vendor")) == Some(0x1af4)
+            && device.is_some_and(|device| (0x1000..=0x107f).contains(&device))
+    };
+    let is_idle_pci = entries("pci").any(|entry| is_virtio(&entry.path()) && !has_driver(&entry.path()));
     match (is_idle, is_idle_pci) {
         (true, _) => Some(option),
         (false, true) => Some(
@@ -282,7 +286,16 @@ pub(super) mod tests {
         assert_eq!(missing_driver(sys.path(), VirtioKind::Net), None);
         let block = missing_driver(sys.path(), VirtioKind::Block).unwrap();
         assert!(block.ends_with("it needs CONFIG_VIRTIO_BLK"), "{block}");
-        let sys = sysfs(&[("bus/pci/devices/0000:00:02.0/vendor", "0x1af4\n")]);
+        let card = |device| {
+            [
+                ("bus/pci/devices/0000:00:02.0/vendor", "0x1af4\n"),
+                ("bus/pci/devices/0000:00:02.0/device", device),
+            ]
+        };
+        // Shared memory has the same vendor.
+        let shared = sysfs(&card("0x1110\n"));
+        assert_eq!(missing_driver(shared.path(), VirtioKind::Net), None);
+        let sys = sysfs(&card("0x1041\n"));
         let bus = missing_driver(sys.path(), VirtioKind::Block).unwrap();
         assert!(bus.ends_with("it needs CONFIG_VIRTIO_PCI"), "{bus}");
     }

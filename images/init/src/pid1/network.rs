@@ -276,8 +276,7 @@ fn keep_lease(
             let _ = netlink.remove_address(interface.index, old.address.into(), old.prefix_bits);
         }
         if let Some(lease) = lease {
-            // What the kernel refuses now, such as a gateway in no network of ours, the next answer may mend: the lease is
-            // renewed nevertheless.
+            // What the kernel refuses, such as a gateway in no network of ours, another answer of the server's may mend.
             if let Err(error) = apply(&mut netlink, interface, lease) {
                 console.say(format_args!("DHCP: cannot use all of {}: {error}", lease.address));
             }

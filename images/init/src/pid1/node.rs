@@ -8,7 +8,7 @@ mod words;
 
 use std::fmt;
 use std::fs;
-use std::io::{self, BufRead, BufReader, PipeReader, Read};
+use std::io::{self, BufRead, BufReader, ErrorKind, PipeReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use aspen_init::control::NodeState;
 use aspen_init::layout::{LAST_WORDS, NODE, NODE_CONFIG, NODE_DATA, NODE_NOTIFY, NODE_SECRET_FILE};
 use aspen_init::limits::{
-    NODE_KILL_MAX, NODE_LINE_BYTES_MAX, NODE_LOOK_INTERVAL, NODE_STOP_MAX, OUTPUT_DRAIN_MAX,
+    NODE_KILL_MAX, NODE_LINE_BYTES_MAX, NODE_LOOK_INTERVAL, NODE_STOP_MAX, OUTPUT_DRAIN_MAX, RESTART_WAIT_MAX,
 };
 use aspen_init::report::{Line, NodeExit};
 use nix::errno::Errno;
@@ -30,7 +30,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use self::back_off::{BackOff, Verdict};
-use self::secret::keep_secret;
+use self::secret::{is_secret_key, keep_secret};
 use self::words::LastWords;
 use super::clock;
 use super::console::Console;
@@ -49,8 +49,16 @@ pub(super) enum NodeError {
         /// Why.
         source: io::Error,
     },
+    /// What the config disk has for a key.
+    #[error(
+        "secret.key on the config disk is no secret key: write 64 hexadecimal digits in lower case, as the node's own {NODE_SECRET_FILE} has them"
+    )]
+    SecretKey,
     /// The program.
     #[error("cannot start {NODE}: build the image again")]
+    Program(#[source] io::Error),
+    /// What it needs from the kernel.
+    #[error("cannot start {NODE}: the machine lacks memory, or something else")]
     Start(#[source] io::Error),
     /// It does not like what it is told.
     #[error("the node refuses its settings, see its words above: correct node.toml or the node.* keys")]
@@ -147,6 +155,10 @@ impl Supervisor {
             .map_err(failed(NODE_CONFIG))?;
         make_private(Path::new(NODE_DATA)).map_err(failed(NODE_DATA))?;
         if let Some(secret) = &settings.secret {
+            // Kept, a wrong one would be the node's for good.
+            if !is_secret_key(secret) {
+                return Err(NodeError::SecretKey);
+            }
             let kept = keep_secret(Path::new(NODE_DATA), secret);
             if !kept.map_err(failed(&format!("{NODE_DATA}/{NODE_SECRET_FILE}")))? {
                 console.say("the node has a secret key already: secret.key of the config disk is not used");
@@ -188,13 +200,29 @@ impl Supervisor {
     /// # Errors
     /// It cannot be started.
     pub(super) fn start(&mut self) -> Result<(), NodeError> {
-        self.start_at = None;
+        (self.start_at, self.last_exit) = (None, None);
         self.starts += 1;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let launched = self.launch(&is_over);
+        if launched.is_err() {
+            is_over.store(true, Ordering::Relaxed);
+        }
+        match launched {
+            // It was started before, and may be again when there is room.
+            Err(NodeError::Start(error)) if self.starts > 1 => {
+                self.console.say(format_args!("cannot start the node again yet: {error}"));
+                self.start_at = Some(Instant::now() + RESTART_WAIT_MAX);
+                Ok(())
+            }
+            launched => launched,
+        }
+    }
+
+    fn launch(&mut self, is_over: &Arc<AtomicBool>) -> Result<(), NodeError> {
         let (output, input) = io::pipe().map_err(NodeError::Start)?;
         let errors = input.try_clone().map_err(NodeError::Start)?;
-        let is_over = Arc::new(AtomicBool::new(false));
         let word = Path::new(NODE_NOTIFY);
-        ready::watch(self.starts, word, Arc::clone(&is_over), self.events.clone())
+        ready::watch(self.starts, word, Arc::clone(is_over), self.events.clone())
             .map_err(NodeError::Start)?;
         #[allow(
             clippy::disallowed_methods,
@@ -210,11 +238,6 @@ impl Supervisor {
             .stdin(Stdio::null())
             .stdout(input)
             .stderr(errors);
-        // Nobody waits for this handle: whatever ends is reaped in one place.
-        let child = command.spawn().map_err(NodeError::Start)?;
-        // Our copies of the pipe's end go, so that it ends with the node.
-        drop(command);
-        let pid = Pid::from_raw(child.id().cast_signed());
         let words = Arc::new(Mutex::new(LastWords::default()));
         let (ended, output_ended) = sync_channel(1);
         let (console, kept) = (Arc::clone(&self.console), Arc::clone(&words));
@@ -223,10 +246,34 @@ impl Supervisor {
             let _ = ended.send(());
         };
         thread::Builder::new().name("output".to_owned()).spawn(relay).map_err(NodeError::Start)?;
+        // Nobody waits for this handle: whatever ends is reaped in one place.
+        let child = command.spawn().map_err(|error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::ExecutableFileBusy => {
+                NodeError::Program(error)
+            }
+            _ if error.raw_os_error() == Some(Errno::ENOEXEC as i32) => NodeError::Program(error),
+            _ => NodeError::Start(error),
+        })?;
+        // Our copies of the pipe's end go, so that it ends with the node.
+        drop(command);
+        let pid = Pid::from_raw(child.id().cast_signed());
         let started = Instant::now();
-        self.running = Some(Running { pid, started, words, output_ended, is_over, has_served: false });
-        *lock(&self.status) =
-            NodeStatus { state: NodeState::Running, pid: Some(child.id()), restarts: self.starts - 1 };
+        self.running = Some(Running {
+            pid,
+            started,
+            words,
+            output_ended,
+            is_over: Arc::clone(is_over),
+            has_served: false,
+        });
+        let mut status = lock(&self.status);
+        let state = status.state;
+        *status = NodeStatus { state: NodeState::Running, pid: Some(child.id()), restarts: self.starts - 1 };
+        if self.starts > 1 && state == NodeState::Stopped {
+            // Somebody has ended it for good meanwhile.
+            status.state = NodeState::Stopped;
+            let _ = kill(pid, Signal::SIGKILL);
+        }
         Ok(())
     }
 
@@ -248,14 +295,16 @@ impl Supervisor {
         let Some(exit) = self.collect() else { return Ok(()) };
         let Some(running) = self.running.take() else { return Ok(()) };
         self.finish(&running, exit);
-        if lock(&self.status).state == NodeState::Stopped {
-            // Somebody has ended it for good.
-            self.set_stopped();
-            return Ok(());
-        }
         let ran = running.started.elapsed();
-        *lock(&self.status) =
-            NodeStatus { state: NodeState::Restarting, pid: None, restarts: self.starts - 1 };
+        {
+            let mut status = lock(&self.status);
+            status.pid = None;
+            if status.state == NodeState::Stopped {
+                // Somebody has ended it for good.
+                return Ok(());
+            }
+            status.state = NodeState::Restarting;
+        }
         let restarts = self.starts - 1;
         self.console.report(&Line::NodeExit(NodeExit { node_exit: exit.to_string(), restarts }));
         self.console.say(format_args!("the node ended with {exit} after {} ms", clock::millis(ran)));

@@ -13,7 +13,7 @@ use aspen_init::texts::head;
 use nix::errno::Errno;
 
 use super::console::Console;
-use super::devices::{Uevents, VirtioKind, block_devices, missing_driver};
+use super::devices::{Settled, Uevents, VirtioKind, block_devices, missing_driver};
 
 pub(super) use self::config_disk::{ConfigDisk, ConfigDiskError};
 
@@ -65,9 +65,13 @@ pub(super) fn gather(sys: &Path, uevents: &Uevents, console: &Console) -> Result
     let entries =
         open_entries(sys, &head(Path::new("/proc/cmdline"), VALUE_READ_BYTES_MAX).unwrap_or_default())?;
     let look = || config_disk::find(&block_devices(sys)).transpose();
-    // A machine that is told otherwise may have no config disk: it is not waited for.
-    let found = if entries.is_empty() { uevents.wait_for(look) } else { look() };
-    let disk = found.transpose()?;
+    // A machine that is told otherwise may have no config disk: it is waited for as long as devices come.
+    let is_enough = |settled: Settled| settled.0 && !entries.is_empty();
+    let found = uevents.wait_for_settled(|settled| match look() {
+        None if is_enough(settled) => Some(None),
+        found => found.map(Some),
+    });
+    let disk = found.flatten().transpose()?;
     if disk.is_none() && entries.is_empty() {
         return Err(SourceError::Nothing { missing: missing_driver(sys, VirtioKind::Block) });
     }

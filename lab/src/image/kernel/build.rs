@@ -5,11 +5,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::super::bounded;
 use super::super::debian::{self, DebianError, Named};
 use super::super::workshop::{Workshop, WorkshopError, make_anew, make_folder};
 use super::options::{self, OptionsError};
 use crate::limits::image::{
-    KERNEL_BUILD_MAX, KERNEL_BZIMAGE_BYTES_MAX, KERNEL_CONFIGURE_MAX, KERNEL_UNPACK_MAX,
+    KERNEL_BUILD_MAX, KERNEL_BZIMAGE_BYTES_MAX, KERNEL_CONFIG_BYTES_MAX, KERNEL_CONFIGURE_MAX,
+    KERNEL_UNPACK_MAX,
 };
 use crate::program::Program;
 
@@ -87,10 +89,10 @@ const TOOLS: [(&str, &str); 8] = [
 /// [`BuildError::Options`] with those that it has not, or [`BuildError::File`].
 pub fn check_configuration(config: &Path, is_for_lab: bool) -> Result<usize, BuildError> {
     let wanted = wanted(is_for_lab);
-    let text = std::fs::read_to_string(config).map_err(file_error(config))?;
-    let lost = options::lost(&wanted, &text);
+    let text = bounded::read_file(config, KERNEL_CONFIG_BYTES_MAX).map_err(file_error(config))?;
+    let lost = options::lost(&wanted, &String::from_utf8_lossy(&text));
     if !lost.is_empty() {
-        return Err(OptionsError::Lost(lost).into());
+        return Err(OptionsError::Lacking { path: config.to_owned(), options: lost }.into());
     }
     options::check_file(config, &options::APPLIANCE, false)?;
     Ok(options::parse(&wanted).len())
@@ -130,7 +132,10 @@ pub fn build(request: &KernelRequest, workshop: &mut Workshop<'_>) -> Result<(),
     let configure = make(&tree, &objects).env("KCONFIG_ALLCONFIG", &fragment).arg("allnoconfig");
     workshop.long("make allnoconfig", &configure, &log, KERNEL_CONFIGURE_MAX)?;
     let config = objects.join(".config");
-    let options_count = check_configuration(&config, request.is_for_lab)?;
+    let options_count = check_configuration(&config, request.is_for_lab).map_err(|error| match error {
+        BuildError::Options(OptionsError::Lacking { options, .. }) => OptionsError::Lost(options).into(),
+        error => error,
+    })?;
     copy(&config, &out.join("config"))?;
     workshop.tell(&format!("all {options_count} wanted options survived"));
     if request.only_configure {
@@ -193,7 +198,7 @@ fn debian_source(workshop: &mut Workshop<'_>) -> Result<PathBuf, BuildError> {
     let series = shown.version.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
     let package = debian::newest(&format!("linux-source-{series}"), INSTEAD, workshop)?;
     let Named { package: name, version } = &package;
-    let tree = workshop.folder().join("kernels").join(format!("{name}_{}", version.replace(':', "-")));
+    let tree = workshop.folder().join("kernels").join(format!("{name}_{}", debian::file_word(version)));
     if tree.join("Kconfig").is_file() {
         return Ok(tree);
     }

@@ -68,6 +68,14 @@ pub enum OptionsError {
         /// What is missing.
         missing: Vec<String>,
     },
+    /// A configuration that somebody has made lacks wanted options.
+    #[error("{} has {} of the wanted options not as wanted: {}", .path.display(), .options.len(), .options.join(", "))]
+    Lacking {
+        /// The configuration.
+        path: PathBuf,
+        /// Which ones.
+        options: Vec<String>,
+    },
     /// Wanted options are gone.
     #[error(
         "{} of the wanted options did not survive make allnoconfig: {}; this source does not know them, or they depend \
@@ -105,9 +113,9 @@ pub fn lost(wanted: &str, configuration: &str) -> Vec<String> {
 /// # Errors
 /// [`OptionsError::Missing`] with all that is missing.
 pub fn check_file(path: &Path, needs: &Needs, has_modules: bool) -> Result<(), OptionsError> {
-    let text = std::fs::read_to_string(path);
+    let text = bounded::read_file(path, KERNEL_CONFIG_BYTES_MAX);
     let text = text.map_err(|source| OptionsError::Read { path: path.to_owned(), source })?;
-    check(&text, path, needs, has_modules)
+    check(&String::from_utf8_lossy(&text), path, needs, has_modules)
 }
 
 /// The same for a configuration that was found in or beside the kernel of this file.

@@ -69,13 +69,13 @@ mod tests {
     }
 
     #[test]
-    fn node_that_never_answers_is_given_up() {
+    fn node_that_never_serves_is_given_up() {
         let mut back_off = BackOff::default();
         for _ in 1..NODE_FAILURES_MAX {
             assert!(matches!(back_off.ended(Exit::Code(1), SOON, false), Verdict::Again(_)));
         }
         assert_eq!(back_off.ended(Exit::Code(1), SOON, false), Verdict::Failures(NODE_FAILURES_MAX));
-        // An answer in between starts the count again.
+        // One that serves in between starts the count again.
         let mut back_off = BackOff::default();
         for round in 0..5 * NODE_FAILURES_MAX {
             let has_served = round % 5 == 0;

@@ -7,6 +7,12 @@ use std::path::Path;
 
 use aspen_init::layout::NODE_SECRET_FILE;
 
+/// Whether a text is a secret key as the node stores it: 32 bytes in hexadecimal digits of lower case.
+pub(super) fn is_secret_key(text: &str) -> bool {
+    let digits = text.trim_end().as_bytes();
+    digits.len() == 64 && digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// Stores a secret key for a node that has none; says whether it did.
 pub(super) fn keep_secret(folder: &Path, secret: &str) -> io::Result<bool> {
     let path = folder.join(NODE_SECRET_FILE);
@@ -29,6 +35,15 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn what_the_node_would_not_read_is_no_secret_key() {
+        let key = "0123456789abcdef".repeat(4);
+        assert!(is_secret_key(&key) && is_secret_key(&format!("{key}\n")));
+        for other in ["", &key[1..], &key.to_uppercase(), &format!(" {key}"), "-----BEGIN PRIVATE KEY-----"] {
+            assert!(!is_secret_key(other), "{other}");
+        }
+    }
 
     #[test]
     fn secret_is_stored_once_and_for_its_owner_only() {
