@@ -266,8 +266,8 @@ fn image_that_cannot_be_built_is_refused_with_what_to_do() {
         .output()
         .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    let want = "lab: here are no sources to build the appliance's programs from: run this in a checkout, or give both \
-                --init PROGRAM and --node PROGRAM\n";
+    let want = "lab: here are no sources to build the appliance's programs from: run this in a checkout, name an image that is \
+                built (ASPEN_IMAGE=FOLDER), or give `lab image build` both --init PROGRAM and --node PROGRAM\n";
     assert_eq!((output.status.code(), said.as_str()), (Some(1), want));
     let said = refuse(&["image", "inspect", word(home.path())]);
     let missing = home.path().join("manifest.json");
