@@ -2,9 +2,10 @@
 //!
 //! From the start of QEMU to ASPEN-READY, on a blank data disk, on one that whoever made it has marked as new, as the lab does,
 //! and on one that has been formatted, beside the same kernel with an init that prints one line, alone in its initramfs, and
-//! again beside all that the appliance's initramfs holds: what unpacking costs. All five take turns, and medians count: of the time that passed, and of the processor time that QEMU used,
-//! which says more where other programs run beside it. The image is that of the `qemu` driver: `ASPEN_IMAGE`,
-//! `ASPEN_KERNEL` or the one in the cache. Arguments: an accelerator (tcg or kvm; tcg if not given) and the MiB of memory.
+//! again beside all that the appliance's initramfs holds: what unpacking costs. All five take turns, and medians count: of the
+//! time that passed, and of the processor time that QEMU used, which says more where other programs run beside it. The image is
+//! that of the `qemu` driver: `ASPEN_IMAGE`, `ASPEN_KERNEL` or the one in the cache. Arguments: an accelerator (tcg or kvm; tcg
+//! if not given) and the MiB of memory.
 
 #![allow(clippy::disallowed_methods, reason = "it reads the console while it grows")]
 #![allow(clippy::print_stdout, reason = "it prints its table")]

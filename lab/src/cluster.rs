@@ -278,7 +278,7 @@ pub trait Cluster: Debug + Send + Sync {
     /// As [`read_clock`](Self::read_clock).
     fn break_clock(&self, node: NodeIndex, error: ClockError) -> BoxFuture<'_, Result<(), ClusterError>>;
 
-    /// Makes a node's clocks right.
+    /// Makes a node's clocks right, and returns how long that took: they may be behind by so much.
     ///
     /// # Errors
     /// As [`read_clock`](Self::read_clock).

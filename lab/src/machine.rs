@@ -126,7 +126,7 @@ pub trait Machine: Send {
         Err(MachineError::Process(self.name().to_owned()))
     }
 
-    /// Makes its clocks right.
+    /// Makes its clocks right, and returns how long that took: they may be behind by so much.
     ///
     /// # Errors
     /// As [`read_clock`](Self::read_clock).

@@ -19,7 +19,7 @@ use crate::limits::{RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
 use crate::plant::{self, PlantError};
 
 /// Under which name a supervisor is told our public key: a variable of our own, as `sd_notify(3)` has it.
-const ENDPOINT_ID: &str = "X_ASPEN_ENDPOINT_ID";
+pub const ENDPOINT_ID: &str = "X_ASPEN_ENDPOINT_ID";
 
 /// The settings are wrong (`EX_USAGE`, sysexits.h).
 pub const EXIT_USAGE: u8 = 64;

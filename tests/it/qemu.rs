@@ -33,7 +33,7 @@ const POWER_CUTS: u64 = 3;
 pub(crate) const RUN_MAX: Duration = Duration::from_mins(15);
 
 /// The right to run a cluster of virtual machines; none where this host has no QEMU.
-fn machines() -> Option<(Turn, tempfile::TempDir)> {
+pub(crate) fn machines() -> Option<(Turn, tempfile::TempDir)> {
     host::qemu()?;
     bench()
 }
@@ -135,7 +135,6 @@ fn processes_are_refused_what_only_machines_can_have() {
     assert!(!run.directory.exists());
 }
 
-/// `lab status` and `lab down` were refused once as long as a machine was measured, and Ctrl-C was the only way out.
 #[test]
 fn machines_that_lose_their_power_under_writes_lose_nothing_that_was_acknowledged() {
     let Some((_turn, home)) = machines() else { return };

@@ -124,7 +124,7 @@ pub const NOTIFY_BYTES_MAX: usize = 4096;
 pub const NODE_STOP_MAX: Duration = Duration::from_secs(15);
 /// How long a killed node has to be gone. The kernel needs milliseconds; one that waits for a dead disk is left behind.
 pub const NODE_KILL_MAX: Duration = Duration::from_secs(5);
-/// How often it is looked whether the node has stopped, besides at every signal, and whether its word is still waited for.
+/// How often it is looked whether the node has stopped, besides at every signal.
 pub const NODE_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the last lines of a node that ended may take to come out of its pipe.
 pub const OUTPUT_DRAIN_MAX: Duration = Duration::from_secs(1);

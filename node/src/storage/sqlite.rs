@@ -215,17 +215,23 @@ fn initialize(path: &Path, connection: &Connection) -> Result<(), StorageError> 
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
     let found = pragma("user_version").map_err(sqlite)?;
     let application = pragma("application_id").map_err(sqlite)?;
-    let is_new = (found, application) == (0, 0);
-    if !is_new && application != APPLICATION_ID {
-        return Err(StorageError::Corrupt { path: path.to_owned(), what: "the application id".to_owned() });
-    }
-    if !is_new && found != FORMAT {
-        return Err(StorageError::Format {
-            path: path.to_owned(),
-            found: found.unsigned_abs(),
-            supported: FORMAT.unsigned_abs(),
-        });
-    }
+    let is_new = match (application, found) {
+        (0, 0) => true,
+        (APPLICATION_ID, FORMAT) => false,
+        (APPLICATION_ID, _) => {
+            return Err(StorageError::Format {
+                path: path.to_owned(),
+                found: found.unsigned_abs(),
+                supported: FORMAT.unsigned_abs(),
+            });
+        }
+        _ => {
+            return Err(StorageError::Corrupt {
+                path: path.to_owned(),
+                what: "the application id".to_owned(),
+            });
+        }
+    };
     connection.execute_batch("PRAGMA synchronous=NORMAL; PRAGMA journal_mode=WAL;").map_err(sqlite)?;
     if is_new {
         // At once, or not at all.

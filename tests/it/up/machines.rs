@@ -10,16 +10,12 @@ use serde_json::Value as Json;
 
 use super::home::{Foreground, Home, await_nothing, free_ports, processes};
 use super::{address, check_cut_and_heal, leader, set};
-use crate::host;
-use crate::lab::{LOOK_INTERVAL, bench, topology};
-use crate::qemu::RUN_MAX;
+use crate::lab::{LOOK_INTERVAL, topology};
+use crate::qemu::{RUN_MAX, machines};
 
 #[test]
 fn lab_of_machines_answers_on_its_ports_is_cut_in_time_and_leaves_nothing() {
-    if host::qemu().is_none() {
-        return;
-    }
-    let Some((_turn, directory)) = bench() else { return };
+    let Some((_turn, directory)) = machines() else { return };
     let home = Home(directory.path());
     let (out, scenario, port) = (home.out("a"), topology("three-nodes"), free_ports(3).to_string());
     let words = ["up", "--driver", "qemu", scenario.to_str().unwrap(), "--seed", "1", "--publish", &port];
@@ -41,12 +37,10 @@ fn lab_of_machines_answers_on_its_ports_is_cut_in_time_and_leaves_nothing() {
     assert!(!Path::new(&out).join("boot").exists(), "nobody boots from there any more");
 }
 
+/// `lab status` and `lab down` were refused once as long as a machine was measured, and Ctrl-C was the only way out.
 #[test]
 fn lab_that_measures_its_machines_says_so_and_ends_at_once() {
-    if host::qemu().is_none() {
-        return;
-    }
-    let Some((_turn, directory)) = bench() else { return };
+    let Some((_turn, directory)) = machines() else { return };
     let home = Home(directory.path());
     let (out, scenario) = (home.out("a"), topology("three-nodes"));
     let words = ["up", scenario.to_str().unwrap(), "--driver", "qemu", "--out", &out];

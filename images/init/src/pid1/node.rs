@@ -12,7 +12,6 @@ use std::io::{self, BufRead, BufReader, ErrorKind, PipeReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -36,7 +35,7 @@ use super::clock;
 use super::console::Console;
 use super::disk::make_private;
 use super::events::Event;
-use super::ready;
+use super::ready::{self, Ear};
 
 /// Why the node cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +57,7 @@ pub(super) enum NodeError {
     #[error("cannot start {NODE}: build the image again")]
     Program(#[source] io::Error),
     /// What it needs from the kernel.
-    #[error("cannot start {NODE}: the machine lacks memory, or something else")]
+    #[error("cannot start {NODE}")]
     Start(#[source] io::Error),
     /// It does not like what it is told.
     #[error("the node refuses its settings, see its words above: correct node.toml or the node.* keys")]
@@ -131,7 +130,8 @@ struct Running {
     started: Instant,
     words: Arc<Mutex<LastWords>>,
     output_ended: Receiver<()>,
-    is_over: Arc<AtomicBool>,
+    /// Open as long as it runs, and never read here.
+    _ear: Ear,
     has_served: bool,
 }
 
@@ -202,12 +202,7 @@ impl Supervisor {
     pub(super) fn start(&mut self) -> Result<(), NodeError> {
         (self.start_at, self.last_exit) = (None, None);
         self.starts += 1;
-        let is_over = Arc::new(AtomicBool::new(false));
-        let launched = self.launch(&is_over);
-        if launched.is_err() {
-            is_over.store(true, Ordering::Relaxed);
-        }
-        match launched {
+        match self.launch() {
             // It was started before, and may be again when there is room.
             Err(NodeError::Start(error)) if self.starts > 1 => {
                 self.console.say(format_args!("cannot start the node again yet: {error}"));
@@ -218,12 +213,11 @@ impl Supervisor {
         }
     }
 
-    fn launch(&mut self, is_over: &Arc<AtomicBool>) -> Result<(), NodeError> {
+    fn launch(&mut self) -> Result<(), NodeError> {
         let (output, input) = io::pipe().map_err(NodeError::Start)?;
         let errors = input.try_clone().map_err(NodeError::Start)?;
         let word = Path::new(NODE_NOTIFY);
-        ready::watch(self.starts, word, Arc::clone(is_over), self.events.clone())
-            .map_err(NodeError::Start)?;
+        let ear = ready::watch(self.starts, word, self.events.clone()).map_err(NodeError::Start)?;
         #[allow(
             clippy::disallowed_methods,
             reason = "this is the file of the appliance that starts a program"
@@ -258,20 +252,13 @@ impl Supervisor {
         drop(command);
         let pid = Pid::from_raw(child.id().cast_signed());
         let started = Instant::now();
-        self.running = Some(Running {
-            pid,
-            started,
-            words,
-            output_ended,
-            is_over: Arc::clone(is_over),
-            has_served: false,
-        });
+        self.running = Some(Running { pid, started, words, output_ended, _ear: ear, has_served: false });
         let mut status = lock(&self.status);
-        let state = status.state;
-        *status = NodeStatus { state: NodeState::Running, pid: Some(child.id()), restarts: self.starts - 1 };
-        if self.starts > 1 && state == NodeState::Stopped {
-            // Somebody has ended it for good meanwhile.
-            status.state = NodeState::Stopped;
+        // Somebody may have ended it for good meanwhile.
+        let is_ended = self.starts > 1 && status.state == NodeState::Stopped;
+        let state = if is_ended { NodeState::Stopped } else { NodeState::Running };
+        *status = NodeStatus { state, pid: Some(child.id()), restarts: self.starts - 1 };
+        if is_ended {
             let _ = kill(pid, Signal::SIGKILL);
         }
         Ok(())
@@ -387,7 +374,6 @@ impl Supervisor {
 
     /// Ends what belonged to a run of the node, and waits for its last line.
     fn finish(&mut self, running: &Running, exit: Exit) {
-        running.is_over.store(true, Ordering::Relaxed);
         self.last_exit = Some(exit);
         let _ = running.output_ended.recv_timeout(OUTPUT_DRAIN_MAX);
     }

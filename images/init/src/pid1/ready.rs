@@ -2,16 +2,14 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::thread;
 
 use aspen_init::layout::NODE_ENDPOINT_ID;
-use aspen_init::limits::{NODE_LOOK_INTERVAL, NOTIFY_BYTES_MAX};
+use aspen_init::limits::NOTIFY_BYTES_MAX;
 
 use super::events::Event;
 
@@ -40,29 +38,32 @@ pub(super) fn public_address(http: SocketAddr, addresses: &[(IpAddr, u8)]) -> So
     }
 }
 
-/// Waits for the word of the node's start with this number, at a socket of its own, until it comes or is cancelled, on a thread of
-/// its own; then it sends an event.
+/// Where one start of the node gives its word, as long as this is kept: whoever stops has a word to say, too.
+pub(super) struct Ear(UnixDatagram);
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        // Whoever still waits for a word gets none.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+/// Waits for the word of the node's start with this number, on a thread of its own, and sends an event when it comes.
 ///
 /// # Errors
 /// No socket or no thread can be made.
-pub(super) fn watch(
-    start: u64,
-    path: &Path,
-    is_cancelled: Arc<AtomicBool>,
-    events: SyncSender<Event>,
-) -> io::Result<()> {
+pub(super) fn watch(start: u64, path: &Path, events: SyncSender<Event>) -> io::Result<Ear> {
     // The last start's, to which nobody listens any more.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let socket = UnixDatagram::bind(path)?;
-    socket.set_read_timeout(Some(NODE_LOOK_INTERVAL))?;
+    let ear = Ear(socket.try_clone()?);
     let watch = move || {
         let mut message = [0; NOTIFY_BYTES_MAX];
-        while !is_cancelled.load(Ordering::Relaxed) {
-            // Mostly there was nothing within the time.
-            let Ok(bytes) = socket.recv(&mut message) else { continue };
+        // Nothing comes of a socket that was shut down.
+        while let Ok(bytes @ 1..) = socket.recv(&mut message) {
             if let Some(endpoint_id) = readiness(&message[..bytes]) {
                 // Nobody listens: the machine is going off.
                 let _ = events.send(Event::Serves { start, endpoint_id });
@@ -70,7 +71,8 @@ pub(super) fn watch(
             }
         }
     };
-    thread::Builder::new().name("ready".to_owned()).spawn(watch).map(|_ends_by_itself| ())
+    thread::Builder::new().name("ready".to_owned()).spawn(watch)?;
+    Ok(ear)
 }
 
 /// The public key of a node that says it serves; empty when it does not name it.
@@ -83,7 +85,7 @@ fn readiness(message: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::sync_channel;
+    use std::sync::mpsc::{RecvTimeoutError, sync_channel};
     use std::time::Duration;
 
     use super::*;
@@ -118,9 +120,8 @@ mod tests {
         let (sender, events) = sync_channel(1);
         let home = tempfile::tempdir().unwrap();
         let socket = home.path().join("notify");
-        let last_start = Arc::new(AtomicBool::new(true));
-        watch(2, &socket, last_start, sender.clone()).unwrap();
-        watch(3, &socket, Arc::default(), sender).unwrap();
+        let last = watch(2, &socket, sender.clone()).unwrap();
+        let ear = watch(3, &socket, sender).unwrap();
         let node = UnixDatagram::unbound().unwrap();
         for word in [
             "STATUS=opening the stores",
@@ -132,6 +133,12 @@ mod tests {
         }
         let event = events.recv_timeout(Duration::from_secs(20)).unwrap();
         assert_eq!(event, Event::Serves { start: 3, endpoint_id: "ab".to_owned() });
+        // It may say more as long as somebody could listen.
+        node.send_to(b"STOPPING=1", &socket).unwrap();
+        drop((last, ear));
+        let ended = events.recv_timeout(Duration::from_secs(20)).unwrap_err();
+        assert_eq!(ended, RecvTimeoutError::Disconnected, "nobody waits for the last start's word any more");
+        assert!(node.send_to(b"STOPPING=1", &socket).is_err());
         assert_eq!(readiness(b"READY=1"), Some(String::new()));
     }
 }

@@ -90,11 +90,12 @@ const TOOLS: [(&str, &str); 8] = [
 pub fn check_configuration(config: &Path, is_for_lab: bool) -> Result<usize, BuildError> {
     let wanted = wanted(is_for_lab);
     let text = bounded::read_file(config, KERNEL_CONFIG_BYTES_MAX).map_err(file_error(config))?;
-    let lost = options::lost(&wanted, &String::from_utf8_lossy(&text));
+    let text = String::from_utf8_lossy(&text);
+    let lost = options::lost(&wanted, &text);
     if !lost.is_empty() {
         return Err(OptionsError::Lacking { path: config.to_owned(), options: lost }.into());
     }
-    options::check_file(config, &options::APPLIANCE, false)?;
+    options::check(&text, config, &options::APPLIANCE, false)?;
     Ok(options::parse(&wanted).len())
 }
 

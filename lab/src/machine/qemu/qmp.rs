@@ -122,7 +122,7 @@ impl Qmp {
         let address = UnixAddr::new_abstract(name.as_bytes()).map_err(|errno| failed(errno.into()))?;
         let start = Instant::now();
         let stream = loop {
-            match connect(&address, within) {
+            match connect(&address, within.saturating_sub(start.elapsed())) {
                 Ok(stream) => break stream,
                 Err(error) if start.elapsed() >= within => return Err(failed(error)),
                 Err(_not_there_yet) => thread::sleep(POLL_INTERVAL),

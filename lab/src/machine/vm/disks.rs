@@ -157,15 +157,16 @@ mod tests {
     }
 
     #[test]
-    fn appliance_knows_how_its_node_refuses_to_run() {
+    fn appliance_knows_how_its_node_refuses_to_run_and_says_that_it_serves() {
         use aspen_node::cluster::identity::IDENTITY_FILE;
         use aspen_node::cluster::retired::RETIRED_FILE;
-        use aspen_node::run::{EXIT_RETIRED, EXIT_USAGE};
+        use aspen_node::run::{ENDPOINT_ID, EXIT_RETIRED, EXIT_USAGE};
         assert_eq!((layout::NODE_SECRET_FILE, layout::NODE_RETIRED_FILE), (IDENTITY_FILE, RETIRED_FILE));
         assert_eq!(
             (layout::NODE_EXIT_USAGE, layout::NODE_EXIT_RETIRED),
             (EXIT_USAGE.into(), EXIT_RETIRED.into())
         );
+        assert_eq!(layout::NODE_ENDPOINT_ID, ENDPOINT_ID);
     }
 
     #[test]
