@@ -59,6 +59,10 @@ pub const RECOVERS_WITHIN_MIN: Duration = Duration::from_millis(100);
 
 /// Heartbeat where a scenario does not say.
 pub const HEARTBEAT_DEFAULT: Duration = Duration::from_millis(200);
+/// Fewest entries between two snapshots that a scenario may ask for: each costs the disk two flushes.
+pub const SNAPSHOT_ENTRIES_MIN: u32 = 10;
+/// Most of them: the node's own number, which no run reaches.
+pub const SNAPSHOT_ENTRIES_MAX: u32 = 1_000_000;
 /// Shortest heartbeat: an fsync on a busy disk takes 8 to 28 ms.
 pub const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
 /// Longest heartbeat: with the factor below, an election would take more than half a minute.

@@ -68,6 +68,10 @@ pub struct NodeState {
     pub committed: Option<LogPosition>,
     /// The last entry that it has applied.
     pub applied: Option<LogPosition>,
+    /// The last entry that its newest snapshot covers.
+    pub snapshot: Option<LogPosition>,
+    /// The last entry that has left its log.
+    pub purged: Option<LogPosition>,
 }
 
 /// A node's vote.
@@ -208,6 +212,8 @@ mod tests {
         last_log_index: Some(12),
         committed: Some(LogPosition { term: 3, index: 12 }),
         applied: None,
+        snapshot: None,
+        purged: None,
     };
 
     fn all() -> Vec<Observation> {

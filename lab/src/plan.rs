@@ -21,7 +21,7 @@ pub use self::resolve::{
 };
 use crate::limits::machines::MEMORY_MIB_DEFAULT;
 use crate::limits::{LAB_HOST, NODE_HOST_FIRST, PORT_MAX, PORT_MIN, READER_RATE};
-use crate::scenario::{Check, Fault, RaftTiming, Scenario, Workload};
+use crate::scenario::{Check, Fault, RaftSettings, Scenario, Workload};
 pub use crate::scenario::{
     ClockError, FaultAction, LinkEffect, Mix, NodeIndex, Selector, StandingLink, WorkloadKind, link_pairs,
 };
@@ -109,7 +109,7 @@ pub struct PlannedNode {
     pub http_port: u16,
 }
 
-/// Raft's timing in whole milliseconds, as node.toml wants it.
+/// What node.toml says of Raft; times in whole milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedRaft {
     /// Time between two heartbeats.
@@ -118,6 +118,9 @@ pub struct PlannedRaft {
     pub election_ms_min: u64,
     /// Longest election timeout.
     pub election_ms_max: u64,
+    /// Entries after which a snapshot is made; absent, the node's own number counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_entries: Option<u32>,
 }
 
 /// The load, client by client.
@@ -270,11 +273,13 @@ fn mac([second, third, fourth]: [u8; 3], last: u16) -> MacAddress {
     MacAddress([0x02, second, third, fourth, fifth, sixth])
 }
 
-fn planned_raft(RaftTiming { heartbeat, election_min, election_max }: RaftTiming) -> PlannedRaft {
+fn planned_raft(raft: RaftSettings) -> PlannedRaft {
+    let RaftSettings { heartbeat, election_min, election_max, snapshot_entries } = raft;
     PlannedRaft {
         heartbeat_ms: ms(heartbeat),
         election_ms_min: ms(election_min),
         election_ms_max: ms(election_max),
+        snapshot_entries,
     }
 }
 

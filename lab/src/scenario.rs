@@ -54,22 +54,24 @@ pub struct Scenario {
     zones: Vec<Option<String>>,
     memories_mib: Vec<u32>,
     links: Vec<StandingLink>,
-    raft: RaftTiming,
+    raft: RaftSettings,
     workload: Workload,
     duration: Duration,
     faults: Vec<Fault>,
     checks: Vec<Check>,
 }
 
-/// When a leader speaks and when its followers lose patience.
+/// When a leader speaks, when its followers lose patience, and how long the log may become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RaftTiming {
+pub struct RaftSettings {
     /// Time between two heartbeats.
     pub heartbeat: Duration,
     /// Shortest election timeout, at least three heartbeats.
     pub election_min: Duration,
     /// Longest election timeout, more than the shortest.
     pub election_max: Duration,
+    /// Entries after which a snapshot is made; `None`: the node's own number.
+    pub snapshot_entries: Option<u32>,
 }
 
 /// The load that clients put on the cluster.
@@ -263,7 +265,7 @@ impl Scenario {
     }
 
     /// Heartbeat and election timeouts of every node.
-    pub fn raft(&self) -> RaftTiming {
+    pub fn raft(&self) -> RaftSettings {
         self.raft
     }
 

@@ -24,6 +24,12 @@ pub trait ClusterController: Send + Sync {
 
     /// What this node knows of the cluster.
     fn status(&self) -> ClusterStatus;
+
+    /// Makes a snapshot of this node's state, unless the last one is as new as the state, and returns when there is one.
+    ///
+    /// # Errors
+    /// [`ApiError::Timeout`] where it takes longer; it goes on. [`ApiError::SnapshotTooLarge`].
+    fn trigger_snapshot(&self) -> Answer<'_, SnapshotStatus>;
 }
 
 /// The replicated keys.
@@ -140,6 +146,15 @@ pub struct ScanResult {
     pub is_truncated: bool,
 }
 
+/// The newest snapshot of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotStatus {
+    /// The last entry that it covers.
+    pub last: Option<EntryId>,
+    /// Its size.
+    pub bytes: u64,
+}
+
 /// A member of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
@@ -223,6 +238,10 @@ pub struct RaftState {
     pub committed: Option<EntryId>,
     /// The last entry applied to the state.
     pub applied: Option<EntryId>,
+    /// The last entry that the newest snapshot covers.
+    pub snapshot: Option<EntryId>,
+    /// The last entry that has left the log, since a snapshot covers it.
+    pub purged: Option<EntryId>,
 }
 
 /// Hashes of a range of the log.
@@ -289,6 +308,14 @@ pub enum ApiError {
     /// The leader vanished while it worked on a write.
     #[error("the leader was lost before it answered: {}", TimeoutOutcome::Unknown)]
     LeaderLost,
+    /// The state is larger than a snapshot may be.
+    #[error("the state has {bytes} bytes, a snapshot may have {bytes_max}: raise snapshot_mib_max")]
+    SnapshotTooLarge {
+        /// Size of the state.
+        bytes: u64,
+        /// The bound.
+        bytes_max: u64,
+    },
     /// No state digest is kept for the index.
     #[error(
         "no state digest is kept for index {at}: ask for a multiple of 64 that is applied and recent, or leave `at` out"
@@ -318,12 +345,15 @@ pub enum TimeoutOutcome {
     NothingWritten,
     /// A write may have happened, or may still happen.
     Unknown,
+    /// It is still being done, and nothing has to be asked again.
+    GoesOn,
 }
 
 impl std::fmt::Display for TimeoutOutcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::NothingWritten => "nothing was written",
+            Self::GoesOn => "it goes on",
             Self::Unknown => "the outcome is unknown, the write may still take effect",
         })
     }
@@ -356,10 +386,14 @@ pub enum BadRequest {
         to: u64,
     },
     /// A range that reaches beyond the log.
-    #[error("the log holds {}, index {to} was asked for", last.map_or("no entry".to_owned(), |last| format!("entries 0 to {last}")))]
+    #[error("the log holds {}, {from} to {to} were asked for", held_text(*first, *last))]
     BeyondLog {
+        /// First index asked for.
+        from: u64,
         /// Last index asked for.
         to: u64,
+        /// First index there is.
+        first: u64,
         /// Last index there is.
         last: Option<u64>,
     },
@@ -378,6 +412,10 @@ pub enum BadRequest {
     /// A body or query that cannot be read.
     #[error("{0}")]
     Malformed(String),
+}
+
+fn held_text(first: u64, last: Option<u64>) -> String {
+    last.map_or("no entry".to_owned(), |last| format!("entries {first} to {last}"))
 }
 
 fn not_leader_text(leader: Option<&LeaderHint>) -> String {

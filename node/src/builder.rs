@@ -113,13 +113,14 @@ impl NodeBuilder {
         let listener = http::bind(self.config.http_listen).await?;
         let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen).await?;
         let log = RedbLogStore::open(&data_dir.join("log.redb"), *id)?;
-        let state_machine = SqliteStateMachine::open(&data_dir.join("state.sqlite"))?.behind(log.durable());
+        let state_machine = SqliteStateMachine::open(data_dir)?.behind(log.durable());
         let state_machine_thread = state_machine.thread();
         let admission = Arc::new(Admission::new(peers.iter().map(|(_, info)| info.endpoint_id)));
         let raft = RaftNode::start(Parts {
             id: *id,
             endpoint_id: identity.endpoint_id(),
             timing: self.config.timing,
+            snapshots: self.config.snapshots,
             log: log.clone(),
             state_machine,
             transport: Arc::new(endpoint.transport()),
@@ -130,6 +131,8 @@ impl NodeBuilder {
         let mut tasks = JoinSet::new();
         let follower = raft.clone();
         tasks.spawn(async move { follower.follow_members().await });
+        let compactor = raft.clone();
+        tasks.spawn(async move { compactor.compact().await });
         let node = Arc::new(raft.clone());
         let state = HttpState {
             cluster: node.clone(),

@@ -12,8 +12,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use self::file::FileConfig;
-use crate::limits::PEERS_MAX;
-use crate::raft::{RaftTiming, TimingError};
+use crate::limits::{PEERS_MAX, SNAPSHOT_SETTING_MAX};
+use crate::raft::{RaftTiming, SnapshotPolicy, TimingError};
 use crate::types::{EndpointKey, NodeId, NodeInfo};
 
 /// What was typed.
@@ -70,6 +70,15 @@ pub struct RunArgs {
     /// Longest silence before an election, in milliseconds [default: 2000]
     #[arg(long, value_name = "MS")]
     pub election_ms_max: Option<u64>,
+    /// Make a snapshot after so many entries [default: 1000000]
+    #[arg(long, value_name = "N")]
+    pub snapshot_entries: Option<u64>,
+    /// Make a snapshot after so many MiB of log, or as many as the state has if it is larger [default: 256]
+    #[arg(long, value_name = "MIB")]
+    pub snapshot_log_mib: Option<u64>,
+    /// Neither make nor take a larger snapshot, in MiB [default: 65536]
+    #[arg(long, value_name = "MIB")]
+    pub snapshot_mib_max: Option<u64>,
     /// What to log: a level, or a filter such as `aspen_node=debug,openraft=warn` [default: `aspen_node=info,warn`]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -97,6 +106,8 @@ pub struct Config {
     pub peers: Vec<(NodeId, NodeInfo)>,
     /// Heartbeat and election.
     pub timing: RaftTiming,
+    /// When snapshots are made.
+    pub snapshots: SnapshotPolicy,
     /// What to log.
     pub log: String,
 }
@@ -146,6 +157,14 @@ pub enum ConfigError {
     /// Time-outs that do not fit together.
     #[error(transparent)]
     Timing(#[from] TimingError),
+    /// A bound on snapshots that allows none, or no number of bytes.
+    #[error("{key} is {value}, 1 to {SNAPSHOT_SETTING_MAX} are allowed")]
+    Snapshots {
+        /// The key in the file.
+        key: &'static str,
+        /// Its value.
+        value: u64,
+    },
 }
 
 impl Config {
@@ -155,6 +174,7 @@ impl Config {
     /// The first setting that cannot stand, with its source.
     pub fn load(args: RunArgs) -> Result<Self, ConfigError> {
         let file = args.config.as_deref().map(FileConfig::read).transpose()?.unwrap_or_default();
+        let snapshots = snapshot_policy(&args, &file)?;
         let default = RaftTiming::default();
         let millis = |flag: Option<u64>, file: Option<u64>, default: Duration| {
             flag.or(file).map_or(default, Duration::from_millis)
@@ -176,6 +196,7 @@ impl Config {
                 election_min: millis(args.election_ms_min, file.election_ms_min, default.election_min),
                 election_max: millis(args.election_ms_max, file.election_ms_max, default.election_max),
             },
+            snapshots,
             log: args.log.or(file.log).unwrap_or_else(|| "aspen_node=info,warn".to_owned()),
         };
         config.check()?;
@@ -265,6 +286,26 @@ fn parse_part<T: FromStr<Err: std::fmt::Display>>(
         name,
         value: value.to_owned(),
         reason: error.to_string(),
+    })
+}
+
+/// When snapshots are made, from flags, file and defaults.
+fn snapshot_policy(args: &RunArgs, file: &FileConfig) -> Result<SnapshotPolicy, ConfigError> {
+    let default = SnapshotPolicy::default();
+    let setting = |key, flag: Option<u64>, file: Option<u64>| match flag.or(file) {
+        Some(value) if value == 0 || value > SNAPSHOT_SETTING_MAX => {
+            Err(ConfigError::Snapshots { key, value })
+        }
+        value => Ok(value),
+    };
+    let mib = |mib: u64| mib * 1024 * 1024;
+    let entries = setting("snapshot_entries", args.snapshot_entries, file.snapshot_entries)?;
+    let log_mib = setting("snapshot_log_mib", args.snapshot_log_mib, file.snapshot_log_mib)?;
+    let mib_max = setting("snapshot_mib_max", args.snapshot_mib_max, file.snapshot_mib_max)?;
+    Ok(SnapshotPolicy {
+        entries: entries.unwrap_or(default.entries),
+        log_bytes: log_mib.map_or(default.log_bytes, mib),
+        bytes_max: mib_max.map_or(default.bytes_max, mib),
     })
 }
 

@@ -78,6 +78,7 @@ pub fn router(state: HttpState) -> Router {
     Router::new()
         .route("/cluster/init", post(cluster::init))
         .route("/cluster/status", get(cluster::status))
+        .route("/cluster/snapshot", post(cluster::snapshot))
         .route("/kv/read", post(kv::read))
         .route("/kv/write", post(kv::write))
         .route("/kv/delete", post(kv::delete))

@@ -56,6 +56,42 @@ pub const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Entries that one transaction of the state machine applies.
 pub const APPLY_BATCH_MAX: u32 = 1_024;
+/// How often the state machine's journal is emptied into its database while it is written: pages that are written again
+/// and again reach the database once.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+/// A journal that is longer, in bytes, begins anew as soon as all of it is in the database.
+pub const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// How often a node looks whether its log has grown enough for a snapshot.
+pub const COMPACTION_INTERVAL: Duration = Duration::from_millis(500);
+/// Entries after which a snapshot is made, unless the settings say otherwise.
+pub const SNAPSHOT_ENTRIES_DEFAULT: u64 = 1_000_000;
+/// Bytes of log after which a snapshot is made, unless the settings say otherwise.
+pub const SNAPSHOT_LOG_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
+/// Largest snapshot, in bytes, unless the settings say otherwise. It is on disk, never in memory.
+pub const SNAPSHOT_BYTES_MAX_DEFAULT: u64 = 64 * 1024 * 1024 * 1024;
+/// Largest setting of the three above, in their units (entries, MiB): as bytes it still fits 64 bits.
+pub const SNAPSHOT_SETTING_MAX: u64 = 1 << 40;
+/// Rows that one commit of the log removes of what was purged: new entries do not wait for a long purge.
+pub const PURGE_ROWS_MAX: u64 = 2_048;
+
+/// A part of a snapshot that is sent or found as a whole, in bytes. Small, since a page that has changed costs one.
+pub const SNAPSHOT_CHUNK_BYTES: u32 = 64 * 1024;
+/// Chunks whose digests travel together; which of them are missing is told in 64 bits.
+pub const SNAPSHOT_REGION_CHUNKS: u32 = 64;
+/// Regions whose digests are sent ahead, so that a long round trip is not waited for at each.
+pub const SNAPSHOT_REGIONS_AHEAD: u32 = 4;
+/// How long either side of a snapshot's transfer waits for the other's next word.
+pub const SNAPSHOT_STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a receiver that installs a snapshot says that it is still at it.
+pub const SNAPSHOT_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Pages of the database that are copied into a snapshot at a time.
+pub const SNAPSHOT_STEP_PAGES: u32 = 256;
+/// Bytes of a snapshot that may wait in memory to be written to the disk while it is built.
+pub const SNAPSHOT_FLUSH_BYTES: u64 = 16 * 1024 * 1024;
+/// How long a snapshot that could not be built is waited with: the disk may be full.
+pub const SNAPSHOT_RETRY: Duration = Duration::from_secs(10);
+
 /// Operations waiting for the log's writer. openraft has a few under way at once; the rest is slack.
 pub const LOG_QUEUE_MAX: usize = 4_096;
 /// Encoded entries kept in memory after they are durable, in bytes, so that replication does not read the disk.
@@ -81,6 +117,11 @@ const _: () = {
     assert!(COMMAND_BYTES_MAX + APPEND_BYTES_MAX < RPC_MESSAGE_BYTES_MAX);
     // base64 grows by a third. Text that JSON has to escape may not fit: it is sent as base64.
     assert!(2 * (VALUE_BYTES_MAX / 3 * 4) + 4 * KEY_BYTES_MAX < HTTP_BODY_BYTES_MAX);
+    // A region's chunks and their digests are a bit each, and fit one message.
+    assert!(SNAPSHOT_REGION_CHUNKS == u64::BITS);
+    assert!(SNAPSHOT_SETTING_MAX.checked_mul(1024 * 1024).is_some());
+    assert!(SNAPSHOT_CHUNK_BYTES < RPC_MESSAGE_BYTES_MAX / 2);
+    assert!(SNAPSHOT_ALIVE_INTERVAL.as_secs() * 3 < SNAPSHOT_STEP_TIMEOUT.as_secs());
     assert!(SCAN_LIMIT_DEFAULT <= SCAN_LIMIT_MAX);
     // A page always has room for one entry.
     assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX <= SCAN_BYTES_MAX);

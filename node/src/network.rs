@@ -5,6 +5,7 @@
 
 pub mod iroh;
 pub mod rpc;
+pub mod snapshot;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -13,12 +14,14 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
-use openraft::type_config::alias::SnapshotOf;
 
+use self::snapshot::{InstallSnapshot, SnapshotStart};
 use crate::api::{ApiError, WriteResult};
-use crate::storage::sqlite::NoSnapshot;
+use crate::limits::SNAPSHOT_STEP_TIMEOUT;
+use crate::storage::snapshot::SnapshotFile;
 use crate::types::raft_types::{
-    AppendEntriesRequest, AppendEntriesResponse, LogId, Vote, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, LogId, Snapshot, SnapshotResponse, Vote, VoteRequest,
+    VoteResponse,
 };
 use crate::types::{Command, NodeId, NodeInfo, TypeConfig};
 
@@ -93,6 +96,14 @@ pub trait Transport: Debug + Send + Sync + 'static {
         within: Duration,
     ) -> Delivery<'a, VoteResponse>;
 
+    /// Raft's InstallSnapshot (Raft thesis 5.1). It takes as long as it makes progress.
+    fn install_snapshot<'a>(
+        &'a self,
+        to: &'a Peer,
+        vote: Vote,
+        snapshot: SnapshotFile,
+    ) -> Delivery<'a, SnapshotResponse>;
+
     /// Asks the leader for an index that it has confirmed with a quorum (Raft thesis 6.4).
     fn read_index<'a>(&'a self, to: &'a Peer, within: Duration) -> Delivery<'a, Result<LogId, ApiError>>;
 
@@ -118,6 +129,19 @@ pub trait RaftService: Send + Sync + 'static {
 
     /// Answers a pre-vote; an error says why the node cannot.
     fn pre_vote(&self, request: VoteRequest) -> BoxFuture<'_, Result<VoteResponse, String>>;
+
+    /// Decides about a snapshot that this node is offered.
+    ///
+    /// # Errors
+    /// Why it cannot take it.
+    fn begin_snapshot(&self, request: InstallSnapshot) -> Result<SnapshotStart, String>;
+
+    /// Replaces the state by a snapshot; an error says why the node cannot.
+    fn install_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: SnapshotFile,
+    ) -> BoxFuture<'_, Result<SnapshotResponse, String>>;
 
     /// Confirms with a quorum that this node leads, and says up to where a read must have applied.
     fn read_index(&self) -> BoxFuture<'_, Result<LogId, ApiError>>;
@@ -176,7 +200,7 @@ impl PeerNetwork {
 }
 
 impl RaftNetworkV2<TypeConfig> for PeerNetwork {
-    type SnapshotData = NoSnapshot;
+    type SnapshotData = SnapshotFile;
 
     async fn append_entries(
         &mut self,
@@ -210,11 +234,19 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
 
     async fn full_snapshot(
         &mut self,
-        _vote: Vote,
-        _snapshot: SnapshotOf<TypeConfig, NoSnapshot>,
-        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        vote: Vote,
+        snapshot: Snapshot<SnapshotFile>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
-    ) -> Result<openraft::raft::SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Err(StreamingError::Unreachable(Unreachable::new(&NoSnapshot::error())))
+    ) -> Result<SnapshotResponse, StreamingError<TypeConfig>> {
+        // openraft's time limit is one for a message: a snapshot may take as long as it makes progress.
+        let answer = self.transport.install_snapshot(&self.peer, vote, snapshot.snapshot);
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            answer = answer => answer.map_err(|error| {
+                tracing::warn!(%error, "a snapshot did not get through");
+                self.rpc_error(error, RPCTypes::InstallSnapshot, SNAPSHOT_STEP_TIMEOUT).into()
+            }),
+        }
     }
 }

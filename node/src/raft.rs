@@ -4,6 +4,7 @@
 //! decide is whether a write whose answer is lost took place: that is [`ApiError::Timeout`] or
 //! [`ApiError::LeaderLost`], never a refusal.
 
+mod compaction;
 mod operations;
 mod settings;
 mod status;
@@ -20,15 +21,18 @@ use openraft::{Raft, ServerState};
 use tokio::sync::Semaphore;
 
 use self::operations::bounded;
-pub use self::settings::{RaftTiming, TimingError};
+pub use self::settings::{RaftTiming, SnapshotPolicy, TimingError};
 use crate::api::{ApiError, TimeoutOutcome, WriteResult};
 use crate::limits::OPERATIONS_IN_FLIGHT_MAX;
 use crate::network::iroh::Admission;
+use crate::network::snapshot::{InstallSnapshot, SnapshotStart};
 use crate::network::{PeerNetworkFactory, RaftService, Transport};
 use crate::storage::log::RedbLogStore;
-use crate::storage::sqlite::{ReadPool, SqliteStateMachine};
+use crate::storage::snapshot::{SnapshotFile, SnapshotStore};
+use crate::storage::sqlite::{Bases, ReadPool, SqliteStateMachine};
 use crate::types::raft_types::{
-    AppendEntriesRequest, AppendEntriesResponse, LogId, Metrics, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, LogId, Metrics, Snapshot, SnapshotResponse, Vote,
+    VoteRequest, VoteResponse,
 };
 use crate::types::{Command, EndpointKey, NodeId, TypeConfig};
 
@@ -41,6 +45,8 @@ pub struct Parts {
     pub endpoint_id: EndpointKey,
     /// Heartbeat and election time-outs.
     pub timing: RaftTiming,
+    /// When snapshots are made.
+    pub snapshots: SnapshotPolicy,
     /// The log, open.
     pub log: RedbLogStore,
     /// The state machine, open.
@@ -65,6 +71,9 @@ struct Inner {
     transport: Arc<dyn Transport>,
     log: RedbLogStore,
     readers: ReadPool,
+    snapshots: SnapshotStore,
+    bases: Bases,
+    snapshot_policy: SnapshotPolicy,
     admission: Arc<Admission>,
     /// One permit per client operation under way.
     permits: Semaphore,
@@ -96,6 +105,7 @@ impl RaftNode {
         let config = Arc::new(parts.timing.config()?);
         let network = PeerNetworkFactory::new(parts.id, parts.transport.clone());
         let readers = parts.state_machine.readers();
+        let (snapshots, bases) = (parts.state_machine.snapshots(), parts.state_machine.bases());
         let raft = Raft::new(parts.id, config, network, parts.log.clone(), parts.state_machine)
             .await
             .map_err(|error| RaftStartError::Fatal(error.to_string()))?;
@@ -107,6 +117,9 @@ impl RaftNode {
             transport: parts.transport,
             log: parts.log,
             readers,
+            snapshots,
+            bases,
+            snapshot_policy: parts.snapshots,
             admission: parts.admission,
             permits: Semaphore::new(OPERATIONS_IN_FLIGHT_MAX as usize),
         };
@@ -184,6 +197,35 @@ impl RaftService for RaftNode {
 
     fn pre_vote(&self, request: VoteRequest) -> BoxFuture<'_, Result<VoteResponse, String>> {
         async move { self.inner.raft.pre_vote(request).await.map_err(|error| error.to_string()) }.boxed()
+    }
+
+    fn begin_snapshot(&self, request: InstallSnapshot) -> Result<SnapshotStart, String> {
+        if let Some(vote) = self.inner.log.durable_vote().filter(|own| *own > request.vote) {
+            return Ok(SnapshotStart::Stale(SnapshotResponse::new(vote)));
+        }
+        let InstallSnapshot { meta, seal, .. } = request;
+        let bytes_max = self.inner.snapshot_policy.bytes_max;
+        if seal.bytes > bytes_max {
+            let bytes = seal.bytes;
+            return Err(format!(
+                "it has {bytes} bytes, at most {bytes_max} are allowed: raise snapshot_mib_max"
+            ));
+        }
+        let received = self.inner.snapshots.receive(meta, seal, self.inner.bases.get());
+        received.map(|incoming| SnapshotStart::Receive(Box::new(incoming))).map_err(|error| error.to_string())
+    }
+
+    fn install_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: SnapshotFile,
+    ) -> BoxFuture<'_, Result<SnapshotResponse, String>> {
+        async move {
+            let snapshot = Snapshot { meta: snapshot.meta().clone(), snapshot };
+            let installed = self.inner.raft.install_full_snapshot(vote, snapshot).await;
+            installed.map_err(|error| error.to_string())
+        }
+        .boxed()
     }
 
     fn read_index(&self) -> BoxFuture<'_, Result<LogId, ApiError>> {

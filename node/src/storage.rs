@@ -3,6 +3,7 @@
 //! A data directory holds `identity.key`, `log.redb`, `state.sqlite` and SQLite's `-wal` and `-shm` beside it.
 
 pub mod log;
+pub mod snapshot;
 pub mod sqlite;
 #[cfg(test)]
 mod tests;

@@ -115,6 +115,12 @@ byte_string! {
     Value
 }
 
+byte_string! {
+    /// A part of a snapshot's file on its way to another node: at most
+    /// [`SNAPSHOT_CHUNK_BYTES`](crate::limits::SNAPSHOT_CHUNK_BYTES).
+    ChunkBytes
+}
+
 /// Reads the bytes of a key or a value without going through a sequence of integers.
 struct ByteBuf;
 
@@ -241,6 +247,10 @@ pub mod raft_types {
     pub type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
     /// A membership and the entry that set it.
     pub type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
+    /// What a snapshot covers.
+    pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
+    /// A snapshot with its data.
+    pub type Snapshot<D> = openraft::type_config::alias::SnapshotOf<TypeConfig, D>;
     /// What openraft says of itself.
     pub type Metrics = openraft::RaftMetrics<TypeConfig>;
     /// Request of the AppendEntries RPC.
@@ -251,6 +261,8 @@ pub mod raft_types {
     pub type VoteRequest = openraft::raft::VoteRequest<TypeConfig>;
     /// Answer of the Vote and PreVote RPCs.
     pub type VoteResponse = openraft::raft::VoteResponse<TypeConfig>;
+    /// Answer to a snapshot.
+    pub type SnapshotResponse = openraft::raft::SnapshotResponse<TypeConfig>;
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub(crate) fn turn() -> Turn {
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The scenarios of `topologies/` that every driver can run.
-pub(crate) const TOPOLOGIES: [&str; 8] = [
+pub(crate) const TOPOLOGIES: [&str; 9] = [
     "three-nodes",
     "leader-isolated",
     "split-brain",
@@ -42,6 +42,7 @@ pub(crate) const TOPOLOGIES: [&str; 8] = [
     "lossy-wan",
     "pause-leader",
     "flapping",
+    "left-behind",
 ];
 
 /// The others, which need virtual machines.

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use aspen_lab::runner::record::{FaultRecord, RunRecord};
 use nix::sys::signal::{Signal, kill};
@@ -43,7 +44,17 @@ fn row(run: &Run, name: &str, seed: u64) -> String {
         let links = record.links.as_ref().unwrap();
         assert!(links.proofs.len() == 3 && links.has_receipt(), "{}", run.output());
     }
+    if name == "left-behind" {
+        assert!(snapshots_taken(&run.directory) >= 2, "{}", run.output());
+    }
     format!("{name:<16} {seed:>4} {answered:>9} {:>7} {elections:>9}", faults.len())
+}
+
+/// How often a node was sent a snapshot, as the consoles have it.
+fn snapshots_taken(directory: &Path) -> usize {
+    let consoles =
+        fs::read_dir(directory.join("nodes")).unwrap().map(|node| node.unwrap().path().join("console.log"));
+    consoles.map(|console| fs::read_to_string(console).unwrap().matches("a snapshot is here").count()).sum()
 }
 
 #[test]

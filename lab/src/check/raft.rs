@@ -4,7 +4,7 @@
 //! - Votes: a node's durable vote never goes back, across restarts; its term does not within one incarnation.
 //! - Log matching: nodes that hold the same range of committed entries have the same digest of it.
 //! - State machine safety: nodes that have applied the same entries have the same digest of their state.
-//! - Positions: applied <= committed <= last; committed and applied never go back within one incarnation. (Over a restart
+//! - Positions: purged <= snapshot <= applied <= committed <= last; committed and applied never go back within one incarnation. (Over a restart
 //!   they may: neither is flushed.)
 //!
 //! What nobody has seen is not judged: a pass says how much was.
@@ -161,7 +161,10 @@ impl<'a> Judge<'a> {
     fn positions(&mut self, at_ns: u64, node: NodeIndex, state: &NodeState) {
         let index = |position: Option<LogPosition>| position.map(|position| position.index);
         let (applied, committed) = (index(state.applied), index(state.committed));
+        let (snapshot, purged) = (index(state.snapshot), index(state.purged));
         for (low, low_name, high, high_name) in [
+            (purged, "purged", snapshot, "its snapshot"),
+            (snapshot, "its snapshot", applied, "applied"),
             (applied, "applied", committed, "committed"),
             (committed, "committed", state.last_log_index, "the end of its log"),
         ] {
@@ -201,6 +204,8 @@ impl<'a> Judge<'a> {
             ("term", Some(before.term), Some(now.term)),
             ("committed index", index(before.committed), index(now.committed)),
             ("applied index", index(before.applied), index(now.applied)),
+            ("end of its snapshot", index(before.snapshot), index(now.snapshot)),
+            ("purged index", index(before.purged), index(now.purged)),
         ] {
             if new < old {
                 let text =

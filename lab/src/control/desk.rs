@@ -157,6 +157,8 @@ mod tests {
             last_log_index: None,
             committed: None,
             applied: None,
+            snapshot: None,
+            purged: None,
         };
         let at = Duration::from_secs(1);
         desk.see(at, state);

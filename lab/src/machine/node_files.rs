@@ -49,9 +49,12 @@ pub(super) fn node_toml(plan: &Plan, node: &PlannedNode, data: &Path, pace: Pace
         real_ms(plan.raft.election_ms_min),
         real_ms(plan.raft.election_ms_max),
     );
+    // Writing to a String cannot fail.
+    if let Some(entries) = plan.raft.snapshot_entries {
+        let _ = writeln!(text, "snapshot_entries = {entries}");
+    }
     for peer in &plan.nodes {
         let endpoint_id = Identity::from_secret(peer.secret_key_seed.0).endpoint_id();
-        // Writing to a String cannot fail.
         let _ = write!(
             text,
             "\n[[peers]]\nid = {}\nendpoint_id = \"{endpoint_id}\"\nraft = \"{}:{}\"\nhttp = \"{}:{}\"\n",

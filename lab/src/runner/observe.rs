@@ -131,6 +131,9 @@ impl Gaze {
             self.conduct.observe(self.node, digest);
             self.next_state += STATE_DIGEST_INTERVAL;
         }
+        // What has left the log cannot be compared any more.
+        let held = state.purged.map_or(0, |purged| purged.index + 1);
+        self.next_log = self.next_log.max(held.next_multiple_of(LOG_DIGEST_ENTRIES));
         // What is applied is committed for good; openraft may name an entry committed a moment before the log has it.
         let end = self.next_log + LOG_DIGEST_ENTRIES - 1;
         if end <= applied {

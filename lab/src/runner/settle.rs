@@ -4,6 +4,7 @@
 //! if all members stood at one and the same entry before and after all of the reads: then each answer has to fit the
 //! order of everything that was acknowledged, as if it were linearizable.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
@@ -56,9 +57,10 @@ pub(super) async fn settle(stage: &Stage, conduct: &Conduct, load: &Load) -> Opt
     let deadline = stage.clock.now() + SETTLE_MAX;
     loop {
         let problem = match round(stage, &members).await {
-            Ok((index, readings)) => {
+            Ok((held, readings)) => {
+                let index = *held.end();
                 load.record_reads(&readings);
-                compare(stage, conduct, &members, index).await;
+                compare(stage, conduct, &members, held).await;
                 let text = format!("every member holds entry {index}, {} reads", readings.len());
                 conduct.event(EventKind::Phase, "settled", text);
                 let reads_count = readings.len() as u64;
@@ -77,9 +79,13 @@ pub(super) async fn settle(stage: &Stage, conduct: &Conduct, load: &Load) -> Opt
     }
 }
 
-/// One try: the entry that every member has applied, and every key's readings; or what stands against it.
-async fn round(stage: &Stage, members: &[NodeIndex]) -> Result<(u64, Vec<Reading>), NotSettled> {
-    let index = common_index(stage, members).await?;
+/// One try: the entries that every member holds and has applied, and every key's readings; or what stands against it.
+async fn round(
+    stage: &Stage,
+    members: &[NodeIndex],
+) -> Result<(RangeInclusive<u64>, Vec<Reading>), NotSettled> {
+    let held = common_log(stage, members).await?;
+    let index = *held.end();
     let keys = 0..stage.plan.workload.keys;
     let mut readings = Vec::new();
     let own = members.iter().map(|node| {
@@ -94,15 +100,16 @@ async fn round(stage: &Stage, members: &[NodeIndex]) -> Result<(u64, Vec<Reading
         read_keys(stage, *node, CLIENT.to_owned(), share, None)
     });
     readings.extend(try_join_all(shares).await?.concat());
-    let after = common_index(stage, members).await?;
+    let after = *common_log(stage, members).await?.end();
     if after != index {
         return Err(NotSettled::Grew { before: index, after });
     }
-    Ok((index, readings))
+    Ok((held, readings))
 }
 
-/// The last entry of every member's log, if all have applied it and one of them leads.
-async fn common_index(stage: &Stage, members: &[NodeIndex]) -> Result<u64, NotSettled> {
+/// The entries that every member's log holds, if all have applied the last one and one of them leads. Where each has
+/// purged others, none but the last may be left.
+async fn common_log(stage: &Stage, members: &[NodeIndex]) -> Result<RangeInclusive<u64>, NotSettled> {
     let asked = members.iter().map(|node| async move {
         let node = *node;
         let answer = raft_state(stage.cluster.channel(node).as_mut()).await;
@@ -120,7 +127,8 @@ async fn common_index(stage: &Stage, members: &[NodeIndex]) -> Result<u64, NotSe
             return Err(NotSettled::Behind { node: stage.name(node).to_owned(), applied, last });
         }
     }
-    Ok(last)
+    let purged = states.iter().filter_map(|state| state.purged).map(|purged| purged.index).max();
+    Ok(purged.map_or(0, |purged| (purged + 1).min(last))..=last)
 }
 
 /// Reads keys through one node: its own answers, all of entry `index`, or linearizably.
@@ -176,9 +184,10 @@ fn is_of_entry(response: &Response, index: u64) -> Result<(), Json> {
     if found.as_u64() == Some(index) { Ok(()) } else { Err(found.clone()) }
 }
 
-/// Asks every member for the same digests, up to the entry that they all hold.
-async fn compare(stage: &Stage, conduct: &Conduct, members: &[NodeIndex], index: u64) {
-    let first = (index + 1).saturating_sub(SETTLE_LOG_ENTRIES_MAX);
+/// Asks every member for the same digests, of the entries that they all hold.
+async fn compare(stage: &Stage, conduct: &Conduct, members: &[NodeIndex], held: RangeInclusive<u64>) {
+    let index = *held.end();
+    let first = (index + 1).saturating_sub(SETTLE_LOG_ENTRIES_MAX).max(*held.start());
     let range_max = aspen_node::limits::LOG_DIGEST_RANGE_MAX;
     let asked = members.iter().map(|node| async move {
         let node = *node;

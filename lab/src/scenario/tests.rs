@@ -31,6 +31,7 @@ fn every_topology_is_a_valid_scenario() {
         "crash-storm",
         "flapping",
         "leader-isolated",
+        "left-behind",
         "lossy-wan",
         "one-way-cut",
         "pause-leader",

@@ -19,18 +19,19 @@ use crate::limits::{
     ABOUT_BYTES_MAX, CLIENTS_DEFAULT, CLIENTS_MAX, ELECTION_HEARTBEATS_MIN, ELECTION_MAX,
     ELECTION_MAX_DEFAULT, ELECTION_MIN_DEFAULT, HEARTBEAT_DEFAULT, HEARTBEAT_MAX, HEARTBEAT_MIN,
     KEYS_DEFAULT, KEYS_MAX, LOAD_AFTER_FAULTS, LOAD_DURATION_MIN, MISTAKES_MAX, OPERATIONS_MAX,
-    PLANNED_DURATION_MAX, RATE_DEFAULT, SCENARIO_NAME_BYTES_MAX,
+    PLANNED_DURATION_MAX, RATE_DEFAULT, SCENARIO_NAME_BYTES_MAX, SNAPSHOT_ENTRIES_MAX, SNAPSHOT_ENTRIES_MIN,
 };
 use crate::scenario::mistake::Mistake;
 use crate::scenario::parse::{self, Path, Position, Raw};
-use crate::scenario::{Fault, Located, Mix, RaftTiming, Scenario, Workload, WorkloadKind};
+use crate::scenario::{Fault, Located, Mix, RaftSettings, Scenario, Workload, WorkloadKind};
 
 const SCENARIO: Section = Section {
     name: "a scenario",
     keys: &["name", "about", "nodes", "links", "raft", "workload", "duration", "faults", "checks"],
     keys_later: &["target"],
 };
-const RAFT: Section = Section { name: "raft", keys: &["heartbeat", "election"], keys_later: &[] };
+const RAFT: Section =
+    Section { name: "raft", keys: &["heartbeat", "election", "snapshot_entries"], keys_later: &[] };
 const WORKLOAD: Section =
     Section { name: "workload", keys: &["kind", "clients", "keys", "rate", "mix"], keys_later: &[] };
 const MIX: Section = Section { name: "workload.mix", keys: &["read", "write", "cas"], keys_later: &[] };
@@ -147,15 +148,16 @@ fn about(value: &Value<'_>, findings: &mut Findings) -> Option<String> {
     None
 }
 
-fn raft_default() -> RaftTiming {
-    RaftTiming {
+fn raft_default() -> RaftSettings {
+    RaftSettings {
         heartbeat: HEARTBEAT_DEFAULT,
         election_min: ELECTION_MIN_DEFAULT,
         election_max: ELECTION_MAX_DEFAULT,
+        snapshot_entries: None,
     }
 }
 
-fn raft(value: &Value<'_>, findings: &mut Findings) -> Option<RaftTiming> {
+fn raft(value: &Value<'_>, findings: &mut Findings) -> Option<RaftSettings> {
     let fields = Fields::open(value, "raft", &RAFT, findings)?;
     let heartbeat = fields.get("heartbeat").map_or(Some(HEARTBEAT_DEFAULT), |value| {
         units::duration(&value, "raft.heartbeat", HEARTBEAT_MIN, HEARTBEAT_MAX, findings)
@@ -163,13 +165,17 @@ fn raft(value: &Value<'_>, findings: &mut Findings) -> Option<RaftTiming> {
     let election = fields
         .get("election")
         .map_or(Some((ELECTION_MIN_DEFAULT, ELECTION_MAX_DEFAULT)), |value| election(&value, findings));
+    let snapshot_entries = fields.get("snapshot_entries").map_or(Some(None), |value| {
+        units::number(&value, "raft.snapshot_entries", SNAPSHOT_ENTRIES_MIN, SNAPSHOT_ENTRIES_MAX, findings)
+            .map(Some)
+    });
     let (heartbeat, (election_min, election_max)) = (heartbeat?, election?);
     if election_min < heartbeat * ELECTION_HEARTBEATS_MIN {
         let place = fields.get("election").or_else(|| fields.get("heartbeat"))?;
         findings.add(&place.path, Mistake::ElectionShort { min: election_min, heartbeat });
         return None;
     }
-    Some(RaftTiming { heartbeat, election_min, election_max })
+    Some(RaftSettings { heartbeat, election_min, election_max, snapshot_entries: snapshot_entries? })
 }
 
 /// `1s..2s`: the shortest and the longest election timeout.

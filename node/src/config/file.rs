@@ -21,6 +21,9 @@ pub(super) struct FileConfig {
     pub(super) heartbeat_ms: Option<u64>,
     pub(super) election_ms_min: Option<u64>,
     pub(super) election_ms_max: Option<u64>,
+    pub(super) snapshot_entries: Option<u64>,
+    pub(super) snapshot_log_mib: Option<u64>,
+    pub(super) snapshot_mib_max: Option<u64>,
     pub(super) log: Option<String>,
 }
 

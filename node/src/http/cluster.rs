@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::HttpState;
 use super::body::Body;
 use super::error::Refusal;
-use crate::api::{BadRequest, ClusterStatus};
+use crate::api::{BadRequest, ClusterStatus, SnapshotStatus};
 use crate::types::{NodeId, NodeInfo};
 
 #[derive(Debug, Default, Deserialize)]
@@ -18,6 +18,11 @@ pub(super) struct InitBody {
     /// Numbers of configured peers; absent: all of them.
     members: Option<Vec<NodeId>>,
 }
+
+/// A request that says nothing.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
 
 /// POST /cluster/init
 pub(super) async fn init(
@@ -35,6 +40,14 @@ pub(super) async fn init(
 /// GET /cluster/status
 pub(super) async fn status(State(state): State<HttpState>) -> Json<ClusterStatus> {
     Json(state.cluster.status())
+}
+
+/// POST /cluster/snapshot
+pub(super) async fn snapshot(
+    State(state): State<HttpState>,
+    Body(Nothing {}): Body<Nothing>,
+) -> Result<Json<SnapshotStatus>, Refusal> {
+    Ok(Json(state.cluster.trigger_snapshot().await?))
 }
 
 fn known(peers: &BTreeMap<NodeId, NodeInfo>, id: NodeId) -> Result<(NodeId, NodeInfo), Refusal> {

@@ -38,6 +38,7 @@ impl From<ApiError> for Refusal {
             ApiError::NoQuorum => (StatusCode::SERVICE_UNAVAILABLE, "no_quorum"),
             ApiError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
             ApiError::LeaderLost => (StatusCode::GATEWAY_TIMEOUT, "leader_lost"),
+            ApiError::SnapshotTooLarge { .. } => (StatusCode::INSUFFICIENT_STORAGE, "snapshot_too_large"),
             ApiError::DigestNotKept { .. } => (StatusCode::NOT_FOUND, "digest_not_kept"),
             ApiError::Stopping { .. } => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             ApiError::Storage { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "storage"),

@@ -23,13 +23,15 @@ pub use self::admission::Admission;
 use self::pool::OnTimeout;
 pub use self::pool::RaftConnectionPool;
 use super::rpc::{ALPN, AppendEntries, Forward, PreVote, RaftMessage, RaftProtocol, ReadIndex, RequestVote};
+use super::snapshot::{self, InstallSnapshot};
 use super::{Delivery, Peer, RaftService, Transport, TransportError};
 use crate::api::{ApiError, WriteResult};
 use crate::limits::{
     ENDPOINT_CLOSE_TIMEOUT, PEER_IDLE_TIMEOUT, PEER_INITIAL_RTT, PEER_KEEP_ALIVE, PEER_REQUESTS_MAX,
 };
+use crate::storage::snapshot::SnapshotFile;
 use crate::types::raft_types::{
-    AppendEntriesRequest, AppendEntriesResponse, LogId, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, LogId, SnapshotResponse, Vote, VoteRequest, VoteResponse,
 };
 use crate::types::{Command, EndpointKey};
 
@@ -174,6 +176,19 @@ impl Transport for IrohTransport {
         .boxed()
     }
 
+    fn install_snapshot<'a>(
+        &'a self,
+        to: &'a Peer,
+        vote: Vote,
+        snapshot: SnapshotFile,
+    ) -> Delivery<'a, SnapshotResponse> {
+        async move {
+            let request = InstallSnapshot { vote, meta: snapshot.meta().clone(), seal: snapshot.seal() };
+            self.pool.snapshot(to, request, &snapshot).await
+        }
+        .boxed()
+    }
+
     fn read_index<'a>(&'a self, to: &'a Peer, within: Duration) -> Delivery<'a, Result<LogId, ApiError>> {
         self.pool.rpc(to, ReadIndex, within, OnTimeout::Keep).boxed()
     }
@@ -220,11 +235,14 @@ impl ProtocolHandler for RaftHandler {
             // A connection that ends is no error of ours: the peer dials again.
             let Ok(Some(message)) = read_request::<RaftProtocol>(&connection).await else { break };
             while requests.try_join_next().is_some() {}
-            // What comes on behalf of a client may wait long, and is bounded by the node itself: it must not stand in
-            // the way of heartbeats and votes.
-            let is_for_client = matches!(message, RaftMessage::ReadIndex(_) | RaftMessage::Forward(_));
+            // What comes on behalf of a client may wait long, and a snapshot takes long; both are bounded by the node
+            // itself: they must not stand in the way of heartbeats and votes.
+            let is_long = matches!(
+                message,
+                RaftMessage::ReadIndex(_) | RaftMessage::Forward(_) | RaftMessage::InstallSnapshot(_)
+            );
             let permit = match permits.clone().acquire_owned() {
-                _ if is_for_client => None,
+                _ if is_long => None,
                 permit => permit.await.ok(),
             };
             let service = self.service.clone();
@@ -256,6 +274,9 @@ async fn answer(service: &dyn RaftService, message: RaftMessage) {
         }
         RaftMessage::Forward(WithChannels { tx, inner, .. }) => {
             let _ = tx.send(service.forwarded(inner.0).await).await;
+        }
+        RaftMessage::InstallSnapshot(WithChannels { tx, rx, inner, .. }) => {
+            snapshot::receive(service, inner, rx, tx).await;
         }
     }
 }

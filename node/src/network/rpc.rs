@@ -1,9 +1,10 @@
 //! The messages between nodes, as an irpc service: what travels, not how.
 
-use irpc::channel::oneshot;
+use irpc::channel::{mpsc, oneshot};
 use irpc::rpc_requests;
 use serde::{Deserialize, Serialize};
 
+use super::snapshot::{InstallSnapshot, SnapshotAnswer, SnapshotPart};
 use crate::api::{ApiError, WriteResult};
 use crate::types::Command;
 use crate::types::raft_types::{
@@ -52,6 +53,9 @@ pub enum RaftProtocol {
     /// See [`Forward`].
     #[rpc(tx = oneshot::Sender<Result<WriteResult, ApiError>>)]
     Forward(Forward),
+    /// See [`InstallSnapshot`].
+    #[rpc(rx = mpsc::Receiver<SnapshotPart>, tx = mpsc::Sender<SnapshotAnswer>)]
+    InstallSnapshot(InstallSnapshot),
 }
 
 const _: () = assert!(irpc::rpc::MAX_MESSAGE_SIZE == crate::limits::RPC_MESSAGE_BYTES_MAX as u64);

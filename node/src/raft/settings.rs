@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use openraft::{Config, SnapshotPolicy};
+use openraft::Config;
+
+use crate::limits::{SNAPSHOT_BYTES_MAX_DEFAULT, SNAPSHOT_ENTRIES_DEFAULT, SNAPSHOT_LOG_BYTES_DEFAULT};
 
 /// Heartbeat interval and election time-out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +15,27 @@ pub struct RaftTiming {
     pub election_min: Duration,
     /// Longest such silence; each election draws one in between.
     pub election_max: Duration,
+}
+
+/// When snapshots are made, and how large they may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotPolicy {
+    /// Applied entries after which one is made.
+    pub entries: u64,
+    /// Bytes of log after which one is made, unless the state is larger: then as many as that.
+    pub log_bytes: u64,
+    /// Larger ones, in bytes, are neither made nor taken.
+    pub bytes_max: u64,
+}
+
+impl Default for SnapshotPolicy {
+    fn default() -> Self {
+        Self {
+            entries: SNAPSHOT_ENTRIES_DEFAULT,
+            log_bytes: SNAPSHOT_LOG_BYTES_DEFAULT,
+            bytes_max: SNAPSHOT_BYTES_MAX_DEFAULT,
+        }
+    }
 }
 
 impl Default for RaftTiming {
@@ -93,8 +116,9 @@ impl RaftTiming {
             enable_pre_vote: Some(true),
             // A leader that restarts stands for election like anybody else.
             enable_leader_restore: Some(false),
-            // There are no snapshots yet, so nothing may be purged.
-            snapshot_policy: SnapshotPolicy::Never,
+            // Both are decided in `compaction`, which also knows of bytes.
+            snapshot_policy: openraft::SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
             ..Config::default()
         };
         config.validate().map_err(|error| TimingError::Refused(error.to_string()))

@@ -9,7 +9,7 @@ use super::operations::bounded;
 use super::{RaftNode, init_error, role_name};
 use crate::api::{
     Answer, ApiError, BadRequest, ClusterController, ClusterStatus, EntryId, LeaderHint, LogDigest,
-    LogDigestEntry, Member, RaftObserver, RaftState, StateDigest, TimeoutOutcome, VoteState,
+    LogDigestEntry, Member, RaftObserver, RaftState, SnapshotStatus, StateDigest, TimeoutOutcome, VoteState,
 };
 use crate::limits::{APPEND_BYTES_MAX, LOG_DIGEST_RANGE_MAX, PEERS_MAX};
 use crate::storage::log::RedbLogStore;
@@ -34,6 +34,10 @@ impl ClusterController for RaftNode {
             .await
         }
         .boxed()
+    }
+
+    fn trigger_snapshot(&self) -> Answer<'_, SnapshotStatus> {
+        bounded(TimeoutOutcome::GoesOn, self.make_snapshot()).boxed()
     }
 
     fn status(&self) -> ClusterStatus {
@@ -61,6 +65,19 @@ impl ClusterController for RaftNode {
     }
 }
 
+impl RaftNode {
+    async fn make_snapshot(&self) -> Result<SnapshotStatus, ApiError> {
+        let metrics = self.metrics();
+        let Some(applied) = metrics.last_applied else { return Ok(SnapshotStatus { last: None, bytes: 0 }) };
+        if metrics.snapshot < Some(applied) {
+            self.start_snapshot().await?;
+        }
+        let last = self.await_snapshot(applied.index).await?;
+        let bytes = self.inner.snapshots.current().map_or(0, |current| current.seal().bytes);
+        Ok(SnapshotStatus { last: Some(entry_id(last)), bytes })
+    }
+}
+
 impl RaftObserver for RaftNode {
     fn raft_state(&self) -> RaftState {
         let metrics = self.metrics();
@@ -80,6 +97,8 @@ impl RaftObserver for RaftNode {
             last_log_index: metrics.last_log_index,
             committed: metrics.local_committed.map(entry_id),
             applied: metrics.last_applied.map(entry_id),
+            snapshot: metrics.snapshot.map(entry_id),
+            purged: metrics.purged.map(entry_id),
         }
     }
 
@@ -88,9 +107,9 @@ impl RaftObserver for RaftNode {
             if from > to || to - from >= LOG_DIGEST_RANGE_MAX {
                 return Err(BadRequest::LogRange { from, to }.into());
             }
-            let last = self.inner.log.last_index();
-            if last.is_none_or(|last| to > last) {
-                return Err(BadRequest::BeyondLog { to, last }.into());
+            let (first, last) = (self.inner.log.first_index(), self.inner.log.last_index());
+            if from < first || last.is_none_or(|last| to > last) {
+                return Err(BadRequest::BeyondLog { from, to, first, last }.into());
             }
             let log = self.inner.log.clone();
             let failed = |reason: &dyn std::fmt::Display| ApiError::Storage { reason: reason.to_string() };

@@ -175,6 +175,21 @@ impl RedbLogStore {
         lock(&self.shared.cache).last().map(|last| last.index)
     }
 
+    /// The index of the first entry that is not on disk only.
+    pub fn first_in_memory(&self) -> Option<u64> {
+        lock(&self.shared.cache).first_in_memory()
+    }
+
+    /// The index of the first entry of the log.
+    pub fn first_index(&self) -> u64 {
+        lock(&self.shared.cache).first()
+    }
+
+    /// Bytes of entries that were appended since the log was opened.
+    pub fn appended_bytes(&self) -> u64 {
+        lock(&self.shared.cache).appended_bytes()
+    }
+
     /// The vote that is on disk.
     pub fn durable_vote(&self) -> Option<Vote> {
         lock(&self.shared.cache).vote()
@@ -356,17 +371,17 @@ fn load(path: &Path, db: &Database) -> Result<Loaded, StorageError> {
         Ok((bytes("vote")?, bytes("committed")?, bytes("purged")?, last))
     };
     let (vote, committed, purged, last) = read().map_err(|error| redb_error(path, error))?;
+    let last = last.map(|bytes| decode_entry(&bytes).map(|entry| entry.log_id)).transpose();
     let log_id = |bytes: Option<Vec<u8>>, what: &str| -> Result<Option<LogId>, StorageError> {
         bytes.map(|bytes| postcard::from_bytes(&bytes)).transpose().map_err(|_| corrupt(what))
     };
+    let purged = log_id(purged, "the purged index")?;
     Ok(Loaded {
         vote: vote.map(|bytes| postcard::from_bytes(&bytes)).transpose().map_err(|_| corrupt("the vote"))?,
         committed: log_id(committed, "the committed index")?,
-        purged: log_id(purged, "the purged index")?,
-        last: last
-            .map(|bytes| decode_entry(&bytes).map(|entry| entry.log_id))
-            .transpose()
-            .map_err(|_| corrupt("the last entry"))?,
+        // Purged rows that are still there do not count.
+        last: last.map_err(|_| corrupt("the last entry"))?.filter(|last| Some(*last) > purged),
+        purged,
     })
 }
 

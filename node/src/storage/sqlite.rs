@@ -5,29 +5,38 @@
 //! replays what a power cut takes. It never runs ahead of what that log holds durably: openraft applies what a quorum
 //! has, also where this node's own write is still under way. Reads use a pool of their own connections and never wait for the writer.
 //!
-//! It makes no snapshots yet, and refuses to install one.
+//! The journal is emptied into the database by a thread of its own, and a snapshot is a copy of the database's pages as
+//! of one read transaction: neither makes a write wait. A snapshot that is installed becomes a database under the next
+//! name, and its rename is the moment at which the state changes.
 
 mod apply;
+mod build;
+mod checkpoint;
+mod generation;
 mod read;
 
+use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use futures::{Stream, StreamExt};
-use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::storage::{EntryResponder, RaftStateMachine};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
-use self::apply::{Applier, Batch};
+use self::apply::{Applier, Batch, Op, Position};
+pub use self::build::SnapshotBuilder;
+use self::generation::Generation;
 pub use self::read::ReadPool;
 use super::StorageError;
 use super::log::DurableLog;
+use super::snapshot::{SNAPSHOT_DIR, SnapshotFile, SnapshotStore};
 use crate::limits::APPLY_BATCH_MAX;
 use crate::types::TypeConfig;
-use crate::types::raft_types::{Entry, LogId, StoredMembership};
+use crate::types::raft_types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership};
 
 /// The format that this version writes, as `PRAGMA user_version`.
 const FORMAT: i64 = 1;
@@ -49,13 +58,37 @@ const SCHEMA: &str = "
 /// The state machine that openraft drives.
 #[derive(Debug)]
 pub struct SqliteStateMachine {
-    queue: Option<SyncSender<Batch>>,
+    queue: Option<SyncSender<Op>>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
-    applied: Option<LogId>,
-    membership: StoredMembership,
+    position: Position,
     readers: ReadPool,
+    snapshots: SnapshotStore,
+    bases: Bases,
     /// The log that this state must not run ahead of.
     log: Option<DurableLog>,
+}
+
+/// Files in which parts of a snapshot may be found that need not be sent. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Bases(Arc<Mutex<Arc<File>>>);
+
+impl Bases {
+    /// Opens the database besides SQLite. It must stay open as long as SQLite has it: to close it would take SQLite's
+    /// locks away (fcntl(2), "advisory record locking").
+    fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self(Arc::new(Mutex::new(Arc::new(File::open(path)?)))))
+    }
+
+    /// The present ones.
+    pub fn get(&self) -> Vec<Arc<File>> {
+        vec![self.0.lock().expect("nothing panics while it holds this lock").clone()]
+    }
+
+    fn replace(&self, path: &Path) -> io::Result<()> {
+        let file = Arc::new(File::open(path)?);
+        *self.0.lock().expect("nothing panics while it holds this lock") = file;
+        Ok(())
+    }
 }
 
 /// Waits for the state machine's thread when the node stops.
@@ -75,29 +108,34 @@ impl StateMachineThread {
 }
 
 impl SqliteStateMachine {
-    /// Opens the state at `path`, or makes it.
+    /// Opens the state in a data directory, or makes it.
     ///
     /// # Errors
-    /// The file is damaged, of a later format, or cannot be used.
-    pub fn open(path: &Path) -> Result<Self, StorageError> {
-        let sqlite = |source| StorageError::Sqlite { path: path.to_owned(), source };
-        let connection = Connection::open(path).map_err(sqlite)?;
-        initialize(path, &connection)?;
-        let mut applier = Applier::new(connection).map_err(sqlite)?;
-        let (last_applied, membership) = applier.position(path)?;
-        let readers = ReadPool::open(path)?;
+    /// A file is damaged, of a later format, or cannot be used.
+    pub fn open(data_dir: &Path) -> Result<Self, StorageError> {
+        let generation = Generation::find(data_dir)?;
+        let path = generation.path();
+        let sqlite = |source| StorageError::Sqlite { path: path.clone(), source };
+        let connection = open_writer(&path)?;
+        let snapshots = SnapshotStore::open(&data_dir.join(SNAPSHOT_DIR), build::read_meta)?;
+        let io = |source| StorageError::Io { path: path.clone(), source };
+        let bases = Bases::open(&path).map_err(io)?;
+        let position = apply::position(&path, &connection)?;
+        let readers = ReadPool::new(path.clone());
+        let applier = Applier::new(connection, generation, readers.clone(), bases.clone()).map_err(sqlite)?;
         // One batch is applied while openraft prepares the next.
-        let (queue, batches) = sync_channel(1);
+        let (queue, ops) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("state-machine".into())
-            .spawn(move || applier.run(&batches))
-            .map_err(|source| StorageError::Io { path: path.to_owned(), source })?;
+            .spawn(move || applier.run(&ops))
+            .map_err(io)?;
         Ok(Self {
             queue: Some(queue),
             thread: Arc::new(Mutex::new(Some(thread))),
-            applied: last_applied,
-            membership,
+            position,
             readers,
+            snapshots,
+            bases,
             log: None,
         })
     }
@@ -115,6 +153,16 @@ impl SqliteStateMachine {
         self.readers.clone()
     }
 
+    /// The snapshots of this state.
+    pub fn snapshots(&self) -> SnapshotStore {
+        self.snapshots.clone()
+    }
+
+    /// Where parts of a snapshot may be found that need not be sent.
+    pub fn bases(&self) -> Bases {
+        self.bases.clone()
+    }
+
     /// What to wait for when the node stops.
     pub fn thread(&self) -> StateMachineThread {
         StateMachineThread(self.thread.clone())
@@ -127,16 +175,10 @@ impl SqliteStateMachine {
             log.reached(last.index).await?;
         }
         let membership = entries.iter().rev().find_map(apply::membership_of);
-        let (done, applied) = oneshot::channel();
-        let queue = self.queue.clone().ok_or_else(|| io::Error::other("the state machine is closed"))?;
-        queue
-            .send(Batch { entries, done })
-            .map_err(|_| io::Error::other("the state machine's thread has ended"))?;
-        let outcomes =
-            applied.await.map_err(|_| io::Error::other("the state machine's thread has ended"))??;
-        self.applied = Some(last);
+        let outcomes = self.ask(|done| Op::Apply(Batch { entries, done })).await?;
+        self.position.applied = Some(last);
         if let Some(membership) = membership {
-            self.membership = membership;
+            self.position.membership = membership;
         }
         for (responder, outcome) in responders.into_iter().zip(outcomes) {
             if let Some(responder) = responder {
@@ -145,14 +187,23 @@ impl SqliteStateMachine {
         }
         Ok(())
     }
+
+    /// Has the thread do something, and waits for what comes of it.
+    async fn ask<T>(&self, op: impl FnOnce(oneshot::Sender<io::Result<T>>) -> Op) -> io::Result<T> {
+        let ended = || io::Error::other("the state machine's thread has ended");
+        let (done, answer) = oneshot::channel();
+        let queue = self.queue.clone().ok_or_else(|| io::Error::other("the state machine is closed"))?;
+        queue.send(op(done)).map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
 }
 
 impl RaftStateMachine<TypeConfig> for SqliteStateMachine {
-    type SnapshotData = NoSnapshot;
-    type SnapshotBuilder = NoSnapshot;
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        Ok((self.applied, self.membership.clone()))
+        Ok((self.position.applied, self.position.membership.clone()))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
@@ -169,44 +220,33 @@ impl RaftStateMachine<TypeConfig> for SqliteStateMachine {
         self.apply_batch(batch).await
     }
 
-    async fn get_snapshot_builder(&mut self) -> NoSnapshot {
-        NoSnapshot
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder::new(self.readers.clone(), self.snapshots.clone())
     }
 
     async fn install_snapshot(
         &mut self,
-        _meta: &openraft::type_config::alias::SnapshotMetaOf<TypeConfig>,
-        _snapshot: NoSnapshot,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotFile,
     ) -> Result<(), io::Error> {
-        Err(NoSnapshot::error())
+        let snapshot = self.snapshots.adopt(snapshot)?;
+        assert_eq!(snapshot.meta(), meta, "a snapshot is installed as what it is");
+        self.position = self.ask(|done| Op::Install { snapshot, done }).await?;
+        Ok(())
     }
 
-    async fn get_current_snapshot(
-        &mut self,
-    ) -> Result<Option<openraft::type_config::alias::SnapshotOf<TypeConfig, NoSnapshot>>, io::Error> {
-        Ok(None)
-    }
-}
-
-/// Stands where openraft wants a snapshot. There is none: nothing is purged, so none is ever needed.
-#[derive(Debug, Clone, Copy)]
-pub struct NoSnapshot;
-
-impl NoSnapshot {
-    /// What asking for a snapshot ends in.
-    pub fn error() -> io::Error {
-        io::Error::new(io::ErrorKind::Unsupported, "snapshots are not supported by this version")
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<SnapshotFile>>, io::Error> {
+        let current = self.snapshots.current();
+        Ok(current.map(|snapshot| Snapshot { meta: snapshot.meta().clone(), snapshot }))
     }
 }
 
-impl RaftSnapshotBuilder<TypeConfig> for NoSnapshot {
-    type SnapshotData = Self;
-
-    async fn build_snapshot(
-        &mut self,
-    ) -> Result<openraft::type_config::alias::SnapshotOf<TypeConfig, Self>, io::Error> {
-        Err(Self::error())
-    }
+/// Opens the database to write into it, and makes it if it is missing.
+fn open_writer(path: &Path) -> Result<Connection, StorageError> {
+    let sqlite = |source| StorageError::Sqlite { path: path.to_owned(), source };
+    let connection = Connection::open(path).map_err(sqlite)?;
+    initialize(path, &connection)?;
+    Ok(connection)
 }
 
 /// Sets the journal up, makes the tables, and refuses files of another kind or of a later format.
@@ -232,7 +272,8 @@ fn initialize(path: &Path, connection: &Connection) -> Result<(), StorageError> 
             });
         }
     };
-    connection.execute_batch("PRAGMA synchronous=NORMAL; PRAGMA journal_mode=WAL;").map_err(sqlite)?;
+    let journal = "PRAGMA synchronous=NORMAL; PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0;";
+    connection.execute_batch(journal).map_err(sqlite)?;
     if is_new {
         // At once, or not at all.
         let make = format!(
@@ -244,6 +285,6 @@ fn initialize(path: &Path, connection: &Connection) -> Result<(), StorageError> 
 }
 
 /// A connection that cannot write.
-fn open_read_only(path: &PathBuf) -> rusqlite::Result<Connection> {
+fn open_read_only(path: &Path) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
 }

@@ -19,6 +19,8 @@ fn follower() -> NodeState {
         last_log_index: Some(10),
         committed: position,
         applied: position,
+        snapshot: None,
+        purged: None,
     }
 }
 

@@ -165,6 +165,8 @@ mod tests {
             last_log_index: None,
             committed: None,
             applied: None,
+            snapshot: None,
+            purged: None,
         };
         Observation { at_ns: at_ms * 1_000_000, node: N1, seen: Seen::State(state) }
     }

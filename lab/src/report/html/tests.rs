@@ -63,6 +63,8 @@ fn state(at_ms: u64, node: u16, role: Role, term: u64) -> Observation {
         last_log_index: None,
         committed: None,
         applied: None,
+        snapshot: None,
+        purged: None,
     };
     Observation { at_ns: at_ms * MS, node: NodeIndex(node), seen: Seen::State(state) }
 }

@@ -158,6 +158,8 @@ mod tests {
             last_log_index: Some(index),
             committed: applied,
             applied,
+            snapshot: None,
+            purged: None,
         }
     }
 

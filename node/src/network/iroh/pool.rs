@@ -1,4 +1,4 @@
-//! `RaftConnectionPool`: one connection per peer, dialled when it is needed.
+//! `RaftConnectionPool`: one connection per peer, and one more for snapshots, dialled when it is needed.
 //!
 //! A dial goes on while the requests that wait for it give up, so that a short time limit never starves a slow link.
 //! A connection is dropped after the first Raft RPC that has no answer in time: QUIC alone would take seconds to notice
@@ -19,10 +19,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::close_code;
-use crate::limits::DIAL_TIMEOUT;
+use crate::limits::{DIAL_TIMEOUT, SNAPSHOT_STEP_TIMEOUT};
 use crate::network::rpc::{ALPN, RaftMessage, RaftProtocol};
+use crate::network::snapshot::{self, InstallSnapshot, SnapshotError};
 use crate::network::{Peer, TransportError};
+use crate::storage::snapshot::SnapshotFile;
 use crate::types::NodeInfo;
+use crate::types::raft_types::SnapshotResponse;
 
 type Dial = Shared<BoxFuture<'static, Result<Connection, String>>>;
 
@@ -35,6 +38,15 @@ pub(super) enum OnTimeout {
     Keep,
 }
 
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Class {
+    /// Messages.
+    Raft,
+    /// Snapshots, which take long and fill it.
+    Snapshot,
+}
+
 /// The connections of one node to its peers.
 #[derive(Debug)]
 pub struct RaftConnectionPool {
@@ -45,7 +57,7 @@ pub struct RaftConnectionPool {
 #[derive(Debug, Default)]
 struct State {
     /// The present dial or connection to each peer.
-    peers: HashMap<NodeInfo, Slot>,
+    peers: HashMap<(NodeInfo, Class), Slot>,
     /// Drives dials that nobody waits for any more. They end with the pool.
     dials: JoinSet<()>,
     next: u64,
@@ -55,6 +67,7 @@ struct State {
 struct Slot {
     /// Tells this connection from its successor.
     number: u64,
+    class: Class,
     dial: Dial,
 }
 
@@ -78,12 +91,58 @@ impl RaftConnectionPool {
         Res: irpc::RpcMessage,
     {
         let deadline = Instant::now() + within;
-        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-        let slot = self.slot(to);
+        let (slot, client) = self.client(to, Class::Raft, deadline, within).await?;
+        match timeout_at(deadline, client.rpc(request)).await {
+            Err(_) => {
+                if on_timeout == OnTimeout::Drop {
+                    self.forget(to, &slot);
+                }
+                Err(TransportError::Timeout { peer: to.id, within_ms: millis(within) })
+            }
+            Ok(Err(error)) => Err(self.failed(to, &slot, error)),
+            Ok(Ok(answer)) => Ok(answer),
+        }
+    }
+
+    /// Sends a snapshot over a connection of its own, so that nothing else waits behind it.
+    pub(super) async fn snapshot(
+        &self,
+        to: &Peer,
+        request: InstallSnapshot,
+        file: &SnapshotFile,
+    ) -> Result<SnapshotResponse, TransportError> {
+        let within = SNAPSHOT_STEP_TIMEOUT;
+        let deadline = Instant::now() + within;
+        let (slot, client) = self.client(to, Class::Snapshot, deadline, within).await?;
+        let opened = timeout_at(deadline, client.bidi_streaming(request, 1, 1)).await;
+        let opened =
+            opened.map_err(|_| TransportError::Timeout { peer: to.id, within_ms: millis(within) })?;
+        let (parts, mut answers) = opened.map_err(|error| self.failed(to, &slot, error))?;
+        let sent = snapshot::send(file, &parts, &mut answers).await;
+        sent.map_err(|error| {
+            self.forget(to, &slot);
+            let (peer, reason) = (to.id, error.to_string());
+            match error {
+                SnapshotError::Silent => TransportError::Timeout { peer, within_ms: millis(within) },
+                SnapshotError::Lost(_) => TransportError::Lost { peer, reason },
+                SnapshotError::Refused(_) | SnapshotError::Io(_) => TransportError::Refused { peer, reason },
+            }
+        })
+    }
+
+    /// The connection to a peer, dialled if there is none.
+    async fn client(
+        &self,
+        to: &Peer,
+        class: Class,
+        deadline: Instant,
+        within: Duration,
+    ) -> Result<(Slot, Client<RaftProtocol>), TransportError> {
+        let slot = self.slot(to, class);
         let connection = match timeout_at(deadline, slot.dial.clone()).await {
             // Nothing was sent yet, and the dial goes on.
             Err(_) => {
-                let reason = format!("not connected after {within_ms} ms");
+                let reason = format!("not connected after {} ms", millis(within));
                 return Err(TransportError::Unreachable { peer: to.id, reason });
             }
             Ok(Err(reason)) => {
@@ -92,31 +151,25 @@ impl RaftConnectionPool {
             }
             Ok(Ok(connection)) => connection,
         };
-        let client = Client::<RaftProtocol>::boxed(IrohRemoteConnection::new(connection));
-        match timeout_at(deadline, client.rpc(request)).await {
-            Err(_) => {
-                if on_timeout == OnTimeout::Drop {
-                    self.forget(to, &slot);
-                }
-                Err(TransportError::Timeout { peer: to.id, within_ms })
-            }
-            Ok(Err(error)) => {
-                self.forget(to, &slot);
-                let (peer, reason) = (to.id, error.to_string());
-                Err(match error {
-                    irpc::Error::Request { .. } => TransportError::Unreachable { peer, reason },
-                    _ => TransportError::Lost { peer, reason },
-                })
-            }
-            Ok(Ok(answer)) => Ok(answer),
+        Ok((slot, Client::boxed(IrohRemoteConnection::new(connection))))
+    }
+
+    /// Drops the connection over which a request failed.
+    fn failed(&self, to: &Peer, slot: &Slot, error: irpc::Error) -> TransportError {
+        self.forget(to, slot);
+        let (peer, reason) = (to.id, error.to_string());
+        match error {
+            irpc::Error::Request { .. } => TransportError::Unreachable { peer, reason },
+            _ => TransportError::Lost { peer, reason },
         }
     }
 
     /// The connection to a peer, or the dial under way, or a new dial.
-    fn slot(&self, to: &Peer) -> Slot {
+    fn slot(&self, to: &Peer, class: Class) -> Slot {
         let mut state = self.state.lock().expect("nothing panics while it holds this lock");
         while state.dials.try_join_next().is_some() {}
-        let usable = state.peers.get(&to.info).filter(|slot| match slot.dial.peek() {
+        let key = (to.info.clone(), class);
+        let usable = state.peers.get(&key).filter(|slot| match slot.dial.peek() {
             None => true,
             Some(Ok(connection)) => connection.close_reason().is_none(),
             Some(Err(_)) => false,
@@ -125,9 +178,9 @@ impl RaftConnectionPool {
             return slot.clone();
         }
         state.next += 1;
-        let slot =
-            Slot { number: state.next, dial: dial(self.endpoint.clone(), to.info.clone()).boxed().shared() };
-        state.peers.insert(to.info.clone(), slot.clone());
+        let dial = dial(self.endpoint.clone(), to.info.clone()).boxed().shared();
+        let slot = Slot { number: state.next, class, dial };
+        state.peers.insert(key, slot.clone());
         state.dials.spawn(slot.dial.clone().map(drop));
         slot
     }
@@ -135,13 +188,18 @@ impl RaftConnectionPool {
     /// Drops a connection, unless another has taken its place already.
     fn forget(&self, to: &Peer, slot: &Slot) {
         let mut state = self.state.lock().expect("nothing panics while it holds this lock");
-        if state.peers.get(&to.info).is_some_and(|present| present.number == slot.number) {
-            state.peers.remove(&to.info);
+        let key = (to.info.clone(), slot.class);
+        if state.peers.get(&key).is_some_and(|present| present.number == slot.number) {
+            state.peers.remove(&key);
         }
         if let Some(Ok(connection)) = slot.dial.peek() {
             connection.close(VarInt::from_u32(close_code::GIVEN_UP), b"given up after a request that failed");
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn dial(endpoint: Endpoint, to: NodeInfo) -> Result<Connection, String> {

@@ -15,6 +15,8 @@ pub(super) struct Cache {
     tail: VecDeque<EncodedEntry>,
     /// Bytes in `tail`.
     bytes: u64,
+    /// Bytes that were ever appended.
+    appended: u64,
     /// Entries up to here are on disk, so they may leave memory.
     durable: Option<u64>,
     /// Where the log begins: behind what was purged, or where the first entry was put into an empty log.
@@ -46,6 +48,18 @@ impl Cache {
 
     pub(super) fn last(&self) -> Option<LogId> {
         self.last
+    }
+
+    pub(super) fn first(&self) -> u64 {
+        self.first
+    }
+
+    pub(super) fn first_in_memory(&self) -> Option<u64> {
+        self.tail.front().map(|entry| entry.index)
+    }
+
+    pub(super) fn appended_bytes(&self) -> u64 {
+        self.appended
     }
 
     pub(super) fn durable(&self) -> Option<u64> {
@@ -111,6 +125,7 @@ impl Cache {
             self.first = log_id.index;
         }
         self.bytes += bytes.len() as u64;
+        self.appended += bytes.len() as u64;
         self.tail.push_back(EncodedEntry { index: log_id.index, term: *log_id.leader_id, bytes });
         self.last = Some(log_id);
     }

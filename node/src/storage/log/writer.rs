@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, TryRecvError};
 
 use openraft::storage::IOFlushed;
 use redb::{Durability, ReadableTable};
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::durable::Mark;
 use super::{ENTRIES, META, Shared, lock};
-use crate::limits::LOG_QUEUE_MAX;
+use crate::limits::{LOG_QUEUE_MAX, PURGE_ROWS_MAX};
 use crate::types::TypeConfig;
 use crate::types::raft_types::{LogId, Vote};
 
@@ -29,17 +29,27 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     /// The first error; after it nothing is written any more.
     tainted: Option<String>,
+    /// Rows up to here are purged, and those that are still there are removed bit by bit.
+    purged: Option<u64>,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, tainted: None }
+        let purged = lock(&shared.cache).purged().map(|id| id.index);
+        Self { shared, tainted: None, purged }
     }
 
     /// Works until the queue is closed and empty.
     pub(super) fn run(mut self, ops: &Receiver<LogOp>) {
-        while let Ok(first) = ops.recv() {
-            let mut batch = vec![first];
+        loop {
+            // With nothing to do it goes on with what is left of a purge.
+            let is_idle = self.purged.is_none() || self.tainted.is_some();
+            let first = if is_idle { ops.recv().map_err(TryRecvError::from) } else { ops.try_recv() };
+            let mut batch = match first {
+                Ok(first) => vec![first],
+                Err(TryRecvError::Empty) => Vec::new(),
+                Err(TryRecvError::Disconnected) => break,
+            };
             batch.extend(ops.try_iter().take(LOG_QUEUE_MAX));
             self.step(batch);
         }
@@ -49,7 +59,7 @@ impl Writer {
     /// Writes one batch durably and answers it, in order.
     fn step(&mut self, batch: Vec<LogOp>) {
         if self.tainted.is_none()
-            && let Err(error) = self.commit(&batch)
+            && let Err(error) = self.commit(&batch).map(|purged| self.purged = purged)
         {
             tracing::error!(path = %self.shared.path.display(), %error, "the log failed, this node has to stop");
             self.tainted = Some(error.to_string());
@@ -60,7 +70,9 @@ impl Writer {
         }
     }
 
-    fn commit(&self, batch: &[LogOp]) -> Result<(), redb::Error> {
+    /// Writes a batch; up to where purged rows are left.
+    fn commit(&self, batch: &[LogOp]) -> Result<Option<u64>, redb::Error> {
+        let mut purged = self.purged;
         let mut txn = self.shared.db.begin_write()?;
         txn.set_durability(Durability::Immediate)?;
         {
@@ -81,11 +93,19 @@ impl Writer {
                         entries.retain_in(first.., |_, _| false)?;
                     }
                     LogOp::Purge { upto, .. } => {
-                        // One transaction: a crash between the two would leave a hole.
-                        entries.retain_in(..=upto.index, |_, _| false)?;
+                        // From now on the rows do not count: they may go later, and a crash between the two leaves no hole.
                         meta.insert("purged", encode(upto).as_slice())?;
+                        purged = purged.max(Some(upto.index));
                     }
                 }
+            }
+            if let Some(upto) = purged {
+                let first = entries.first()?.map(|(index, _)| index.value()).filter(|first| *first <= upto);
+                let until = first.map(|first| first.saturating_add(PURGE_ROWS_MAX - 1).min(upto));
+                if let (Some(first), Some(until)) = (first, until) {
+                    entries.retain_in(first..=until, |_, _| false)?;
+                }
+                purged = purged.filter(|upto| until.is_some_and(|until| until < *upto));
             }
             // Only as far as this very transaction holds the log: more may have been committed meanwhile, and a node
             // whose committed entries are missing could not start.
@@ -96,7 +116,7 @@ impl Writer {
             }
         }
         txn.commit()?;
-        Ok(())
+        Ok(purged)
     }
 
     /// Tells those who wait how far the log is durable now.

@@ -8,11 +8,23 @@ use openraft::EntryPayload;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::sync::oneshot;
 
-use super::super::StorageError;
+use super::build;
+use super::checkpoint::Checkpoints;
+use super::generation::Generation;
+use super::{Bases, ReadPool, SnapshotFile, StorageError, open_writer};
 use crate::limits::{STATE_DIGEST_INTERVAL, STATE_DIGESTS_MAX};
 use crate::state::{self, Records};
 use crate::types::raft_types::{Entry, LogId, StoredMembership};
 use crate::types::{Key, Outcome, Record, Revision, Value};
+
+/// What the state machine's thread is asked to do.
+#[derive(Debug)]
+pub(super) enum Op {
+    /// Apply entries.
+    Apply(Batch),
+    /// Replace the whole state by that of a snapshot.
+    Install { snapshot: SnapshotFile, done: oneshot::Sender<io::Result<Position>> },
+}
 
 /// Entries to apply together, and whom to tell what they did.
 #[derive(Debug)]
@@ -21,45 +33,77 @@ pub(super) struct Batch {
     pub(super) done: oneshot::Sender<io::Result<Vec<Outcome>>>,
 }
 
+/// How far a state is.
+#[derive(Debug, Clone)]
+pub(super) struct Position {
+    pub(super) applied: Option<LogId>,
+    pub(super) membership: StoredMembership,
+}
+
 /// Owns the connection that writes.
 #[derive(Debug)]
 pub(super) struct Applier {
+    // Invariant: closed before the file that `bases` holds beside it.
     connection: Connection,
+    generation: Generation,
+    checkpoints: Checkpoints,
+    readers: ReadPool,
+    bases: Bases,
     /// The state digest after the last applied entry.
     digest: [u8; 32],
 }
 
 impl Applier {
-    pub(super) fn new(connection: Connection) -> rusqlite::Result<Self> {
-        let digest = meta(&connection, "digest")?.and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; 32]);
-        Ok(Self { connection, digest })
-    }
-
-    /// The last applied entry and the membership, as stored.
-    pub(super) fn position(
-        &mut self,
-        path: &Path,
-    ) -> Result<(Option<LogId>, StoredMembership), StorageError> {
-        let read = |name: &str| {
-            meta(&self.connection, name)
-                .map_err(|source| StorageError::Sqlite { path: path.to_owned(), source })
-        };
-        let corrupt = |what: &str| StorageError::Corrupt { path: path.to_owned(), what: what.to_owned() };
-        let applied = read("applied")?.map(|bytes| postcard::from_bytes(&bytes)).transpose();
-        let membership = read("membership")?.map(|bytes| postcard::from_bytes(&bytes)).transpose();
-        Ok((
-            applied.map_err(|_| corrupt("the applied index"))?,
-            membership.map_err(|_| corrupt("the membership"))?.unwrap_or_default(),
-        ))
+    pub(super) fn new(
+        connection: Connection,
+        generation: Generation,
+        readers: ReadPool,
+        bases: Bases,
+    ) -> rusqlite::Result<Self> {
+        let digest = stored_digest(&connection)?;
+        let checkpoints = Checkpoints::start(&generation.path())?;
+        Ok(Self { connection, generation, checkpoints, readers, bases, digest })
     }
 
     /// Works until the queue is closed and empty.
-    pub(super) fn run(mut self, batches: &Receiver<Batch>) {
-        while let Ok(batch) = batches.recv() {
-            let result = self.step(&batch.entries).map_err(io::Error::other);
-            // openraft stops on an error, and the answer is lost only when it has stopped already.
-            let _ = batch.done.send(result);
+    pub(super) fn run(mut self, ops: &Receiver<Op>) {
+        while let Ok(op) = ops.recv() {
+            // openraft stops on an error, and an answer is lost only when it has stopped already.
+            match op {
+                Op::Apply(batch) => {
+                    let _ = batch.done.send(self.step(&batch.entries).map_err(io::Error::other));
+                }
+                Op::Install { snapshot, done } => {
+                    let _ = done.send(self.install(&snapshot).map_err(io::Error::other));
+                }
+            }
         }
+    }
+
+    /// Makes a snapshot the state. A crash leaves the old state or the new one.
+    fn install(&mut self, snapshot: &SnapshotFile) -> Result<Position, StorageError> {
+        let next = self.generation.next();
+        let path = next.path();
+        let io = |source| StorageError::Io { path: path.clone(), source };
+        let sqlite = |source| StorageError::Sqlite { path: path.clone(), source };
+        let unfinished = next.prepare(snapshot).map_err(io)?;
+        if build::read_meta(&unfinished)? != *snapshot.meta() {
+            return Err(StorageError::Corrupt {
+                path: unfinished,
+                what: "what the snapshot covers".to_owned(),
+            });
+        }
+        next.enter(&unfinished).map_err(io)?;
+        let connection = open_writer(&path)?;
+        let position = position(&path, &connection)?;
+        self.digest = stored_digest(&connection).map_err(sqlite)?;
+        self.checkpoints = Checkpoints::start(&path).map_err(sqlite)?;
+        self.connection = connection;
+        self.readers.switch(path.clone());
+        self.bases.replace(&path).map_err(io)?;
+        self.generation = next;
+        self.generation.remove_others()?;
+        Ok(position)
     }
 
     /// Applies a batch in one transaction.
@@ -88,8 +132,27 @@ impl Applier {
         }
         txn.commit()?;
         self.digest = digest;
+        self.checkpoints.written(&self.connection)?;
         Ok(outcomes)
     }
+}
+
+/// The last applied entry and the membership, as stored.
+pub(super) fn position(path: &Path, connection: &Connection) -> Result<Position, StorageError> {
+    let read = |name: &str| {
+        meta(connection, name).map_err(|source| StorageError::Sqlite { path: path.to_owned(), source })
+    };
+    let corrupt = |what: &str| StorageError::Corrupt { path: path.to_owned(), what: what.to_owned() };
+    let applied = read("applied")?.map(|bytes| postcard::from_bytes(&bytes)).transpose();
+    let membership = read("membership")?.map(|bytes| postcard::from_bytes(&bytes)).transpose();
+    Ok(Position {
+        applied: applied.map_err(|_| corrupt("the applied index"))?,
+        membership: membership.map_err(|_| corrupt("the membership"))?.unwrap_or_default(),
+    })
+}
+
+fn stored_digest(connection: &Connection) -> rusqlite::Result<[u8; 32]> {
+    Ok(meta(connection, "digest")?.and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; 32]))
 }
 
 /// The membership that an entry sets, if it sets one.

@@ -1,13 +1,13 @@
 //! The readers' side of the state machine: a pool of connections that cannot write.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::sync::Semaphore;
 
 use super::apply::{get_record, meta, record_at, sql_int};
-use super::{StorageError, open_read_only};
+use super::open_read_only;
 use crate::api::{ApiError, ReadResult, ScanRequest, ScanResult, StateDigest};
 use crate::limits::{READ_POOL_SIZE, SCAN_BYTES_MAX};
 use crate::types::raft_types::LogId;
@@ -19,20 +19,34 @@ pub struct ReadPool(Arc<Pool>);
 
 #[derive(Debug)]
 struct Pool {
-    path: PathBuf,
-    /// As many permits as connections.
+    /// As many permits as connections may be open.
     permits: Arc<Semaphore>,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Idle>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    path: PathBuf,
+    /// Invariant: all to the database at `path`.
+    connections: Vec<Connection>,
 }
 
 impl ReadPool {
-    pub(super) fn open(path: &Path) -> Result<Self, StorageError> {
-        let idle = (0..READ_POOL_SIZE)
-            .map(|_| open_read_only(&path.to_owned()))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|source| StorageError::Sqlite { path: path.to_owned(), source })?;
-        let permits = Arc::new(Semaphore::new(idle.len()));
-        Ok(Self(Arc::new(Pool { path: path.to_owned(), permits, idle: Mutex::new(idle) })))
+    /// A pool for the database at a path. Connections are opened when they are needed.
+    pub(super) fn new(path: PathBuf) -> Self {
+        let permits = Arc::new(Semaphore::new(READ_POOL_SIZE as usize));
+        let idle = Mutex::new(Idle { path, connections: Vec::new() });
+        Self(Arc::new(Pool { permits, idle }))
+    }
+
+    /// Reads from another database from now on. What is under way ends where it began.
+    pub(super) fn switch(&self, path: PathBuf) {
+        *self.0.lock() = Idle { path, connections: Vec::new() };
+    }
+
+    /// The database that is read at present.
+    pub fn path(&self) -> PathBuf {
+        self.0.lock().path.clone()
     }
 
     /// The record under a key.
@@ -87,9 +101,7 @@ impl ReadPool {
         let permit = self.0.permits.clone().acquire_owned().await.map_err(|_| stopping())?;
         let pool = self.0.clone();
         tokio::task::spawn_blocking(move || {
-            let mut connection = pool.take();
-            let result = connection.transaction().and_then(|txn| work(&txn));
-            pool.give_back(connection);
+            let result = pool.on_connection(work);
             // Not before, also where nobody waits for the result any more.
             drop(permit);
             result.map_err(|error| ApiError::Storage { reason: error.to_string() })
@@ -100,13 +112,25 @@ impl ReadPool {
 }
 
 impl Pool {
-    fn take(&self) -> Connection {
-        let idle = self.idle.lock().expect("nothing panics while it holds this lock").pop();
-        idle.unwrap_or_else(|| unreachable!("{}: a permit is a connection", self.path.display()))
+    fn on_connection<T>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        let (path, connection) = {
+            let mut idle = self.lock();
+            (idle.path.clone(), idle.connections.pop())
+        };
+        let mut connection = connection.map_or_else(|| open_read_only(&path), Ok)?;
+        let result = connection.transaction().and_then(|txn| work(&txn));
+        let mut idle = self.lock();
+        if idle.path == path {
+            idle.connections.push(connection);
+        }
+        result
     }
 
-    fn give_back(&self, connection: Connection) {
-        self.idle.lock().expect("nothing panics while it holds this lock").push(connection);
+    fn lock(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().expect("nothing panics while it holds this lock")
     }
 }
 

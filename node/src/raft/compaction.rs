@@ -1,0 +1,119 @@
+//! Keeps the log short: a snapshot is made once the log has grown enough since the last one, and what a durable snapshot
+//! covers leaves the log. Entries that are still in memory stay, at most as many as lie between two snapshots: they may
+//! spare a slow follower a snapshot.
+
+use openraft::async_runtime::WatchReceiver;
+
+use super::{RaftNode, SnapshotPolicy};
+use crate::api::ApiError;
+use crate::limits::COMPACTION_INTERVAL;
+use crate::types::raft_types::{LogId, Metrics};
+
+/// How much there is to compact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Growth {
+    /// Entries applied since the last snapshot.
+    entries: u64,
+    /// Bytes appended to the log since it was made, or since this node has started.
+    log_bytes: u64,
+    /// Size of the last snapshot.
+    snapshot_bytes: u64,
+}
+
+impl SnapshotPolicy {
+    /// Whether a snapshot is due. Making one writes the whole state: so the log may grow as large as the state is before
+    /// the next, and no byte is written more than about twice for it.
+    fn is_due(&self, growth: Growth) -> bool {
+        growth.entries >= self.entries || growth.log_bytes >= self.log_bytes.max(growth.snapshot_bytes)
+    }
+}
+
+impl RaftNode {
+    /// Makes snapshots and shortens the log, for as long as it runs.
+    pub async fn compact(&self) {
+        let mut log_bytes_then = 0;
+        let mut snapshot_then = self.metrics().snapshot;
+        loop {
+            tokio::time::sleep(COMPACTION_INTERVAL).await;
+            let metrics = self.metrics();
+            let appended = self.inner.log.appended_bytes();
+            if metrics.snapshot != snapshot_then {
+                snapshot_then = metrics.snapshot;
+                log_bytes_then = appended;
+            }
+            let growth = Growth {
+                entries: entries_up_to(metrics.last_applied) - entries_up_to(metrics.snapshot),
+                log_bytes: appended - log_bytes_then,
+                snapshot_bytes: self.inner.snapshots.current().map_or(0, |current| current.seal().bytes),
+            };
+            let result = if growth.entries > 0 && self.inner.snapshot_policy.is_due(growth) {
+                self.start_snapshot().await
+            } else {
+                self.purge(&metrics).await
+            };
+            match result {
+                Ok(()) => {}
+                Err(ApiError::Stopping { .. }) => return,
+                Err(error) => tracing::warn!(%error, "the log cannot be shortened"),
+            }
+        }
+    }
+
+    /// Has a snapshot made, unless one is being made.
+    pub(super) async fn start_snapshot(&self) -> Result<(), ApiError> {
+        let bytes_max = self.inner.snapshot_policy.bytes_max;
+        let database = self.inner.readers.path();
+        let bytes = std::fs::metadata(&database).map_or(0, |database| database.len());
+        if bytes > bytes_max {
+            return Err(ApiError::SnapshotTooLarge { bytes, bytes_max });
+        }
+        self.inner.raft.trigger().snapshot().await.map_err(|fatal| Self::stopping(&fatal))
+    }
+
+    async fn purge(&self, metrics: &Metrics) -> Result<(), ApiError> {
+        let covered = entries_up_to(metrics.snapshot);
+        let in_memory = self.inner.log.first_in_memory().unwrap_or(covered);
+        let until = in_memory.max(covered.saturating_sub(self.inner.snapshot_policy.entries)).min(covered);
+        if until <= entries_up_to(metrics.purged) {
+            return Ok(());
+        }
+        self.inner.raft.trigger().purge_log(until - 1).await.map_err(|fatal| Self::stopping(&fatal))
+    }
+
+    /// Returns once a snapshot covers `index`.
+    pub(super) async fn await_snapshot(&self, index: u64) -> Result<LogId, ApiError> {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            if let Some(last) = metrics.borrow_watched().snapshot.filter(|last| last.index >= index) {
+                return Ok(last);
+            }
+            if metrics.changed().await.is_err() {
+                return Err(ApiError::Stopping { reason: "raft stopped".to_owned() });
+            }
+        }
+    }
+}
+
+/// How many entries there are up to this one.
+fn entries_up_to(last: Option<LogId>) -> u64 {
+    last.map_or(0, |last| last.index + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshot_is_due_by_entries_or_by_a_log_as_large_as_the_state() {
+        let policy = SnapshotPolicy { entries: 100, log_bytes: 1_000, bytes_max: u64::MAX };
+        let check = |entries, log_bytes, snapshot_bytes, want| {
+            assert_eq!(policy.is_due(Growth { entries, log_bytes, snapshot_bytes }), want);
+        };
+        check(99, 999, 0, false);
+        check(100, 0, 0, true);
+        check(100, 0, 1 << 40, true);
+        check(1, 1_000, 999, true);
+        check(1, 1_000, 1_001, false);
+        check(1, 1_001, 1_001, true);
+    }
+}

@@ -1,0 +1,310 @@
+//! Snapshots: the whole state as of one entry, each in a file of its own. A data directory keeps the newest one.
+//!
+//! The name of a file is its seal: index and term of the last entry, and a digest of every byte. A file gets its name
+//! only when it is complete and on disk, so that a crash at any step leaves the old one or the new one. What the bytes
+//! mean is the state machine's business.
+
+mod incoming;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+pub use self::incoming::Incoming;
+use super::StorageError;
+use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_REGION_CHUNKS};
+use crate::types::raft_types::{LogId, SnapshotMeta};
+
+/// The folder of a data directory that holds them.
+pub const SNAPSHOT_DIR: &str = "snapshots";
+/// Where one is being built.
+const BUILDING: &str = "building";
+/// Where one is being received; what is there already is used again.
+const INCOMING: &str = "incoming";
+
+/// Digest of a snapshot or of a part of it: BLAKE3.
+pub type Digest = [u8; 32];
+
+/// A finished snapshot. It can be read until the last clone is dropped, also after a newer one has taken its place.
+#[derive(Debug, Clone)]
+pub struct SnapshotFile {
+    meta: SnapshotMeta,
+    seal: Seal,
+    file: Arc<File>,
+}
+
+/// What identifies the bytes of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seal {
+    /// Size in bytes.
+    pub bytes: u64,
+    /// BLAKE3 over the BLAKE3 digests of its chunks, in their order.
+    pub digest: Digest,
+}
+
+/// The snapshots of one data directory. Clones share it.
+#[derive(Debug, Clone)]
+pub struct SnapshotStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    current: Mutex<Option<SnapshotFile>>,
+    /// One is received at a time.
+    turn: Arc<Semaphore>,
+}
+
+impl SnapshotFile {
+    /// What it covers.
+    pub fn meta(&self) -> &SnapshotMeta {
+        &self.meta
+    }
+
+    /// Its size and digest.
+    pub fn seal(&self) -> Seal {
+        self.seal
+    }
+
+    /// The digests of the chunks of a region, in their order; none behind the end.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn region(&self, region: u64) -> io::Result<Vec<Digest>> {
+        region_chunks(self.seal.bytes, region).map(|chunk| Ok(chunk_digest(&self.chunk(chunk)?))).collect()
+    }
+
+    /// The bytes of a chunk, numbered from the beginning of the file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn chunk(&self, chunk: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; chunk_bytes(self.seal.bytes, chunk)];
+        self.file.read_exact_at(&mut bytes, chunk * u64::from(SNAPSHOT_CHUNK_BYTES))?;
+        Ok(bytes)
+    }
+
+    /// Copies it to a new file, durably; a file system that can share the blocks does.
+    ///
+    /// # Errors
+    /// The file cannot be read or the other not be written.
+    pub fn copy_to(&self, path: &Path) -> io::Result<()> {
+        let mut target = File::create(path)?;
+        // Another handle would share its position with everybody who reads this snapshot.
+        let mut source =
+            File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&*self.file)))?;
+        io::copy(&mut source, &mut target)?;
+        target.sync_all()
+    }
+}
+
+impl SnapshotStore {
+    /// Opens the snapshots in a folder, which is made if it is missing. `read_meta` says what a file covers.
+    ///
+    /// # Errors
+    /// The folder cannot be used, or the newest snapshot not be read.
+    pub fn open(
+        dir: &Path,
+        read_meta: impl FnOnce(&Path) -> Result<SnapshotMeta, StorageError>,
+    ) -> Result<Self, StorageError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StorageError::Io { path, source }
+        };
+        fs::create_dir_all(dir).map_err(io(dir))?;
+        let mut found = Vec::new();
+        for entry in fs::read_dir(dir).map_err(io(dir))? {
+            let path = entry.map_err(io(dir))?.path();
+            match path.file_name().and_then(|name| parse_name(name.to_str()?)) {
+                Some((index, digest)) => found.push((index, digest, path)),
+                None if path.file_name().is_some_and(|name| name == INCOMING) => {}
+                // What a crash has left of a build.
+                None => fs::remove_file(&path).map_err(io(&path))?,
+            }
+        }
+        found.sort_unstable();
+        let newest = found.pop();
+        for (.., path) in found {
+            fs::remove_file(&path).map_err(io(&path))?;
+        }
+        let current = newest.map(|(_, digest, path)| {
+            let file = File::open(&path).map_err(io(&path))?;
+            let bytes = file.metadata().map_err(io(&path))?.len();
+            let meta = read_meta(&path)?;
+            Ok(SnapshotFile { meta, seal: Seal { bytes, digest }, file: Arc::new(file) })
+        });
+        let inner = Inner {
+            dir: dir.to_owned(),
+            current: Mutex::new(current.transpose()?),
+            turn: Arc::new(Semaphore::new(1)),
+        };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// The newest snapshot.
+    pub fn current(&self) -> Option<SnapshotFile> {
+        self.lock().clone()
+    }
+
+    /// Where to build one. What was there is gone.
+    ///
+    /// # Errors
+    /// What was there cannot be removed.
+    pub fn building(&self) -> io::Result<PathBuf> {
+        let path = self.0.dir.join(BUILDING);
+        remove_if_there(&path)?;
+        Ok(path)
+    }
+
+    /// Makes the complete file at `path` the newest snapshot, durably, unless there is a newer one.
+    ///
+    /// # Errors
+    /// The file cannot be read, flushed or renamed. The one before stays.
+    pub fn publish(&self, path: &Path, meta: SnapshotMeta) -> io::Result<SnapshotFile> {
+        let file = File::open(path)?;
+        let seal = seal(&file)?;
+        self.enter(path, SnapshotFile { meta, seal, file: Arc::new(file) })
+    }
+
+    /// Takes over a finished snapshot, by a copy if it lies in another folder.
+    ///
+    /// # Errors
+    /// It cannot be copied.
+    pub fn adopt(&self, snapshot: SnapshotFile) -> io::Result<SnapshotFile> {
+        let is_here = |current: &SnapshotFile| current.meta == snapshot.meta && current.seal == snapshot.seal;
+        if let Some(current) = self.current().filter(is_here) {
+            return Ok(current);
+        }
+        let path = self.building()?;
+        snapshot.copy_to(&path)?;
+        let file = Arc::new(File::open(&path)?);
+        self.enter(&path, SnapshotFile { file, ..snapshot })
+    }
+
+    /// Prepares to receive a snapshot. Its chunks are looked for in `bases` first.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] while another one is received, or the file cannot be made.
+    pub fn receive(&self, meta: SnapshotMeta, seal: Seal, bases: Vec<Arc<File>>) -> io::Result<Incoming> {
+        let turn = self.0.turn.clone().try_acquire_owned();
+        let turn: OwnedSemaphorePermit = turn
+            .map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "another snapshot is being received"))?;
+        let mut bases = bases;
+        bases.extend(self.current().map(|current| current.file));
+        Incoming::open(self.clone(), self.0.dir.join(INCOMING), meta, seal, bases, turn)
+    }
+
+    /// Gives a complete file its name.
+    fn enter(&self, path: &Path, snapshot: SnapshotFile) -> io::Result<SnapshotFile> {
+        snapshot.file.sync_all()?;
+        let mut current = self.lock();
+        if let Some(newer) =
+            current.as_ref().filter(|there| there.meta.last_log_id > snapshot.meta.last_log_id)
+        {
+            fs::remove_file(path)?;
+            return Ok(newer.clone());
+        }
+        let name = name(snapshot.meta.last_log_id, &snapshot.seal.digest);
+        fs::rename(path, self.0.dir.join(&name))?;
+        sync_dir(&self.0.dir)?;
+        let before = current.replace(snapshot.clone());
+        drop(current);
+        if let Some(before) = before {
+            let old = self::name(before.meta.last_log_id, &before.seal.digest);
+            if old != name {
+                remove_if_there(&self.0.dir.join(old))?;
+            }
+        }
+        Ok(snapshot)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<SnapshotFile>> {
+        self.0.current.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+/// Checks every byte of the snapshot at `path` against the digest in its name.
+///
+/// # Errors
+/// The file cannot be read, or its name is none of a snapshot.
+pub fn is_intact(path: &Path) -> io::Result<bool> {
+    let name = path.file_name().and_then(|name| parse_name(name.to_str()?));
+    let (_, digest) = name.ok_or_else(|| io::Error::other("this is not the name of a snapshot"))?;
+    Ok(seal(&File::open(path)?)?.digest == digest)
+}
+
+/// Makes the names in a folder durable.
+///
+/// # Errors
+/// The folder cannot be opened or flushed.
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Removes a file, unless there is none.
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Size and digest of a file. Holds one chunk in memory.
+fn seal(file: &File) -> io::Result<Seal> {
+    let bytes = file.metadata()?.len();
+    let mut digest = blake3::Hasher::new();
+    let mut buffer = vec![0; SNAPSHOT_CHUNK_BYTES as usize];
+    for chunk in 0..chunk_count(bytes) {
+        let part = &mut buffer[..chunk_bytes(bytes, chunk)];
+        file.read_exact_at(part, chunk * u64::from(SNAPSHOT_CHUNK_BYTES))?;
+        digest.update(&chunk_digest(part));
+    }
+    Ok(Seal { bytes, digest: *digest.finalize().as_bytes() })
+}
+
+fn chunk_digest(bytes: &[u8]) -> Digest {
+    *blake3::hash(bytes).as_bytes()
+}
+
+fn chunk_count(bytes: u64) -> u64 {
+    bytes.div_ceil(u64::from(SNAPSHOT_CHUNK_BYTES))
+}
+
+/// The chunks of a region of a file of `bytes`.
+fn region_chunks(bytes: u64, region: u64) -> std::ops::Range<u64> {
+    let chunks = u64::from(SNAPSHOT_REGION_CHUNKS);
+    let count = chunk_count(bytes);
+    (region * chunks).min(count)..((region + 1) * chunks).min(count)
+}
+
+/// How many regions a file of `bytes` has.
+pub fn region_count(bytes: u64) -> u64 {
+    chunk_count(bytes).div_ceil(u64::from(SNAPSHOT_REGION_CHUNKS))
+}
+
+/// The length of a chunk: only the last one is shorter than the others.
+fn chunk_bytes(bytes: u64, chunk: u64) -> usize {
+    let left = bytes.saturating_sub(chunk * u64::from(SNAPSHOT_CHUNK_BYTES));
+    usize::try_from(left.min(u64::from(SNAPSHOT_CHUNK_BYTES))).expect("a chunk fits into memory")
+}
+
+/// `INDEX-TERM-DIGEST`; a snapshot of no entry at all is at 0 in term 0.
+fn name(last: Option<LogId>, digest: &Digest) -> String {
+    let (index, term) = last.map_or((0, 0), |last| (last.index, *last.leader_id));
+    format!("{index}-{term}-{}", data_encoding::HEXLOWER.encode(digest))
+}
+
+fn parse_name(name: &str) -> Option<(u64, Digest)> {
+    let (index, rest) = name.split_once('-')?;
+    let (term, digest) = rest.split_once('-')?;
+    term.parse::<u64>().ok()?;
+    let digest = data_encoding::HEXLOWER.decode(digest.as_bytes()).ok()?;
+    Some((index.parse().ok()?, digest.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! Real nodes on loopback, for the tests that need no lab: their folders, their processes, and what they are asked.
+#![allow(clippy::disallowed_methods, reason = "a test starts the program that it tests")]
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use aspen_lab::cli::NODE_PART;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::http_client::{get, post};
+use crate::lab;
+
+/// Longer than an election, a dial and a write together.
+const COMES_MAX: Duration = Duration::from_secs(30);
+/// A node's own bound, and a second for the process to end.
+const STOP_MAX: Duration = Duration::from_secs(11);
+
+/// The node, which `lab` can be: it is built with this test, and is the same code.
+fn node_command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.arg(NODE_PART);
+    command
+}
+
+/// A member: its addresses, and its process while it runs.
+pub(crate) struct Member {
+    id: u64,
+    raft: SocketAddr,
+    http: SocketAddr,
+    pub(crate) endpoint_id: String,
+    process: Option<Child>,
+}
+
+/// Nodes in one folder. Dropped, it kills what still runs.
+pub(crate) struct Nodes {
+    directory: TempDir,
+    members: Vec<Member>,
+    /// What every node is started with besides.
+    pub(crate) flags: Vec<&'static str>,
+    _turn: lab::Turn,
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        for process in self.members.iter_mut().filter_map(|member| member.process.as_mut()) {
+            // It may have ended by itself.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+impl Nodes {
+    /// Makes `count` identities, numbered from 1, on free ports. Nothing runs yet.
+    pub(crate) fn new(count: u64) -> Self {
+        let turn = lab::turn();
+        let directory = tempfile::tempdir().unwrap();
+        let any = (Ipv4Addr::LOCALHOST, 0);
+        // All at once, so that no port is given twice.
+        let sockets: Vec<_> =
+            (0..count).map(|_| (UdpSocket::bind(any).unwrap(), TcpListener::bind(any).unwrap())).collect();
+        let members = sockets.iter().zip(1..).map(|((raft, http), id)| Member {
+            id,
+            raft: raft.local_addr().unwrap(),
+            http: http.local_addr().unwrap(),
+            endpoint_id: endpoint_id(&directory.path().join(id.to_string())),
+            process: None,
+        });
+        Self { members: members.collect(), directory, flags: Vec::new(), _turn: turn }
+    }
+
+    pub(crate) fn member(&self, id: u64) -> &Member {
+        self.members.iter().find(|member| member.id == id).unwrap()
+    }
+
+    pub(crate) fn http(&self, id: u64) -> SocketAddr {
+        self.member(id).http
+    }
+
+    /// Starts a node that knows these peers, with the flags that all nodes get.
+    pub(crate) fn start(&mut self, id: u64, peers: &[u64]) {
+        let mut toml = String::new();
+        for peer in peers.iter().map(|peer| self.member(*peer)) {
+            let Member { id, raft, http, endpoint_id, .. } = peer;
+            write!(toml, "[[peers]]\nid = {id}\nendpoint_id = '{endpoint_id}'\n").unwrap();
+            write!(toml, "raft = '{raft}'\nhttp = '{http}'\n").unwrap();
+        }
+        let file = self.directory.path().join(format!("{id}.toml"));
+        fs::write(&file, toml).unwrap();
+        let log = File::options().create(true).append(true).open(self.log(id)).unwrap();
+        let data = self.directory.path().join(id.to_string());
+        let member = self.members.iter_mut().find(|member| member.id == id).unwrap();
+        let mut command = node_command();
+        command.arg("--config").arg(file).arg("--data-dir").arg(data);
+        command.args(["--id", &id.to_string(), "--raft-listen", &member.raft.to_string()]);
+        command.args(["--http-listen", &member.http.to_string()]);
+        command.args(&self.flags);
+        command.stdin(Stdio::null()).stderr(log);
+        member.process = Some(command.spawn().unwrap());
+    }
+
+    fn log(&self, id: u64) -> PathBuf {
+        self.directory.path().join(format!("{id}.log"))
+    }
+
+    /// Sends a signal and waits for the end.
+    pub(crate) fn end(&mut self, id: u64, signal: Signal) -> ExitStatus {
+        let member = self.members.iter_mut().find(|member| member.id == id).unwrap();
+        let mut process = member.process.take().unwrap();
+        kill(Pid::from_raw(process.id().cast_signed()), signal).unwrap();
+        let asked = Instant::now();
+        loop {
+            match process.try_wait().unwrap() {
+                Some(status) => return status,
+                None if asked.elapsed() > STOP_MAX => {
+                    process.kill().unwrap();
+                    process.wait().unwrap();
+                    panic!("node {id} still ran {STOP_MAX:?} after {signal}:\n{}", self.last_words(id));
+                }
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
+    pub(crate) fn last_words(&self, id: u64) -> String {
+        fs::read_to_string(self.log(id)).unwrap_or_default()
+    }
+
+    /// Asks again and again until `what` is there.
+    #[track_caller]
+    pub(crate) fn comes<T>(&self, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+        let began = Instant::now();
+        loop {
+            if let Some(answer) = ask() {
+                return answer;
+            }
+            if began.elapsed() > COMES_MAX {
+                let logs = self.members.iter().map(|member| self.last_words(member.id)).collect::<String>();
+                panic!("no {what} within {COMES_MAX:?}:\n{logs}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until a node answers at all.
+    pub(crate) fn answers(&self, id: u64) {
+        self.comes("answer", || get(self.http(id), "/raft/state").ok());
+    }
+
+    /// Waits until a node answers 200.
+    #[track_caller]
+    pub(crate) fn succeeds(&self, id: u64, path: &str, body: &Value) -> Value {
+        self.comes(&format!("200 from {path} of node {id}"), || match post(self.http(id), path, body) {
+            Ok((200, answer)) => Some(answer),
+            Ok(_) | Err(_) => None,
+        })
+    }
+}
+
+fn endpoint_id(data: &Path) -> String {
+    let output = node_command().arg("identity").arg("--data-dir").arg(data).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+pub(crate) fn set(key: &str, value: &str) -> Value {
+    json!({ "command": { "Set": { "key": key, "value": value } } })
+}
+
+/// Three nodes that answer, and are no cluster yet.
+pub(crate) fn three_nodes(flags: &[&'static str]) -> ([u64; 3], Nodes) {
+    let ids = [1, 2, 3];
+    let mut nodes = Nodes::new(3);
+    nodes.flags = flags.to_vec();
+    for id in ids {
+        nodes.start(id, &ids);
+    }
+    for id in ids {
+        nodes.answers(id);
+    }
+    (ids, nodes)
+}
