@@ -38,6 +38,13 @@ pub enum Seen {
         /// BLAKE3 over (index, term, command, outcome) of each entry in turn.
         digest: Bytes32,
     },
+    /// The hash over all that it holds as of an index.
+    Contents {
+        /// The last entry applied to it.
+        index: u64,
+        /// BLAKE3 over every key with its value, revisions and version, in the order of the keys.
+        digest: Bytes32,
+    },
     /// The hash over a range of its log, all of it committed.
     LogDigest {
         /// The first entry.
@@ -222,6 +229,7 @@ mod tests {
             Seen::Silent {},
             Seen::State(STATE),
             Seen::StateDigest { index: 64, digest },
+            Seen::Contents { index: 70, digest },
             Seen::LogDigest { from: 0, to: 1023, chain: digest },
         ];
         (1..).zip(seen).map(|(at_ns, seen)| Observation { at_ns, node: NodeIndex(1), seen }).collect()

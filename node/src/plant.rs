@@ -18,13 +18,22 @@ pub enum Plant {
     AckBeforeQuorum,
     /// A compare-and-swap takes effect whatever the key holds, on every member alike.
     CasIgnoresExpected,
+    /// A node that starts again does not know whom it has voted for.
+    VoteNotPersisted,
+    /// A node that starts again applies its last entry once more.
+    ApplyTwiceAfterRestart,
+    /// The last key is missing in a snapshot.
+    SnapshotDropsTail,
 }
 
 /// Every bug with its name.
-pub const PLANTS: [(&str, Plant); 3] = [
+pub const PLANTS: [(&str, Plant); 6] = [
     ("stale-read", Plant::StaleRead),
     ("ack-before-quorum", Plant::AckBeforeQuorum),
     ("cas-ignores-expected", Plant::CasIgnoresExpected),
+    ("vote-not-persisted", Plant::VoteNotPersisted),
+    ("apply-twice-after-restart", Plant::ApplyTwiceAfterRestart),
+    ("snapshot-drops-tail", Plant::SnapshotDropsTail),
 ];
 
 /// Why a node refuses the bug that it is asked for.
@@ -99,7 +108,8 @@ mod tests {
             Some("stale-reads"),
             true,
             Err("ASPEN_PLANT names `stale-reads`, which is no planted bug: take one of stale-read, \
-                 ack-before-quorum, cas-ignores-expected, or unset ASPEN_PLANT"),
+                 ack-before-quorum, cas-ignores-expected, vote-not-persisted, apply-twice-after-restart, \
+                 snapshot-drops-tail, or unset ASPEN_PLANT"),
         );
         check(
             Some("stale-read"),

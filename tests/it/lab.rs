@@ -33,7 +33,7 @@ pub(crate) fn turn() -> Turn {
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The scenarios of `topologies/` that every driver can run.
-pub(crate) const TOPOLOGIES: [&str; 9] = [
+pub(crate) const TOPOLOGIES: [&str; 10] = [
     "three-nodes",
     "leader-isolated",
     "split-brain",
@@ -43,6 +43,7 @@ pub(crate) const TOPOLOGIES: [&str; 9] = [
     "pause-leader",
     "flapping",
     "left-behind",
+    "blackout",
 ];
 
 /// The others, which need virtual machines.

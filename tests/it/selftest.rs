@@ -36,14 +36,14 @@ fn selftest(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_lab")).arg("selftest").args(words).output().unwrap()
 }
 
-/// The conflict of linearizability in a run's report, which must be named: which operations, of which key.
-fn conflict(run: &Path) -> Json {
+/// What a check has found in a run's report: its details.
+fn found(run: &Path, check: &str) -> Json {
     let report: Json = serde_json::from_str(&fs::read_to_string(run.join("report.json")).unwrap()).unwrap();
     let verdicts = report["verdicts"].as_array().unwrap();
     let said = |check: &str| verdicts.iter().find(|verdict| verdict["check"] == check).unwrap();
     assert_eq!(said("receipts")["status"], "pass", "{}", run.display());
     assert_eq!(report["node_version"], "0.1.0 (planted bugs)");
-    said("linearizable")["details"]["violations"][0].clone()
+    said(check)["details"].clone()
 }
 
 #[test]
@@ -55,22 +55,33 @@ fn every_planted_bug_is_caught_by_name_and_the_sound_node_passes() {
     let stdout = String::from_utf8(output.stdout).unwrap();
     let said = format!("{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{said}");
-    for (bug, scenario) in [
-        ("stale-read", "leader-isolated"),
-        ("ack-before-quorum", "leader-isolated"),
-        ("cas-ignores-expected", "three-nodes"),
-    ] {
+    let rows = [
+        ("stale-read", "leader-isolated", "linearizable"),
+        ("ack-before-quorum", "leader-isolated", "linearizable"),
+        ("cas-ignores-expected", "three-nodes", "linearizable"),
+        ("vote-not-persisted", "blackout", "durable vote"),
+        ("apply-twice-after-restart", "left-behind", "state machine safety"),
+        ("snapshot-drops-tail", "left-behind", "state machine safety"),
+    ];
+    for (bug, scenario, promise) in rows {
         let row = stdout.lines().find(|line| line.starts_with(bug)).unwrap();
         assert!(row.contains(scenario) && row.contains(&format!("{runs} of {runs}")), "{said}");
         for seed in 1..=rounds() {
             let run = out.join(format!("{bug}-{scenario}-{seed}"));
-            let violation = conflict(&run);
             judged_again(&run);
-            let operations = violation["operations"].as_array().unwrap();
-            assert!(operations.len() >= 2 && violation["is_minimal"] == true, "{violation:#}");
+            if promise == "linearizable" {
+                // Which operations conflict, of which key.
+                let violation = &found(&run, promise)["violations"][0];
+                let operations = violation["operations"].as_array().unwrap();
+                assert!(operations.len() >= 2 && violation["is_minimal"] == true, "{violation:#}");
+            } else {
+                let findings = found(&run, "raft")["findings"].clone();
+                let promises = findings.as_array().unwrap().iter().map(|finding| &finding["promise"]);
+                assert!(promises.into_iter().any(|named| named == promise), "{bug}: {findings:#}");
+            }
         }
     }
-    assert_eq!(stdout.lines().filter(|line| line.contains(" passed ")).count(), 2, "{said}");
+    assert_eq!(stdout.lines().filter(|line| line.contains(" passed ")).count(), 4, "{said}");
     #[allow(clippy::print_stdout, reason = "the table is what one wants to see of this test")]
     {
         println!("{stdout}");
@@ -93,7 +104,7 @@ fn selftest_without_a_planted_node_says_how_to_get_one() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(64), "{stderr}");
     assert!(
-        stderr.contains("[possible values: stale-read, ack-before-quorum, cas-ignores-expected]"),
+        stderr.contains("[possible values: stale-read, ack-before-quorum, cas-ignores-expected, "),
         "{stderr}"
     );
     let output = selftest(&["--runs", "0"]);

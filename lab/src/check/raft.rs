@@ -3,9 +3,9 @@
 //! - Election safety: at most one node leads a term, by its role or by a vote that a quorum has granted.
 //! - Votes: a node's durable vote never goes back, across restarts; its term does not within one incarnation.
 //! - Log matching: nodes that hold the same range of committed entries have the same digest of it.
-//! - State machine safety: nodes that have applied the same entries have the same digest of their state.
-//! - Positions: purged <= snapshot <= applied <= committed <= last; committed and applied never go back within one incarnation. (Over a restart
-//!   they may: neither is flushed.)
+//! - State machine safety: nodes that have applied the same entries have the same digest of their state, and hold the same.
+//! - Positions: purged <= snapshot <= applied <= committed <= last; none of them goes back within one incarnation. (Over a
+//!   restart committed and applied may: neither is flushed.)
 //!
 //! What nobody has seen is not judged: a pass says how much was.
 
@@ -55,6 +55,7 @@ struct Judge<'a> {
     /// Who leads each term, and who has said so first.
     leaders: BTreeMap<u64, (u64, NodeIndex)>,
     states: Digests<u64>,
+    contents: Digests<u64>,
     logs: Digests<(u64, u64)>,
     states_count: u64,
     restarts_count: u64,
@@ -94,6 +95,7 @@ impl<'a> Judge<'a> {
             last: vec![None; plan.nodes.len()],
             leaders: BTreeMap::new(),
             states: Digests(HashMap::new()),
+            contents: Digests(HashMap::new()),
             logs: Digests(HashMap::new()),
             states_count: 0,
             restarts_count: 0,
@@ -111,6 +113,13 @@ impl<'a> Judge<'a> {
                 if let Some(other) = self.states.note(index, node, digest) {
                     let (one, other) = (self.name(other), self.name(node));
                     let text = format!("{one} and {other} have different states after entry {index}");
+                    self.found(at_ns, "state machine safety", text);
+                }
+            }
+            Seen::Contents { index, digest } => {
+                if let Some(other) = self.contents.note(index, node, digest) {
+                    let (one, other) = (self.name(other), self.name(node));
+                    let text = format!("{one} and {other} hold different keys or values after entry {index}");
                     self.found(at_ns, "state machine safety", text);
                 }
             }

@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::future::join_all;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use tokio::task::JoinSet;
 
 use super::Stage;
 use super::record::Conduct;
 use crate::cluster::{Channel, Clock, Cluster, Request};
 use crate::limits::{
-    LOG_DIGEST_ENTRIES, OBSERVE_INTERVAL, OBSERVE_TIMEOUT, STATE_DIGEST_INTERVAL, STATE_DIGESTS_PER_LOOK_MAX,
+    CLIENT_TIMEOUT, LOG_DIGEST_ENTRIES, OBSERVE_INTERVAL, OBSERVE_TIMEOUT, STATE_DIGEST_INTERVAL,
+    STATE_DIGESTS_PER_LOOK_MAX,
 };
 use crate::observations::{Incarnation, NodeState, Role, Seen};
 use crate::plan::{Bytes32, NodeIndex, Roles};
@@ -229,6 +230,27 @@ pub(super) async fn state_digest(channel: &mut dyn Channel, index: u64) -> Optio
         return None;
     }
     Some(Seen::StateDigest { index, digest: bytes32(&body["digest"])? })
+}
+
+/// The digest of all that a node holds, if it answers in time and nothing was written meanwhile.
+pub(super) async fn contents(channel: &mut dyn Channel, index: u64) -> Option<Seen> {
+    let mut digest = blake3::Hasher::new();
+    let mut token = Json::Null;
+    loop {
+        let page = json!({ "consistency": "stale", "limit": aspen_node::limits::SCAN_LIMIT_MAX, "continuation_token": token });
+        let answer = channel.request(Request::post("/kv/scan", &page), CLIENT_TIMEOUT).await.ok()?;
+        let mut body = answer.body;
+        if answer.status != 200 || body["revision"].as_u64()? != index {
+            return None;
+        }
+        for entry in body["entries"].as_array()? {
+            digest.update(entry.to_string().as_bytes());
+        }
+        if !body["is_truncated"].as_bool()? {
+            return Some(Seen::Contents { index, digest: Bytes32(*digest.finalize().as_bytes()) });
+        }
+        token = body["continuation_token"].take();
+    }
 }
 
 /// The digest of a range of a node's log, if it has all of it and answers in time.

@@ -11,7 +11,7 @@ use futures::future::{join_all, try_join_all};
 use serde_json::{Value as Json, json};
 
 use super::Stage;
-use super::observe::{log_digest, raft_state, state_digest};
+use super::observe::{contents, log_digest, raft_state, state_digest};
 use super::record::{Conduct, EventKind, Settled};
 use crate::cluster::{Request, Response};
 use crate::history::{Op, Outcome};
@@ -196,6 +196,9 @@ async fn compare(stage: &Stage, conduct: &Conduct, members: &[NodeIndex], held: 
             if let Some(seen) = state_digest(channel.as_mut(), at).await {
                 conduct.observe(node, seen);
             }
+        }
+        if let Some(seen) = contents(channel.as_mut(), index).await {
+            conduct.observe(node, seen);
         }
         let mut from = first;
         while from <= index {

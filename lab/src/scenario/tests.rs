@@ -28,6 +28,7 @@ fn every_topology_is_a_valid_scenario() {
         names.push(scenario.name().to_owned());
     }
     for name in [
+        "blackout",
         "crash-storm",
         "flapping",
         "leader-isolated",

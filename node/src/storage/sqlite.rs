@@ -35,6 +35,7 @@ use super::StorageError;
 use super::log::DurableLog;
 use super::snapshot::{SNAPSHOT_DIR, SnapshotFile, SnapshotStore};
 use crate::limits::APPLY_BATCH_MAX;
+use crate::plant::Plant;
 use crate::types::TypeConfig;
 use crate::types::raft_types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership};
 
@@ -120,7 +121,10 @@ impl SqliteStateMachine {
         let snapshots = SnapshotStore::open(&data_dir.join(SNAPSHOT_DIR), build::read_meta)?;
         let io = |source| StorageError::Io { path: path.clone(), source };
         let bases = Bases::open(&path).map_err(io)?;
-        let position = apply::position(&path, &connection)?;
+        let mut position = apply::position(&path, &connection)?;
+        if let Some(applied) = position.applied.as_mut().filter(|_| Plant::ApplyTwiceAfterRestart.is_on()) {
+            applied.index = applied.index.saturating_sub(1);
+        }
         let readers = ReadPool::new(path.clone());
         let applier = Applier::new(connection, generation, readers.clone(), bases.clone()).map_err(sqlite)?;
         // One batch is applied while openraft prepares the next.

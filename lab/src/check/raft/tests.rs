@@ -78,6 +78,13 @@ fn check_seen(seen: &[(u16, Seen)], want: Result<(), &str>) {
 }
 
 #[test]
+fn nodes_that_hold_different_keys_at_the_same_entry_are_found() {
+    let contents = |byte| Seen::Contents { index: 70, digest: Bytes32([byte; 32]) };
+    let want = "state machine safety at 0.000 s: n1 and n2 hold different keys or values after entry 70";
+    check_seen(&[(0, contents(1)), (1, contents(2))], Err(want));
+}
+
+#[test]
 fn healthy_cluster_passes() {
     check_states(&[(0, leader()), (1, follower()), (2, follower())], Ok(()));
     // A new term has a new leader.

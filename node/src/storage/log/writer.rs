@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::durable::Mark;
 use super::{ENTRIES, META, Shared, lock};
 use crate::limits::{LOG_QUEUE_MAX, PURGE_ROWS_MAX};
+use crate::plant::Plant;
 use crate::types::TypeConfig;
 use crate::types::raft_types::{LogId, Vote};
 
@@ -85,6 +86,7 @@ impl Writer {
                             entries.insert(index, &**bytes)?;
                         }
                     }
+                    LogOp::Vote { .. } if Plant::VoteNotPersisted.is_on() => {}
                     LogOp::Vote { vote, .. } => {
                         meta.insert("vote", encode(vote).as_slice())?;
                     }
