@@ -1,15 +1,17 @@
 //! What a node can be asked: the traits [`ClusterController`], [`KeyValueStore`] and [`RaftObserver`], their
 //! requests, results and errors. It knows neither Raft nor HTTP.
 
+mod bounds;
+mod errors;
+
 use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{
-    HTTP_BODY_BYTES_MAX, KEY_BYTES_MAX, LOG_DIGEST_RANGE_MAX, PEERS_MAX, SCAN_LIMIT_MAX, VALUE_BYTES_MAX,
-};
-use crate::types::{Command, Key, NodeId, NodeInfo, Outcome, Record, Revision, Value};
+pub use self::bounds::{check_command, check_key, check_limit, check_range, check_vault};
+pub use self::errors::{ApiError, BadRequest, TimeoutOutcome};
+use crate::types::{Command, Key, KeyRange, NodeId, NodeInfo, Outcome, Record, Revision, VaultName};
 
 /// An answer that comes later.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, ApiError>>;
@@ -60,6 +62,12 @@ pub trait KeyValueStore: Send + Sync {
     /// # Errors
     /// As [`Self::read`].
     fn scan(&self, request: ScanRequest) -> Answer<'_, ScanResult>;
+
+    /// The vaults that there are.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    fn vaults(&self, consistency: Consistency) -> Answer<'_, VaultList>;
 }
 
 /// What an observer that judges the cluster needs to see of one node.
@@ -94,6 +102,8 @@ pub enum Consistency {
 /// Which record to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadRequest {
+    /// Of this vault; `None`: of none.
+    pub vault: Option<VaultName>,
     /// The key.
     pub key: Key,
     /// How fresh.
@@ -118,21 +128,34 @@ pub struct WriteResult {
     pub outcome: Outcome,
 }
 
-/// Which records to scan: `start <= key < end`, and with the prefix.
+/// Which records to scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScanRequest {
-    /// Every key begins with it; empty: any key.
-    pub prefix: Key,
-    /// First key, inclusive; empty: from the beginning.
-    pub start: Key,
-    /// Last key, exclusive; empty: to the end.
-    pub end: Key,
+    /// Of this vault; `None`: of none.
+    pub vault: Option<VaultName>,
+    /// Which keys.
+    pub range: KeyRange,
     /// Only keys after this one: where an earlier page ended.
     pub after: Option<Key>,
     /// Entries of the page, 1 to [`SCAN_LIMIT_MAX`].
     pub limit: u32,
+    /// What is wanted of them.
+    pub detail: ScanDetail,
     /// How fresh.
     pub consistency: Consistency,
+}
+
+/// What a scan answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScanDetail {
+    /// Keys with their records.
+    #[default]
+    Records,
+    /// Keys with their records, the values empty.
+    Keys,
+    /// Only how many there are, whatever the limit.
+    Count,
 }
 
 /// A page of a scan.
@@ -144,6 +167,17 @@ pub struct ScanResult {
     pub entries: Vec<(Key, Record)>,
     /// Whether more follow.
     pub is_truncated: bool,
+    /// How many keys there are, where that was asked.
+    pub count: Option<u64>,
+}
+
+/// The vaults of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaultList {
+    /// The last entry applied when they were read.
+    pub revision: Revision,
+    /// Their names, in order, and the entries that made them.
+    pub vaults: Vec<(VaultName, Revision)>,
 }
 
 /// The newest snapshot of a node.
@@ -271,229 +305,4 @@ pub struct StateDigest {
     pub index: Option<u64>,
     /// BLAKE3 over (index, term, command, outcome) of each entry in turn, in hexadecimal.
     pub digest: String,
-}
-
-/// Why a request is refused or failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-pub enum ApiError {
-    /// The request breaks a rule; nothing was done.
-    #[error("{0}")]
-    BadRequest(#[from] BadRequest),
-    /// The cluster exists already.
-    #[error("this node is already part of a cluster")]
-    AlreadyInitialized,
-    /// Too many operations are under way.
-    #[error("{limit} operations are under way on this node, try again later")]
-    TooManyOperations {
-        /// How many may be.
-        limit: u32,
-    },
-    /// This node does not lead, and could not reach the one that does.
-    #[error("{}", not_leader_text(leader.as_ref()))]
-    NotLeader {
-        /// Whom to ask instead, where it is known.
-        leader: Option<LeaderHint>,
-    },
-    /// The leader could not confirm in time that it still leads.
-    #[error("no quorum of the members answers, so nothing can be read or written here")]
-    NoQuorum,
-    /// The operation did not end in time.
-    #[error("not finished within {within_ms} ms: {outcome}")]
-    Timeout {
-        /// The bound, in milliseconds.
-        within_ms: u64,
-        /// Whether a write may still happen.
-        outcome: TimeoutOutcome,
-    },
-    /// The leader vanished while it worked on a write.
-    #[error("the leader was lost before it answered: {}", TimeoutOutcome::Unknown)]
-    LeaderLost,
-    /// The state is larger than a snapshot may be.
-    #[error("the state has {bytes} bytes, a snapshot may have {bytes_max}: raise snapshot_mib_max")]
-    SnapshotTooLarge {
-        /// Size of the state.
-        bytes: u64,
-        /// The bound.
-        bytes_max: u64,
-    },
-    /// No state digest is kept for the index.
-    #[error(
-        "no state digest is kept for index {at}: ask for a multiple of 64 that is applied and recent, or leave `at` out"
-    )]
-    DigestNotKept {
-        /// The index.
-        at: u64,
-    },
-    /// The node is stopping, or has stopped for a reason of its own.
-    #[error("this node is stopping: {reason}")]
-    Stopping {
-        /// Why.
-        reason: String,
-    },
-    /// The node's storage failed.
-    #[error("the node's storage failed: {reason}")]
-    Storage {
-        /// How.
-        reason: String,
-    },
-}
-
-/// What a time-out leaves open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TimeoutOutcome {
-    /// A read has no effect.
-    NothingWritten,
-    /// A write may have happened, or may still happen.
-    Unknown,
-    /// It is still being done, and nothing has to be asked again.
-    GoesOn,
-}
-
-impl std::fmt::Display for TimeoutOutcome {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::NothingWritten => "nothing was written",
-            Self::GoesOn => "it goes on",
-            Self::Unknown => "the outcome is unknown, the write may still take effect",
-        })
-    }
-}
-
-/// Which rule a request breaks.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-pub enum BadRequest {
-    /// A key of no bytes.
-    #[error("the key is empty, 1 to {KEY_BYTES_MAX} bytes are allowed")]
-    KeyEmpty,
-    /// A key that is too long.
-    #[error("the key has {0} bytes, 1 to {KEY_BYTES_MAX} are allowed")]
-    KeyTooLarge(u64),
-    /// A value that is too long.
-    #[error("the value has {0} bytes, 0 to {VALUE_BYTES_MAX} are allowed")]
-    ValueTooLarge(u64),
-    /// A scan's limit.
-    #[error("the limit is {0}, 1 to {SCAN_LIMIT_MAX} are allowed")]
-    ScanLimit(u32),
-    /// A continuation token that this node never gave.
-    #[error("the continuation token is damaged: use the one of the page before, unchanged")]
-    ContinuationToken,
-    /// A range of the log.
-    #[error("from={from} to={to}: from <= to is needed, and at most {LOG_DIGEST_RANGE_MAX} entries")]
-    LogRange {
-        /// First index asked for.
-        from: u64,
-        /// Last index asked for.
-        to: u64,
-    },
-    /// A range that reaches beyond the log.
-    #[error("the log holds {}, {from} to {to} were asked for", held_text(*first, *last))]
-    BeyondLog {
-        /// First index asked for.
-        from: u64,
-        /// Last index asked for.
-        to: u64,
-        /// First index there is.
-        first: u64,
-        /// Last index there is.
-        last: Option<u64>,
-    },
-    /// Members that make no cluster.
-    #[error("member {0} is not among the configured peers: {1}")]
-    UnknownMember(NodeId, String),
-    /// A cluster without this node.
-    #[error("node {0} is asked to found a cluster that it is no member of")]
-    NotAMember(NodeId),
-    /// Too many members, or none.
-    #[error("{0} members, 1 to {PEERS_MAX} are allowed: list them as peers in node.toml")]
-    MemberCount(u64),
-    /// A body that is too long.
-    #[error("the body has more than {HTTP_BODY_BYTES_MAX} bytes")]
-    BodyTooLarge,
-    /// A body or query that cannot be read.
-    #[error("{0}")]
-    Malformed(String),
-}
-
-fn held_text(first: u64, last: Option<u64>) -> String {
-    last.map_or("no entry".to_owned(), |last| format!("entries {first} to {last}"))
-}
-
-fn not_leader_text(leader: Option<&LeaderHint>) -> String {
-    match leader {
-        Some(LeaderHint { id, http: Some(http) }) => {
-            format!("node {id} was the leader when last heard of: ask it at {http}")
-        }
-        Some(LeaderHint { id, http: None }) => format!("node {id} was the leader when last heard of: ask it"),
-        None => "no leader is known: try again later".to_owned(),
-    }
-}
-
-/// Refuses keys and values over their bounds before they cost anything.
-///
-/// # Errors
-/// The bound that is broken.
-pub fn check_command(command: &Command) -> Result<(), BadRequest> {
-    match command {
-        Command::Delete { key } => check_key(key),
-        Command::Set { key, value } => check_key(key).and_then(|()| check_value(value)),
-        Command::CompareAndSwap { key, expected, value } => {
-            check_key(key)?;
-            expected.as_ref().map_or(Ok(()), check_value)?;
-            check_value(value)
-        }
-    }
-}
-
-/// Refuses a key over its bound.
-///
-/// # Errors
-/// The bound that is broken.
-pub fn check_key(key: &Key) -> Result<(), BadRequest> {
-    match key.0.len() {
-        0 => Err(BadRequest::KeyEmpty),
-        length if length > KEY_BYTES_MAX as usize => Err(BadRequest::KeyTooLarge(length as u64)),
-        _ => Ok(()),
-    }
-}
-
-fn check_value(value: &Value) -> Result<(), BadRequest> {
-    let length = value.0.len();
-    if length > VALUE_BYTES_MAX as usize { Err(BadRequest::ValueTooLarge(length as u64)) } else { Ok(()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(error: impl Into<ApiError>, want: &str) {
-        assert_eq!(error.into().to_string(), want);
-    }
-
-    #[test]
-    fn errors_say_what_to_do() {
-        check(BadRequest::KeyTooLarge(1025), "the key has 1025 bytes, 1 to 1024 are allowed");
-        check(BadRequest::ScanLimit(0), "the limit is 0, 1 to 10000 are allowed");
-        let leader = Some(LeaderHint { id: NodeId(2), http: Some("10.0.0.2:8080".into()) });
-        check(
-            ApiError::NotLeader { leader },
-            "node 2 was the leader when last heard of: ask it at 10.0.0.2:8080",
-        );
-        check(ApiError::NotLeader { leader: None }, "no leader is known: try again later");
-        check(
-            ApiError::Timeout { within_ms: 5000, outcome: TimeoutOutcome::Unknown },
-            "not finished within 5000 ms: the outcome is unknown, the write may still take effect",
-        );
-    }
-
-    #[test]
-    fn front_door_and_state_machine_agree_on_bounds() {
-        for key_len in [0_usize, 1, 1024, 1025] {
-            for value_len in [0_usize, 1024 * 1024, 1024 * 1024 + 1] {
-                let command =
-                    Command::Set { key: Key(vec![b'k'; key_len]), value: Value(vec![0; value_len]) };
-                assert_eq!(check_command(&command).is_ok(), crate::state::within_bounds(&command));
-            }
-        }
-    }
 }

@@ -2,9 +2,12 @@
 
 mod body;
 mod cluster;
+mod command;
 mod error;
 mod kv;
 mod observe;
+mod token;
+mod vaults;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -83,6 +86,8 @@ pub fn router(state: HttpState) -> Router {
         .route("/kv/write", post(kv::write))
         .route("/kv/delete", post(kv::delete))
         .route("/kv/scan", post(kv::scan))
+        .route("/vaults", get(vaults::list))
+        .route("/vault/{name}", get(vaults::first_page).put(vaults::create).delete(vaults::remove))
         .route("/health", get(observe::health))
         .route("/raft/state", get(observe::raft_state))
         .route("/raft/log/digest", get(observe::log_digest))

@@ -15,6 +15,17 @@ pub const RPC_MESSAGE_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Largest HTTP body, in bytes: two values of the longest kind in base64, and room for their envelope.
 pub const HTTP_BODY_BYTES_MAX: u32 = 8 * 1024 * 1024;
 
+/// Keys that one `SetMulti` or `DeleteMulti` names.
+pub const KEYS_PER_COMMAND_MAX: u32 = 100;
+/// Comparisons of a transaction, and operations of each of its branches.
+pub const TRANSACTION_OPERATIONS_MAX: u32 = 128;
+/// Bytes of keys and values that a transaction answers: it travels as one message to the node that was asked.
+pub const ANSWER_BYTES_MAX: u32 = 4 * 1024 * 1024;
+/// Longest name of a vault, in bytes: it stands in paths and in every command.
+pub const VAULT_NAME_BYTES_MAX: u32 = 64;
+/// Vaults of a cluster: their list is one answer.
+pub const VAULTS_MAX: u32 = 1_000;
+
 /// Entries of a scan that names no limit.
 pub const SCAN_LIMIT_DEFAULT: u32 = 1_000;
 /// Entries of one page of a scan, at most.
@@ -54,6 +65,8 @@ pub const PEER_REQUESTS_MAX: u32 = 256;
 /// Refused connections are logged at most this often; all are counted.
 pub const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Rows of removed vaults that one transaction of the state machine deletes: a large vault takes no write's time.
+pub const SWEPT_ROWS_MAX: u32 = 1_000;
 /// Entries that one transaction of the state machine applies.
 pub const APPLY_BATCH_MAX: u32 = 1_024;
 /// How often the state machine's journal is emptied into its database while it is written: pages that are written again
@@ -111,10 +124,11 @@ pub const PEERS_MAX: u32 = 100;
 pub const RETIRED_REASON_BYTES_MAX: u64 = 1_024;
 
 const _: () = {
-    // A compare-and-swap has two values; the front door checks them, so no command needs to be measured.
+    // A compare-and-swap has two values; the front door checks them, so only commands on many keys have to be measured.
     assert!(KEY_BYTES_MAX + 2 * VALUE_BYTES_MAX < COMMAND_BYTES_MAX);
     // The largest entry, and a full batch, fit one message.
     assert!(COMMAND_BYTES_MAX + APPEND_BYTES_MAX < RPC_MESSAGE_BYTES_MAX);
+    assert!(ANSWER_BYTES_MAX < RPC_MESSAGE_BYTES_MAX / 2);
     // base64 grows by a third. Text that JSON has to escape may not fit: it is sent as base64.
     assert!(2 * (VALUE_BYTES_MAX / 3 * 4) + 4 * KEY_BYTES_MAX < HTTP_BODY_BYTES_MAX);
     // A region's chunks and their digests are a bit each, and fit one message.

@@ -1,11 +1,62 @@
 //! What a command does to the keys. Pure: no clock, no I/O of its own, no randomness, so that every member that
 //! applies the same entries holds the same state. Total: bad input is an [`Outcome`], never an error.
 
-use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use crate::plant::Plant;
-use crate::types::{Command, Key, Outcome, Record, Revision, Value};
+mod draft;
 
-/// The keys that commands work on. An error is a failed store, never a property of the command.
+use std::cmp::Ordering;
+
+use self::draft::Draft;
+use crate::api::check_command;
+use crate::limits::{ANSWER_BYTES_MAX, VAULTS_MAX};
+use crate::plant::Plant;
+use crate::types::{
+    Command, Compare, Key, KeyRange, Operand, Operation, OperationResult, Outcome, Record, Relation,
+    Revision, Transaction, Value, VaultName,
+};
+
+/// Which keys belong together: those of no vault, or those of one vault. A vault's is the entry that made it, so that one
+/// of the same name which is made later is another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Space(pub u64);
+
+/// The key spaces that commands work on. An error is a failed store, never a property of the command.
+pub trait Store {
+    /// Why the store failed.
+    type Error;
+    /// The keys of one space.
+    type Records<'a>: Records<Error = Self::Error>
+    where
+        Self: 'a;
+
+    /// The keys of a space, which need not exist.
+    fn records(&mut self, space: Space) -> Self::Records<'_>;
+
+    /// The space of a vault.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn vault(&mut self, name: &VaultName) -> Result<Option<Space>, Self::Error>;
+
+    /// How many vaults there are.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn vault_count(&mut self) -> Result<u32, Self::Error>;
+
+    /// Makes a vault that is not there.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    fn create_vault(&mut self, name: &VaultName, space: Space) -> Result<(), Self::Error>;
+
+    /// Removes a vault and the keys of its space.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    fn remove_vault(&mut self, name: &VaultName, space: Space) -> Result<(), Self::Error>;
+}
+
+/// The keys of one space.
 pub trait Records {
     /// Why the store failed.
     type Error;
@@ -16,166 +67,202 @@ pub trait Records {
     /// The store cannot be read.
     fn get(&mut self, key: &Key) -> Result<Option<Record>, Self::Error>;
 
-    /// Puts `record` under `key`, in place of what was there.
+    /// Puts `value` under `key`: a new record of version 1, or the present one with its next version.
     ///
     /// # Errors
     /// The store cannot be written.
-    fn put(&mut self, key: &Key, record: &Record) -> Result<(), Self::Error>;
+    fn put(&mut self, key: &Key, value: &Value, revision: Revision) -> Result<(), Self::Error>;
 
-    /// Removes `key`.
+    /// Removes `key`; whether it was there.
     ///
     /// # Errors
     /// The store cannot be written.
-    fn remove(&mut self, key: &Key) -> Result<(), Self::Error>;
+    fn remove(&mut self, key: &Key) -> Result<bool, Self::Error>;
+
+    /// The first `limit` records of a range; fewer where their keys and values have more than `bytes_max`, the last one being
+    /// the one that does.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn range(
+        &mut self,
+        range: &KeyRange,
+        limit: u32,
+        bytes_max: u64,
+    ) -> Result<Vec<(Key, Record)>, Self::Error>;
+}
+
+/// The record that `value` makes of what was there.
+pub fn successor(before: Option<&Record>, value: &Value, revision: Revision) -> Record {
+    let (create_revision, version) = before.map_or((revision, 0), |r| (r.create_revision, r.version));
+    Record { value: value.clone(), create_revision, mod_revision: revision, version: version + 1 }
 }
 
 /// Applies the command of the entry at `revision`.
 ///
 /// # Errors
-/// Those of `records`.
-pub fn apply<R: Records>(
-    records: &mut R,
-    revision: Revision,
-    command: &Command,
-) -> Result<Outcome, R::Error> {
-    if !within_bounds(command) {
+/// Those of `store`.
+pub fn apply<S: Store>(store: &mut S, revision: Revision, command: &Command) -> Result<Outcome, S::Error> {
+    if check_command(command).is_err() {
         return Ok(Outcome::Refused);
     }
     match command {
+        Command::InVault { vault, command } => {
+            let space = match store.vault(vault)? {
+                Some(space) => space,
+                None if !writes(command) => Space(revision.0),
+                None if store.vault_count()? >= VAULTS_MAX => return Ok(Outcome::TooManyVaults),
+                None => {
+                    store.create_vault(vault, Space(revision.0))?;
+                    Space(revision.0)
+                }
+            };
+            apply_in(&mut store.records(space), revision, command)
+        }
+        Command::CreateVault { vault } => match store.vault(vault)? {
+            Some(_) => Ok(Outcome::VaultReady { is_new: false }),
+            None if store.vault_count()? >= VAULTS_MAX => Ok(Outcome::TooManyVaults),
+            None => {
+                store.create_vault(vault, Space(revision.0))?;
+                Ok(Outcome::VaultReady { is_new: true })
+            }
+        },
+        Command::DeleteVault { vault } => {
+            let space = store.vault(vault)?;
+            if let Some(space) = space {
+                store.remove_vault(vault, space)?;
+            }
+            Ok(Outcome::Deleted { existed: space.is_some() })
+        }
+        command => apply_in(&mut store.records(Space::default()), revision, command),
+    }
+}
+
+/// Applies a command to the keys of its space.
+fn apply_in<R: Records>(records: &mut R, revision: Revision, command: &Command) -> Result<Outcome, R::Error> {
+    match command {
         Command::Set { key, value } => {
-            let before = records.get(key)?;
-            write(records, revision, key, value, before)?;
+            records.put(key, value, revision)?;
             Ok(Outcome::Written)
         }
-        Command::Delete { key } => {
-            let existed = records.get(key)?.is_some();
-            if existed {
-                records.remove(key)?;
-            }
-            Ok(Outcome::Deleted { existed })
-        }
+        Command::Delete { key } => Ok(Outcome::Deleted { existed: records.remove(key)? }),
         Command::CompareAndSwap { key, expected, value } => {
-            let before = records.get(key)?;
-            let is_expected = before.as_ref().map(|r| &r.value) == expected.as_ref();
-            if !is_expected && !Plant::CasIgnoresExpected.is_on() {
-                return Ok(Outcome::NotSwapped { actual: before.map(|r| r.value) });
+            let before = records.get(key)?.map(|record| record.value);
+            if before != *expected && !Plant::CasIgnoresExpected.is_on() {
+                return Ok(Outcome::NotSwapped { actual: before });
             }
-            write(records, revision, key, value, before)?;
+            records.put(key, value, revision)?;
             Ok(Outcome::Swapped)
+        }
+        Command::SetMulti { pairs } => {
+            for (key, value) in pairs {
+                records.put(key, value, revision)?;
+            }
+            Ok(Outcome::Written)
+        }
+        Command::DeleteMulti { keys } => {
+            let mut existed_count = 0;
+            for key in keys {
+                existed_count += u32::from(records.remove(key)?);
+            }
+            Ok(Outcome::DeletedMulti { existed_count })
+        }
+        Command::Transaction(transaction) => transact(records, revision, transaction),
+        Command::InVault { .. } | Command::CreateVault { .. } | Command::DeleteVault { .. } => {
+            Ok(Outcome::Refused)
         }
     }
 }
 
-/// Whether a command keeps the bounds of keys and values.
-pub fn within_bounds(command: &Command) -> bool {
-    let (key, values): (&Key, [Option<&Value>; 2]) = match command {
-        Command::Set { key, value } => (key, [Some(value), None]),
-        Command::Delete { key } => (key, [None, None]),
-        Command::CompareAndSwap { key, expected, value } => (key, [Some(value), expected.as_ref()]),
-    };
-    let key_fits = !key.0.is_empty() && key.0.len() <= KEY_BYTES_MAX as usize;
-    key_fits && values.into_iter().flatten().all(|value| value.0.len() <= VALUE_BYTES_MAX as usize)
-}
-
-fn write<R: Records>(
+/// Compares, then does one branch in a draft, which counts only if its answer is not too large.
+fn transact<R: Records>(
     records: &mut R,
     revision: Revision,
-    key: &Key,
-    value: &Value,
-    before: Option<Record>,
-) -> Result<(), R::Error> {
-    let (create_revision, version) = before.map_or((revision, 0), |r| (r.create_revision, r.version));
-    let record =
-        Record { value: value.clone(), create_revision, mod_revision: revision, version: version + 1 };
-    records.put(key, &record)
+    transaction: &Transaction,
+) -> Result<Outcome, R::Error> {
+    let mut succeeded = true;
+    for compare in &transaction.compare {
+        succeeded &= holds(compare, records.get(&compare.key)?.as_ref());
+    }
+    let mut draft = Draft::new(records);
+    let mut results = Vec::new();
+    let mut bytes = 0;
+    for operation in if succeeded { &transaction.success } else { &transaction.failure } {
+        let result = operate(&mut draft, revision, operation)?;
+        bytes += answer_bytes(&result);
+        if bytes > u64::from(ANSWER_BYTES_MAX) {
+            return Ok(Outcome::AnswerTooLarge);
+        }
+        results.push(result);
+    }
+    draft.write_out()?;
+    Ok(Outcome::Transaction { succeeded, results })
+}
+
+fn holds(compare: &Compare, record: Option<&Record>) -> bool {
+    let revision = |revision: Option<Revision>| revision.unwrap_or_default();
+    let order = match &compare.operand {
+        // No value is neither less nor greater than one.
+        Operand::Value(value) => record.map(|record| record.value.cmp(value)),
+        Operand::Version(version) => Some(record.map_or(0, |record| record.version).cmp(version)),
+        Operand::CreateRevision(at) => Some(revision(record.map(|record| record.create_revision)).cmp(at)),
+        Operand::ModRevision(at) => Some(revision(record.map(|record| record.mod_revision)).cmp(at)),
+        Operand::Exists(exists) => Some(record.is_some().cmp(exists)),
+    };
+    match compare.relation {
+        Relation::Equal => order == Some(Ordering::Equal),
+        Relation::NotEqual => order != Some(Ordering::Equal),
+        Relation::Less => order == Some(Ordering::Less),
+        Relation::Greater => order == Some(Ordering::Greater),
+    }
+}
+
+fn operate<R: Records>(
+    records: &mut R,
+    revision: Revision,
+    operation: &Operation,
+) -> Result<OperationResult, R::Error> {
+    Ok(match operation {
+        Operation::Put { key, value } => {
+            records.put(key, value, revision)?;
+            OperationResult::Written
+        }
+        Operation::Delete { key } => OperationResult::Deleted { existed: records.remove(key)? },
+        Operation::Get { key } => OperationResult::Got(records.get(key)?),
+        Operation::Range { range, limit } => {
+            let mut entries = records.range(range, limit + 1, u64::from(ANSWER_BYTES_MAX))?;
+            let is_truncated = entries.len() > *limit as usize;
+            entries.truncate(*limit as usize);
+            OperationResult::Found { entries, is_truncated }
+        }
+    })
+}
+
+/// Bytes of a key and its value.
+pub fn entry_bytes(key: &Key, record: &Record) -> u64 {
+    (key.0.len() + record.value.0.len()) as u64
+}
+
+fn answer_bytes(result: &OperationResult) -> u64 {
+    match result {
+        OperationResult::Written | OperationResult::Deleted { .. } => 0,
+        OperationResult::Got(record) => record.as_ref().map_or(0, |record| record.value.0.len() as u64),
+        OperationResult::Found { entries, .. } => {
+            entries.iter().map(|(key, record)| entry_bytes(key, record)).sum()
+        }
+    }
+}
+
+/// Whether a command may write a key that is not there.
+fn writes(command: &Command) -> bool {
+    let puts = |operations: &[Operation]| operations.iter().any(|op| matches!(op, Operation::Put { .. }));
+    match command {
+        Command::Set { .. } | Command::SetMulti { .. } => true,
+        Command::CompareAndSwap { expected, .. } => expected.is_none(),
+        Command::Transaction(transaction) => puts(&transaction.success) || puts(&transaction.failure),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::convert::Infallible;
-
-    use super::*;
-
-    #[derive(Default)]
-    struct Map(BTreeMap<Key, Record>);
-
-    impl Records for Map {
-        type Error = Infallible;
-        fn get(&mut self, key: &Key) -> Result<Option<Record>, Infallible> {
-            Ok(self.0.get(key).cloned())
-        }
-        fn put(&mut self, key: &Key, record: &Record) -> Result<(), Infallible> {
-            self.0.insert(key.clone(), record.clone());
-            Ok(())
-        }
-        fn remove(&mut self, key: &Key) -> Result<(), Infallible> {
-            self.0.remove(key);
-            Ok(())
-        }
-    }
-
-    fn set(key: &str, value: &str) -> Command {
-        Command::Set { key: key.into(), value: value.into() }
-    }
-
-    fn cas(key: &str, expected: Option<&str>, value: &str) -> Command {
-        Command::CompareAndSwap { key: key.into(), expected: expected.map(Value::from), value: value.into() }
-    }
-
-    #[track_caller]
-    fn check(commands: &[Command], want: &[Outcome]) -> Map {
-        let mut map = Map::default();
-        let outcomes: Vec<_> = (1..)
-            .zip(commands)
-            .map(|(index, command)| apply(&mut map, Revision(index), command).unwrap())
-            .collect();
-        assert_eq!(outcomes, want);
-        map
-    }
-
-    #[test]
-    fn record_tells_its_revisions() {
-        let map = check(
-            &[set("k", "a"), set("k", "b"), set("other", "x")],
-            &[Outcome::Written, Outcome::Written, Outcome::Written],
-        );
-        let record = &map.0[&"k".into()];
-        assert_eq!(
-            (record.create_revision, record.mod_revision, record.version),
-            (Revision(1), Revision(2), 2)
-        );
-    }
-
-    #[test]
-    fn delete_tells_whether_the_key_existed() {
-        let delete = Command::Delete { key: "k".into() };
-        check(
-            &[delete.clone(), set("k", "a"), delete],
-            &[Outcome::Deleted { existed: false }, Outcome::Written, Outcome::Deleted { existed: true }],
-        );
-    }
-
-    #[test]
-    fn swap_needs_the_expected_value() {
-        let map = check(
-            &[cas("k", Some("a"), "b"), cas("k", None, "b"), cas("k", None, "c"), cas("k", Some("b"), "c")],
-            &[
-                Outcome::NotSwapped { actual: None },
-                Outcome::Swapped,
-                Outcome::NotSwapped { actual: Some("b".into()) },
-                Outcome::Swapped,
-            ],
-        );
-        assert_eq!(map.0[&"k".into()].value, "c".into());
-    }
-
-    #[test]
-    fn bounds_are_refused_and_change_nothing() {
-        let long = Command::Set { key: Key(vec![b'k'; 1025]), value: "v".into() };
-        let large = Command::Set { key: "k".into(), value: Value(vec![0; 1024 * 1024 + 1]) };
-        let map =
-            check(&[set("", "v"), long, large], &[Outcome::Refused, Outcome::Refused, Outcome::Refused]);
-        assert!(map.0.is_empty());
-    }
-}
+mod tests;

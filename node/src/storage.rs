@@ -2,7 +2,9 @@
 //!
 //! A data directory holds `identity.key`, `log.redb`, `state.sqlite` and SQLite's `-wal` and `-shm` beside it.
 
+mod entry;
 pub mod log;
+pub mod memory;
 pub mod snapshot;
 pub mod sqlite;
 #[cfg(test)]

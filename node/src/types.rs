@@ -158,6 +158,42 @@ pub struct Record {
     pub version: u64,
 }
 
+/// The keys that begin with `prefix`, from `start` and before `end`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRange {
+    /// Every key begins with it; empty: any key.
+    pub prefix: Key,
+    /// First key, inclusive; empty: from the beginning.
+    pub start: Key,
+    /// Last key, exclusive; empty: to the end.
+    pub end: Key,
+}
+
+impl KeyRange {
+    /// The least key that may be in it.
+    pub fn first(&self) -> &Key {
+        (&self.start).max(&self.prefix)
+    }
+
+    /// Whether a key is neither in it nor before it.
+    pub fn is_behind(&self, key: &[u8]) -> bool {
+        let is_past_end = !self.end.0.is_empty() && *key >= *self.end.0;
+        is_past_end || (!key.starts_with(&self.prefix.0) && *key > *self.prefix.0)
+    }
+}
+
+/// The name of a key space of its own: 1 to [`VAULT_NAME_BYTES_MAX`](crate::limits::VAULT_NAME_BYTES_MAX) of `A-Z`, `a-z`,
+/// `0-9`, `_` and `-`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct VaultName(pub String);
+
+impl fmt::Display for VaultName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// What a client asks the state machine to do. The order of the variants is part of the log's format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
@@ -182,6 +218,116 @@ pub enum Command {
         /// Its new value.
         value: Value,
     },
+    /// Writes values, at once.
+    SetMulti {
+        /// Keys and their new values, 1 to [`KEYS_PER_COMMAND_MAX`](crate::limits::KEYS_PER_COMMAND_MAX).
+        pairs: Vec<(Key, Value)>,
+    },
+    /// Removes keys, at once.
+    DeleteMulti {
+        /// The keys, 1 to [`KEYS_PER_COMMAND_MAX`](crate::limits::KEYS_PER_COMMAND_MAX).
+        keys: Vec<Key>,
+    },
+    /// Does one thing or another, at once.
+    Transaction(Transaction),
+    /// The same in a vault, which is made if something is written into it.
+    InVault {
+        /// Which one.
+        vault: VaultName,
+        /// Any command but this one and those on vaults.
+        command: Box<Command>,
+    },
+    /// Makes a vault, unless there is one.
+    CreateVault {
+        /// Its name.
+        vault: VaultName,
+    },
+    /// Removes a vault with all its keys.
+    DeleteVault {
+        /// Its name.
+        vault: VaultName,
+    },
+}
+
+/// Operations that depend on what keys hold: all of `success` if every comparison holds, otherwise all of `failure`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transaction {
+    /// What must hold; none: `success`. At most [`TRANSACTION_OPERATIONS_MAX`](crate::limits::TRANSACTION_OPERATIONS_MAX),
+    /// and as many of each of the others.
+    pub compare: Vec<Compare>,
+    /// Done in this order; each sees what those before it have written.
+    pub success: Vec<Operation>,
+    /// The same, otherwise.
+    pub failure: Vec<Operation>,
+}
+
+/// One comparison of a [`Transaction`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compare {
+    /// The key.
+    pub key: Key,
+    /// How what it has stands to `operand`.
+    pub relation: Relation,
+    /// What it is compared with.
+    pub operand: Operand,
+}
+
+/// How one thing stands to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Relation {
+    /// It is the same.
+    Equal,
+    /// It is another.
+    NotEqual,
+    /// It is less: values bytewise.
+    Less,
+    /// It is greater: values bytewise.
+    Greater,
+}
+
+/// What of a key is compared, and with what. An absent key has no value, and the numbers 0.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Operand {
+    /// Its value. An absent key's is not equal to any.
+    Value(Value),
+    /// How often it was written since it was created.
+    Version(u64),
+    /// The entry that created it.
+    CreateRevision(Revision),
+    /// The entry that last wrote it.
+    ModRevision(Revision),
+    /// Whether it is there.
+    Exists(bool),
+}
+
+/// One operation of a [`Transaction`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Operation {
+    /// Writes a value.
+    Put {
+        /// The key.
+        key: Key,
+        /// Its new value.
+        value: Value,
+    },
+    /// Removes a key.
+    Delete {
+        /// The key.
+        key: Key,
+    },
+    /// Reads a key.
+    Get {
+        /// The key.
+        key: Key,
+    },
+    /// Reads the first keys of a range.
+    Range {
+        /// Which keys.
+        range: KeyRange,
+        /// How many at most, 1 to [`SCAN_LIMIT_MAX`](crate::limits::SCAN_LIMIT_MAX).
+        limit: u32,
+    },
 }
 
 impl fmt::Display for Command {
@@ -192,6 +338,14 @@ impl fmt::Display for Command {
             Self::CompareAndSwap { key, value, .. } => {
                 write!(f, "compare-and-swap {key:?}, {} bytes", value.0.len())
             }
+            Self::SetMulti { pairs } => write!(f, "set {} keys", pairs.len()),
+            Self::DeleteMulti { keys } => write!(f, "delete {} keys", keys.len()),
+            Self::Transaction(Transaction { compare, success, failure }) => {
+                write!(f, "transaction of {}, {} and {}", compare.len(), success.len(), failure.len())
+            }
+            Self::InVault { vault, command } => write!(f, "in vault {vault}: {command}"),
+            Self::CreateVault { vault } => write!(f, "create vault {vault}"),
+            Self::DeleteVault { vault } => write!(f, "delete vault {vault}"),
         }
     }
 }
@@ -201,9 +355,9 @@ impl fmt::Display for Command {
 pub enum Outcome {
     /// Nothing for a client: a leader's first entry or a change of members.
     None,
-    /// The value was written.
+    /// The values were written.
     Written,
-    /// The key was removed, or was not there.
+    /// The key or vault was removed, or was not there.
     Deleted {
         /// Whether it was there.
         existed: bool,
@@ -217,6 +371,48 @@ pub enum Outcome {
     },
     /// The command breaks a bound that a client's front door should have refused.
     Refused,
+    /// The keys were removed, as far as they were there.
+    DeletedMulti {
+        /// How many were there.
+        existed_count: u32,
+    },
+    /// One branch of a transaction was done.
+    Transaction {
+        /// Whether every comparison held.
+        succeeded: bool,
+        /// What each of the branch's operations did.
+        results: Vec<OperationResult>,
+    },
+    /// A transaction would have answered more than fits into an answer; nothing was changed.
+    AnswerTooLarge,
+    /// The vault is there.
+    VaultReady {
+        /// Whether it was made by this command.
+        is_new: bool,
+    },
+    /// There are as many vaults as there may be; nothing was changed.
+    TooManyVaults,
+}
+
+/// What an [`Operation`] did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OperationResult {
+    /// The value was written.
+    Written,
+    /// The key was removed, or was not there.
+    Deleted {
+        /// Whether it was there.
+        existed: bool,
+    },
+    /// What was read.
+    Got(Option<Record>),
+    /// What was found.
+    Found {
+        /// The first keys, in their order.
+        entries: Vec<(Key, Record)>,
+        /// Whether more follow.
+        is_truncated: bool,
+    },
 }
 
 impl fmt::Display for Outcome {

@@ -100,8 +100,9 @@ impl<'a> Interface<'a> {
 
     async fn add_neighbour(&self, address: Ipv4Addr, mac: MacAddress) -> Result<(), TapError> {
         let request = self.handle.neighbours().add(self.index, IpAddr::V4(address));
-        // Without a state of its own the request makes a permanent entry.
-        let outcome = request.link_layer_address(&mac.0).execute().await;
+        // Without a state of its own the request makes a permanent entry, also in place of one that the kernel has learned from
+        // a frame since the interface is up.
+        let outcome = request.link_layer_address(&mac.0).replace().execute().await;
         outcome.map_err(|error| refused("adding a neighbour", self.name, error))
     }
 }

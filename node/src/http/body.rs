@@ -68,10 +68,12 @@ pub(super) fn put_bytes(object: &mut Map<String, Json>, name: &str, bytes: Vec<u
     };
 }
 
-/// A key and its record as an answer shows them.
-pub(super) fn record_json(key: Key, record: Record) -> Map<String, Json> {
+/// A record as an answer shows it, with its key where that was not given in the request.
+pub(super) fn record_json(key: Option<Key>, record: Record) -> Map<String, Json> {
     let mut object = Map::new();
-    put_bytes(&mut object, "key", key.0);
+    if let Some(key) = key {
+        put_bytes(&mut object, "key", key.0);
+    }
     put_bytes(&mut object, "value", record.value.0);
     object.insert("create_revision".to_owned(), record.create_revision.0.into());
     object.insert("mod_revision".to_owned(), record.mod_revision.0.into());

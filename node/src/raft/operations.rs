@@ -11,10 +11,11 @@ use tokio::time::Instant;
 
 use super::RaftNode;
 use crate::api::{
-    Answer, ApiError, BadRequest, Consistency, KeyValueStore, LeaderHint, ReadRequest, ReadResult,
-    ScanRequest, ScanResult, TimeoutOutcome, WriteResult, check_command, check_key,
+    Answer, ApiError, Consistency, KeyValueStore, LeaderHint, ReadRequest, ReadResult, ScanRequest,
+    ScanResult, TimeoutOutcome, VaultList, WriteResult, check_command, check_key, check_limit, check_range,
+    check_vault,
 };
-use crate::limits::{LEADER_RETRY, LEADER_WAIT, OPERATION_TIMEOUT, OPERATIONS_IN_FLIGHT_MAX, SCAN_LIMIT_MAX};
+use crate::limits::{LEADER_RETRY, LEADER_WAIT, OPERATION_TIMEOUT, OPERATIONS_IN_FLIGHT_MAX};
 use crate::network::{Peer, TransportError};
 use crate::plant::Plant;
 use crate::types::raft_types::LogId;
@@ -24,10 +25,11 @@ impl KeyValueStore for RaftNode {
     fn read(&self, request: ReadRequest) -> Answer<'_, ReadResult> {
         async move {
             check_key(&request.key)?;
+            request.vault.as_ref().map_or(Ok(()), check_vault)?;
             let _permit = self.admit()?;
             bounded(TimeoutOutcome::NothingWritten, async {
                 self.make_fresh(request.consistency).await?;
-                self.inner.readers.read(request.key).await
+                self.inner.readers.read(request.vault, request.key).await
             })
             .await
         }
@@ -45,13 +47,25 @@ impl KeyValueStore for RaftNode {
 
     fn scan(&self, request: ScanRequest) -> Answer<'_, ScanResult> {
         async move {
-            if request.limit == 0 || request.limit > SCAN_LIMIT_MAX {
-                return Err(BadRequest::ScanLimit(request.limit).into());
-            }
+            check_limit(request.limit)?;
+            check_range(&request.range)?;
+            request.vault.as_ref().map_or(Ok(()), check_vault)?;
             let _permit = self.admit()?;
             bounded(TimeoutOutcome::NothingWritten, async {
                 self.make_fresh(request.consistency).await?;
                 self.inner.readers.scan(request).await
+            })
+            .await
+        }
+        .boxed()
+    }
+
+    fn vaults(&self, consistency: Consistency) -> Answer<'_, VaultList> {
+        async move {
+            let _permit = self.admit()?;
+            bounded(TimeoutOutcome::NothingWritten, async {
+                self.make_fresh(consistency).await?;
+                self.inner.readers.vaults().await
             })
             .await
         }

@@ -38,8 +38,8 @@ use crate::types::{NodeId, TypeConfig};
 const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
 /// Vote, committed, purged, node and format.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-/// The format that this version writes.
-const FORMAT: u64 = 1;
+/// The format that this version writes. 1: without the commands on many keys, transactions and vaults.
+const FORMAT: u64 = 2;
 
 /// Indexes and encodings as they stand in the table.
 type Rows = Vec<(u64, Arc<[u8]>)>;
@@ -350,13 +350,14 @@ fn initialize(path: &Path, db: &Database, id: NodeId) -> Result<(), StorageError
     let [Some(format), Some(node)] = found else {
         return Err(StorageError::Corrupt { path: path.to_owned(), what: "the format".to_owned() });
     };
-    if format != FORMAT {
+    if format == 0 || format > FORMAT {
         return Err(StorageError::Format { path: path.to_owned(), found: format, supported: FORMAT });
     }
     if node != id.0 {
         return Err(StorageError::OtherNode { found: node, expected: id.0 });
     }
-    Ok(())
+    // Every older entry reads as it is; from now on there may be others.
+    if format < FORMAT { make().map_err(failed) } else { Ok(()) }
 }
 
 fn load(path: &Path, db: &Database) -> Result<Loaded, StorageError> {

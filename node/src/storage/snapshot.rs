@@ -7,7 +7,8 @@
 mod incoming;
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -35,7 +36,36 @@ pub type Digest = [u8; 32];
 pub struct SnapshotFile {
     meta: SnapshotMeta,
     seal: Seal,
-    file: Arc<File>,
+    content: Content,
+}
+
+/// Where the bytes of a snapshot are.
+#[derive(Debug, Clone)]
+enum Content {
+    File(Arc<File>),
+    Memory(Arc<[u8]>),
+}
+
+impl Content {
+    /// Fills `buffer` from `offset` on.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.read_exact_at(buffer, offset),
+            Self::Memory(bytes) => {
+                let from = usize::try_from(offset).map_err(io::Error::other)?;
+                let part = bytes.get(from..).and_then(|rest| rest.get(..buffer.len()));
+                buffer.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
+                Ok(())
+            }
+        }
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        match self {
+            Self::File(file) => Ok(file.metadata()?.len()),
+            Self::Memory(bytes) => Ok(bytes.len() as u64),
+        }
+    }
 }
 
 /// What identifies the bytes of a snapshot.
@@ -60,6 +90,23 @@ struct Inner {
 }
 
 impl SnapshotFile {
+    /// A snapshot that is in memory only.
+    pub fn in_memory(meta: SnapshotMeta, bytes: Arc<[u8]>) -> Self {
+        let content = Content::Memory(bytes);
+        let seal = seal(&content).expect("memory can be read");
+        Self { meta, seal, content }
+    }
+
+    /// All of its bytes, which have to fit into memory.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read_all(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(self.seal.bytes).map_err(io::Error::other)?];
+        self.content.read_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
     /// What it covers.
     pub fn meta(&self) -> &SnapshotMeta {
         &self.meta
@@ -84,7 +131,7 @@ impl SnapshotFile {
     /// The file cannot be read.
     pub fn chunk(&self, chunk: u64) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; chunk_bytes(self.seal.bytes, chunk)];
-        self.file.read_exact_at(&mut bytes, chunk * u64::from(SNAPSHOT_CHUNK_BYTES))?;
+        self.content.read_at(&mut bytes, chunk * u64::from(SNAPSHOT_CHUNK_BYTES))?;
         Ok(bytes)
     }
 
@@ -94,10 +141,14 @@ impl SnapshotFile {
     /// The file cannot be read or the other not be written.
     pub fn copy_to(&self, path: &Path) -> io::Result<()> {
         let mut target = File::create(path)?;
-        // Another handle would share its position with everybody who reads this snapshot.
-        let mut source =
-            File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&*self.file)))?;
-        io::copy(&mut source, &mut target)?;
+        match &self.content {
+            Content::File(file) => {
+                // The same handle would share its position with everybody who reads this snapshot.
+                let mut source = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+                io::copy(&mut source, &mut target)?;
+            }
+            Content::Memory(bytes) => target.write_all(bytes)?,
+        }
         target.sync_all()
     }
 }
@@ -135,7 +186,7 @@ impl SnapshotStore {
             let file = File::open(&path).map_err(io(&path))?;
             let bytes = file.metadata().map_err(io(&path))?.len();
             let meta = read_meta(&path)?;
-            Ok(SnapshotFile { meta, seal: Seal { bytes, digest }, file: Arc::new(file) })
+            Ok(SnapshotFile { meta, seal: Seal { bytes, digest }, content: Content::File(Arc::new(file)) })
         });
         let inner = Inner {
             dir: dir.to_owned(),
@@ -165,9 +216,9 @@ impl SnapshotStore {
     /// # Errors
     /// The file cannot be read, flushed or renamed. The one before stays.
     pub fn publish(&self, path: &Path, meta: SnapshotMeta) -> io::Result<SnapshotFile> {
-        let file = File::open(path)?;
-        let seal = seal(&file)?;
-        self.enter(path, SnapshotFile { meta, seal, file: Arc::new(file) })
+        let content = Content::File(Arc::new(File::open(path)?));
+        let seal = seal(&content)?;
+        self.enter(path, SnapshotFile { meta, seal, content })
     }
 
     /// Takes over a finished snapshot, by a copy if it lies in another folder.
@@ -181,8 +232,8 @@ impl SnapshotStore {
         }
         let path = self.building()?;
         snapshot.copy_to(&path)?;
-        let file = Arc::new(File::open(&path)?);
-        self.enter(&path, SnapshotFile { file, ..snapshot })
+        let content = Content::File(Arc::new(File::open(&path)?));
+        self.enter(&path, SnapshotFile { content, ..snapshot })
     }
 
     /// Prepares to receive a snapshot. Its chunks are looked for in `bases` first.
@@ -194,13 +245,17 @@ impl SnapshotStore {
         let turn: OwnedSemaphorePermit = turn
             .map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "another snapshot is being received"))?;
         let mut bases = bases;
-        bases.extend(self.current().map(|current| current.file));
+        if let Some(Content::File(file)) = self.current().map(|current| current.content) {
+            bases.push(file);
+        }
         Incoming::open(self.clone(), self.0.dir.join(INCOMING), meta, seal, bases, turn)
     }
 
     /// Gives a complete file its name.
     fn enter(&self, path: &Path, snapshot: SnapshotFile) -> io::Result<SnapshotFile> {
-        snapshot.file.sync_all()?;
+        if let Content::File(file) = &snapshot.content {
+            file.sync_all()?;
+        }
         let mut current = self.lock();
         if let Some(newer) =
             current.as_ref().filter(|there| there.meta.last_log_id > snapshot.meta.last_log_id)
@@ -234,7 +289,7 @@ impl SnapshotStore {
 pub fn is_intact(path: &Path) -> io::Result<bool> {
     let name = path.file_name().and_then(|name| parse_name(name.to_str()?));
     let (_, digest) = name.ok_or_else(|| io::Error::other("this is not the name of a snapshot"))?;
-    Ok(seal(&File::open(path)?)?.digest == digest)
+    Ok(seal(&Content::File(Arc::new(File::open(path)?)))?.digest == digest)
 }
 
 /// Makes the names in a folder durable.
@@ -253,14 +308,14 @@ pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Size and digest of a file. Holds one chunk in memory.
-fn seal(file: &File) -> io::Result<Seal> {
-    let bytes = file.metadata()?.len();
+/// Size and digest of what is to be a snapshot. Holds one chunk in memory.
+fn seal(content: &Content) -> io::Result<Seal> {
+    let bytes = content.bytes()?;
     let mut digest = blake3::Hasher::new();
     let mut buffer = vec![0; SNAPSHOT_CHUNK_BYTES as usize];
     for chunk in 0..chunk_count(bytes) {
         let part = &mut buffer[..chunk_bytes(bytes, chunk)];
-        file.read_exact_at(part, chunk * u64::from(SNAPSHOT_CHUNK_BYTES))?;
+        content.read_at(part, chunk * u64::from(SNAPSHOT_CHUNK_BYTES))?;
         digest.update(&chunk_digest(part));
     }
     Ok(Seal { bytes, digest: *digest.finalize().as_bytes() })

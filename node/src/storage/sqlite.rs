@@ -14,6 +14,7 @@ mod build;
 mod checkpoint;
 mod generation;
 mod read;
+mod records;
 
 use std::fs::File;
 use std::io;
@@ -32,6 +33,7 @@ pub use self::build::SnapshotBuilder;
 use self::generation::Generation;
 pub use self::read::ReadPool;
 use super::StorageError;
+use super::entry::membership_of;
 use super::log::DurableLog;
 use super::snapshot::{SNAPSHOT_DIR, SnapshotFile, SnapshotStore};
 use crate::limits::APPLY_BATCH_MAX;
@@ -39,19 +41,26 @@ use crate::plant::Plant;
 use crate::types::TypeConfig;
 use crate::types::raft_types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership};
 
-/// The format that this version writes, as `PRAGMA user_version`.
-const FORMAT: i64 = 1;
 /// "Aspn", as `PRAGMA application_id`.
 const APPLICATION_ID: i64 = 0x4173_706e;
+/// The format that this version writes, as `PRAGMA user_version`. 1: no vaults.
+const FORMAT: i64 = 2;
 
-const SCHEMA: &str = "
+/// The keys of every space; space 0 belongs to no vault. A row is found by its key and changed in its place.
+const KEYS: &str = "
     CREATE TABLE kv (
-        key BLOB PRIMARY KEY,
+        space INTEGER NOT NULL,
+        key BLOB NOT NULL,
         value BLOB NOT NULL,
         create_revision INTEGER NOT NULL,
         mod_revision INTEGER NOT NULL,
-        version INTEGER NOT NULL
-    ) WITHOUT ROWID;
+        version INTEGER NOT NULL,
+        UNIQUE (space, key)
+    );
+    CREATE TABLE vaults (name TEXT PRIMARY KEY, space INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE removed_vaults (space INTEGER PRIMARY KEY);
+";
+const BOOKS: &str = "
     CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE digests (at INTEGER PRIMARY KEY, digest BLOB NOT NULL);
 ";
@@ -178,7 +187,7 @@ impl SqliteStateMachine {
         if let Some(log) = &mut self.log {
             log.reached(last.index).await?;
         }
-        let membership = entries.iter().rev().find_map(apply::membership_of);
+        let membership = entries.iter().rev().find_map(membership_of);
         let outcomes = self.ask(|done| Op::Apply(Batch { entries, done })).await?;
         self.position.applied = Some(last);
         if let Some(membership) = membership {
@@ -259,9 +268,14 @@ fn initialize(path: &Path, connection: &Connection) -> Result<(), StorageError> 
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
     let found = pragma("user_version").map_err(sqlite)?;
     let application = pragma("application_id").map_err(sqlite)?;
-    let is_new = match (application, found) {
-        (0, 0) => true,
-        (APPLICATION_ID, FORMAT) => false,
+    let make = match (application, found) {
+        (0, 0) => format!("PRAGMA application_id={APPLICATION_ID}; {KEYS} {BOOKS}"),
+        (APPLICATION_ID, 1) => format!(
+            "ALTER TABLE kv RENAME TO kv1; {KEYS}
+             INSERT INTO kv SELECT 0, key, value, create_revision, mod_revision, version FROM kv1 ORDER BY key;
+             DROP TABLE kv1;"
+        ),
+        (APPLICATION_ID, FORMAT) => String::new(),
         (APPLICATION_ID, _) => {
             return Err(StorageError::Format {
                 path: path.to_owned(),
@@ -278,11 +292,9 @@ fn initialize(path: &Path, connection: &Connection) -> Result<(), StorageError> 
     };
     let journal = "PRAGMA synchronous=NORMAL; PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0;";
     connection.execute_batch(journal).map_err(sqlite)?;
-    if is_new {
+    if !make.is_empty() {
         // At once, or not at all.
-        let make = format!(
-            "BEGIN; PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}; {SCHEMA} COMMIT;"
-        );
+        let make = format!("BEGIN; {make} PRAGMA user_version={FORMAT}; COMMIT;");
         connection.execute_batch(&make).map_err(sqlite)?;
     }
     Ok(())

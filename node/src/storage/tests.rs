@@ -1,4 +1,6 @@
-//! openraft's own suite of storage tests on the real pair of stores, what a restart keeps, and a scan to its end.
+//! openraft's own suite of storage tests on every pair of stores, what a restart keeps, and a scan to its end.
+
+mod agreement;
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,11 +16,12 @@ use openraft::{EntryPayload, StorageError};
 use tempfile::TempDir;
 
 use super::log::RedbLogStore;
+use super::memory::InMemoryStateMachine;
 use super::sqlite::{ReadPool, SqliteStateMachine};
-use crate::api::{Consistency, ScanRequest};
+use crate::api::{Consistency, ScanDetail, ScanRequest};
 use crate::limits::{PURGE_ROWS_MAX, SCAN_LIMIT_DEFAULT};
 use crate::types::raft_types::{Entry, LogId, Vote};
-use crate::types::{Command, EndpointKey, Key, NodeId, NodeInfo, TypeConfig};
+use crate::types::{Command, EndpointKey, Key, KeyRange, NodeId, NodeInfo, TypeConfig};
 
 /// The suite makes ids of its own.
 impl From<u64> for NodeId {
@@ -60,6 +63,23 @@ fn open_state(dir: &Path) -> SqliteStateMachine {
 #[tokio::test]
 async fn stores_pass_the_suite_of_openraft() {
     StoreSuite::test_all(Stores).await.unwrap();
+}
+
+struct MemoryStores;
+
+impl StoreBuilder<TypeConfig, RedbLogStore, InMemoryStateMachine, TempDir> for MemoryStores {
+    async fn build(&self) -> Result<(TempDir, RedbLogStore, InMemoryStateMachine), StorageError<TypeConfig>> {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open_log(dir.path());
+        Ok((dir, log, InMemoryStateMachine::default()))
+    }
+}
+
+#[tokio::test]
+async fn state_machine_in_memory_passes_the_suite_of_openraft() {
+    Suite::<TypeConfig, RedbLogStore, InMemoryStateMachine, MemoryStores, TempDir>::test_all(MemoryStores)
+        .await
+        .unwrap();
 }
 
 fn log_id(term: u64, index: u64) -> LogId {
@@ -168,9 +188,9 @@ async fn scan_all(readers: &ReadPool, prefix: &str) -> (Vec<Key>, Vec<usize>) {
     let (mut keys, mut sizes, mut after) = (Vec::new(), Vec::new(), None);
     loop {
         let page = readers.scan(ScanRequest {
-            prefix: prefix.into(),
-            start: Key::default(),
-            end: Key::default(),
+            vault: None,
+            range: KeyRange { prefix: prefix.into(), ..KeyRange::default() },
+            detail: ScanDetail::Records,
             after,
             limit: SCAN_LIMIT_DEFAULT,
             consistency: Consistency::Stale,

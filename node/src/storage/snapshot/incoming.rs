@@ -14,7 +14,8 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    Digest, Seal, SnapshotFile, SnapshotStore, chunk_bytes, chunk_digest, region_chunks, region_count,
+    Content, Digest, Seal, SnapshotFile, SnapshotStore, chunk_bytes, chunk_digest, region_chunks,
+    region_count,
 };
 use crate::limits::SNAPSHOT_CHUNK_BYTES;
 use crate::types::raft_types::SnapshotMeta;
@@ -128,7 +129,10 @@ impl Incoming {
         if !self.is_complete() || self.digest.finalize() != self.seal.digest {
             return Err(invalid("a snapshot that does not have its digest"));
         }
-        self.store.enter(&self.path, SnapshotFile { meta: self.meta, seal: self.seal, file: self.file })
+        self.store.enter(
+            &self.path,
+            SnapshotFile { meta: self.meta, seal: self.seal, content: Content::File(self.file) },
+        )
     }
 
     /// Looks for a chunk in every base, and puts it into its place.

@@ -8,14 +8,16 @@ use openraft::EntryPayload;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::sync::oneshot;
 
+use super::super::entry::{chain, encode, membership_of};
 use super::build;
 use super::checkpoint::Checkpoints;
 use super::generation::Generation;
+use super::records::{self, SqlStore, sql_int};
 use super::{Bases, ReadPool, SnapshotFile, StorageError, open_writer};
 use crate::limits::{STATE_DIGEST_INTERVAL, STATE_DIGESTS_MAX};
-use crate::state::{self, Records};
+use crate::state;
 use crate::types::raft_types::{Entry, LogId, StoredMembership};
-use crate::types::{Key, Outcome, Record, Revision, Value};
+use crate::types::{Outcome, Revision};
 
 /// What the state machine's thread is asked to do.
 #[derive(Debug)]
@@ -115,7 +117,7 @@ impl Applier {
         for entry in entries {
             let revision = Revision(entry.log_id.index);
             let outcome = match &entry.payload {
-                EntryPayload::Normal(command) => state::apply(&mut SqlRecords(&txn), revision, command)?,
+                EntryPayload::Normal(command) => state::apply(&mut SqlStore(&txn), revision, command)?,
                 EntryPayload::Blank | EntryPayload::Membership(_) => Outcome::None,
             };
             membership = membership_of(entry).or(membership);
@@ -127,6 +129,7 @@ impl Applier {
             put_meta(&txn, "applied", &encode(&last.log_id))?;
             put_meta(&txn, "digest", &digest)?;
         }
+        records::sweep(&txn)?;
         if let Some(membership) = membership {
             put_meta(&txn, "membership", &encode(&membership))?;
         }
@@ -155,27 +158,6 @@ fn stored_digest(connection: &Connection) -> rusqlite::Result<[u8; 32]> {
     Ok(meta(connection, "digest")?.and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; 32]))
 }
 
-/// The membership that an entry sets, if it sets one.
-pub(super) fn membership_of(entry: &Entry) -> Option<StoredMembership> {
-    match &entry.payload {
-        EntryPayload::Membership(membership) => {
-            Some(StoredMembership::new(Some(entry.log_id), membership.clone()))
-        }
-        EntryPayload::Blank | EntryPayload::Normal(_) => None,
-    }
-}
-
-/// The digest after `entry`: BLAKE3 over the one before it, index, term, command and outcome.
-fn chain(before: &[u8; 32], entry: &Entry, outcome: &Outcome) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(before);
-    hasher.update(&entry.log_id.index.to_le_bytes());
-    hasher.update(&(*entry.log_id.leader_id).to_le_bytes());
-    hasher.update(&encode(&entry.payload));
-    hasher.update(&encode(outcome));
-    *hasher.finalize().as_bytes()
-}
-
 /// Leaves the digest behind at every multiple of the interval, and forgets the oldest.
 fn keep_digest(txn: &Transaction<'_>, index: u64, digest: &[u8; 32]) -> rusqlite::Result<()> {
     if !index.is_multiple_of(STATE_DIGEST_INTERVAL) {
@@ -187,56 +169,6 @@ fn keep_digest(txn: &Transaction<'_>, index: u64, digest: &[u8; 32]) -> rusqlite
         txn.prepare_cached("DELETE FROM digests WHERE at <= ?1")?.execute([sql_int(oldest)])?;
     }
     Ok(())
-}
-
-/// The records of one transaction.
-struct SqlRecords<'a>(&'a Transaction<'a>);
-
-impl Records for SqlRecords<'_> {
-    type Error = rusqlite::Error;
-
-    fn get(&mut self, key: &Key) -> rusqlite::Result<Option<Record>> {
-        get_record(self.0, key)
-    }
-
-    fn put(&mut self, key: &Key, record: &Record) -> rusqlite::Result<()> {
-        self.0
-            .prepare_cached(
-                "INSERT OR REPLACE INTO kv (key, value, create_revision, mod_revision, version)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?
-            .execute(params![
-                key.0,
-                record.value.0,
-                sql_int(record.create_revision.0),
-                sql_int(record.mod_revision.0),
-                sql_int(record.version)
-            ])
-            .map(drop)
-    }
-
-    fn remove(&mut self, key: &Key) -> rusqlite::Result<()> {
-        self.0.prepare_cached("DELETE FROM kv WHERE key = ?1")?.execute([&key.0]).map(drop)
-    }
-}
-
-/// The record under `key`.
-pub(super) fn get_record(connection: &Connection, key: &Key) -> rusqlite::Result<Option<Record>> {
-    connection
-        .prepare_cached("SELECT value, create_revision, mod_revision, version FROM kv WHERE key = ?1")?
-        .query_row([&key.0], |row| record_at(row, 0))
-        .optional()
-}
-
-/// The record in the four columns from `first` on.
-pub(super) fn record_at(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Record> {
-    let number = |column: usize| row.get::<_, i64>(column).map(i64::cast_unsigned);
-    Ok(Record {
-        value: Value(row.get(first)?),
-        create_revision: Revision(number(first + 1)?),
-        mod_revision: Revision(number(first + 2)?),
-        version: number(first + 3)?,
-    })
 }
 
 /// The value of a name in `meta`.
@@ -251,13 +183,4 @@ fn put_meta(txn: &Transaction<'_>, name: &str, value: &[u8]) -> rusqlite::Result
     txn.prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)")?
         .execute(params![name, value])
         .map(drop)
-}
-
-/// SQLite's integers are signed; an index beyond 2^63 is out of reach.
-pub(super) fn sql_int(number: u64) -> i64 {
-    number.cast_signed()
-}
-
-fn encode(value: &impl serde::Serialize) -> Vec<u8> {
-    postcard::to_stdvec(value).expect("ids, commands and outcomes always encode")
 }

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::sync::Semaphore;
 
-use super::apply::{get_record, meta, record_at, sql_int};
+use super::apply::meta;
 use super::open_read_only;
-use crate::api::{ApiError, ReadResult, ScanRequest, ScanResult, StateDigest};
+use super::records::{get_range, get_record, sql_int, vault};
+use crate::api::{ApiError, ReadResult, ScanDetail, ScanRequest, ScanResult, StateDigest, VaultList};
 use crate::limits::{READ_POOL_SIZE, SCAN_BYTES_MAX};
+use crate::state::{Space, entry_bytes};
 use crate::types::raft_types::LogId;
-use crate::types::{Key, Revision};
+use crate::types::{Key, KeyRange, Revision, Value, VaultName};
 
 /// Reads of the state as of one applied entry. Clones share the connections.
 #[derive(Debug, Clone)]
@@ -52,18 +54,50 @@ impl ReadPool {
     /// The record under a key.
     ///
     /// # Errors
-    /// SQLite's.
-    pub async fn read(&self, key: Key) -> Result<ReadResult, ApiError> {
-        self.with(move |txn| Ok(ReadResult { revision: revision(txn)?, record: get_record(txn, &key)? }))
-            .await
+    /// [`ApiError::VaultNotFound`], or SQLite's.
+    pub async fn read(&self, vault: Option<VaultName>, key: Key) -> Result<ReadResult, ApiError> {
+        self.in_space(vault, move |txn, space| {
+            Ok(ReadResult { revision: revision(txn)?, record: get_record(txn, space, &key)? })
+        })
+        .await
     }
 
     /// A page of records.
     ///
     /// # Errors
-    /// SQLite's.
+    /// [`ApiError::VaultNotFound`], or SQLite's.
     pub async fn scan(&self, request: ScanRequest) -> Result<ScanResult, ApiError> {
-        self.with(move |txn| scan(txn, &request)).await
+        self.in_space(request.vault.clone(), move |txn, space| scan(txn, space, &request)).await
+    }
+
+    /// The vaults that there are.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub async fn vaults(&self) -> Result<VaultList, ApiError> {
+        self.with(|txn| {
+            let mut rows = txn.prepare_cached("SELECT name, space FROM vaults ORDER BY name")?;
+            let vaults = rows.query_map([], |row| {
+                Ok((VaultName(row.get(0)?), Revision(row.get::<_, i64>(1)?.cast_unsigned())))
+            })?;
+            Ok(VaultList { revision: revision(txn)?, vaults: vaults.collect::<Result<_, _>>()? })
+        })
+        .await
+    }
+
+    /// Works in the space of a vault, or in that of none.
+    async fn in_space<T: Send + 'static>(
+        &self,
+        name: Option<VaultName>,
+        work: impl FnOnce(&Transaction<'_>, i64) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let Some(name) = name else { return self.with(move |txn| work(txn, 0)).await };
+        let missing = ApiError::VaultNotFound { vault: name.clone() };
+        let found = self.with(move |txn| match vault(txn, &name)? {
+            Some(Space(space)) => work(txn, sql_int(space)).map(Some),
+            None => Ok(None),
+        });
+        found.await?.ok_or(missing)
     }
 
     /// The state digest at an index, or at the last applied entry.
@@ -134,32 +168,43 @@ impl Pool {
     }
 }
 
-fn scan(txn: &Transaction<'_>, request: &ScanRequest) -> rusqlite::Result<ScanResult> {
+fn scan(txn: &Transaction<'_>, space: i64, request: &ScanRequest) -> rusqlite::Result<ScanResult> {
+    let range = &request.range;
     // Strictly after `after`: its first successor is itself and a zero byte.
-    let after = request.after.as_ref().map(|key| [key.0.as_slice(), &[0]].concat()).unwrap_or_default();
-    let start = request.start.0.clone().max(request.prefix.0.clone()).max(after);
-    let mut rows = txn.prepare_cached(
-        "SELECT value, create_revision, mod_revision, version, key FROM kv WHERE key >= ?1 ORDER BY key LIMIT ?2",
-    )?;
-    let mut rows = rows.query(params![start, i64::from(request.limit) + 1])?;
-    let mut page = ScanResult { revision: revision(txn)?, entries: Vec::new(), is_truncated: false };
-    let mut bytes = 0;
-    while let Some(row) = rows.next()? {
-        let key = Key(row.get(4)?);
-        let is_past_end = !request.end.0.is_empty() && key >= request.end;
-        if is_past_end || !key.0.starts_with(&request.prefix.0) {
-            break;
-        }
-        let record = record_at(row, 0)?;
-        bytes += key.0.len() + record.value.0.len();
-        let is_full = page.entries.len() == request.limit as usize || bytes > SCAN_BYTES_MAX as usize;
-        if is_full && !page.entries.is_empty() {
-            page.is_truncated = true;
-            break;
-        }
-        page.entries.push((key, record));
+    let after = request.after.as_ref().map(|key| Key([key.0.as_slice(), &[0]].concat()));
+    let first = after.as_ref().map_or(range.first(), |after| after.max(range.first()));
+    let mut page =
+        ScanResult { revision: revision(txn)?, entries: Vec::new(), is_truncated: false, count: None };
+    if request.detail == ScanDetail::Count {
+        page.count = Some(count(txn, space, range, first)?);
+        return Ok(page);
+    }
+    page.entries = get_range(txn, space, range, first, request.limit + 1, u64::from(SCAN_BYTES_MAX))?;
+    let bytes: u64 = page.entries.iter().map(|(key, record)| entry_bytes(key, record)).sum();
+    // One more than is wanted, to see whether there are more; one that is too large is left for the next page.
+    let is_over = page.entries.len() > request.limit as usize || bytes > u64::from(SCAN_BYTES_MAX);
+    if is_over && page.entries.len() > 1 {
+        page.entries.pop();
+        page.is_truncated = true;
+    }
+    if request.detail == ScanDetail::Keys {
+        page.entries.iter_mut().for_each(|(_, record)| record.value = Value::default());
     }
     Ok(page)
+}
+
+fn count(txn: &Transaction<'_>, space: i64, range: &KeyRange, first: &Key) -> rusqlite::Result<u64> {
+    let mut keys = txn.prepare_cached("SELECT key FROM kv WHERE space = ?1 AND key >= ?2 ORDER BY key")?;
+    let mut rows = keys.query(params![space, first.0])?;
+    let mut count = 0;
+    while let Some(row) = rows.next()? {
+        // As a reference: a count touches many.
+        if range.is_behind(row.get_ref(0)?.as_blob()?) {
+            break;
+        }
+        count += 1;
+    }
+    Ok(count)
 }
 
 fn applied(txn: &Transaction<'_>) -> rusqlite::Result<Option<LogId>> {

@@ -1,0 +1,229 @@
+//! How a request is refused, and how it fails: every error with a text that says what to do.
+
+use serde::{Deserialize, Serialize};
+
+use super::LeaderHint;
+use crate::limits::{
+    COMMAND_BYTES_MAX, HTTP_BODY_BYTES_MAX, KEY_BYTES_MAX, KEYS_PER_COMMAND_MAX, LOG_DIGEST_RANGE_MAX,
+    PEERS_MAX, SCAN_LIMIT_MAX, TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX, VAULT_NAME_BYTES_MAX,
+};
+use crate::types::{NodeId, VaultName};
+
+/// Why a request is refused or failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum ApiError {
+    /// The request breaks a rule; nothing was done.
+    #[error("{0}")]
+    BadRequest(#[from] BadRequest),
+    /// The cluster exists already.
+    #[error("this node is already part of a cluster")]
+    AlreadyInitialized,
+    /// Too many operations are under way.
+    #[error("{limit} operations are under way on this node, try again later")]
+    TooManyOperations {
+        /// How many may be.
+        limit: u32,
+    },
+    /// This node does not lead, and could not reach the one that does.
+    #[error("{}", not_leader_text(leader.as_ref()))]
+    NotLeader {
+        /// Whom to ask instead, where it is known.
+        leader: Option<LeaderHint>,
+    },
+    /// The leader could not confirm in time that it still leads.
+    #[error("no quorum of the members answers, so nothing can be read or written here")]
+    NoQuorum,
+    /// The operation did not end in time.
+    #[error("not finished within {within_ms} ms: {outcome}")]
+    Timeout {
+        /// The bound, in milliseconds.
+        within_ms: u64,
+        /// Whether a write may still happen.
+        outcome: TimeoutOutcome,
+    },
+    /// The leader vanished while it worked on a write.
+    #[error("the leader was lost before it answered: {}", TimeoutOutcome::Unknown)]
+    LeaderLost,
+    /// The state is larger than a snapshot may be.
+    #[error("the state has {bytes} bytes, a snapshot may have {bytes_max}: raise snapshot_mib_max")]
+    SnapshotTooLarge {
+        /// Size of the state.
+        bytes: u64,
+        /// The bound.
+        bytes_max: u64,
+    },
+    /// There is no such vault.
+    #[error("there is no vault {vault}: something has to be written into it first")]
+    VaultNotFound {
+        /// Its name.
+        vault: VaultName,
+    },
+    /// No state digest is kept for the index.
+    #[error(
+        "no state digest is kept for index {at}: ask for a multiple of 64 that is applied and recent, or leave `at` out"
+    )]
+    DigestNotKept {
+        /// The index.
+        at: u64,
+    },
+    /// The node is stopping, or has stopped for a reason of its own.
+    #[error("this node is stopping: {reason}")]
+    Stopping {
+        /// Why.
+        reason: String,
+    },
+    /// The node's storage failed.
+    #[error("the node's storage failed: {reason}")]
+    Storage {
+        /// How.
+        reason: String,
+    },
+}
+
+/// What a time-out leaves open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TimeoutOutcome {
+    /// A read has no effect.
+    NothingWritten,
+    /// A write may have happened, or may still happen.
+    Unknown,
+    /// It is still being done, and nothing has to be asked again.
+    GoesOn,
+}
+
+impl std::fmt::Display for TimeoutOutcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NothingWritten => "nothing was written",
+            Self::GoesOn => "it goes on",
+            Self::Unknown => "the outcome is unknown, the write may still take effect",
+        })
+    }
+}
+
+/// Which rule a request breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum BadRequest {
+    /// A key of no bytes.
+    #[error("the key is empty, 1 to {KEY_BYTES_MAX} bytes are allowed")]
+    KeyEmpty,
+    /// A key that is too long.
+    #[error("the key has {0} bytes, 1 to {KEY_BYTES_MAX} are allowed")]
+    KeyTooLarge(u64),
+    /// A value that is too long.
+    #[error("the value has {0} bytes, 0 to {VALUE_BYTES_MAX} are allowed")]
+    ValueTooLarge(u64),
+    /// A vault's name.
+    #[error(
+        "the vault's name `{}` is refused: 1 to {VAULT_NAME_BYTES_MAX} of A-Z, a-z, 0-9, _ and - are allowed",
+        shortened(.0)
+    )]
+    VaultName(String),
+    /// A command inside a vault that is none for a vault.
+    #[error("inside a vault there are no vaults")]
+    NestedVault,
+    /// Too many keys at once, or none.
+    #[error("{0} keys at once, 1 to {KEYS_PER_COMMAND_MAX} are allowed")]
+    KeyCount(u64),
+    /// Too long a transaction.
+    #[error("the transaction has {count} {what}, 0 to {TRANSACTION_OPERATIONS_MAX} are allowed")]
+    TransactionLength {
+        /// Of what.
+        what: String,
+        /// How many.
+        count: u64,
+    },
+    /// A command that no message can carry.
+    #[error("the command has {0} bytes, at most {COMMAND_BYTES_MAX} are allowed: send it in parts")]
+    CommandTooLarge(u64),
+    /// A scan's limit.
+    #[error("the limit is {0}, 1 to {SCAN_LIMIT_MAX} are allowed")]
+    ScanLimit(u32),
+    /// A continuation token that this node never gave.
+    #[error("the continuation token is damaged: use the one of the page before, unchanged")]
+    ContinuationToken,
+    /// A range of the log.
+    #[error("from={from} to={to}: from <= to is needed, and at most {LOG_DIGEST_RANGE_MAX} entries")]
+    LogRange {
+        /// First index asked for.
+        from: u64,
+        /// Last index asked for.
+        to: u64,
+    },
+    /// A range that reaches beyond the log.
+    #[error("the log holds {}, {from} to {to} were asked for", held_text(*first, *last))]
+    BeyondLog {
+        /// First index asked for.
+        from: u64,
+        /// Last index asked for.
+        to: u64,
+        /// First index there is.
+        first: u64,
+        /// Last index there is.
+        last: Option<u64>,
+    },
+    /// Members that make no cluster.
+    #[error("member {0} is not among the configured peers: {1}")]
+    UnknownMember(NodeId, String),
+    /// A cluster without this node.
+    #[error("node {0} is asked to found a cluster that it is no member of")]
+    NotAMember(NodeId),
+    /// Too many members, or none.
+    #[error("{0} members, 1 to {PEERS_MAX} are allowed: list them as peers in node.toml")]
+    MemberCount(u64),
+    /// A body that is too long.
+    #[error("the body has more than {HTTP_BODY_BYTES_MAX} bytes")]
+    BodyTooLarge,
+    /// A body or query that cannot be read.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+/// As much of a text as fits into a message.
+fn shortened(text: &str) -> String {
+    let mut short: String = text.chars().take(2 * VAULT_NAME_BYTES_MAX as usize).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+fn held_text(first: u64, last: Option<u64>) -> String {
+    last.map_or("no entry".to_owned(), |last| format!("entries {first} to {last}"))
+}
+
+fn not_leader_text(leader: Option<&LeaderHint>) -> String {
+    match leader {
+        Some(LeaderHint { id, http: Some(http) }) => {
+            format!("node {id} was the leader when last heard of: ask it at {http}")
+        }
+        Some(LeaderHint { id, http: None }) => format!("node {id} was the leader when last heard of: ask it"),
+        None => "no leader is known: try again later".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(error: impl Into<ApiError>, want: &str) {
+        assert_eq!(error.into().to_string(), want);
+    }
+
+    #[test]
+    fn errors_say_what_to_do() {
+        check(BadRequest::KeyTooLarge(1025), "the key has 1025 bytes, 1 to 1024 are allowed");
+        check(BadRequest::ScanLimit(0), "the limit is 0, 1 to 10000 are allowed");
+        let leader = Some(LeaderHint { id: NodeId(2), http: Some("10.0.0.2:8080".into()) });
+        check(
+            ApiError::NotLeader { leader },
+            "node 2 was the leader when last heard of: ask it at 10.0.0.2:8080",
+        );
+        check(ApiError::NotLeader { leader: None }, "no leader is known: try again later");
+        check(
+            ApiError::Timeout { within_ms: 5000, outcome: TimeoutOutcome::Unknown },
+            "not finished within 5000 ms: the outcome is unknown, the write may still take effect",
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! The key spaces of the state machine as rows.
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+
+use crate::limits::SWEPT_ROWS_MAX;
+use crate::state::{Records, Space, Store, entry_bytes};
+use crate::types::{Key, KeyRange, Record, Revision, Value, VaultName};
+
+/// The key spaces, in one transaction.
+pub(super) struct SqlStore<'a>(pub(super) &'a Transaction<'a>);
+
+/// The keys of one space, in one transaction.
+pub(super) struct SqlRecords<'a> {
+    txn: &'a Transaction<'a>,
+    space: i64,
+}
+
+impl Store for SqlStore<'_> {
+    type Error = rusqlite::Error;
+    type Records<'b>
+        = SqlRecords<'b>
+    where
+        Self: 'b;
+
+    fn records(&mut self, space: Space) -> SqlRecords<'_> {
+        SqlRecords { txn: self.0, space: sql_int(space.0) }
+    }
+
+    fn vault(&mut self, name: &VaultName) -> rusqlite::Result<Option<Space>> {
+        vault(self.0, name)
+    }
+
+    fn vault_count(&mut self) -> rusqlite::Result<u32> {
+        self.0.prepare_cached("SELECT count(*) FROM vaults")?.query_row([], |row| row.get(0))
+    }
+
+    fn create_vault(&mut self, name: &VaultName, space: Space) -> rusqlite::Result<()> {
+        let mut insert = self.0.prepare_cached("INSERT INTO vaults (name, space) VALUES (?1, ?2)")?;
+        insert.execute(params![name.0, sql_int(space.0)]).map(drop)
+    }
+
+    /// Its keys cannot be found any more, and go bit by bit: see [`sweep`].
+    fn remove_vault(&mut self, name: &VaultName, space: Space) -> rusqlite::Result<()> {
+        self.0.prepare_cached("DELETE FROM vaults WHERE name = ?1")?.execute([&name.0])?;
+        let mut insert = self.0.prepare_cached("INSERT INTO removed_vaults (space) VALUES (?1)")?;
+        insert.execute([sql_int(space.0)]).map(drop)
+    }
+}
+
+impl Records for SqlRecords<'_> {
+    type Error = rusqlite::Error;
+
+    fn get(&mut self, key: &Key) -> rusqlite::Result<Option<Record>> {
+        get_record(self.txn, self.space, key)
+    }
+
+    fn put(&mut self, key: &Key, value: &Value, revision: Revision) -> rusqlite::Result<()> {
+        self.txn
+            .prepare_cached(
+                "INSERT INTO kv (space, key, value, create_revision, mod_revision, version) VALUES (?1, ?2, ?3, ?4, ?4, 1)
+                 ON CONFLICT (space, key) DO UPDATE
+                 SET value = excluded.value, mod_revision = excluded.mod_revision, version = version + 1",
+            )?
+            .execute(params![self.space, key.0, value.0, sql_int(revision.0)])
+            .map(drop)
+    }
+
+    fn remove(&mut self, key: &Key) -> rusqlite::Result<bool> {
+        let mut delete = self.txn.prepare_cached("DELETE FROM kv WHERE space = ?1 AND key = ?2")?;
+        Ok(delete.execute(params![self.space, key.0])? > 0)
+    }
+
+    fn range(
+        &mut self,
+        range: &KeyRange,
+        limit: u32,
+        bytes_max: u64,
+    ) -> rusqlite::Result<Vec<(Key, Record)>> {
+        get_range(self.txn, self.space, range, range.first(), limit, bytes_max)
+    }
+}
+
+/// The space of a vault.
+pub(super) fn vault(connection: &Connection, name: &VaultName) -> rusqlite::Result<Option<Space>> {
+    connection
+        .prepare_cached("SELECT space FROM vaults WHERE name = ?1")?
+        .query_row([&name.0], |row| Ok(Space(row.get::<_, i64>(0)?.cast_unsigned())))
+        .optional()
+}
+
+/// The record under `key`.
+pub(super) fn get_record(connection: &Connection, space: i64, key: &Key) -> rusqlite::Result<Option<Record>> {
+    connection
+        .prepare_cached(
+            "SELECT value, create_revision, mod_revision, version FROM kv WHERE space = ?1 AND key = ?2",
+        )?
+        .query_row(params![space, key.0], record_at)
+        .optional()
+}
+
+/// The records of a range from `first` on, as [`Records::range`] has it.
+pub(super) fn get_range(
+    connection: &Connection,
+    space: i64,
+    range: &KeyRange,
+    first: &Key,
+    limit: u32,
+    bytes_max: u64,
+) -> rusqlite::Result<Vec<(Key, Record)>> {
+    let mut rows = connection.prepare_cached(
+        "SELECT value, create_revision, mod_revision, version, key FROM kv
+         WHERE space = ?1 AND key >= ?2 ORDER BY key LIMIT ?3",
+    )?;
+    let mut rows = rows.query(params![space, first.0, limit])?;
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()?
+        && bytes <= bytes_max
+    {
+        let key = Key(row.get(4)?);
+        if range.is_behind(&key.0) {
+            break;
+        }
+        let record = record_at(row)?;
+        bytes += entry_bytes(&key, &record);
+        found.push((key, record));
+    }
+    Ok(found)
+}
+
+/// Removes a few of the keys that vaults have left behind.
+pub(super) fn sweep(txn: &Transaction<'_>) -> rusqlite::Result<()> {
+    let removed = txn
+        .prepare_cached("SELECT space FROM removed_vaults LIMIT 1")?
+        .query_row([], |row| row.get::<_, i64>(0))
+        .optional()?;
+    let Some(space) = removed else { return Ok(()) };
+    let mut delete =
+        txn.prepare_cached("DELETE FROM kv WHERE rowid IN (SELECT rowid FROM kv WHERE space = ?1 LIMIT ?2)")?;
+    if delete.execute(params![space, SWEPT_ROWS_MAX])? == 0 {
+        txn.prepare_cached("DELETE FROM removed_vaults WHERE space = ?1")?.execute([space])?;
+    }
+    Ok(())
+}
+
+/// The record in the first four columns.
+fn record_at(row: &Row<'_>) -> rusqlite::Result<Record> {
+    let number = |column: usize| row.get::<_, i64>(column).map(i64::cast_unsigned);
+    Ok(Record {
+        value: Value(row.get(0)?),
+        create_revision: Revision(number(1)?),
+        mod_revision: Revision(number(2)?),
+        version: number(3)?,
+    })
+}
+
+/// SQLite's integers are signed; an index beyond 2^63 is out of reach.
+pub(super) fn sql_int(number: u64) -> i64 {
+    number.cast_signed()
+}
