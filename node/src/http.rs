@@ -6,6 +6,7 @@ mod command;
 mod error;
 mod kv;
 mod observe;
+mod raw;
 mod token;
 mod vaults;
 
@@ -86,6 +87,7 @@ pub fn router(state: HttpState) -> Router {
         .route("/kv/write", post(kv::write))
         .route("/kv/delete", post(kv::delete))
         .route("/kv/scan", post(kv::scan))
+        .route("/kv/key/{*key}", get(raw::read).put(raw::write).delete(raw::delete))
         .route("/vaults", get(vaults::list))
         .route("/vault/{name}", get(vaults::first_page).put(vaults::create).delete(vaults::remove))
         .route("/health", get(observe::health))

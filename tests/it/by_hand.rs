@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::http_client::{get, post, request};
+use crate::http_client::{get, post, raw, request};
 use crate::nodes::{Nodes, set, three_nodes};
 
 #[test]
@@ -142,7 +142,7 @@ fn routes_answer_as_documented() {
     check(to, "POST /kv/read", &json!({ "key": "k".repeat(1025) }).to_string(), (400, "key_too_large"));
     check(to, "POST /kv/write", &set("k", &"v".repeat(1 << 20)).to_string(), (200, ""));
     check(to, "POST /kv/write", &set("k", &"v".repeat((1 << 20) + 1)).to_string(), (400, "value_too_large"));
-    check(to, "POST /kv/write", r#"{"command":{"SetMulti":{"pairs":[["a","b"]]}}}"#, (400, "malformed"));
+    check(to, "POST /kv/write", r#"{"command":{"SetMany":{"pairs":[["a","b"]]}}}"#, (400, "malformed"));
     let swap = |expected: Value| json!({ "command": { "CompareAndSwap": { "key": "a", "expected": expected, "value": "2" } } });
     check(to, "POST /kv/write", &swap(Value::Null).to_string(), (409, "cas_failed"));
     check(to, "POST /kv/write", &swap(json!("1")).to_string(), (200, ""));
@@ -157,4 +157,107 @@ fn routes_answer_as_documented() {
     check(to, "GET /state/digest?at=0", "", (200, ""));
     check(to, "GET /nowhere", "", (404, "no_such_route"));
     check(to, "GET /kv/read", "", (405, "method_not_allowed"));
+}
+
+fn command(name: &str, body: Value) -> Value {
+    json!({ "command": { name: body } })
+}
+
+/// The examples of docs/http.md beyond one key, on one node.
+#[test]
+fn many_keys_transactions_and_vaults_do_as_documented() {
+    let mut nodes = Nodes::new(1);
+    nodes.start(1, &[1]);
+    nodes.answers(1);
+    let to = nodes.http(1);
+    assert_eq!(request(to, "POST", "/cluster/init", "").unwrap().0, 200);
+    let pairs = json!([["a/1", "1"], ["a/2", "2"], { "key": "a/3", "value_base64": "AP8=" }]);
+    nodes.succeeds(1, "/kv/write", &command("SetMulti", json!({ "pairs": pairs })));
+    let keys = json!(["a/2", "a/4", { "key_base64": "YS8z" }]);
+    let deleted = nodes.succeeds(1, "/kv/write", &command("DeleteMulti", json!({ "keys": keys })));
+    assert_eq!(deleted["deleted"], json!(2));
+    let transaction = command(
+        "Transaction",
+        json!({
+            "compare": [{ "key": "lock", "exists": false }, { "key": "a/1", "relation": "less", "version": 2 }],
+            "success": [{ "Put": { "key": "lock", "value": "me" } }, { "Get": { "key": "a/1" } }],
+            "failure": [{ "Range": { "prefix": "lock", "limit": 1 } }],
+        }),
+    );
+    let first = nodes.succeeds(1, "/kv/write", &transaction);
+    assert_eq!(
+        (&first["succeeded"], &first["results"][1]["record"]["value"]),
+        (&json!(true), &json!("1")),
+        "{first}"
+    );
+    let second = nodes.succeeds(1, "/kv/write", &transaction);
+    let found = &second["results"][0]["entries"][0];
+    assert_eq!((&second["succeeded"], &found["value"]), (&json!(false), &json!("me")), "{second}");
+    assert_eq!(found["mod_revision"], first["revision"]);
+
+    let many: Vec<_> = (0..101).map(|number| json!([number.to_string(), "v"])).collect();
+    let too_many = command("SetMulti", json!({ "pairs": many }));
+    check(to, "POST /kv/write", &too_many.to_string(), (400, "batch_too_large"));
+    let bare = command("Transaction", json!({ "compare": [{ "key": "k" }] }));
+    check(to, "POST /kv/write", &bare.to_string(), (400, "malformed"));
+    // The one that is refused stops nobody, now or after a restart.
+    nodes.end(1, Signal::SIGKILL);
+    nodes.start(1, &[1]);
+    let counted = nodes.succeeds(1, "/kv/scan", &json!({ "prefix": "a/", "detail": "count" }));
+    assert_eq!(counted["count"], json!(1));
+
+    let set = json!({ "vault": "cfg", "command": { "Set": { "key": "a/1", "value": "green" } } });
+    let written = nodes.succeeds(1, "/kv/write", &set);
+    assert_eq!(
+        nodes.succeeds(1, "/kv/read", &json!({ "vault": "cfg", "key": "a/1" }))["value"],
+        json!("green")
+    );
+    assert_eq!(nodes.succeeds(1, "/kv/read", &json!({ "key": "a/1" }))["value"], json!("1"));
+    let vaults = get(to, "/vaults").unwrap().1["vaults"].clone();
+    assert_eq!(vaults, json!([{ "name": "cfg", "create_revision": written["revision"] }]));
+    check(to, "PUT /vault/empty", "", (200, ""));
+    check(to, "GET /vault/empty", "", (200, ""));
+    check(to, "GET /vault/no%20name", "", (400, "vault_name"));
+    check(to, "DELETE /vault/cfg", "", (200, ""));
+    check(to, "GET /vault/cfg", "", (404, "vault_not_found"));
+    check(to, "POST /kv/read", r#"{"vault":"cfg","key":"a/1"}"#, (404, "vault_not_found"));
+    check(to, "POST /kv/read", r#"{"vault":"a b","key":"a/1"}"#, (400, "vault_name"));
+}
+
+/// Bytes that are no text go in and come out as they are, also in the key.
+#[test]
+fn raw_bytes_go_in_and_out_by_key_and_under_conditions() {
+    let mut nodes = Nodes::new(1);
+    nodes.start(1, &[1]);
+    nodes.answers(1);
+    let to = nodes.http(1);
+    assert_eq!(request(to, "POST", "/cluster/init", "").unwrap().0, 200);
+    nodes.succeeds(1, "/kv/write", &set("first", "1"));
+    let path = "/kv/key/photos/%ff%00%2F1";
+    let send =
+        |method: &str, headers: &[(&str, &str)], body: &[u8]| raw(to, method, path, headers, body).unwrap();
+    let bytes = [0_u8, 255, 10, 13];
+    assert_eq!(send("GET", &[], b"").status, 404);
+    let written = send("PUT", &[("if-none-match", "*")], &bytes);
+    assert_eq!(written.status, 200);
+    assert_eq!(send("PUT", &[("if-none-match", "*")], b"other").status, 412);
+    let read = send("GET", &[], b"");
+    assert_eq!((read.status, &read.body[..]), (200, &bytes[..]));
+    let tag = read.header("etag").unwrap().to_owned();
+    assert_eq!(written.json()["revision"].to_string(), tag.trim_matches('"'));
+    assert_eq!(send("GET", &[("if-none-match", &tag)], b"").status, 304);
+    assert_eq!(send("PUT", &[("if-match", &tag)], b"new").status, 200);
+    let refused = send("PUT", &[("if-match", &tag)], b"newer");
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (412, &json!("precondition_failed")));
+    let by_json = nodes.succeeds(1, "/kv/read", &json!({ "key_base64": "cGhvdG9zL/8ALzE=" }));
+    assert_eq!((&by_json["value"], &by_json["version"]), (&json!("new"), &json!(2)));
+    let large = vec![b'v'; (1 << 20) + 1];
+    assert_eq!(send("PUT", &[], &large).json()["error"]["code"], json!("value_too_large"));
+    let larger = vec![b'v'; (8 << 20) + 1];
+    assert_eq!(send("PUT", &[], &larger).json()["error"]["code"], json!("body_too_large"));
+    assert_eq!(send("DELETE", &[("if-match", "*")], b"").json()["deleted"], json!(true));
+    assert_eq!(send("DELETE", &[], b"").json()["deleted"], json!(false));
+    assert_eq!(raw(to, "PUT", "/kv/key/a?vault=v", &[], b"x").unwrap().status, 200);
+    assert_eq!(raw(to, "GET", "/kv/key/a?vault=v", &[], b"").unwrap().body, b"x");
+    check(to, "GET /kv/key/a?volt=v", "", (400, "malformed"));
 }

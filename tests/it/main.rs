@@ -6,6 +6,7 @@ mod browser;
 mod by_hand;
 mod cloud_hypervisor;
 mod fabric;
+mod formats;
 mod host;
 mod html;
 mod http_client;

@@ -76,6 +76,16 @@ impl Nodes {
         Self { members: members.collect(), directory, flags: Vec::new(), _turn: turn }
     }
 
+    /// Gives a node that never ran another data directory.
+    pub(crate) fn give_data(&mut self, id: u64, write: impl FnOnce(&Path)) {
+        let data = self.directory.path().join(id.to_string());
+        fs::remove_dir_all(&data).unwrap();
+        fs::create_dir(&data).unwrap();
+        write(&data);
+        let member = self.members.iter_mut().find(|member| member.id == id).unwrap();
+        member.endpoint_id = endpoint_id(&data);
+    }
+
     pub(crate) fn member(&self, id: u64) -> &Member {
         self.members.iter().find(|member| member.id == id).unwrap()
     }

@@ -1,6 +1,7 @@
 //! Keys and values in JSON: text in `key` and `value`, other bytes in `key_base64` and `value_base64`.
 
 use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
@@ -19,19 +20,29 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
-            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                ApiError::from(BadRequest::BodyTooLarge)
-            } else {
-                malformed(rejection.body_text())
-            }
-        })?;
+        let bytes = read_body(Bytes::from_request(request, state).await)?;
         // No body is an empty one: `curl -X POST` sends none.
         let bytes = if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes };
         let body = serde_json::from_slice(&bytes)
             .map_err(|error| malformed(format!("the body is refused: {error}")))?;
         Ok(Self(body))
     }
+}
+
+/// The bytes of a body that may have been refused.
+pub(super) fn read_body(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
+    body.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            BadRequest::BodyTooLarge.into()
+        } else {
+            malformed(rejection.body_text())
+        }
+    })
+}
+
+/// What is wrong with a query.
+pub(super) fn query_error(rejection: QueryRejection) -> Refusal {
+    malformed(rejection.body_text()).into()
 }
 
 /// The key of a request.

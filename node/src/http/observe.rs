@@ -7,8 +7,9 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};
 
+use super::HttpState;
+use super::body::query_error;
 use super::error::Refusal;
-use super::{HttpState, malformed};
 use crate::api::{LogDigest, RaftState, StateDigest};
 
 /// GET /health
@@ -57,8 +58,4 @@ pub(super) async fn state_digest(
 ) -> Result<Json<StateDigest>, Refusal> {
     let Query(at) = at.map_err(query_error)?;
     Ok(Json(state.observer.state_digest(at.at).await?))
-}
-
-fn query_error(rejection: QueryRejection) -> Refusal {
-    malformed(rejection.body_text()).into()
 }
