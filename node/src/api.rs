@@ -4,7 +4,7 @@
 mod bounds;
 mod errors;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,37 @@ pub trait ClusterController: Send + Sync {
     /// # Errors
     /// [`ApiError::AlreadyInitialized`], or [`ApiError::BadRequest`] where the members make no cluster.
     fn init(&self, members: BTreeMap<NodeId, NodeInfo>) -> Answer<'_, ()>;
+
+    /// Lets a node learn, which is then sent all that there is. Asked again, it does nothing.
+    ///
+    /// # Errors
+    /// [`ApiError::NotLeader`], [`ApiError::MemberExists`], [`ApiError::ChangeInProgress`], [`ApiError::BadRequest`].
+    fn add_learner(&self, id: NodeId, info: NodeInfo) -> Answer<'_, ()>;
+
+    /// Makes exactly these members vote. The voters that are not among them become learners if `retain` is set, otherwise they
+    /// leave the cluster.
+    ///
+    /// # Errors
+    /// As [`Self::add_learner`].
+    fn change_membership(&self, voters: BTreeSet<NodeId>, retain: bool) -> Answer<'_, ()>;
+
+    /// Makes one learner vote, too.
+    ///
+    /// # Errors
+    /// As [`Self::add_learner`].
+    fn promote_learner(&self, id: NodeId) -> Answer<'_, ()>;
+
+    /// Takes a member out of the cluster.
+    ///
+    /// # Errors
+    /// As [`Self::add_learner`].
+    fn remove_member(&self, id: NodeId) -> Answer<'_, ()>;
+
+    /// Hands leadership to a voter, and returns when it leads.
+    ///
+    /// # Errors
+    /// As [`Self::add_learner`]; [`ApiError::Timeout`] where the voter could not be elected.
+    fn transfer_leader(&self, to: NodeId) -> Answer<'_, ()>;
 
     /// What this node knows of the cluster.
     fn status(&self) -> ClusterStatus;

@@ -11,6 +11,7 @@
 //! 6. [`raft`]: the traits of [`api`], implemented over openraft.
 //! 7. [`cluster`]: the node's identity.
 //! 8. [`config`], [`http`], [`builder`]: from words to a running node.
+//! 9. [`client`]: the other side of [`http`].
 //!
 //! Invariants of a node:
 //!
@@ -22,6 +23,7 @@
 
 pub mod api;
 pub mod builder;
+pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod http;

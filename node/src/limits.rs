@@ -120,10 +120,26 @@ pub const STATE_DIGESTS_MAX: u64 = 4_096;
 
 /// Members of a cluster, learners included.
 pub const PEERS_MAX: u32 = 100;
+/// Voters among them: each write waits for a majority of them.
+pub const VOTERS_MAX: u32 = 100;
 /// Longest reason that is read from the mark of a data directory that was put back, in bytes: it goes into an error.
 pub const RETIRED_REASON_BYTES_MAX: u64 = 1_024;
 
+/// How long a client waits for a connection to a node.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a client waits for an answer: longer than any operation of a node takes.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest answer that a client takes, in bytes: a page of a scan whose bytes all have to be escaped.
+pub const RESPONSE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Clients of one benchmark: each has a connection, and an open file.
+pub const BENCH_CLIENTS_MAX: u32 = 10_000;
+/// Keys of one benchmark: their names have ten digits.
+pub const BENCH_KEYS_MAX: u64 = 10_000_000_000;
+/// Longest benchmark, in seconds.
+pub const BENCH_SECONDS_MAX: u64 = 86_400;
+
 const _: () = {
+    assert!(OPERATION_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs());
     // A compare-and-swap has two values; the front door checks them, so only commands on many keys have to be measured.
     assert!(KEY_BYTES_MAX + 2 * VALUE_BYTES_MAX < COMMAND_BYTES_MAX);
     // The largest entry, and a full batch, fit one message.

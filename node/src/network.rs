@@ -20,8 +20,8 @@ use crate::api::{ApiError, WriteResult};
 use crate::limits::SNAPSHOT_STEP_TIMEOUT;
 use crate::storage::snapshot::SnapshotFile;
 use crate::types::raft_types::{
-    AppendEntriesRequest, AppendEntriesResponse, LogId, Snapshot, SnapshotResponse, Vote, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, LogId, Snapshot, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
 use crate::types::{Command, NodeId, NodeInfo, TypeConfig};
 
@@ -96,6 +96,14 @@ pub trait Transport: Debug + Send + Sync + 'static {
         within: Duration,
     ) -> Delivery<'a, VoteResponse>;
 
+    /// Asks a voter to stand for election at once (Raft thesis 3.10).
+    fn transfer_leader<'a>(
+        &'a self,
+        to: &'a Peer,
+        request: TransferLeaderRequest,
+        within: Duration,
+    ) -> Delivery<'a, TransferLeaderResponse>;
+
     /// Raft's InstallSnapshot (Raft thesis 5.1). It takes as long as it makes progress.
     fn install_snapshot<'a>(
         &'a self,
@@ -129,6 +137,12 @@ pub trait RaftService: Send + Sync + 'static {
 
     /// Answers a pre-vote; an error says why the node cannot.
     fn pre_vote(&self, request: VoteRequest) -> BoxFuture<'_, Result<VoteResponse, String>>;
+
+    /// Stands for election, if this node has all that the leader had; an error says why it cannot.
+    fn transfer_leader(
+        &self,
+        request: TransferLeaderRequest,
+    ) -> BoxFuture<'_, Result<TransferLeaderResponse, String>>;
 
     /// Decides about a snapshot that this node is offered.
     ///
@@ -230,6 +244,16 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         let within = option.soft_ttl();
         let answer = self.transport.pre_vote(&self.peer, rpc, within).await;
         answer.map_err(|error| self.rpc_error(error, RPCTypes::Vote, within))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse, RPCError<TypeConfig>> {
+        let within = option.soft_ttl();
+        let answer = self.transport.transfer_leader(&self.peer, req, within).await;
+        answer.map_err(|error| self.rpc_error(error, RPCTypes::TransferLeader, within))
     }
 
     async fn full_snapshot(

@@ -5,6 +5,7 @@
 //! [`ApiError::LeaderLost`], never a refusal.
 
 mod compaction;
+mod membership;
 mod operations;
 mod settings;
 mod status;
@@ -31,8 +32,8 @@ use crate::storage::log::RedbLogStore;
 use crate::storage::snapshot::{SnapshotFile, SnapshotStore};
 use crate::storage::sqlite::{Bases, ReadPool, SqliteStateMachine};
 use crate::types::raft_types::{
-    AppendEntriesRequest, AppendEntriesResponse, LogId, Metrics, Snapshot, SnapshotResponse, Vote,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, LogId, Metrics, Snapshot, SnapshotResponse,
+    TransferLeaderRequest, TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
 use crate::types::{Command, EndpointKey, NodeId, TypeConfig};
 
@@ -197,6 +198,14 @@ impl RaftService for RaftNode {
 
     fn pre_vote(&self, request: VoteRequest) -> BoxFuture<'_, Result<VoteResponse, String>> {
         async move { self.inner.raft.pre_vote(request).await.map_err(|error| error.to_string()) }.boxed()
+    }
+
+    fn transfer_leader(
+        &self,
+        request: TransferLeaderRequest,
+    ) -> BoxFuture<'_, Result<TransferLeaderResponse, String>> {
+        async move { self.inner.raft.handle_transfer_leader(request).await.map_err(|error| error.to_string()) }
+            .boxed()
     }
 
     fn begin_snapshot(&self, request: InstallSnapshot) -> Result<SnapshotStart, String> {

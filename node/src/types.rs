@@ -433,7 +433,7 @@ openraft::declare_raft_types!(
 
 /// The names of openraft's types at [`TypeConfig`].
 pub mod raft_types {
-    use super::TypeConfig;
+    use super::{NodeId, NodeInfo, TypeConfig};
 
     /// A log entry.
     pub type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
@@ -441,6 +441,8 @@ pub mod raft_types {
     pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
     /// Term and candidate that a node has voted for.
     pub type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
+    /// Who votes and who learns.
+    pub type Membership = openraft::Membership<NodeId, NodeInfo>;
     /// A membership and the entry that set it.
     pub type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
     /// What a snapshot covers.
@@ -457,6 +459,10 @@ pub mod raft_types {
     pub type VoteRequest = openraft::raft::VoteRequest<TypeConfig>;
     /// Answer of the Vote and PreVote RPCs.
     pub type VoteResponse = openraft::raft::VoteResponse<TypeConfig>;
+    /// Request to stand for election at once.
+    pub type TransferLeaderRequest = openraft::raft::TransferLeaderRequest<TypeConfig>;
+    /// Answer to it.
+    pub type TransferLeaderResponse = openraft::raft::TransferLeaderResponse<TypeConfig>;
     /// Answer to a snapshot.
     pub type SnapshotResponse = openraft::raft::SnapshotResponse<TypeConfig>;
 }

@@ -12,6 +12,7 @@ mod html;
 mod http_client;
 mod image;
 mod lab;
+mod members;
 mod nodes;
 mod qemu;
 mod receipts;

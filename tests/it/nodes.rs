@@ -32,8 +32,8 @@ fn node_command() -> Command {
 /// A member: its addresses, and its process while it runs.
 pub(crate) struct Member {
     id: u64,
-    raft: SocketAddr,
-    http: SocketAddr,
+    pub(crate) raft: SocketAddr,
+    pub(crate) http: SocketAddr,
     pub(crate) endpoint_id: String,
     process: Option<Child>,
 }

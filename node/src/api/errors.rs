@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::LeaderHint;
 use crate::limits::{
     COMMAND_BYTES_MAX, HTTP_BODY_BYTES_MAX, KEY_BYTES_MAX, KEYS_PER_COMMAND_MAX, LOG_DIGEST_RANGE_MAX,
-    PEERS_MAX, SCAN_LIMIT_MAX, TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX, VAULT_NAME_BYTES_MAX,
+    PEERS_MAX, SCAN_LIMIT_MAX, TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX, VAULT_NAME_BYTES_MAX, VOTERS_MAX,
 };
 use crate::types::{NodeId, VaultName};
 
@@ -18,6 +18,15 @@ pub enum ApiError {
     /// The cluster exists already.
     #[error("this node is already part of a cluster")]
     AlreadyInitialized,
+    /// A member of this number is there, and is another.
+    #[error("node {id} is a member with another key or address: remove it first, or take another number")]
+    MemberExists {
+        /// Its number.
+        id: NodeId,
+    },
+    /// The members are being changed already, or the leader is new.
+    #[error("another change of the members is under way: try again when it is done")]
+    ChangeInProgress,
     /// Too many operations are under way.
     #[error("{limit} operations are under way on this node, try again later")]
     TooManyOperations {
@@ -171,6 +180,28 @@ pub enum BadRequest {
     /// Too many members, or none.
     #[error("{0} members, 1 to {PEERS_MAX} are allowed: list them as peers in node.toml")]
     MemberCount(u64),
+    /// Two members with one key.
+    #[error(
+        "node {other} has the endpoint_id that is given for node {id}: each node has a data directory of its own"
+    )]
+    EndpointTaken {
+        /// The new one.
+        id: NodeId,
+        /// The member.
+        other: NodeId,
+    },
+    /// Nobody would vote, or too many would.
+    #[error("{0} voters, 1 to {VOTERS_MAX} are allowed")]
+    VoterCount(u64),
+    /// A voter that is no member yet.
+    #[error("node {0} is no member: add it as a learner first")]
+    NotALearner(NodeId),
+    /// A leader that cannot be elected.
+    #[error("node {0} does not vote, so it cannot lead: promote it first")]
+    NotAVoter(NodeId),
+    /// openraft has a reason of its own.
+    #[error("the change of the members is refused: {0}")]
+    Membership(String),
     /// A body that is too long.
     #[error("the body has more than {HTTP_BODY_BYTES_MAX} bytes")]
     BodyTooLarge,

@@ -1,16 +1,17 @@
 //! The routes under /cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
 
-use super::HttpState;
 use super::body::Body;
 use super::error::Refusal;
+use super::{HttpState, malformed};
 use crate::api::{BadRequest, ClusterStatus, SnapshotStatus};
-use crate::types::{NodeId, NodeInfo};
+use crate::types::{EndpointKey, NodeId, NodeInfo};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,6 +49,88 @@ pub(super) async fn snapshot(
     Body(Nothing {}): Body<Nothing>,
 ) -> Result<Json<SnapshotStatus>, Refusal> {
     Ok(Json(state.cluster.trigger_snapshot().await?))
+}
+
+/// A new member: its number, and where and who it is; that is left out for a configured peer.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LearnerBody {
+    id: NodeId,
+    endpoint_id: Option<EndpointKey>,
+    raft: Option<SocketAddr>,
+    http: Option<SocketAddr>,
+}
+
+/// POST /cluster/add-learner
+pub(super) async fn add_learner(
+    State(state): State<HttpState>,
+    Body(body): Body<LearnerBody>,
+) -> Result<Json<ClusterStatus>, Refusal> {
+    let (id, info) = match (body.endpoint_id, body.raft, body.http) {
+        (Some(endpoint_id), Some(raft), Some(http)) => (body.id, NodeInfo { endpoint_id, raft, http }),
+        (None, None, None) => known(&state.peers, body.id)?,
+        _ => {
+            let reason =
+                "`endpoint_id`, `raft` and `http` are needed together, or none of them for a configured peer";
+            return Err(malformed(reason).into());
+        }
+    };
+    if id == NodeId(0) {
+        return Err(malformed("id is 0, node numbers start at 1").into());
+    }
+    state.cluster.add_learner(id, info).await?;
+    Ok(Json(state.cluster.status()))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct VotersBody {
+    voters: BTreeSet<NodeId>,
+    /// Whether those that do not vote any more stay as learners.
+    #[serde(default)]
+    retain: bool,
+}
+
+/// POST /cluster/change-membership
+pub(super) async fn change_membership(
+    State(state): State<HttpState>,
+    Body(body): Body<VotersBody>,
+) -> Result<Json<ClusterStatus>, Refusal> {
+    state.cluster.change_membership(body.voters, body.retain).await?;
+    Ok(Json(state.cluster.status()))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MemberBody {
+    id: NodeId,
+}
+
+/// POST /cluster/promote-learner
+pub(super) async fn promote_learner(
+    State(state): State<HttpState>,
+    Body(body): Body<MemberBody>,
+) -> Result<Json<ClusterStatus>, Refusal> {
+    state.cluster.promote_learner(body.id).await?;
+    Ok(Json(state.cluster.status()))
+}
+
+/// POST /cluster/remove-member
+pub(super) async fn remove_member(
+    State(state): State<HttpState>,
+    Body(body): Body<MemberBody>,
+) -> Result<Json<ClusterStatus>, Refusal> {
+    state.cluster.remove_member(body.id).await?;
+    Ok(Json(state.cluster.status()))
+}
+
+/// POST /cluster/transfer-leader
+pub(super) async fn transfer_leader(
+    State(state): State<HttpState>,
+    Body(body): Body<MemberBody>,
+) -> Result<Json<ClusterStatus>, Refusal> {
+    state.cluster.transfer_leader(body.id).await?;
+    Ok(Json(state.cluster.status()))
 }
 
 fn known(peers: &BTreeMap<NodeId, NodeInfo>, id: NodeId) -> Result<(NodeId, NodeInfo), Refusal> {

@@ -33,6 +33,8 @@ impl From<ApiError> for Refusal {
         let (status, code) = match &error {
             ApiError::BadRequest(bad) => (StatusCode::BAD_REQUEST, bad_request_code(bad)),
             ApiError::AlreadyInitialized => (StatusCode::CONFLICT, "already_initialized"),
+            ApiError::MemberExists { .. } => (StatusCode::CONFLICT, "member_exists"),
+            ApiError::ChangeInProgress => (StatusCode::CONFLICT, "change_in_progress"),
             ApiError::TooManyOperations { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_operations"),
             ApiError::NotLeader { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not_leader"),
             ApiError::NoQuorum => (StatusCode::SERVICE_UNAVAILABLE, "no_quorum"),
@@ -78,7 +80,14 @@ fn bad_request_code(bad: &BadRequest) -> &'static str {
         BadRequest::ContinuationToken => "continuation_token",
         BadRequest::LogRange { .. } => "log_range",
         BadRequest::BeyondLog { .. } => "beyond_log",
-        BadRequest::UnknownMember(..) | BadRequest::NotAMember(_) | BadRequest::MemberCount(_) => "members",
+        BadRequest::UnknownMember(..)
+        | BadRequest::NotAMember(_)
+        | BadRequest::MemberCount(_)
+        | BadRequest::EndpointTaken { .. }
+        | BadRequest::VoterCount(_)
+        | BadRequest::NotALearner(_)
+        | BadRequest::NotAVoter(_)
+        | BadRequest::Membership(_) => "members",
         BadRequest::BodyTooLarge => "body_too_large",
         BadRequest::Malformed(_) => "malformed",
     }

@@ -22,7 +22,9 @@ use tokio::task::JoinSet;
 pub use self::admission::Admission;
 use self::pool::OnTimeout;
 pub use self::pool::RaftConnectionPool;
-use super::rpc::{ALPN, AppendEntries, Forward, PreVote, RaftMessage, RaftProtocol, ReadIndex, RequestVote};
+use super::rpc::{
+    ALPN, AppendEntries, Forward, PreVote, RaftMessage, RaftProtocol, ReadIndex, RequestVote, TransferLeader,
+};
 use super::snapshot::{self, InstallSnapshot};
 use super::{Delivery, Peer, RaftService, Transport, TransportError};
 use crate::api::{ApiError, WriteResult};
@@ -31,7 +33,8 @@ use crate::limits::{
 };
 use crate::storage::snapshot::SnapshotFile;
 use crate::types::raft_types::{
-    AppendEntriesRequest, AppendEntriesResponse, LogId, SnapshotResponse, Vote, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, LogId, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
 use crate::types::{Command, EndpointKey};
 
@@ -176,6 +179,19 @@ impl Transport for IrohTransport {
         .boxed()
     }
 
+    fn transfer_leader<'a>(
+        &'a self,
+        to: &'a Peer,
+        request: TransferLeaderRequest,
+        within: Duration,
+    ) -> Delivery<'a, TransferLeaderResponse> {
+        async move {
+            let answer = self.pool.rpc(to, TransferLeader(request), within, OnTimeout::Drop).await?;
+            answered(to, answer)
+        }
+        .boxed()
+    }
+
     fn install_snapshot<'a>(
         &'a self,
         to: &'a Peer,
@@ -274,6 +290,9 @@ async fn answer(service: &dyn RaftService, message: RaftMessage) {
         }
         RaftMessage::Forward(WithChannels { tx, inner, .. }) => {
             let _ = tx.send(service.forwarded(inner.0).await).await;
+        }
+        RaftMessage::TransferLeader(WithChannels { tx, inner, .. }) => {
+            let _ = tx.send(service.transfer_leader(inner.0).await).await;
         }
         RaftMessage::InstallSnapshot(WithChannels { tx, rx, inner, .. }) => {
             snapshot::receive(service, inner, rx, tx).await;

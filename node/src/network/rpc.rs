@@ -8,7 +8,8 @@ use super::snapshot::{InstallSnapshot, SnapshotAnswer, SnapshotPart};
 use crate::api::{ApiError, WriteResult};
 use crate::types::Command;
 use crate::types::raft_types::{
-    AppendEntriesRequest, AppendEntriesResponse, LogId, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, LogId, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
 };
 
 /// Names the protocol and its version to iroh.
@@ -21,6 +22,10 @@ pub struct AppendEntries(pub AppendEntriesRequest);
 /// Raft's RequestVote.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RequestVote(pub VoteRequest);
+
+/// Request to stand for election at once.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TransferLeader(pub TransferLeaderRequest);
 
 /// Whether a vote would be granted.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,6 +61,9 @@ pub enum RaftProtocol {
     /// See [`InstallSnapshot`].
     #[rpc(rx = mpsc::Receiver<SnapshotPart>, tx = mpsc::Sender<SnapshotAnswer>)]
     InstallSnapshot(InstallSnapshot),
+    /// See [`TransferLeader`].
+    #[rpc(tx = oneshot::Sender<Result<TransferLeaderResponse, String>>)]
+    TransferLeader(TransferLeader),
 }
 
 const _: () = assert!(irpc::rpc::MAX_MESSAGE_SIZE == crate::limits::RPC_MESSAGE_BYTES_MAX as u64);

@@ -270,7 +270,7 @@ pub(super) async fn bounded<T>(
     done.unwrap_or_else(|_| Err(timed_out(outcome)))
 }
 
-fn not_leader(id: Option<NodeId>, info: Option<&NodeInfo>) -> ApiError {
+pub(super) fn not_leader(id: Option<NodeId>, info: Option<&NodeInfo>) -> ApiError {
     let http = info.map(|info| info.http.to_string());
     ApiError::NotLeader { leader: id.map(|id| LeaderHint { id, http }) }
 }

@@ -1,6 +1,6 @@
 //! What a node says of itself and of its cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::FutureExt;
 use openraft::vote::RaftLeaderId;
@@ -34,6 +34,26 @@ impl ClusterController for RaftNode {
             .await
         }
         .boxed()
+    }
+
+    fn add_learner(&self, id: NodeId, info: NodeInfo) -> Answer<'_, ()> {
+        bounded(TimeoutOutcome::GoesOn, self.make_learner(id, info)).boxed()
+    }
+
+    fn change_membership(&self, voters: BTreeSet<NodeId>, retain: bool) -> Answer<'_, ()> {
+        bounded(TimeoutOutcome::GoesOn, self.make_voters(voters, retain)).boxed()
+    }
+
+    fn promote_learner(&self, id: NodeId) -> Answer<'_, ()> {
+        bounded(TimeoutOutcome::GoesOn, self.make_voter(id)).boxed()
+    }
+
+    fn remove_member(&self, id: NodeId) -> Answer<'_, ()> {
+        bounded(TimeoutOutcome::GoesOn, self.remove(id)).boxed()
+    }
+
+    fn transfer_leader(&self, to: NodeId) -> Answer<'_, ()> {
+        bounded(TimeoutOutcome::GoesOn, self.hand_over(to)).boxed()
     }
 
     fn trigger_snapshot(&self) -> Answer<'_, SnapshotStatus> {

@@ -1,0 +1,131 @@
+//! The client's side of the HTTP interface: one connection to one node, kept alive; and a generator of load on top of it.
+
+pub mod aspen;
+pub mod load;
+
+use std::net::SocketAddr;
+
+use futures::FutureExt;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::limits::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, RESPONSE_BYTES_MAX};
+
+/// A connection to one node. It is made with the first request, and again after one that failed.
+#[derive(Debug)]
+pub struct HttpConnection {
+    address: SocketAddr,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    sender: SendRequest<Full<Bytes>>,
+    /// Drives the connection; ends with it.
+    _driver: JoinSet<()>,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpAnswer {
+    /// The status code.
+    pub status: u16,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is no connection.
+    #[error("cannot connect to {address}: {reason}")]
+    Connect {
+        /// The node.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+    /// The request may have taken effect.
+    #[error("no answer from {address}: {reason}")]
+    Lost {
+        /// The node.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl HttpConnection {
+    /// A connection to `address`, not made yet.
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address, open: None }
+    }
+
+    /// Sends a request and waits for its answer.
+    ///
+    /// # Errors
+    /// There is no connection, or no answer within [`ANSWER_TIMEOUT`].
+    pub async fn request(
+        &mut self,
+        method: &'static str,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<HttpAnswer, ClientError> {
+        let exchanged = timeout(ANSWER_TIMEOUT, self.exchange(method, path, body.into())).await;
+        let answer = exchanged.unwrap_or_else(|_| {
+            Err(self.lost(&format_args!("nothing within {} s", ANSWER_TIMEOUT.as_secs())))
+        });
+        if answer.is_err() {
+            // An answer that comes late must not be taken for the answer to the next request.
+            self.open = None;
+        }
+        answer
+    }
+
+    async fn exchange(&mut self, method: &str, path: &str, body: Bytes) -> Result<HttpAnswer, ClientError> {
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, self.address.to_string())
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|error| self.lost(&error))?;
+        let is_usable = match &mut self.open {
+            Some(open) => open.sender.ready().await.is_ok(),
+            None => false,
+        };
+        if !is_usable {
+            self.open = Some(open(self.address).await?);
+        }
+        let Some(open) = &mut self.open else { return Err(self.lost(&"no connection")) };
+        let response = open.sender.send_request(request).await.map_err(|error| self.lost(&error))?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| self.lost(&error))?.to_bytes();
+        Ok(HttpAnswer { status, body })
+    }
+
+    fn lost(&self, reason: &dyn std::fmt::Display) -> ClientError {
+        ClientError::Lost { address: self.address, reason: reason.to_string() }
+    }
+}
+
+async fn open(address: SocketAddr) -> Result<Open, ClientError> {
+    let failed =
+        |reason: &dyn std::fmt::Display| ClientError::Connect { address, reason: reason.to_string() };
+    let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+    let late = |_| failed(&format_args!("nothing within {} s", CONNECT_TIMEOUT.as_secs()));
+    let stream = connected.map_err(late)?.map_err(|error| failed(&error))?;
+    stream.set_nodelay(true).map_err(|error| failed(&error))?;
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+    let mut driver = JoinSet::new();
+    // Its error reaches the request that is under way.
+    driver.spawn(connection.map(drop));
+    Ok(Open { sender, _driver: driver })
+}

@@ -1,0 +1,126 @@
+//! Changes of the cluster's members: learners come, become voters, and go; leadership moves. Only the leader makes them, by
+//! joint consensus (Raft thesis 4.3), one at a time.
+
+use std::collections::BTreeSet;
+
+use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+
+use super::RaftNode;
+use super::operations::not_leader;
+use crate::api::{ApiError, BadRequest};
+use crate::limits::{PEERS_MAX, VOTERS_MAX};
+use crate::types::raft_types::Membership;
+use crate::types::{NodeId, NodeInfo, TypeConfig};
+
+impl RaftNode {
+    pub(super) async fn make_learner(&self, id: NodeId, info: NodeInfo) -> Result<(), ApiError> {
+        let membership = self.membership()?;
+        if let Some(present) = membership.get_node(&id) {
+            // Asked again; but a member whose address changes could be two.
+            return if *present == info { Ok(()) } else { Err(ApiError::MemberExists { id }) };
+        }
+        if membership.nodes().count() >= PEERS_MAX as usize {
+            return Err(BadRequest::MemberCount(u64::from(PEERS_MAX) + 1).into());
+        }
+        if let Some((other, _)) = membership.nodes().find(|(_, known)| known.endpoint_id == info.endpoint_id)
+        {
+            return Err(BadRequest::EndpointTaken { id, other: *other }.into());
+        }
+        self.changed(self.inner.raft.add_learner(id, info, false).await)
+    }
+
+    /// Makes exactly these members vote. Voters that are not among them become learners, or leave.
+    pub(super) async fn make_voters(&self, voters: BTreeSet<NodeId>, retain: bool) -> Result<(), ApiError> {
+        let membership = self.membership()?;
+        if voters.is_empty() || voters.len() > VOTERS_MAX as usize {
+            return Err(BadRequest::VoterCount(voters.len() as u64).into());
+        }
+        if let Some(unknown) = voters.iter().find(|id| membership.get_node(id).is_none()) {
+            return Err(BadRequest::NotALearner(*unknown).into());
+        }
+        if membership.get_joint_config().len() == 1
+            && membership.voter_ids().collect::<BTreeSet<_>>() == voters
+        {
+            return Ok(());
+        }
+        self.changed(self.inner.raft.change_membership(voters, retain).await)
+    }
+
+    /// Makes one more member vote.
+    pub(super) async fn make_voter(&self, id: NodeId) -> Result<(), ApiError> {
+        let mut voters: BTreeSet<NodeId> = self.membership()?.voter_ids().collect();
+        voters.insert(id);
+        self.make_voters(voters, true).await
+    }
+
+    /// Takes a member away, be it a voter or a learner.
+    pub(super) async fn remove(&self, id: NodeId) -> Result<(), ApiError> {
+        let membership = self.membership()?;
+        let mut voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+        if voters.remove(&id) {
+            self.make_voters(voters, false).await
+        } else if membership.get_node(&id).is_some() {
+            let gone = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
+            self.changed(self.inner.raft.change_membership(gone, false).await)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Hands leadership to a voter, and returns when it leads.
+    pub(super) async fn hand_over(&self, to: NodeId) -> Result<(), ApiError> {
+        if !self.membership()?.voter_ids().any(|id| id == to) {
+            return Err(BadRequest::NotAVoter(to).into());
+        }
+        let mut metrics = self.inner.raft.metrics();
+        if metrics.borrow_watched().current_leader == Some(to) {
+            return Ok(());
+        }
+        let asked = self.inner.raft.trigger().transfer_leader(to).await;
+        asked.map_err(|fatal| Self::stopping(&fatal))?;
+        while metrics.borrow_watched().current_leader != Some(to) {
+            if metrics.changed().await.is_err() {
+                return Err(ApiError::Stopping { reason: "raft stopped".to_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The present members, as the leader has them.
+    fn membership(&self) -> Result<Membership, ApiError> {
+        let leader = self.leader();
+        if leader.as_ref().is_none_or(|leader| leader.id != self.inner.id) {
+            return Err(not_leader(
+                leader.as_ref().map(|leader| leader.id),
+                leader.as_ref().map(|leader| &leader.info),
+            ));
+        }
+        Ok(self.metrics().membership_config.membership().clone())
+    }
+
+    fn changed<T>(
+        &self,
+        result: Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>,
+    ) -> Result<(), ApiError> {
+        match result {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(not_leader(forward.leader_id, forward.leader_node.as_ref()))
+            }
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => Err(match error {
+                ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_) => {
+                    ApiError::ChangeInProgress
+                }
+                error => BadRequest::Membership(error.to_string()).into(),
+            }),
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) | RaftError::Fatal(_)) => {
+                Err(ApiError::LeaderLost)
+            }
+            Err(RaftError::APIError(error @ ClientWriteError::PreconditionFailed(_))) => {
+                Err(BadRequest::Membership(error.to_string()).into())
+            }
+        }
+    }
+}
