@@ -15,7 +15,7 @@ use crate::limits::HTTP_DRAIN_TIMEOUT;
 use crate::network::iroh::{Admission, EndpointError, RaftEndpoint, RaftServer};
 use crate::raft::{Parts, RaftNode, RaftStartError};
 use crate::storage::StorageError;
-use crate::storage::log::RedbLogStore;
+use crate::storage::log::{LOG_FILE, RedbLogStore};
 use crate::storage::sqlite::{SqliteStateMachine, StateMachineThread};
 use crate::types::EndpointKey;
 
@@ -112,7 +112,7 @@ impl NodeBuilder {
         // Addresses first: a node that is already running is noticed before its stores are touched.
         let listener = http::bind(self.config.http_listen).await?;
         let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen).await?;
-        let log = RedbLogStore::open(&data_dir.join("log.redb"), *id)?;
+        let log = RedbLogStore::open(&data_dir.join(LOG_FILE), *id)?;
         let state_machine = SqliteStateMachine::open(data_dir)?.behind(log.durable());
         let state_machine_thread = state_machine.thread();
         let admission = Arc::new(Admission::new(peers.iter().map(|(_, info)| info.endpoint_id)));

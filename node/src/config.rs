@@ -38,6 +38,12 @@ pub enum CliCommand {
         #[arg(long, value_name = "DIR")]
         data_dir: PathBuf,
     },
+    /// Read all that a stopped node has kept, and say what is wrong with it: exit code 0 or 1
+    Validate {
+        /// The node's data directory
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+    },
 }
 
 /// The settings of a node, as flags.

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use sd_notify::NotifyState;
@@ -17,6 +17,7 @@ use crate::cluster::retired::RetiredError;
 use crate::config::{Cli, CliCommand, Config, ConfigError, RunArgs};
 use crate::limits::{RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
 use crate::plant::{self, PlantError};
+use crate::storage;
 
 /// Under which name a supervisor is told our public key: a variable of our own, as `sd_notify(3)` has it.
 pub const ENDPOINT_ID: &str = "X_ASPEN_ENDPOINT_ID";
@@ -39,16 +40,25 @@ enum RunError {
     Runtime(#[source] std::io::Error),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error("{} is no directory: name the node's data directory", .0.display())]
+    NoDataDir(PathBuf),
+    #[error("{}", faults_text(*.0))]
+    Faults(usize),
     #[error("the node failed: {0}")]
     Failed(String),
     #[error("the node did not stop within {} s and is cut off: nothing acknowledged is lost", STOP_TIMEOUT.as_secs())]
     StopTimeout,
 }
 
+fn faults_text(count: usize) -> String {
+    if count == 1 { "one thing is wrong".to_owned() } else { format!("{count} things are wrong") }
+}
+
 /// Does what was typed.
 pub fn main(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Some(CliCommand::Identity { data_dir }) => print_identity(&data_dir),
+        Some(CliCommand::Validate { data_dir }) => validate(&data_dir),
         None => settings(cli.run).and_then(run),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
@@ -64,6 +74,26 @@ pub fn main(cli: Cli) -> ExitCode {
 fn settings(args: RunArgs) -> Result<Config, RunError> {
     plant::from_environment()?;
     Ok(Config::load(args)?)
+}
+
+/// Prints what was found; an error if anything is wrong.
+fn validate(data_dir: &Path) -> Result<(), RunError> {
+    if !data_dir.is_dir() {
+        return Err(RunError::NoDataDir(data_dir.to_owned()));
+    }
+    let report = storage::validate::validate(data_dir).map_err(StartError::from)?;
+    let mut text = String::new();
+    for line in &report.seen {
+        let _ = writeln!(text, "{line}");
+    }
+    for fault in &report.faults {
+        let _ = writeln!(text, "WRONG {fault}");
+    }
+    if report.faults.is_empty() {
+        text.push_str("nothing is wrong\n");
+    }
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    if report.faults.is_empty() { Ok(()) } else { Err(RunError::Faults(report.faults.len())) }
 }
 
 fn print_identity(data_dir: &Path) -> Result<(), RunError> {

@@ -9,6 +9,7 @@ pub mod snapshot;
 pub mod sqlite;
 #[cfg(test)]
 mod tests;
+pub mod validate;
 
 use std::path::PathBuf;
 

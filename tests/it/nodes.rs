@@ -174,6 +174,13 @@ impl Nodes {
     }
 }
 
+/// What `validate` says of a stopped node's data directory: whether it is sound, and its text.
+pub(crate) fn validate(nodes: &Nodes, id: u64) -> (bool, String) {
+    let data = nodes.directory.path().join(id.to_string());
+    let output = node_command().arg("validate").arg("--data-dir").arg(data).output().unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
 fn endpoint_id(data: &Path) -> String {
     let output = node_command().arg("identity").arg("--data-dir").arg(data).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

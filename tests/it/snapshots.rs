@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::http_client::{get, post, request};
-use crate::nodes::{Nodes, set, three_nodes};
+use crate::nodes::{Nodes, set, three_nodes, validate};
 
 /// Positions of `/raft/state`, by name.
 fn position(nodes: &Nodes, id: u64, name: &str) -> Option<u64> {
@@ -93,6 +93,8 @@ fn follower_that_missed_what_was_purged_gets_a_snapshot_while_writes_go_on() {
 
     // It starts again from what it was sent, and its log goes on behind it.
     nodes.end(3, Signal::SIGKILL);
+    let (is_sound, text) = validate(&nodes, 3);
+    assert!(is_sound && text.contains("snapshot: covers entry"), "{text}");
     nodes.start(3, &ids);
     let written = nodes.succeeds(3, "/kv/write", &set("last", "v"));
     let read = nodes.succeeds(3, "/kv/read", &json!({ "key": "last" }));

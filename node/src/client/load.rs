@@ -152,13 +152,13 @@ async fn client<T: Target>(load: Load, number: u32, mut target: T, begin: Instan
         let mark = format!("{number}-{count}-");
         let length = mark.len().min(value.len());
         value.replace_range(..length, &mark[..length]);
-        let operation = match load.work {
+        let work = match load.work {
+            Work::Mixed if chance.next_u64().is_multiple_of(10) => Work::Put,
+            work => work,
+        };
+        let operation = match work {
             Work::Put => Operation::Put { key: &key, value: &value },
-            Work::Get => Operation::Get { key: &key },
-            Work::Mixed if chance.next_u64().is_multiple_of(10) => {
-                Operation::Put { key: &key, value: &value }
-            }
-            Work::Mixed => Operation::Get { key: &key },
+            Work::Get | Work::Mixed => Operation::Get { key: &key },
             Work::CompareAndSwap => Operation::CompareAndSwap { key: &key, value: &value },
         };
         let asked = Instant::now();

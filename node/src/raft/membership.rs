@@ -28,7 +28,7 @@ impl RaftNode {
         {
             return Err(BadRequest::EndpointTaken { id, other: *other }.into());
         }
-        self.changed(self.inner.raft.add_learner(id, info, false).await)
+        changed(self.inner.raft.add_learner(id, info, false).await)
     }
 
     /// Makes exactly these members vote. Voters that are not among them become learners, or leave.
@@ -45,7 +45,7 @@ impl RaftNode {
         {
             return Ok(());
         }
-        self.changed(self.inner.raft.change_membership(voters, retain).await)
+        changed(self.inner.raft.change_membership(voters, retain).await)
     }
 
     /// Makes one more member vote.
@@ -63,7 +63,7 @@ impl RaftNode {
             self.make_voters(voters, false).await
         } else if membership.get_node(&id).is_some() {
             let gone = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
-            self.changed(self.inner.raft.change_membership(gone, false).await)
+            changed(self.inner.raft.change_membership(gone, false).await)
         } else {
             Ok(())
         }
@@ -99,28 +99,28 @@ impl RaftNode {
         }
         Ok(self.metrics().membership_config.membership().clone())
     }
+}
 
-    fn changed<T>(
-        &self,
-        result: Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>,
-    ) -> Result<(), ApiError> {
-        match result {
-            Ok(_) => Ok(()),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                Err(not_leader(forward.leader_id, forward.leader_node.as_ref()))
+/// Sorts what a change can end in.
+fn changed<T>(
+    result: Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>,
+) -> Result<(), ApiError> {
+    match result {
+        Ok(_) => Ok(()),
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+            Err(not_leader(forward.leader_id, forward.leader_node.as_ref()))
+        }
+        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => Err(match error {
+            ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_) => {
+                ApiError::ChangeInProgress
             }
-            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => Err(match error {
-                ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_) => {
-                    ApiError::ChangeInProgress
-                }
-                error => BadRequest::Membership(error.to_string()).into(),
-            }),
-            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) | RaftError::Fatal(_)) => {
-                Err(ApiError::LeaderLost)
-            }
-            Err(RaftError::APIError(error @ ClientWriteError::PreconditionFailed(_))) => {
-                Err(BadRequest::Membership(error.to_string()).into())
-            }
+            error => BadRequest::Membership(error.to_string()).into(),
+        }),
+        Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) | RaftError::Fatal(_)) => {
+            Err(ApiError::LeaderLost)
+        }
+        Err(RaftError::APIError(error @ ClientWriteError::PreconditionFailed(_))) => {
+            Err(BadRequest::Membership(error.to_string()).into())
         }
     }
 }

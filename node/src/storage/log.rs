@@ -11,6 +11,7 @@
 
 mod cache;
 mod durable;
+mod inspect;
 mod writer;
 
 use std::fmt::Debug;
@@ -22,18 +23,24 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+    TableError,
+};
 use tokio::sync::{oneshot, watch};
 
 use self::cache::Cache;
 pub use self::durable::DurableLog;
 use self::durable::Mark;
+pub use self::inspect::{LogReport, inspect};
 use self::writer::{LogOp, Writer};
 use super::StorageError;
 use crate::limits::{APPEND_BYTES_MAX, LOG_QUEUE_MAX};
 use crate::types::raft_types::{Entry, LogId, Vote};
 use crate::types::{NodeId, TypeConfig};
 
+/// The log in a data directory.
+pub const LOG_FILE: &str = "log.redb";
 /// Entries by index, each encoded by postcard.
 const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
 /// Vote, committed, purged, node and format.
@@ -323,8 +330,8 @@ struct Loaded {
     last: Option<LogId>,
 }
 
-/// Makes the tables where there are none, and makes sure that they are this node's and of a known format.
-fn initialize(path: &Path, db: &Database, id: NodeId) -> Result<(), StorageError> {
+/// Format and node of a log; `None` for one that is empty.
+fn stored_format(path: &Path, db: &Database) -> Result<Option<(u64, u64)>, StorageError> {
     let look = || -> Result<Option<[Option<u64>; 2]>, redb::Error> {
         let txn = db.begin_read()?;
         let meta = match txn.open_table(META) {
@@ -336,6 +343,18 @@ fn initialize(path: &Path, db: &Database, id: NodeId) -> Result<(), StorageError
         };
         Ok(Some([number("format")?, number("node")?]))
     };
+    match look().map_err(|error| redb_error(path, error))? {
+        None => Ok(None),
+        Some([Some(format), Some(node)]) if (1..=FORMAT).contains(&format) => Ok(Some((format, node))),
+        Some([Some(found), Some(_)]) => {
+            Err(StorageError::Format { path: path.to_owned(), found, supported: FORMAT })
+        }
+        Some(_) => Err(StorageError::Corrupt { path: path.to_owned(), what: "the format".to_owned() }),
+    }
+}
+
+/// Makes the tables where there are none, and makes sure that they are this node's and of a known format.
+fn initialize(path: &Path, db: &Database, id: NodeId) -> Result<(), StorageError> {
     let make = || -> Result<(), redb::Error> {
         let txn = db.begin_write()?;
         let mut meta = txn.open_table(META)?;
@@ -345,19 +364,12 @@ fn initialize(path: &Path, db: &Database, id: NodeId) -> Result<(), StorageError
         txn.open_table(ENTRIES)?;
         Ok(txn.commit()?)
     };
-    let failed = |error| redb_error(path, error);
-    let Some(found) = look().map_err(failed)? else { return make().map_err(failed) };
-    let [Some(format), Some(node)] = found else {
-        return Err(StorageError::Corrupt { path: path.to_owned(), what: "the format".to_owned() });
-    };
-    if format == 0 || format > FORMAT {
-        return Err(StorageError::Format { path: path.to_owned(), found: format, supported: FORMAT });
+    match stored_format(path, db)? {
+        Some((_, found)) if found != id.0 => Err(StorageError::OtherNode { found, expected: id.0 }),
+        Some((FORMAT, _)) => Ok(()),
+        // Every older entry reads as it is; from now on there may be others.
+        Some(_) | None => make().map_err(|error| redb_error(path, error)),
     }
-    if node != id.0 {
-        return Err(StorageError::OtherNode { found: node, expected: id.0 });
-    }
-    // Every older entry reads as it is; from now on there may be others.
-    if format < FORMAT { make().map_err(failed) } else { Ok(()) }
 }
 
 fn load(path: &Path, db: &Database) -> Result<Loaded, StorageError> {
@@ -368,20 +380,29 @@ fn load(path: &Path, db: &Database) -> Result<Loaded, StorageError> {
         let bytes = |name: &str| -> Result<Option<Vec<u8>>, redb::Error> {
             Ok(meta.get(name)?.map(|value| value.value().to_vec()))
         };
-        let last = txn.open_table(ENTRIES)?.last()?.map(|(_, value)| value.value().to_vec());
-        Ok((bytes("vote")?, bytes("committed")?, bytes("purged")?, last))
+        let entries = txn.open_table(ENTRIES)?;
+        let last = entries.last()?.map(|(_, value)| value.value().to_vec());
+        let first = entries.first()?.map(|(index, _)| index.value());
+        Ok((bytes("vote")?, bytes("committed")?, bytes("purged")?, first, last, entries.len()?))
     };
-    let (vote, committed, purged, last) = read().map_err(|error| redb_error(path, error))?;
+    let (vote, committed, purged, first, last, count) = read().map_err(|error| redb_error(path, error))?;
     let last = last.map(|bytes| decode_entry(&bytes).map(|entry| entry.log_id)).transpose();
     let log_id = |bytes: Option<Vec<u8>>, what: &str| -> Result<Option<LogId>, StorageError> {
         bytes.map(|bytes| postcard::from_bytes(&bytes)).transpose().map_err(|_| corrupt(what))
     };
     let purged = log_id(purged, "the purged index")?;
+    let last = last.map_err(|_| corrupt("the last entry"))?;
+    // Rows that are purged may still be there, but none between any two may be missing.
+    if let (Some(first), Some(last)) = (first, last)
+        && (last.index - first + 1 != count || purged.is_some_and(|purged| first > purged.index + 1))
+    {
+        return Err(corrupt("the row of entries, which has a hole,"));
+    }
     Ok(Loaded {
         vote: vote.map(|bytes| postcard::from_bytes(&bytes)).transpose().map_err(|_| corrupt("the vote"))?,
         committed: log_id(committed, "the committed index")?,
         // Purged rows that are still there do not count.
-        last: last.map_err(|_| corrupt("the last entry"))?.filter(|last| Some(*last) > purged),
+        last: last.filter(|last| Some(*last) > purged),
         purged,
     })
 }

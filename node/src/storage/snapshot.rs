@@ -167,17 +167,11 @@ impl SnapshotStore {
             move |source| StorageError::Io { path, source }
         };
         fs::create_dir_all(dir).map_err(io(dir))?;
-        let mut found = Vec::new();
-        for entry in fs::read_dir(dir).map_err(io(dir))? {
-            let path = entry.map_err(io(dir))?.path();
-            match path.file_name().and_then(|name| parse_name(name.to_str()?)) {
-                Some((index, digest)) => found.push((index, digest, path)),
-                None if path.file_name().is_some_and(|name| name == INCOMING) => {}
-                // What a crash has left of a build.
-                None => fs::remove_file(&path).map_err(io(&path))?,
-            }
+        let Files { finished: mut found, others } = files(dir).map_err(io(dir))?;
+        // What a crash has left of a build; what it has left of a transfer is used again.
+        for path in others.iter().filter(|path| path.file_name().is_none_or(|name| name != INCOMING)) {
+            fs::remove_file(path).map_err(io(path))?;
         }
-        found.sort_unstable();
         let newest = found.pop();
         for (.., path) in found {
             fs::remove_file(&path).map_err(io(&path))?;
@@ -280,6 +274,38 @@ impl SnapshotStore {
     fn lock(&self) -> MutexGuard<'_, Option<SnapshotFile>> {
         self.0.current.lock().expect("nothing panics while it holds this lock")
     }
+}
+
+/// The newest snapshot in a folder, which need not be there.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn newest_in(dir: &Path) -> io::Result<Option<PathBuf>> {
+    match files(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        files => Ok(files?.finished.pop().map(|(.., path)| path)),
+    }
+}
+
+/// The files of a folder.
+#[derive(Debug, Default)]
+struct Files {
+    /// Finished snapshots, the newest last: up to which entry, their digests and where they are.
+    finished: Vec<(u64, Digest, PathBuf)>,
+    others: Vec<PathBuf>,
+}
+
+fn files(dir: &Path) -> io::Result<Files> {
+    let mut files = Files::default();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        match path.file_name().and_then(|name| parse_name(name.to_str()?)) {
+            Some((index, digest)) => files.finished.push((index, digest, path)),
+            None => files.others.push(path),
+        }
+    }
+    files.finished.sort_unstable();
+    Ok(files)
 }
 
 /// Checks every byte of the snapshot at `path` against the digest in its name.

@@ -13,6 +13,7 @@ mod apply;
 mod build;
 mod checkpoint;
 mod generation;
+mod inspect;
 mod read;
 mod records;
 
@@ -31,6 +32,7 @@ use tokio::sync::oneshot;
 use self::apply::{Applier, Batch, Op, Position};
 pub use self::build::SnapshotBuilder;
 use self::generation::Generation;
+pub use self::inspect::{StateReport, inspect, inspect_snapshot};
 pub use self::read::ReadPool;
 use super::StorageError;
 use super::entry::membership_of;
@@ -262,33 +264,33 @@ fn open_writer(path: &Path) -> Result<Connection, StorageError> {
     Ok(connection)
 }
 
-/// Sets the journal up, makes the tables, and refuses files of another kind or of a later format.
-fn initialize(path: &Path, connection: &Connection) -> Result<(), StorageError> {
+/// The format of a database; 0 for one that is empty. Files of another kind or of a later format are refused.
+fn check_format(path: &Path, connection: &Connection) -> Result<i64, StorageError> {
     let sqlite = |source| StorageError::Sqlite { path: path.to_owned(), source };
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
     let found = pragma("user_version").map_err(sqlite)?;
-    let application = pragma("application_id").map_err(sqlite)?;
-    let make = match (application, found) {
-        (0, 0) => format!("PRAGMA application_id={APPLICATION_ID}; {KEYS} {BOOKS}"),
-        (APPLICATION_ID, 1) => format!(
+    match (pragma("application_id").map_err(sqlite)?, found) {
+        (0, 0) | (APPLICATION_ID, 1..=FORMAT) => Ok(found),
+        (APPLICATION_ID, _) => Err(StorageError::Format {
+            path: path.to_owned(),
+            found: found.unsigned_abs(),
+            supported: FORMAT.unsigned_abs(),
+        }),
+        _ => Err(StorageError::Corrupt { path: path.to_owned(), what: "the application id".to_owned() }),
+    }
+}
+
+/// Sets the journal up, and makes the tables that this version wants.
+fn initialize(path: &Path, connection: &Connection) -> Result<(), StorageError> {
+    let sqlite = |source| StorageError::Sqlite { path: path.to_owned(), source };
+    let make = match check_format(path, connection)? {
+        0 => format!("PRAGMA application_id={APPLICATION_ID}; {KEYS} {BOOKS}"),
+        1 => format!(
             "ALTER TABLE kv RENAME TO kv1; {KEYS}
              INSERT INTO kv SELECT 0, key, value, create_revision, mod_revision, version FROM kv1 ORDER BY key;
              DROP TABLE kv1;"
         ),
-        (APPLICATION_ID, FORMAT) => String::new(),
-        (APPLICATION_ID, _) => {
-            return Err(StorageError::Format {
-                path: path.to_owned(),
-                found: found.unsigned_abs(),
-                supported: FORMAT.unsigned_abs(),
-            });
-        }
-        _ => {
-            return Err(StorageError::Corrupt {
-                path: path.to_owned(),
-                what: "the application id".to_owned(),
-            });
-        }
+        _ => String::new(),
     };
     let journal = "PRAGMA synchronous=NORMAL; PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0;";
     connection.execute_batch(journal).map_err(sqlite)?;

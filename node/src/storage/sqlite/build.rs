@@ -52,13 +52,16 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
 /// What the snapshot at `path` covers.
 pub(super) fn read_meta(path: &Path) -> Result<SnapshotMeta, StorageError> {
-    let sqlite = |source| StorageError::Sqlite { path: path.to_owned(), source };
-    // Nobody writes a snapshot: no journal, and no lock.
+    apply::position(path, &open_immutable(path)?).map(meta)
+}
+
+/// Opens a file that nobody writes: without a journal and without a lock.
+pub(super) fn open_immutable(path: &Path) -> Result<Connection, StorageError> {
     let uri = format!("file:{}?immutable=1", percent(path));
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(uri, flags).map_err(sqlite)?;
-    apply::position(path, &connection).map(meta)
+    Connection::open_with_flags(uri, flags)
+        .map_err(|source| StorageError::Sqlite { path: path.to_owned(), source })
 }
 
 fn meta(position: Position) -> SnapshotMeta {

@@ -20,13 +20,18 @@ pub(super) struct Generation {
 impl Generation {
     /// The one that counts, or the first, which need not be there yet. Others are removed.
     pub(super) fn find(dir: &Path) -> Result<Self, StorageError> {
+        let generation = Self::newest(dir)?;
+        generation.remove_others()?;
+        Ok(generation)
+    }
+
+    /// The one that counts, or the first, which need not be there.
+    pub(super) fn newest(dir: &Path) -> Result<Self, StorageError> {
         let io = |source| StorageError::Io { path: dir.to_owned(), source };
         let numbers = names(dir).map_err(io)?;
         let complete = numbers.iter().filter(|(_, rest, _)| rest.is_empty());
         let number = complete.map(|(number, ..)| *number).max().unwrap_or(0);
-        let generation = Self { dir: dir.to_owned(), number };
-        generation.remove_others()?;
-        Ok(generation)
+        Ok(Self { dir: dir.to_owned(), number })
     }
 
     /// The one after it.

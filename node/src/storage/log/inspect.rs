@@ -1,0 +1,96 @@
+//! Looks at the log of a stopped node without changing a byte of it.
+
+mod untouched;
+
+use std::fs::File;
+use std::path::Path;
+
+use redb::{Database, ReadableDatabase};
+
+use self::untouched::Untouched;
+use super::{ENTRIES, StorageError, decode_entry, load, redb_error, stored_format};
+use crate::types::raft_types::{LogId, Vote};
+
+/// What a log holds, and what is wrong with it.
+#[derive(Debug)]
+pub struct LogReport {
+    /// Whose it is.
+    pub node: u64,
+    /// The vote.
+    pub vote: Option<Vote>,
+    /// The last entry that was cut off.
+    pub purged: Option<LogId>,
+    /// The last entry that was known to be committed.
+    pub committed: Option<LogId>,
+    /// The last entry.
+    pub last: Option<LogId>,
+    /// How many entries there are.
+    pub count: u64,
+    /// What is wrong, in words.
+    pub faults: Vec<String>,
+}
+
+/// Reads the log at `path`, every entry of it.
+///
+/// # Errors
+/// A node has it open, it is of a later format, or it cannot be read at all.
+pub fn inspect(path: &Path) -> Result<LogReport, StorageError> {
+    let io = |source| StorageError::Io { path: path.to_owned(), source };
+    let file = File::open(path).map_err(io)?;
+    if file.try_lock_shared().is_err() {
+        return Err(StorageError::InUse { path: path.to_owned() });
+    }
+    // A node that was killed leaves a file that redb repairs when it opens it: here the repair stays in memory.
+    let backend = Untouched::new(file).map_err(io)?;
+    let opened = Database::builder().create_with_backend(backend);
+    let db = opened.map_err(|error| redb_error(path, error))?;
+    let Some((_, node)) = stored_format(path, &db)? else {
+        return Err(StorageError::Corrupt { path: path.to_owned(), what: "the format".to_owned() });
+    };
+    let loaded = load(path, &db)?;
+    let mut report = LogReport {
+        node,
+        vote: loaded.vote,
+        purged: loaded.purged,
+        committed: loaded.committed,
+        last: loaded.last,
+        count: 0,
+        faults: Vec::new(),
+    };
+    entries(&db, &mut report).map_err(|error| redb_error(path, error))?;
+    Ok(report)
+}
+
+/// Walks over every entry behind what was cut off.
+fn entries(db: &Database, report: &mut LogReport) -> Result<(), redb::Error> {
+    let table = db.begin_read()?.open_table(ENTRIES)?;
+    let mut before = report.purged;
+    let first = before.map_or(0, |purged| purged.index + 1);
+    for row in table.range(first..)? {
+        let (index, bytes) = row?;
+        let index = index.value();
+        report.count += 1;
+        let Ok(entry) = decode_entry(bytes.value()) else {
+            report.faults.push(format!("entry {index} does not decode"));
+            before = None;
+            continue;
+        };
+        let log_id = entry.log_id;
+        if log_id.index != index {
+            report.faults.push(format!("entry {index} says of itself that it is entry {}", log_id.index));
+        }
+        if let Some(before) = before {
+            if index != before.index + 1 {
+                report.faults.push(format!("entries {} to {} are missing", before.index + 1, index - 1));
+            }
+            if log_id.leader_id < before.leader_id {
+                report.faults.push(format!(
+                    "the term falls from {} to {} at entry {index}",
+                    *before.leader_id, *log_id.leader_id
+                ));
+            }
+        }
+        before = Some(log_id);
+    }
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! Looks at the state of a stopped node.
+
+use std::path::{Path, PathBuf};
+
+use super::apply::{Position, position};
+use super::build::open_immutable;
+use super::generation::Generation;
+use super::{StorageError, check_format, open_read_only};
+use crate::types::raft_types::{LogId, SnapshotMeta};
+
+/// What a state holds, and what is wrong with it.
+#[derive(Debug)]
+pub struct StateReport {
+    /// Its database.
+    pub path: PathBuf,
+    /// The last entry that was applied.
+    pub applied: Option<LogId>,
+    /// What is wrong, in words.
+    pub faults: Vec<String>,
+}
+
+/// Reads the state in a data directory, all of it. SQLite may make its index of the journal anew, as for every reader.
+///
+/// # Errors
+/// It is of a later format, or cannot be read at all.
+pub fn inspect(data_dir: &Path) -> Result<Option<StateReport>, StorageError> {
+    let path = Generation::newest(data_dir)?.path();
+    if !path.exists() {
+        return Ok(None);
+    }
+    let sqlite = |source| StorageError::Sqlite { path: path.clone(), source };
+    let connection = open_read_only(&path).map_err(sqlite)?;
+    check_format(&path, &connection)?;
+    let Position { applied, .. } = position(&path, &connection)?;
+    let mut check = connection.prepare("PRAGMA integrity_check").map_err(sqlite)?;
+    let lines = check.query_map([], |row| row.get::<_, String>(0)).map_err(sqlite)?;
+    let lines: Vec<String> = lines.collect::<Result<_, _>>().map_err(sqlite)?;
+    let faults = lines.into_iter().filter(|line| line != "ok").collect();
+    drop(check);
+    Ok(Some(StateReport { path, applied, faults }))
+}
+
+/// What the snapshot at `path` covers, after SQLite's own check of it.
+///
+/// # Errors
+/// It cannot be read, or its check fails.
+pub fn inspect_snapshot(path: &Path) -> Result<SnapshotMeta, StorageError> {
+    let connection = open_immutable(path)?;
+    let sqlite = |source| StorageError::Sqlite { path: path.to_owned(), source };
+    let check = connection.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
+    match check.map_err(sqlite)?.as_str() {
+        "ok" => super::build::read_meta(path),
+        fault => Err(StorageError::Corrupt { path: path.to_owned(), what: fault.to_owned() }),
+    }
+}

@@ -1,0 +1,189 @@
+//! `aspen-node validate`: reads the files of a stopped node and says what is wrong with them. It changes nothing in them.
+//!
+//! It looks at: every entry of the log, that it decodes, stands at its index, and follows the one before with no lower term;
+//! that the vote is not behind the log; that the log was cut below a snapshot; that the state is no further than the log;
+//! SQLite's own check; and every byte of the snapshot.
+
+use std::fmt;
+use std::path::Path;
+
+use openraft::vote::RaftLeaderId;
+
+use super::StorageError;
+use super::log::{LOG_FILE, LogReport, inspect as inspect_log};
+use super::snapshot::{SNAPSHOT_DIR, is_intact, newest_in};
+use super::sqlite::{StateReport, inspect as inspect_state, inspect_snapshot};
+use crate::types::raft_types::LogId;
+
+/// What to do about most of it.
+const REJOIN: &str = "restore the data directory from a backup of this very node that is newer than all it has promised, or remove it and rejoin \
+     as a new member";
+/// What to do about a snapshot.
+const REMOVE_SNAPSHOT: &str = "remove the file: the node makes a new snapshot of its state";
+
+/// What was found in a data directory.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What there is, a line each.
+    pub seen: Vec<String>,
+    /// What is wrong.
+    pub faults: Vec<Fault>,
+}
+
+/// Something that is wrong, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// What.
+    pub what: String,
+    /// What to do.
+    pub remedy: &'static str,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.remedy)
+    }
+}
+
+/// Reads everything that the stopped node of this data directory has kept.
+///
+/// # Errors
+/// The node runs, or its files are of a later version: that is no fault of theirs.
+pub fn validate(data_dir: &Path) -> Result<Report, StorageError> {
+    let mut report = Report::default();
+    let log = report.log(&data_dir.join(LOG_FILE))?;
+    let state = report.state(data_dir)?;
+    let snapshot = report.snapshot(&data_dir.join(SNAPSHOT_DIR))?;
+    if let Some(log) = &log {
+        report.compare(log, state.as_ref(), snapshot);
+    }
+    Ok(report)
+}
+
+/// An error that is a fault of the files, or the error.
+fn fault_of<T>(result: Result<T, StorageError>) -> Result<Result<T, String>, StorageError> {
+    match result {
+        Ok(value) => Ok(Ok(value)),
+        Err(error @ (StorageError::InUse { .. } | StorageError::Format { .. } | StorageError::Io { .. })) => {
+            Err(error)
+        }
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(|cause| format!(" ({cause})"));
+            Ok(Err(format!("{error}{}", cause.unwrap_or_default())))
+        }
+    }
+}
+
+impl Report {
+    fn fault(&mut self, what: impl Into<String>, remedy: &'static str) {
+        self.faults.push(Fault { what: what.into(), remedy });
+    }
+
+    fn log(&mut self, path: &Path) -> Result<Option<LogReport>, StorageError> {
+        if !path.exists() {
+            self.seen.push("log: none".to_owned());
+            return Ok(None);
+        }
+        match fault_of(inspect_log(path))? {
+            Err(what) => {
+                self.fault(what, REJOIN);
+                Ok(None)
+            }
+            Ok(log) => {
+                let purged = log
+                    .purged
+                    .map_or_else(String::new, |purged| format!(", cut behind {}", shown(Some(purged))));
+                let (count, last) = (log.count, shown(log.last));
+                self.seen
+                    .push(format!("log of node {}: {count} entries, the last one {last}{purged}", log.node));
+                for what in &log.faults {
+                    self.fault(format!("{}: {what}", path.display()), REJOIN);
+                }
+                Ok(Some(log))
+            }
+        }
+    }
+
+    fn state(&mut self, data_dir: &Path) -> Result<Option<StateReport>, StorageError> {
+        match fault_of(inspect_state(data_dir))? {
+            Err(what) => {
+                self.fault(what, REJOIN);
+                Ok(None)
+            }
+            Ok(None) => {
+                self.seen.push("state: none".to_owned());
+                Ok(None)
+            }
+            Ok(Some(state)) => {
+                self.seen.push(format!("state: applied up to {}", shown(state.applied)));
+                for what in &state.faults {
+                    self.fault(format!("{}: {what}", state.path.display()), REJOIN);
+                }
+                Ok(Some(state))
+            }
+        }
+    }
+
+    /// The last entry that the newest snapshot covers, if it is sound.
+    fn snapshot(&mut self, dir: &Path) -> Result<Option<LogId>, StorageError> {
+        let io = |source| StorageError::Io { path: dir.to_owned(), source };
+        let Some(path) = newest_in(dir).map_err(io)? else {
+            self.seen.push("snapshot: none".to_owned());
+            return Ok(None);
+        };
+        if !is_intact(&path).map_err(io)? {
+            self.fault(format!("{}: its bytes are not those of its digest", path.display()), REMOVE_SNAPSHOT);
+            return Ok(None);
+        }
+        match fault_of(inspect_snapshot(&path))? {
+            Err(what) => {
+                self.fault(what, REMOVE_SNAPSHOT);
+                Ok(None)
+            }
+            Ok(meta) => {
+                self.seen.push(format!("snapshot: covers {}", shown(meta.last_log_id)));
+                Ok(meta.last_log_id)
+            }
+        }
+    }
+
+    /// What the files say of each other.
+    fn compare(&mut self, log: &LogReport, state: Option<&StateReport>, snapshot: Option<LogId>) {
+        let end = log.last.max(log.purged);
+        if let Some(end) = end
+            && log.vote.is_none_or(|vote| vote.leader_id.term() < *end.leader_id)
+        {
+            self.fault(format!("the vote is behind the log, which ends with {}", shown(Some(end))), REJOIN);
+        }
+        let applied = state.and_then(|state| state.applied);
+        if log.committed > end {
+            self.fault(
+                format!("{} was committed, the log ends with {}", shown(log.committed), shown(end)),
+                REJOIN,
+            );
+        }
+        // A snapshot that was just installed may be ahead of a log that is not cut yet; nothing else may.
+        if applied > end && applied > snapshot {
+            self.fault(format!("{} was applied, the log ends with {}", shown(applied), shown(end)), REJOIN);
+        }
+        // A snapshot that has come and is not installed yet will be, at the next start.
+        let covered = applied.max(snapshot);
+        if log.purged > covered {
+            self.fault(
+                format!(
+                    "the log is cut behind {}, the state ends with {}",
+                    shown(log.purged),
+                    shown(covered)
+                ),
+                REJOIN,
+            );
+        }
+    }
+}
+
+fn shown(id: Option<LogId>) -> String {
+    id.map_or_else(|| "nothing".to_owned(), |id| format!("entry {} of term {}", id.index, *id.leader_id))
+}
+
+#[cfg(test)]
+mod tests;
