@@ -66,7 +66,7 @@ pub enum Command {
 host cannot run it; 64 the command line is wrong."
     )]
     Selftest(SelftestArgs),
-    /// Measure that links do what is asked of them, through either fabric (docs/drivers.md)
+    /// Measure that links do what is asked of them, through either fabric (docs/fabrics.md)
     #[command(
         after_help = "Exit codes: 0 every link did what was asked of it; 1 one did not; 2 it could not be measured; 3 this host has no \
 such fabric: what is missing; 64 the command line is wrong."
@@ -78,7 +78,7 @@ such fabric: what is missing; 64 the command line is wrong."
         after_help = "Exit codes: 0 done; 1 failed, with the reason; 64 the command line is wrong."
     )]
     Image(ImageCommand),
-    /// Run any of these commands in a virtual machine that is a complete host (docs/rig.md)
+    /// Run one of these commands in a virtual machine that is a complete host (docs/rig.md)
     Rig(RigArgs),
     /// Find out, by doing it, what this host can do, and what gets the rest
     #[command(
@@ -139,7 +139,7 @@ pub struct MachineArgs {
     /// Boot this image (a folder of `lab image build`) instead of the one that the lab builds
     #[arg(long, value_name = "DIR")]
     pub image: Option<PathBuf>,
-    /// Go so many times slower than planned [default: measured, with virtual machines]
+    /// Go so many times slower than planned [default: measured, with virtual machines and in a rig]
     #[arg(long, value_name = "N")]
     pub slowdown: Option<Pace>,
 }
@@ -258,7 +258,8 @@ pub struct ImageBuildArgs {
 /// A host in a box.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The options of the rig come before the command. `lab rig shell` is a shell in the guest.\n\
+    after_help = "The options of the rig come before the command. `lab rig shell` is a shell in the guest, and \
+`lab rig shell < SCRIPT` runs a script in it.\n\
 Exit codes: that of the command; besides, 2 the guest ended under it, or it was stopped; 3 this host cannot run a guest; 64 the \
 command line is wrong."
 )]
@@ -278,6 +279,9 @@ pub struct RigArgs {
     /// Emulate the guest's processors even where KVM could run them
     #[arg(long)]
     pub emulate: bool,
+    /// Take this file or folder along, besides what the command names; once for each
+    #[arg(long = "with", value_name = "PATH")]
+    pub with: Vec<PathBuf>,
     /// A command of the lab with its arguments, or shell
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "COMMAND")]
     pub words: Vec<OsString>,

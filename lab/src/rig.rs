@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access};
 
 use self::bundle::{Bundle, BundleError};
 use self::errand::{Errand, ErrandError, Machines};
@@ -69,6 +70,14 @@ pub enum RigError {
     #[error("cannot read {}", .path.display())]
     Named {
         /// What.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Where what the command makes would go.
+    #[error("cannot write {}, where what the command makes would go: name another folder with --out", .path.display())]
+    NoPlace {
+        /// Where.
         path: PathBuf,
         /// Why.
         source: io::Error,
@@ -198,7 +207,7 @@ pub fn dispatch() -> Option<ExitCode> {
 /// [`RigError`].
 pub fn run(args: &RigArgs) -> Result<u8, RigError> {
     let folder = std::env::current_dir().map_err(|source| RigError::Here("the working folder", source))?;
-    let errand = match Errand::of(&args.words, &folder) {
+    let mut errand = match Errand::of(&args.words, &folder) {
         // --help is no error. A closed terminal cannot be told anything.
         Err(ErrandError::Words(error)) if !error.use_stderr() => {
             let _ = error.print();
@@ -206,7 +215,9 @@ pub fn run(args: &RigArgs) -> Result<u8, RigError> {
         }
         errand => errand?,
     };
-    check_named(&errand)?;
+    errand.files.extend(args.with.iter().map(|path| folder.join(path)));
+    check_named(&errand, args.kernel.as_deref())?;
+    check_out(&errand)?;
     let mut tell = |text: &str| say(text);
     let mut workshop = Workshop::of_user(&mut tell)?;
     let began = Instant::now();
@@ -240,6 +251,7 @@ pub fn run(args: &RigArgs) -> Result<u8, RigError> {
     // Until here Ctrl-C ends everything. From here on no thread may be without the mask; QEMU's process takes it off again.
     let blocked = host::signals().thread_block();
     blocked.map_err(|errno| RigError::Signals(errno.into()))?;
+    say(&format!("rig: a guest boots, {how}"));
     let started = vmm::start(&program, &files.logs.complaints)?;
     let ended = host::serve(started, order, &mut out, &files.logs, UP_MAX, &mut |release| {
         files.forget();
@@ -337,13 +349,22 @@ fn check_room(folder: &Path) -> Result<(), RigError> {
     Err(RigError::NoSpace { folder: folder.to_owned(), free_mib: free >> 20 })
 }
 
+/// Whether what is made can be put where it belongs: a guest's work would be lost otherwise.
+fn check_out(errand: &Errand) -> Result<(), RigError> {
+    errand.out.iter().try_for_each(|path| {
+        let there = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+        let writable = access(there, AccessFlags::W_OK | AccessFlags::X_OK);
+        writable.map_err(|errno| RigError::NoPlace { path: path.clone(), source: errno.into() })
+    })
+}
+
 /// Whether the command names what is there, before anything is made.
-fn check_named(errand: &Errand) -> Result<(), RigError> {
+fn check_named(errand: &Errand, kernel: Option<&Path>) -> Result<(), RigError> {
     if let Some(file) = &errand.scenario {
         Scenario::load(file)?;
     }
-    errand.named().try_for_each(|path| {
-        fs::metadata(path).map(drop).map_err(|source| RigError::Named { path: path.clone(), source })
+    errand.named().map(PathBuf::as_path).chain(kernel).try_for_each(|path| {
+        fs::metadata(path).map(drop).map_err(|source| RigError::Named { path: path.to_owned(), source })
     })
 }
 

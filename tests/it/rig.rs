@@ -212,10 +212,13 @@ fn what_is_wrong_is_told_before_a_guest_is_started() {
     check(&["doctor"], Some(nowhere), 3, "run `apt-get install qemu-system-x86`");
     check(&["run"], None, 64, "<FILE>");
     check(&["status"], None, 64, "no lab is up in a guest that has just started");
-    check(&["up", "a.yaml", "--detach"], None, 64, "leave --detach out");
+    check(&["up", "a.yaml"], None, 64, "`lab rig --with a.yaml shell`");
+    check(&["doctor", "--cpus", "2"], None, 64, "comes before the command: lab rig --cpus");
+    check(&["shell", "now"], None, 64, "the shell takes no arguments");
+    check(&["--with", "nowhere", "shell"], None, 64, "cannot read");
     check(&["rig", "doctor"], None, 64, "a rig in a rig is not supported");
     check(&["--cpus", "0", "doctor"], None, 64, "--cpus");
     if host::qemu().is_some() {
-        check(&["--kernel", "nowhere", "doctor"], None, 3, "cannot read the kernel");
+        check(&["--kernel", "nowhere", "doctor"], None, 64, "cannot read");
     }
 }

@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{Args, Parser};
 
-use crate::cli::{Cli, Command, DriverArg, ImageCommand, MachineArgs, RUNS};
+use crate::cli::{Cli, Command, DriverArg, ImageCommand, MachineArgs, RUNS, RigArgs};
 
 /// The word for a shell instead of a command of the lab.
 pub(super) const SHELL: &str = "shell";
@@ -50,14 +51,22 @@ pub enum ErrandError {
     /// Not what was typed, or a wish for help.
     #[error("{0}")]
     Words(clap::Error),
-    /// It would end with the guest.
+    /// An option of the rig that the command does not have.
+    #[error("`{0}` is an option of the rig, and comes before the command: lab rig {0} … COMMAND")]
+    OptionBehind(String),
+    /// A shell takes a script only on its input.
+    #[error("the shell takes no arguments: `lab rig shell`, or `lab rig shell < SCRIPT`")]
+    ShellWords,
+    /// It could not be worked on.
     #[error(
-        "lab up --detach is of no use in a rig: what is in the background ends with the guest; leave --detach out"
+        "what is up in a guest cannot be worked on from here: `lab rig --with {0} shell`, and there `lab up {0} &` and the \
+         commands to it"
     )]
-    Detached,
+    Up(String),
     /// There is nobody to talk to.
     #[error(
-        "no lab is up in a guest that has just started: `lab rig shell` has `lab up … &` and the commands to it in one place"
+        "no lab is up in a guest that has just started: `lab rig --with FILE shell` has `lab up FILE &` and the commands to it \
+         in one place"
     )]
     NothingUp,
     /// It needs what is here.
@@ -80,8 +89,11 @@ impl Errand {
             errand.out.push(folder.to_owned());
             return Ok(errand);
         }
+        if words.first().is_some_and(|first| first == SHELL) {
+            return Err(ErrandError::ShellWords);
+        }
         let typed = std::iter::once("lab rig".into()).chain(words.iter().cloned());
-        let cli = Cli::try_parse_from(typed).map_err(ErrandError::Words)?;
+        let cli = Cli::try_parse_from(typed).map_err(|error| not_understood(error, words))?;
         let mut errand = Self::of_command(&cli.command)?;
         let single = errand.scenario.iter_mut().chain(&mut errand.image);
         for path in errand.files.iter_mut().chain(&mut errand.programs).chain(single) {
@@ -99,8 +111,7 @@ impl Errand {
     fn of_command(command: &Command) -> Result<Self, ErrandError> {
         Ok(match command {
             Command::Run(args) => Self::of_scenario(&args.file, &args.machines, args.out.as_ref()),
-            Command::Up(args) if args.detach => return Err(ErrandError::Detached),
-            Command::Up(args) => Self::of_scenario(&args.file, &args.machines, args.out.as_ref()),
+            Command::Up(args) => return Err(ErrandError::Up(args.file.display().to_string())),
             Command::Control(_) => return Err(ErrandError::NothingUp),
             Command::Verify(args) => {
                 let mut errand = Self::bare(Machines::None);
@@ -161,6 +172,22 @@ impl Errand {
     }
 }
 
+/// What was typed wrong: most of all an option of the rig where the command's are.
+fn not_understood(error: clap::Error, words: &[OsString]) -> ErrandError {
+    let rig = RigArgs::augment_args(clap::Command::new("rig"));
+    let is_option = |word: &&str| {
+        rig.get_arguments().filter_map(clap::Arg::get_long).any(|long| word.strip_prefix("--") == Some(long))
+    };
+    let words =
+        words.iter().filter_map(|word| word.to_str()).map(|word| word.split('=').next().unwrap_or(word));
+    match words.into_iter().find(is_option) {
+        Some(option) if error.kind() == ErrorKind::UnknownArgument => {
+            ErrandError::OptionBehind(option.to_owned())
+        }
+        _ => ErrandError::Words(error),
+    }
+}
+
 /// Where runs go.
 fn out_or_runs(out: Option<&PathBuf>) -> PathBuf {
     out.cloned().unwrap_or_else(|| RUNS.into())
@@ -200,7 +227,7 @@ mod tests {
         check("run a.yaml --driver process", Machines::None, &["/w/a.yaml"], &["/w/runs"], false);
         check("run /s/a.yaml --out b", Machines::Perhaps, &["/s/a.yaml"], &["/w/b"], false);
         check(
-            "up a.yaml --driver qemu --image i",
+            "run a.yaml --driver qemu --image i",
             Machines::Wanted,
             &["/w/a.yaml", "/w/i"],
             &["/w/runs"],
@@ -219,11 +246,16 @@ mod tests {
     #[test]
     fn command_that_makes_no_sense_in_a_guest_is_refused_with_what_does() {
         let refused = |line: &str| of(line).unwrap_err().to_string();
-        assert!(refused("up a.yaml --detach").ends_with("leave --detach out"));
+        let up = "what is up in a guest cannot be worked on from here: `lab rig --with a.yaml shell`, and there `lab up a.yaml &` \
+                  and the commands to it";
+        assert_eq!(refused("up a.yaml --detach"), up);
+        let behind =
+            "`--cpus` is an option of the rig, and comes before the command: lab rig --cpus … COMMAND";
+        assert_eq!(refused("run a.yaml --cpus=2"), behind);
         assert!(refused("status").starts_with("no lab is up in a guest that has just started"));
         assert!(refused("image build").ends_with("leave `rig` out"));
         assert!(refused("rig doctor").starts_with("a rig in a rig"));
         assert!(refused("run").contains("<FILE>"), "{}", refused("run"));
-        assert!(refused("shell now").contains("unrecognized subcommand"));
+        assert!(refused("shell now").starts_with("the shell takes no arguments"));
     }
 }

@@ -245,7 +245,7 @@ fn environment(
 
 /// The rig's own words, as a shell takes them.
 fn words_again(args: &RigArgs) -> String {
-    let RigArgs { kernel, cloud_hypervisor, cpus, memory_mib, emulate, words: _ } = args;
+    let RigArgs { kernel, cloud_hypervisor, cpus, memory_mib, emulate, with, words: _ } = args;
     let path = |name: &str, path: &Option<PathBuf>| {
         path.as_ref().map(|path| format!("--{name} {}", quoted(path.as_os_str())))
     };
@@ -257,7 +257,9 @@ fn words_again(args: &RigArgs) -> String {
         memory,
         emulate.then(|| "--emulate".to_owned()),
     ];
-    std::iter::once("rig".to_owned()).chain(options.into_iter().flatten()).collect::<Vec<_>>().join(" ")
+    let with = with.iter().map(|path| format!("--with {}", quoted(path.as_os_str())));
+    let words = std::iter::once("rig".to_owned()).chain(options.into_iter().flatten()).chain(with);
+    words.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -273,6 +275,7 @@ mod tests {
             cpus: Some(2),
             memory_mib: MEMORY_MIB_DEFAULT,
             emulate: true,
+            with: vec![],
             words: vec![],
         }
     }
@@ -282,6 +285,8 @@ mod tests {
         assert_eq!(words_again(&args()), "rig --kernel 'a b.deb' --cpus 2 --emulate");
         let plain = RigArgs { kernel: None, cpus: None, emulate: false, memory_mib: 2048, ..args() };
         assert_eq!(words_again(&plain), "rig --memory-mib 2048");
+        let with = RigArgs { with: vec!["a".into(), "b c".into()], memory_mib: MEMORY_MIB_DEFAULT, ..plain };
+        assert_eq!(words_again(&with), "rig --with a --with 'b c'");
     }
 
     #[test]

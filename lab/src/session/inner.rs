@@ -252,9 +252,12 @@ fn on_the_wall(time: Duration) -> String {
     }
 }
 
-/// The command that replays the run at the same pace.
+/// The command that replays the run at the same pace, be it asked for or measured.
 fn replay(order: &Order, slowdown: Option<Pace>) -> String {
-    slowdown.map_or_else(|| order.replay.clone(), |pace| format!("{} --slowdown {pace}", order.replay))
+    match slowdown {
+        Some(pace) if !order.replay.contains(" --slowdown ") => format!("{} --slowdown {pace}", order.replay),
+        _ => order.replay.clone(),
+    }
 }
 
 impl EventSink for Wire {

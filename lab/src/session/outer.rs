@@ -273,6 +273,7 @@ fn replay(args: &RunArgs, seed: u64, driver: &Driver) -> String {
     words.extend(node_bin.iter().map(|path| format!("--node-bin {}", quoted(path.as_os_str()))));
     let sabotage = args.sabotage.and_then(|sabotage| sabotage.to_possible_value());
     words.extend(sabotage.map(|value| format!("--sabotage {}", value.get_name())));
+    words.extend(args.machines.slowdown.map(|pace| format!("--slowdown {pace}")));
     words.join(" ")
 }
 

@@ -32,25 +32,25 @@ impl Part {
     pub fn remedy(self) -> &'static str {
         match self {
             Self::Bridge => {
-                "load it (`sudo modprobe bridge`), boot a kernel that has it, or take --fabric switch"
+                "load it (`sudo modprobe bridge`), run the command in `lab rig`, or take --fabric switch"
             }
             Self::Veth => {
-                "load it (`sudo modprobe veth`), boot a kernel that has it, or take --fabric switch"
+                "load it (`sudo modprobe veth`), run the command in `lab rig`, or take --fabric switch"
             }
             Self::Htb => {
-                "load it (`sudo modprobe sch_htb`), boot a kernel that has it, or take --fabric switch"
+                "load it (`sudo modprobe sch_htb`), run the command in `lab rig`, or take --fabric switch"
             }
             Self::Netem => {
-                "links cannot be slow or lossy without it: load it (`sudo modprobe sch_netem`), boot a kernel that has it, \
+                "links cannot be slow or lossy without it: load it (`sudo modprobe sch_netem`), run the command in `lab rig`, \
                  or take --fabric switch"
             }
             Self::Nft => "get it (`sudo apt-get install nftables`), or take --fabric switch",
             Self::Copies => {
-                "`duplicate` cannot be had without it: load it (`sudo modprobe nft_dup_netdev`), boot a kernel that has it, or \
+                "`duplicate` cannot be had without it: load it (`sudo modprobe nft_dup_netdev`), run the command in `lab rig`, or \
                  take --fabric switch"
             }
             Self::BridgeRules => {
-                "load it (`sudo modprobe nf_tables`), boot a kernel that has it, or take --fabric switch"
+                "load it (`sudo modprobe nf_tables`), run the command in `lab rig`, or take --fabric switch"
             }
         }
     }

@@ -318,7 +318,7 @@ fn what_a_host_lacks_is_told_with_what_to_do() {
     assert_eq!(
         lacks(Part::Netem),
         "this host has no netem (CONFIG_NET_SCH_NETEM); links cannot be slow or lossy without it: load it (`sudo modprobe \
-         sch_netem`), boot a kernel that has it, or take --fabric switch"
+         sch_netem`), run the command in `lab rig`, or take --fabric switch"
     );
     assert_eq!(
         lacks(Part::Nft),

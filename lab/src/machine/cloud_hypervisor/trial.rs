@@ -17,11 +17,20 @@ use crate::program::{Program, ProgramError, ProgramLog, tail};
 const INSTALL: &str = "take a release of its project (and compare its SHA-256 with the one published beside it), build it from \
                        source, or let Nix have it (`nix develop`)";
 
+/// What to do where it is missing. A rig is given it from outside.
+fn instead() -> &'static str {
+    if crate::rig::is_inside() {
+        "give it to the guest, `lab rig --cloud-hypervisor PROGRAM …`"
+    } else {
+        INSTALL
+    }
+}
+
 /// Why it is of no use here.
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
     /// There is none.
-    #[error("{CLOUD_HYPERVISOR} is not on the search path: {INSTALL}")]
+    #[error("{CLOUD_HYPERVISOR} is not on the search path: {}", instead())]
     Missing,
     /// It does not run, or does not say what it is.
     #[error("{} does not name its version", .path.display())]
