@@ -168,7 +168,7 @@ pub struct ScanRequest {
     pub range: KeyRange,
     /// Only keys after this one: where an earlier page ended.
     pub after: Option<Key>,
-    /// Entries of the page, 1 to [`SCAN_LIMIT_MAX`].
+    /// Entries of the page, 1 to [`SCAN_LIMIT_MAX`](crate::limits::SCAN_LIMIT_MAX).
     pub limit: u32,
     /// What is wanted of them.
     pub detail: ScanDetail,
