@@ -23,6 +23,8 @@ pub const TRANSACTION_OPERATIONS_MAX: u32 = 128;
 pub const ANSWER_BYTES_MAX: u32 = 4 * 1024 * 1024;
 /// Longest name of a vault, in bytes: it stands in paths and in every command.
 pub const VAULT_NAME_BYTES_MAX: u32 = 64;
+/// Bytes that a record costs in an answer besides its key and value: revisions, version, names in JSON.
+pub const RECORD_BYTES: u64 = 96;
 /// Vaults of a cluster: their list is one answer.
 pub const VAULTS_MAX: u32 = 1_000;
 
@@ -67,6 +69,8 @@ pub const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Rows of removed vaults that one transaction of the state machine deletes: a large vault takes no write's time.
 pub const SWEPT_ROWS_MAX: u32 = 1_000;
+/// Bytes of their values after which it stops before: a large value has many pages.
+pub const SWEPT_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Entries that one transaction of the state machine applies.
 pub const APPLY_BATCH_MAX: u32 = 1_024;
 /// How often the state machine's journal is emptied into its database while it is written: pages that are written again
@@ -77,6 +81,8 @@ pub const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// How often a node looks whether its log has grown enough for a snapshot.
 pub const COMPACTION_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a node says that its log cannot be shortened.
+pub const COMPACTION_WARNING_INTERVAL: Duration = Duration::from_mins(10);
 /// Entries after which a snapshot is made, unless the settings say otherwise.
 pub const SNAPSHOT_ENTRIES_DEFAULT: u64 = 1_000_000;
 /// Bytes of log after which a snapshot is made, unless the settings say otherwise.
@@ -154,7 +160,7 @@ const _: () = {
     assert!(SNAPSHOT_ALIVE_INTERVAL.as_secs() * 3 < SNAPSHOT_STEP_TIMEOUT.as_secs());
     assert!(SCAN_LIMIT_DEFAULT <= SCAN_LIMIT_MAX);
     // A page always has room for one entry.
-    assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX <= SCAN_BYTES_MAX);
+    assert!((KEY_BYTES_MAX + VALUE_BYTES_MAX) as u64 + RECORD_BYTES <= SCAN_BYTES_MAX as u64);
     // Four lost keep-alives in a row are no accident.
     assert!(4 * PEER_KEEP_ALIVE.as_millis() < PEER_IDLE_TIMEOUT.as_millis());
     // A refusal, which leaves nothing open, comes before a time-out, which does.

@@ -12,7 +12,7 @@ mod status;
 
 use std::collections::HashSet;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -20,6 +20,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{Fatal, InitializeError, RaftError};
 use openraft::{Raft, ServerState};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use self::operations::bounded;
 pub use self::settings::{RaftTiming, SnapshotPolicy, TimingError};
@@ -30,7 +31,7 @@ use crate::network::snapshot::{InstallSnapshot, SnapshotStart};
 use crate::network::{PeerNetworkFactory, RaftService, Transport};
 use crate::storage::log::RedbLogStore;
 use crate::storage::snapshot::{SnapshotFile, SnapshotStore};
-use crate::storage::sqlite::{Bases, ReadPool, SqliteStateMachine};
+use crate::storage::sqlite::{Bases, ReadPool, SqliteStateMachine, check_snapshot};
 use crate::types::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, LogId, Metrics, Snapshot, SnapshotResponse,
     TransferLeaderRequest, TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
@@ -78,6 +79,8 @@ struct Inner {
     admission: Arc<Admission>,
     /// One permit per client operation under way.
     permits: Semaphore,
+    /// Changes of the members: they go on when nobody waits for them any more. They end when Raft does.
+    changes: Mutex<JoinSet<()>>,
 }
 
 impl Debug for RaftNode {
@@ -123,6 +126,7 @@ impl RaftNode {
             snapshot_policy: parts.snapshots,
             admission: parts.admission,
             permits: Semaphore::new(OPERATIONS_IN_FLIGHT_MAX as usize),
+            changes: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -220,6 +224,10 @@ impl RaftService for RaftNode {
                 "it has {bytes} bytes, at most {bytes_max} are allowed: raise snapshot_mib_max"
             ));
         }
+        let is_offered = |current: &SnapshotFile| *current.meta() == meta && current.seal() == seal;
+        if let Some(current) = self.inner.snapshots.current().filter(is_offered) {
+            return Ok(SnapshotStart::Here(current));
+        }
         let received = self.inner.snapshots.receive(meta, seal, self.inner.bases.get());
         received.map(|incoming| SnapshotStart::Receive(Box::new(incoming))).map_err(|error| error.to_string())
     }
@@ -230,6 +238,10 @@ impl RaftService for RaftNode {
         snapshot: SnapshotFile,
     ) -> BoxFuture<'_, Result<SnapshotResponse, String>> {
         async move {
+            // openraft stops at what cannot be installed, so it is not given that.
+            let (path, meta) = (self.inner.snapshots.path(&snapshot), snapshot.meta().clone());
+            let checked = tokio::task::spawn_blocking(move || check_snapshot(&path, &meta)).await;
+            checked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
             let snapshot = Snapshot { meta: snapshot.meta().clone(), snapshot };
             let installed = self.inner.raft.install_full_snapshot(vote, snapshot).await;
             installed.map_err(|error| error.to_string())

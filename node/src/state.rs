@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 
 use self::draft::Draft;
 use crate::api::check_command;
-use crate::limits::{ANSWER_BYTES_MAX, VAULTS_MAX};
+use crate::limits::{ANSWER_BYTES_MAX, RECORD_BYTES, VAULTS_MAX};
 use crate::plant::Plant;
 use crate::types::{
     Command, Compare, Key, KeyRange, Operand, Operation, OperationResult, Outcome, Record, Relation,
@@ -108,16 +108,19 @@ pub fn apply<S: Store>(store: &mut S, revision: Revision, command: &Command) -> 
     }
     match command {
         Command::InVault { vault, command } => {
-            let space = match store.vault(vault)? {
-                Some(space) => space,
-                None if !writes(command) => Space(revision.0),
-                None if store.vault_count()? >= VAULTS_MAX => return Ok(Outcome::TooManyVaults),
-                None => {
-                    store.create_vault(vault, Space(revision.0))?;
-                    Space(revision.0)
-                }
-            };
-            apply_in(&mut store.records(space), revision, command)
+            if let Some(space) = store.vault(vault)? {
+                return apply_in(&mut store.records(space), revision, command);
+            }
+            if writes(command) && store.vault_count()? >= VAULTS_MAX {
+                return Ok(Outcome::TooManyVaults);
+            }
+            // The vault is made by what is left in it.
+            let space = Space(revision.0);
+            let outcome = apply_in(&mut store.records(space), revision, command)?;
+            if !store.records(space).range(&KeyRange::default(), 1, 0)?.is_empty() {
+                store.create_vault(vault, space)?;
+            }
+            Ok(outcome)
         }
         Command::CreateVault { vault } => match store.vault(vault)? {
             Some(_) => Ok(Outcome::VaultReady { is_new: false }),
@@ -238,15 +241,17 @@ fn operate<R: Records>(
     })
 }
 
-/// Bytes of a key and its value.
+/// Bytes of a key and its record in an answer.
 pub fn entry_bytes(key: &Key, record: &Record) -> u64 {
-    (key.0.len() + record.value.0.len()) as u64
+    (key.0.len() + record.value.0.len()) as u64 + RECORD_BYTES
 }
 
 fn answer_bytes(result: &OperationResult) -> u64 {
     match result {
         OperationResult::Written | OperationResult::Deleted { .. } => 0,
-        OperationResult::Got(record) => record.as_ref().map_or(0, |record| record.value.0.len() as u64),
+        OperationResult::Got(record) => {
+            record.as_ref().map_or(0, |record| record.value.0.len() as u64 + RECORD_BYTES)
+        }
         OperationResult::Found { entries, .. } => {
             entries.iter().map(|(key, record)| entry_bytes(key, record)).sum()
         }

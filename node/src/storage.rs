@@ -1,6 +1,7 @@
 //! What a node keeps on disk: the Raft log in redb, the state machine in SQLite.
 //!
-//! A data directory holds `identity.key`, `log.redb`, `state.sqlite` and SQLite's `-wal` and `-shm` beside it.
+//! A data directory holds `identity.key`, `log.redb`, `state.sqlite` (after a snapshot was installed `state-N.sqlite`) with
+//! SQLite's `-wal` and `-shm` beside it, and `snapshots/`.
 
 mod entry;
 pub mod log;

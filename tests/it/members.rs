@@ -28,7 +28,8 @@ fn members(status: &Value) -> (Vec<u64>, Vec<u64>) {
 fn change(nodes: &Nodes, id: u64, path: &str, body: &Value) -> Value {
     nodes.comes(path, || {
         let (status, answer) = post(nodes.http(id), path, body).unwrap();
-        if answer["error"]["code"] == "change_in_progress" {
+        // Another one is under way, or this one goes on.
+        if ["change_in_progress", "timeout"].iter().any(|code| answer["error"]["code"] == *code) {
             return None;
         }
         assert_eq!(status, 200, "{path} {body}: {answer}");

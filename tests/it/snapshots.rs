@@ -67,7 +67,7 @@ fn follower_that_missed_what_was_purged_gets_a_snapshot_while_writes_go_on() {
     let written = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             let mut written = 0;
-            while !is_over.load(Ordering::Relaxed) {
+            while written == 0 || !is_over.load(Ordering::Relaxed) {
                 let body = set(&format!("later {written}"), "v");
                 if post(nodes.http(1), "/kv/write", &body).is_ok_and(|(status, _)| status == 200) {
                     written += 1;

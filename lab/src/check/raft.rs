@@ -274,6 +274,7 @@ impl<'a> Judge<'a> {
                 ("terms".to_owned(), self.leaders.len() as u64),
                 ("restarts".to_owned(), self.restarts_count),
                 ("states_compared".to_owned(), states_compared),
+                ("contents_compared".to_owned(), self.contents.compared().count() as u64),
                 ("log_entries_compared".to_owned(), entries_compared),
             ]
             .into(),

@@ -100,7 +100,9 @@ async fn round(
         read_keys(stage, *node, CLIENT.to_owned(), share, None)
     });
     readings.extend(try_join_all(shares).await?.concat());
-    let after = *common_log(stage, members).await?.end();
+    // Some of it may have been purged meanwhile.
+    let held = common_log(stage, members).await?;
+    let after = *held.end();
     if after != index {
         return Err(NotSettled::Grew { before: index, after });
     }

@@ -12,8 +12,9 @@ use crate::types::raft_types::{
     VoteRequest, VoteResponse,
 };
 
-/// Names the protocol and its version to iroh.
-pub const ALPN: &[u8] = b"aspen/raft/1";
+/// Names the protocol and its version to iroh. The version goes up when anything that travels reads otherwise: a variant that is
+/// not the last one of its enum, a field more.
+pub const ALPN: &[u8] = b"aspen/raft/2";
 
 /// Raft's AppendEntries.
 #[derive(Debug, Serialize, Deserialize)]

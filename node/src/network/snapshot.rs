@@ -54,6 +54,8 @@ pub enum SnapshotAnswer {
 pub enum SnapshotStart {
     /// It takes it.
     Receive(Box<Incoming>),
+    /// It has it, from a transfer that broke off at its end.
+    Here(SnapshotFile),
     /// It knows of a higher vote.
     Stale(SnapshotResponse),
 }
@@ -143,6 +145,7 @@ pub async fn receive(
     let vote = request.vote;
     let last = match service.begin_snapshot(request) {
         Ok(SnapshotStart::Stale(response)) => SnapshotAnswer::Done(response),
+        Ok(SnapshotStart::Here(snapshot)) => install(service, vote, snapshot, &answers).await,
         Ok(SnapshotStart::Receive(incoming)) => match take(incoming, &mut parts, &answers).await {
             Ok(snapshot) => install(service, vote, snapshot, &answers).await,
             Err(error) => SnapshotAnswer::Refused(text(&error)),
@@ -190,24 +193,31 @@ async fn take(
         }
     }
     let received = incoming.received_bytes();
-    let snapshot = blocking(move || incoming.finish()).await?;
+    let snapshot = while_alive(blocking(move || incoming.finish()), answers).await?;
     tracing::info!(bytes = snapshot.seal().bytes, received, "a snapshot is here");
     Ok(snapshot)
 }
 
-/// Has a snapshot installed, and says all along that it is not forgotten.
+/// Has a snapshot installed.
 async fn install(
     service: &dyn RaftService,
     vote: Vote,
     snapshot: SnapshotFile,
     answers: &mpsc::Sender<SnapshotAnswer>,
 ) -> SnapshotAnswer {
-    let mut installed = service.install_snapshot(vote, snapshot);
+    match while_alive(service.install_snapshot(vote, snapshot), answers).await {
+        Ok(response) => SnapshotAnswer::Done(response),
+        Err(reason) => SnapshotAnswer::Refused(reason),
+    }
+}
+
+/// Waits for something that takes long, and tells the sender all along that it is under way.
+async fn while_alive<T>(work: impl Future<Output = T>, answers: &mpsc::Sender<SnapshotAnswer>) -> T {
+    let mut work = std::pin::pin!(work);
     loop {
-        match timeout(SNAPSHOT_ALIVE_INTERVAL, &mut installed).await {
-            Ok(Ok(response)) => return SnapshotAnswer::Done(response),
-            Ok(Err(reason)) => return SnapshotAnswer::Refused(reason),
-            // Whether the sender still listens does not matter: it is installed in any case.
+        match timeout(SNAPSHOT_ALIVE_INTERVAL, &mut work).await {
+            Ok(done) => return done,
+            // Whether the sender still listens does not matter: it is done in any case.
             Err(_) => drop(answers.send(SnapshotAnswer::Alive).await),
         }
     }

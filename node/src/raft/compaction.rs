@@ -3,10 +3,11 @@
 //! spare a slow follower a snapshot.
 
 use openraft::async_runtime::WatchReceiver;
+use tokio::time::Instant;
 
 use super::{RaftNode, SnapshotPolicy};
 use crate::api::ApiError;
-use crate::limits::COMPACTION_INTERVAL;
+use crate::limits::{COMPACTION_INTERVAL, COMPACTION_WARNING_INTERVAL};
 use crate::types::raft_types::{LogId, Metrics};
 
 /// How much there is to compact.
@@ -33,6 +34,7 @@ impl RaftNode {
     pub async fn compact(&self) {
         let mut log_bytes_then = 0;
         let mut snapshot_then = self.metrics().snapshot;
+        let mut warned: Option<Instant> = None;
         loop {
             tokio::time::sleep(COMPACTION_INTERVAL).await;
             let metrics = self.metrics();
@@ -42,19 +44,22 @@ impl RaftNode {
                 log_bytes_then = appended;
             }
             let growth = Growth {
-                entries: entries_up_to(metrics.last_applied) - entries_up_to(metrics.snapshot),
+                // A snapshot may be told of before the entries are that it covers.
+                entries: entries_up_to(metrics.last_applied).saturating_sub(entries_up_to(metrics.snapshot)),
                 log_bytes: appended - log_bytes_then,
                 snapshot_bytes: self.inner.snapshots.current().map_or(0, |current| current.seal().bytes),
             };
-            let result = if growth.entries > 0 && self.inner.snapshot_policy.is_due(growth) {
-                self.start_snapshot().await
-            } else {
-                self.purge(&metrics).await
-            };
-            match result {
-                Ok(()) => {}
-                Err(ApiError::Stopping { .. }) => return,
-                Err(error) => tracing::warn!(%error, "the log cannot be shortened"),
+            let mut result = self.purge(&metrics).await;
+            if result.is_ok() && growth.entries > 0 && self.inner.snapshot_policy.is_due(growth) {
+                result = self.start_snapshot().await;
+            }
+            let Err(error) = result else { continue };
+            if matches!(error, ApiError::Stopping { .. }) {
+                return;
+            }
+            if warned.is_none_or(|at| at.elapsed() >= COMPACTION_WARNING_INTERVAL) {
+                warned = Some(Instant::now());
+                tracing::warn!(%error, "the log cannot be shortened");
             }
         }
     }
@@ -80,17 +85,15 @@ impl RaftNode {
         self.inner.raft.trigger().purge_log(until - 1).await.map_err(|fatal| Self::stopping(&fatal))
     }
 
-    /// Returns once a snapshot covers `index`.
-    pub(super) async fn await_snapshot(&self, index: u64) -> Result<LogId, ApiError> {
+    /// Returns once there is another snapshot than this one.
+    pub(super) async fn await_snapshot_after(&self, seen: Option<LogId>) -> Result<(), ApiError> {
         let mut metrics = self.inner.raft.metrics();
-        loop {
-            if let Some(last) = metrics.borrow_watched().snapshot.filter(|last| last.index >= index) {
-                return Ok(last);
-            }
+        while metrics.borrow_watched().snapshot == seen {
             if metrics.changed().await.is_err() {
                 return Err(ApiError::Stopping { reason: "raft stopped".to_owned() });
             }
         }
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use tokio::sync::oneshot;
 
 use super::RaftNode;
 use super::operations::not_leader;
@@ -15,6 +16,25 @@ use crate::types::raft_types::Membership;
 use crate::types::{NodeId, NodeInfo, TypeConfig};
 
 impl RaftNode {
+    /// Makes a change of the members that goes on when nobody waits for it any more: one that ended between its two steps would
+    /// leave the cluster with two majorities to ask.
+    pub(super) async fn change<F>(&self, change: impl FnOnce(Self) -> F) -> Result<(), ApiError>
+    where
+        F: Future<Output = Result<(), ApiError>> + Send + 'static,
+    {
+        let (done, outcome) = oneshot::channel();
+        let work = change(self.clone());
+        {
+            let mut changes = self.inner.changes.lock().expect("nothing panics while it holds this lock");
+            while changes.try_join_next().is_some() {}
+            changes.spawn(async move {
+                // Whoever has asked may be gone.
+                let _ = done.send(work.await);
+            });
+        }
+        outcome.await.unwrap_or_else(|_| Err(ApiError::Stopping { reason: "raft stopped".to_owned() }))
+    }
+
     pub(super) async fn make_learner(&self, id: NodeId, info: NodeInfo) -> Result<(), ApiError> {
         let membership = self.membership()?;
         if let Some(present) = membership.get_node(&id) {
@@ -50,7 +70,7 @@ impl RaftNode {
 
     /// Makes one more member vote.
     pub(super) async fn make_voter(&self, id: NodeId) -> Result<(), ApiError> {
-        let mut voters: BTreeSet<NodeId> = self.membership()?.voter_ids().collect();
+        let mut voters = future_voters(&self.membership()?);
         voters.insert(id);
         self.make_voters(voters, true).await
     }
@@ -58,7 +78,7 @@ impl RaftNode {
     /// Takes a member away, be it a voter or a learner.
     pub(super) async fn remove(&self, id: NodeId) -> Result<(), ApiError> {
         let membership = self.membership()?;
-        let mut voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+        let mut voters = future_voters(&membership);
         if voters.remove(&id) {
             self.make_voters(voters, false).await
         } else if membership.get_node(&id).is_some() {
@@ -99,6 +119,11 @@ impl RaftNode {
         }
         Ok(self.metrics().membership_config.membership().clone())
     }
+}
+
+/// Who votes once the change that is under way is done.
+fn future_voters(membership: &Membership) -> BTreeSet<NodeId> {
+    membership.get_joint_config().last().cloned().unwrap_or_default()
 }
 
 /// Sorts what a change can end in.

@@ -37,19 +37,23 @@ impl ClusterController for RaftNode {
     }
 
     fn add_learner(&self, id: NodeId, info: NodeInfo) -> Answer<'_, ()> {
-        bounded(TimeoutOutcome::GoesOn, self.make_learner(id, info)).boxed()
+        let change = self.change(move |node| async move { node.make_learner(id, info).await });
+        bounded(TimeoutOutcome::GoesOn, change).boxed()
     }
 
     fn change_membership(&self, voters: BTreeSet<NodeId>, retain: bool) -> Answer<'_, ()> {
-        bounded(TimeoutOutcome::GoesOn, self.make_voters(voters, retain)).boxed()
+        let change = self.change(move |node| async move { node.make_voters(voters, retain).await });
+        bounded(TimeoutOutcome::GoesOn, change).boxed()
     }
 
     fn promote_learner(&self, id: NodeId) -> Answer<'_, ()> {
-        bounded(TimeoutOutcome::GoesOn, self.make_voter(id)).boxed()
+        let change = self.change(move |node| async move { node.make_voter(id).await });
+        bounded(TimeoutOutcome::GoesOn, change).boxed()
     }
 
     fn remove_member(&self, id: NodeId) -> Answer<'_, ()> {
-        bounded(TimeoutOutcome::GoesOn, self.remove(id)).boxed()
+        let change = self.change(move |node| async move { node.remove(id).await });
+        bounded(TimeoutOutcome::GoesOn, change).boxed()
     }
 
     fn transfer_leader(&self, to: NodeId) -> Answer<'_, ()> {
@@ -89,10 +93,15 @@ impl RaftNode {
     async fn make_snapshot(&self) -> Result<SnapshotStatus, ApiError> {
         let metrics = self.metrics();
         let Some(applied) = metrics.last_applied else { return Ok(SnapshotStatus { last: None, bytes: 0 }) };
-        if metrics.snapshot < Some(applied) {
+        let last = loop {
+            let seen = self.metrics().snapshot;
+            if let Some(last) = seen.filter(|last| *last >= applied) {
+                break last;
+            }
+            // One that is being made already may be older than what is wanted.
             self.start_snapshot().await?;
-        }
-        let last = self.await_snapshot(applied.index).await?;
+            self.await_snapshot_after(seen).await?;
+        };
         let bytes = self.inner.snapshots.current().map_or(0, |current| current.seal().bytes);
         Ok(SnapshotStatus { last: Some(entry_id(last)), bytes })
     }
@@ -117,7 +126,8 @@ impl RaftObserver for RaftNode {
             last_log_index: metrics.last_log_index,
             committed: metrics.local_committed.map(entry_id),
             applied: metrics.last_applied.map(entry_id),
-            snapshot: metrics.snapshot.map(entry_id),
+            // openraft may hear of a snapshot before it hears of the last entries that it covers.
+            snapshot: metrics.snapshot.min(metrics.last_applied).map(entry_id),
             purged: metrics.purged.map(entry_id),
         }
     }

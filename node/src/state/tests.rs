@@ -183,6 +183,7 @@ fn vaults_are_made_by_writing_and_keep_their_keys_apart() {
         &[
             set("k", "outside"),
             within("a", delete("k")),
+            within("d", cas("k", Some("nothing"), "x")),
             within("a", set("k", "in a")),
             within("b", cas("k", None, "in b")),
             within("a", cas("k", Some("outside"), "x")),
@@ -195,6 +196,7 @@ fn vaults_are_made_by_writing_and_keep_their_keys_apart() {
         &[
             Outcome::Written,
             Outcome::Deleted { existed: false },
+            Outcome::NotSwapped { actual: None },
             Outcome::Written,
             Outcome::Swapped,
             Outcome::NotSwapped { actual: Some("in a".into()) },
@@ -207,7 +209,7 @@ fn vaults_are_made_by_writing_and_keep_their_keys_apart() {
     );
     assert_eq!(held(&store), [("k", "outside")]);
     let vaults: Vec<_> = store.vaults().map(|(name, space)| (name.0.as_str(), space.0)).collect();
-    assert_eq!(vaults, [("a", 9), ("b", 4), ("c", 10)]);
+    assert_eq!(vaults, [("a", 10), ("b", 5), ("c", 11)]);
 }
 
 #[test]

@@ -154,11 +154,12 @@ impl RedbLogStore {
             if disk.is_empty() {
                 return Ok(tail);
             }
-            let mut entries = self.read_disk(disk.start, disk.end, bytes_max)?;
-            // A truncation or purge in between would mix two logs.
+            let entries = self.read_disk(disk.start, disk.end, bytes_max);
+            // A truncation or purge in between would mix two logs, or leave a hole.
             if lock(&self.shared.cache).generation() != generation {
                 continue;
             }
+            let mut entries = entries?;
             let mut bytes: u64 = entries.iter().map(|entry| entry.bytes.len() as u64).sum();
             let complete = entries.last().is_some_and(|entry| entry.index + 1 == disk.end);
             if complete {
@@ -374,37 +375,55 @@ fn initialize(path: &Path, db: &Database, id: NodeId) -> Result<(), StorageError
 
 fn load(path: &Path, db: &Database) -> Result<Loaded, StorageError> {
     let corrupt = |what: &str| StorageError::Corrupt { path: path.to_owned(), what: what.to_owned() };
-    let read = || -> Result<_, redb::Error> {
-        let txn = db.begin_read()?;
-        let meta = txn.open_table(META)?;
+    let names = || -> Result<[Option<Vec<u8>>; 3], redb::Error> {
+        let meta = db.begin_read()?.open_table(META)?;
         let bytes = |name: &str| -> Result<Option<Vec<u8>>, redb::Error> {
             Ok(meta.get(name)?.map(|value| value.value().to_vec()))
         };
-        let entries = txn.open_table(ENTRIES)?;
-        let last = entries.last()?.map(|(_, value)| value.value().to_vec());
-        let first = entries.first()?.map(|(index, _)| index.value());
-        Ok((bytes("vote")?, bytes("committed")?, bytes("purged")?, first, last, entries.len()?))
+        Ok([bytes("vote")?, bytes("committed")?, bytes("purged")?])
     };
-    let (vote, committed, purged, first, last, count) = read().map_err(|error| redb_error(path, error))?;
-    let last = last.map(|bytes| decode_entry(&bytes).map(|entry| entry.log_id)).transpose();
+    let [vote, committed, purged] = names().map_err(|error| redb_error(path, error))?;
     let log_id = |bytes: Option<Vec<u8>>, what: &str| -> Result<Option<LogId>, StorageError> {
         bytes.map(|bytes| postcard::from_bytes(&bytes)).transpose().map_err(|_| corrupt(what))
     };
     let purged = log_id(purged, "the purged index")?;
-    let last = last.map_err(|_| corrupt("the last entry"))?;
-    // Rows that are purged may still be there, but none between any two may be missing.
-    if let (Some(first), Some(last)) = (first, last)
-        && (last.index - first + 1 != count || purged.is_some_and(|purged| first > purged.index + 1))
-    {
-        return Err(corrupt("the row of entries, which has a hole,"));
-    }
+    let begin = purged.map_or(0, |purged| purged.index + 1);
+    let live = live_entries(db, begin).map_err(|error| redb_error(path, error))?;
+    let last = match live {
+        None => None,
+        Some(Live { first, last, bytes, count }) => {
+            let is_whole = last - first + 1 == count && (purged.is_none() || first == begin);
+            if !is_whole {
+                return Err(corrupt("the row of entries, which has a hole,"));
+            }
+            Some(decode_entry(&bytes).map_err(|_| corrupt("the last entry"))?.log_id)
+        }
+    };
     Ok(Loaded {
         vote: vote.map(|bytes| postcard::from_bytes(&bytes)).transpose().map_err(|_| corrupt("the vote"))?,
         committed: log_id(committed, "the committed index")?,
-        // Purged rows that are still there do not count.
-        last: last.filter(|last| Some(*last) > purged),
         purged,
+        last,
     })
+}
+
+/// The entries of a log that were not purged.
+struct Live {
+    first: u64,
+    last: u64,
+    /// The last one's encoding.
+    bytes: Vec<u8>,
+    count: u64,
+}
+
+/// The entries from `begin` on. Rows before it are purged; some may still be there, with holes between them.
+fn live_entries(db: &Database, begin: u64) -> Result<Option<Live>, redb::Error> {
+    let entries = db.begin_read()?.open_table(ENTRIES)?;
+    let Some((last, bytes)) = entries.range(begin..)?.next_back().transpose()? else { return Ok(None) };
+    let Some((first, _)) = entries.range(begin..)?.next().transpose()? else { return Ok(None) };
+    let is_clean = entries.first()?.is_some_and(|(index, _)| index.value() >= begin);
+    let count = if is_clean { entries.len()? } else { entries.range(begin..)?.count() as u64 };
+    Ok(Some(Live { first: first.value(), last: last.value(), bytes: bytes.value().to_vec(), count }))
 }
 
 fn decode_entry(bytes: &[u8]) -> io::Result<Entry> {

@@ -25,6 +25,8 @@ use crate::types::raft_types::{LogId, SnapshotMeta};
 pub const SNAPSHOT_DIR: &str = "snapshots";
 /// Where one is being built.
 const BUILDING: &str = "building";
+/// Where one is copied to that lies elsewhere.
+const ADOPTED: &str = "adopted";
 /// Where one is being received; what is there already is used again.
 const INCOMING: &str = "incoming";
 
@@ -157,7 +159,7 @@ impl SnapshotStore {
     /// Opens the snapshots in a folder, which is made if it is missing. `read_meta` says what a file covers.
     ///
     /// # Errors
-    /// The folder cannot be used, or the newest snapshot not be read.
+    /// The folder cannot be used.
     pub fn open(
         dir: &Path,
         read_meta: impl FnOnce(&Path) -> Result<SnapshotMeta, StorageError>,
@@ -167,6 +169,8 @@ impl SnapshotStore {
             move |source| StorageError::Io { path, source }
         };
         fs::create_dir_all(dir).map_err(io(dir))?;
+        let above = dir.parent().unwrap_or(dir);
+        sync_dir(above).map_err(io(above))?;
         let Files { finished: mut found, others } = files(dir).map_err(io(dir))?;
         // What a crash has left of a build; what it has left of a transfer is used again.
         for path in others.iter().filter(|path| path.file_name().is_none_or(|name| name != INCOMING)) {
@@ -179,12 +183,20 @@ impl SnapshotStore {
         let current = newest.map(|(_, digest, path)| {
             let file = File::open(&path).map_err(io(&path))?;
             let bytes = file.metadata().map_err(io(&path))?.len();
-            let meta = read_meta(&path)?;
-            Ok(SnapshotFile { meta, seal: Seal { bytes, digest }, content: Content::File(Arc::new(file)) })
+            let seal = Seal { bytes, digest };
+            match read_meta(&path) {
+                Ok(meta) => Ok(Some(SnapshotFile { meta, seal, content: Content::File(Arc::new(file)) })),
+                Err(error) => {
+                    // The state itself is elsewhere: another one can be made of it.
+                    tracing::error!(%error, path = %path.display(), "the snapshot cannot be read and is removed");
+                    fs::remove_file(&path).map_err(io(&path))?;
+                    Ok(None)
+                }
+            }
         });
         let inner = Inner {
             dir: dir.to_owned(),
-            current: Mutex::new(current.transpose()?),
+            current: Mutex::new(current.transpose()?.flatten()),
             turn: Arc::new(Semaphore::new(1)),
         };
         Ok(Self(Arc::new(inner)))
@@ -193,6 +205,11 @@ impl SnapshotStore {
     /// The newest snapshot.
     pub fn current(&self) -> Option<SnapshotFile> {
         self.lock().clone()
+    }
+
+    /// Where a snapshot of this folder is.
+    pub fn path(&self, snapshot: &SnapshotFile) -> PathBuf {
+        self.0.dir.join(name(snapshot.meta.last_log_id, &snapshot.seal.digest))
     }
 
     /// Where to build one. What was there is gone.
@@ -215,19 +232,18 @@ impl SnapshotStore {
         self.enter(path, SnapshotFile { meta, seal, content })
     }
 
-    /// Takes over a finished snapshot, by a copy if it lies in another folder.
+    /// Takes over a finished snapshot, by a copy if it lies in another folder, unless there is one that is as new.
     ///
     /// # Errors
     /// It cannot be copied.
-    pub fn adopt(&self, snapshot: SnapshotFile) -> io::Result<SnapshotFile> {
-        let is_here = |current: &SnapshotFile| current.meta == snapshot.meta && current.seal == snapshot.seal;
-        if let Some(current) = self.current().filter(is_here) {
-            return Ok(current);
+    pub fn adopt(&self, snapshot: SnapshotFile) -> io::Result<()> {
+        if self.current().is_some_and(|current| current.meta.last_log_id >= snapshot.meta.last_log_id) {
+            return Ok(());
         }
-        let path = self.building()?;
+        let path = self.0.dir.join(ADOPTED);
         snapshot.copy_to(&path)?;
         let content = Content::File(Arc::new(File::open(&path)?));
-        self.enter(&path, SnapshotFile { content, ..snapshot })
+        self.enter(&path, SnapshotFile { content, ..snapshot }).map(drop)
     }
 
     /// Prepares to receive a snapshot. Its chunks are looked for in `bases` first.

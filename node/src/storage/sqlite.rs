@@ -32,13 +32,13 @@ use tokio::sync::oneshot;
 use self::apply::{Applier, Batch, Op, Position};
 pub use self::build::SnapshotBuilder;
 use self::generation::Generation;
-pub use self::inspect::{StateReport, inspect, inspect_snapshot};
+pub use self::inspect::{StateReport, check_snapshot, inspect, inspect_snapshot};
 pub use self::read::ReadPool;
 use super::StorageError;
 use super::entry::membership_of;
 use super::log::DurableLog;
 use super::snapshot::{SNAPSHOT_DIR, SnapshotFile, SnapshotStore};
-use crate::limits::APPLY_BATCH_MAX;
+use crate::limits::{APPLY_BATCH_MAX, JOURNAL_BYTES_MAX};
 use crate::plant::Plant;
 use crate::types::TypeConfig;
 use crate::types::raft_types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership};
@@ -190,7 +190,8 @@ impl SqliteStateMachine {
             log.reached(last.index).await?;
         }
         let membership = entries.iter().rev().find_map(membership_of);
-        let outcomes = self.ask(|done| Op::Apply(Batch { entries, done })).await?;
+        let awaited = responders.iter().map(Option::is_some).collect();
+        let outcomes = self.ask(|done| Op::Apply(Batch { entries, awaited, done })).await?;
         self.position.applied = Some(last);
         if let Some(membership) = membership {
             self.position.membership = membership;
@@ -244,8 +245,8 @@ impl RaftStateMachine<TypeConfig> for SqliteStateMachine {
         meta: &SnapshotMeta,
         snapshot: SnapshotFile,
     ) -> Result<(), io::Error> {
-        let snapshot = self.snapshots.adopt(snapshot)?;
         assert_eq!(snapshot.meta(), meta, "a snapshot is installed as what it is");
+        self.snapshots.adopt(snapshot.clone())?;
         self.position = self.ask(|done| Op::Install { snapshot, done }).await?;
         Ok(())
     }
@@ -292,8 +293,12 @@ fn initialize(path: &Path, connection: &Connection) -> Result<(), StorageError> 
         ),
         _ => String::new(),
     };
-    let journal = "PRAGMA synchronous=NORMAL; PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0;";
-    connection.execute_batch(journal).map_err(sqlite)?;
+    // A journal that was longer once is cut when it begins anew.
+    let journal = format!(
+        "PRAGMA synchronous=NORMAL; PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0;
+         PRAGMA journal_size_limit={JOURNAL_BYTES_MAX};"
+    );
+    connection.execute_batch(&journal).map_err(sqlite)?;
     if !make.is_empty() {
         // At once, or not at all.
         let make = format!("BEGIN; {make} PRAGMA user_version={FORMAT}; COMMIT;");

@@ -300,4 +300,18 @@ async fn purged_log_begins_behind_and_its_rows_go_bit_by_bit() {
     );
     log.blocking_append([set(1, count + 8, "k")]).await.unwrap();
     assert_eq!(log.try_get_log_entries(..).await.unwrap(), [set(1, count + 8, "k")]);
+
+    // An entry behind a purge that reaches past the end, while most of the purged rows are still there.
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open_log(dir.path());
+    log.blocking_append((0..count).map(|index| set(2, index, "k"))).await.unwrap();
+    log.purge(log_id(1, 2 * count)).await.unwrap();
+    log.blocking_append([set(1, 2 * count + 1, "k")]).await.unwrap();
+    log.close();
+    drop(log);
+    let mut log = open_log(dir.path());
+    let state = log.get_log_state().await.unwrap();
+    let want = (Some(log_id(1, 2 * count)), Some(log_id(1, 2 * count + 1)));
+    assert_eq!((state.last_purged_log_id, state.last_log_id), want);
+    assert_eq!(log.try_get_log_entries(..).await.unwrap(), [set(1, 2 * count + 1, "k")]);
 }

@@ -17,7 +17,7 @@ use super::{
     Content, Digest, Seal, SnapshotFile, SnapshotStore, chunk_bytes, chunk_digest, region_chunks,
     region_count,
 };
-use crate::limits::SNAPSHOT_CHUNK_BYTES;
+use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_FLUSH_BYTES};
 use crate::types::raft_types::SnapshotMeta;
 
 /// A snapshot that is being received.
@@ -37,6 +37,7 @@ pub struct Incoming {
     chunks: Vec<Digest>,
     missing: u64,
     received: u64,
+    unflushed: u64,
     _turn: OwnedSemaphorePermit,
 }
 
@@ -68,6 +69,7 @@ impl Incoming {
             chunks: Vec::new(),
             missing: 0,
             received: 0,
+            unflushed: 0,
             _turn: turn,
         })
     }
@@ -114,7 +116,7 @@ impl Incoming {
             return Err(invalid("a chunk that does not have its digest"));
         }
         let chunk = region_chunks(self.seal.bytes, self.region).start + u64::from(bit);
-        self.file.write_all_at(bytes, offset(chunk))?;
+        self.put(bytes, chunk)?;
         self.received += bytes.len() as u64;
         self.missing &= self.missing - 1;
         self.close_region();
@@ -136,18 +138,28 @@ impl Incoming {
     }
 
     /// Looks for a chunk in every base, and puts it into its place.
-    fn find(&self, chunk: u64, digest: &Digest, buffer: &mut [u8]) -> io::Result<bool> {
+    fn find(&mut self, chunk: u64, digest: &Digest, buffer: &mut [u8]) -> io::Result<bool> {
         let part = &mut buffer[..chunk_bytes(self.seal.bytes, chunk)];
-        for base in &self.bases {
-            // A base that is too short, or cannot be read, does not have it.
-            if base.read_exact_at(part, offset(chunk)).is_ok() && chunk_digest(part) == *digest {
-                if !Arc::ptr_eq(base, &self.file) {
-                    self.file.write_all_at(part, offset(chunk))?;
-                }
-                return Ok(true);
-            }
+        // A base that is too short, or cannot be read, does not have it.
+        let mut has = |base: &&Arc<File>| {
+            base.read_exact_at(part, offset(chunk)).is_ok() && chunk_digest(part) == *digest
+        };
+        let Some(base) = self.bases.iter().find(&mut has) else { return Ok(false) };
+        if !Arc::ptr_eq(base, &self.file) {
+            self.put(part, chunk)?;
         }
-        Ok(false)
+        Ok(true)
+    }
+
+    /// Writes a chunk into its place, and has the disk keep up: the end would take too long otherwise.
+    fn put(&mut self, bytes: &[u8], chunk: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset(chunk))?;
+        self.unflushed += bytes.len() as u64;
+        if self.unflushed >= SNAPSHOT_FLUSH_BYTES {
+            self.file.sync_data()?;
+            self.unflushed = 0;
+        }
+        Ok(())
     }
 
     fn close_region(&mut self) {

@@ -32,6 +32,8 @@ pub(super) enum Op {
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) entries: Vec<Entry>,
+    /// Whether somebody waits for what each of them did.
+    pub(super) awaited: Vec<bool>,
     pub(super) done: oneshot::Sender<io::Result<Vec<Outcome>>>,
 }
 
@@ -73,7 +75,8 @@ impl Applier {
             // openraft stops on an error, and an answer is lost only when it has stopped already.
             match op {
                 Op::Apply(batch) => {
-                    let _ = batch.done.send(self.step(&batch.entries).map_err(io::Error::other));
+                    let _ =
+                        batch.done.send(self.step(&batch.entries, &batch.awaited).map_err(io::Error::other));
                 }
                 Op::Install { snapshot, done } => {
                     let _ = done.send(self.install(&snapshot).map_err(io::Error::other));
@@ -109,12 +112,12 @@ impl Applier {
     }
 
     /// Applies a batch in one transaction.
-    fn step(&mut self, entries: &[Entry]) -> rusqlite::Result<Vec<Outcome>> {
+    fn step(&mut self, entries: &[Entry], awaited: &[bool]) -> rusqlite::Result<Vec<Outcome>> {
         let txn = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let mut digest = self.digest;
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut membership = None;
-        for entry in entries {
+        for (entry, is_awaited) in entries.iter().zip(awaited) {
             let revision = Revision(entry.log_id.index);
             let outcome = match &entry.payload {
                 EntryPayload::Normal(command) => state::apply(&mut SqlStore(&txn), revision, command)?,
@@ -123,7 +126,8 @@ impl Applier {
             membership = membership_of(entry).or(membership);
             digest = chain(&digest, entry, &outcome);
             keep_digest(&txn, revision.0, &digest)?;
-            outcomes.push(outcome);
+            // What nobody waits for can be large.
+            outcomes.push(if *is_awaited { outcome } else { Outcome::None });
         }
         if let Some(last) = entries.last() {
             put_meta(&txn, "applied", &encode(&last.log_id))?;
@@ -135,7 +139,7 @@ impl Applier {
         }
         txn.commit()?;
         self.digest = digest;
-        self.checkpoints.written(&self.connection)?;
+        self.checkpoints.written(&self.connection);
         Ok(outcomes)
     }
 }

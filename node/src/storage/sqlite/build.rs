@@ -40,7 +40,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             let (database, snapshots) = (self.readers.path(), self.snapshots.clone());
             let built = tokio::task::spawn_blocking(move || build(&database, &snapshots)).await;
             let error = match built.map_err(io::Error::other)? {
-                Ok(snapshot) => return Ok(Snapshot { meta: snapshot.meta().clone(), snapshot }),
+                // What it covers is what was copied, also where a newer one has come meanwhile.
+                Ok((meta, snapshot)) => return Ok(Snapshot { meta, snapshot }),
                 Err(error) => error,
             };
             let cause = error.source().map(ToString::to_string);
@@ -68,7 +69,7 @@ fn meta(position: Position) -> SnapshotMeta {
     SnapshotMeta { last_log_id: position.applied, last_membership: position.membership }
 }
 
-fn build(database: &Path, snapshots: &SnapshotStore) -> Result<SnapshotFile, StorageError> {
+fn build(database: &Path, snapshots: &SnapshotStore) -> Result<(SnapshotMeta, SnapshotFile), StorageError> {
     let sqlite = |source| StorageError::Sqlite { path: database.to_owned(), source };
     let target =
         snapshots.building().map_err(|source| StorageError::Io { path: database.to_owned(), source })?;
@@ -79,7 +80,8 @@ fn build(database: &Path, snapshots: &SnapshotStore) -> Result<SnapshotFile, Sto
     let covers = meta(apply::position(database, &source)?);
     copy_pages(&source, &target).map_err(io)?;
     drop(source);
-    snapshots.publish(&target, covers).map_err(io)
+    let snapshot = snapshots.publish(&target, covers.clone()).map_err(io)?;
+    Ok((covers, snapshot))
 }
 
 fn copy_pages(source: &Connection, path: &Path) -> io::Result<()> {
@@ -92,8 +94,12 @@ fn copy_pages(source: &Connection, path: &Path) -> io::Result<()> {
     let pages = i32::try_from(SNAPSHOT_STEP_PAGES).map_err(io::Error::other)?;
     let mut unflushed = 0;
     let copy = Backup::new(source, &mut target).map_err(io::Error::other)?;
-    while copy.step(pages).map_err(io::Error::other)? == StepResult::More {
-        unflushed += step_bytes;
+    loop {
+        match copy.step(pages).map_err(io::Error::other)? {
+            StepResult::Done => break,
+            StepResult::More => unflushed += step_bytes,
+            other => return Err(io::Error::other(format!("the copy was held up: {other:?}"))),
+        }
         if unflushed >= SNAPSHOT_FLUSH_BYTES {
             // Otherwise gigabytes would reach the disk at once, and stand in the way of the log.
             File::open(path)?.sync_data()?;

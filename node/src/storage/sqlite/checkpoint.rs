@@ -44,17 +44,18 @@ impl Checkpoints {
     }
 
     /// Says that something was committed on `writer`.
-    pub(super) fn written(&self, writer: &Connection) -> rusqlite::Result<()> {
+    pub(super) fn written(&self, writer: &Connection) {
         if self.is_restart_due.swap(false, Ordering::Relaxed) {
             // A reader that is in the way is not waited for: another time.
-            writer.busy_timeout(Duration::ZERO)?;
-            checkpoint(writer, "RESTART")?;
+            let restarted = writer.busy_timeout(Duration::ZERO).and_then(|()| checkpoint(writer, "RESTART"));
+            if let Err(error) = restarted {
+                tracing::warn!(%error, "the state machine's journal could not begin anew");
+            }
         }
         if let Some((written, _)) = &self.channels {
             // It is full: the thread knows.
             let _ = written.try_send(());
         }
-        Ok(())
     }
 }
 

@@ -40,6 +40,18 @@ pub fn inspect(data_dir: &Path) -> Result<Option<StateReport>, StorageError> {
     Ok(Some(StateReport { path, applied, faults }))
 }
 
+/// Makes sure that the snapshot at `path` can be installed: of a format that this version reads, and of what it says.
+///
+/// # Errors
+/// It is not.
+pub fn check_snapshot(path: &Path, meta: &SnapshotMeta) -> Result<(), StorageError> {
+    check_format(path, &open_immutable(path)?)?;
+    if super::build::read_meta(path)? == *meta {
+        return Ok(());
+    }
+    Err(StorageError::Corrupt { path: path.to_owned(), what: "what the snapshot covers".to_owned() })
+}
+
 /// What the snapshot at `path` covers, after SQLite's own check of it.
 ///
 /// # Errors

@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, ffi, params};
 use tokio::sync::Semaphore;
 
 use super::apply::meta;
 use super::open_read_only;
 use super::records::{get_range, get_record, sql_int, vault};
 use crate::api::{ApiError, ReadResult, ScanDetail, ScanRequest, ScanResult, StateDigest, VaultList};
-use crate::limits::{READ_POOL_SIZE, SCAN_BYTES_MAX};
+use crate::limits::{OPERATION_TIMEOUT, READ_POOL_SIZE, SCAN_BYTES_MAX};
 use crate::state::{Space, entry_bytes};
 use crate::types::raft_types::LogId;
 use crate::types::{Key, KeyRange, Revision, Value, VaultName};
@@ -196,8 +197,12 @@ fn scan(txn: &Transaction<'_>, space: i64, request: &ScanRequest) -> rusqlite::R
 fn count(txn: &Transaction<'_>, space: i64, range: &KeyRange, first: &Key) -> rusqlite::Result<u64> {
     let mut keys = txn.prepare_cached("SELECT key FROM kv WHERE space = ?1 AND key >= ?2 ORDER BY key")?;
     let mut rows = keys.query(params![space, first.0])?;
-    let mut count = 0;
+    let (mut count, begin) = (0_u64, Instant::now());
     while let Some(row) = rows.next()? {
+        // Nobody waits any longer, and others want to read.
+        if count.is_multiple_of(1_024) && begin.elapsed() > OPERATION_TIMEOUT {
+            return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_INTERRUPT), None));
+        }
         // As a reference: a count touches many.
         if range.is_behind(row.get_ref(0)?.as_blob()?) {
             break;

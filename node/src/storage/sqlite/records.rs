@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use crate::limits::SWEPT_ROWS_MAX;
+use crate::limits::{SWEPT_BYTES_MAX, SWEPT_ROWS_MAX};
 use crate::state::{Records, Space, Store, entry_bytes};
 use crate::types::{Key, KeyRange, Record, Revision, Value, VaultName};
 
@@ -134,10 +134,22 @@ pub(super) fn sweep(txn: &Transaction<'_>) -> rusqlite::Result<()> {
         .query_row([], |row| row.get::<_, i64>(0))
         .optional()?;
     let Some(space) = removed else { return Ok(()) };
-    let mut delete =
-        txn.prepare_cached("DELETE FROM kv WHERE rowid IN (SELECT rowid FROM kv WHERE space = ?1 LIMIT ?2)")?;
-    if delete.execute(params![space, SWEPT_ROWS_MAX])? == 0 {
+    let mut rows = txn.prepare_cached("SELECT rowid, length(value) FROM kv WHERE space = ?1 LIMIT ?2")?;
+    let rows = rows.query_map(params![space, SWEPT_ROWS_MAX], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?.cast_unsigned()))
+    })?;
+    let rows: Vec<(i64, u64)> = rows.collect::<Result<_, _>>()?;
+    if rows.is_empty() {
         txn.prepare_cached("DELETE FROM removed_vaults WHERE space = ?1")?.execute([space])?;
+    }
+    let mut delete = txn.prepare_cached("DELETE FROM kv WHERE rowid = ?1")?;
+    let mut bytes = 0;
+    for (row, length) in rows {
+        if bytes > SWEPT_BYTES_MAX {
+            break;
+        }
+        bytes += length;
+        delete.execute([row])?;
     }
     Ok(())
 }
