@@ -84,8 +84,7 @@ async fn round(
     stage: &Stage,
     members: &[NodeIndex],
 ) -> Result<(RangeInclusive<u64>, Vec<Reading>), NotSettled> {
-    let held = common_log(stage, members).await?;
-    let index = *held.end();
+    let index = *common_log(stage, members).await?.end();
     let keys = 0..stage.plan.workload.keys;
     let mut readings = Vec::new();
     let own = members.iter().map(|node| {

@@ -164,7 +164,7 @@ pub(super) fn key_range(bounds: [(Option<String>, Option<String>); 3]) -> Result
 }
 
 impl KeyBody {
-    pub(super) fn key(self) -> Result<Key, ApiError> {
+    fn key(self) -> Result<Key, ApiError> {
         key(self.key, self.key_base64)
     }
 }

@@ -97,6 +97,10 @@ impl RedbLogStore {
         initialize(path, &db, id)?;
         let mut cache = Cache::default();
         let loaded = load(path, &db)?;
+        if !loaded.is_whole {
+            let what = "the row of entries, which has a hole,".to_owned();
+            return Err(StorageError::Corrupt { path: path.to_owned(), what });
+        }
         cache.restore(loaded.purged, loaded.last, loaded.vote, loaded.committed);
         let durable = Mark::Upto(cache.durable());
         let (queue, ops) = std::sync::mpsc::sync_channel(LOG_QUEUE_MAX);
@@ -329,6 +333,8 @@ struct Loaded {
     committed: Option<LogId>,
     purged: Option<LogId>,
     last: Option<LogId>,
+    /// Whether no entry is missing between what was purged and the last one.
+    is_whole: bool,
 }
 
 /// Format and node of a log; `None` for one that is empty.
@@ -389,14 +395,12 @@ fn load(path: &Path, db: &Database) -> Result<Loaded, StorageError> {
     let purged = log_id(purged, "the purged index")?;
     let begin = purged.map_or(0, |purged| purged.index + 1);
     let live = live_entries(db, begin).map_err(|error| redb_error(path, error))?;
+    let mut is_whole = true;
     let last = match live {
         None => None,
-        Some(Live { first, last, bytes, count }) => {
-            let is_whole = last - first + 1 == count && (purged.is_none() || first == begin);
-            if !is_whole {
-                return Err(corrupt("the row of entries, which has a hole,"));
-            }
-            Some(decode_entry(&bytes).map_err(|_| corrupt("the last entry"))?.log_id)
+        Some(live) => {
+            is_whole = live.last - live.first + 1 == live.count && (purged.is_none() || live.first == begin);
+            Some(decode_entry(&live.bytes).map_err(|_| corrupt("the last entry"))?.log_id)
         }
     };
     Ok(Loaded {
@@ -404,6 +408,7 @@ fn load(path: &Path, db: &Database) -> Result<Loaded, StorageError> {
         committed: log_id(committed, "the committed index")?,
         purged,
         last,
+        is_whole,
     })
 }
 

@@ -250,11 +250,10 @@ impl SnapshotStore {
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] while another one is received, or the file cannot be made.
-    pub fn receive(&self, meta: SnapshotMeta, seal: Seal, bases: Vec<Arc<File>>) -> io::Result<Incoming> {
+    pub fn receive(&self, meta: SnapshotMeta, seal: Seal, mut bases: Vec<Arc<File>>) -> io::Result<Incoming> {
         let turn = self.0.turn.clone().try_acquire_owned();
         let turn: OwnedSemaphorePermit = turn
             .map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "another snapshot is being received"))?;
-        let mut bases = bases;
         if let Some(Content::File(file)) = self.current().map(|current| current.content) {
             bases.push(file);
         }

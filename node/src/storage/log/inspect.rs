@@ -94,3 +94,32 @@ fn entries(db: &Database, report: &mut LogReport) -> Result<(), redb::Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use openraft::storage::RaftLogStorageExt;
+    use openraft::testing::blank_ent;
+
+    use super::super::RedbLogStore;
+    use super::*;
+    use crate::types::{NodeId, TypeConfig};
+
+    #[tokio::test]
+    async fn missing_entries_are_named_and_a_node_does_not_start_without_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.redb");
+        let mut log = RedbLogStore::open(&path, NodeId(1)).unwrap();
+        let entries = (0..10).map(|index| blank_ent::<TypeConfig>(1, NodeId(1), index));
+        log.blocking_append(entries).await.unwrap();
+        log.close();
+        drop(log);
+        let db = Database::open(&path).unwrap();
+        let txn = db.begin_write().unwrap();
+        txn.open_table(ENTRIES).unwrap().retain_in(3..=5, |_, _| false).unwrap();
+        txn.commit().unwrap();
+        drop(db);
+        assert_eq!(inspect(&path).unwrap().faults, ["entries 3 to 5 are missing"]);
+        let error = RedbLogStore::open(&path, NodeId(1)).unwrap_err().to_string();
+        assert!(error.contains("the row of entries, which has a hole, does not decode"), "{error}");
+    }
+}

@@ -9,11 +9,10 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::sync::oneshot;
 
 use super::super::entry::{chain, encode, membership_of};
-use super::build;
 use super::checkpoint::Checkpoints;
 use super::generation::Generation;
 use super::records::{self, SqlStore, sql_int};
-use super::{Bases, ReadPool, SnapshotFile, StorageError, open_writer};
+use super::{Bases, ReadPool, SnapshotFile, StorageError, check_snapshot, open_writer};
 use crate::limits::{STATE_DIGEST_INTERVAL, STATE_DIGESTS_MAX};
 use crate::state;
 use crate::types::raft_types::{Entry, LogId, StoredMembership};
@@ -92,12 +91,7 @@ impl Applier {
         let io = |source| StorageError::Io { path: path.clone(), source };
         let sqlite = |source| StorageError::Sqlite { path: path.clone(), source };
         let unfinished = next.prepare(snapshot).map_err(io)?;
-        if build::read_meta(&unfinished)? != *snapshot.meta() {
-            return Err(StorageError::Corrupt {
-                path: unfinished,
-                what: "what the snapshot covers".to_owned(),
-            });
-        }
+        check_snapshot(&unfinished, snapshot.meta())?;
         next.enter(&unfinished).map_err(io)?;
         let connection = open_writer(&path)?;
         let position = position(&path, &connection)?;
