@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use aspen_node::limits::{BENCH_CLIENTS_MAX, BENCH_KEYS_MAX, VALUE_BYTES_MAX};
 use aspen_node::plant::PLANTS;
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -15,6 +16,7 @@ pub use self::control::{
 };
 use crate::cluster::pace::Pace;
 use crate::fabric::FabricKind;
+use crate::limits::bench;
 use crate::limits::rig::{CPUS_MAX, MEMORY_MIB_DEFAULT, MEMORY_MIB_MAX, MEMORY_MIB_MIN};
 use crate::limits::{CHECK_CONFIGURATIONS_MAX, CHECK_TIME_ASKED_MAX, SELFTEST_RUNS_MAX};
 use crate::scenario::{Mistake, duration_of};
@@ -66,6 +68,12 @@ pub enum Command {
 host cannot run it; 64 the command line is wrong."
     )]
     Selftest(SelftestArgs),
+    /// Measure how fast a cluster is on this host, alone or side by side with etcd (docs/bench.md)
+    #[command(
+        after_help = "Exit codes: 0 measured; 2 it could not be measured; 3 this host lacks etcd or strace: the command that gets \
+it; 64 the command line is wrong."
+    )]
+    Bench(BenchArgs),
     /// Measure that links do what is asked of them, through either fabric (docs/fabrics.md)
     #[command(
         after_help = "Exit codes: 0 every link did what was asked of it; 1 one did not; 2 it could not be measured; 3 this host has no \
@@ -197,6 +205,78 @@ pub struct FabricCheckArgs {
     /// Print a JSON object a line instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+/// A benchmark of whole clusters.
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    /// What to compare with
+    #[arg(long, value_enum)]
+    pub versus: Option<Rival>,
+    /// Nodes of each cluster
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(bench::NODES_MAX)))]
+    pub nodes: u32,
+    /// What clients do
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["put", "get", "stale"])]
+    pub work: Vec<BenchWork>,
+    /// How many clients there are at once, each with a connection of its own
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values = ["1", "64", "256"], value_parser = clap::value_parser!(u32).range(1..=i64::from(BENCH_CLIENTS_MAX)))]
+    pub clients: Vec<u32>,
+    /// Rounds of each system
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(bench::ROUNDS_MAX)))]
+    pub rounds: u32,
+    /// For how long each figure is measured
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=i64::from(bench::SECONDS_MAX)))]
+    pub seconds: u32,
+    /// Keys to choose from
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=BENCH_KEYS_MAX))]
+    pub keys: u64,
+    /// Size of a value, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=i64::from(VALUE_BYTES_MAX)))]
+    pub value_bytes: u32,
+    /// Make every fsync of both systems this much slower, with strace: a slower disk
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=bench::SYNC_DELAY_MS_MAX))]
+    pub fsync_delay_ms: u64,
+    /// The node's program [default: this program itself]
+    #[arg(long, value_name = "PROGRAM")]
+    pub node_bin: Option<PathBuf>,
+    /// Where the clusters store what they are told, on the disk that is to be measured; must not exist, and is removed
+    /// [default: runs/bench-TIME]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Print every figure as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a cluster is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Rival {
+    /// etcd, from the search path
+    Etcd,
+}
+
+/// What the clients of a benchmark do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BenchWork {
+    /// Write keys
+    Put,
+    /// Read keys, linearizably
+    Get,
+    /// Read what the node has, however old
+    Stale,
+}
+
+impl BenchWork {
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Put => "put",
+            Self::Get => "get",
+            Self::Stale => "stale",
+        }
+    }
 }
 
 /// What is done with images.

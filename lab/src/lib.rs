@@ -1,6 +1,7 @@
 //! Aspen's lab: boots clusters from scenario files, breaks them on purpose and judges what they did.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that fails says where"))]
 
+pub mod bench;
 pub mod causes;
 pub mod check;
 pub mod cli;

@@ -1,5 +1,6 @@
 //! Every bound of the lab, with its reason.
 
+pub mod bench;
 pub mod control;
 pub mod fabric;
 pub mod image;

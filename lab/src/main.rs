@@ -5,6 +5,7 @@ use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
+use aspen_lab::bench::{self, BenchError};
 use aspen_lab::causes::causes;
 use aspen_lab::cli::{Cli, Command, NODE_PART};
 use aspen_lab::control::{ClientError, UpError};
@@ -19,6 +20,11 @@ use aspen_lab::session::OuterError;
 use aspen_lab::verify::VerifyError;
 use aspen_lab::{control, image, selftest, session, verify};
 use clap::Parser;
+use mimalloc::MiMalloc;
+
+/// The node's own: this program can be one.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Something is broken.
 const EXIT_FAILED: u8 = 1;
@@ -70,6 +76,7 @@ fn command(command: &Command) -> ExitCode {
         Command::Control(command) => finish(control::run(command, out), ClientError::exit_code),
         Command::Verify(args) => finish(verify::run(args, out), VerifyError::exit_code),
         Command::Selftest(args) => finish(selftest::run(args, out), SelftestError::exit_code),
+        Command::Bench(args) => finish(bench::run(args, out), BenchError::exit_code),
         Command::FabricCheck(args) => finish(fabric_check::run(args, out), FabricCheckError::exit_code),
         Command::Image(command) => {
             let done = image::command::run(command, out, &mut std::io::stderr());

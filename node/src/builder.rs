@@ -1,12 +1,15 @@
 //! `NodeBuilder` -> [`Node`]: wires storage, network, Raft and HTTP together, owns their tasks, and stops them in the
 //! order in which nothing is lost.
 
+mod raft_thread;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use self::raft_thread::RaftThread;
 use crate::cluster::identity::{Identity, IdentityError};
 use crate::cluster::retired::{RetiredError, check_not_retired};
 use crate::config::Config;
@@ -35,6 +38,7 @@ pub struct Node {
     stop_http: oneshot::Sender<()>,
     http: JoinSet<std::io::Result<()>>,
     tasks: JoinSet<()>,
+    raft_thread: RaftThread,
     endpoint_id: EndpointKey,
 }
 
@@ -52,6 +56,9 @@ pub enum StartError {
     /// It has to rejoin as a new member.
     #[error(transparent)]
     Retired(#[from] RetiredError),
+    /// Raft's thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
     /// No identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -111,12 +118,14 @@ impl NodeBuilder {
         self.check_endpoint(&identity)?;
         // Addresses first: a node that is already running is noticed before its stores are touched.
         let listener = http::bind(self.config.http_listen).await?;
-        let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen).await?;
+        let raft_thread = RaftThread::start().map_err(StartError::Thread)?;
+        let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen);
+        let endpoint = raft_thread.run(endpoint).await?;
         let log = RedbLogStore::open(&data_dir.join(LOG_FILE), *id)?;
         let state_machine = SqliteStateMachine::open(data_dir)?.behind(log.durable());
         let state_machine_thread = state_machine.thread();
         let admission = Arc::new(Admission::new(peers.iter().map(|(_, info)| info.endpoint_id)));
-        let raft = RaftNode::start(Parts {
+        let parts = Parts {
             id: *id,
             endpoint_id: identity.endpoint_id(),
             timing: self.config.timing,
@@ -125,14 +134,15 @@ impl NodeBuilder {
             state_machine,
             transport: Arc::new(endpoint.transport()),
             admission: admission.clone(),
-        })
-        .await?;
-        let server = endpoint.serve(Arc::new(raft.clone()), admission);
+        };
+        let raft = raft_thread.run(RaftNode::start(parts)).await?;
+        let service = Arc::new(raft.clone());
+        let server = raft_thread.run(async move { endpoint.serve(service, admission) }).await;
         let mut tasks = JoinSet::new();
         let follower = raft.clone();
-        tasks.spawn(async move { follower.follow_members().await });
+        tasks.spawn_on(async move { follower.follow_members().await }, raft_thread.handle());
         let compactor = raft.clone();
-        tasks.spawn(async move { compactor.compact().await });
+        tasks.spawn_on(async move { compactor.compact().await }, raft_thread.handle());
         let node = Arc::new(raft.clone());
         let state = HttpState {
             cluster: node.clone(),
@@ -153,6 +163,7 @@ impl NodeBuilder {
             stop_http,
             http: http_task,
             tasks,
+            raft_thread,
             endpoint_id: identity.endpoint_id(),
         })
     }
@@ -196,8 +207,9 @@ impl Node {
         self.server.stop().await;
         self.tasks.shutdown().await;
         drop(self.raft);
-        let (log, state_machine) = (self.log, self.state_machine);
+        let (raft_thread, log, state_machine) = (self.raft_thread, self.log, self.state_machine);
         let closed = tokio::task::spawn_blocking(move || {
+            raft_thread.join();
             log.close();
             state_machine.join();
         });

@@ -26,6 +26,7 @@ pub mod builder;
 pub mod client;
 pub mod cluster;
 pub mod config;
+pub mod failpoint;
 pub mod http;
 pub mod limits;
 pub mod network;

@@ -71,11 +71,39 @@ pub const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub const SWEPT_ROWS_MAX: u32 = 1_000;
 /// Bytes of their values after which it stops before: a large value has many pages.
 pub const SWEPT_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// How often the log's last committed entry is written while entries are appended: it may be behind, and spares a start some
+/// waiting.
+pub const COMMITTED_INTERVAL: Duration = Duration::from_millis(100);
+/// Packets that a peer may leave unacknowledged: most acknowledgements then travel with answers.
+pub const PEER_ACKS_AHEAD: u32 = 10;
+/// How long it may leave them so.
+pub const PEER_ACK_DELAY: Duration = Duration::from_millis(5);
+/// AppendEntries requests that a peer is sent before it has answered the first of them.
+pub const APPENDS_AHEAD_MAX: u32 = 16;
+/// Bytes of entries in them after which no further one is sent.
+pub const APPEND_BYTES_AHEAD_MAX: u64 = 4 * 1024 * 1024;
+/// How long a peer may wait to hear what is committed, in case that entries can say it.
+pub const APPEND_HOLD: Duration = Duration::from_millis(1);
+/// Bytes a second that a link carries at least: entries may take as long as that, besides the time limit of an answer.
+pub const APPEND_RATE_MIN: u64 = 256 * 1024;
+/// Proposals under way, unless one waits for [`PROPOSAL_WAIT_MAX`]: what comes meanwhile is proposed together.
+pub const PROPOSALS_AHEAD_MAX: u32 = 2;
+/// How long a command waits at most for earlier proposals.
+pub const PROPOSAL_WAIT_MAX: Duration = Duration::from_millis(5);
+/// Commands of one proposal.
+pub const PROPOSAL_COMMANDS_MAX: u32 = 1_024;
+/// Bytes of one proposal, unless its first command alone is larger.
+pub const PROPOSAL_BYTES_MAX: u32 = 4 * 1024 * 1024;
+
 /// Entries that one transaction of the state machine applies.
 pub const APPLY_BATCH_MAX: u32 = 1_024;
+/// Pages that the state machine's writer keeps in memory, in KiB: those of tens of thousands of small keys.
+pub const STATE_CACHE_KIB: u32 = 16 * 1024;
 /// How often the state machine's journal is emptied into its database while it is written: pages that are written again
 /// and again reach the database once.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes in the journal after which it is emptied sooner: the disk takes them in a moment, and the log hardly waits behind them.
+pub const CHECKPOINT_BYTES: u64 = 8 * 1024 * 1024;
 /// A journal that is longer, in bytes, begins anew as soon as all of it is in the database.
 pub const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 

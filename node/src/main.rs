@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use aspen_node::config::Cli;
 use clap::Parser;
+use mimalloc::MiMalloc;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     aspen_node::run::main(Cli::parse())

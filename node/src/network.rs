@@ -12,18 +12,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, Stream, StreamExt};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 
+use self::rpc::StreamAppended;
 use self::snapshot::{InstallSnapshot, SnapshotStart};
 use crate::api::{ApiError, WriteResult};
 use crate::limits::SNAPSHOT_STEP_TIMEOUT;
 use crate::storage::snapshot::SnapshotFile;
 use crate::types::raft_types::{
-    AppendEntriesRequest, AppendEntriesResponse, LogId, Snapshot, SnapshotResponse, TransferLeaderRequest,
-    TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, LogId, Snapshot, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
-use crate::types::{Command, NodeId, NodeInfo, TypeConfig};
+use crate::types::{EncodedCommand, NodeId, NodeInfo, TypeConfig};
 
 /// A member to talk to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,10 +76,21 @@ pub enum TransportError {
 
 /// What comes back from a peer.
 pub type Delivery<'a, T> = BoxFuture<'a, Result<T, TransportError>>;
+/// What comes back for one AppendEntries of a stream.
+pub type Appended = Result<StreamAppendResult, TransportError>;
 
 /// Carries requests to peers. Every call ends within its time limit.
 pub trait Transport: Debug + Send + Sync + 'static {
-    /// Raft's AppendEntries (Raft thesis 3.5).
+    /// Raft's AppendEntries (Raft thesis 3.5), one after the other without waiting for the answers, which come in the same
+    /// order. `within` is the time of one answer; entries may take longer. The answers end after an error.
+    fn append_stream<'a>(
+        &'a self,
+        to: &'a Peer,
+        requests: BoxStream<'static, AppendEntriesRequest>,
+        within: Duration,
+    ) -> Delivery<'a, BoxStream<'a, Appended>>;
+
+    /// A single AppendEntries: a heartbeat, which no entries delay.
     fn append_entries<'a>(
         &'a self,
         to: &'a Peer,
@@ -119,13 +133,19 @@ pub trait Transport: Debug + Send + Sync + 'static {
     fn forward<'a>(
         &'a self,
         to: &'a Peer,
-        command: Command,
+        command: EncodedCommand,
         within: Duration,
     ) -> Delivery<'a, Result<WriteResult, ApiError>>;
 }
 
 /// What a node does with its peers' requests.
 pub trait RaftService: Send + Sync + 'static {
+    /// Answers a stream of AppendEntries, one by one; an error says why the node cannot, and is the last answer.
+    fn append_stream(
+        &self,
+        requests: BoxStream<'static, AppendEntriesRequest>,
+    ) -> BoxStream<'static, StreamAppended>;
+
     /// Answers AppendEntries; an error says why the node cannot.
     fn append_entries(
         &self,
@@ -161,7 +181,7 @@ pub trait RaftService: Send + Sync + 'static {
     fn read_index(&self) -> BoxFuture<'_, Result<LogId, ApiError>>;
 
     /// Proposes a command that another node's client has sent; never forwards it again.
-    fn forwarded(&self, command: Command) -> BoxFuture<'_, Result<WriteResult, ApiError>>;
+    fn forwarded(&self, command: EncodedCommand) -> BoxFuture<'_, Result<WriteResult, ApiError>>;
 }
 
 /// Makes openraft's connections to peers, all over one transport.
@@ -224,6 +244,28 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         let within = option.soft_ttl();
         let answer = self.transport.append_entries(&self.peer, rpc, within).await;
         answer.map_err(|error| self.rpc_error(error, RPCTypes::AppendEntries, within))
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult, RPCError<TypeConfig>>>, RPCError<TypeConfig>>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest> + Send + Unpin + 'static,
+    {
+        async move {
+            let within = option.soft_ttl();
+            let this: &'s Self = self;
+            let failed = move |error| this.rpc_error(error, RPCTypes::AppendEntries, within);
+            let answers = this.transport.append_stream(&this.peer, input.boxed(), within).await;
+            let answers = answers.map_err(&failed)?;
+            Ok(answers.map(move |answer| answer.map_err(&failed)).boxed())
+        }
+        .boxed()
     }
 
     async fn vote(

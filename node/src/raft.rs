@@ -7,6 +7,7 @@
 mod compaction;
 mod membership;
 mod operations;
+mod proposals;
 mod settings;
 mod status;
 
@@ -14,8 +15,9 @@ use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{Fatal, InitializeError, RaftError};
 use openraft::{Raft, ServerState};
@@ -23,10 +25,12 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use self::operations::bounded;
+use self::proposals::{Proposals, proposals};
 pub use self::settings::{RaftTiming, SnapshotPolicy, TimingError};
-use crate::api::{ApiError, TimeoutOutcome, WriteResult};
+use crate::api::{ApiError, BadRequest, TimeoutOutcome, WriteResult, check_command};
 use crate::limits::OPERATIONS_IN_FLIGHT_MAX;
 use crate::network::iroh::Admission;
+use crate::network::rpc::StreamAppended;
 use crate::network::snapshot::{InstallSnapshot, SnapshotStart};
 use crate::network::{PeerNetworkFactory, RaftService, Transport};
 use crate::storage::log::RedbLogStore;
@@ -36,7 +40,7 @@ use crate::types::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, LogId, Metrics, Snapshot, SnapshotResponse,
     TransferLeaderRequest, TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
-use crate::types::{Command, EndpointKey, NodeId, TypeConfig};
+use crate::types::{EncodedCommand, EndpointKey, NodeId, TypeConfig};
 
 /// What a [`RaftNode`] is made of.
 #[derive(Debug)]
@@ -70,6 +74,7 @@ struct Inner {
     endpoint_id: EndpointKey,
     incarnation: String,
     raft: Raft<TypeConfig, SqliteStateMachine>,
+    proposals: Proposals,
     transport: Arc<dyn Transport>,
     log: RedbLogStore,
     readers: ReadPool,
@@ -79,8 +84,8 @@ struct Inner {
     admission: Arc<Admission>,
     /// One permit per client operation under way.
     permits: Semaphore,
-    /// Changes of the members: they go on when nobody waits for them any more. They end when Raft does.
-    changes: Mutex<JoinSet<()>>,
+    /// The proposer, and changes of the members: they go on when nobody waits for them any more. They end when Raft does.
+    tasks: Mutex<JoinSet<()>>,
 }
 
 impl Debug for RaftNode {
@@ -113,11 +118,15 @@ impl RaftNode {
         let raft = Raft::new(parts.id, config, network, parts.log.clone(), parts.state_machine)
             .await
             .map_err(|error| RaftStartError::Fatal(error.to_string()))?;
+        let (proposals, proposer) = proposals(raft.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(proposer.run());
         let inner = Inner {
             id: parts.id,
             endpoint_id: parts.endpoint_id,
             incarnation: format!("{:016x}", rand::random::<u64>()),
             raft,
+            proposals,
             transport: parts.transport,
             log: parts.log,
             readers,
@@ -126,7 +135,7 @@ impl RaftNode {
             snapshot_policy: parts.snapshots,
             admission: parts.admission,
             permits: Semaphore::new(OPERATIONS_IN_FLIGHT_MAX as usize),
-            changes: Mutex::default(),
+            tasks: Mutex::new(tasks),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -141,21 +150,19 @@ impl RaftNode {
 
     /// Returns when Raft has stopped by itself, with the reason.
     pub async fn failed(&self) -> String {
-        let mut metrics = self.inner.raft.metrics();
-        loop {
-            if let Err(fatal) = &metrics.borrow_watched().running_state {
-                return fatal.to_string();
-            }
-            if metrics.changed().await.is_err() {
-                return Fatal::<TypeConfig>::Stopped.to_string();
-            }
+        // They change with terms and members only, and end with Raft.
+        let mut metrics = self.inner.raft.server_metrics();
+        while metrics.changed().await.is_ok() {}
+        match self.metrics().running_state {
+            Err(fatal) => fatal.to_string(),
+            Ok(()) => Fatal::<TypeConfig>::Stopped.to_string(),
         }
     }
 
     /// Lets the members of the effective membership connect, for as long as it runs: a new member has to be reached
     /// before its membership can be committed.
     pub async fn follow_members(&self) {
-        let mut metrics = self.inner.raft.metrics();
+        let mut metrics = self.inner.raft.server_metrics();
         loop {
             let members: HashSet<EndpointKey> = {
                 let metrics = metrics.borrow_watched();
@@ -170,7 +177,7 @@ impl RaftNode {
 
     /// Returns once this node's own status shows the cluster that it has founded.
     async fn founded(&self) {
-        let mut metrics = self.inner.raft.metrics();
+        let mut metrics = self.inner.raft.server_metrics();
         while metrics.borrow_watched().membership_config.nodes().next().is_none() {
             if metrics.changed().await.is_err() {
                 return;
@@ -188,6 +195,14 @@ impl RaftNode {
 }
 
 impl RaftService for RaftNode {
+    fn append_stream(
+        &self,
+        requests: BoxStream<'static, AppendEntriesRequest>,
+    ) -> BoxStream<'static, StreamAppended> {
+        let answers = self.inner.raft.stream_append(requests);
+        answers.map(|answer| answer.map_err(|fatal| fatal.to_string())).boxed()
+    }
+
     fn append_entries(
         &self,
         request: AppendEntriesRequest,
@@ -257,8 +272,11 @@ impl RaftService for RaftNode {
         .boxed()
     }
 
-    fn forwarded(&self, command: Command) -> BoxFuture<'_, Result<WriteResult, ApiError>> {
+    fn forwarded(&self, command: EncodedCommand) -> BoxFuture<'_, Result<WriteResult, ApiError>> {
         async move {
+            // What is proposed has to decode on every member.
+            let decoded = command.decode().map_err(|error| BadRequest::Malformed(error.to_string()))?;
+            check_command(&decoded)?;
             let _permit = self.admit()?;
             bounded(TimeoutOutcome::Unknown, self.propose(command)).await
         }
@@ -281,9 +299,7 @@ fn role_name(state: ServerState) -> &'static str {
 fn init_error(error: RaftError<TypeConfig, InitializeError<TypeConfig>>, id: NodeId) -> ApiError {
     match error {
         RaftError::APIError(InitializeError::NotAllowed(_)) => ApiError::AlreadyInitialized,
-        RaftError::APIError(InitializeError::NotInMembers(_)) => {
-            crate::api::BadRequest::NotAMember(id).into()
-        }
+        RaftError::APIError(InitializeError::NotInMembers(_)) => BadRequest::NotAMember(id).into(),
         RaftError::Fatal(fatal) => RaftNode::stopping(&fatal),
     }
 }

@@ -15,6 +15,7 @@ use crate::builder::{NodeBuilder, StartError, make_data_dir};
 use crate::cluster::identity::Identity;
 use crate::cluster::retired::RetiredError;
 use crate::config::{Cli, CliCommand, Config, ConfigError, RunArgs};
+use crate::failpoint::{self, FailPointError};
 use crate::limits::{RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
 use crate::plant::{self, PlantError};
 use crate::storage;
@@ -32,6 +33,8 @@ pub const EXIT_RETIRED: u8 = 65;
 enum RunError {
     #[error(transparent)]
     Plant(#[from] PlantError),
+    #[error(transparent)]
+    FailPoint(#[from] FailPointError),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("the log filter `{filter}` is refused: {reason}")]
@@ -64,7 +67,9 @@ pub fn main(cli: Cli) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     report(&error);
     match error {
-        RunError::Plant(_) | RunError::Config(_) | RunError::LogFilter { .. } => ExitCode::from(EXIT_USAGE),
+        RunError::Plant(_) | RunError::FailPoint(_) | RunError::Config(_) | RunError::LogFilter { .. } => {
+            ExitCode::from(EXIT_USAGE)
+        }
         RunError::Start(StartError::Retired(RetiredError::PutBack { .. })) => ExitCode::from(EXIT_RETIRED),
         _ => ExitCode::FAILURE,
     }
@@ -73,6 +78,7 @@ pub fn main(cli: Cli) -> ExitCode {
 /// Everything that was asked of the node, by flags, file and environment.
 fn settings(args: RunArgs) -> Result<Config, RunError> {
     plant::from_environment()?;
+    failpoint::from_environment()?;
     Ok(Config::load(args)?)
 }
 

@@ -3,7 +3,7 @@
 //! A data directory holds `identity.key`, `log.redb`, `state.sqlite` (after a snapshot was installed `state-N.sqlite`) with
 //! SQLite's `-wal` and `-shm` beside it, and `snapshots/`.
 
-mod entry;
+pub(crate) mod entry;
 pub mod log;
 pub mod memory;
 pub mod snapshot;

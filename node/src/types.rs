@@ -5,6 +5,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A member's number in the cluster, 1 and up. Chosen by the operator, never reused.
@@ -330,6 +331,71 @@ pub enum Operation {
     },
 }
 
+/// A command as it is proposed, sent and stored: encoded by postcard, once. Clones share the bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EncodedCommand(Bytes);
+
+impl EncodedCommand {
+    /// Takes over bytes that were stored; see [`Self::decode`].
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self(Bytes::copy_from_slice(bytes))
+    }
+
+    /// The bytes, the same on every node.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// What the command does, where that is known before it is applied: a value that the front door has let in is written,
+    /// whatever the key holds.
+    pub fn certain_outcome(&self) -> Option<Outcome> {
+        /// As postcard numbers [`Command::Set`].
+        const SET: u8 = 0;
+        (self.0.first() == Some(&SET)).then_some(Outcome::Written)
+    }
+
+    /// The command.
+    ///
+    /// # Errors
+    /// The bytes are none that a node has encoded.
+    pub fn decode(&self) -> Result<Command, postcard::Error> {
+        postcard::from_bytes(&self.0)
+    }
+}
+
+impl From<&Command> for EncodedCommand {
+    fn from(command: &Command) -> Self {
+        Self(postcard::to_stdvec(command).expect("commands always encode").into())
+    }
+}
+
+impl fmt::Display for EncodedCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.decode() {
+            Ok(command) => command.fmt(f),
+            Err(error) => write!(f, "{} bytes that are no command: {error}", self.0.len()),
+        }
+    }
+}
+
+impl fmt::Debug for EncodedCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl Serialize for EncodedCommand {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for EncodedCommand {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_byte_buf(ByteBuf).map(|bytes| Self(bytes.into()))
+    }
+}
+
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -424,7 +490,7 @@ impl fmt::Display for Outcome {
 openraft::declare_raft_types!(
     /// openraft's types as Aspen uses them. `leader_id_std` allows one leader in a term, as the Raft thesis has it.
     pub TypeConfig:
-        D = Command,
+        D = EncodedCommand,
         R = Outcome,
         NodeId = NodeId,
         Node = NodeInfo,
@@ -455,6 +521,8 @@ pub mod raft_types {
     pub type AppendEntriesRequest = openraft::raft::AppendEntriesRequest<TypeConfig>;
     /// Answer of the AppendEntries RPC.
     pub type AppendEntriesResponse = openraft::raft::AppendEntriesResponse<TypeConfig>;
+    /// Answer to one AppendEntries of a stream of them.
+    pub type StreamAppendResult = openraft::raft::StreamAppendResult<TypeConfig>;
     /// Request of the Vote and PreVote RPCs.
     pub type VoteRequest = openraft::raft::VoteRequest<TypeConfig>;
     /// Answer of the Vote and PreVote RPCs.

@@ -11,6 +11,7 @@ mod host;
 mod html;
 mod http_client;
 mod image;
+mod kills;
 mod lab;
 mod members;
 mod nodes;

@@ -1,6 +1,7 @@
 //! Real nodes on loopback, for the tests that need no lab: their folders, their processes, and what they are asked.
 #![allow(clippy::disallowed_methods, reason = "a test starts the program that it tests")]
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -40,6 +41,7 @@ pub(crate) struct Member {
 
 /// Nodes in one folder. Dropped, it kills what still runs.
 pub(crate) struct Nodes {
+    program: Option<PathBuf>,
     directory: TempDir,
     members: Vec<Member>,
     /// What every node is started with besides.
@@ -73,7 +75,7 @@ impl Nodes {
             endpoint_id: endpoint_id(&directory.path().join(id.to_string())),
             process: None,
         });
-        Self { members: members.collect(), directory, flags: Vec::new(), _turn: turn }
+        Self { program: None, members: members.collect(), directory, flags: Vec::new(), _turn: turn }
     }
 
     /// Gives a node that never ran another data directory.
@@ -96,6 +98,11 @@ impl Nodes {
 
     /// Starts a node that knows these peers, with the flags that all nodes get.
     pub(crate) fn start(&mut self, id: u64, peers: &[u64]) {
+        self.start_with(id, peers, &[]);
+    }
+
+    /// The same, with variables in its environment.
+    pub(crate) fn start_with(&mut self, id: u64, peers: &[u64], environment: &[(&str, String)]) {
         let mut toml = String::new();
         for peer in peers.iter().map(|peer| self.member(*peer)) {
             let Member { id, raft, http, endpoint_id, .. } = peer;
@@ -107,7 +114,8 @@ impl Nodes {
         let log = File::options().create(true).append(true).open(self.log(id)).unwrap();
         let data = self.directory.path().join(id.to_string());
         let member = self.members.iter_mut().find(|member| member.id == id).unwrap();
-        let mut command = node_command();
+        let mut command = self.program.as_ref().map_or_else(node_command, Command::new);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         command.arg("--config").arg(file).arg("--data-dir").arg(data);
         command.args(["--id", &id.to_string(), "--raft-listen", &member.raft.to_string()]);
         command.args(["--http-listen", &member.http.to_string()]);
@@ -120,19 +128,34 @@ impl Nodes {
         self.directory.path().join(format!("{id}.log"))
     }
 
+    /// Sends a signal to a node that runs.
+    pub(crate) fn signal(&self, id: u64, signal: Signal) {
+        let process = self.member(id).process.as_ref().unwrap();
+        kill(Pid::from_raw(process.id().cast_signed()), signal).unwrap();
+    }
+
     /// Sends a signal and waits for the end.
     pub(crate) fn end(&mut self, id: u64, signal: Signal) -> ExitStatus {
+        self.signal(id, signal);
+        self.ends_within(id, STOP_MAX)
+    }
+
+    /// Waits until a node ends by itself.
+    pub(crate) fn ended(&mut self, id: u64) -> ExitStatus {
+        self.ends_within(id, COMES_MAX)
+    }
+
+    fn ends_within(&mut self, id: u64, limit: Duration) -> ExitStatus {
         let member = self.members.iter_mut().find(|member| member.id == id).unwrap();
         let mut process = member.process.take().unwrap();
-        kill(Pid::from_raw(process.id().cast_signed()), signal).unwrap();
         let asked = Instant::now();
         loop {
             match process.try_wait().unwrap() {
                 Some(status) => return status,
-                None if asked.elapsed() > STOP_MAX => {
+                None if asked.elapsed() > limit => {
                     process.kill().unwrap();
                     process.wait().unwrap();
-                    panic!("node {id} still ran {STOP_MAX:?} after {signal}:\n{}", self.last_words(id));
+                    panic!("node {id} still ran after {limit:?}:\n{}", self.last_words(id));
                 }
                 None => std::thread::sleep(Duration::from_millis(10)),
             }
@@ -191,10 +214,38 @@ pub(crate) fn set(key: &str, value: &str) -> Value {
     json!({ "command": { "Set": { "key": key, "value": value } } })
 }
 
+/// Positions of `/raft/state`, by name.
+pub(crate) fn position(nodes: &Nodes, id: u64, name: &str) -> Option<u64> {
+    get(nodes.http(id), "/raft/state").ok()?.1[name]["index"].as_u64()
+}
+
+/// Every key and value that a node holds, page by page.
+pub(crate) fn contents(nodes: &Nodes, id: u64) -> BTreeMap<String, String> {
+    let (mut found, mut token) = (BTreeMap::new(), Value::Null);
+    loop {
+        let page =
+            nodes.succeeds(id, "/kv/scan", &json!({ "continuation_token": token, "consistency": "stale" }));
+        for entry in page["entries"].as_array().unwrap() {
+            let text = |name: &str| entry[name].as_str().unwrap().to_owned();
+            found.insert(text("key"), text("value"));
+        }
+        if page["is_truncated"] == json!(false) {
+            return found;
+        }
+        token = page["continuation_token"].clone();
+    }
+}
+
 /// Three nodes that answer, and are no cluster yet.
 pub(crate) fn three_nodes(flags: &[&'static str]) -> ([u64; 3], Nodes) {
+    three_nodes_of(None, flags)
+}
+
+/// The same of another program.
+pub(crate) fn three_nodes_of(program: Option<PathBuf>, flags: &[&'static str]) -> ([u64; 3], Nodes) {
     let ids = [1, 2, 3];
     let mut nodes = Nodes::new(3);
+    nodes.program = program;
     nodes.flags = flags.to_vec();
     for id in ids {
         nodes.start(id, &ids);

@@ -11,12 +11,12 @@ use serde_json::Value as Json;
 use crate::lab::{bench, rounds};
 use crate::verify::judged_again;
 
-/// The node with its planted bugs. It is built like the tests, so that only our own crate is built again.
-fn planted_node() -> PathBuf {
+/// The node with its planted bugs and the points at which it can be made to die. It is built like the tests, so that only our own crate is built again.
+pub(crate) fn planted_node() -> PathBuf {
     let profile_dir = Path::new(env!("CARGO_BIN_EXE_lab")).parent().unwrap();
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--locked", "--workspace", "--example", "aspen-node-planted"]);
-    build.args(["--features", "aspen-node/planted-bugs", "--target-dir"]);
+    build.args(["--features", "aspen-node/planted-bugs,aspen-node/failpoints", "--target-dir"]);
     build.arg(profile_dir.parent().unwrap()).current_dir(env!("CARGO_MANIFEST_DIR"));
     if profile_dir.ends_with("release") {
         build.arg("--release");

@@ -4,32 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::http_client::{get, post, request};
-use crate::nodes::{Nodes, set, three_nodes, validate};
-
-/// Positions of `/raft/state`, by name.
-fn position(nodes: &Nodes, id: u64, name: &str) -> Option<u64> {
-    get(nodes.http(id), "/raft/state").ok()?.1[name]["index"].as_u64()
-}
-
-/// Every key and value that a node holds, page by page.
-fn contents(nodes: &Nodes, id: u64) -> BTreeMap<String, String> {
-    let (mut found, mut token) = (BTreeMap::new(), Value::Null);
-    loop {
-        let page =
-            nodes.succeeds(id, "/kv/scan", &json!({ "continuation_token": token, "consistency": "stale" }));
-        for entry in page["entries"].as_array().unwrap() {
-            let text = |name: &str| entry[name].as_str().unwrap().to_owned();
-            found.insert(text("key"), text("value"));
-        }
-        if page["is_truncated"] == json!(false) {
-            return found;
-        }
-        token = page["continuation_token"].clone();
-    }
-}
+use crate::nodes::{contents, position, set, three_nodes, validate};
 
 /// An earlier system of this shape sent a snapshot in one message, and lost what was written meanwhile.
 #[test]

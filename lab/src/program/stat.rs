@@ -42,6 +42,12 @@ impl ProcessStat {
         Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
     }
 
+    /// The children of a process, by `/proc/PID/task/PID/children` (proc(5)); none if there is no such process.
+    pub fn children(pid: u32) -> Vec<u32> {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        children.unwrap_or_default().split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    }
+
     fn parse(stat: &str) -> Option<Self> {
         // Field 2 is the program's name in brackets, which may itself hold brackets and spaces.
         let (_name, rest) = stat.rsplit_once(") ")?;

@@ -69,6 +69,9 @@ pub enum ErrandError {
          in one place"
     )]
     NothingUp,
+    /// It measures this host.
+    #[error("a benchmark measures this host, not a guest: leave `rig` out")]
+    Bench,
     /// It needs what is here.
     #[error("images and kernels are built outside: the guest has no compiler; leave `rig` out")]
     Build,
@@ -141,6 +144,7 @@ impl Errand {
                 errand.files.push(folder.clone());
                 errand
             }
+            Command::Bench(_) => return Err(ErrandError::Bench),
             Command::FabricCheck(_) => Self::bare(Machines::None),
             Command::Doctor { hold, .. } => {
                 let mut errand = Self::bare(Machines::Tried);

@@ -107,8 +107,11 @@ pub(super) fn pack(
     bundle.modules(&kernel.release, &modules, MODULES_LIST);
     bundle.modules(&kernel.release, &other, OTHER_KVM_LIST);
     bundle.folder(folder)?;
-    for path in errand.scenario.iter().chain(&errand.files).chain(&errand.image) {
+    for path in errand.scenario.iter().chain(&errand.files) {
         bundle.tree(path)?;
+    }
+    if let Some(image) = &errand.image {
+        named_image(image, &mut bundle)?;
     }
     for path in &errand.programs {
         bundle.program(path)?;
@@ -122,9 +125,12 @@ pub(super) fn pack(
     }
     hypervisors(args, errand, folder, &mut bundle, workshop)?;
     match image {
-        Some(image) => built_image(image, &mut bundle)?,
+        Some(image) => booted_files(image.folder(), Path::new(IMAGE_FOLDER), &mut bundle)?,
         None if errand.machines != Machines::None => {
-            for path in [IMAGE_VARIABLE, KEY_VARIABLE].into_iter().filter_map(variable) {
+            if let Some(path) = variable(IMAGE_VARIABLE) {
+                named_image(&folder.join(path), &mut bundle)?;
+            }
+            if let Some(path) = variable(KEY_VARIABLE) {
                 bundle.tree(&folder.join(path))?;
             }
         }
@@ -197,12 +203,22 @@ fn hypervisors(
     Ok(())
 }
 
-/// Adds what is booted of an image, and what says that it is whole.
-fn built_image(image: &ImageFolder, bundle: &mut Bundle) -> Result<(), BundleError> {
-    for name in [manifest::FILE, files::VMLINUX, files::BZIMAGE, files::INITRAMFS] {
-        let from = image.folder().join(name);
-        if from.is_file() {
-            bundle.file_as(&from, &Path::new(IMAGE_FOLDER).join(name))?;
+/// Adds an image that was named, at its own path.
+fn named_image(path: &Path, bundle: &mut Bundle) -> Result<(), BundleError> {
+    if !path.is_dir() {
+        // Refused as it would be here.
+        return bundle.tree(path);
+    }
+    bundle.folder(path)?;
+    booted_files(path, path, bundle)
+}
+
+/// Adds what is booted of an image, and what says that it is whole; its disks are far larger.
+fn booted_files(from: &Path, to: &Path, bundle: &mut Bundle) -> Result<(), BundleError> {
+    for name in [manifest::FILE, manifest::SIGNATURE_FILE, files::VMLINUX, files::BZIMAGE, files::INITRAMFS] {
+        let file = from.join(name);
+        if file.is_file() {
+            bundle.file_as(&file, &to.join(name))?;
         }
     }
     Ok(())

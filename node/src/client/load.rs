@@ -179,3 +179,20 @@ async fn client<T: Target>(load: Load, number: u32, mut target: T, begin: Instan
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_of_all_clients_are_told_apart() {
+        let mut all = Measured::new();
+        for latency_us in [1, 1_000, 2_000, 100 * LATENCY_US_MAX] {
+            let mut one = Measured::new();
+            one.latencies_us.saturating_record(latency_us);
+            all.latencies_us += one.latencies_us;
+        }
+        assert_eq!(all.percentile(50.0), Duration::from_millis(1));
+        assert_eq!(all.longest().as_secs(), 60);
+    }
+}

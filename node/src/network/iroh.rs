@@ -2,6 +2,7 @@
 //! works and nothing leaves it. Peers are known by public key and dialled at the addresses of the membership.
 
 mod admission;
+mod append;
 mod pool;
 
 use std::fmt::Debug;
@@ -10,8 +11,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use iroh::endpoint::{Connection, PortmapperConfig, QuicTransportConfig, VarInt, presets};
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use iroh::endpoint::{
+    AckFrequencyConfig, Connection, PortmapperConfig, QuicTransportConfig, VarInt, presets,
+};
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
 use iroh::{Endpoint, RelayMode, SecretKey};
 use irpc::WithChannels;
@@ -20,23 +24,24 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 pub use self::admission::Admission;
-use self::pool::OnTimeout;
 pub use self::pool::RaftConnectionPool;
+use self::pool::{Class, OnTimeout};
 use super::rpc::{
     ALPN, AppendEntries, Forward, PreVote, RaftMessage, RaftProtocol, ReadIndex, RequestVote, TransferLeader,
 };
 use super::snapshot::{self, InstallSnapshot};
-use super::{Delivery, Peer, RaftService, Transport, TransportError};
+use super::{Appended, Delivery, Peer, RaftService, Transport, TransportError};
 use crate::api::{ApiError, WriteResult};
 use crate::limits::{
-    ENDPOINT_CLOSE_TIMEOUT, PEER_IDLE_TIMEOUT, PEER_INITIAL_RTT, PEER_KEEP_ALIVE, PEER_REQUESTS_MAX,
+    ENDPOINT_CLOSE_TIMEOUT, PEER_ACK_DELAY, PEER_ACKS_AHEAD, PEER_IDLE_TIMEOUT, PEER_INITIAL_RTT,
+    PEER_KEEP_ALIVE, PEER_REQUESTS_MAX,
 };
 use crate::storage::snapshot::SnapshotFile;
 use crate::types::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, LogId, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
-use crate::types::{Command, EndpointKey};
+use crate::types::{EncodedCommand, EndpointKey};
 
 /// Application error codes with which a connection is closed.
 mod close_code {
@@ -80,7 +85,10 @@ impl RaftEndpoint {
     pub async fn bind(secret: [u8; 32], address: SocketAddr) -> Result<Self, EndpointError> {
         let failed = |reason: String| EndpointError::Bind { address, reason };
         let idle = PEER_IDLE_TIMEOUT.try_into().map_err(|_| failed("bad idle time-out".to_owned()))?;
+        let mut acks = AckFrequencyConfig::default();
+        acks.ack_eliciting_threshold(VarInt::from_u32(PEER_ACKS_AHEAD)).max_ack_delay(Some(PEER_ACK_DELAY));
         let transport = QuicTransportConfig::builder()
+            .ack_frequency_config(Some(acks))
             .keep_alive_interval(PEER_KEEP_ALIVE)
             .default_path_keep_alive_interval(PEER_KEEP_ALIVE)
             .default_path_max_idle_timeout(PEER_IDLE_TIMEOUT)
@@ -140,6 +148,15 @@ pub struct IrohTransport {
 }
 
 impl Transport for IrohTransport {
+    fn append_stream<'a>(
+        &'a self,
+        to: &'a Peer,
+        requests: BoxStream<'static, AppendEntriesRequest>,
+        within: Duration,
+    ) -> Delivery<'a, BoxStream<'a, Appended>> {
+        self.pool.append(to, requests, within).boxed()
+    }
+
     fn append_entries<'a>(
         &'a self,
         to: &'a Peer,
@@ -147,7 +164,8 @@ impl Transport for IrohTransport {
         within: Duration,
     ) -> Delivery<'a, AppendEntriesResponse> {
         async move {
-            let answer = self.pool.rpc(to, AppendEntries(request), within, OnTimeout::Drop).await?;
+            let answer =
+                self.pool.rpc(Class::Heartbeat, to, AppendEntries(request), within, OnTimeout::Drop).await?;
             answered(to, answer)
         }
         .boxed()
@@ -160,7 +178,8 @@ impl Transport for IrohTransport {
         within: Duration,
     ) -> Delivery<'a, VoteResponse> {
         async move {
-            let answer = self.pool.rpc(to, RequestVote(request), within, OnTimeout::Drop).await?;
+            let answer =
+                self.pool.rpc(Class::Raft, to, RequestVote(request), within, OnTimeout::Drop).await?;
             answered(to, answer)
         }
         .boxed()
@@ -173,7 +192,7 @@ impl Transport for IrohTransport {
         within: Duration,
     ) -> Delivery<'a, VoteResponse> {
         async move {
-            let answer = self.pool.rpc(to, PreVote(request), within, OnTimeout::Drop).await?;
+            let answer = self.pool.rpc(Class::Raft, to, PreVote(request), within, OnTimeout::Drop).await?;
             answered(to, answer)
         }
         .boxed()
@@ -186,7 +205,8 @@ impl Transport for IrohTransport {
         within: Duration,
     ) -> Delivery<'a, TransferLeaderResponse> {
         async move {
-            let answer = self.pool.rpc(to, TransferLeader(request), within, OnTimeout::Drop).await?;
+            let answer =
+                self.pool.rpc(Class::Raft, to, TransferLeader(request), within, OnTimeout::Drop).await?;
             answered(to, answer)
         }
         .boxed()
@@ -206,16 +226,16 @@ impl Transport for IrohTransport {
     }
 
     fn read_index<'a>(&'a self, to: &'a Peer, within: Duration) -> Delivery<'a, Result<LogId, ApiError>> {
-        self.pool.rpc(to, ReadIndex, within, OnTimeout::Keep).boxed()
+        self.pool.rpc(Class::Raft, to, ReadIndex, within, OnTimeout::Keep).boxed()
     }
 
     fn forward<'a>(
         &'a self,
         to: &'a Peer,
-        command: Command,
+        command: EncodedCommand,
         within: Duration,
     ) -> Delivery<'a, Result<WriteResult, ApiError>> {
-        self.pool.rpc(to, Forward(command), within, OnTimeout::Keep).boxed()
+        self.pool.rpc(Class::Raft, to, Forward(command), within, OnTimeout::Keep).boxed()
     }
 }
 
@@ -251,11 +271,14 @@ impl ProtocolHandler for RaftHandler {
             // A connection that ends is no error of ours: the peer dials again.
             let Ok(Some(message)) = read_request::<RaftProtocol>(&connection).await else { break };
             while requests.try_join_next().is_some() {}
-            // What comes on behalf of a client may wait long, and a snapshot takes long; both are bounded by the node
-            // itself: they must not stand in the way of heartbeats and votes.
+            // What comes on behalf of a client may wait long, and streams take long; all are bounded by the node itself:
+            // they must not stand in the way of heartbeats and votes.
             let is_long = matches!(
                 message,
-                RaftMessage::ReadIndex(_) | RaftMessage::Forward(_) | RaftMessage::InstallSnapshot(_)
+                RaftMessage::ReadIndex(_)
+                    | RaftMessage::Forward(_)
+                    | RaftMessage::AppendStream(_)
+                    | RaftMessage::InstallSnapshot(_)
             );
             let permit = match permits.clone().acquire_owned() {
                 _ if is_long => None,
@@ -278,6 +301,19 @@ async fn answer(service: &dyn RaftService, message: RaftMessage) {
     match message {
         RaftMessage::AppendEntries(WithChannels { tx, inner, .. }) => {
             let _ = tx.send(service.append_entries(inner.0).await).await;
+        }
+        RaftMessage::AppendStream(WithChannels { tx, rx, .. }) => {
+            // A stream that breaks has ended.
+            let requests = futures::stream::unfold(rx, async |mut rx| match rx.recv().await {
+                Ok(Some(request)) => Some((request, rx)),
+                Ok(None) | Err(_) => None,
+            });
+            let mut answers = service.append_stream(requests.boxed());
+            while let Some(answer) = answers.next().await {
+                if tx.send(answer).await.is_err() {
+                    break;
+                }
+            }
         }
         RaftMessage::RequestVote(WithChannels { tx, inner, .. }) => {
             let _ = tx.send(service.vote(inner.0).await).await;

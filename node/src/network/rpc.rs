@@ -6,19 +6,26 @@ use serde::{Deserialize, Serialize};
 
 use super::snapshot::{InstallSnapshot, SnapshotAnswer, SnapshotPart};
 use crate::api::{ApiError, WriteResult};
-use crate::types::Command;
+use crate::types::EncodedCommand;
 use crate::types::raft_types::{
-    AppendEntriesRequest, AppendEntriesResponse, LogId, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, LogId, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
 /// Names the protocol and its version to iroh. The version goes up when anything that travels reads otherwise: a variant that is
 /// not the last one of its enum, a field more.
-pub const ALPN: &[u8] = b"aspen/raft/2";
+pub const ALPN: &[u8] = b"aspen/raft/3";
 
 /// Raft's AppendEntries.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AppendEntries(pub AppendEntriesRequest);
+
+/// AppendEntries requests one after the other, each answered in turn.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AppendStream;
+
+/// The answer to one request of an [`AppendStream`], or why the node has none.
+pub type StreamAppended = Result<StreamAppendResult, String>;
 
 /// Raft's RequestVote.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,7 +45,7 @@ pub struct ReadIndex;
 
 /// A client's command, for the leader.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Forward(pub Command);
+pub struct Forward(pub EncodedCommand);
 
 /// Requests of one node to another. The order of the variants is part of the protocol.
 #[rpc_requests(message = RaftMessage)]
@@ -62,6 +69,9 @@ pub enum RaftProtocol {
     /// See [`InstallSnapshot`].
     #[rpc(rx = mpsc::Receiver<SnapshotPart>, tx = mpsc::Sender<SnapshotAnswer>)]
     InstallSnapshot(InstallSnapshot),
+    /// See [`AppendStream`].
+    #[rpc(rx = mpsc::Receiver<AppendEntriesRequest>, tx = mpsc::Sender<StreamAppended>)]
+    AppendStream(AppendStream),
     /// See [`TransferLeader`].
     #[rpc(tx = oneshot::Sender<Result<TransferLeaderResponse, String>>)]
     TransferLeader(TransferLeader),

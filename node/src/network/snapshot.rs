@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::RaftService;
+use crate::failpoint::FailPoint;
 use crate::limits::{
     SNAPSHOT_ALIVE_INTERVAL, SNAPSHOT_REGION_CHUNKS, SNAPSHOT_REGIONS_AHEAD, SNAPSHOT_STEP_TIMEOUT,
 };
@@ -111,6 +112,7 @@ async fn send_parts(
         while named < regions.min(sent + u64::from(SNAPSHOT_REGIONS_AHEAD)) {
             let file = snapshot.clone();
             let digests = blocking(move || file.region(named)).await?;
+            FailPoint::SendRegion.pass();
             put(parts, SnapshotPart::Region(digests)).await?;
             named += 1;
         }
@@ -120,6 +122,7 @@ async fn send_parts(
                     let chunk = sent * u64::from(SNAPSHOT_REGION_CHUNKS) + u64::from(wanted.trailing_zeros());
                     let file = snapshot.clone();
                     let bytes = blocking(move || file.chunk(chunk)).await?;
+                    FailPoint::SendChunk.pass();
                     put(parts, SnapshotPart::Chunk(ChunkBytes(bytes))).await?;
                     wanted &= wanted - 1;
                 }
@@ -187,11 +190,13 @@ async fn take(
                 return Err(SnapshotError::Lost("more regions were named than may wait".to_owned()));
             }
             SnapshotPart::Chunk(bytes) => {
+                FailPoint::ReceiveChunk.pass();
                 incoming = blocking(move || incoming.write_chunk(&bytes.0).map(|()| incoming)).await?;
                 missing &= missing.saturating_sub(1);
             }
         }
     }
+    FailPoint::ReceiveComplete.pass();
     let received = incoming.received_bytes();
     let snapshot = while_alive(blocking(move || incoming.finish()), answers).await?;
     tracing::info!(bytes = snapshot.seal().bytes, received, "a snapshot is here");

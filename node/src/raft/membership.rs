@@ -25,9 +25,9 @@ impl RaftNode {
         let (done, outcome) = oneshot::channel();
         let work = change(self.clone());
         {
-            let mut changes = self.inner.changes.lock().expect("nothing panics while it holds this lock");
-            while changes.try_join_next().is_some() {}
-            changes.spawn(async move {
+            let mut tasks = self.inner.tasks.lock().expect("nothing panics while it holds this lock");
+            while tasks.try_join_next().is_some() {}
+            tasks.spawn(async move {
                 // Whoever has asked may be gone.
                 let _ = done.send(work.await);
             });
@@ -94,7 +94,7 @@ impl RaftNode {
         if !self.membership()?.voter_ids().any(|id| id == to) {
             return Err(BadRequest::NotAVoter(to).into());
         }
-        let mut metrics = self.inner.raft.metrics();
+        let mut metrics = self.inner.raft.server_metrics();
         if metrics.borrow_watched().current_leader == Some(to) {
             return Ok(());
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{ReadPolicy, ServerState};
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use crate::limits::{LEADER_RETRY, LEADER_WAIT, OPERATION_TIMEOUT, OPERATIONS_IN_
 use crate::network::{Peer, TransportError};
 use crate::plant::Plant;
 use crate::types::raft_types::LogId;
-use crate::types::{Command, NodeId, NodeInfo, Outcome, Revision};
+use crate::types::{Command, EncodedCommand, NodeId, NodeInfo, Outcome, Revision};
 
 impl KeyValueStore for RaftNode {
     fn read(&self, request: ReadRequest) -> Answer<'_, ReadResult> {
@@ -40,7 +40,7 @@ impl KeyValueStore for RaftNode {
         async move {
             check_command(&command)?;
             let _permit = self.admit()?;
-            bounded(TimeoutOutcome::Unknown, self.write_somewhere(&command)).await
+            bounded(TimeoutOutcome::Unknown, self.write_somewhere(&(&command).into())).await
         }
         .boxed()
     }
@@ -81,32 +81,18 @@ impl RaftNode {
     }
 
     /// Proposes a command on this node, which has to lead. Ends with openraft's answer, or when the node stops.
-    pub(super) async fn propose(&self, command: Command) -> Result<WriteResult, ApiError> {
-        let is_set = matches!(command, Command::Set { .. });
-        if Plant::AckBeforeQuorum.is_on() && is_set && self.metrics().state == ServerState::Leader {
+    pub(super) async fn propose(&self, command: EncodedCommand) -> Result<WriteResult, ApiError> {
+        if Plant::AckBeforeQuorum.is_on()
+            && matches!(command.decode(), Ok(Command::Set { .. }))
+            && self.leads()
+        {
             return self.acknowledge_early(command).await;
         }
-        match self.inner.raft.client_write(command).await {
-            Ok(written) => {
-                Ok(WriteResult { revision: Revision(written.log_id.index), outcome: written.data })
-            }
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                Err(not_leader(forward.leader_id, forward.leader_node.as_ref()))
-            }
-            Err(RaftError::APIError(
-                error
-                @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
-            )) => unreachable!("a command changes no members and has no precondition: {error}"),
-            // Another leader's log has displaced the entry here, and it may live on elsewhere; or this node is
-            // stopping after it may have been sent.
-            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) | RaftError::Fatal(_)) => {
-                Err(ApiError::LeaderLost)
-            }
-        }
+        self.inner.proposals.propose(command).await
     }
 
     /// `Plant::AckBeforeQuorum`: the answer to a set, given as soon as this node's own log has it.
-    async fn acknowledge_early(&self, command: Command) -> Result<WriteResult, ApiError> {
+    async fn acknowledge_early(&self, command: EncodedCommand) -> Result<WriteResult, ApiError> {
         let raft = &self.inner.raft;
         let proposed = raft.client_write_ff(command, None).await;
         proposed.map_err(|_| ApiError::LeaderLost)?;
@@ -121,7 +107,7 @@ impl RaftNode {
     }
 
     /// Proposes here or at the leader, and again while nothing has been proposed yet.
-    async fn write_somewhere(&self, command: &Command) -> Result<WriteResult, ApiError> {
+    async fn write_somewhere(&self, command: &EncodedCommand) -> Result<WriteResult, ApiError> {
         let (give_up, deadline) = (Instant::now() + LEADER_WAIT, Instant::now() + OPERATION_TIMEOUT);
         loop {
             let refused = match self.leader() {
@@ -157,8 +143,7 @@ impl RaftNode {
 
     /// Makes sure that a read from now on sees what its consistency asks for.
     async fn make_fresh(&self, consistency: Consistency) -> Result<(), ApiError> {
-        let believes_it_leads = || self.metrics().state == ServerState::Leader;
-        if consistency == Consistency::Stale || (Plant::StaleRead.is_on() && believes_it_leads()) {
+        if consistency == Consistency::Stale || (Plant::StaleRead.is_on() && self.leads()) {
             return Ok(());
         }
         let index = self.confirm_somewhere().await?.index;
@@ -207,15 +192,9 @@ impl RaftNode {
 
     /// Returns once the state machine has applied `index`.
     async fn await_applied(&self, index: u64) -> Result<(), ApiError> {
-        let mut metrics = self.inner.raft.metrics();
-        loop {
-            if metrics.borrow_watched().last_applied.is_some_and(|applied| applied.index >= index) {
-                return Ok(());
-            }
-            if metrics.changed().await.is_err() {
-                return Err(ApiError::Stopping { reason: "raft stopped".to_owned() });
-            }
-        }
+        let mut applied = self.inner.raft.watch_apply_progress();
+        let reached = applied.wait_until(|applied| applied.is_some_and(|applied| applied.index >= index));
+        reached.await.map(drop).map_err(|_| ApiError::Stopping { reason: "raft stopped".to_owned() })
     }
 
     /// Waits before another try: until somebody else leads, or for a moment. Past `give_up` the refusal stands.
@@ -225,7 +204,7 @@ impl RaftNode {
             return Err(refused);
         }
         let before = self.leader().map(|leader| leader.id);
-        let mut metrics = self.inner.raft.metrics();
+        let mut metrics = self.inner.raft.server_metrics();
         let changed = async {
             while metrics.changed().await.is_ok() {
                 if metrics.borrow_watched().current_leader != before {
@@ -242,7 +221,7 @@ impl RaftNode {
 
     /// Returns once this node no longer takes `leader` for the leader.
     async fn deposed(&self, leader: NodeId) {
-        let mut metrics = self.inner.raft.metrics();
+        let mut metrics = self.inner.raft.server_metrics();
         while metrics.borrow_watched().current_leader == Some(leader) {
             if metrics.changed().await.is_err() {
                 // Raft has stopped: nobody will be deposed any more.
@@ -251,9 +230,14 @@ impl RaftNode {
         }
     }
 
+    /// Whether this node believes that it leads.
+    fn leads(&self) -> bool {
+        self.inner.raft.server_metrics().borrow_watched().state == ServerState::Leader
+    }
+
     /// Who leads, as far as this node knows.
     pub(super) fn leader(&self) -> Option<Peer> {
-        let metrics = self.inner.raft.metrics();
+        let metrics = self.inner.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let id = metrics.current_leader?;
         let info = metrics.membership_config.membership().get_node(&id)?.clone();

@@ -12,6 +12,7 @@ use crate::api::{
     LogDigestEntry, Member, RaftObserver, RaftState, SnapshotStatus, StateDigest, TimeoutOutcome, VoteState,
 };
 use crate::limits::{APPEND_BYTES_MAX, LOG_DIGEST_RANGE_MAX, PEERS_MAX};
+use crate::storage::entry::encode_entry;
 use crate::storage::log::RedbLogStore;
 use crate::types::raft_types::LogId;
 use crate::types::{NodeId, NodeInfo};
@@ -167,14 +168,14 @@ fn chain(log: &RedbLogStore, from: u64, to: u64) -> std::io::Result<Vec<LogDiges
         let part = log.read(next..=to, u64::from(APPEND_BYTES_MAX))?;
         // The range was there a moment ago; what was truncated since ends the answer.
         let Some(last) = part.last() else { break };
-        next = last.index + 1;
+        next = last.log_id.index + 1;
         for entry in &part {
             let mut hasher = blake3::Hasher::new();
             hasher.update(&before);
-            hasher.update(&entry.bytes);
+            hasher.update(&encode_entry(entry));
             before = *hasher.finalize().as_bytes();
             let chain = data_encoding::HEXLOWER.encode(&before);
-            digests.push(LogDigestEntry { index: entry.index, term: entry.term, chain });
+            digests.push(LogDigestEntry { index: entry.log_id.index, term: *entry.log_id.leader_id, chain });
         }
     }
     Ok(digests)

@@ -35,6 +35,7 @@ use self::durable::Mark;
 pub use self::inspect::{LogReport, inspect};
 use self::writer::{LogOp, Writer};
 use super::StorageError;
+use super::entry::{decode_entry, entry_size};
 use crate::limits::{APPEND_BYTES_MAX, LOG_QUEUE_MAX};
 use crate::types::raft_types::{Entry, LogId, Vote};
 use crate::types::{NodeId, TypeConfig};
@@ -47,9 +48,6 @@ const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries")
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// The format that this version writes. 1: without the commands on many keys, transactions and vaults.
 const FORMAT: u64 = 2;
-
-/// Indexes and encodings as they stand in the table.
-type Rows = Vec<(u64, Arc<[u8]>)>;
 
 /// The log of one node. Clones share it.
 #[derive(Clone)]
@@ -71,17 +69,6 @@ struct Shared {
     queue: Mutex<Option<SyncSender<LogOp>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     durable: watch::Sender<Mark>,
-}
-
-/// One entry as the log holds it.
-#[derive(Debug, Clone)]
-pub struct EncodedEntry {
-    /// Its place.
-    pub index: u64,
-    /// Its term.
-    pub term: u64,
-    /// Its encoding, the same on every node.
-    pub bytes: Arc<[u8]>,
 }
 
 impl RedbLogStore {
@@ -132,21 +119,12 @@ impl RedbLogStore {
         }
     }
 
-    /// The entries in `range`, as far as the log has them, encoded; at most `bytes_max` bytes but always one entry.
+    /// The entries in `range`, as far as the log has them; at most about `bytes_max` bytes but always one entry.
     ///
     /// # Errors
     /// The log cannot be read.
-    pub fn read(&self, range: impl RangeBounds<u64>, bytes_max: u64) -> io::Result<Vec<EncodedEntry>> {
-        let from = match range.start_bound() {
-            Bound::Included(from) => *from,
-            Bound::Excluded(before) => before + 1,
-            Bound::Unbounded => 0,
-        };
-        let until = match range.end_bound() {
-            Bound::Included(last) => last.saturating_add(1),
-            Bound::Excluded(until) => *until,
-            Bound::Unbounded => u64::MAX,
-        };
+    pub fn read(&self, range: impl RangeBounds<u64>, bytes_max: u64) -> io::Result<Vec<Entry>> {
+        let (from, until) = bounds(&range);
         loop {
             // What memory has from here on, and which part of the range is on disk only.
             let (generation, disk, mut tail) = {
@@ -164,11 +142,11 @@ impl RedbLogStore {
                 continue;
             }
             let mut entries = entries?;
-            let mut bytes: u64 = entries.iter().map(|entry| entry.bytes.len() as u64).sum();
-            let complete = entries.last().is_some_and(|entry| entry.index + 1 == disk.end);
+            let mut bytes: u64 = entries.iter().map(entry_size).sum();
+            let complete = entries.last().is_some_and(|entry| entry.log_id.index + 1 == disk.end);
             if complete {
                 tail.retain(|entry| {
-                    bytes = bytes.saturating_add(entry.bytes.len() as u64);
+                    bytes = bytes.saturating_add(entry_size(entry));
                     bytes <= bytes_max
                 });
                 entries.append(&mut tail);
@@ -197,7 +175,7 @@ impl RedbLogStore {
         lock(&self.shared.cache).first()
     }
 
-    /// Bytes of entries that were appended since the log was opened.
+    /// About the bytes of the entries that were appended since the log was opened.
     pub fn appended_bytes(&self) -> u64 {
         lock(&self.shared.cache).appended_bytes()
     }
@@ -207,34 +185,43 @@ impl RedbLogStore {
         lock(&self.shared.cache).vote()
     }
 
-    fn read_disk(&self, from: u64, until: u64, bytes_max: u64) -> io::Result<Vec<EncodedEntry>> {
-        let read = || -> Result<Rows, redb::Error> {
+    /// As [`Self::read`], from memory at once; the disk does not hold up the thread.
+    async fn read_apart(&self, (from, until): (u64, u64), bytes_max: u64) -> io::Result<Vec<Entry>> {
+        let (disk, tail) = {
+            let cache = lock(&self.shared.cache);
+            cache.read(cache.clamp(from, until), bytes_max)
+        };
+        if disk.is_empty() {
+            return Ok(tail);
+        }
+        let log = self.clone();
+        let read = tokio::task::spawn_blocking(move || log.read(from..until, bytes_max)).await;
+        read.map_err(io::Error::other)?
+    }
+
+    fn read_disk(&self, from: u64, until: u64, bytes_max: u64) -> io::Result<Vec<Entry>> {
+        let read = || -> Result<io::Result<Vec<Entry>>, redb::Error> {
             let table = self.shared.db.begin_read()?.open_table(ENTRIES)?;
-            let mut found = Rows::new();
+            let mut entries = Vec::new();
             let mut bytes = 0;
-            for row in table.range(from..until)? {
+            for (wanted, row) in (from..).zip(table.range(from..until)?) {
                 let (index, value) = row?;
+                if index.value() != wanted {
+                    return Ok(Err(hole(wanted)));
+                }
                 bytes += value.value().len() as u64;
-                if bytes > bytes_max && !found.is_empty() {
+                if bytes > bytes_max && !entries.is_empty() {
                     break;
                 }
-                found.push((index.value(), Arc::from(value.value())));
+                match decode_entry(value.value()) {
+                    Ok(entry) => entries.push(entry),
+                    Err(error) => return Ok(Err(error)),
+                }
             }
-            Ok(found)
+            Ok(Ok(entries))
         };
-        let found = read().map_err(io::Error::other)?;
-        let mut entries = Vec::with_capacity(found.len());
-        for (index, (place, bytes)) in (from..).zip(found) {
-            if index != place {
-                return Err(io::Error::other(format!("the log has a hole: {index} is missing")));
-            }
-            let term = decode_entry(&bytes)?.log_id.leader_id;
-            entries.push(EncodedEntry { index, term: *term, bytes });
-        }
-        if entries.is_empty() {
-            return Err(io::Error::other(format!("the log has a hole: {from} is missing")));
-        }
-        Ok(entries)
+        let entries = read().map_err(io::Error::other)??;
+        if entries.is_empty() { Err(hole(from)) } else { Ok(entries) }
     }
 
     /// Queues an operation for the writer; waits while the queue is full.
@@ -249,17 +236,31 @@ impl RedbLogStore {
     }
 }
 
+/// The entries from `from` up to `until`, exclusive, which a range of indexes names.
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let from = match range.start_bound() {
+        Bound::Included(from) => *from,
+        Bound::Excluded(before) => before + 1,
+        Bound::Unbounded => 0,
+    };
+    let until = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(until) => *until,
+        Bound::Unbounded => u64::MAX,
+    };
+    (from, until)
+}
+
 impl RaftLogReader<TypeConfig> for RedbLogStore {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry>, io::Error> {
-        self.read(range, u64::MAX)?.iter().map(|entry| decode_entry(&entry.bytes)).collect()
+        self.read_apart(bounds(&range), u64::MAX).await
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
-        let entries = self.read(start..end, u64::from(APPEND_BYTES_MAX))?;
-        entries.iter().map(|entry| decode_entry(&entry.bytes)).collect()
+        self.read_apart((start, end), u64::from(APPEND_BYTES_MAX)).await
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
@@ -299,17 +300,12 @@ impl RaftLogStorage<TypeConfig> for RedbLogStore {
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
-        let mut encoded = Vec::new();
+        let entries: Vec<Entry> = entries.into_iter().collect();
         {
             let mut cache = lock(&self.shared.cache);
-            for entry in entries {
-                let bytes: Arc<[u8]> = postcard::to_stdvec(&entry).map_err(io::Error::other)?.into();
-                let log_id = entry.log_id;
-                encoded.push((log_id.index, bytes.clone()));
-                cache.append(log_id, bytes);
-            }
+            entries.iter().cloned().for_each(|entry| cache.append(entry));
         }
-        self.submit(LogOp::Append { entries: encoded, done: callback })
+        self.submit(LogOp::Append { entries, done: callback })
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
@@ -431,9 +427,8 @@ fn live_entries(db: &Database, begin: u64) -> Result<Option<Live>, redb::Error> 
     Ok(Some(Live { first: first.value(), last: last.value(), bytes: bytes.value().to_vec(), count }))
 }
 
-fn decode_entry(bytes: &[u8]) -> io::Result<Entry> {
-    postcard::from_bytes(bytes)
-        .map_err(|error| io::Error::other(format!("a log entry does not decode: {error}")))
+fn hole(index: u64) -> io::Error {
+    io::Error::other(format!("the log has a hole: {index} is missing"))
 }
 
 fn redb_error(path: &Path, error: impl Into<redb::Error>) -> StorageError {

@@ -7,11 +7,10 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::{Stream, StreamExt};
-use openraft::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use serde::{Deserialize, Serialize};
 
-use super::entry::{chain, membership_of};
+use super::entry::{chain, decode_command, membership_of};
 use super::snapshot::SnapshotFile;
 use crate::state::{self, Records, Space, Store, entry_bytes, successor};
 use crate::types::raft_types::{LogId, Snapshot, SnapshotMeta, StoredMembership};
@@ -155,10 +154,9 @@ impl RaftStateMachine<TypeConfig> for InMemoryStateMachine {
             let outcome = {
                 let mut state = lock(&self.state);
                 let revision = Revision(entry.log_id.index);
-                let Ok(outcome) = match &entry.payload {
-                    EntryPayload::Normal(command) => state::apply(&mut state.store, revision, command),
-                    EntryPayload::Blank | EntryPayload::Membership(_) => Ok(Outcome::None),
-                };
+                let command = decode_command(&entry)?;
+                let outcome = command.map(|command| state::apply(&mut state.store, revision, &command));
+                let Ok(outcome) = outcome.unwrap_or(Ok(Outcome::None));
                 state.digest = chain(&state.digest, &entry, &outcome);
                 state.applied = Some(entry.log_id);
                 if let Some(membership) = membership_of(&entry) {

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use self::incoming::Incoming;
 use super::StorageError;
+use crate::failpoint::FailPoint;
 use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_REGION_CHUNKS};
 use crate::types::raft_types::{LogId, SnapshotMeta};
 
@@ -265,6 +266,7 @@ impl SnapshotStore {
         if let Content::File(file) = &snapshot.content {
             file.sync_all()?;
         }
+        FailPoint::SnapshotFlushed.pass();
         let mut current = self.lock();
         if let Some(newer) =
             current.as_ref().filter(|there| there.meta.last_log_id > snapshot.meta.last_log_id)
@@ -275,6 +277,7 @@ impl SnapshotStore {
         let name = name(snapshot.meta.last_log_id, &snapshot.seal.digest);
         fs::rename(path, self.0.dir.join(&name))?;
         sync_dir(&self.0.dir)?;
+        FailPoint::SnapshotNamed.pass();
         let before = current.replace(snapshot.clone());
         drop(current);
         if let Some(before) = before {

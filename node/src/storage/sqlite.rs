@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use futures::{Stream, StreamExt};
+use openraft::EntryPayload;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
@@ -38,7 +39,7 @@ use super::StorageError;
 use super::entry::membership_of;
 use super::log::DurableLog;
 use super::snapshot::{SNAPSHOT_DIR, SnapshotFile, SnapshotStore};
-use crate::limits::{APPLY_BATCH_MAX, JOURNAL_BYTES_MAX};
+use crate::limits::{APPLY_BATCH_MAX, JOURNAL_BYTES_MAX, STATE_CACHE_KIB};
 use crate::plant::Plant;
 use crate::types::TypeConfig;
 use crate::types::raft_types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership};
@@ -184,8 +185,18 @@ impl SqliteStateMachine {
     }
 
     async fn apply_batch(&mut self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
-        let (entries, responders): (Vec<Entry>, Vec<_>) = batch.into_iter().unzip();
+        let (entries, mut responders): (Vec<Entry>, Vec<_>) = batch.into_iter().unzip();
         let Some(last) = entries.last().map(|entry| entry.log_id) else { return Ok(()) };
+        // A quorum has them durably, and a linearizable read waits until they are applied: who needs no more than that is
+        // answered now.
+        for (entry, responder) in entries.iter().zip(&mut responders) {
+            if let EntryPayload::Normal(command) = &entry.payload
+                && let Some(outcome) = command.certain_outcome()
+                && let Some(responder) = responder.take()
+            {
+                responder.send(outcome);
+            }
+        }
         if let Some(log) = &mut self.log {
             log.reached(last.index).await?;
         }
@@ -296,7 +307,7 @@ fn initialize(path: &Path, connection: &Connection) -> Result<(), StorageError> 
     // A journal that was longer once is cut when it begins anew.
     let journal = format!(
         "PRAGMA synchronous=NORMAL; PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0;
-         PRAGMA journal_size_limit={JOURNAL_BYTES_MAX};"
+         PRAGMA journal_size_limit={JOURNAL_BYTES_MAX}; PRAGMA cache_size=-{STATE_CACHE_KIB};"
     );
     connection.execute_batch(&journal).map_err(sqlite)?;
     if !make.is_empty() {

@@ -88,7 +88,7 @@ fn log_id(term: u64, index: u64) -> LogId {
 
 fn set(term: u64, index: u64, key: &str) -> Entry {
     let command = Command::Set { key: key.into(), value: format!("{term}/{index}").as_str().into() };
-    Entry { log_id: log_id(term, index), payload: EntryPayload::Normal(command) }
+    Entry { log_id: log_id(term, index), payload: EntryPayload::Normal((&command).into()) }
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! `RaftConnectionPool`: one connection per peer, and one more for snapshots, dialled when it is needed.
+//! `RaftConnectionPool`: connections to each peer, for entries and requests, for heartbeats, and for snapshots, dialled when
+//! they are needed.
 //!
 //! A dial goes on while the requests that wait for it give up, so that a short time limit never starves a slow link.
 //! A connection is dropped after the first Raft RPC that has no answer in time: QUIC alone would take seconds to notice
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use futures::stream::BoxStream;
 use iroh::endpoint::{Connection, VarInt};
 use iroh::{Endpoint, EndpointAddr, EndpointId};
 use irpc::Client;
@@ -18,14 +20,15 @@ use irpc_iroh::IrohRemoteConnection;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::append::AppendStream;
 use super::close_code;
 use crate::limits::{DIAL_TIMEOUT, SNAPSHOT_STEP_TIMEOUT};
-use crate::network::rpc::{ALPN, RaftMessage, RaftProtocol};
+use crate::network::rpc::{self, ALPN, RaftMessage, RaftProtocol};
 use crate::network::snapshot::{self, InstallSnapshot, SnapshotError};
-use crate::network::{Peer, TransportError};
+use crate::network::{Appended, Peer, TransportError};
 use crate::storage::snapshot::SnapshotFile;
 use crate::types::NodeInfo;
-use crate::types::raft_types::SnapshotResponse;
+use crate::types::raft_types::{AppendEntriesRequest, SnapshotResponse};
 
 type Dial = Shared<BoxFuture<'static, Result<Connection, String>>>;
 
@@ -40,9 +43,11 @@ pub(super) enum OnTimeout {
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Class {
-    /// Messages.
+pub(super) enum Class {
+    /// Entries, votes and clients' requests.
     Raft,
+    /// Heartbeats: on the connection of the entries they would wait behind them where the link is slow.
+    Heartbeat,
     /// Snapshots, which take long and fill it.
     Snapshot,
 }
@@ -64,7 +69,7 @@ struct State {
 }
 
 #[derive(Debug, Clone)]
-struct Slot {
+pub(super) struct Slot {
     /// Tells this connection from its successor.
     number: u64,
     class: Class,
@@ -79,6 +84,7 @@ impl RaftConnectionPool {
     /// Sends a request over the connection to a peer, which is dialled if there is none.
     pub(super) async fn rpc<Req, Res>(
         &self,
+        class: Class,
         to: &Peer,
         request: Req,
         within: Duration,
@@ -91,7 +97,7 @@ impl RaftConnectionPool {
         Res: irpc::RpcMessage,
     {
         let deadline = Instant::now() + within;
-        let (slot, client) = self.client(to, Class::Raft, deadline, within).await?;
+        let (slot, client) = self.client(to, class, deadline, within).await?;
         match timeout_at(deadline, client.rpc(request)).await {
             Err(_) => {
                 if on_timeout == OnTimeout::Drop {
@@ -101,6 +107,35 @@ impl RaftConnectionPool {
             }
             Ok(Err(error)) => Err(self.failed(to, &slot, error)),
             Ok(Ok(answer)) => Ok(answer),
+        }
+    }
+
+    /// Opens a stream of AppendEntries.
+    pub(super) async fn append<'a>(
+        &'a self,
+        to: &'a Peer,
+        requests: BoxStream<'static, AppendEntriesRequest>,
+        within: Duration,
+    ) -> Result<BoxStream<'a, Appended>, TransportError> {
+        let deadline = Instant::now() + within;
+        let (slot, client) = self.client(to, Class::Raft, deadline, within).await?;
+        let opening = client.bidi_streaming(rpc::AppendStream, 1, 1);
+        let channels = self.open(to, &slot, deadline, within, opening).await?;
+        Ok(AppendStream::new(self, to, slot, within, requests, channels).into_stream())
+    }
+
+    /// Waits until a stream is open.
+    async fn open<T>(
+        &self,
+        to: &Peer,
+        slot: &Slot,
+        deadline: Instant,
+        within: Duration,
+        opening: impl Future<Output = irpc::Result<T>>,
+    ) -> Result<T, TransportError> {
+        match timeout_at(deadline, opening).await {
+            Err(_) => Err(TransportError::Timeout { peer: to.id, within_ms: millis(within) }),
+            Ok(opened) => opened.map_err(|error| self.failed(to, slot, error)),
         }
     }
 
@@ -114,10 +149,8 @@ impl RaftConnectionPool {
         let within = SNAPSHOT_STEP_TIMEOUT;
         let deadline = Instant::now() + within;
         let (slot, client) = self.client(to, Class::Snapshot, deadline, within).await?;
-        let opened = timeout_at(deadline, client.bidi_streaming(request, 1, 1)).await;
-        let opened =
-            opened.map_err(|_| TransportError::Timeout { peer: to.id, within_ms: millis(within) })?;
-        let (parts, mut answers) = opened.map_err(|error| self.failed(to, &slot, error))?;
+        let opening = client.bidi_streaming(request, 1, 1);
+        let (parts, mut answers) = self.open(to, &slot, deadline, within, opening).await?;
         let sent = snapshot::send(file, &parts, &mut answers).await;
         sent.map_err(|error| {
             self.forget(to, &slot);
@@ -186,7 +219,7 @@ impl RaftConnectionPool {
     }
 
     /// Drops a connection, unless another has taken its place already.
-    fn forget(&self, to: &Peer, slot: &Slot) {
+    pub(super) fn forget(&self, to: &Peer, slot: &Slot) {
         let mut state = self.state.lock().expect("nothing panics while it holds this lock");
         let key = (to.info.clone(), slot.class);
         if state.peers.get(&key).is_some_and(|present| present.number == slot.number) {
@@ -198,7 +231,7 @@ impl RaftConnectionPool {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

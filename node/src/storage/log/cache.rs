@@ -2,20 +2,19 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
 
-use super::EncodedEntry;
+use super::super::entry::entry_size;
 use crate::limits::LOG_CACHE_BYTES_MAX;
-use crate::types::raft_types::{LogId, Vote};
+use crate::types::raft_types::{Entry, LogId, Vote};
 
 /// The tail of the log, and its bounds.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     /// Invariant: contiguous, ends with `last`, and holds every entry that is not durable.
-    tail: VecDeque<EncodedEntry>,
-    /// Bytes in `tail`.
+    tail: VecDeque<Entry>,
+    /// Bytes in `tail`, about.
     bytes: u64,
-    /// Bytes that were ever appended.
+    /// Bytes that were ever appended, about.
     appended: u64,
     /// Entries up to here are on disk, so they may leave memory.
     durable: Option<u64>,
@@ -55,7 +54,7 @@ impl Cache {
     }
 
     pub(super) fn first_in_memory(&self) -> Option<u64> {
-        self.tail.front().map(|entry| entry.index)
+        self.tail.front().map(|entry| entry.log_id.index)
     }
 
     pub(super) fn appended_bytes(&self) -> u64 {
@@ -99,16 +98,16 @@ impl Cache {
     }
 
     /// Splits a clamped range: what has to be read from disk, and what memory has of the rest, up to `bytes_max`.
-    pub(super) fn read(&self, range: Range<u64>, bytes_max: u64) -> (Range<u64>, Vec<EncodedEntry>) {
-        let Some(first) = self.tail.front().map(|entry| entry.index) else {
+    pub(super) fn read(&self, range: Range<u64>, bytes_max: u64) -> (Range<u64>, Vec<Entry>) {
+        let Some(first) = self.tail.front().map(|entry| entry.log_id.index) else {
             return (range, Vec::new());
         };
         let disk = range.start..range.end.min(first).max(range.start);
-        let mut found: Vec<EncodedEntry> = Vec::new();
+        let mut found: Vec<Entry> = Vec::new();
         let mut bytes = 0_u64;
         for index in disk.end..range.end {
             let entry = &self.tail[offset(index, first)];
-            bytes = bytes.saturating_add(entry.bytes.len() as u64);
+            bytes = bytes.saturating_add(entry_size(entry));
             if bytes > bytes_max && !(found.is_empty() && disk.is_empty()) {
                 break;
             }
@@ -118,15 +117,17 @@ impl Cache {
     }
 
     /// Adds an entry, which is readable from now on.
-    pub(super) fn append(&mut self, log_id: LogId, bytes: Arc<[u8]>) {
+    pub(super) fn append(&mut self, entry: Entry) {
+        let log_id = entry.log_id;
         let next = self.last.or(self.purged).map_or(log_id.index, |id| id.index + 1);
         assert_eq!(log_id.index, next, "openraft appends without holes");
         if self.last.is_none() {
             self.first = log_id.index;
         }
-        self.bytes += bytes.len() as u64;
-        self.appended += bytes.len() as u64;
-        self.tail.push_back(EncodedEntry { index: log_id.index, term: *log_id.leader_id, bytes });
+        let bytes = entry_size(&entry);
+        self.bytes += bytes;
+        self.appended += bytes;
+        self.tail.push_back(entry);
         self.last = Some(log_id);
     }
 
@@ -134,7 +135,7 @@ impl Cache {
     pub(super) fn flushed(&mut self, index: u64) {
         self.durable = self.durable.max(Some(index));
         while self.bytes > LOG_CACHE_BYTES_MAX
-            && self.tail.front().is_some_and(|entry| Some(entry.index) <= self.durable)
+            && self.tail.front().is_some_and(|entry| Some(entry.log_id.index) <= self.durable)
         {
             self.pop_front();
         }
@@ -148,9 +149,9 @@ impl Cache {
     /// Forgets the entries after `last`.
     pub(super) fn truncate_after(&mut self, last: Option<LogId>) {
         let index = last.map(|id| id.index);
-        while self.tail.back().is_some_and(|entry| Some(entry.index) > index) {
+        while self.tail.back().is_some_and(|entry| Some(entry.log_id.index) > index) {
             if let Some(entry) = self.tail.pop_back() {
-                self.bytes -= entry.bytes.len() as u64;
+                self.bytes -= entry_size(&entry);
             }
         }
         // What is not there stays absent: a log that ends before `last` keeps its end.
@@ -160,7 +161,7 @@ impl Cache {
 
     /// Forgets the entries up to `upto`.
     pub(super) fn purge(&mut self, upto: LogId) {
-        while self.tail.front().is_some_and(|entry| entry.index <= upto.index) {
+        while self.tail.front().is_some_and(|entry| entry.log_id.index <= upto.index) {
             self.pop_front();
         }
         self.purged = self.purged.max(Some(upto));
@@ -171,7 +172,7 @@ impl Cache {
 
     fn pop_front(&mut self) {
         if let Some(entry) = self.tail.pop_front() {
-            self.bytes -= entry.bytes.len() as u64;
+            self.bytes -= entry_size(&entry);
         }
     }
 }

@@ -8,7 +8,8 @@ use std::path::Path;
 use redb::{Database, ReadableDatabase};
 
 use self::untouched::Untouched;
-use super::{ENTRIES, StorageError, decode_entry, load, redb_error, stored_format};
+use super::super::entry::{decode_command, decode_entry};
+use super::{ENTRIES, StorageError, load, redb_error, stored_format};
 use crate::types::raft_types::{LogId, Vote};
 
 /// What a log holds, and what is wrong with it.
@@ -70,7 +71,8 @@ fn entries(db: &Database, report: &mut LogReport) -> Result<(), redb::Error> {
         let (index, bytes) = row?;
         let index = index.value();
         report.count += 1;
-        let Ok(entry) = decode_entry(bytes.value()) else {
+        let decoded = decode_entry(bytes.value());
+        let Ok(entry) = decoded.and_then(|entry| decode_command(&entry).map(|_| entry)) else {
             report.faults.push(format!("entry {index} does not decode"));
             before = None;
             continue;

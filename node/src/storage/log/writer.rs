@@ -3,26 +3,41 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
 
 use openraft::storage::IOFlushed;
 use redb::{Durability, ReadableTable};
 use tokio::sync::oneshot;
 
+use super::super::entry::{encode, encode_entry};
 use super::durable::Mark;
 use super::{ENTRIES, META, Shared, lock};
-use crate::limits::{LOG_QUEUE_MAX, PURGE_ROWS_MAX};
+use crate::failpoint::FailPoint;
+use crate::limits::{COMMITTED_INTERVAL, LOG_QUEUE_MAX, PURGE_ROWS_MAX};
 use crate::plant::Plant;
 use crate::types::TypeConfig;
-use crate::types::raft_types::{LogId, Vote};
+use crate::types::raft_types::{Entry, LogId, Vote};
 
 type Done = oneshot::Sender<io::Result<()>>;
 
 /// One operation on the log, and whom to tell when it is durable.
 pub(super) enum LogOp {
-    Append { entries: Vec<(u64, Arc<[u8]>)>, done: IOFlushed<TypeConfig> },
+    Append { entries: Vec<Entry>, done: IOFlushed<TypeConfig> },
     Vote { vote: Vote, done: Done },
     Truncate { after: Option<u64>, done: Done },
     Purge { upto: LogId, done: Done },
+}
+
+impl LogOp {
+    /// Where a node can be made to die before and after it.
+    fn fail_points(&self) -> (FailPoint, FailPoint) {
+        match self {
+            Self::Append { .. } => (FailPoint::AppendBefore, FailPoint::AppendAfter),
+            Self::Vote { .. } => (FailPoint::VoteBefore, FailPoint::VoteAfter),
+            Self::Truncate { .. } => (FailPoint::TruncateBefore, FailPoint::TruncateAfter),
+            Self::Purge { .. } => (FailPoint::PurgeBefore, FailPoint::PurgeAfter),
+        }
+    }
 }
 
 /// Owns all writes to one log.
@@ -32,12 +47,14 @@ pub(super) struct Writer {
     tainted: Option<String>,
     /// Rows up to here are purged, and those that are still there are removed bit by bit.
     purged: Option<u64>,
+    /// When the last committed entry was written.
+    committed_at: Option<Instant>,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let purged = lock(&shared.cache).purged().map(|id| id.index);
-        Self { shared, tainted: None, purged }
+        Self { shared, tainted: None, purged, committed_at: None }
     }
 
     /// Works until the queue is closed and empty.
@@ -54,13 +71,21 @@ impl Writer {
             batch.extend(ops.try_iter().take(LOG_QUEUE_MAX));
             self.step(batch);
         }
+        // What was committed since.
+        self.step(Vec::new());
         self.shared.durable.send_replace(Mark::Ended);
     }
 
     /// Writes one batch durably and answers it, in order.
     fn step(&mut self, batch: Vec<LogOp>) {
+        // Its row is one more page to write, unless another row of the same page is written anyway.
+        let is_append = batch.iter().all(|op| matches!(op, LogOp::Append { .. })) && !batch.is_empty();
+        let is_due = !is_append || self.committed_at.is_none_or(|at| at.elapsed() >= COMMITTED_INTERVAL);
+        if is_due {
+            self.committed_at = Some(Instant::now());
+        }
         if self.tainted.is_none()
-            && let Err(error) = self.commit(&batch).map(|purged| self.purged = purged)
+            && let Err(error) = self.commit_passing(&batch, is_due).map(|purged| self.purged = purged)
         {
             tracing::error!(path = %self.shared.path.display(), %error, "the log failed, this node has to stop");
             self.tainted = Some(error.to_string());
@@ -71,8 +96,20 @@ impl Writer {
         }
     }
 
-    /// Writes a batch; up to where purged rows are left.
-    fn commit(&self, batch: &[LogOp]) -> Result<Option<u64>, redb::Error> {
+    /// As [`Self::commit`], past the points at which a node can be made to die.
+    fn commit_passing(&self, batch: &[LogOp], is_due: bool) -> Result<Option<u64>, redb::Error> {
+        for op in batch {
+            op.fail_points().0.pass();
+        }
+        let purged = self.commit(batch, is_due)?;
+        for op in batch {
+            op.fail_points().1.pass();
+        }
+        Ok(purged)
+    }
+
+    /// Writes a batch, and the last committed entry if that is due; up to where purged rows are left.
+    fn commit(&self, batch: &[LogOp], is_due: bool) -> Result<Option<u64>, redb::Error> {
         let mut purged = self.purged;
         let mut txn = self.shared.db.begin_write()?;
         txn.set_durability(Durability::Immediate)?;
@@ -82,8 +119,8 @@ impl Writer {
             for op in batch {
                 match op {
                     LogOp::Append { entries: new, .. } => {
-                        for (index, bytes) in new {
-                            entries.insert(index, &**bytes)?;
+                        for entry in new {
+                            entries.insert(entry.log_id.index, encode_entry(entry).as_slice())?;
                         }
                     }
                     LogOp::Vote { .. } if Plant::VoteNotPersisted.is_on() => {}
@@ -112,7 +149,7 @@ impl Writer {
             // Only as far as this very transaction holds the log: more may have been committed meanwhile, and a node
             // whose committed entries are missing could not start.
             let last = entries.last()?.map(|(index, _)| index.value());
-            let committed = lock(&self.shared.cache).committed();
+            let committed = lock(&self.shared.cache).committed().filter(|_| is_due);
             if let Some(committed) = committed.filter(|committed| Some(committed.index) <= last) {
                 meta.insert("committed", encode(&committed).as_slice())?;
             }
@@ -134,8 +171,8 @@ impl Writer {
         };
         match op {
             LogOp::Append { entries, done } => {
-                if let (Ok(()), Some((index, _))) = (&result, entries.last()) {
-                    lock(&self.shared.cache).flushed(*index);
+                if let (Ok(()), Some(last)) = (&result, entries.last()) {
+                    lock(&self.shared.cache).flushed(last.log_id.index);
                     self.publish();
                 }
                 done.io_completed(result);
@@ -160,8 +197,4 @@ impl Writer {
             }
         }
     }
-}
-
-fn encode(value: &impl serde::Serialize) -> Vec<u8> {
-    postcard::to_stdvec(value).expect("ids and votes always encode")
 }

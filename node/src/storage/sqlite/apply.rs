@@ -4,19 +4,22 @@ use std::io;
 use std::path::Path;
 use std::sync::mpsc::Receiver;
 
-use openraft::EntryPayload;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::sync::oneshot;
 
-use super::super::entry::{chain, encode, membership_of};
+use super::super::entry::{chain, decode_command, encode, entry_size, membership_of};
 use super::checkpoint::Checkpoints;
 use super::generation::Generation;
 use super::records::{self, SqlStore, sql_int};
 use super::{Bases, ReadPool, SnapshotFile, StorageError, check_snapshot, open_writer};
+use crate::failpoint::FailPoint;
 use crate::limits::{STATE_DIGEST_INTERVAL, STATE_DIGESTS_MAX};
 use crate::state;
 use crate::types::raft_types::{Entry, LogId, StoredMembership};
-use crate::types::{Outcome, Revision};
+use crate::types::{Command, Outcome, Revision};
+
+/// Bytes of a page of the database, as SQLite has them unless it is told otherwise.
+const PAGE_BYTES: u64 = 4_096;
 
 /// What the state machine's thread is asked to do.
 #[derive(Debug)]
@@ -73,9 +76,12 @@ impl Applier {
         while let Ok(op) = ops.recv() {
             // openraft stops on an error, and an answer is lost only when it has stopped already.
             match op {
-                Op::Apply(batch) => {
-                    let _ =
-                        batch.done.send(self.step(&batch.entries, &batch.awaited).map_err(io::Error::other));
+                Op::Apply(Batch { entries, awaited, done }) => {
+                    let commands: io::Result<Vec<_>> = entries.iter().map(decode_command).collect();
+                    let applied = commands.and_then(|commands| {
+                        self.step(&entries, &commands, &awaited).map_err(io::Error::other)
+                    });
+                    let _ = done.send(applied);
                 }
                 Op::Install { snapshot, done } => {
                     let _ = done.send(self.install(&snapshot).map_err(io::Error::other));
@@ -92,7 +98,9 @@ impl Applier {
         let sqlite = |source| StorageError::Sqlite { path: path.clone(), source };
         let unfinished = next.prepare(snapshot).map_err(io)?;
         check_snapshot(&unfinished, snapshot.meta())?;
+        FailPoint::InstallPrepared.pass();
         next.enter(&unfinished).map_err(io)?;
+        FailPoint::InstallNamed.pass();
         let connection = open_writer(&path)?;
         let position = position(&path, &connection)?;
         self.digest = stored_digest(&connection).map_err(sqlite)?;
@@ -102,20 +110,27 @@ impl Applier {
         self.bases.replace(&path).map_err(io)?;
         self.generation = next;
         self.generation.remove_others()?;
+        FailPoint::InstallDone.pass();
         Ok(position)
     }
 
     /// Applies a batch in one transaction.
-    fn step(&mut self, entries: &[Entry], awaited: &[bool]) -> rusqlite::Result<Vec<Outcome>> {
+    fn step(
+        &mut self,
+        entries: &[Entry],
+        commands: &[Option<Command>],
+        awaited: &[bool],
+    ) -> rusqlite::Result<Vec<Outcome>> {
+        FailPoint::ApplyBefore.pass();
         let txn = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let mut digest = self.digest;
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut membership = None;
-        for (entry, is_awaited) in entries.iter().zip(awaited) {
+        for ((entry, command), is_awaited) in entries.iter().zip(commands).zip(awaited) {
             let revision = Revision(entry.log_id.index);
-            let outcome = match &entry.payload {
-                EntryPayload::Normal(command) => state::apply(&mut SqlStore(&txn), revision, command)?,
-                EntryPayload::Blank | EntryPayload::Membership(_) => Outcome::None,
+            let outcome = match command {
+                Some(command) => state::apply(&mut SqlStore(&txn), revision, command)?,
+                None => Outcome::None,
             };
             membership = membership_of(entry).or(membership);
             digest = chain(&digest, entry, &outcome);
@@ -131,9 +146,13 @@ impl Applier {
         if let Some(membership) = membership {
             put_meta(&txn, "membership", &encode(&membership))?;
         }
+        FailPoint::ApplyUncommitted.pass();
         txn.commit()?;
+        FailPoint::ApplyAfter.pass();
         self.digest = digest;
-        self.checkpoints.written(&self.connection);
+        // An entry changes a page at least.
+        let bytes = entries.iter().map(|entry| entry_size(entry) + PAGE_BYTES).sum();
+        self.checkpoints.written(&self.connection, bytes);
         Ok(outcomes)
     }
 }

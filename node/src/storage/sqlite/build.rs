@@ -13,6 +13,7 @@ use super::super::StorageError;
 use super::super::snapshot::{SnapshotFile, SnapshotStore};
 use super::apply::{self, Position};
 use super::{ReadPool, open_read_only};
+use crate::failpoint::FailPoint;
 use crate::limits::{SNAPSHOT_FLUSH_BYTES, SNAPSHOT_RETRY, SNAPSHOT_STEP_PAGES};
 use crate::plant::Plant;
 use crate::types::TypeConfig;
@@ -78,7 +79,9 @@ fn build(database: &Path, snapshots: &SnapshotStore) -> Result<(SnapshotMeta, Sn
     // The first read fixes what all of the copy shows.
     source.execute_batch("BEGIN").map_err(sqlite)?;
     let covers = meta(apply::position(database, &source)?);
+    FailPoint::BuildBegun.pass();
     copy_pages(&source, &target).map_err(io)?;
+    FailPoint::BuildCopied.pass();
     drop(source);
     let snapshot = snapshots.publish(&target, covers.clone()).map_err(io)?;
     Ok((covers, snapshot))

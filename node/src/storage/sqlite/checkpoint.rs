@@ -4,25 +4,33 @@
 //! SQLite's journal only begins anew when all of it is in the database and nobody writes or reads behind its beginning. Under
 //! load that moment never comes by itself: when the journal is long and nearly empty of news, the writer makes it.
 
-use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use crate::limits::{CHECKPOINT_INTERVAL, JOURNAL_BYTES_MAX};
+use crate::failpoint::FailPoint;
+use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, JOURNAL_BYTES_MAX};
 
 /// The thread that does it. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
-    /// Dropped to end the thread.
-    channels: Option<(SyncSender<()>, SyncSender<Infallible>)>,
-    is_restart_due: Arc<AtomicBool>,
+    /// Wakes the thread; dropped to end it.
+    news: Option<SyncSender<()>>,
+    progress: Arc<Progress>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the writer and the thread tell each other.
+#[derive(Debug, Default)]
+struct Progress {
+    /// About the bytes that were written into the journal since the last checkpoint began.
+    bytes: AtomicU64,
+    is_restart_due: AtomicBool,
 }
 
 impl Checkpoints {
@@ -31,37 +39,37 @@ impl Checkpoints {
         connection.execute_batch("PRAGMA synchronous=NORMAL;")?;
         let mut journal = path.as_os_str().to_owned();
         journal.push("-wal");
-        let is_restart_due = Arc::new(AtomicBool::new(false));
-        let (written, news) = sync_channel(1);
-        // Nothing is ever sent on it: it is dropped.
-        let (stop, stopped) = sync_channel(1);
-        let journal = PathBuf::from(journal);
-        let worker = Worker { connection, journal, news, stopped, is_restart_due: is_restart_due.clone() };
+        let progress = Arc::new(Progress::default());
+        let (sender, news) = sync_channel(1);
+        let worker = Worker { connection, journal: PathBuf::from(journal), news, progress: progress.clone() };
         // Without a thread the journal grows until the node stops: better than not to start.
         let thread = std::thread::Builder::new().name("state-journal".into()).spawn(move || worker.run());
         let thread = thread.inspect_err(|error| tracing::error!(%error, "the journal is not emptied")).ok();
-        Ok(Self { channels: Some((written, stop)), is_restart_due, thread })
+        Ok(Self { news: Some(sender), progress, thread })
     }
 
-    /// Says that something was committed on `writer`.
-    pub(super) fn written(&self, writer: &Connection) {
-        if self.is_restart_due.swap(false, Ordering::Relaxed) {
+    /// Says that about so many bytes were committed on `writer`.
+    pub(super) fn written(&self, writer: &Connection, bytes: u64) {
+        if self.progress.is_restart_due.swap(false, Ordering::Relaxed) {
             // A reader that is in the way is not waited for: another time.
             let restarted = writer.busy_timeout(Duration::ZERO).and_then(|()| checkpoint(writer, "RESTART"));
             if let Err(error) = restarted {
                 tracing::warn!(%error, "the state machine's journal could not begin anew");
             }
         }
-        if let Some((written, _)) = &self.channels {
-            // It is full: the thread knows.
-            let _ = written.try_send(());
+        let before = self.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
+        // The thread is woken only for what it does not know yet.
+        let is_news = before == 0 || (before < CHECKPOINT_BYTES && before + bytes >= CHECKPOINT_BYTES);
+        if let Some(news) = self.news.as_ref().filter(|_| is_news) {
+            // It is full: the thread is about to look.
+            let _ = news.try_send(());
         }
     }
 }
 
 impl Drop for Checkpoints {
     fn drop(&mut self) {
-        drop(self.channels.take());
+        drop(self.news.take());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -74,25 +82,45 @@ struct Worker {
     connection: Connection,
     journal: PathBuf,
     news: Receiver<()>,
-    stopped: Receiver<Infallible>,
-    is_restart_due: Arc<AtomicBool>,
+    progress: Arc<Progress>,
 }
 
 impl Worker {
     fn run(self) {
+        let mut last = Instant::now();
         while self.news.recv().is_ok() {
-            if let Err(error) = checkpoint(&self.connection, "PASSIVE") {
-                // Nothing is lost: what is in the journal stays there. The writer meets the same disk.
-                tracing::warn!(%error, "the state machine's journal could not be emptied into its database");
+            while self.progress.bytes.load(Ordering::Relaxed) < CHECKPOINT_BYTES {
+                let left = CHECKPOINT_INTERVAL.saturating_sub(last.elapsed());
+                match self.news.recv_timeout(left) {
+                    Ok(()) => {}
+                    Err(RecvTimeoutError::Timeout) => break,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
             }
-            let bytes = std::fs::metadata(&self.journal).map_or(0, |journal| journal.len());
-            if bytes > JOURNAL_BYTES_MAX {
-                self.is_restart_due.store(true, Ordering::Relaxed);
-            }
-            if self.stopped.recv_timeout(CHECKPOINT_INTERVAL) == Err(RecvTimeoutError::Disconnected) {
-                return;
-            }
+            last = Instant::now();
+            self.progress.bytes.store(0, Ordering::Relaxed);
+            FailPoint::CheckpointBefore.pass();
+            self.empty();
+            FailPoint::CheckpointAfter.pass();
         }
+    }
+
+    /// Empties the journal, as far as nobody reads behind its beginning.
+    fn empty(&self) {
+        let mut result = checkpoint(&self.connection, "PASSIVE");
+        if result.is_ok() && self.is_journal_long() {
+            // What was written meanwhile, so that next to nothing is left for the writer, and it hardly waits.
+            result = checkpoint(&self.connection, "PASSIVE");
+            self.progress.is_restart_due.store(true, Ordering::Relaxed);
+        }
+        if let Err(error) = result {
+            // Nothing is lost: what is in the journal stays there. The writer meets the same disk.
+            tracing::warn!(%error, "the state machine's journal could not be emptied into its database");
+        }
+    }
+
+    fn is_journal_long(&self) -> bool {
+        std::fs::metadata(&self.journal).is_ok_and(|journal| journal.len() > JOURNAL_BYTES_MAX)
     }
 }
 

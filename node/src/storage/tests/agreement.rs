@@ -93,7 +93,7 @@ async fn agree(batches: Vec<Vec<Command>>) {
             .into_iter()
             .map(|command| {
                 index += 1;
-                Entry { log_id: log_id(1, index), payload: EntryPayload::Normal(command) }
+                Entry { log_id: log_id(1, index), payload: EntryPayload::Normal((&command).into()) }
             })
             .collect();
         let again: Vec<_> = entries.iter().cloned().map(|entry| Ok((entry, None))).collect();

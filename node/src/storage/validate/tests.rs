@@ -20,7 +20,7 @@ fn log_id(index: u64) -> LogId {
 }
 
 fn entry(index: u64) -> Entry {
-    Entry::new_normal(log_id(index), Command::Set { key: "k".into(), value: "v".into() })
+    Entry::new_normal(log_id(index), (&Command::Set { key: "k".into(), value: "v".into() }).into())
 }
 
 /// A node that has stopped: 50 entries, of which 40 are applied, a snapshot of 40, and the log cut behind 10.

@@ -1,0 +1,150 @@
+//! Places at which a node can be made to die, to see that it comes back from there. This is the one list of them.
+//!
+//! Without the feature `failpoints`, which no default build has, they are nothing. With it, `ASPEN_FAIL=POINT:N` aborts the
+//! process, as SIGKILL would end it, when it comes by that point for the Nth time.
+
+use std::ffi::OsStr;
+
+/// The variable that names the point and the passage.
+pub const VARIABLE: &str = "ASPEN_FAIL";
+
+macro_rules! points {
+    ($($(#[$doc:meta])* $point:ident = $name:literal,)*) => {
+        /// A place at which a node can be made to die.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum FailPoint {
+            $($(#[$doc])* $point,)*
+        }
+
+        /// Every point with its name.
+        pub const FAIL_POINTS: &[(&str, FailPoint)] = &[$(($name, FailPoint::$point),)*];
+    };
+}
+
+points! {
+    /// Entries are about to be committed to the log.
+    AppendBefore = "append-before",
+    /// They are durable, and nobody knows it yet.
+    AppendAfter = "append-after",
+    /// A vote is about to be committed.
+    VoteBefore = "vote-before",
+    /// It is durable, and nobody knows it yet.
+    VoteAfter = "vote-after",
+    /// Entries that another leader does not have are about to be removed.
+    TruncateBefore = "truncate-before",
+    /// They are gone, and nobody knows it yet.
+    TruncateAfter = "truncate-after",
+    /// It is about to be written how far the log is purged.
+    PurgeBefore = "purge-before",
+    /// It is written; most of the rows are still there.
+    PurgeAfter = "purge-after",
+    /// Entries have been committed by a quorum; none of the batch is applied.
+    ApplyBefore = "apply-before",
+    /// All of a batch is applied, but not committed to the state.
+    ApplyUncommitted = "apply-uncommitted",
+    /// It is committed to the state, and nobody knows it yet.
+    ApplyAfter = "apply-after",
+    /// The journal of the state is about to be emptied into its database.
+    CheckpointBefore = "checkpoint-before",
+    /// It was.
+    CheckpointAfter = "checkpoint-after",
+    /// A snapshot was begun.
+    BuildBegun = "build-begun",
+    /// All pages are copied, and not flushed.
+    BuildCopied = "build-copied",
+    /// A snapshot, built or received, is flushed and not named yet.
+    SnapshotFlushed = "snapshot-flushed",
+    /// It has its name, and the one before is still there.
+    SnapshotNamed = "snapshot-named",
+    /// The digests of a region are about to be sent.
+    SendRegion = "send-region",
+    /// A chunk is about to be sent.
+    SendChunk = "send-chunk",
+    /// A chunk has come.
+    ReceiveChunk = "receive-chunk",
+    /// All chunks have come.
+    ReceiveComplete = "receive-complete",
+    /// A snapshot was copied to where it becomes the state, which it is not yet.
+    InstallPrepared = "install-prepared",
+    /// It is the state; the one before is still there.
+    InstallNamed = "install-named",
+    /// The one before is removed.
+    InstallDone = "install-done",
+}
+
+/// Why a node refuses the point that it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FailPointError {
+    /// There is no such point.
+    #[error(
+        "{VARIABLE} is `{0}`, which is no POINT:N with a known point and N of 1 and up: correct or unset it"
+    )]
+    Unknown(String),
+    /// The points are not compiled in.
+    #[error(
+        "{VARIABLE} is set to `{0}`, but this program has no failpoints: unset it, or build the node with --features failpoints"
+    )]
+    NotBuilt(String),
+}
+
+/// The point, and at which passage of it the process ends, that the environment asks for.
+///
+/// # Errors
+/// An unknown point, or any point in a program that has none.
+pub fn from_environment() -> Result<Option<(FailPoint, u64)>, FailPointError> {
+    chosen(std::env::var_os(VARIABLE).as_deref(), cfg!(feature = "failpoints"))
+}
+
+fn chosen(asked: Option<&OsStr>, is_built: bool) -> Result<Option<(FailPoint, u64)>, FailPointError> {
+    let Some(asked) = asked.map(OsStr::to_string_lossy) else { return Ok(None) };
+    if !is_built {
+        return Err(FailPointError::NotBuilt(asked.into_owned()));
+    }
+    let parsed = asked.split_once(':').and_then(|(name, passage)| {
+        let (_, point) = FAIL_POINTS.iter().find(|(known, _)| *known == name)?;
+        Some((*point, passage.parse().ok().filter(|passage| *passage > 0)?))
+    });
+    parsed.map(Some).ok_or_else(|| FailPointError::Unknown(asked.into_owned()))
+}
+
+impl FailPoint {
+    /// Comes by this point.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn pass(self) {
+        use std::sync::OnceLock;
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static WANTED: OnceLock<Option<(FailPoint, AtomicU64)>> = OnceLock::new();
+        // A node has refused to start for an error.
+        let read = || {
+            from_environment().unwrap_or_default().map(|(point, passage)| (point, AtomicU64::new(passage)))
+        };
+        if let Some((point, left)) = WANTED.get_or_init(read)
+            && *point == self
+            && left.fetch_sub(1, Ordering::Relaxed) == 1
+        {
+            std::process::abort();
+        }
+    }
+
+    /// Comes by this point.
+    #[cfg(not(feature = "failpoints"))]
+    #[expect(clippy::unused_self, reason = "the call is the same in both builds")]
+    pub(crate) const fn pass(self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn point_and_passage_are_read_where_they_have_an_effect() {
+        let asked = |text: &str| chosen(Some(OsStr::new(text)), true);
+        assert_eq!(asked("append-after:3"), Ok(Some((FailPoint::AppendAfter, 3))));
+        for wrong in ["append-after", "append-after:0", "append-after:x", "appendafter:1"] {
+            assert_eq!(asked(wrong), Err(FailPointError::Unknown(wrong.to_owned())));
+        }
+        assert_eq!(chosen(None, false), Ok(None));
+        let error = chosen(Some(OsStr::new("append-after:1")), false).unwrap_err().to_string();
+        assert!(error.contains("this program has no failpoints: unset it"), "{error}");
+    }
+}
