@@ -22,13 +22,15 @@ use crate::selftest::planted_node;
 const IDS: [u64; 3] = [1, 2, 3];
 /// The node that dies at every point.
 const VICTIM: u64 = 3;
+/// Far longer than a write of the log takes.
+const LOG_WRITTEN: Duration = Duration::from_millis(300);
 /// Few, so that a node that is away for a moment needs a snapshot.
 const SNAPSHOT_ENTRIES: &str = "40";
 
 /// Writes key after key, through whichever node answers, until it is told to stop; what was acknowledged.
 struct Writer<'a> {
     is_over: &'a AtomicBool,
-    acknowledged: &'a Mutex<BTreeMap<String, String>>,
+    acknowledged: &'a Mutex<BTreeMap<String, (String, u64)>>,
 }
 
 impl<'a> Writer<'a> {
@@ -44,11 +46,12 @@ impl<'a> Writer<'a> {
             let mut number = 0_u32;
             while !self.is_over.load(Ordering::Relaxed) {
                 let (key, value) = (format!("key {:03}", number % 500), format!("value {number}"));
-                let is_written = |node: &&SocketAddr| {
-                    post(**node, "/kv/write", &set(&key, &value)).is_ok_and(|(status, _)| status == 200)
+                let write = |node: &SocketAddr| match post(*node, "/kv/write", &set(&key, &value)) {
+                    Ok((200, answer)) => answer["revision"].as_u64(),
+                    Ok(_) | Err(_) => None,
                 };
-                if nodes.iter().any(|node| is_written(&node)) {
-                    self.acknowledged.lock().unwrap().insert(key, value);
+                if let Some(revision) = nodes.iter().find_map(write) {
+                    self.acknowledged.lock().unwrap().insert(key, (value, revision));
                 }
                 number += 1;
             }
@@ -113,7 +116,7 @@ fn die_at(nodes: &mut Nodes, name: &str, point: FailPoint) {
             elect(nodes, VICTIM);
             // Its log has an entry that nobody else has.
             for id in [1, 2] {
-                nodes.signal(id, Signal::SIGSTOP);
+                nodes.end(id, Signal::SIGKILL);
             }
             let before = get(nodes.http(VICTIM), "/raft/state").unwrap().1["last_log_index"].as_u64();
             let alone = nodes.http(VICTIM);
@@ -123,11 +126,13 @@ fn die_at(nodes: &mut Nodes, name: &str, point: FailPoint) {
                     let state = get(alone, "/raft/state").ok()?.1;
                     (state["last_log_index"].as_u64() > before).then_some(())
                 });
+                // The log is written behind what is told of it.
+                sleep(LOG_WRITTEN);
                 nodes.signal(VICTIM, Signal::SIGKILL);
             });
             nodes.ended(VICTIM);
             for id in [1, 2] {
-                nodes.signal(id, Signal::SIGCONT);
+                nodes.start(id, &IDS);
             }
             settle(nodes, &[1, 2]);
             nodes.start_with(VICTIM, &IDS, &[fail(1)]);
@@ -163,12 +168,15 @@ fn fall_behind(nodes: &Nodes, others: &[u64]) {
 }
 
 /// Everything that was acknowledged is there, on every node, and all hold the same.
-fn check(nodes: &Nodes, acknowledged: &BTreeMap<String, String>) {
+fn check(nodes: &Nodes, acknowledged: &BTreeMap<String, (String, u64)>) {
     settle(nodes, &IDS);
     let held = IDS.map(|id| contents(nodes, id));
     for (id, held) in IDS.iter().zip(&held) {
-        for (key, value) in acknowledged {
-            assert_eq!(held.get(key), Some(value), "node {id} has lost what was acknowledged under {key}");
+        for (key, (value, revision)) in acknowledged {
+            let (there, at) = held.get(key).unwrap_or_else(|| panic!("node {id} has lost key {key}"));
+            // What was not acknowledged may have been written over it later.
+            let is_there = at > revision || (at == revision && there == value);
+            assert!(is_there, "node {id}: {key} was set to {value} at {revision}, and is {there} of {at}");
         }
     }
     assert!(held.iter().all(|other| *other == held[0]), "the nodes hold different things");
@@ -192,7 +200,7 @@ fn under_writes(work: impl FnOnce(&mut Nodes)) {
         }
     });
     let acknowledged = acknowledged.into_inner().unwrap();
-    assert!(acknowledged.len() > 100, "{} keys were written", acknowledged.len());
+    assert!(acknowledged.len() > 30, "{} keys were written", acknowledged.len());
     check(&nodes, &acknowledged);
 }
 
@@ -219,7 +227,7 @@ fn nodes_that_are_killed_at_random_lose_nothing_that_was_acknowledged() {
     under_writes(|nodes| {
         let mut random = rand::rng();
         for _ in 0..kills {
-            sleep(Duration::from_millis(random.random_range(10..600)));
+            sleep(Duration::from_millis(random.random_range(10..2_500)));
             let first = random.random_range(0..3);
             let count = random.random_range(1..=2);
             let dead: Vec<u64> = (0..count).map(|next| IDS[(first + next) % 3]).collect();

@@ -219,15 +219,15 @@ pub(crate) fn position(nodes: &Nodes, id: u64, name: &str) -> Option<u64> {
     get(nodes.http(id), "/raft/state").ok()?.1[name]["index"].as_u64()
 }
 
-/// Every key and value that a node holds, page by page.
-pub(crate) fn contents(nodes: &Nodes, id: u64) -> BTreeMap<String, String> {
+/// Every key that a node holds, page by page: its value, and the entry that wrote it.
+pub(crate) fn contents(nodes: &Nodes, id: u64) -> BTreeMap<String, (String, u64)> {
     let (mut found, mut token) = (BTreeMap::new(), Value::Null);
     loop {
         let page =
             nodes.succeeds(id, "/kv/scan", &json!({ "continuation_token": token, "consistency": "stale" }));
         for entry in page["entries"].as_array().unwrap() {
             let text = |name: &str| entry[name].as_str().unwrap().to_owned();
-            found.insert(text("key"), text("value"));
+            found.insert(text("key"), (text("value"), entry["mod_revision"].as_u64().unwrap()));
         }
         if page["is_truncated"] == json!(false) {
             return found;
