@@ -97,7 +97,7 @@ pub enum WorkloadKind {
     Register,
 }
 
-/// How often each operation is chosen, in percent. Invariant: the three sum to 100.
+/// How often each operation is chosen, in percent. Invariant: they sum to 100.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mix {
     /// Linearizable reads.
@@ -106,6 +106,25 @@ pub struct Mix {
     pub write: u32,
     /// Compare-and-swap from the value last seen to one never written before.
     pub cas: u32,
+    /// Deletes, of the last quarter of the keys.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub delete: u32,
+    /// Linearizable scans, each a read of every key that begins like one of them.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub scan: u32,
+}
+
+/// Left out, a plan reads as it did before there were these operations.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over like this")]
+fn is_none(percent: &u32) -> bool {
+    *percent == 0
+}
+
+impl Mix {
+    /// What has to be 100.
+    pub fn sum(self) -> u32 {
+        self.read + self.write + self.cas + self.delete + self.scan
+    }
 }
 
 /// How a run is judged.

@@ -44,7 +44,7 @@ struct Row {
     checks: &'static [&'static str],
 }
 
-const ROWS: [Row; 6] = [
+const ROWS: [Row; 8] = [
     Row {
         bug: "stale-read",
         story: LEADER_ISOLATED,
@@ -59,6 +59,8 @@ const ROWS: [Row; 6] = [
         checks: &["linearizable"],
     },
     Row { bug: "cas-ignores-expected", story: THREE_NODES, checks: &["linearizable"] },
+    Row { bug: "lost-delete", story: THREE_NODES, checks: &["linearizable", "durable"] },
+    Row { bug: "scan-skips", story: THREE_NODES, checks: &["linearizable"] },
     // Nobody is left to tell a node which term it is.
     Row { bug: "vote-not-persisted", story: BLACKOUT, checks: &["raft"] },
     // The nodes start again one at a time, so their states differ.

@@ -8,69 +8,86 @@ use std::ffi::OsStr;
 /// The variable that names the point and the passage.
 pub const VARIABLE: &str = "ASPEN_FAIL";
 
-macro_rules! points {
-    ($($(#[$doc:meta])* $point:ident = $name:literal,)*) => {
-        /// A place at which a node can be made to die.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum FailPoint {
-            $($(#[$doc])* $point,)*
-        }
-
-        /// Every point with its name.
-        pub const FAIL_POINTS: &[(&str, FailPoint)] = &[$(($name, FailPoint::$point),)*];
-    };
-}
-
-points! {
+/// A place at which a node can be made to die.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailPoint {
     /// Entries are about to be committed to the log.
-    AppendBefore = "append-before",
+    AppendBefore,
     /// They are durable, and nobody knows it yet.
-    AppendAfter = "append-after",
+    AppendAfter,
     /// A vote is about to be committed.
-    VoteBefore = "vote-before",
+    VoteBefore,
     /// It is durable, and nobody knows it yet.
-    VoteAfter = "vote-after",
+    VoteAfter,
     /// Entries that another leader does not have are about to be removed.
-    TruncateBefore = "truncate-before",
+    TruncateBefore,
     /// They are gone, and nobody knows it yet.
-    TruncateAfter = "truncate-after",
+    TruncateAfter,
     /// It is about to be written how far the log is purged.
-    PurgeBefore = "purge-before",
+    PurgeBefore,
     /// It is written; most of the rows are still there.
-    PurgeAfter = "purge-after",
+    PurgeAfter,
     /// Entries have been committed by a quorum; none of the batch is applied.
-    ApplyBefore = "apply-before",
+    ApplyBefore,
     /// All of a batch is applied, but not committed to the state.
-    ApplyUncommitted = "apply-uncommitted",
+    ApplyUncommitted,
     /// It is committed to the state, and nobody knows it yet.
-    ApplyAfter = "apply-after",
+    ApplyAfter,
     /// The journal of the state is about to be emptied into its database.
-    CheckpointBefore = "checkpoint-before",
+    CheckpointBefore,
     /// It was.
-    CheckpointAfter = "checkpoint-after",
+    CheckpointAfter,
     /// A snapshot was begun.
-    BuildBegun = "build-begun",
+    BuildBegun,
     /// All pages are copied, and not flushed.
-    BuildCopied = "build-copied",
+    BuildCopied,
     /// A snapshot, built or received, is flushed and not named yet.
-    SnapshotFlushed = "snapshot-flushed",
+    SnapshotFlushed,
     /// It has its name, and the one before is still there.
-    SnapshotNamed = "snapshot-named",
+    SnapshotNamed,
     /// The digests of a region are about to be sent.
-    SendRegion = "send-region",
+    SendRegion,
     /// A chunk is about to be sent.
-    SendChunk = "send-chunk",
+    SendChunk,
     /// A chunk has come.
-    ReceiveChunk = "receive-chunk",
+    ReceiveChunk,
     /// All chunks have come.
-    ReceiveComplete = "receive-complete",
+    ReceiveComplete,
     /// A snapshot was copied to where it becomes the state, which it is not yet.
-    InstallPrepared = "install-prepared",
+    InstallPrepared,
     /// It is the state; the one before is still there.
-    InstallNamed = "install-named",
+    InstallNamed,
     /// The one before is removed.
-    InstallDone = "install-done",
+    InstallDone,
 }
+
+/// Every point with its name.
+pub const FAIL_POINTS: [(&str, FailPoint); 24] = [
+    ("append-before", FailPoint::AppendBefore),
+    ("append-after", FailPoint::AppendAfter),
+    ("vote-before", FailPoint::VoteBefore),
+    ("vote-after", FailPoint::VoteAfter),
+    ("truncate-before", FailPoint::TruncateBefore),
+    ("truncate-after", FailPoint::TruncateAfter),
+    ("purge-before", FailPoint::PurgeBefore),
+    ("purge-after", FailPoint::PurgeAfter),
+    ("apply-before", FailPoint::ApplyBefore),
+    ("apply-uncommitted", FailPoint::ApplyUncommitted),
+    ("apply-after", FailPoint::ApplyAfter),
+    ("checkpoint-before", FailPoint::CheckpointBefore),
+    ("checkpoint-after", FailPoint::CheckpointAfter),
+    ("build-begun", FailPoint::BuildBegun),
+    ("build-copied", FailPoint::BuildCopied),
+    ("snapshot-flushed", FailPoint::SnapshotFlushed),
+    ("snapshot-named", FailPoint::SnapshotNamed),
+    ("send-region", FailPoint::SendRegion),
+    ("send-chunk", FailPoint::SendChunk),
+    ("receive-chunk", FailPoint::ReceiveChunk),
+    ("receive-complete", FailPoint::ReceiveComplete),
+    ("install-prepared", FailPoint::InstallPrepared),
+    ("install-named", FailPoint::InstallNamed),
+    ("install-done", FailPoint::InstallDone),
+];
 
 /// Why a node refuses the point that it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -142,7 +142,9 @@ pub const SNAPSHOT_RETRY: Duration = Duration::from_secs(10);
 /// Operations waiting for the log's writer. openraft has a few under way at once; the rest is slack.
 pub const LOG_QUEUE_MAX: usize = 4_096;
 /// Encoded entries kept in memory after they are durable, in bytes, so that replication does not read the disk.
-pub const LOG_CACHE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub const LOG_CACHE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Pages of the log's file that are kept in memory: entries are read from it only for a member that is far behind.
+pub const LOG_PAGES_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Connections of the state machine's read pool.
 pub const READ_POOL_SIZE: u32 = 8;
 /// Indexes that one `/raft/log/digest` answers for.

@@ -24,13 +24,19 @@ pub enum Plant {
     ApplyTwiceAfterRestart,
     /// The last key is missing in a snapshot.
     SnapshotDropsTail,
+    /// A delete is answered and does nothing, on every member alike.
+    LostDelete,
+    /// A scan leaves out the second key of each page.
+    ScanSkips,
 }
 
 /// Every bug with its name.
-pub const PLANTS: [(&str, Plant); 6] = [
+pub const PLANTS: [(&str, Plant); 8] = [
     ("stale-read", Plant::StaleRead),
     ("ack-before-quorum", Plant::AckBeforeQuorum),
     ("cas-ignores-expected", Plant::CasIgnoresExpected),
+    ("lost-delete", Plant::LostDelete),
+    ("scan-skips", Plant::ScanSkips),
     ("vote-not-persisted", Plant::VoteNotPersisted),
     ("apply-twice-after-restart", Plant::ApplyTwiceAfterRestart),
     ("snapshot-drops-tail", Plant::SnapshotDropsTail),
@@ -108,8 +114,8 @@ mod tests {
             Some("stale-reads"),
             true,
             Err("ASPEN_PLANT names `stale-reads`, which is no planted bug: take one of stale-read, \
-                 ack-before-quorum, cas-ignores-expected, vote-not-persisted, apply-twice-after-restart, \
-                 snapshot-drops-tail, or unset ASPEN_PLANT"),
+                 ack-before-quorum, cas-ignores-expected, lost-delete, scan-skips, vote-not-persisted, \
+                 apply-twice-after-restart, snapshot-drops-tail, or unset ASPEN_PLANT"),
         );
         check(
             Some("stale-read"),

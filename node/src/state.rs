@@ -148,6 +148,9 @@ fn apply_in<R: Records>(records: &mut R, revision: Revision, command: &Command) 
             records.put(key, value, revision)?;
             Ok(Outcome::Written)
         }
+        Command::Delete { key } if Plant::LostDelete.is_on() => {
+            Ok(Outcome::Deleted { existed: records.get(key)?.is_some() })
+        }
         Command::Delete { key } => Ok(Outcome::Deleted { existed: records.remove(key)? }),
         Command::CompareAndSwap { key, expected, value } => {
             let before = records.get(key)?.map(|record| record.value);

@@ -208,7 +208,7 @@ fn under_writes(work: impl FnOnce(&mut Nodes)) {
 fn node_that_dies_at_any_point_comes_back_with_everything_that_was_acknowledged() {
     under_writes(|nodes| {
         for (name, point) in FAIL_POINTS {
-            die_at(nodes, name, *point);
+            die_at(nodes, name, point);
             let (is_sound, text) = validate(nodes, VICTIM);
             assert!(is_sound, "{name}: {text}");
             nodes.start(VICTIM, &IDS);

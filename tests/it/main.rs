@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod appliance;
+mod bench;
 mod browser;
 mod by_hand;
 mod cloud_hypervisor;

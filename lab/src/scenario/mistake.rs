@@ -108,7 +108,7 @@ pub enum Mistake {
 
     #[error("workload.kind is {}, register is allowed", quoted(value))]
     WorkloadKind { value: String },
-    #[error("workload.mix sums to {sum}, read, write and cas must sum to 100")]
+    #[error("workload.mix sums to {sum}, its parts must sum to 100")]
     MixSum { sum: i128 },
     #[error("{operations} operations are planned ({rate}/s for {}), 1 to {OPERATIONS_MAX} are allowed", human(*duration))]
     Operations { operations: u64, rate: u32, duration: Duration },

@@ -58,7 +58,7 @@ fn defaults_fill_what_is_left_out() {
     assert_eq!(scenario.raft().heartbeat, Duration::from_millis(200));
     assert_eq!(scenario.raft().election_max, Duration::from_secs(2));
     assert_eq!(scenario.workload().rate_per_s, 200);
-    assert_eq!(scenario.workload().mix, Mix { read: 50, write: 30, cas: 20 });
+    assert_eq!(scenario.workload().mix, Mix { read: 50, write: 30, cas: 20, delete: 0, scan: 0 });
     assert_eq!(scenario.duration(), Duration::from_secs(10));
     assert_eq!(scenario.text_hash(), blake3::hash(VALID.as_bytes()).as_bytes());
 }

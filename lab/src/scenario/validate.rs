@@ -34,9 +34,10 @@ const RAFT: Section =
     Section { name: "raft", keys: &["heartbeat", "election", "snapshot_entries"], keys_later: &[] };
 const WORKLOAD: Section =
     Section { name: "workload", keys: &["kind", "clients", "keys", "rate", "mix"], keys_later: &[] };
-const MIX: Section = Section { name: "workload.mix", keys: &["read", "write", "cas"], keys_later: &[] };
+const MIX: Section =
+    Section { name: "workload.mix", keys: &["read", "write", "cas", "delete", "scan"], keys_later: &[] };
 
-const MIX_DEFAULT: Mix = Mix { read: 50, write: 30, cas: 20 };
+const MIX_DEFAULT: Mix = Mix { read: 50, write: 30, cas: 20, delete: 0, scan: 0 };
 const WORKLOAD_DEFAULT: Workload = Workload {
     kind: WorkloadKind::Register,
     clients: CLIENTS_DEFAULT,
@@ -229,8 +230,10 @@ fn mix(value: &Value<'_>, findings: &mut Findings) -> Option<Mix> {
     let read = percent("read", "workload.mix.read");
     let write = percent("write", "workload.mix.write");
     let cas = percent("cas", "workload.mix.cas");
-    let mix = Mix { read: read?, write: write?, cas: cas? };
-    let sum = mix.read + mix.write + mix.cas;
+    let delete = percent("delete", "workload.mix.delete");
+    let scan = percent("scan", "workload.mix.scan");
+    let mix = Mix { read: read?, write: write?, cas: cas?, delete: delete?, scan: scan? };
+    let sum = mix.sum();
     if sum != 100 {
         findings.add(&value.path, Mistake::MixSum { sum: sum.into() });
         return None;

@@ -3,6 +3,7 @@
 //! The one decision that matters here: an error is a refusal only where the node says that nothing was written;
 //! everything else leaves the outcome open.
 
+use aspen_node::limits::SCAN_LIMIT_MAX;
 use serde_json::{Value as Json, json};
 
 use crate::cluster::{Request, RequestError, Response};
@@ -21,6 +22,37 @@ pub fn request(key: &str, op: &Op<String>) -> Request {
         }
         Op::Delete => Request::post("/kv/delete", &json!({ "key": key })),
     }
+}
+
+/// The request for a scan of all keys that begin like this.
+pub fn scan_request(prefix: &str) -> Request {
+    Request::post("/kv/scan", &json!({ "prefix": prefix, "limit": SCAN_LIMIT_MAX }))
+}
+
+/// What the answer to a scan means for each of the keys that it covers: it was read.
+pub fn scan_outcomes(keys: &[String], answer: Result<Response, RequestError>) -> Vec<Outcome<String>> {
+    let response = match answer {
+        Ok(response) if response.status == 200 => response.body,
+        // What comes of a read that was not answered does not depend on the key.
+        other => return vec![outcome(&Op::Read, other); keys.len()],
+    };
+    let (Some(entries), Some(false)) = (response["entries"].as_array(), response["is_truncated"].as_bool())
+    else {
+        return vec![Outcome::Unknown; keys.len()];
+    };
+    let read = |key: &String| {
+        let mut there = entries.iter().filter(|entry| entry["key"] == key.as_str());
+        match (there.next(), there.next()) {
+            (None, _) => Outcome::Read { value: None },
+            (Some(entry), None) => match text(&entry["value"]) {
+                None => Outcome::Unknown,
+                value => Outcome::Read { value },
+            },
+            // No page has a key twice: nobody could have read that.
+            (Some(_), Some(_)) => Outcome::Read { value: Some(format!("{key} is there twice")) },
+        }
+    };
+    keys.iter().map(read).collect()
 }
 
 /// What the answer to an operation means for the history.
@@ -85,6 +117,31 @@ mod tests {
         check(write(), 500, Json::Null, Outcome::Unknown);
         let failed = json!({ "error": { "code": "cas_failed", "actual": "w" } });
         check(cas(), 409, failed, Outcome::CasFailed { actual: Some("w".to_owned()) });
+    }
+
+    #[test]
+    fn scan_reads_every_key_that_it_covers() {
+        let keys = ["k1", "k10", "k11"].map(str::to_owned);
+        let entry = |key: &str, value: &str| json!({ "key": key, "value": value });
+        let check = |status, body: Json, want: [Outcome<String>; 3]| {
+            assert_eq!(scan_outcomes(&keys, Ok(Response { status, body })), want);
+        };
+        let read = |value: Option<&str>| Outcome::Read { value: value.map(str::to_owned) };
+        let page = |entries: Json| json!({ "is_truncated": false, "entries": entries });
+        check(
+            200,
+            page(json!([entry("k1", "a"), entry("k11", "b")])),
+            [read(Some("a")), read(None), read(Some("b"))],
+        );
+        let twice = page(json!([entry("k1", "a"), entry("k1", "a")]));
+        check(200, twice, [read(Some("k1 is there twice")), read(None), read(None)]);
+        check(
+            200,
+            json!({ "is_truncated": true, "entries": [] }),
+            [Outcome::Unknown, Outcome::Unknown, Outcome::Unknown],
+        );
+        let refused = || Outcome::Refused { reason: "no_quorum".to_owned() };
+        check(503, error("no_quorum"), [refused(), refused(), refused()]);
     }
 
     #[test]

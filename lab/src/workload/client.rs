@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use super::register::RegisterClient;
+use super::register::{Choice, RegisterClient};
 use crate::cluster::{Channel, Clock, Cluster};
 use crate::history::{Answer, Call, HistoryWriter, Op, OpId, Outcome};
 use crate::limits::CLIENT_TIMEOUT;
@@ -231,13 +231,28 @@ impl<R: Rng> Client<R> {
     }
 
     async fn operate(&mut self, load: &Load, channel: &mut dyn Channel) -> Outcome<String> {
-        let (key, op) = self.choices.choose();
-        let id = load.call(&self.name, &self.node_names[self.node.position()], &key, &op);
-        let answer = channel.request(aspen::request(&key, &op), CLIENT_TIMEOUT).await;
-        let outcome = aspen::outcome(&op, answer);
-        load.answer(id, &outcome);
-        self.choices.learn(&key, &op, &outcome);
-        outcome
+        let node = &self.node_names[self.node.position()];
+        match self.choices.choose() {
+            Choice::One { key, op } => {
+                let id = load.call(&self.name, node, &key, &op);
+                let answer = channel.request(aspen::request(&key, &op), CLIENT_TIMEOUT).await;
+                let outcome = aspen::outcome(&op, answer);
+                load.answer(id, &outcome);
+                self.choices.learn(&key, &op, &outcome);
+                outcome
+            }
+            Choice::Scan { prefix, keys } => {
+                let ids: Vec<OpId> =
+                    keys.iter().map(|key| load.call(&self.name, node, key, &Op::Read)).collect();
+                let answer = channel.request(aspen::scan_request(&prefix), CLIENT_TIMEOUT).await;
+                let outcomes = aspen::scan_outcomes(&keys, answer);
+                for ((id, key), outcome) in ids.into_iter().zip(&keys).zip(&outcomes) {
+                    load.answer(id, outcome);
+                    self.choices.learn(key, &Op::Read, outcome);
+                }
+                outcomes.into_iter().next().unwrap_or(Outcome::Unknown)
+            }
+        }
     }
 
     fn another_node(&mut self) -> NodeIndex {
