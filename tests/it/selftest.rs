@@ -59,6 +59,8 @@ fn every_planted_bug_is_caught_by_name_and_the_sound_node_passes() {
         ("stale-read", "leader-isolated", "linearizable"),
         ("ack-before-quorum", "leader-isolated", "linearizable"),
         ("cas-ignores-expected", "three-nodes", "linearizable"),
+        ("lost-delete", "three-nodes", "linearizable"),
+        ("scan-skips", "three-nodes", "linearizable"),
         ("vote-not-persisted", "blackout", "durable vote"),
         ("apply-twice-after-restart", "left-behind", "state machine safety"),
         ("snapshot-drops-tail", "left-behind", "state machine safety"),
