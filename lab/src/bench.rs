@@ -1,109 +1,109 @@
 //! `lab bench`: how fast a cluster is on this host, alone or side by side with etcd.
 //!
 //! Every node is a process on loopback, in no sandbox and on no fabric: what is measured is the system and the disk. Both are
-//! durable: a write is answered when a quorum has synced it. Rounds of the systems take turns (A B A B), each with a new
-//! cluster in new folders on the same disk, since one host's speed changes from minute to minute; the medians are compared.
-//! Every client has a connection of its own to the leader, and waits for each answer before it asks again.
+//! durable: a write is answered when a quorum has synced it. Rounds take turns (A B C A B C), each with a new cluster in new
+//! folders on the same disk, since one host's speed changes from minute to minute; the medians are compared. Every client
+//! has a connection of its own to the leader, and waits for each answer before it asks again.
 
 mod cluster;
 mod disk;
 mod etcd;
 mod table;
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aspen_node::api::Consistency;
 use aspen_node::client::aspen::AspenTarget;
-use aspen_node::client::load::{self, Load, Measured, Work};
+use aspen_node::client::load::{self, Load, Measured, Operation, Target, Work};
 use aspen_node::cluster::identity::IdentityError;
 use serde::Serialize;
+use tokio::task::JoinSet;
 
 use self::cluster::{Cluster, Setting};
 use crate::cli::{BenchArgs, BenchWork, Rival};
-use crate::limits::bench::{DISK_WAIT, DISK_WAITS_MAX, SLOW_DISK, WARM_UP};
+use crate::limits::NODE_VERSION_MAX;
+use crate::limits::bench::{
+    DISK_WAIT, DISK_WAITS_MAX, FILL_CLIENTS, SLOW_DISK, STOP_LOOK_INTERVAL, TRIES_MAX, WARM_UP,
+};
 use crate::machine::driver::NodeProgram;
-use crate::program::{Program, ProgramError, ProgramLog};
+use crate::program::{Program, ProgramError, ProgramLog, stop_on_signals};
 use crate::session::{OuterError, outer};
 
-/// What is measured.
+/// What is measured: a system, and how clients talk to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum System {
-    /// This one.
-    Aspen,
-    /// <https://etcd.io>.
-    Etcd,
-}
-
-impl System {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Aspen => "aspen",
-            Self::Etcd => "etcd",
-        }
-    }
-
-    /// The ways in which clients can talk to it.
-    fn interfaces(self) -> &'static [Interface] {
-        match self {
-            Self::Aspen => &[Interface::AspenHttp],
-            Self::Etcd => &[Interface::EtcdGateway, Interface::EtcdGrpc],
-        }
-    }
-}
-
-/// How clients talk to a system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
 enum Interface {
-    /// HTTP and JSON.
+    /// Ours: HTTP and JSON.
     AspenHttp,
-    /// The same of etcd, which its gateway turns into gRPC.
+    /// The same of etcd, whose gateway turns it into gRPC.
     EtcdGateway,
     /// gRPC, a channel for each client.
     EtcdGrpc,
 }
 
+impl Interface {
+    /// Which system that is.
+    fn system(self) -> &'static str {
+        match self {
+            Self::AspenHttp => "aspen",
+            Self::EtcdGateway | Self::EtcdGrpc => "etcd",
+        }
+    }
+
+    /// As tables have it.
+    fn title(self) -> &'static str {
+        match self {
+            Self::AspenHttp => "aspen, HTTP and JSON",
+            Self::EtcdGateway => "etcd, HTTP and JSON",
+            Self::EtcdGrpc => "etcd, gRPC",
+        }
+    }
+}
+
 /// One figure of one round.
 #[derive(Debug, Clone, Serialize)]
 struct Figure {
-    interface: Interface,
     work: BenchWork,
     clients: u32,
-    round: u32,
     operations_per_s: f64,
     p50_us: u64,
     p99_us: u64,
     max_us: u64,
-    /// Operations that were refused or failed.
-    failed: u64,
-    /// How often the disk was told to keep what it has, for every 1,000 operations, by all nodes together; `None` where the
-    /// kernel does not count it.
+    /// Operations that were refused or failed, by the code of what went wrong.
+    failures: BTreeMap<String, u64>,
+    /// About how often the whole disk was told to keep what it has, for every 1,000 operations; `None` where the kernel does
+    /// not count it.
     flushes_per_1000: Option<f64>,
-    /// Whether another member led at the end: then some of its clients were forwarded.
+    /// Whether another member led at the end, also when it was measured again: it counts in no median.
     is_disturbed: bool,
 }
 
-/// What a round was like.
+/// A cluster, from its start to its end.
 #[derive(Debug, Clone, Serialize)]
 struct Round {
-    system: System,
+    interface: Interface,
     number: u32,
     /// A small write and its fdatasync(2), in microseconds, before it.
     disk_us: u64,
+    /// Whether the disk was slower than twice its best, and did not get faster: it counts in no median.
+    is_slow: bool,
     /// The most memory of one process, in bytes.
     memory_bytes: Option<u64>,
+    figures: Vec<Figure>,
 }
 
 /// Everything that was measured.
-#[derive(Debug, Clone, Default, Serialize)]
-struct Results {
+#[derive(Debug, Clone, Serialize)]
+struct Results<'a> {
+    settings: &'a BenchArgs,
     /// Systems and their versions.
     versions: Vec<String>,
     rounds: Vec<Round>,
-    figures: Vec<Figure>,
 }
 
 /// Why there are no figures.
@@ -117,10 +117,13 @@ pub enum BenchError {
         /// The command that gets it.
         remedy: String,
     },
+    /// A figure would be measured twice.
+    #[error("--{0} names something twice: name it once")]
+    Twice(&'static str),
     /// The run directory, or the node's program.
     #[error(transparent)]
     Outer(#[from] OuterError),
-    /// A file or a socket.
+    /// A file.
     #[error("cannot use {}", .path.display())]
     Io {
         /// Where.
@@ -128,6 +131,9 @@ pub enum BenchError {
         /// The system's answer.
         source: io::Error,
     },
+    /// No free port.
+    #[error("there is no free port on loopback")]
+    Ports(#[source] io::Error),
     /// A node's key.
     #[error("a node's key cannot be made")]
     Identity(#[source] IdentityError),
@@ -154,9 +160,20 @@ pub enum BenchError {
         /// What it said last.
         console: String,
     },
-    /// The runtime.
+    /// A key could not be written before.
+    #[error("the keys could not be written into {system} before the first figure: {code}")]
+    Fill {
+        /// Whose.
+        system: &'static str,
+        /// What went wrong.
+        code: String,
+    },
+    /// The clients' threads, or the signals.
     #[error("cannot start the clients")]
-    Runtime(#[source] io::Error),
+    Clients(#[source] io::Error),
+    /// The user has ended it.
+    #[error("the benchmark was ended early")]
+    Interrupted,
     /// The report.
     #[error("cannot write the figures")]
     Report(#[source] io::Error),
@@ -167,6 +184,7 @@ impl BenchError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Lacks { .. } => 3,
+            Self::Twice(_) => 64,
             Self::Outer(error) => error.exit_code(),
             _ => 2,
         }
@@ -178,22 +196,30 @@ impl BenchError {
 /// # Errors
 /// [`BenchError`].
 pub fn run(args: &BenchArgs, out: &mut impl Write) -> Result<u8, BenchError> {
+    if has_twice(&args.clients) {
+        return Err(BenchError::Twice("clients"));
+    }
+    if has_twice(&args.work) {
+        return Err(BenchError::Twice("work"));
+    }
     let etcd = match args.versus {
         None => None,
         Some(Rival::Etcd) => Some(needed(etcd::ETCD, etcd::PACKAGE)?),
     };
-    if args.fsync_delay_ms > 0 {
-        needed("strace", "strace")?;
-    }
+    let strace = if args.fsync_delay_ms > 0 { Some(needed("strace", "strace")?) } else { None };
     let folder = args.out.clone().unwrap_or_else(|| outer::timed_directory("bench"));
     outer::make_directory(&folder)?;
     let folder = outer::absolute(&folder)?;
-    let measured = measure(args, etcd, &folder, out);
-    // Everything that is wanted of it was printed; the consoles of a failed one are kept.
-    if measured.is_ok() {
+    let measured = measure(args, [etcd, strace], &folder, out);
+    // The consoles of a process that has ended, and nothing else, are kept.
+    if !matches!(measured, Err(BenchError::Ended { .. } | BenchError::NotReady { .. })) {
         outer::discard(&folder);
     }
     measured.map(|()| 0)
+}
+
+fn has_twice<T: PartialEq>(values: &[T]) -> bool {
+    values.iter().enumerate().any(|(place, value)| values[..place].contains(value))
 }
 
 fn needed(program: &'static str, package: &str) -> Result<PathBuf, BenchError> {
@@ -203,10 +229,12 @@ fn needed(program: &'static str, package: &str) -> Result<PathBuf, BenchError> {
 
 fn measure(
     args: &BenchArgs,
-    etcd: Option<PathBuf>,
+    [etcd, strace]: [Option<PathBuf>; 2],
     folder: &Path,
     out: &mut impl Write,
 ) -> Result<(), BenchError> {
+    let is_stopping = Arc::new(AtomicBool::new(false));
+    stop_on_signals(is_stopping.clone()).map_err(BenchError::Clients)?;
     let log = ProgramLog::open(&folder.join("programs.log"))?;
     let (node, version) = match &args.node_bin {
         None => (NodeProgram::Own, aspen_node::BUILD.to_owned()),
@@ -216,54 +244,81 @@ fn measure(
             (NodeProgram::Path(path), version)
         }
     };
-    let mut results = Results { versions: vec![format!("aspen {version}")], ..Results::default() };
-    let mut systems = vec![System::Aspen];
+    let mut versions = vec![format!("aspen {version}")];
+    let mut interfaces = vec![Interface::AspenHttp];
     if let Some(program) = &etcd {
-        let output =
-            Program::new(program).arg("--version").run_short(crate::limits::NODE_VERSION_MAX, &log)?;
+        let output = Program::new(program).arg("--version").run_short(NODE_VERSION_MAX, &log)?;
         let version = output.stdout.lines().next().and_then(|line| line.rsplit(' ').next());
-        results.versions.push(format!("etcd {}", version.unwrap_or("of an unknown version")));
-        systems.push(System::Etcd);
+        versions.push(format!("etcd {}", version.unwrap_or("of an unknown version")));
+        interfaces.extend([Interface::EtcdGateway, Interface::EtcdGrpc]);
     }
     let setting = Setting {
         node,
         etcd,
+        strace,
         count: args.nodes,
         sync_delay: Duration::from_millis(args.fsync_delay_ms),
         folder,
         log: &log,
     };
-    let runtime = tokio::runtime::Runtime::new().map_err(BenchError::Runtime)?;
-    let mut fastest = Duration::MAX;
-    for round in 1..=args.rounds {
-        for system in &systems {
-            let disk = await_disk(folder, &mut fastest)
-                .map_err(|source| BenchError::Io { path: folder.to_owned(), source })?;
-            if !args.json {
-                let of = args.rounds;
-                let name = system.name();
-                // Nobody reads: nobody can be told.
-                let _ = writeln!(io::stderr(), "round {round} of {of}: {name}");
-            }
-            let figures = runtime.block_on(measure_round(args, *system, round, &setting, &mut results))?;
-            results.figures.extend(figures);
-            if let Some(last) = results.rounds.last_mut() {
-                last.disk_us = micros(disk);
-            }
-        }
+    let mut results = Results { settings: args, versions, rounds: Vec::new() };
+    let measured = rounds(args, &interfaces, &setting, &is_stopping, &mut results);
+    // Also where it ended early: what was measured was measured.
+    if !results.rounds.is_empty() {
+        let text = if args.json { table::json(&results) } else { table::text(&interfaces, &results) };
+        out.write_all(text.as_bytes()).map_err(BenchError::Report)?;
     }
-    let text = if args.json { table::json(&results) } else { table::text(args, &results) };
-    out.write_all(text.as_bytes()).map_err(BenchError::Report)
+    measured
 }
 
-/// Waits while the disk is slower than it was; how fast it is.
-fn await_disk(folder: &Path, fastest: &mut Duration) -> io::Result<Duration> {
+fn rounds(
+    args: &BenchArgs,
+    interfaces: &[Interface],
+    setting: &Setting<'_>,
+    is_stopping: &AtomicBool,
+    results: &mut Results<'_>,
+) -> Result<(), BenchError> {
+    let runtime = tokio::runtime::Runtime::new().map_err(BenchError::Clients)?;
+    let mut fastest = Duration::MAX;
+    for number in 1..=args.rounds {
+        for interface in interfaces {
+            let (disk, is_slow) = await_disk(setting.folder, &mut fastest)
+                .map_err(|source| BenchError::Io { path: setting.folder.to_owned(), source })?;
+            if !args.json {
+                // Nobody reads: nobody can be told.
+                let _ = writeln!(io::stderr(), "round {number} of {}: {}", args.rounds, interface.title());
+            }
+            // On this thread: what it starts ends with it.
+            let round = runtime.block_on(async {
+                tokio::select! {
+                    round = measure_round(args, *interface, setting) => round,
+                    () = stopped(is_stopping) => Err(BenchError::Interrupted),
+                }
+            });
+            let (figures, memory_bytes) = round?;
+            let (interface, disk_us) = (*interface, micros(disk));
+            results.rounds.push(Round { interface, number, disk_us, is_slow, memory_bytes, figures });
+        }
+    }
+    Ok(())
+}
+
+/// Returns when the user wants an end.
+async fn stopped(is_stopping: &AtomicBool) {
+    while !is_stopping.load(Ordering::Relaxed) {
+        tokio::time::sleep(STOP_LOOK_INTERVAL).await;
+    }
+}
+
+/// Waits while the disk is slower than it was; how fast it is, and whether it has stayed slow.
+fn await_disk(folder: &Path, fastest: &mut Duration) -> io::Result<(Duration, bool)> {
     let mut waits = 0;
     loop {
         let now = disk::probe(folder)?;
         *fastest = now.min(*fastest);
-        if now <= *fastest * SLOW_DISK || waits == DISK_WAITS_MAX {
-            return Ok(now);
+        let is_slow = now > *fastest * SLOW_DISK;
+        if !is_slow || waits == DISK_WAITS_MAX {
+            return Ok((now, is_slow));
         }
         waits += 1;
         std::thread::sleep(DISK_WAIT);
@@ -272,32 +327,64 @@ fn await_disk(folder: &Path, fastest: &mut Duration) -> io::Result<Duration> {
 
 async fn measure_round(
     args: &BenchArgs,
-    system: System,
-    round: u32,
+    interface: Interface,
     setting: &Setting<'_>,
-    results: &mut Results,
-) -> Result<Vec<Figure>, BenchError> {
-    let cluster = Cluster::start(system, setting).await?;
+) -> Result<(Vec<Figure>, Option<u64>), BenchError> {
+    let mut cluster = Cluster::start(interface, setting).await?;
+    fill(args, interface, &cluster).await?;
     let mut figures = Vec::new();
-    for interface in system.interfaces() {
-        for work in &args.work {
-            for clients in &args.clients {
-                figures.push(measure_one(args, &cluster, *interface, *work, *clients, round, setting).await);
+    for (work, clients) in args.figures() {
+        let mut tries = 0;
+        let figure = loop {
+            let figure = measure_one(args, interface, work, clients, &cluster, setting).await;
+            cluster.check()?;
+            tries += 1;
+            if !figure.is_disturbed || tries == TRIES_MAX {
+                break figure;
             }
-        }
+            cluster.find_leader().await?;
+        };
+        figures.push(figure);
     }
-    results.rounds.push(Round { system, number: round, disk_us: 0, memory_bytes: cluster.peak_memory() });
+    let memory_bytes = cluster.peak_memory();
     cluster.stop()?;
-    Ok(figures)
+    Ok((figures, memory_bytes))
+}
+
+/// Writes every key once, so that reads find something.
+async fn fill(args: &BenchArgs, interface: Interface, cluster: &Cluster) -> Result<(), BenchError> {
+    let leader = cluster.leader();
+    let filled = match interface {
+        Interface::AspenHttp => fill_by(args, || AspenTarget::new(leader, Consistency::Linearizable)).await,
+        Interface::EtcdGateway => fill_by(args, || etcd::Gateway::new(leader, false)).await,
+        Interface::EtcdGrpc => fill_by(args, || etcd::Grpc::new(leader, false)).await,
+    };
+    filled.map_err(|code| BenchError::Fill { system: interface.system(), code })
+}
+
+async fn fill_by<T: Target>(args: &BenchArgs, target: impl Fn() -> T) -> Result<(), String> {
+    let mut writers: JoinSet<Result<(), String>> = JoinSet::new();
+    for first in 0..FILL_CLIENTS {
+        let (mut target, keys, value) = (target(), args.keys, "v".repeat(args.value_bytes as usize));
+        writers.spawn(async move {
+            for number in (first..keys).step_by(usize::try_from(FILL_CLIENTS).unwrap_or(1)) {
+                target.call(Operation::Put { key: &load::key_name(number), value: &value }).await?;
+            }
+            Ok(())
+        });
+    }
+    while let Some(written) = writers.join_next().await {
+        written.expect("a writer does not panic")?;
+    }
+    Ok(())
 }
 
 async fn measure_one(
     args: &BenchArgs,
-    cluster: &Cluster,
     interface: Interface,
     work: BenchWork,
     clients: u32,
-    round: u32,
+    cluster: &Cluster,
     setting: &Setting<'_>,
 ) -> Figure {
     let load = Load {
@@ -307,7 +394,7 @@ async fn measure_one(
         value_bytes: args.value_bytes,
         duration: Duration::from_secs(args.seconds.into()),
         warm_up: WARM_UP,
-        seed: u64::from(round),
+        seed: clients.into(),
     };
     let (leader, is_stale) = (cluster.leader(), work == BenchWork::Stale);
     let before = disk::flushes(setting.folder);
@@ -320,34 +407,25 @@ async fn measure_one(
         Interface::EtcdGrpc => load::run(&load, |_| etcd::Grpc::new(leader, is_stale)).await,
     };
     let flushes = disk::flushes(setting.folder).zip(before).map(|(after, before)| after - before);
-    let is_disturbed = !cluster.is_led_as_before().await;
-    figure(
-        &load,
-        &measured,
-        flushes,
-        Figure {
-            interface,
-            work,
-            clients,
-            round,
-            operations_per_s: measured.rate(),
-            p50_us: micros(measured.percentile(50.0)),
-            p99_us: micros(measured.percentile(99.0)),
-            max_us: micros(measured.longest()),
-            failed: measured.failures.values().sum(),
-            flushes_per_1000: None,
-            is_disturbed,
-        },
-    )
+    Figure {
+        work,
+        clients,
+        operations_per_s: measured.rate(),
+        p50_us: micros(measured.percentile(50.0)),
+        p99_us: micros(measured.percentile(99.0)),
+        max_us: micros(measured.longest()),
+        flushes_per_1000: flushes.map(|flushes| per_1000(flushes, &load, &measured)),
+        is_disturbed: !cluster.is_led_as_before().await,
+        failures: measured.failures,
+    }
 }
 
-/// Adds what the disk was told, which was counted from the beginning of the warm-up on.
-fn figure(load: &Load, measured: &Measured, flushes: Option<u64>, figure: Figure) -> Figure {
-    let whole = (load.warm_up + load.duration).as_secs_f64();
-    let operations = measured.rate() * whole;
+/// What was counted from the beginning of the warm-up on, for 1,000 operations.
+fn per_1000(flushes: u64, load: &Load, measured: &Measured) -> f64 {
+    let operations = measured.rate() * (load.warm_up + load.duration).as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "nobody counts beyond 2^52")]
-    let flushes_per_1000 = flushes.map(|flushes| flushes as f64 * 1000.0 / operations.max(1.0));
-    Figure { flushes_per_1000, ..figure }
+    let flushes = flushes as f64;
+    flushes * 1000.0 / operations.max(1.0)
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -6,8 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use aspen_node::limits::{BENCH_CLIENTS_MAX, BENCH_KEYS_MAX, VALUE_BYTES_MAX};
-use aspen_node::plant::PLANTS;
+use aspen_node::limits::{OPERATIONS_IN_FLIGHT_MAX, VALUE_BYTES_MAX};
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -20,6 +19,7 @@ use crate::limits::bench;
 use crate::limits::rig::{CPUS_MAX, MEMORY_MIB_DEFAULT, MEMORY_MIB_MAX, MEMORY_MIB_MIN};
 use crate::limits::{CHECK_CONFIGURATIONS_MAX, CHECK_TIME_ASKED_MAX, SELFTEST_RUNS_MAX};
 use crate::scenario::{Mistake, duration_of};
+use crate::selftest;
 
 /// First argument with which the lab's own program is a node. Nobody types it.
 pub const NODE_PART: &str = "__node";
@@ -180,7 +180,7 @@ pub struct SelftestArgs {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=i64::from(SELFTEST_RUNS_MAX)))]
     pub runs: u32,
     /// This bug only
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(PLANTS.map(|(name, _)| name)))]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(selftest::bugs()))]
     pub bug: Option<String>,
     /// The first run's seed; each run has the next one
     #[arg(long, value_name = "FIRST", default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=u64::MAX - u64::from(SELFTEST_RUNS_MAX)))]
@@ -208,7 +208,7 @@ pub struct FabricCheckArgs {
 }
 
 /// A benchmark of whole clusters.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, clap::Args, serde::Serialize)]
 pub struct BenchArgs {
     /// What to compare with
     #[arg(long, value_enum)]
@@ -220,7 +220,7 @@ pub struct BenchArgs {
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["put", "get", "stale"])]
     pub work: Vec<BenchWork>,
     /// How many clients there are at once, each with a connection of its own
-    #[arg(long, value_name = "N", value_delimiter = ',', default_values = ["1", "64", "256"], value_parser = clap::value_parser!(u32).range(1..=i64::from(BENCH_CLIENTS_MAX)))]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values = ["1", "64", "256"], value_parser = clap::value_parser!(u32).range(1..=i64::from(OPERATIONS_IN_FLIGHT_MAX)))]
     pub clients: Vec<u32>,
     /// Rounds of each system
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(bench::ROUNDS_MAX)))]
@@ -229,7 +229,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=i64::from(bench::SECONDS_MAX)))]
     pub seconds: u32,
     /// Keys to choose from
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=BENCH_KEYS_MAX))]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=bench::KEYS_MAX))]
     pub keys: u64,
     /// Size of a value, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=i64::from(VALUE_BYTES_MAX)))]
@@ -249,8 +249,16 @@ pub struct BenchArgs {
     pub json: bool,
 }
 
+impl BenchArgs {
+    /// What is measured, in turn.
+    pub fn figures(&self) -> impl Iterator<Item = (BenchWork, u32)> {
+        self.work.iter().flat_map(|work| self.clients.iter().map(|clients| (*work, *clients)))
+    }
+}
+
 /// What a cluster is compared with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Rival {
     /// etcd, from the search path
     Etcd,

@@ -30,6 +30,7 @@ pub mod selftest;
 pub mod session;
 pub mod target;
 pub mod verify;
+pub mod volume;
 pub mod workload;
 
 #[cfg(test)]

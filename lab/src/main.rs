@@ -12,7 +12,7 @@ use aspen_lab::control::{ClientError, UpError};
 use aspen_lab::doctor::{self, DoctorError};
 use aspen_lab::fabric_check::{self, FabricCheckError};
 use aspen_lab::machine::kvm;
-use aspen_lab::program::confine;
+use aspen_lab::program::{confine, leash};
 use aspen_lab::rig::{self, RigError};
 use aspen_lab::sandbox::{self, Stage};
 use aspen_lab::selftest::SelftestError;
@@ -46,6 +46,9 @@ fn main() -> ExitCode {
     }
     if std::env::args_os().nth(1).is_some_and(|part| part == confine::STAGE) {
         return confine::stage(std::env::args_os().skip(2));
+    }
+    if std::env::args_os().nth(1).is_some_and(|part| part == leash::STAGE) {
+        return leash::stage(std::env::args_os().skip(2));
     }
     if std::env::args_os().nth(1).is_some_and(|part| part == NODE_PART) {
         let words = std::env::args_os().enumerate().filter(|(place, _)| *place != 1).map(|(_, word)| word);

@@ -11,12 +11,13 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
 
 use crate::fabric::TapError;
@@ -24,6 +25,7 @@ use crate::fabric::namespace::Namespace;
 use crate::limits::POLL_INTERVAL;
 
 pub mod confine;
+pub mod leash;
 mod output;
 mod running;
 mod short;
@@ -389,6 +391,20 @@ impl fmt::Display for Program {
         }
         Ok(())
     }
+}
+
+/// Takes SIGINT and SIGTERM as the wish to stop, so that nothing is left behind.
+pub(crate) fn stop_on_signals(is_stopping: Arc<AtomicBool>) -> io::Result<()> {
+    // Before any thread, since every thread inherits the mask. What is started gets a mask of its own.
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    signals.thread_block()?;
+    // The thread ends with the process.
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        while signals.wait().is_ok() {
+            is_stopping.store(true, Ordering::Relaxed);
+        }
+    })?;
+    Ok(())
 }
 
 /// A word as a shell would have to read it, so that a line of the log can be typed again.

@@ -93,7 +93,7 @@ pub struct Workload {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkloadKind {
-    /// Each key is a register: reads, writes of values never written before, compare-and-swap.
+    /// Each key is a register: reads, writes of values never written before, compare-and-swap, deletes, scans.
     Register,
 }
 

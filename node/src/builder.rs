@@ -19,6 +19,7 @@ use crate::network::iroh::{Admission, EndpointError, RaftEndpoint, RaftServer};
 use crate::raft::{Parts, RaftNode, RaftStartError};
 use crate::storage::StorageError;
 use crate::storage::log::{LOG_FILE, RedbLogStore};
+use crate::storage::snapshot::sync_dir;
 use crate::storage::sqlite::{SqliteStateMachine, StateMachineThread};
 use crate::types::EndpointKey;
 
@@ -123,6 +124,8 @@ impl NodeBuilder {
         let endpoint = raft_thread.run(endpoint).await?;
         let log = RedbLogStore::open(&data_dir.join(LOG_FILE), *id)?;
         let state_machine = SqliteStateMachine::open(data_dir)?.behind(log.durable());
+        // The names of new files: without them what is synced in the files would be lost with the power.
+        sync_dir(data_dir).map_err(|source| StorageError::Io { path: data_dir.clone(), source })?;
         let state_machine_thread = state_machine.thread();
         let admission = Arc::new(Admission::new(peers.iter().map(|(_, info)| info.endpoint_id)));
         let parts = Parts {
@@ -142,7 +145,8 @@ impl NodeBuilder {
         let follower = raft.clone();
         tasks.spawn_on(async move { follower.follow_members().await }, raft_thread.handle());
         let compactor = raft.clone();
-        tasks.spawn_on(async move { compactor.compact().await }, raft_thread.handle());
+        // It looks at files, for which Raft does not wait.
+        tasks.spawn(async move { compactor.compact().await });
         let node = Arc::new(raft.clone());
         let state = HttpState {
             cluster: node.clone(),

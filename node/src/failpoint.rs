@@ -4,9 +4,14 @@
 //! process, as SIGKILL would end it, when it comes by that point for the Nth time.
 
 use std::ffi::OsStr;
+#[cfg(feature = "failpoints")]
+use std::io::Write;
 
 /// The variable that names the point and the passage.
 pub const VARIABLE: &str = "ASPEN_FAIL";
+
+/// What a node says when it dies at a point, before the point's name in the code.
+pub const DIES_AT: &str = "dies at ";
 
 /// A place at which a node can be made to die.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +144,8 @@ impl FailPoint {
             && *point == self
             && left.fetch_sub(1, Ordering::Relaxed) == 1
         {
+            // Whoever waits for it wants to know that it is this.
+            let _ = writeln!(std::io::stderr(), "{DIES_AT}{self:?}");
             std::process::abort();
         }
     }

@@ -3,6 +3,7 @@
 mod body;
 mod cluster;
 mod command;
+mod deadline;
 mod error;
 mod kv;
 mod observe;
@@ -16,9 +17,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
+use axum::{Router, middleware};
 use tokio::net::TcpListener;
 
 use crate::api::{ApiError, BadRequest, ClusterController, KeyValueStore, RaftObserver};
@@ -102,6 +103,7 @@ pub fn router(state: HttpState) -> Router {
         .fallback(async || not_found())
         .method_not_allowed_fallback(async || method_not_allowed())
         .layer(DefaultBodyLimit::max(HTTP_BODY_BYTES_MAX as usize))
+        .layer(middleware::from_fn(deadline::bounded))
         .with_state(state)
 }
 

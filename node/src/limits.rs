@@ -82,13 +82,16 @@ pub const PEER_ACK_DELAY: Duration = Duration::from_millis(5);
 pub const APPENDS_AHEAD_MAX: u32 = 16;
 /// Bytes of entries in them after which no further one is sent.
 pub const APPEND_BYTES_AHEAD_MAX: u64 = 4 * 1024 * 1024;
+/// How many times as long as to a heartbeat an answer to entries may take, which comes after a sync of the peer's disk: one that
+/// stalls for half a second costs nothing.
+pub const APPEND_PATIENCE: u32 = 5;
 /// How long a peer may wait to hear what is committed, in case that entries can say it.
 pub const APPEND_HOLD: Duration = Duration::from_millis(1);
 /// Bytes a second that a link carries at least: entries may take as long as that, besides the time limit of an answer.
 pub const APPEND_RATE_MIN: u64 = 256 * 1024;
 /// Proposals under way, unless one waits for [`PROPOSAL_WAIT_MAX`]: what comes meanwhile is proposed together.
 pub const PROPOSALS_AHEAD_MAX: u32 = 2;
-/// How long a command waits at most for earlier proposals.
+/// How long a proposal waits at most for earlier ones.
 pub const PROPOSAL_WAIT_MAX: Duration = Duration::from_millis(5);
 /// Commands of one proposal.
 pub const PROPOSAL_COMMANDS_MAX: u32 = 1_024;
@@ -141,7 +144,7 @@ pub const SNAPSHOT_RETRY: Duration = Duration::from_secs(10);
 
 /// Operations waiting for the log's writer. openraft has a few under way at once; the rest is slack.
 pub const LOG_QUEUE_MAX: usize = 4_096;
-/// Encoded entries kept in memory after they are durable, in bytes, so that replication does not read the disk.
+/// Entries kept in memory after they are durable, in bytes, so that replication does not read the disk.
 pub const LOG_CACHE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Pages of the log's file that are kept in memory: entries are read from it only for a member that is far behind.
 pub const LOG_PAGES_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -195,5 +198,11 @@ const _: () = {
     assert!(4 * PEER_KEEP_ALIVE.as_millis() < PEER_IDLE_TIMEOUT.as_millis());
     // A refusal, which leaves nothing open, comes before a time-out, which does.
     assert!(LEADER_WAIT.as_secs() < OPERATION_TIMEOUT.as_secs());
-    assert!(HTTP_DRAIN_TIMEOUT.as_secs() + ENDPOINT_CLOSE_TIMEOUT.as_secs() < STOP_TIMEOUT.as_secs());
+    assert!(
+        HTTP_DRAIN_TIMEOUT.as_secs() + ENDPOINT_CLOSE_TIMEOUT.as_secs() + RUNTIME_STOP_TIMEOUT.as_secs()
+            < STOP_TIMEOUT.as_secs()
+    );
+    // Whatever waits fits into one proposal, and any command alone.
+    assert!(PROPOSAL_COMMANDS_MAX >= OPERATIONS_IN_FLIGHT_MAX);
+    assert!(COMMAND_BYTES_MAX <= PROPOSAL_BYTES_MAX);
 };

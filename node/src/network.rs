@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
-use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
 
 use self::rpc::StreamAppended;
 use self::snapshot::{InstallSnapshot, SnapshotStart};
@@ -206,7 +206,12 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetworkFactory {
             id: self.id,
             peer: Peer { id: target, info: node.clone() },
             transport: self.transport.clone(),
+            is_for_heartbeats: false,
         }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: NodeId, node: &NodeInfo) -> PeerNetwork {
+        PeerNetwork { is_for_heartbeats: true, ..self.new_client(target, node).await }
     }
 }
 
@@ -216,6 +221,8 @@ pub struct PeerNetwork {
     id: NodeId,
     peer: Peer,
     transport: Arc<dyn Transport>,
+    /// One by one, on a connection of their own: entries do not delay them.
+    is_for_heartbeats: bool,
 }
 
 impl PeerNetwork {
@@ -257,6 +264,9 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
     where
         S: Stream<Item = AppendEntriesRequest> + Send + Unpin + 'static,
     {
+        if self.is_for_heartbeats {
+            return stream_append_sequential(self, input, option);
+        }
         async move {
             let within = option.soft_ttl();
             let this: &'s Self = self;

@@ -24,6 +24,8 @@ pub enum Plant {
     ApplyTwiceAfterRestart,
     /// The last key is missing in a snapshot.
     SnapshotDropsTail,
+    /// The log is written and not synced: what was answered is lost with the power.
+    AckBeforeFsync,
     /// A delete is answered and does nothing, on every member alike.
     LostDelete,
     /// A scan leaves out the second key of each page.
@@ -31,7 +33,7 @@ pub enum Plant {
 }
 
 /// Every bug with its name.
-pub const PLANTS: [(&str, Plant); 8] = [
+pub const PLANTS: [(&str, Plant); 9] = [
     ("stale-read", Plant::StaleRead),
     ("ack-before-quorum", Plant::AckBeforeQuorum),
     ("cas-ignores-expected", Plant::CasIgnoresExpected),
@@ -40,6 +42,7 @@ pub const PLANTS: [(&str, Plant); 8] = [
     ("vote-not-persisted", Plant::VoteNotPersisted),
     ("apply-twice-after-restart", Plant::ApplyTwiceAfterRestart),
     ("snapshot-drops-tail", Plant::SnapshotDropsTail),
+    ("ack-before-fsync", Plant::AckBeforeFsync),
 ];
 
 /// Why a node refuses the bug that it is asked for.
@@ -115,7 +118,7 @@ mod tests {
             true,
             Err("ASPEN_PLANT names `stale-reads`, which is no planted bug: take one of stale-read, \
                  ack-before-quorum, cas-ignores-expected, lost-delete, scan-skips, vote-not-persisted, \
-                 apply-twice-after-restart, snapshot-drops-tail, or unset ASPEN_PLANT"),
+                 apply-twice-after-restart, snapshot-drops-tail, ack-before-fsync, or unset ASPEN_PLANT"),
         );
         check(
             Some("stale-read"),

@@ -546,6 +546,28 @@ mod tests {
         assert_eq!("a5".parse::<EndpointKey>(), Err(EndpointKeyError));
     }
 
+    /// An answer that is given early must be the one that is given later.
+    #[test]
+    fn only_a_plain_set_has_a_certain_outcome() {
+        let (key, value) = (Key::from("k"), Value::from("v"));
+        let vault = VaultName("v".to_owned());
+        let certain = |command: &Command| EncodedCommand::from(command).certain_outcome();
+        let set = Command::Set { key: key.clone(), value: value.clone() };
+        assert_eq!(certain(&set), Some(Outcome::Written));
+        for other in [
+            Command::Delete { key: key.clone() },
+            Command::CompareAndSwap { key: key.clone(), expected: None, value: value.clone() },
+            Command::SetMulti { pairs: vec![(key.clone(), value)] },
+            Command::DeleteMulti { keys: vec![key] },
+            Command::Transaction(Transaction::default()),
+            Command::InVault { vault: vault.clone(), command: Box::new(set) },
+            Command::CreateVault { vault: vault.clone() },
+            Command::DeleteVault { vault },
+        ] {
+            assert_eq!(certain(&other), None, "{other}");
+        }
+    }
+
     #[test]
     fn key_is_encoded_as_length_and_bytes() {
         assert_eq!(postcard::to_stdvec(&Key::from("ab")).unwrap(), [2, b'a', b'b']);

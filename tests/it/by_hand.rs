@@ -120,6 +120,26 @@ fn check(to: SocketAddr, route: &str, body: &str, want: (u16, &str)) {
     assert_eq!((status, code), want, "{route} {body:.200}: {answer}");
 }
 
+/// A node that waits for a leader answers as soon as its client wants.
+#[test]
+fn client_that_waits_for_less_is_answered_in_time() {
+    let mut nodes = Nodes::new(1);
+    nodes.start(1, &[1]);
+    nodes.answers(1);
+    let asked = |value: &str| {
+        let body = set("k", "v").to_string();
+        let answer = raw(nodes.http(1), "POST", "/kv/write", &[("aspen-timeout-ms", value)], body.as_bytes());
+        let answer = answer.unwrap();
+        (answer.status, answer.json()["error"]["message"].as_str().unwrap().to_owned())
+    };
+    let late = "not finished within 200 ms: the outcome is unknown, the write may still take effect";
+    assert_eq!(asked("200"), (504, late.to_owned()));
+    let wrong = "aspen-timeout-ms is \"0\", a whole number of milliseconds from 1 on is allowed";
+    assert_eq!(asked("0"), (400, wrong.to_owned()));
+    // Without a leader it is refused after 3 s, whatever more a client would wait for.
+    assert_eq!(asked("60000").0, 503);
+}
+
 /// Every refusal of docs/http.md that one healthy node can give.
 #[test]
 fn routes_answer_as_documented() {

@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use aspen_lab::cli::NODE_PART;
+use aspen_lab::program::ProcessStat;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -46,16 +49,14 @@ pub(crate) struct Nodes {
     members: Vec<Member>,
     /// What every node is started with besides.
     pub(crate) flags: Vec<&'static str>,
+    /// Variables that every node has in its environment.
+    pub(crate) environment: Vec<(&'static str, String)>,
     _turn: lab::Turn,
 }
 
 impl Drop for Nodes {
     fn drop(&mut self) {
-        for process in self.members.iter_mut().filter_map(|member| member.process.as_mut()) {
-            // It may have ended by itself.
-            let _ = process.kill();
-            let _ = process.wait();
-        }
+        self.kill_all();
     }
 }
 
@@ -75,7 +76,14 @@ impl Nodes {
             endpoint_id: endpoint_id(&directory.path().join(id.to_string())),
             process: None,
         });
-        Self { program: None, members: members.collect(), directory, flags: Vec::new(), _turn: turn }
+        Self {
+            program: None,
+            members: members.collect(),
+            directory,
+            flags: Vec::new(),
+            environment: Vec::new(),
+            _turn: turn,
+        }
     }
 
     /// Gives a node that never ran another data directory.
@@ -86,6 +94,46 @@ impl Nodes {
         write(&data);
         let member = self.members.iter_mut().find(|member| member.id == id).unwrap();
         member.endpoint_id = endpoint_id(&data);
+    }
+
+    /// Says which program the nodes are, unless they are the lab's, and with which flags.
+    pub(crate) fn set_up(&mut self, program: Option<PathBuf>, flags: &[&'static str]) {
+        self.program = program;
+        self.flags = flags.to_vec();
+    }
+
+    /// Where a node keeps its files.
+    pub(crate) fn data(&self, id: u64) -> PathBuf {
+        self.directory.path().join(id.to_string())
+    }
+
+    /// Writes a node's key into its folder, durably.
+    pub(crate) fn give_identity(&self, id: u64, key: &[u8]) {
+        let folder = self.data(id);
+        let mut file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(folder.join("identity.key"))
+            .unwrap();
+        file.write_all(key).unwrap();
+        file.sync_all().unwrap();
+        File::open(folder).unwrap().sync_all().unwrap();
+    }
+
+    /// Whether a node that was started has ended by itself.
+    pub(crate) fn has_ended(&self, id: u64) -> bool {
+        let process = self.member(id).process.as_ref().unwrap();
+        ProcessStat::read(process.id()).is_none_or(|stat| stat.state == 'Z')
+    }
+
+    /// Kills every node that runs.
+    pub(crate) fn kill_all(&mut self) {
+        for process in self.members.iter_mut().filter_map(|member| member.process.as_mut()) {
+            // It may have ended by itself.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
     }
 
     pub(crate) fn member(&self, id: u64) -> &Member {
@@ -115,6 +163,7 @@ impl Nodes {
         let data = self.directory.path().join(id.to_string());
         let member = self.members.iter_mut().find(|member| member.id == id).unwrap();
         let mut command = self.program.as_ref().map_or_else(node_command, Command::new);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.envs(environment.iter().map(|(name, value)| (name, value)));
         command.arg("--config").arg(file).arg("--data-dir").arg(data);
         command.args(["--id", &id.to_string(), "--raft-listen", &member.raft.to_string()]);
@@ -219,12 +268,15 @@ pub(crate) fn position(nodes: &Nodes, id: u64, name: &str) -> Option<u64> {
     get(nodes.http(id), "/raft/state").ok()?.1[name]["index"].as_u64()
 }
 
-/// Every key that a node holds, page by page: its value, and the entry that wrote it.
-pub(crate) fn contents(nodes: &Nodes, id: u64) -> BTreeMap<String, (String, u64)> {
+/// Every key with a prefix that a node holds, page by page: its value, and the entry that wrote it.
+pub(crate) fn contents(nodes: &Nodes, id: u64, prefix: &str) -> BTreeMap<String, (String, u64)> {
     let (mut found, mut token) = (BTreeMap::new(), Value::Null);
     loop {
-        let page =
-            nodes.succeeds(id, "/kv/scan", &json!({ "continuation_token": token, "consistency": "stale" }));
+        let page = nodes.succeeds(
+            id,
+            "/kv/scan",
+            &json!({ "prefix": prefix, "continuation_token": token, "consistency": "stale" }),
+        );
         for entry in page["entries"].as_array().unwrap() {
             let text = |name: &str| entry[name].as_str().unwrap().to_owned();
             found.insert(text("key"), (text("value"), entry["mod_revision"].as_u64().unwrap()));
@@ -245,8 +297,7 @@ pub(crate) fn three_nodes(flags: &[&'static str]) -> ([u64; 3], Nodes) {
 pub(crate) fn three_nodes_of(program: Option<PathBuf>, flags: &[&'static str]) -> ([u64; 3], Nodes) {
     let ids = [1, 2, 3];
     let mut nodes = Nodes::new(3);
-    nodes.program = program;
-    nodes.flags = flags.to_vec();
+    nodes.set_up(program, flags);
     for id in ids {
         nodes.start(id, &ids);
     }

@@ -62,7 +62,7 @@ fn follower_that_missed_what_was_purged_gets_a_snapshot_while_writes_go_on() {
     for id in ids {
         nodes.succeeds(id, "/kv/read", &json!({ "key": key(0) }));
         let held: BTreeMap<_, _> =
-            contents(&nodes, id).into_iter().map(|(key, (value, _))| (key, value)).collect();
+            contents(&nodes, id, "").into_iter().map(|(key, (value, _))| (key, value)).collect();
         assert!(held == want, "node {id} does not hold what was acknowledged");
     }
     let digests = nodes.comes("equal index", || {

@@ -11,9 +11,10 @@ use aspen_node::cluster::identity::Identity;
 use nix::sys::signal::Signal;
 use serde_json::Value as Json;
 
-use super::{BenchError, System, etcd};
-use crate::limits::bench::{READY_MAX, STOP_MAX};
+use super::{BenchError, Interface, etcd};
+use crate::limits::bench::{LOOK_INTERVAL, READY_MAX, STOP_MAX};
 use crate::machine::driver::NodeProgram;
+use crate::program::leash::{self, leashed};
 use crate::program::{ProcessStat, Program, ProgramLog, Running};
 
 /// Where a member listens.
@@ -30,65 +31,84 @@ pub(super) struct Addresses {
 pub(super) struct Setting<'a> {
     pub(super) node: NodeProgram,
     pub(super) etcd: Option<PathBuf>,
+    /// What makes fdatasync(2) slower.
+    pub(super) strace: Option<PathBuf>,
     pub(super) count: u32,
-    /// What every fdatasync(2) takes longer.
+    /// By how much.
     pub(super) sync_delay: Duration,
     pub(super) folder: &'a Path,
     pub(super) log: &'a ProgramLog,
 }
 
-/// A cluster that runs. Dropped, it is killed.
+/// A cluster that runs. Dropped, it is killed, and what it has stored is gone.
 #[derive(Debug)]
 pub(super) struct Cluster {
-    system: System,
+    interface: Interface,
     folder: PathBuf,
     members: Vec<Running>,
+    addresses: Vec<Addresses>,
     leader: SocketAddr,
 }
 
 impl Cluster {
-    /// Starts a new cluster, and waits until somebody leads.
-    pub(super) async fn start(system: System, setting: &Setting<'_>) -> Result<Self, BenchError> {
-        let folder = setting.folder.join(system.name());
+    /// Starts a new cluster, and waits until somebody leads. The calling thread has to outlive it.
+    pub(super) async fn start(interface: Interface, setting: &Setting<'_>) -> Result<Self, BenchError> {
+        let folder = setting.folder.join(interface.system());
         let io = |source| BenchError::Io { path: folder.clone(), source };
         fs::create_dir(&folder).map_err(io)?;
-        let addresses = free_addresses(setting.count).map_err(io)?;
-        let commands = match system {
-            System::Aspen => aspen(setting, &addresses, &folder)?,
-            System::Etcd => (0..addresses.len())
+        let addresses = free_addresses(setting.count).map_err(BenchError::Ports)?;
+        let commands = match interface {
+            Interface::AspenHttp => aspen(setting, &addresses, &folder)?,
+            Interface::EtcdGateway | Interface::EtcdGrpc => (0..addresses.len())
                 .map(|place| {
-                    let program = slowed(setting, setting.etcd.as_deref().unwrap_or(Path::new(etcd::ETCD)));
+                    let program = setting.etcd.as_deref().unwrap_or(Path::new(etcd::ETCD));
                     let data = folder.join(format!("n{}", place + 1));
-                    // etcd takes a folder that others may read for a mistake.
-                    etcd::command(program, &addresses, place, &data)
+                    etcd::command(started(setting, program), &addresses, place, &data)
                 })
                 .collect(),
         };
-        let console = |place: usize| folder.join(format!("n{}.log", place + 1));
-        let start = |(place, command): (usize, &Program)| command.start(None, &console(place), setting.log);
-        let members: Vec<Running> = commands.iter().enumerate().map(start).collect::<Result<_, _>>()?;
-        let placeholder = addresses[0].client;
-        let mut cluster = Self { system, folder: folder.clone(), members, leader: placeholder };
+        let leader = addresses[0].client;
+        let mut cluster = Self { interface, folder, members: Vec::new(), addresses, leader };
+        for (place, command) in (1..).zip(&commands) {
+            let console = setting.folder.join(format!("{}-n{place}.log", interface.system()));
+            cluster.members.push(command.start(None, &console, setting.log)?);
+        }
+        cluster.find_leader().await?;
+        Ok(cluster)
+    }
+
+    /// Finds out who leads, founding the cluster if that is needed.
+    pub(super) async fn find_leader(&mut self) -> Result<(), BenchError> {
         let began = Instant::now();
-        let mut is_founded = system == System::Etcd;
+        let mut is_founded = self.interface != Interface::AspenHttp;
         loop {
-            if let Some(ended) = cluster.members.iter().find(|member| member.exited().is_some()) {
-                return Err(BenchError::Ended { system: system.name(), console: ended.console_tail() });
-            }
+            self.check()?;
             if !is_founded {
-                is_founded = found(placeholder).await;
+                is_founded = found(self.addresses[0].client).await;
             }
-            for Addresses { client, .. } in &addresses {
-                if is_founded && leads(system, *client).await {
-                    cluster.leader = *client;
-                    return Ok(cluster);
+            for Addresses { client, .. } in &self.addresses {
+                if is_founded && leads(self.interface, *client).await {
+                    self.leader = *client;
+                    return Ok(());
                 }
             }
             if began.elapsed() > READY_MAX {
-                let console = cluster.members[0].console_tail();
-                return Err(BenchError::NotReady { system: system.name(), waited: READY_MAX, console });
+                let console = self.members[0].console_tail();
+                let system = self.interface.system();
+                return Err(BenchError::NotReady { system, waited: READY_MAX, console });
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Whether every process still runs.
+    pub(super) fn check(&self) -> Result<(), BenchError> {
+        match self.members.iter().find(|member| member.exited().is_some()) {
+            None => Ok(()),
+            Some(ended) => {
+                let (system, console) = (self.interface.system(), ended.console_tail());
+                Err(BenchError::Ended { system, console })
+            }
         }
     }
 
@@ -99,30 +119,51 @@ impl Cluster {
 
     /// Whether the same member still leads.
     pub(super) async fn is_led_as_before(&self) -> bool {
-        leads(self.system, self.leader).await
+        leads(self.interface, self.leader).await
     }
 
     /// The most memory that one of its processes has had, in bytes.
     pub(super) fn peak_memory(&self) -> Option<u64> {
-        // Under strace a member is a child of what was started.
-        let pids = self.members.iter().flat_map(|member| {
-            let children = ProcessStat::children(member.pid());
-            if children.is_empty() { vec![member.pid()] } else { children }
-        });
-        pids.filter_map(ProcessStat::peak_memory).max()
+        self.pids().into_iter().filter_map(ProcessStat::peak_memory).max()
     }
 
     /// Ends it, and removes what it has stored.
     pub(super) fn stop(self) -> Result<(), BenchError> {
+        self.end()
+    }
+
+    /// The members' processes: under strace a member is a child of what was started.
+    fn pids(&self) -> Vec<u32> {
+        let of = |member: &Running| {
+            let children = ProcessStat::children(member.pid());
+            if children.is_empty() { vec![member.pid()] } else { children }
+        };
+        self.members.iter().flat_map(of).collect()
+    }
+
+    fn end(&self) -> Result<(), BenchError> {
+        let pids = self.pids();
         for member in &self.members {
-            member.signal(Signal::SIGTERM)?;
+            // Also what is on its leash; one that has ended takes no signal.
+            member.signal(Signal::SIGKILL)?;
         }
-        for member in &self.members {
-            // One that does not end is killed when it is dropped; nothing depends on it any more.
-            let _ = member.wait(STOP_MAX);
+        let began = Instant::now();
+        let runs = |pid: &u32| ProcessStat::read(*pid).is_some_and(|stat| stat.state != 'Z');
+        while pids.iter().any(runs) && began.elapsed() < STOP_MAX {
+            std::thread::sleep(LOOK_INTERVAL);
         }
-        drop(self.members);
-        fs::remove_dir_all(&self.folder).map_err(|source| BenchError::Io { path: self.folder, source })
+        fs::remove_dir_all(&self.folder)
+            .map_err(|source| BenchError::Io { path: self.folder.clone(), source })
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // After a stop there is nothing left to do.
+        if self.folder.exists() {
+            // What cannot be removed stays, and the error that has led here is told.
+            let _ = self.end();
+        }
     }
 }
 
@@ -147,8 +188,8 @@ fn aspen(setting: &Setting<'_>, addresses: &[Addresses], folder: &Path) -> Resul
     fs::write(&config, peers).map_err(|source| BenchError::Io { path: config.clone(), source })?;
     let command = |((id, data), Addresses { peer, client }): (&(u64, PathBuf), &Addresses)| {
         let program = match &setting.node {
-            NodeProgram::Own => slowed(setting, Path::new("/proc/self/exe")).arg(crate::cli::NODE_PART),
-            NodeProgram::Path(path) => slowed(setting, path),
+            NodeProgram::Own => started(setting, Path::new("/proc/self/exe")).arg(crate::cli::NODE_PART),
+            NodeProgram::Path(path) => started(setting, path),
         };
         program
             .arg("--config")
@@ -161,16 +202,16 @@ fn aspen(setting: &Setting<'_>, addresses: &[Addresses], folder: &Path) -> Resul
     Ok(data_dirs.iter().zip(addresses).map(command).collect())
 }
 
-/// A program whose fdatasync(2) takes longer, if that is asked.
-fn slowed(setting: &Setting<'_>, program: &Path) -> Program {
-    if setting.sync_delay.is_zero() {
-        return Program::new(program);
-    }
-    // `/proc/self/exe` would be strace.
-    let program = fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
+/// A program that ends with the lab, and whose fdatasync(2) takes longer if that is asked.
+fn started(setting: &Setting<'_>, program: &Path) -> Program {
+    let Some(strace) = &setting.strace else { return leashed(program) };
     let delay = format!("inject=fsync,fdatasync:delay_exit={}", setting.sync_delay.as_micros());
-    Program::new("/usr/bin/strace")
+    // strace is on a leash, and the program on one of strace's: killed, strace would let it go.
+    let own = fs::canonicalize("/proc/self/exe").unwrap_or_else(|_| "/proc/self/exe".into());
+    leashed(strace)
         .args(["-f", "-qqq", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e", &delay])
+        .arg(own)
+        .arg(leash::STAGE)
         .arg(program)
 }
 
@@ -182,10 +223,10 @@ async fn found(client: SocketAddr) -> bool {
     answer.is_ok_and(|answer| matches!(answer.status, 200 | 409))
 }
 
-async fn leads(system: System, client: SocketAddr) -> bool {
-    match system {
-        System::Etcd => etcd::leads(client).await == Some(true),
-        System::Aspen => {
+async fn leads(interface: Interface, client: SocketAddr) -> bool {
+    match interface {
+        Interface::EtcdGateway | Interface::EtcdGrpc => etcd::leads(client).await,
+        Interface::AspenHttp => {
             let mut connection = HttpConnection::new(client);
             let Ok(answer) = connection.request("GET", "/cluster/status", "").await else { return false };
             let status: Json = serde_json::from_slice(&answer.body).unwrap_or_default();

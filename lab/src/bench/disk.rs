@@ -29,7 +29,7 @@ pub(super) fn probe(folder: &Path) -> io::Result<Duration> {
     Ok(times[times.len() / 2])
 }
 
-/// How often the disk under this folder was told to keep what it has, since the host has started (field 16 of its `stat`,
+/// How often the whole disk under this folder, whoever uses it, was told to keep what it has, since the host has started (field 16 of its `stat`,
 /// Documentation/block/stat.rst); `None` where the kernel does not count it.
 pub(super) fn flushes(folder: &Path) -> Option<u64> {
     let device = fs::metadata(folder).ok()?.dev();
@@ -37,6 +37,10 @@ pub(super) fn flushes(folder: &Path) -> Option<u64> {
     let disk = fs::canonicalize(link).ok()?;
     // A partition has the counts of its disk.
     let disk = if disk.join("partition").exists() { disk.parent()?.to_owned() } else { disk };
+    // Without a cache of its own it is never told.
+    if fs::read_to_string(disk.join("queue/write_cache")).ok()?.trim() != "write back" {
+        return None;
+    }
     let stat = fs::read_to_string(disk.join("stat")).ok()?;
     stat.split_ascii_whitespace().nth(15)?.parse().ok()
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use aspen_node::client::HttpConnection;
 use aspen_node::client::load::{Operation, Target};
+use aspen_node::limits::{ANSWER_TIMEOUT, CONNECT_TIMEOUT};
 use data_encoding::BASE64;
 use serde_json::{Value as Json, json};
 use tonic::codegen::http::uri::PathAndQuery;
@@ -39,15 +40,16 @@ pub(super) fn command(program: Program, members: &[Addresses], place: usize, dat
         .args(["--listen-client-urls", &url(client), "--advertise-client-urls", &url(client)])
         .args(["--initial-cluster", &cluster.join(",")])
         .args(["--initial-cluster-state", "new", "--log-level", "warn", "--logger", "zap"])
+        // Its largest: by itself it takes no more than 2 GiB.
+        .args(["--quota-backend-bytes", "8589934592"])
 }
 
-/// Whether the member at this address leads; `None` if it does not say.
-pub(super) async fn leads(client: SocketAddr) -> Option<bool> {
+/// Whether the member at this address says that it leads.
+pub(super) async fn leads(client: SocketAddr) -> bool {
     let mut connection = HttpConnection::new(client);
-    let answer = connection.request("POST", "/v3/maintenance/status", "{}").await.ok()?;
-    let status: Json = serde_json::from_slice(&answer.body).ok()?;
-    let (leader, own) = (status["leader"].as_str()?, status["header"]["member_id"].as_str()?);
-    (leader != "0").then(|| leader == own)
+    let Ok(answer) = connection.request("POST", "/v3/maintenance/status", "{}").await else { return false };
+    let status: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
+    status["leader"].is_string() && status["leader"] == status["header"]["member_id"]
 }
 
 /// A client of the JSON gateway.
@@ -96,7 +98,8 @@ impl Grpc {
     /// A client of the member at this address.
     pub(super) fn new(client: SocketAddr, is_stale: bool) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{client}")).expect("an address makes a URI");
-        Self { endpoint: endpoint.tcp_nodelay(true), client: None, is_stale }
+        let endpoint = endpoint.tcp_nodelay(true).connect_timeout(CONNECT_TIMEOUT).timeout(ANSWER_TIMEOUT);
+        Self { endpoint, client: None, is_stale }
     }
 
     async fn unary<M, A>(&mut self, path: &'static str, message: M) -> Result<A, String>

@@ -14,7 +14,7 @@ pub const DISK_WAITS_MAX: u32 = 5;
 pub const DISK_WAIT: Duration = Duration::from_secs(2);
 /// Longest time from the start of a cluster until somebody leads it.
 pub const READY_MAX: Duration = Duration::from_secs(30);
-/// How long a process may take to end after it was told to.
+/// How long a process may take to end after it was killed.
 pub const STOP_MAX: Duration = Duration::from_secs(12);
 /// Most nodes: all share one host's processors.
 pub const NODES_MAX: u32 = 9;
@@ -26,3 +26,13 @@ pub const SECONDS_MAX: u32 = 3_600;
 pub const WARM_UP: Duration = Duration::from_secs(1);
 /// Longest delay that is added to an fdatasync(2), in milliseconds: Raft's heartbeats have to get through.
 pub const SYNC_DELAY_MS_MAX: u64 = 100;
+/// Most keys: all of them are written before the first figure.
+pub const KEYS_MAX: u64 = 1_000_000;
+/// Clients that write them.
+pub const FILL_CLIENTS: u64 = 32;
+/// How often a figure is measured at most, where another member came to lead in the middle of it.
+pub const TRIES_MAX: u32 = 2;
+/// How often it is looked whether somebody leads, and whether a process has ended.
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How often it is looked whether the user wants an end.
+pub const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(50);

@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use aspen_node::plant::VARIABLE;
-use nix::sys::signal::{SigSet, Signal};
 
 use super::{SelftestError, Story};
 use crate::check::Verdict;
 use crate::cli::SelftestArgs;
 use crate::limits::{SELFTEST_LOOK_INTERVAL, SELFTEST_RUN_MAX};
-use crate::program::{Exit, Program, ProgramError, ProgramLog, Running};
+use crate::program::{Exit, Program, ProgramError, ProgramLog, Running, stop_on_signals};
 use crate::report::{self, Report};
 use crate::session::outer;
 
@@ -139,18 +138,4 @@ impl Trial {
 
 fn scenario_file(directory: &Path, story: &Story) -> PathBuf {
     directory.join(format!("{}.yaml", story.name))
-}
-
-/// Takes SIGINT and SIGTERM as the wish to stop, so that no run is left behind.
-fn stop_on_signals(is_stopping: Arc<AtomicBool>) -> Result<(), std::io::Error> {
-    // Before any thread, since every thread inherits the mask. Runs wait for these signals themselves.
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
-    signals.thread_block()?;
-    // The thread ends with the process.
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        while signals.wait().is_ok() {
-            is_stopping.store(true, Ordering::Relaxed);
-        }
-    })?;
-    Ok(())
 }

@@ -36,10 +36,18 @@ pub fn scan_outcomes(keys: &[String], answer: Result<Response, RequestError>) ->
         // What comes of a read that was not answered does not depend on the key.
         other => return vec![outcome(&Op::Read, other); keys.len()],
     };
-    let (Some(entries), Some(false)) = (response["entries"].as_array(), response["is_truncated"].as_bool())
-    else {
-        return vec![Outcome::Unknown; keys.len()];
-    };
+    // What no page can be is no answer that a register gives: it is written down as one, so that it is found.
+    let impossible = |what: &str| vec![Outcome::Read { value: Some(what.to_owned()) }; keys.len()];
+    let Some(entries) = response["entries"].as_array() else { return impossible("a page without entries") };
+    if response["is_truncated"] != false {
+        return impossible("a page that ends too early");
+    }
+    if !entries.is_sorted_by_key(|entry| entry["key"].as_str()) {
+        return impossible("a page out of order");
+    }
+    if entries.iter().any(|entry| !keys.iter().any(|key| entry["key"] == key.as_str())) {
+        return impossible("a page with a key that was not asked for");
+    }
     let read = |key: &String| {
         let mut there = entries.iter().filter(|entry| entry["key"] == key.as_str());
         match (there.next(), there.next()) {
@@ -135,11 +143,10 @@ mod tests {
         );
         let twice = page(json!([entry("k1", "a"), entry("k1", "a")]));
         check(200, twice, [read(Some("k1 is there twice")), read(None), read(None)]);
-        check(
-            200,
-            json!({ "is_truncated": true, "entries": [] }),
-            [Outcome::Unknown, Outcome::Unknown, Outcome::Unknown],
-        );
+        let impossible = |what: &str| [read(Some(what)), read(Some(what)), read(Some(what))];
+        check(200, json!({ "is_truncated": true, "entries": [] }), impossible("a page that ends too early"));
+        check(200, page(json!([entry("k11", "a"), entry("k1", "b")])), impossible("a page out of order"));
+        check(200, page(json!([entry("k2", "a")])), impossible("a page with a key that was not asked for"));
         let refused = || Outcome::Refused { reason: "no_quorum".to_owned() };
         check(503, error("no_quorum"), [refused(), refused(), refused()]);
     }

@@ -1,4 +1,4 @@
-//! The thread on which Raft and its network run, apart from the clients: no number of requests delays a heartbeat, and what
+//! The thread on which Raft and its network run, apart from HTTP: what clients ask is read, checked and answered elsewhere, and what
 //! Raft's tasks say to each other wakes no other thread.
 
 use std::io;

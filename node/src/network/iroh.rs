@@ -20,6 +20,7 @@ use iroh::protocol::{AcceptError, ProtocolHandler, Router};
 use iroh::{Endpoint, RelayMode, SecretKey};
 use irpc::WithChannels;
 use irpc_iroh::read_request;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -75,6 +76,8 @@ pub fn endpoint_id(secret: &[u8; 32]) -> EndpointKey {
 #[derive(Debug, Clone)]
 pub struct RaftEndpoint {
     endpoint: Endpoint,
+    /// Where it was bound, and where connections are driven.
+    runtime: Handle,
 }
 
 impl RaftEndpoint {
@@ -107,12 +110,12 @@ impl RaftEndpoint {
             .bind()
             .await
             .map_err(|error| failed(io::Error::other(error).to_string()))?;
-        Ok(Self { endpoint })
+        Ok(Self { endpoint, runtime: Handle::current() })
     }
 
     /// The transport to other nodes.
     pub fn transport(&self) -> IrohTransport {
-        IrohTransport { pool: RaftConnectionPool::new(self.endpoint.clone()) }
+        IrohTransport { pool: RaftConnectionPool::new(self.endpoint.clone(), self.runtime.clone()) }
     }
 
     /// Answers requests from now on, from admitted peers only.
@@ -271,8 +274,8 @@ impl ProtocolHandler for RaftHandler {
             // A connection that ends is no error of ours: the peer dials again.
             let Ok(Some(message)) = read_request::<RaftProtocol>(&connection).await else { break };
             while requests.try_join_next().is_some() {}
-            // What comes on behalf of a client may wait long, and streams take long; all are bounded by the node itself:
-            // they must not stand in the way of heartbeats and votes.
+            // What comes on behalf of a client may wait long, and streams take long; the node itself bounds the former, QUIC the
+            // number of the latter: they must not stand in the way of heartbeats and votes.
             let is_long = matches!(
                 message,
                 RaftMessage::ReadIndex(_)

@@ -117,7 +117,7 @@ impl RaftNode {
                 leader.as_ref().map(|leader| &leader.info),
             ));
         }
-        Ok(self.metrics().membership_config.membership().clone())
+        Ok(self.inner.raft.server_metrics().borrow_watched().membership_config.membership().clone())
     }
 }
 

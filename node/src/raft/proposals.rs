@@ -72,6 +72,9 @@ impl Proposer {
             // Closed never; late, it is proposed beyond the bound.
             let permit = timeout(PROPOSAL_WAIT_MAX, ahead.clone().acquire_owned()).await.ok();
             let (commands, answers) = self.gather(first);
+            if commands.is_empty() {
+                continue;
+            }
             match self.raft.client_write_many(commands).await {
                 Ok(results) => {
                     under_way.spawn(async move {
@@ -103,6 +106,11 @@ impl Proposer {
         let (mut commands, mut answers) = (Vec::new(), Vec::new());
         let mut next = Some(first);
         while let Some(Waiting { command, answer }) = next.take() {
+            // Whoever has given up has been told that the outcome is not known: nothing is the best one.
+            if answer.is_closed() {
+                next = self.waiting.try_recv().ok();
+                continue;
+            }
             bytes += command.as_bytes().len();
             if !commands.is_empty() && bytes > PROPOSAL_BYTES_MAX as usize {
                 self.left = Some(Waiting { command, answer });

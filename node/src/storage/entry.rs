@@ -49,10 +49,10 @@ pub(super) fn decode_command(entry: &Entry) -> io::Result<Option<Command>> {
     command.decode().map(Some).map_err(failed)
 }
 
-/// About how many bytes an entry takes; never less than its command.
+/// About how many bytes an entry takes in memory, which is more than on its way; never less than its command.
 pub(crate) fn entry_size(entry: &Entry) -> u64 {
-    /// Term, index and tag, and a little of what keeps it in memory.
-    const BESIDES_COMMAND: usize = 32;
+    /// The entry itself, and what its command has beside its bytes: a count of who shares them, and the allocator's share.
+    const BESIDES_COMMAND: usize = size_of::<Entry>() + 48;
     let payload = match &entry.payload {
         EntryPayload::Blank => 0,
         EntryPayload::Normal(command) => command.as_bytes().len(),

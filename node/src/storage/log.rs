@@ -12,6 +12,7 @@
 mod cache;
 mod durable;
 mod inspect;
+mod unsynced;
 mod writer;
 
 use std::fmt::Debug;
@@ -37,6 +38,7 @@ use self::writer::{LogOp, Writer};
 use super::StorageError;
 use super::entry::{decode_entry, entry_size};
 use crate::limits::{APPEND_BYTES_MAX, LOG_PAGES_BYTES_MAX, LOG_QUEUE_MAX};
+use crate::plant::Plant;
 use crate::types::raft_types::{Entry, LogId, Vote};
 use crate::types::{NodeId, TypeConfig};
 
@@ -77,13 +79,16 @@ impl RedbLogStore {
     /// # Errors
     /// The file is in use, damaged, of a later format, or another node's.
     pub fn open(path: &Path, id: NodeId) -> Result<Self, StorageError> {
-        let db =
-            Database::builder().set_cache_size(LOG_PAGES_BYTES_MAX).create(path).map_err(
-                |error| match error {
-                    DatabaseError::DatabaseAlreadyOpen => StorageError::InUse { path: path.to_owned() },
-                    other => redb_error(path, other),
-                },
-            )?;
+        let mut builder = Database::builder();
+        builder.set_cache_size(LOG_PAGES_BYTES_MAX);
+        let opened = match Plant::AckBeforeFsync.is_on() {
+            true => unsynced::create(path, &builder),
+            false => builder.create(path),
+        };
+        let db = opened.map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => StorageError::InUse { path: path.to_owned() },
+            other => redb_error(path, other),
+        })?;
         initialize(path, &db, id)?;
         let mut cache = Cache::default();
         let loaded = load(path, &db)?;

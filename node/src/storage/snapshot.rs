@@ -88,6 +88,8 @@ pub struct SnapshotStore(Arc<Inner>);
 struct Inner {
     dir: PathBuf,
     current: Mutex<Option<SnapshotFile>>,
+    /// One becomes the newest at a time.
+    entering: Mutex<()>,
     /// One is received at a time.
     turn: Arc<Semaphore>,
 }
@@ -198,6 +200,7 @@ impl SnapshotStore {
         let inner = Inner {
             dir: dir.to_owned(),
             current: Mutex::new(current.transpose()?.flatten()),
+            entering: Mutex::default(),
             turn: Arc::new(Semaphore::new(1)),
         };
         Ok(Self(Arc::new(inner)))
@@ -267,19 +270,18 @@ impl SnapshotStore {
             file.sync_all()?;
         }
         FailPoint::SnapshotFlushed.pass();
-        let mut current = self.lock();
-        if let Some(newer) =
-            current.as_ref().filter(|there| there.meta.last_log_id > snapshot.meta.last_log_id)
-        {
+        // One after the other; whoever asks for the present one does not wait for the disk.
+        let _turn = self.0.entering.lock().expect("nothing panics while it holds this lock");
+        let current = self.current();
+        if let Some(newer) = current.filter(|there| there.meta.last_log_id > snapshot.meta.last_log_id) {
             fs::remove_file(path)?;
-            return Ok(newer.clone());
+            return Ok(newer);
         }
         let name = name(snapshot.meta.last_log_id, &snapshot.seal.digest);
         fs::rename(path, self.0.dir.join(&name))?;
         sync_dir(&self.0.dir)?;
         FailPoint::SnapshotNamed.pass();
-        let before = current.replace(snapshot.clone());
-        drop(current);
+        let before = self.lock().replace(snapshot.clone());
         if let Some(before) = before {
             let old = self::name(before.meta.last_log_id, &before.seal.digest);
             if old != name {
@@ -340,7 +342,7 @@ pub fn is_intact(path: &Path) -> io::Result<bool> {
 ///
 /// # Errors
 /// The folder cannot be opened or flushed.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 

@@ -5,6 +5,8 @@
 //! says that, too, and is sent in its stead. Its answer then answers both, which is no more than the peer has said: it was sent
 //! later, and begins where the other one ended.
 
+mod window;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -13,12 +15,15 @@ use futures::stream::BoxStream;
 use irpc::channel::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use self::window::Window;
 use super::pool::{RaftConnectionPool, Slot, millis};
-use crate::limits::{APPEND_BYTES_AHEAD_MAX, APPEND_HOLD, APPEND_RATE_MIN, APPENDS_AHEAD_MAX};
+use crate::limits::{
+    APPEND_BYTES_AHEAD_MAX, APPEND_HOLD, APPEND_PATIENCE, APPEND_RATE_MIN, APPENDS_AHEAD_MAX,
+};
 use crate::network::rpc::StreamAppended;
 use crate::network::{Appended, Peer, TransportError};
 use crate::storage::entry::entry_size;
-use crate::types::raft_types::{AppendEntriesRequest, LogId, StreamAppendResult};
+use crate::types::raft_types::{AppendEntriesRequest, LogId};
 
 /// One stream, as the sender has it.
 pub(super) struct AppendStream<'a> {
@@ -31,34 +36,17 @@ pub(super) struct AppendStream<'a> {
     requests: Option<BoxStream<'static, AppendEntriesRequest>>,
     sender: mpsc::Sender<AppendEntriesRequest>,
     answers: BoxStream<'static, Result<StreamAppended, String>>,
-    /// The requests that have no answer yet.
-    ahead: VecDeque<Sent>,
+    window: Window<Option<LogId>>,
+    /// Until when the requests in the window may be answered, and how long that was when they were sent.
+    deadlines: VecDeque<(Instant, Duration)>,
+    /// A request without entries, and until when it waits for one with entries.
+    held: Option<(AppendEntriesRequest, Instant)>,
     /// Whether any was sent.
     is_begun: bool,
-    /// A request without entries, until when it waits for one with entries, and those before it in whose stead it is.
-    held: Option<Held>,
-    /// Answers that are due, besides the one that has come.
-    due: VecDeque<StreamAppendResult>,
-}
-
-/// A request that has no answer yet.
-struct Sent {
-    deadline: Instant,
-    bytes: u64,
-    /// Where the requests end in whose stead it was sent.
-    instead_of: Vec<Option<LogId>>,
-}
-
-/// A request without entries that waits.
-struct Held {
-    request: AppendEntriesRequest,
-    until: Instant,
-    /// Where the requests end in whose stead it is.
-    instead_of: Vec<Option<LogId>>,
 }
 
 impl<'a> AppendStream<'a> {
-    /// A stream that is open, in this slot. An answer may take as long as `within`, besides what the bytes before it take.
+    /// A stream that is open, in this slot. `within` is the time of an answer to a heartbeat.
     pub(super) fn new(
         pool: &'a RaftConnectionPool,
         to: &'a Peer,
@@ -76,14 +64,14 @@ impl<'a> AppendStream<'a> {
             pool,
             to,
             slot,
-            within,
+            within: within * APPEND_PATIENCE,
             requests: Some(requests),
             sender,
             answers: answers.boxed(),
-            ahead: VecDeque::new(),
-            is_begun: false,
+            window: Window::default(),
+            deadlines: VecDeque::new(),
             held: None,
-            due: VecDeque::new(),
+            is_begun: false,
         }
     }
 
@@ -92,8 +80,8 @@ impl<'a> AppendStream<'a> {
         let answers = futures::stream::unfold(Some(self), async |stream| {
             let mut stream = stream?;
             let answer = stream.next().await?;
-            let is_last = answer.is_err();
-            if is_last {
+            let is_last = !matches!(answer, Ok(Ok(_)));
+            if answer.is_err() {
                 stream.pool.forget(stream.to, &stream.slot);
             }
             Some((answer, (!is_last).then_some(stream)))
@@ -104,25 +92,25 @@ impl<'a> AppendStream<'a> {
     /// The next answer; sends what there is to send meanwhile.
     async fn next(&mut self) -> Option<Appended> {
         loop {
-            if let Some(answer) = self.due.pop_front() {
-                return Some(Ok(answer));
+            if let Some(matching) = self.window.due() {
+                return Some(Ok(Ok(matching)));
             }
-            let bytes_ahead: u64 = self.ahead.iter().map(|sent| sent.bytes).sum();
-            let has_room =
-                self.ahead.len() < APPENDS_AHEAD_MAX as usize && bytes_ahead < APPEND_BYTES_AHEAD_MAX;
             if self.requests.is_none() {
-                if let Some(Held { request, instead_of, .. }) = self.held.take() {
-                    if let Err(error) = self.send(request, instead_of, bytes_ahead).await {
+                if let Some((request, _)) = self.held.take() {
+                    self.window.send_held();
+                    if let Err(error) = self.send(request).await {
                         return Some(Err(error));
                     }
                     continue;
                 }
-                if self.ahead.is_empty() {
+                if self.window.count() == 0 {
                     return None;
                 }
             }
-            let deadline = self.ahead.front().map(|sent| sent.deadline);
-            let until = self.held.as_ref().map(|held| held.until);
+            let has_room = self.window.count() < APPENDS_AHEAD_MAX as usize
+                && self.window.bytes() < APPEND_BYTES_AHEAD_MAX;
+            let late = self.deadlines.front().copied();
+            let until = self.held.as_ref().map(|(_, until)| *until);
             let request = async {
                 match &mut self.requests {
                     Some(requests) if has_room => requests.next().await,
@@ -130,78 +118,79 @@ impl<'a> AppendStream<'a> {
                 }
             };
             // Each is a stream or a timer, so that nothing is lost where another is first.
-            tokio::select! {
-                answer = self.answers.next() => return Some(self.answered(answer)),
-                request = request => match request {
-                    None => self.requests = None,
-                    Some(request) => if let Err(error) = self.take(request, bytes_ahead).await {
-                        return Some(Err(error));
-                    },
+            let sent = tokio::select! {
+                answer = self.answers.next() => match self.answered(answer) {
+                    None => Ok(()),
+                    Some(last) => return Some(last),
                 },
-                () = at(until) => if let Some(Held { request, instead_of, .. }) = self.held.take()
-                    && let Err(error) = self.send(request, instead_of, bytes_ahead).await
-                {
-                    return Some(Err(error));
+                request = request => self.take(request).await,
+                () = at(until) => match self.held.take() {
+                    None => Ok(()),
+                    Some((request, _)) => {
+                        self.window.send_held();
+                        self.send(request).await
+                    }
                 },
-                () = at(deadline) => return Some(Err(self.timed_out())),
+                () = at(late.map(|(deadline, _)| deadline)) => Err(self.timed_out(late.map(|(_, limit)| limit))),
+            };
+            if let Err(error) = sent {
+                return Some(Err(error));
+            }
+        }
+    }
+
+    /// Takes an answer in; what ends the stream.
+    fn answered(&mut self, answer: Option<Result<StreamAppended, String>>) -> Option<Appended> {
+        let peer = self.to.id;
+        self.deadlines.pop_front();
+        match answer {
+            None => Some(Err(TransportError::Lost { peer, reason: "it has ended the stream".to_owned() })),
+            Some(Err(reason)) => Some(Err(TransportError::Lost { peer, reason })),
+            Some(Ok(Err(reason))) => Some(Err(TransportError::Refused { peer, reason })),
+            // openraft begins anew, and what was kept back is asked again.
+            Some(Ok(Ok(Err(refused)))) => Some(Ok(Err(refused))),
+            Some(Ok(Ok(Ok(matching)))) => {
+                self.window.answered(matching);
+                None
             }
         }
     }
 
     /// Sends a request, or holds it back.
-    async fn take(&mut self, request: AppendEntriesRequest, bytes_ahead: u64) -> Result<(), TransportError> {
-        let (mut instead_of, mut until) = (Vec::new(), Instant::now() + APPEND_HOLD);
-        if let Some(held) = self.held.take() {
-            instead_of = held.instead_of;
-            instead_of.push(held.request.prev_log_id);
-            until = held.until;
-        }
+    async fn take(&mut self, request: Option<AppendEntriesRequest>) -> Result<(), TransportError> {
+        let Some(request) = request else {
+            self.requests = None;
+            return Ok(());
+        };
+        let before = self.held.take();
         // The first one finds out where the peer is.
         let is_first = !std::mem::replace(&mut self.is_begun, true);
-        if request.entries.is_empty() && !is_first {
-            self.held = Some(Held { request, until, instead_of });
+        let empty_at = request.entries.is_empty().then_some(request.prev_log_id);
+        if let Some(end) = empty_at.filter(|_| !is_first) {
+            let until = before.map_or_else(|| Instant::now() + APPEND_HOLD, |(_, until)| until);
+            self.window.hold(end);
+            self.held = Some((request, until));
             return Ok(());
         }
-        self.send(request, instead_of, bytes_ahead).await
+        self.window.send(empty_at, request.entries.iter().map(entry_size).sum());
+        self.send(request).await
     }
 
-    fn answered(&mut self, answer: Option<Result<StreamAppended, String>>) -> Appended {
-        let peer = self.to.id;
-        let sent = self.ahead.pop_front();
-        match answer {
-            None => Err(TransportError::Lost { peer, reason: "it has ended the stream".to_owned() }),
-            Some(Err(reason)) => Err(TransportError::Lost { peer, reason }),
-            Some(Ok(Err(reason))) => Err(TransportError::Refused { peer, reason }),
-            Some(Ok(Ok(Ok(matching)))) => {
-                self.due.extend(sent.into_iter().flat_map(|sent| sent.instead_of).map(Ok));
-                self.due.push_back(Ok(matching));
-                Ok(self.due.pop_front().unwrap_or(Ok(matching)))
-            }
-            Some(Ok(Ok(refused))) => Ok(refused),
-        }
-    }
-
-    async fn send(
-        &mut self,
-        request: AppendEntriesRequest,
-        instead_of: Vec<Option<LogId>>,
-        bytes_ahead: u64,
-    ) -> Result<(), TransportError> {
-        let bytes: u64 = request.entries.iter().map(entry_size).sum();
+    /// Sends what is in the window already.
+    async fn send(&mut self, request: AppendEntriesRequest) -> Result<(), TransportError> {
         // A slow link is given the time that it needs.
-        let transfer = Duration::from_millis((bytes_ahead + bytes) * 1_000 / APPEND_RATE_MIN);
-        let deadline = Instant::now() + self.within + transfer;
-        let sent = timeout_at(deadline, self.sender.send(request)).await;
-        self.ahead.push_back(Sent { deadline, bytes, instead_of });
-        match sent {
+        let limit = self.within + Duration::from_millis(self.window.bytes() * 1_000 / APPEND_RATE_MIN);
+        let deadline = Instant::now() + limit;
+        self.deadlines.push_back((deadline, limit));
+        match timeout_at(deadline, self.sender.send(request)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(TransportError::Lost { peer: self.to.id, reason: error.to_string() }),
-            Err(_) => Err(self.timed_out()),
+            Err(_) => Err(self.timed_out(Some(limit))),
         }
     }
 
-    fn timed_out(&self) -> TransportError {
-        TransportError::Timeout { peer: self.to.id, within_ms: millis(self.within) }
+    fn timed_out(&self, limit: Option<Duration>) -> TransportError {
+        TransportError::Timeout { peer: self.to.id, within_ms: millis(limit.unwrap_or(self.within)) }
     }
 }
 

@@ -17,7 +17,7 @@ use iroh::{Endpoint, EndpointAddr, EndpointId};
 use irpc::Client;
 use irpc::channel::oneshot;
 use irpc_iroh::IrohRemoteConnection;
-use tokio::task::JoinSet;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 use super::append::AppendStream;
@@ -56,6 +56,8 @@ pub(super) enum Class {
 #[derive(Debug)]
 pub struct RaftConnectionPool {
     endpoint: Endpoint,
+    /// Of Raft's thread.
+    runtime: Handle,
     state: Mutex<State>,
 }
 
@@ -63,8 +65,6 @@ pub struct RaftConnectionPool {
 struct State {
     /// The present dial or connection to each peer.
     peers: HashMap<(NodeInfo, Class), Slot>,
-    /// Drives dials that nobody waits for any more. They end with the pool.
-    dials: JoinSet<()>,
     next: u64,
 }
 
@@ -77,8 +77,8 @@ pub(super) struct Slot {
 }
 
 impl RaftConnectionPool {
-    pub(super) fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, state: Mutex::default() }
+    pub(super) fn new(endpoint: Endpoint, runtime: Handle) -> Self {
+        Self { endpoint, runtime, state: Mutex::default() }
     }
 
     /// Sends a request over the connection to a peer, which is dialled if there is none.
@@ -134,7 +134,10 @@ impl RaftConnectionPool {
         opening: impl Future<Output = irpc::Result<T>>,
     ) -> Result<T, TransportError> {
         match timeout_at(deadline, opening).await {
-            Err(_) => Err(TransportError::Timeout { peer: to.id, within_ms: millis(within) }),
+            Err(_) => {
+                self.forget(to, slot);
+                Err(TransportError::Timeout { peer: to.id, within_ms: millis(within) })
+            }
             Ok(opened) => opened.map_err(|error| self.failed(to, slot, error)),
         }
     }
@@ -200,7 +203,6 @@ impl RaftConnectionPool {
     /// The connection to a peer, or the dial under way, or a new dial.
     fn slot(&self, to: &Peer, class: Class) -> Slot {
         let mut state = self.state.lock().expect("nothing panics while it holds this lock");
-        while state.dials.try_join_next().is_some() {}
         let key = (to.info.clone(), class);
         let usable = state.peers.get(&key).filter(|slot| match slot.dial.peek() {
             None => true,
@@ -211,10 +213,11 @@ impl RaftConnectionPool {
             return slot.clone();
         }
         state.next += 1;
-        let dial = dial(self.endpoint.clone(), to.info.clone()).boxed().shared();
-        let slot = Slot { number: state.next, class, dial };
+        // Whoever asks: a connection is driven where it was dialled. It goes on when nobody waits for it any more.
+        let dialled = self.runtime.spawn(dial(self.endpoint.clone(), to.info.clone()));
+        let dial = dialled.map(|dialled| dialled.unwrap_or_else(|ended| Err(ended.to_string())));
+        let slot = Slot { number: state.next, class, dial: dial.boxed().shared() };
         state.peers.insert(key, slot.clone());
-        state.dials.spawn(slot.dial.clone().map(drop));
         slot
     }
 

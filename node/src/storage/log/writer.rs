@@ -47,7 +47,7 @@ pub(super) struct Writer {
     tainted: Option<String>,
     /// Rows up to here are purged, and those that are still there are removed bit by bit.
     purged: Option<u64>,
-    /// When the last committed entry was written.
+    /// When it was last looked whether there is another committed entry to write.
     committed_at: Option<Instant>,
 }
 

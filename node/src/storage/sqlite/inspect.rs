@@ -30,7 +30,11 @@ pub fn inspect(data_dir: &Path) -> Result<Option<StateReport>, StorageError> {
     }
     let sqlite = |source| StorageError::Sqlite { path: path.clone(), source };
     let connection = open_read_only(&path).map_err(sqlite)?;
-    check_format(&path, &connection)?;
+    if check_format(&path, &connection)? == 0 {
+        // Its tables were lost with the power before they were synced. They are made again, and what a log or a snapshot has
+        // is applied.
+        return Ok(Some(StateReport { path, applied: None, faults: Vec::new() }));
+    }
     let Position { applied, .. } = position(&path, &connection)?;
     let mut check = connection.prepare("PRAGMA integrity_check").map_err(sqlite)?;
     let lines = check.query_map([], |row| row.get::<_, String>(0)).map_err(sqlite)?;

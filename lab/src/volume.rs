@@ -1,0 +1,409 @@
+//! A small disk with files on it that can lose its power: what was not synced is lost then, or any part of it, torn at the
+//! size of a sector.
+//!
+//! It is stricter than most disks are. Of the sectors that were written since the last sync of their file each keeps what
+//! it had, what it was given last, or anything in between, whatever became of the others; so does the length of the file. Names
+//! that were made, moved or removed since the last sync of their folder come about in their order, up to any of them. What
+//! POSIX promises of fsync(2) is kept, and no more.
+
+mod folder;
+mod mount;
+mod sectors;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+
+use rand::{Rng, RngExt};
+
+use self::folder::{Folder, NameChange, Names};
+pub use self::mount::{MountError, Mounted};
+use self::sectors::Content;
+
+/// The number of a file or a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Inode(pub u64);
+
+/// The folder that holds all others.
+pub const ROOT: Inode = Inode(1);
+
+/// Why an operation is refused, as the kernel wants to hear it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum VolumeError {
+    /// ENOENT.
+    #[error("there is no such file or folder")]
+    NotFound,
+    /// EEXIST.
+    #[error("there is one already")]
+    Exists,
+    /// ENOTDIR.
+    #[error("this is no folder")]
+    NotAFolder,
+    /// EISDIR.
+    #[error("this is a folder")]
+    IsAFolder,
+    /// ENOTEMPTY.
+    #[error("the folder is not empty")]
+    NotEmpty,
+}
+
+/// What a power cut takes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Everything that was not synced.
+    All,
+    /// Nothing: everything has reached the disk just in time.
+    Nothing,
+    /// Each sector by chance, kept with this probability in percent.
+    Some(u8),
+}
+
+impl Loss {
+    /// One in four takes everything, one in eight nothing, the others a part.
+    pub fn draw(random: &mut impl Rng) -> Self {
+        match random.random_range(0..8) {
+            0 | 1 => Self::All,
+            2 => Self::Nothing,
+            _ => Self::Some(random.random_range(1..100)),
+        }
+    }
+}
+
+/// What a power cut has taken away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Sectors that were written and not synced, and have another content now.
+    pub sectors: u64,
+    /// Names that were made, moved or removed, and are as they were.
+    pub names: u64,
+}
+
+/// What a file or a folder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    /// Whether it is a folder.
+    pub is_folder: bool,
+    /// The length of a file, in bytes.
+    pub bytes: u64,
+    /// Permissions.
+    pub mode: u16,
+}
+
+#[derive(Debug)]
+enum Node {
+    File(Content),
+    Folder(Folder),
+}
+
+#[derive(Debug)]
+struct Entry {
+    node: Node,
+    mode: u16,
+    /// How often it is open.
+    opened: u32,
+}
+
+/// The disk.
+#[derive(Debug)]
+pub struct Volume {
+    entries: BTreeMap<Inode, Entry>,
+    next: u64,
+    /// Changes of names that no sync of a folder has made durable, the oldest first.
+    changes: Vec<NameChange>,
+    syncs: u64,
+}
+
+impl Default for Volume {
+    fn default() -> Self {
+        let root = Entry { node: Node::Folder(Folder::default()), mode: 0o700, opened: 0 };
+        Self { entries: [(ROOT, root)].into(), next: ROOT.0 + 1, changes: Vec::new(), syncs: 0 }
+    }
+}
+
+impl Volume {
+    /// What stands under a name.
+    ///
+    /// # Errors
+    /// Nothing does.
+    pub fn lookup(&self, parent: Inode, name: &OsStr) -> Result<Inode, VolumeError> {
+        self.folder(parent)?.now.get(name).copied().ok_or(VolumeError::NotFound)
+    }
+
+    /// What it is.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn attributes(&self, inode: Inode) -> Result<Attributes, VolumeError> {
+        let entry = self.entry(inode)?;
+        let (is_folder, bytes) = match &entry.node {
+            Node::File(content) => (false, content.len()),
+            Node::Folder(_) => (true, 0),
+        };
+        Ok(Attributes { is_folder, bytes, mode: entry.mode })
+    }
+
+    /// What is in a folder, by name.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn list(&self, folder: Inode) -> Result<Vec<(OsString, Inode)>, VolumeError> {
+        Ok(self.folder(folder)?.now.iter().map(|(name, inode)| (name.clone(), *inode)).collect())
+    }
+
+    /// Makes an empty file.
+    ///
+    /// # Errors
+    /// The name is taken, or its folder is none.
+    pub fn create(&mut self, parent: Inode, name: &OsStr, mode: u16) -> Result<Inode, VolumeError> {
+        self.add(parent, name, mode, Node::File(Content::default()))
+    }
+
+    /// Makes an empty folder.
+    ///
+    /// # Errors
+    /// The name is taken, or its folder is none.
+    pub fn create_folder(&mut self, parent: Inode, name: &OsStr, mode: u16) -> Result<Inode, VolumeError> {
+        self.add(parent, name, mode, Node::Folder(Folder::default()))
+    }
+
+    /// Gives a file one more name.
+    ///
+    /// # Errors
+    /// The name is taken, or there is no such file.
+    pub fn link(&mut self, file: Inode, parent: Inode, name: &OsStr) -> Result<Inode, VolumeError> {
+        self.content(file)?;
+        if self.folder(parent)?.now.contains_key(name) {
+            return Err(VolumeError::Exists);
+        }
+        self.change(NameChange::Put { parent, name: name.to_owned(), inode: file })?;
+        Ok(file)
+    }
+
+    /// Removes the name of a file, or an empty folder.
+    ///
+    /// # Errors
+    /// There is none, or the folder is not empty.
+    pub fn remove(&mut self, parent: Inode, name: &OsStr) -> Result<(), VolumeError> {
+        let inode = self.lookup(parent, name)?;
+        if let Node::Folder(folder) = &self.entry(inode)?.node
+            && !folder.now.is_empty()
+        {
+            return Err(VolumeError::NotEmpty);
+        }
+        self.change(NameChange::Remove { parent, name: name.to_owned() })?;
+        self.collect();
+        Ok(())
+    }
+
+    /// Gives something another name; what has that name already is replaced.
+    ///
+    /// # Errors
+    /// There is no such name, or a folder would be replaced that is not empty.
+    pub fn rename(&mut self, from: (Inode, &OsStr), to: (Inode, &OsStr)) -> Result<(), VolumeError> {
+        let inode = self.lookup(from.0, from.1)?;
+        if let Ok(replaced) = self.lookup(to.0, to.1)
+            && let Node::Folder(folder) = &self.entry(replaced)?.node
+            && !folder.now.is_empty()
+        {
+            return Err(VolumeError::NotEmpty);
+        }
+        let place = |(parent, name): (Inode, &OsStr)| (parent, name.to_owned());
+        self.change(NameChange::Move { inode, from: place(from), to: place(to) })?;
+        self.collect();
+        Ok(())
+    }
+
+    /// Reads; fewer bytes at the end of the file.
+    ///
+    /// # Errors
+    /// It is no file.
+    pub fn read(&self, file: Inode, offset: u64, length: u32) -> Result<&[u8], VolumeError> {
+        match &self.entry(file)?.node {
+            Node::File(content) => Ok(content.read(offset, length)),
+            Node::Folder(_) => Err(VolumeError::IsAFolder),
+        }
+    }
+
+    /// Writes.
+    ///
+    /// # Errors
+    /// It is no file.
+    pub fn write(&mut self, file: Inode, offset: u64, bytes: &[u8]) -> Result<(), VolumeError> {
+        self.content(file)?.write(offset, bytes);
+        Ok(())
+    }
+
+    /// Cuts a file off, or makes it longer with zeros.
+    ///
+    /// # Errors
+    /// It is no file.
+    pub fn set_len(&mut self, file: Inode, bytes: u64) -> Result<(), VolumeError> {
+        self.content(file)?.set_len(bytes);
+        Ok(())
+    }
+
+    /// Sets permissions, at once and for good.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn set_mode(&mut self, inode: Inode, mode: u16) -> Result<(), VolumeError> {
+        self.entry_mut(inode)?.mode = mode;
+        Ok(())
+    }
+
+    /// Counts it as open: what is open stays, also without a name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn open(&mut self, inode: Inode) -> Result<(), VolumeError> {
+        self.entry_mut(inode)?.opened += 1;
+        Ok(())
+    }
+
+    /// The opposite of [`Self::open`].
+    pub fn close(&mut self, inode: Inode) {
+        if let Some(entry) = self.entries.get_mut(&inode) {
+            entry.opened = entry.opened.saturating_sub(1);
+        }
+        self.collect();
+    }
+
+    /// Makes what a file holds durable, or the names of a folder.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn sync(&mut self, inode: Inode) -> Result<(), VolumeError> {
+        self.syncs += 1;
+        match &mut self.entry_mut(inode)?.node {
+            Node::File(content) => content.sync(),
+            Node::Folder(_) => {
+                let (durable, rest) =
+                    std::mem::take(&mut self.changes).into_iter().partition(|change| change.is_in(inode));
+                self.changes = rest;
+                self.make_durable(durable);
+                self.collect();
+            }
+        }
+        Ok(())
+    }
+
+    /// How often it was told to sync.
+    pub fn syncs(&self) -> u64 {
+        self.syncs
+    }
+
+    /// Loses its power: what was not synced is lost as `loss` says, and nothing is open any more.
+    pub fn cut(&mut self, loss: Loss, random: &mut impl Rng) -> Lost {
+        let changes = std::mem::take(&mut self.changes);
+        let count = changes.len();
+        let kept = match loss {
+            Loss::All => 0,
+            Loss::Nothing => count,
+            Loss::Some(_) => random.random_range(0..=count),
+        };
+        let mut lost = Lost { sectors: 0, names: (count - kept) as u64 };
+        self.make_durable(changes.into_iter().take(kept).collect());
+        for entry in self.entries.values_mut() {
+            entry.opened = 0;
+            match &mut entry.node {
+                Node::File(content) => lost.sectors += content.cut(loss, random),
+                Node::Folder(folder) => folder.now = folder.durable.clone(),
+            }
+        }
+        self.collect();
+        lost
+    }
+
+    fn add(&mut self, parent: Inode, name: &OsStr, mode: u16, node: Node) -> Result<Inode, VolumeError> {
+        if self.folder(parent)?.now.contains_key(name) {
+            return Err(VolumeError::Exists);
+        }
+        let inode = Inode(self.next);
+        self.next += 1;
+        self.entries.insert(inode, Entry { node, mode, opened: 0 });
+        self.change(NameChange::Put { parent, name: name.to_owned(), inode })?;
+        Ok(inode)
+    }
+
+    fn change(&mut self, change: NameChange) -> Result<(), VolumeError> {
+        apply(&mut self.entries, &change, |folder| &mut folder.now)?;
+        self.changes.push(change);
+        Ok(())
+    }
+
+    fn make_durable(&mut self, changes: Vec<NameChange>) {
+        for change in changes {
+            // A folder that is gone has no names.
+            let _ = apply(&mut self.entries, &change, |folder| &mut folder.durable);
+        }
+    }
+
+    /// Forgets what nobody can reach any more.
+    fn collect(&mut self) {
+        let mut reached: BTreeSet<Inode> = BTreeSet::from([ROOT]);
+        for entry in self.entries.values() {
+            if let Node::Folder(folder) = &entry.node {
+                reached.extend(folder.now.values().chain(folder.durable.values()));
+            }
+        }
+        reached.extend(self.changes.iter().filter_map(NameChange::inode));
+        self.entries.retain(|inode, entry| entry.opened > 0 || reached.contains(inode));
+    }
+
+    fn entry(&self, inode: Inode) -> Result<&Entry, VolumeError> {
+        self.entries.get(&inode).ok_or(VolumeError::NotFound)
+    }
+
+    fn entry_mut(&mut self, inode: Inode) -> Result<&mut Entry, VolumeError> {
+        self.entries.get_mut(&inode).ok_or(VolumeError::NotFound)
+    }
+
+    fn folder(&self, inode: Inode) -> Result<&Folder, VolumeError> {
+        match &self.entry(inode)?.node {
+            Node::Folder(folder) => Ok(folder),
+            Node::File(_) => Err(VolumeError::NotAFolder),
+        }
+    }
+
+    fn content(&mut self, inode: Inode) -> Result<&mut Content, VolumeError> {
+        match &mut self.entry_mut(inode)?.node {
+            Node::File(content) => Ok(content),
+            Node::Folder(_) => Err(VolumeError::IsAFolder),
+        }
+    }
+}
+
+/// Changes names, those of `names` in each folder.
+fn apply(
+    entries: &mut BTreeMap<Inode, Entry>,
+    change: &NameChange,
+    names: fn(&mut Folder) -> &mut Names,
+) -> Result<(), VolumeError> {
+    match change {
+        NameChange::Put { parent, name, inode } => {
+            names_of(entries, *parent, names)?.insert(name.clone(), *inode);
+        }
+        NameChange::Remove { parent, name } => {
+            names_of(entries, *parent, names)?.remove(name);
+        }
+        NameChange::Move { inode, from, to } => {
+            names_of(entries, from.0, names)?.remove(&from.1);
+            names_of(entries, to.0, names)?.insert(to.1.clone(), *inode);
+        }
+    }
+    Ok(())
+}
+
+fn names_of(
+    entries: &mut BTreeMap<Inode, Entry>,
+    folder: Inode,
+    names: fn(&mut Folder) -> &mut Names,
+) -> Result<&mut Names, VolumeError> {
+    match entries.get_mut(&folder).map(|entry| &mut entry.node) {
+        Some(Node::Folder(folder)) => Ok(names(folder)),
+        Some(Node::File(_)) => Err(VolumeError::NotAFolder),
+        None => Err(VolumeError::NotFound),
+    }
+}
