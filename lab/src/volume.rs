@@ -112,13 +112,12 @@ pub struct Volume {
     next: u64,
     /// Changes of names that no sync of a folder has made durable, the oldest first.
     changes: Vec<NameChange>,
-    syncs: u64,
 }
 
 impl Default for Volume {
     fn default() -> Self {
         let root = Entry { node: Node::Folder(Folder::default()), mode: 0o700, opened: 0 };
-        Self { entries: [(ROOT, root)].into(), next: ROOT.0 + 1, changes: Vec::new(), syncs: 0 }
+        Self { entries: [(ROOT, root)].into(), next: ROOT.0 + 1, changes: Vec::new() }
     }
 }
 
@@ -275,7 +274,6 @@ impl Volume {
     /// # Errors
     /// There is none.
     pub fn sync(&mut self, inode: Inode) -> Result<(), VolumeError> {
-        self.syncs += 1;
         match &mut self.entry_mut(inode)?.node {
             Node::File(content) => content.sync(),
             Node::Folder(_) => {
@@ -289,11 +287,6 @@ impl Volume {
         Ok(())
     }
 
-    /// How often it was told to sync.
-    pub fn syncs(&self) -> u64 {
-        self.syncs
-    }
-
     /// Loses its power: what was not synced is lost as `loss` says, and nothing is open any more.
     pub fn cut(&mut self, loss: Loss, random: &mut impl Rng) -> Lost {
         let changes = std::mem::take(&mut self.changes);
@@ -303,17 +296,17 @@ impl Volume {
             Loss::Nothing => count,
             Loss::Some(_) => random.random_range(0..=count),
         };
-        let mut lost = Lost { sectors: 0, names: (count - kept) as u64 };
+        let mut gone = Lost { sectors: 0, names: (count - kept) as u64 };
         self.make_durable(changes.into_iter().take(kept).collect());
         for entry in self.entries.values_mut() {
             entry.opened = 0;
             match &mut entry.node {
-                Node::File(content) => lost.sectors += content.cut(loss, random),
+                Node::File(content) => gone.sectors += content.cut(loss, random),
                 Node::Folder(folder) => folder.now = folder.durable.clone(),
             }
         }
         self.collect();
-        lost
+        gone
     }
 
     fn add(&mut self, parent: Inode, name: &OsStr, mode: u16, node: Node) -> Result<Inode, VolumeError> {

@@ -17,7 +17,7 @@ use rand::Rng;
 use super::{Attributes, Inode, Loss, Lost, Volume, VolumeError};
 
 /// How long the kernel may take what it was told for true: nobody else changes anything.
-const KNOWN: Duration = Duration::from_secs(3600);
+const KNOWN: Duration = Duration::from_hours(1);
 /// What the kernel is told of the size of the disk, in blocks of 4 KiB: more than anybody needs here.
 const BLOCKS: u64 = 1 << 24;
 
@@ -66,14 +66,9 @@ impl Mounted {
         if let Some(session) = self.session.take() {
             session.umount_and_join().map_err(|source| self.failed(source))?;
         }
-        let lost = self.shared().volume.cut(loss, random);
+        let gone = self.shared().volume.cut(loss, random);
         self.power_on()?;
-        Ok(lost)
-    }
-
-    /// How often it was told to sync.
-    pub fn syncs(&self) -> u64 {
-        self.shared().volume.syncs()
+        Ok(gone)
     }
 
     fn power_on(&mut self) -> Result<(), MountError> {
@@ -272,12 +267,12 @@ impl Filesystem for Files {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        let made = self.found(request, |volume| {
+        let created = self.found(request, |volume| {
             let inode = volume.create(Inode(parent.0), name, mode_of(mode, umask))?;
             volume.open(inode)?;
             Ok(inode)
         });
-        match made {
+        match created {
             Ok(attr) => reply.created(&KNOWN, &attr, Generation(0), FileHandle(0), FopenFlags::empty()),
             Err(error) => reply.error(error),
         }

@@ -70,7 +70,7 @@ impl Content {
             Loss::All => 0,
             Loss::Some(percent) => percent,
         };
-        let mut lost = 0;
+        let mut changed = 0;
         self.lens.insert(0, self.durable_len);
         let len =
             if percent == 0 { self.durable_len } else { self.lens[random.random_range(0..self.lens.len())] };
@@ -85,13 +85,13 @@ impl Content {
             let start = place * SECTOR_BYTES;
             let end = (start + SECTOR_BYTES).min(self.bytes.len());
             if start < end {
-                lost += u64::from(self.bytes[start..end] != before[version][..end - start]);
+                changed += u64::from(self.bytes[start..end] != before[version][..end - start]);
                 self.bytes[start..end].copy_from_slice(&before[version][..end - start]);
             }
         }
         self.bytes.truncate(len);
         self.sync();
-        lost
+        changed
     }
 
     /// Keeps what the sectors of a range hold, before they change.

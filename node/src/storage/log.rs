@@ -81,9 +81,10 @@ impl RedbLogStore {
     pub fn open(path: &Path, id: NodeId) -> Result<Self, StorageError> {
         let mut builder = Database::builder();
         builder.set_cache_size(LOG_PAGES_BYTES_MAX);
-        let opened = match Plant::AckBeforeFsync.is_on() {
-            true => unsynced::create(path, &builder),
-            false => builder.create(path),
+        let opened = if Plant::AckBeforeFsync.is_on() {
+            unsynced::create(path, &builder)
+        } else {
+            builder.create(path)
         };
         let db = opened.map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => StorageError::InUse { path: path.to_owned() },
