@@ -67,13 +67,6 @@ pub const PEER_REQUESTS_MAX: u32 = 256;
 /// Refused connections are logged at most this often; all are counted.
 pub const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Rows of removed vaults that one transaction of the state machine deletes: a large vault takes no write's time.
-pub const SWEPT_ROWS_MAX: u32 = 1_000;
-/// Bytes of their values after which it stops before: a large value has many pages.
-pub const SWEPT_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// How often the log's last committed entry is written while entries are appended: it may be behind, and spares a start some
-/// waiting.
-pub const COMMITTED_INTERVAL: Duration = Duration::from_millis(100);
 /// Packets that a peer may leave unacknowledged: most acknowledgements then travel with answers.
 pub const PEER_ACKS_AHEAD: u32 = 10;
 /// How long it may leave them so.
@@ -89,6 +82,7 @@ pub const APPEND_PATIENCE: u32 = 5;
 pub const APPEND_HOLD: Duration = Duration::from_millis(1);
 /// Bytes a second that a link carries at least: entries may take as long as that, besides the time limit of an answer.
 pub const APPEND_RATE_MIN: u64 = 256 * 1024;
+
 /// Proposals under way, unless one waits for [`PROPOSAL_WAIT_MAX`]: what comes meanwhile is proposed together.
 pub const PROPOSALS_AHEAD_MAX: u32 = 2;
 /// How long a proposal waits at most for earlier ones.
@@ -97,6 +91,11 @@ pub const PROPOSAL_WAIT_MAX: Duration = Duration::from_millis(5);
 pub const PROPOSAL_COMMANDS_MAX: u32 = 1_024;
 /// Bytes of one proposal, unless its first command alone is larger.
 pub const PROPOSAL_BYTES_MAX: u32 = 4 * 1024 * 1024;
+
+/// Rows of removed vaults that one transaction of the state machine deletes: a large vault takes no write's time.
+pub const SWEPT_ROWS_MAX: u32 = 1_000;
+/// Bytes of their values after which it stops before: a large value has many pages.
+pub const SWEPT_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Entries that one transaction of the state machine applies.
 pub const APPLY_BATCH_MAX: u32 = 1_024;
@@ -144,6 +143,9 @@ pub const SNAPSHOT_RETRY: Duration = Duration::from_secs(10);
 
 /// Operations waiting for the log's writer. openraft has a few under way at once; the rest is slack.
 pub const LOG_QUEUE_MAX: usize = 4_096;
+/// How often the log's last committed entry is written while entries are appended: it may be behind, and spares a start some
+/// waiting.
+pub const COMMITTED_INTERVAL: Duration = Duration::from_millis(100);
 /// Entries kept in memory after they are durable, in bytes, so that replication does not read the disk.
 pub const LOG_CACHE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Pages of the log's file that are kept in memory: entries are read from it only for a member that is far behind.

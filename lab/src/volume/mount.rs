@@ -166,16 +166,20 @@ fn entry(reply: ReplyEntry, found: Result<FileAttr, Errno>) {
     }
 }
 
+fn attributes(reply: ReplyAttr, found: Result<FileAttr, Errno>) {
+    match found {
+        Ok(attr) => reply.attr(&KNOWN, &attr),
+        Err(error) => reply.error(error),
+    }
+}
+
 impl Filesystem for Files {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         entry(reply, self.found(request, |volume| volume.lookup(Inode(parent.0), name)));
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.found(request, |_| Ok(Inode(ino.0))) {
-            Ok(attr) => reply.attr(&KNOWN, &attr),
-            Err(error) => reply.error(error),
-        }
+        attributes(reply, self.found(request, |_| Ok(Inode(ino.0))));
     }
 
     fn setattr(
@@ -205,10 +209,7 @@ impl Filesystem for Files {
             }
             Ok(Inode(ino.0))
         });
-        match set {
-            Ok(attr) => reply.attr(&KNOWN, &attr),
-            Err(error) => reply.error(error),
-        }
+        attributes(reply, set);
     }
 
     fn mkdir(
@@ -228,8 +229,8 @@ impl Filesystem for Files {
         answer(reply, self.on(|volume| volume.remove(Inode(parent.0), name)));
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(reply, self.on(|volume| volume.remove(Inode(parent.0), name)));
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.unlink(request, parent, name, reply);
     }
 
     fn rename(
@@ -342,15 +343,8 @@ impl Filesystem for Files {
         answer(reply, self.on(|volume| volume.sync(Inode(ino.0))));
     }
 
-    fn fsyncdir(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        answer(reply, self.on(|volume| volume.sync(Inode(ino.0))));
+    fn fsyncdir(&self, request: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.fsync(request, ino, fh, datasync, reply);
     }
 
     fn readdir(

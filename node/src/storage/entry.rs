@@ -1,6 +1,7 @@
 //! Entries as bytes, and what every state machine makes of one besides its outcome: the membership that it sets, and the digest
 //! behind it.
 
+use std::borrow::Cow;
 use std::io;
 
 use openraft::EntryPayload;
@@ -15,16 +16,22 @@ mod tag {
     pub(super) const MEMBERSHIP: u8 = 2;
 }
 
+/// The kind of an entry's payload, and its bytes.
+fn payload(entry: &Entry) -> (u8, Cow<'_, [u8]>) {
+    match &entry.payload {
+        EntryPayload::Blank => (tag::BLANK, Cow::default()),
+        EntryPayload::Normal(command) => (tag::NORMAL, command.as_bytes().into()),
+        EntryPayload::Membership(membership) => (tag::MEMBERSHIP, encode(membership).into()),
+    }
+}
+
 /// The bytes of an entry in the log, the same on every node: those that postcard makes of it with its command decoded.
 pub(crate) fn encode_entry(entry: &Entry) -> Vec<u8> {
-    let bytes = encode(&entry.log_id);
-    match &entry.payload {
-        EntryPayload::Blank => [&bytes[..], &[tag::BLANK]].concat(),
-        EntryPayload::Normal(command) => [&bytes[..], &[tag::NORMAL], command.as_bytes()].concat(),
-        EntryPayload::Membership(membership) => {
-            [&bytes[..], &[tag::MEMBERSHIP], &encode(membership)].concat()
-        }
-    }
+    let (tag, payload) = payload(entry);
+    let mut bytes = encode(&entry.log_id);
+    bytes.push(tag);
+    bytes.extend_from_slice(&payload);
+    bytes
 }
 
 /// The entry that was encoded so. Its command is not looked into: see [`decode_command`].
@@ -53,12 +60,8 @@ pub(super) fn decode_command(entry: &Entry) -> io::Result<Option<Command>> {
 pub(crate) fn entry_size(entry: &Entry) -> u64 {
     /// The entry itself, and what its command has beside its bytes: a count of who shares them, and the allocator's share.
     const BESIDES_COMMAND: usize = size_of::<Entry>() + 48;
-    let payload = match &entry.payload {
-        EntryPayload::Blank => 0,
-        EntryPayload::Normal(command) => command.as_bytes().len(),
-        EntryPayload::Membership(membership) => encode(membership).len(),
-    };
-    (payload + BESIDES_COMMAND) as u64
+    let (_, payload) = payload(entry);
+    (payload.len() + BESIDES_COMMAND) as u64
 }
 
 /// The membership that an entry sets, if it sets one.
@@ -77,11 +80,8 @@ pub(super) fn chain(before: &[u8; 32], entry: &Entry, outcome: &Outcome) -> [u8;
     hasher.update(before);
     hasher.update(&entry.log_id.index.to_le_bytes());
     hasher.update(&(*entry.log_id.leader_id).to_le_bytes());
-    match &entry.payload {
-        EntryPayload::Blank => hasher.update(&[tag::BLANK]),
-        EntryPayload::Normal(command) => hasher.update(&[tag::NORMAL]).update(command.as_bytes()),
-        EntryPayload::Membership(membership) => hasher.update(&[tag::MEMBERSHIP]).update(&encode(membership)),
-    };
+    let (tag, payload) = payload(entry);
+    hasher.update(&[tag]).update(&payload);
     hasher.update(&encode(outcome));
     *hasher.finalize().as_bytes()
 }
