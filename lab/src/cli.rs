@@ -17,7 +17,7 @@ use crate::cluster::pace::Pace;
 use crate::fabric::FabricKind;
 use crate::limits::bench;
 use crate::limits::rig::{CPUS_MAX, MEMORY_MIB_DEFAULT, MEMORY_MIB_MAX, MEMORY_MIB_MIN};
-use crate::limits::{CHECK_CONFIGURATIONS_MAX, CHECK_TIME_ASKED_MAX, SELFTEST_RUNS_MAX};
+use crate::limits::{CHECK_CONFIGURATIONS_MAX, CHECK_TIME_ASKED_MAX, SELFTEST_JOBS_MAX, SELFTEST_RUNS_MAX};
 use crate::scenario::{Mistake, duration_of};
 use crate::selftest;
 
@@ -185,6 +185,9 @@ pub struct SelftestArgs {
     /// The first run's seed; each run has the next one
     #[arg(long, value_name = "FIRST", default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=u64::MAX - u64::from(SELFTEST_RUNS_MAX)))]
     pub seed: u64,
+    /// Runs at a time; each wants a core or two
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(SELFTEST_JOBS_MAX)))]
+    pub jobs: u32,
     /// A node with planted bugs [default: the one inside a lab that was built with --features planted-bugs]
     #[arg(long, value_name = "PROGRAM")]
     pub node_bin: Option<PathBuf>,

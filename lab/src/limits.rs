@@ -411,6 +411,8 @@ const _: () = {
 
 /// Most runs of one bug: at half a minute each, a night.
 pub const SELFTEST_RUNS_MAX: u32 = 1_000;
+/// Most runs at a time: each has three nodes that must not wait long for a core.
+pub const SELFTEST_JOBS_MAX: u32 = 64;
 /// Longest time that one run may take: boot, first answer, drain, settling and stop at their bounds (2.5 minutes), and the
 /// load and recovery of the scenarios that it uses (half a minute, when all is well).
 pub const SELFTEST_RUN_MAX: Duration = Duration::from_mins(5);

@@ -5,11 +5,15 @@
 
 mod bench;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
-use self::bench::Bench;
+use self::bench::{Bench, Trial};
 use crate::check::{Status, Verdict};
 use crate::cli::SelftestArgs;
 use crate::limits::SELFTEST_RUN_MAX;
@@ -141,19 +145,11 @@ pub fn run(args: &SelftestArgs, out: &mut impl Write) -> Result<u8, SelftestErro
     let bench = Bench::set_up(args, &stories)?;
     print(out, &format!("run directories: {}", bench.directory().display()));
     print(out, &line("bug", "check", "scenario", "caught", "seconds"));
-    let mut is_good = true;
-    for story in &stories {
-        let trial = bench.run(story, None, args.seed)?;
-        is_good &= trial.has_passed();
-        let passed = if trial.has_passed() { "passed" } else { "FAILED" };
-        print(out, &line("(none)", "all", story.name, passed, &seconds(trial.duration)));
-        if !trial.has_passed() {
-            print(out, &format!("    a sound node does not pass: {}", trial.account()));
-        }
-    }
-    for row in &rows {
-        is_good &= prove(&bench, row, args, out)?;
-    }
+    let sound = stories.iter().map(|story| Proof { story: *story, row: None, seeds: vec![args.seed] });
+    let seeds: Vec<u64> = (args.seed..).take(args.runs as usize).collect();
+    let planted =
+        rows.into_iter().map(|row| Proof { story: row.story, row: Some(row), seeds: seeds.clone() });
+    let is_good = prove(&bench, &sound.chain(planted).collect::<Vec<_>>(), args.jobs as usize, out)?;
     let closing = if is_good {
         "every planted bug was caught by name in every run, and the same node without a bug passed"
     } else {
@@ -163,25 +159,87 @@ pub fn run(args: &SelftestArgs, out: &mut impl Write) -> Result<u8, SelftestErro
     Ok(u8::from(!is_good))
 }
 
-/// Runs one bug's scenario as often as asked; whether it was caught each time.
-fn prove(bench: &Bench, row: &Row, args: &SelftestArgs, out: &mut impl Write) -> Result<bool, SelftestError> {
-    let mut caught = 0;
-    let mut total = Duration::ZERO;
-    let mut complaints = Vec::new();
-    for seed in (args.seed..).take(args.runs as usize) {
-        let trial = bench.run(&row.story, Some(row.bug), seed)?;
-        total += trial.duration;
-        match missed(row.checks, trial.verdicts()) {
-            None => caught += 1,
-            Some(missed) => complaints.push(format!("    seed {seed}: {missed}; {}", trial.account())),
+/// What a line of the result stands for: runs of one scenario, all with the same bug or without any.
+struct Proof {
+    story: Story,
+    row: Option<Row>,
+    seeds: Vec<u64>,
+}
+
+impl Proof {
+    /// Prints what its runs have shown; whether that is what they had to show.
+    fn judge(&self, trials: &[Trial], out: &mut impl Write) -> bool {
+        let complaints: Vec<Option<String>> = trials.iter().map(|trial| self.complaint(trial)).collect();
+        let good = complaints.iter().filter(|complaint| complaint.is_none()).count();
+        let is_good = good == trials.len();
+        let total = seconds(trials.iter().map(|trial| trial.duration).sum());
+        let text = match &self.row {
+            Some(row) => {
+                let of_runs = format!("{good} of {}", trials.len());
+                line(row.bug, &row.checks.join(", "), self.story.name, &of_runs, &total)
+            }
+            None => line("(none)", "all", self.story.name, if is_good { "passed" } else { "FAILED" }, &total),
+        };
+        print(out, &text);
+        for (seed, complaint) in self.seeds.iter().zip(complaints) {
+            if let Some(complaint) = complaint {
+                print(out, &format!("    seed {seed}: {complaint}"));
+            }
         }
+        is_good
     }
-    let of_runs = format!("{caught} of {}", args.runs);
-    print(out, &line(row.bug, &row.checks.join(", "), row.story.name, &of_runs, &seconds(total)));
-    for complaint in &complaints {
-        print(out, complaint);
+
+    /// What is wrong with the result of a run, if anything.
+    fn complaint(&self, trial: &Trial) -> Option<String> {
+        let wrong = match &self.row {
+            Some(row) => missed(row.checks, trial.verdicts())?,
+            None if trial.has_passed() => return None,
+            None => "a sound node does not pass".to_owned(),
+        };
+        Some(format!("{wrong}; {}", trial.account()))
     }
-    Ok(caught == args.runs)
+}
+
+/// Makes all runs, so many at a time, and prints each line as soon as it and those before it are known; whether all is good.
+fn prove(bench: &Bench, proofs: &[Proof], jobs: usize, out: &mut impl Write) -> Result<bool, SelftestError> {
+    let runs: Vec<(usize, u64)> = proofs
+        .iter()
+        .enumerate()
+        .flat_map(|(number, proof)| proof.seeds.iter().map(move |seed| (number, *seed)))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let (sender, results) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..jobs.min(runs.len()) {
+            let (runs, next, sender) = (&runs, &next, sender.clone());
+            scope.spawn(move || {
+                while let Some(&(number, seed)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let proof = &proofs[number];
+                    let result = bench.run(&proof.story, proof.row.map(|row| row.bug), seed);
+                    let is_over = result.is_err();
+                    if sender.send((number, seed, result)).is_err() || is_over {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let mut is_good = true;
+        let mut known: BTreeMap<(usize, u64), Trial> = BTreeMap::new();
+        for (number, proof) in proofs.iter().enumerate() {
+            let is_complete =
+                |known: &BTreeMap<_, _>| proof.seeds.iter().all(|seed| known.contains_key(&(number, *seed)));
+            while !is_complete(&known) {
+                let (number, seed, result) = results.recv().expect("no worker ends before its runs are made");
+                // The others are given up: what they would show is no longer asked for.
+                known.insert((number, seed), result.inspect_err(|_| bench.stop())?);
+            }
+            let trials: Vec<Trial> =
+                proof.seeds.iter().filter_map(|seed| known.remove(&(number, *seed))).collect();
+            is_good &= proof.judge(&trials, out);
+        }
+        Ok(is_good)
+    })
 }
 
 /// The checks that should have failed and did not, with what they said; none if the bug was caught.

@@ -61,12 +61,19 @@ fn snapshots_taken(directory: &Path) -> usize {
 fn every_topology_passes_with_every_receipt() {
     let Some((_turn, home)) = bench() else { return };
     let mut table = "scenario         seed  answered  faults elections\n".to_owned();
-    for name in TOPOLOGIES {
-        for seed in 1..=rounds() {
-            let (file, number) = (topology(name), seed.to_string());
-            let words = [file.to_str().unwrap(), "--seed", &number, "--quiet"];
-            let run = run(home.path(), &format!("{name}-{seed}"), &words, &[]);
-            writeln!(table, "{}", row(&run, name, seed)).unwrap();
+    let runs: Vec<(&str, u64)> =
+        TOPOLOGIES.iter().flat_map(|name| (1..=rounds()).map(move |seed| (*name, seed))).collect();
+    for pair in runs.chunks(2) {
+        let running: Vec<Running> = pair
+            .iter()
+            .map(|(name, seed)| {
+                let (file, number) = (topology(name), seed.to_string());
+                let words = [file.to_str().unwrap(), "--seed", &number, "--quiet"];
+                Running::start(home.path(), &format!("{name}-{seed}"), &words, &[])
+            })
+            .collect();
+        for (run, (name, seed)) in running.into_iter().map(Running::finish).zip(pair) {
+            writeln!(table, "{}", row(&run, name, *seed)).unwrap();
             judged_again(&run.directory);
             assert!(run.directory.join("junit.xml").is_file() && run.directory.join("verdict.txt").is_file());
         }

@@ -50,8 +50,16 @@ fn found(run: &Path, check: &str) -> Json {
 fn every_planted_bug_is_caught_by_name_and_the_sound_node_passes() {
     let Some((_turn, home)) = bench() else { return };
     let (node, out, runs) = (planted_node(), home.path().join("selftest"), rounds().to_string());
-    let output =
-        selftest(&["--runs", &runs, "--node-bin", node.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    let output = selftest(&[
+        "--runs",
+        &runs,
+        "--jobs",
+        "2",
+        "--node-bin",
+        node.to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+    ]);
     let stdout = String::from_utf8(output.stdout).unwrap();
     let said = format!("{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{said}");

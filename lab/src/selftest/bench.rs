@@ -1,4 +1,4 @@
-//! Where the selftest runs its scenarios: a directory, the program of the node, and one `lab run` after the other.
+//! Where the selftest runs its scenarios: a directory, the program of the node, and each `lab run`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -64,6 +64,11 @@ impl Bench {
     /// Where every run leaves its directory.
     pub(super) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Gives up the runs that are under way.
+    pub(super) fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
     }
 
     /// Runs a scenario with a bug, or without any.
