@@ -26,13 +26,13 @@ use tokio::task::JoinSet;
 
 use self::cluster::{Cluster, Setting};
 use crate::cli::{BenchArgs, BenchWork, Rival};
-use crate::limits::NODE_VERSION_MAX;
 use crate::limits::bench::{
     DISK_WAIT, DISK_WAITS_MAX, FILL_CLIENTS, SLOW_DISK, STOP_LOOK_INTERVAL, TRIES_MAX, WARM_UP,
 };
 use crate::machine::driver::NodeProgram;
 use crate::program::{Program, ProgramError, ProgramLog, stop_on_signals};
 use crate::session::{OuterError, outer};
+use crate::target;
 
 /// What is measured: a system, and how clients talk to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -204,7 +204,7 @@ pub fn run(args: &BenchArgs, out: &mut impl Write) -> Result<u8, BenchError> {
     }
     let etcd = match args.versus {
         None => None,
-        Some(Rival::Etcd) => Some(needed(etcd::ETCD, etcd::PACKAGE)?),
+        Some(Rival::Etcd) => Some(needed(target::etcd::ETCD, target::etcd::PACKAGE)?),
     };
     let strace = if args.fsync_delay_ms > 0 { Some(needed("strace", "strace")?) } else { None };
     let folder = args.out.clone().unwrap_or_else(|| outer::timed_directory("bench"));
@@ -247,9 +247,8 @@ fn measure(
     let mut versions = vec![format!("aspen {version}")];
     let mut interfaces = vec![Interface::AspenHttp];
     if let Some(program) = &etcd {
-        let output = Program::new(program).arg("--version").run_short(NODE_VERSION_MAX, &log)?;
-        let version = output.stdout.lines().next().and_then(|line| line.rsplit(' ').next());
-        versions.push(format!("etcd {}", version.unwrap_or("of an unknown version")));
+        let version = target::etcd::version(program, &log)?;
+        versions.push(format!("etcd {}", version.as_deref().unwrap_or("of an unknown version")));
         interfaces.extend([Interface::EtcdGateway, Interface::EtcdGrpc]);
     }
     let setting = Setting {

@@ -371,7 +371,7 @@ impl Request {
 pub struct Response {
     /// HTTP's status code.
     pub status: u16,
-    /// The JSON; null where the body is none.
+    /// The JSON; other text as a string of it.
     pub body: serde_json::Value,
 }
 

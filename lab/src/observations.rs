@@ -65,8 +65,8 @@ pub struct NodeState {
     pub role: Role,
     /// Its present term.
     pub term: u64,
-    /// Its last durable vote.
-    pub vote: NodeVote,
+    /// Its last durable vote, where it shows it.
+    pub vote: Option<NodeVote>,
     /// The Raft id of the leader that it knows of.
     pub leader: Option<u64>,
     /// The last entry of its log.
@@ -214,7 +214,7 @@ mod tests {
         incarnation: Incarnation(0x0000_017d_7db9_a55b),
         role: Role::Follower,
         term: 3,
-        vote: NodeVote { term: 3, voted_for: 2, is_committed: true },
+        vote: Some(NodeVote { term: 3, voted_for: 2, is_committed: true }),
         leader: Some(2),
         last_log_index: Some(12),
         committed: Some(LogPosition { term: 3, index: 12 }),

@@ -23,7 +23,8 @@ use crate::limits::machines::MEMORY_MIB_DEFAULT;
 use crate::limits::{LAB_HOST, NODE_HOST_FIRST, PORT_MAX, PORT_MIN, READER_RATE};
 use crate::scenario::{Check, Fault, RaftSettings, Scenario, Workload};
 pub use crate::scenario::{
-    ClockError, FaultAction, LinkEffect, Mix, NodeIndex, Selector, StandingLink, WorkloadKind, link_pairs,
+    ClockError, FaultAction, LinkEffect, Mix, NodeIndex, Reads, Selector, StandingLink, Target, WorkloadKind,
+    link_pairs,
 };
 
 /// Where a run directory has it, from its beginning.
@@ -42,6 +43,9 @@ pub struct Plan {
     pub scenario: String,
     /// BLAKE3 of the scenario's text.
     pub scenario_hash: Bytes32,
+    /// What is under test.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub target: Target,
     /// The network of all nodes and of the lab.
     pub network: Network,
     /// The lab's own port of the fabric.
@@ -132,6 +136,9 @@ pub struct PlannedWorkload {
     pub keys: u32,
     /// Operations per second over all of [`PlannedWorkload::clients`].
     pub rate_per_s: u32,
+    /// How reads and scans are confirmed.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub reads: Reads,
     /// How often each operation is chosen.
     pub mix: Mix,
     /// They read and write; each moves on to another node when it is refused.
@@ -216,6 +223,7 @@ impl Plan {
             seed,
             scenario: scenario.name().to_owned(),
             scenario_hash: Bytes32(*scenario.text_hash()),
+            target: scenario.target(),
             network: Network { address: host(0), prefix: 24 },
             lab: LabPort { iface: LAB_IFACE.to_owned(), mac: mac(vendor, u16::MAX), ip: host(LAB_HOST) },
             raft: planned_raft(scenario.raft()),
@@ -245,6 +253,11 @@ impl Plan {
     pub fn node_indexes(&self) -> impl Iterator<Item = NodeIndex> + use<> {
         (0..node_count(self.nodes.len())).map(NodeIndex)
     }
+}
+
+/// Left out, a plan reads as it did before there was a choice.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Of a plan that was written before nodes had a memory.
@@ -324,7 +337,7 @@ fn nodes(scenario: &Scenario, seed: u64, vendor: [u8; 3], host: impl Fn(u8) -> I
 
 /// Clients are spread evenly; the seed decides where that begins.
 fn workload(workload: Workload, nodes_count: usize, seed: u64) -> PlannedWorkload {
-    let Workload { kind, clients: clients_count, keys, rate_per_s, mix } = workload;
+    let Workload { kind, clients: clients_count, keys, rate_per_s, reads, mix } = workload;
     let nodes_count = u32::from(node_count(nodes_count));
     let mut draws = Draws::new(seed, draw::Purpose::Clients);
     let first = draws.below(nodes_count);
@@ -335,7 +348,7 @@ fn workload(workload: Workload, nodes_count: usize, seed: u64) -> PlannedWorkloa
     };
     let clients = (0..clients_count).map(|id| client(id, first + id)).collect();
     let readers = (0..nodes_count).map(|position| client(clients_count + position, position)).collect();
-    PlannedWorkload { kind, keys, rate_per_s, mix, clients, reader_rate_per_s: READER_RATE, readers }
+    PlannedWorkload { kind, keys, rate_per_s, reads, mix, clients, reader_rate_per_s: READER_RATE, readers }
 }
 
 fn steps(faults: &[Fault], seed: u64) -> Vec<Step> {

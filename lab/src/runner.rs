@@ -25,7 +25,6 @@ use tokio::task::JoinSet;
 use self::faults::Breaker;
 use self::links::Links;
 use self::observe::Observer;
-pub(crate) use self::observe::raft_state;
 use self::record::{Conduct, Costs, Event, EventKind, RunRecord};
 use self::standing::Standing;
 use crate::causes::causes;
@@ -33,6 +32,7 @@ use crate::cluster::{Clock, Cluster, ClusterError, Footprint};
 use crate::limits::{DRAIN_MAX, FIRST_ANSWER_MAX, LOOK_INTERVAL, PROGRESS_INTERVAL};
 use crate::plan::{NodeIndex, Plan, PlannedCheck, PlannedClient};
 use crate::program::Exit;
+use crate::target::Dialect;
 use crate::workload::client::{Client, Load, LoadCounts, nanos};
 use crate::workload::register::RegisterClient;
 
@@ -287,6 +287,7 @@ fn start_clients(stage: &Stage, load: &Arc<Load>) -> JoinSet<()> {
             node: planned.node,
             is_pinned,
             interval,
+            dialect: Dialect::of(plan),
             node_names: names.clone(),
         };
         clients.spawn(client.run(load.clone(), stage.cluster.clone()));
@@ -307,7 +308,7 @@ async fn stop_nodes(stage: &Stage, conduct: &Conduct) {
             return;
         }
         match stage.cluster.stop(node).await {
-            Ok(Exit::Code(0)) => {}
+            Ok(exit) if exit == stage.plan.target.clean_exit() => {}
             // A run that is cut short may have left it dead, as the plan wanted.
             Ok(Exit::Signal(9)) | Err(_) if conduct.is_cut_short(node) => {}
             Ok(exit) => {

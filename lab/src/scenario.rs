@@ -54,6 +54,7 @@ pub struct Scenario {
     zones: Vec<Option<String>>,
     memories_mib: Vec<u32>,
     links: Vec<StandingLink>,
+    target: Target,
     raft: RaftSettings,
     workload: Workload,
     duration: Duration,
@@ -74,6 +75,28 @@ pub struct RaftSettings {
     pub snapshot_entries: Option<u32>,
 }
 
+/// What is under test.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// The node of this repository.
+    #[default]
+    Aspen,
+    /// etcd, to compare with.
+    Etcd,
+}
+
+/// How reads and scans are confirmed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reads {
+    /// A quorum says that its leader is one.
+    #[default]
+    Linearizable,
+    /// The leader's lease does, where it has one.
+    Lease,
+}
+
 /// The load that clients put on the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Workload {
@@ -85,6 +108,8 @@ pub struct Workload {
     pub keys: u32,
     /// Operations per second over all clients; slower when the cluster is.
     pub rate_per_s: u32,
+    /// How reads and scans are confirmed.
+    pub reads: Reads,
     /// How often each operation is chosen.
     pub mix: Mix,
 }
@@ -281,6 +306,11 @@ impl Scenario {
     /// The directed links that are not perfect, for the whole run; each pair at most once, in order.
     pub fn links(&self) -> &[StandingLink] {
         &self.links
+    }
+
+    /// What is under test.
+    pub fn target(&self) -> Target {
+        self.target
     }
 
     /// Heartbeat and election timeouts of every node.

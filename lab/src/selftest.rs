@@ -16,7 +16,7 @@ use std::time::Duration;
 use self::bench::{Bench, Trial};
 use crate::check::{Status, Verdict};
 use crate::cli::SelftestArgs;
-use crate::limits::SELFTEST_RUN_MAX;
+use crate::limits::{SELFTEST_JOBS_MAX, SELFTEST_RUN_MAX};
 use crate::program::ProgramError;
 use crate::report::ReportError;
 use crate::session::{OuterError, PLANTED_LAB};
@@ -33,6 +33,8 @@ const THREE_NODES: Story =
 const LEADER_ISOLATED: Story =
     Story { name: "leader-isolated", yaml: include_str!("../../topologies/leader-isolated.yaml") };
 
+const LEASE_READS: Story =
+    Story { name: "lease-reads", yaml: include_str!("../../topologies/lease-reads.yaml") };
 const BLACKOUT: Story = Story { name: "blackout", yaml: include_str!("../../topologies/blackout.yaml") };
 const LEFT_BEHIND: Story =
     Story { name: "left-behind", yaml: include_str!("../../topologies/left-behind.yaml") };
@@ -48,7 +50,7 @@ struct Row {
     checks: &'static [&'static str],
 }
 
-const ROWS: [Row; 8] = [
+const ROWS: [Row; 9] = [
     Row {
         bug: "stale-read",
         story: LEADER_ISOLATED,
@@ -66,6 +68,8 @@ const ROWS: [Row; 8] = [
     // Whether the last change of a key is a delete is chance, so durable need not see it.
     Row { bug: "lost-delete", story: THREE_NODES, checks: &["linearizable"] },
     Row { bug: "scan-skips", story: THREE_NODES, checks: &["linearizable"] },
+    // A leader that wakes answers what has been waiting.
+    Row { bug: "lease-unchecked", story: LEASE_READS, checks: &["linearizable"] },
     // Nobody is left to tell a node which term it is.
     Row { bug: "vote-not-persisted", story: BLACKOUT, checks: &["raft"] },
     // The nodes start again one at a time, so their states differ.
@@ -208,7 +212,7 @@ fn prove(bench: &Bench, proofs: &[Proof], jobs: usize, out: &mut impl Write) -> 
         .flat_map(|(number, proof)| proof.seeds.iter().map(move |seed| (number, *seed)))
         .collect();
     let next = AtomicUsize::new(0);
-    let (sender, results) = mpsc::channel();
+    let (sender, results) = mpsc::sync_channel(SELFTEST_JOBS_MAX as usize);
     thread::scope(|scope| {
         for _ in 0..jobs.min(runs.len()) {
             let (runs, next, sender) = (&runs, &next, sender.clone());

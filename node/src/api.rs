@@ -126,8 +126,34 @@ pub enum Consistency {
     /// Sees every write that was acknowledged before the read began.
     #[default]
     Linearizable,
+    /// The same, by the leader's word alone for as long as it has a lease; otherwise by that of a quorum.
+    Lease,
     /// What this node has applied, however old.
     Stale,
+}
+
+/// Who says that a read is not too old.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConfirmedBy {
+    /// Nobody: it may be stale.
+    #[default]
+    Nobody,
+    /// The leader, whom nobody can have replaced yet.
+    Lease,
+    /// A quorum, which still followed the leader when it was asked.
+    Quorum,
+}
+
+impl ConfirmedBy {
+    /// The word of the HTTP interface.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::Lease => "lease",
+            Self::Quorum => "quorum",
+        }
+    }
 }
 
 /// Which record to read.
@@ -144,6 +170,8 @@ pub struct ReadRequest {
 /// What a read saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadResult {
+    /// Who says that it is not too old.
+    pub confirmed_by: ConfirmedBy,
     /// The last entry applied when it was read.
     pub revision: Revision,
     /// The record, where the key exists.
@@ -192,6 +220,8 @@ pub enum ScanDetail {
 /// A page of a scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScanResult {
+    /// Who says that it is not too old.
+    pub confirmed_by: ConfirmedBy,
     /// The last entry applied when it was read.
     pub revision: Revision,
     /// The records, in the order of their keys.

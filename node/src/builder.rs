@@ -132,6 +132,7 @@ impl NodeBuilder {
             id: *id,
             endpoint_id: identity.endpoint_id(),
             timing: self.config.timing,
+            lease_clock: self.config.lease_clock,
             snapshots: self.config.snapshots,
             log: log.clone(),
             state_machine,
@@ -144,6 +145,8 @@ impl NodeBuilder {
         let mut tasks = JoinSet::new();
         let follower = raft.clone();
         tasks.spawn_on(async move { follower.follow_members().await }, raft_thread.handle());
+        let timekeeper = raft.clone();
+        tasks.spawn_on(async move { timekeeper.keep_time().await }, raft_thread.handle());
         let compactor = raft.clone();
         // It looks at files, for which Raft does not wait.
         tasks.spawn(async move { compactor.compact().await });

@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 
 use self::file::FileConfig;
 use crate::limits::{PEERS_MAX, SNAPSHOT_SETTING_MAX};
-use crate::raft::{RaftTiming, SnapshotPolicy, TimingError};
+use crate::raft::{LeaseClock, RaftTiming, SnapshotPolicy, TimingError};
 use crate::types::{EndpointKey, NodeId, NodeInfo};
 
 /// What was typed.
@@ -76,6 +76,9 @@ pub struct RunArgs {
     /// Longest silence before an election, in milliseconds [default: 2000]
     #[arg(long, value_name = "MS")]
     pub election_ms_max: Option<u64>,
+    /// What leases of reads are measured with [default: auto]
+    #[arg(long, value_name = "CLOCK", value_enum)]
+    pub lease_clock: Option<LeaseClock>,
     /// Make a snapshot after so many entries [default: 1000000]
     #[arg(long, value_name = "N")]
     pub snapshot_entries: Option<u64>,
@@ -112,6 +115,8 @@ pub struct Config {
     pub peers: Vec<(NodeId, NodeInfo)>,
     /// Heartbeat and election.
     pub timing: RaftTiming,
+    /// What leases are measured with.
+    pub lease_clock: LeaseClock,
     /// When snapshots are made.
     pub snapshots: SnapshotPolicy,
     /// What to log.
@@ -202,6 +207,7 @@ impl Config {
                 election_min: millis(args.election_ms_min, file.election_ms_min, default.election_min),
                 election_max: millis(args.election_ms_max, file.election_ms_max, default.election_max),
             },
+            lease_clock: args.lease_clock.or(file.lease_clock).unwrap_or_default(),
             snapshots,
             log: args.log.or(file.log).unwrap_or_else(|| "aspen_node=info,warn".to_owned()),
         };

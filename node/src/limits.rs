@@ -44,6 +44,12 @@ pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 pub const LEADER_RETRY: Duration = Duration::from_millis(100);
 /// How long an operation waits for a leader to be known before it is refused. Longer than a default election.
 pub const LEADER_WAIT: Duration = Duration::from_secs(3);
+/// The part of a lease that a leader does not use: its own clock and the others' need not run equally fast.
+pub const LEASE_MARGIN: u32 = 10;
+/// Marks that are kept of the hypervisor's clock, two leases long: one of them is a lease old, and none much older.
+pub const LEASE_MARKS: u32 = 16;
+/// How often two clocks are looked at for one moment at which both were: a thread can be held up between them.
+pub const LEASE_CLOCK_LOOKS: u32 = 3;
 /// How long a stop may take: what is under way is answered, then the stores are closed.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long closed connections are waited for at a stop: on a healthy network it takes less than a second.

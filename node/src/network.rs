@@ -17,13 +17,13 @@ use futures::{FutureExt, Stream, StreamExt};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
 
-use self::rpc::StreamAppended;
+use self::rpc::{Confirmed, ReadIndex, StreamAppended};
 use self::snapshot::{InstallSnapshot, SnapshotStart};
 use crate::api::{ApiError, WriteResult};
 use crate::limits::SNAPSHOT_STEP_TIMEOUT;
 use crate::storage::snapshot::SnapshotFile;
 use crate::types::raft_types::{
-    AppendEntriesRequest, AppendEntriesResponse, LogId, Snapshot, SnapshotResponse, StreamAppendResult,
+    AppendEntriesRequest, AppendEntriesResponse, Snapshot, SnapshotResponse, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
 use crate::types::{EncodedCommand, NodeId, NodeInfo, TypeConfig};
@@ -126,8 +126,13 @@ pub trait Transport: Debug + Send + Sync + 'static {
         snapshot: SnapshotFile,
     ) -> Delivery<'a, SnapshotResponse>;
 
-    /// Asks the leader for an index that it has confirmed with a quorum (Raft thesis 6.4).
-    fn read_index<'a>(&'a self, to: &'a Peer, within: Duration) -> Delivery<'a, Result<LogId, ApiError>>;
+    /// Asks the leader for an index up to which it is still the leader (Raft thesis 6.4).
+    fn read_index<'a>(
+        &'a self,
+        to: &'a Peer,
+        request: ReadIndex,
+        within: Duration,
+    ) -> Delivery<'a, Result<Confirmed, ApiError>>;
 
     /// Hands a client's command to the leader.
     fn forward<'a>(
@@ -177,8 +182,8 @@ pub trait RaftService: Send + Sync + 'static {
         snapshot: SnapshotFile,
     ) -> BoxFuture<'_, Result<SnapshotResponse, String>>;
 
-    /// Confirms with a quorum that this node leads, and says up to where a read must have applied.
-    fn read_index(&self) -> BoxFuture<'_, Result<LogId, ApiError>>;
+    /// Makes sure that this node leads, and says up to where a read must have applied.
+    fn read_index(&self, request: ReadIndex) -> BoxFuture<'_, Result<Confirmed, ApiError>>;
 
     /// Proposes a command that another node's client has sent; never forwards it again.
     fn forwarded(&self, command: EncodedCommand) -> BoxFuture<'_, Result<WriteResult, ApiError>>;

@@ -5,6 +5,7 @@
 //! [`ApiError::LeaderLost`], never a refusal.
 
 mod compaction;
+mod lease;
 mod membership;
 mod operations;
 mod proposals;
@@ -14,6 +15,7 @@ mod status;
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -24,21 +26,23 @@ use openraft::{Raft, ServerState};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+pub use self::lease::LeaseClock;
+use self::lease::{Leases, Promise};
 use self::operations::bounded;
 use self::proposals::{Proposals, proposals};
 pub use self::settings::{RaftTiming, SnapshotPolicy, TimingError};
 use crate::api::{ApiError, BadRequest, TimeoutOutcome, WriteResult, check_command};
 use crate::limits::OPERATIONS_IN_FLIGHT_MAX;
 use crate::network::iroh::Admission;
-use crate::network::rpc::StreamAppended;
+use crate::network::rpc::{Confirmed, ReadIndex, StreamAppended};
 use crate::network::snapshot::{InstallSnapshot, SnapshotStart};
 use crate::network::{PeerNetworkFactory, RaftService, Transport};
 use crate::storage::log::RedbLogStore;
 use crate::storage::snapshot::{SnapshotFile, SnapshotStore};
 use crate::storage::sqlite::{Bases, ReadPool, SqliteStateMachine, check_snapshot};
 use crate::types::raft_types::{
-    AppendEntriesRequest, AppendEntriesResponse, LogId, Metrics, Snapshot, SnapshotResponse,
-    TransferLeaderRequest, TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, Metrics, Snapshot, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
 use crate::types::{EncodedCommand, EndpointKey, NodeId, TypeConfig};
 
@@ -51,6 +55,8 @@ pub struct Parts {
     pub endpoint_id: EndpointKey,
     /// Heartbeat and election time-outs.
     pub timing: RaftTiming,
+    /// What leases are measured with.
+    pub lease_clock: LeaseClock,
     /// When snapshots are made.
     pub snapshots: SnapshotPolicy,
     /// The log, open.
@@ -82,6 +88,8 @@ struct Inner {
     bases: Bases,
     snapshot_policy: SnapshotPolicy,
     admission: Arc<Admission>,
+    leases: Leases,
+    promise: Promise,
     /// One permit per client operation under way.
     permits: Semaphore,
     /// The proposer, and changes of the members: they go on when nobody waits for them any more. They end when Raft does.
@@ -111,7 +119,11 @@ impl RaftNode {
     /// # Errors
     /// Time-outs that do not fit together, or stores that contradict each other.
     pub async fn start(parts: Parts) -> Result<Self, RaftStartError> {
-        let config = Arc::new(parts.timing.config()?);
+        let mut config = parts.timing.config()?;
+        let lease = Duration::from_millis(config.election_timeout_max);
+        let promise = Promise::of(parts.log.durable_vote().as_ref(), parts.id, lease);
+        config.enable_elect = !promise.was_made();
+        let config = Arc::new(config);
         let network = PeerNetworkFactory::new(parts.id, parts.transport.clone());
         let readers = parts.state_machine.readers();
         let (snapshots, bases) = (parts.state_machine.snapshots(), parts.state_machine.bases());
@@ -134,10 +146,26 @@ impl RaftNode {
             bases,
             snapshot_policy: parts.snapshots,
             admission: parts.admission,
+            leases: Leases::open(parts.lease_clock, lease),
+            promise,
             permits: Semaphore::new(OPERATIONS_IN_FLIGHT_MAX as usize),
             tasks: Mutex::new(tasks),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Keeps the time of leases, for as long as it runs.
+    pub async fn keep_time(&self) {
+        self.inner.promise.passed().await;
+        self.inner.raft.runtime_config().elect(true);
+        self.inner.leases.keep_marks().await;
+    }
+
+    /// The refusal of a vote for which this node is bound by what it may have promised before it started.
+    fn refusal(&self, request: &VoteRequest) -> Option<VoteResponse> {
+        let is_bound = self.inner.promise.binds() && !request.leadership_transfer;
+        let vote = self.inner.log.durable_vote().filter(|_| is_bound)?;
+        Some(VoteResponse::new(vote, None, false))
     }
 
     /// Ends openraft's tasks. Reads under way end with [`ApiError::Stopping`], writes with
@@ -212,11 +240,23 @@ impl RaftService for RaftNode {
     }
 
     fn vote(&self, request: VoteRequest) -> BoxFuture<'_, Result<VoteResponse, String>> {
-        async move { self.inner.raft.vote(request).await.map_err(|error| error.to_string()) }.boxed()
+        async move {
+            match self.refusal(&request) {
+                Some(refusal) => Ok(refusal),
+                None => self.inner.raft.vote(request).await.map_err(|error| error.to_string()),
+            }
+        }
+        .boxed()
     }
 
     fn pre_vote(&self, request: VoteRequest) -> BoxFuture<'_, Result<VoteResponse, String>> {
-        async move { self.inner.raft.pre_vote(request).await.map_err(|error| error.to_string()) }.boxed()
+        async move {
+            match self.refusal(&request) {
+                Some(refusal) => Ok(refusal),
+                None => self.inner.raft.pre_vote(request).await.map_err(|error| error.to_string()),
+            }
+        }
+        .boxed()
     }
 
     fn transfer_leader(
@@ -264,10 +304,10 @@ impl RaftService for RaftNode {
         .boxed()
     }
 
-    fn read_index(&self) -> BoxFuture<'_, Result<LogId, ApiError>> {
+    fn read_index(&self, request: ReadIndex) -> BoxFuture<'_, Result<Confirmed, ApiError>> {
         async move {
             let _permit = self.admit()?;
-            bounded(TimeoutOutcome::NothingWritten, self.confirm_leadership()).await
+            bounded(TimeoutOutcome::NothingWritten, self.confirm_leadership(request.may_use_lease)).await
         }
         .boxed()
     }

@@ -158,7 +158,7 @@ fn routes_answer_as_documented() {
     check(to, "POST /kv/read", r#"{"key":"b"}"#, (404, "key_not_found"));
     check(to, "POST /kv/read", r#"{"key":""}"#, (400, "key_empty"));
     check(to, "POST /kv/read", r#"{"key":"a","key_base64":"YQ=="}"#, (400, "malformed"));
-    check(to, "POST /kv/read", r#"{"key":"a","consistency":"lease"}"#, (400, "malformed"));
+    check(to, "POST /kv/read", r#"{"key":"a","consistency":"fresh"}"#, (400, "malformed"));
     check(to, "POST /kv/read", &json!({ "key": "k".repeat(1025) }).to_string(), (400, "key_too_large"));
     check(to, "POST /kv/write", &set("k", &"v".repeat(1 << 20)).to_string(), (200, ""));
     check(to, "POST /kv/write", &set("k", &"v".repeat((1 << 20) + 1)).to_string(), (400, "value_too_large"));

@@ -33,7 +33,7 @@ pub(crate) fn turn() -> Turn {
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The scenarios of `topologies/` that every driver can run.
-pub(crate) const TOPOLOGIES: [&str; 10] = [
+pub(crate) const TOPOLOGIES: [&str; 11] = [
     "three-nodes",
     "leader-isolated",
     "split-brain",
@@ -41,6 +41,7 @@ pub(crate) const TOPOLOGIES: [&str; 10] = [
     "one-way-cut",
     "lossy-wan",
     "pause-leader",
+    "lease-reads",
     "flapping",
     "left-behind",
     "blackout",

@@ -36,7 +36,7 @@ fn row(run: &Run, name: &str, seed: u64) -> String {
         "three-nodes" | "flapping" => 0,
         "crash-storm" => 4,
         "pause-leader" => 3,
-        "one-way-cut" | "blackout" => 2,
+        "one-way-cut" | "blackout" | "lease-reads" => 2,
         _ => 1,
     };
     assert_eq!(elections, hits, "{name}, seed {seed}: faults that cost a leader its office");

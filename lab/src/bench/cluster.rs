@@ -16,6 +16,8 @@ use crate::limits::bench::{LOOK_INTERVAL, READY_MAX, STOP_MAX};
 use crate::machine::driver::NodeProgram;
 use crate::program::leash::{self, leashed};
 use crate::program::{ProcessStat, Program, ProgramLog, Running};
+use crate::target;
+use crate::target::etcd::Member;
 
 /// Where a member listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,13 +59,19 @@ impl Cluster {
         let io = |source| BenchError::Io { path: folder.clone(), source };
         fs::create_dir(&folder).map_err(io)?;
         let addresses = free_addresses(setting.count).map_err(BenchError::Ports)?;
+        let member = |(place, address): (u32, &Addresses)| Member {
+            name: format!("n{place}"),
+            peer: address.peer,
+            client: address.client,
+        };
+        let members: Vec<Member> = (1..).zip(&addresses).map(member).collect();
         let commands = match interface {
             Interface::AspenHttp => aspen(setting, &addresses, &folder)?,
             Interface::EtcdGateway | Interface::EtcdGrpc => (0..addresses.len())
                 .map(|place| {
-                    let program = setting.etcd.as_deref().unwrap_or(Path::new(etcd::ETCD));
-                    let data = folder.join(format!("n{}", place + 1));
-                    etcd::command(started(setting, program), &addresses, place, &data)
+                    let program = setting.etcd.as_deref().unwrap_or(Path::new(target::etcd::ETCD));
+                    let data = folder.join(&members[place].name);
+                    target::etcd::command(started(setting, program), &members, place, &data)
                 })
                 .collect(),
         };

@@ -1,55 +1,23 @@
-//! etcd, for comparison: how its processes are started, who leads, and what a client says to it, through its JSON gateway and by
-//! gRPC.
+//! etcd, for comparison: who leads, and what a client says to it, through its JSON gateway and by gRPC.
 
 use std::net::SocketAddr;
-use std::path::Path;
 
 use aspen_node::client::HttpConnection;
 use aspen_node::client::load::{Operation, Target};
 use aspen_node::limits::{ANSWER_TIMEOUT, CONNECT_TIMEOUT};
 use data_encoding::BASE64;
-use serde_json::{Value as Json, json};
+use serde_json::json;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
-use super::cluster::Addresses;
-use crate::program::Program;
-
-/// Its program.
-pub(super) const ETCD: &str = "etcd";
-/// The package that has it.
-pub(super) const PACKAGE: &str = "etcd-server";
-
-/// The command of one member.
-pub(super) fn command(program: Program, members: &[Addresses], place: usize, data: &Path) -> Program {
-    let Addresses { peer, client } = members[place];
-    let url = |address: SocketAddr| format!("http://{address}");
-    let name = |place: usize| format!("n{}", place + 1);
-    let cluster: Vec<String> = members
-        .iter()
-        .enumerate()
-        .map(|(place, member)| format!("{}={}", name(place), url(member.peer)))
-        .collect();
-    program
-        .arg("--name")
-        .arg(name(place))
-        .arg("--data-dir")
-        .arg(data)
-        .args(["--listen-peer-urls", &url(peer), "--initial-advertise-peer-urls", &url(peer)])
-        .args(["--listen-client-urls", &url(client), "--advertise-client-urls", &url(client)])
-        .args(["--initial-cluster", &cluster.join(",")])
-        .args(["--initial-cluster-state", "new", "--log-level", "warn", "--logger", "zap"])
-        // Its largest: by itself it takes no more than 2 GiB.
-        .args(["--quota-backend-bytes", "8589934592"])
-}
+use crate::target::etcd;
 
 /// Whether the member at this address says that it leads.
 pub(super) async fn leads(client: SocketAddr) -> bool {
-    let mut connection = HttpConnection::new(client);
-    let Ok(answer) = connection.request("POST", "/v3/maintenance/status", "{}").await else { return false };
-    let status: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
-    status["leader"].is_string() && status["leader"] == status["header"]["member_id"]
+    let (mut connection, status) = (HttpConnection::new(client), etcd::status_request());
+    let answer = connection.request("POST", &status.path, status.body.unwrap_or_default()).await;
+    answer.is_ok_and(|answer| etcd::leads(&serde_json::from_slice(&answer.body).unwrap_or_default()))
 }
 
 /// A client of the JSON gateway.

@@ -138,8 +138,8 @@ impl<'a> Judge<'a> {
         if state.role == Role::Leader {
             self.leads(at_ns, node, state.term, node.raft_id());
         }
-        if state.vote.is_committed {
-            self.leads(at_ns, node, state.vote.term, state.vote.voted_for);
+        if let Some(vote) = state.vote.filter(|vote| vote.is_committed) {
+            self.leads(at_ns, node, vote.term, vote.voted_for);
         }
         self.positions(at_ns, node, &state);
         if let Some(before) = self.last[node.position()].replace(state) {
@@ -187,7 +187,7 @@ impl<'a> Judge<'a> {
 
     /// Over restarts, too: a vote is durable before it is given.
     fn vote(&mut self, at_ns: u64, node: NodeIndex, before: &NodeState, now: &NodeState) {
-        let (old, new) = (before.vote, now.vote);
+        let (Some(old), Some(new)) = (before.vote, now.vote) else { return };
         let is_back = new.term < old.term || (new.term == old.term && old.is_committed && !new.is_committed);
         // Who has voted for a candidate that lost follows the winner of the same term: openraft keeps that as a vote, too.
         let is_other =

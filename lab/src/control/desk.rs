@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn what_a_node_said_does_not_count_once_it_stands_still_or_is_silent() {
         let desk = Desk::new();
-        let vote = NodeVote { term: 3, voted_for: 1, is_committed: true };
+        let vote = Some(NodeVote { term: 3, voted_for: 1, is_committed: true });
         let state = NodeState {
             incarnation: Incarnation(1),
             role: Role::Leader,

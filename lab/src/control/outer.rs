@@ -21,7 +21,7 @@ use super::socket::{self, SocketError};
 use super::{inherit, text};
 use crate::cli::UpArgs;
 use crate::limits::SANDBOX_END_MAX;
-use crate::plan::{self, Plan};
+use crate::plan::{self, Plan, Target};
 use crate::program::{Exit, Program, ProgramError, tail};
 use crate::report::event_line;
 use crate::sandbox::{self, Sandbox, SandboxError};
@@ -50,6 +50,9 @@ pub enum UpError {
     /// The run directory, or the program of the nodes.
     #[error(transparent)]
     Outer(#[from] OuterError),
+    /// What is under test.
+    #[error("the scenario's target is etcd, which `lab run` alone can do: leave target out")]
+    Target,
     /// The published ports.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -96,7 +99,7 @@ impl UpError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Outer(error) => error.exit_code(),
-            Self::Scenario(_) | Self::Publish(_) => 64,
+            Self::Scenario(_) | Self::Publish(_) | Self::Target => 64,
             Self::Sandbox(error) if error.is_refused() => 3,
             Self::Background { exit_code, .. } => *exit_code,
             _ => 2,
@@ -119,6 +122,9 @@ pub fn up(args: &UpArgs) -> Result<u8, UpError> {
     let scenario = Scenario::load(&args.file)?;
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let plan = Plan::new(&scenario, seed);
+    if plan.target != Target::Aspen {
+        return Err(UpError::Target);
+    }
     let names = plan.nodes.iter().map(|node| node.name.as_str());
     // Before anything is made.
     let published = args.publish.map_or(Ok(vec![]), |first| publish::listen(first, names))?;

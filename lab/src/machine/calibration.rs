@@ -21,7 +21,7 @@ use crate::limits::machines::{
     UTILIZATION_PERCENT_MAX,
 };
 use crate::limits::{CLIENT_TIMEOUT, LOOK_INTERVAL, OBSERVE_TIMEOUT};
-use crate::plan::{NodeIndex, Plan};
+use crate::plan::{NodeIndex, Plan, Reads, Target};
 use crate::target::aspen;
 
 /// Why nobody knows what the machines can do.
@@ -79,6 +79,8 @@ pub(super) fn trial_plan(plan: &Plan) -> Plan {
     let mut trial = plan.clone();
     trial.nodes.truncate(1);
     trial.links.clear();
+    // It is this host that is measured, not what runs on it.
+    trial.target = Target::Aspen;
     trial
 }
 
@@ -158,7 +160,9 @@ async fn count_answers(mut channel: Box<dyn Channel>, client: u32, began: Instan
     let mut answered = 0;
     while began.elapsed() < CALIBRATION_TIME {
         let op = if answered % 2 == 0 { Op::Write { value: answered.to_string() } } else { Op::Read };
-        let answer = channel.request(aspen::request(&format!("trial-{client}"), &op), CLIENT_TIMEOUT).await;
+        let answer = channel
+            .request(aspen::request(&format!("trial-{client}"), &op, Reads::Linearizable), CLIENT_TIMEOUT)
+            .await;
         if answer.is_ok_and(|answer| answer.status == 200) {
             answered += 1;
         }

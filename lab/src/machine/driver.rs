@@ -18,7 +18,7 @@ use crate::fabric::wiring::Wiring;
 use crate::fabric::{FabricError, FabricKind};
 use crate::limits::machines::PROCESSES_PER_CORE_MAX;
 use crate::link::LinkRule;
-use crate::plan::{FaultAction, Plan};
+use crate::plan::{FaultAction, Plan, Target};
 use crate::program::ProgramLog;
 use crate::rig;
 
@@ -219,6 +219,8 @@ async fn measured(
 ) -> Result<Pace, DriverError> {
     let home = directory.join("trial");
     let trial = calibration::trial_plan(plan);
+    let own = Driver::Process(NodeProgram::Own);
+    let driver = if plan.target == Target::Etcd { &own } else { driver };
     // How fast a machine is does not depend on the fabric, and the switch needs nothing of the host.
     let mut wiring = wiring(driver, FabricKind::Switch, &trial, None, log)?;
     let machines = machines(driver, Pace::REAL, &trial, &home, log, &mut wiring)?;

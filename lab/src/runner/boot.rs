@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-
 use super::Stage;
 use super::record::{Conduct, EventKind};
 use crate::check::counted;
 use crate::cluster::{ClusterError, Request};
 use crate::limits::{BOOT_WAIT_MAX, LOOK_INTERVAL, OBSERVE_TIMEOUT};
 use crate::plan::NodeIndex;
+use crate::target::HEALTH;
 
 /// Why there is no cluster.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +48,7 @@ pub(crate) async fn start(stage: &Stage, conduct: &Conduct) -> Result<(), BootEr
         stage.cluster.start(node).await?;
     }
     for node in stage.plan.node_indexes() {
-        await_ok(stage, conduct, node, "/raft/state", deadline).await?;
+        await_ok(stage, conduct, node, &stage.plan.target.alive_request(), deadline).await?;
     }
     Ok(())
 }
@@ -58,18 +57,18 @@ pub(crate) async fn start(stage: &Stage, conduct: &Conduct) -> Result<(), BootEr
 pub(crate) async fn found(stage: &Stage, conduct: &Conduct) -> Result<(), BootError> {
     let deadline = stage.clock.now() + BOOT_WAIT_MAX;
     let first = NodeIndex(0);
-    let init = Request::post("/cluster/init", &json!({}));
-    let answer = stage.cluster.channel(first).request(init, BOOT_WAIT_MAX).await;
-    let refusal = match answer {
-        Ok(response) if response.status == 200 => None,
-        Ok(response) => Some(format!("{} {}", response.status, response.body)),
-        Err(error) => Some(error.to_string()),
-    };
-    if let Some(answer) = refusal {
-        return Err(BootError::Init { name: stage.name(first).to_owned(), answer });
+    if let Some(init) = stage.plan.target.found_request() {
+        let refusal = match stage.cluster.channel(first).request(init, BOOT_WAIT_MAX).await {
+            Ok(response) if response.status == 200 => None,
+            Ok(response) => Some(format!("{} {}", response.status, response.body)),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(answer) = refusal {
+            return Err(BootError::Init { name: stage.name(first).to_owned(), answer });
+        }
     }
     for node in stage.plan.node_indexes() {
-        await_ok(stage, conduct, node, "/health", deadline).await?;
+        await_ok(stage, conduct, node, &Request::get(HEALTH), deadline).await?;
     }
     Ok(())
 }
@@ -79,12 +78,12 @@ async fn await_ok(
     stage: &Stage,
     conduct: &Conduct,
     node: NodeIndex,
-    path: &str,
+    request: &Request,
     deadline: Duration,
 ) -> Result<(), BootError> {
     let mut channel = stage.cluster.channel(node);
     loop {
-        let answer = channel.request(Request::get(path), OBSERVE_TIMEOUT).await;
+        let answer = channel.request(request.clone(), OBSERVE_TIMEOUT).await;
         if answer.is_ok_and(|response| response.status == 200) {
             return Ok(());
         }

@@ -13,14 +13,14 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::links::{Links, Rules};
-use super::observe::{Watch, raft_state};
+use super::observe::Watch;
 use super::record::{Conduct, EventKind, Proof};
 use super::{RunError, Stage};
-use crate::cluster::{Clock, Cluster, Request};
+use crate::cluster::{Clock, Cluster};
+use crate::history::{Op, Outcome};
 use crate::limits::{CLIENT_TIMEOUT, LOOK_INTERVAL, NAMES_MAX, RESTART_WAIT_MAX, ROLE_WAIT_MAX};
 use crate::link::LinkRule;
 use crate::observations::Incarnation;
@@ -28,6 +28,8 @@ use crate::plan::{
     FaultAction, NodeIndex, Plan, ResolveError, Roles, Selector, Step, cut_pairs, isolates, link_pairs,
     minority, resolve, resolve_ends, resolve_one,
 };
+use crate::target::Dialect;
+use crate::workload::register;
 
 /// Carries out the steps of a plan, each in a task of its own, since they may overlap.
 pub(super) struct Breaker {
@@ -276,14 +278,15 @@ impl Tools {
         let deadline = self.clock.now() + RESTART_WAIT_MAX;
         let mut channel = self.cluster.channel(node);
         loop {
-            if let Some(state) = raft_state(channel.as_mut()).await {
+            if let Some(state) = self.plan.target.state(channel.as_mut()).await {
                 // Whoever answers now is who it will be.
                 if !is_wanted(state.incarnation) {
                     return Err(NotBack::Incarnation(state.incarnation));
                 }
-                let read = Request::post("/kv/read", &json!({ "key": "k0" }));
+                let dialect = Dialect::of_lab(&self.plan);
+                let read = dialect.request(&register::key(0), &Op::Read);
                 let answer = channel.request(read, CLIENT_TIMEOUT).await;
-                if answer.is_ok_and(|answer| matches!(answer.status, 200 | 404)) {
+                if matches!(dialect.outcome(&Op::Read, answer), Outcome::Read { .. }) {
                     return Ok(state.incarnation);
                 }
             }

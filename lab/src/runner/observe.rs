@@ -13,15 +13,16 @@ use super::Stage;
 use super::record::Conduct;
 use crate::cluster::{Channel, Clock, Cluster, Request};
 use crate::limits::{
-    CLIENT_TIMEOUT, LOG_DIGEST_ENTRIES, OBSERVE_INTERVAL, OBSERVE_TIMEOUT, STATE_DIGEST_INTERVAL,
-    STATE_DIGESTS_PER_LOOK_MAX,
+    CLIENT_TIMEOUT, LOG_DIGEST_ENTRIES, OBSERVE_INTERVAL, STATE_DIGEST_INTERVAL, STATE_DIGESTS_PER_LOOK_MAX,
 };
 use crate::observations::{Incarnation, NodeState, Role, Seen};
-use crate::plan::{Bytes32, NodeIndex, Roles};
+use crate::plan::{Bytes32, NodeIndex, Roles, Target};
+use crate::target::ask;
 
 /// The last known state of every node. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Watch {
+    target: Target,
     last: Arc<Mutex<Last>>,
 }
 
@@ -50,6 +51,7 @@ struct Gaze {
     conduct: Arc<Conduct>,
     clock: Arc<dyn Clock>,
     channel: Box<dyn Channel>,
+    target: Target,
     /// The first index whose state digest was not asked for.
     next_state: u64,
     /// The first entry whose log digest was not asked for.
@@ -60,6 +62,7 @@ impl Observer {
     pub(super) fn start(stage: &Stage, conduct: &Arc<Conduct>) -> Self {
         let states = vec![None; stage.plan.nodes.len()];
         let watch = Watch {
+            target: stage.plan.target,
             last: Arc::new(Mutex::new(Last { states, down: BTreeSet::new(), retired: BTreeSet::new() })),
         };
         let mut tasks = JoinSet::new();
@@ -71,6 +74,7 @@ impl Observer {
                 conduct: conduct.clone(),
                 clock: stage.clock.clone(),
                 channel: stage.cluster.channel(node),
+                target: stage.plan.target,
                 next_state: STATE_DIGEST_INTERVAL,
                 next_log: 0,
             };
@@ -97,7 +101,7 @@ impl Observer {
 impl Gaze {
     async fn run(mut self) {
         loop {
-            let state = raft_state(self.channel.as_mut()).await;
+            let state = self.target.state(self.channel.as_mut()).await;
             if self.watch.is_retired(self.node) {
                 return;
             }
@@ -108,7 +112,9 @@ impl Gaze {
                         self.conduct.leader(self.node, &self.name, state.term);
                     }
                     self.watch.last().states[self.node.position()] = Some((self.clock.now(), state));
-                    self.digests(&state).await;
+                    if self.target.has_digests() {
+                        self.digests(&state).await;
+                    }
                 }
                 None => self.conduct.observe(self.node, Seen::Silent {}),
             }
@@ -174,7 +180,7 @@ impl Watch {
             (0..count).map(NodeIndex).filter(|node| !last.down.contains(node)).collect()
         };
         let asked = nodes.into_iter().map(|node| async move {
-            let state = raft_state(cluster.channel(node).as_mut()).await;
+            let state = self.target.state(cluster.channel(node).as_mut()).await;
             (node, state)
         });
         for (node, state) in join_all(asked).await {
@@ -218,14 +224,9 @@ impl Watch {
     }
 }
 
-/// One node's Raft state, if it answers in time.
-pub(crate) async fn raft_state(channel: &mut dyn Channel) -> Option<NodeState> {
-    serde_json::from_value(ask(channel, "/raft/state".to_owned()).await?).ok()
-}
-
 /// The digest of a node's state at an index, if it has one and answers in time.
 pub(super) async fn state_digest(channel: &mut dyn Channel, index: u64) -> Option<Seen> {
-    let body = ask(channel, format!("/state/digest?at={index}")).await?;
+    let body = ask(channel, Request::get(format!("/state/digest?at={index}"))).await?;
     if body["index"].as_u64()? != index {
         return None;
     }
@@ -255,7 +256,7 @@ pub(super) async fn contents(channel: &mut dyn Channel, index: u64) -> Option<Se
 
 /// The digest of a range of a node's log, if it has all of it and answers in time.
 pub(super) async fn log_digest(channel: &mut dyn Channel, from: u64, to: u64) -> Option<Seen> {
-    let body = ask(channel, format!("/raft/log/digest?from={from}&to={to}")).await?;
+    let body = ask(channel, Request::get(format!("/raft/log/digest?from={from}&to={to}"))).await?;
     let (first, last) = (body["entries"].as_array()?.first()?, body["entries"].as_array()?.last()?);
     if (first["index"].as_u64()?, last["index"].as_u64()?) != (from, to) {
         return None;
@@ -265,9 +266,4 @@ pub(super) async fn log_digest(channel: &mut dyn Channel, from: u64, to: u64) ->
 
 fn bytes32(text: &Json) -> Option<Bytes32> {
     serde_json::from_value(text.clone()).ok()
-}
-
-async fn ask(channel: &mut dyn Channel, path: String) -> Option<Json> {
-    let answer = channel.request(Request::get(path), OBSERVE_TIMEOUT).await.ok()?;
-    (answer.status == 200).then_some(answer.body)
 }

@@ -106,6 +106,12 @@ pub enum Mistake {
     #[error("raft.election is {}..{}, its end must be later than its beginning", human(*min), human(*max))]
     ElectionOrder { min: Duration, max: Duration },
 
+    #[error("target is {}, aspen and etcd are allowed", quoted(value))]
+    Target { value: String },
+    #[error("{what} is not for target etcd, {why}: leave it out")]
+    EtcdLacks { what: &'static str, why: &'static str },
+    #[error("workload.reads is {}, linearizable and lease are allowed", quoted(value))]
+    Reads { value: String },
     #[error("workload.kind is {}, register is allowed", quoted(value))]
     WorkloadKind { value: String },
     #[error("workload.mix sums to {sum}, its parts must sum to 100")]

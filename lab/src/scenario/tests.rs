@@ -32,6 +32,7 @@ fn every_topology_is_a_valid_scenario() {
         "crash-storm",
         "flapping",
         "leader-isolated",
+        "lease-reads",
         "left-behind",
         "lossy-wan",
         "one-way-cut",

@@ -23,17 +23,19 @@ use crate::limits::{
 };
 use crate::scenario::mistake::Mistake;
 use crate::scenario::parse::{self, Path, Position, Raw};
-use crate::scenario::{Fault, Located, Mix, RaftSettings, Scenario, Workload, WorkloadKind};
+use crate::scenario::{
+    Check, Fault, Located, Mix, RaftSettings, Reads, Scenario, Target, Workload, WorkloadKind,
+};
 
 const SCENARIO: Section = Section {
     name: "a scenario",
-    keys: &["name", "about", "nodes", "links", "raft", "workload", "duration", "faults", "checks"],
-    keys_later: &["target"],
+    keys: &["name", "about", "target", "nodes", "links", "raft", "workload", "duration", "faults", "checks"],
+    keys_later: &[],
 };
 const RAFT: Section =
     Section { name: "raft", keys: &["heartbeat", "election", "snapshot_entries"], keys_later: &[] };
 const WORKLOAD: Section =
-    Section { name: "workload", keys: &["kind", "clients", "keys", "rate", "mix"], keys_later: &[] };
+    Section { name: "workload", keys: &["kind", "clients", "keys", "rate", "reads", "mix"], keys_later: &[] };
 const MIX: Section =
     Section { name: "workload.mix", keys: &["read", "write", "cas", "delete", "scan"], keys_later: &[] };
 
@@ -43,6 +45,7 @@ const WORKLOAD_DEFAULT: Workload = Workload {
     clients: CLIENTS_DEFAULT,
     keys: KEYS_DEFAULT,
     rate_per_s: RATE_DEFAULT,
+    reads: Reads::Linearizable,
     mix: MIX_DEFAULT,
 };
 
@@ -91,6 +94,7 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
     let fields = Fields::open(&value, "a scenario", &SCENARIO, findings)?;
     let name = fields.require("name", findings).and_then(|value| name(&value, findings));
     let about = fields.require("about", findings).and_then(|value| about(&value, findings));
+    let target = fields.get("target").map_or(Some(Target::Aspen), |value| target(&value, findings));
     let nodes = fields.require("nodes", findings).and_then(|value| nodes::nodes(&value, findings));
     let links = fields
         .get("links")
@@ -104,6 +108,9 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
     let checks = fields
         .require("checks", findings)
         .and_then(|value| checks::checks(&value, names, faults.as_deref(), findings));
+    if target == Some(Target::Etcd) {
+        etcd_lacks(&fields, workload.as_ref(), faults.as_deref(), checks.as_deref(), findings);
+    }
     let duration = duration(&fields, faults.as_deref(), findings);
     if let (Some(workload), Some(duration)) = (&workload, duration) {
         operations(&fields, workload.rate_per_s, duration, findings);
@@ -116,6 +123,7 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
         nodes: names,
         zones,
         memories_mib,
+        target: target?,
         links: links?,
         raft: raft?,
         workload: workload?,
@@ -208,7 +216,15 @@ fn workload(value: &Value<'_>, findings: &mut Findings) -> Option<Workload> {
         .map_or(Some(KEYS_DEFAULT), |value| units::number(&value, "workload.keys", 1, KEYS_MAX, findings));
     let rate_per_s = fields.get("rate").map_or(Some(RATE_DEFAULT), |value| units::rate(&value, findings));
     let mix = fields.get("mix").map_or(Some(MIX_DEFAULT), |value| mix(&value, findings));
-    Some(Workload { kind: kind?, clients: clients?, keys: keys?, rate_per_s: rate_per_s?, mix: mix? })
+    let reads = fields.get("reads").map_or(Some(Reads::Linearizable), |value| reads(&value, findings));
+    Some(Workload {
+        kind: kind?,
+        clients: clients?,
+        keys: keys?,
+        rate_per_s: rate_per_s?,
+        reads: reads?,
+        mix: mix?,
+    })
 }
 
 fn workload_kind(value: &Value<'_>, findings: &mut Findings) -> Option<WorkloadKind> {
@@ -220,6 +236,49 @@ fn workload_kind(value: &Value<'_>, findings: &mut Findings) -> Option<WorkloadK
     };
     findings.add(&value.path, mistake);
     None
+}
+
+fn target(value: &Value<'_>, findings: &mut Findings) -> Option<Target> {
+    match units::text(value, "target", findings)? {
+        "aspen" => return Some(Target::Aspen),
+        "etcd" => return Some(Target::Etcd),
+        other => findings.add(&value.path, Mistake::Target { value: other.to_owned() }),
+    }
+    None
+}
+
+fn reads(value: &Value<'_>, findings: &mut Findings) -> Option<Reads> {
+    match units::text(value, "workload.reads", findings)? {
+        "linearizable" => return Some(Reads::Linearizable),
+        "lease" => return Some(Reads::Lease),
+        other => findings.add(&value.path, Mistake::Reads { value: other.to_owned() }),
+    }
+    None
+}
+
+/// What is asked of etcd and only Aspen has.
+fn etcd_lacks(
+    fields: &Fields<'_>,
+    workload: Option<&Workload>,
+    faults: Option<&[Fault]>,
+    checks: Option<&[Check]>,
+    findings: &mut Findings,
+) {
+    let mut lacks = |key: &str, what: &'static str, why: &'static str| {
+        if let Some(place) = fields.get(key) {
+            findings.add(&place.path, Mistake::EtcdLacks { what, why });
+        }
+    };
+    if workload.is_some_and(|workload| workload.reads == Reads::Lease) {
+        lacks("workload", "reads: lease", "which has no such reads");
+    }
+    let machine = faults.into_iter().flatten().find(|fault| fault.action.needs_machine());
+    if let Some(fault) = machine {
+        lacks("faults", fault.action.key(), "whose members are processes without a machine of their own");
+    }
+    if checks.is_some_and(|checks| checks.contains(&Check::Raft)) {
+        lacks("checks", "the check raft", "which shows neither its log nor its votes");
+    }
 }
 
 fn mix(value: &Value<'_>, findings: &mut Findings) -> Option<Mix> {

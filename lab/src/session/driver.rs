@@ -19,8 +19,9 @@ use crate::machine::qemu::arguments::{Accelerator, QEMU};
 use crate::machine::qemu::nodes::QemuSettings;
 use crate::machine::qemu::trial::{self, Qemu, TrialError};
 use crate::memory::{self, Overcommitted};
-use crate::plan::Plan;
-use crate::program::{ProgramError, ProgramLog};
+use crate::plan::{Plan, Target};
+use crate::program::{Program, ProgramError, ProgramLog};
+use crate::target::etcd;
 
 /// What runs the nodes, and why.
 #[derive(Debug, Clone)]
@@ -65,6 +66,20 @@ pub enum ChoiceError {
     /// The log of programs.
     #[error(transparent)]
     Log(#[from] ProgramError),
+    /// What is under test is not installed.
+    #[error("the scenario's target is {program}, which is not installed: {remedy}")]
+    Lacks {
+        /// What is missing.
+        program: &'static str,
+        /// What gets it.
+        remedy: String,
+    },
+    /// `--node-bin` is something else.
+    #[error("{0} is not etcd: its --version does not say so")]
+    NotEtcd(PathBuf),
+    /// What is under test is no machine's.
+    #[error("the scenario's target is etcd, which runs as processes: take --driver process")]
+    Machines,
     /// An option of another driver.
     #[error("{option} is of no use to --driver {driver}: leave one of them out")]
     Option {
@@ -95,6 +110,9 @@ fn choose_any(
     directory: &Path,
     tell: &mut dyn FnMut(&str),
 ) -> Result<Choice, OuterError> {
+    if plan.target == Target::Etcd {
+        return etcd(args, directory);
+    }
     let is_process_only = args.node_bin.is_some();
     match args.driver {
         DriverArg::Process => {
@@ -116,6 +134,25 @@ fn choose_any(
         DriverArg::CloudHypervisor => cloud_hypervisor(args, directory, tell),
         DriverArg::Auto => auto(args, plan, directory, tell),
     }
+}
+
+/// Processes of etcd.
+fn etcd(args: &MachineArgs, directory: &Path) -> Result<Choice, OuterError> {
+    if !matches!(args.driver, DriverArg::Process | DriverArg::Auto) || args.image.is_some() {
+        return Err(ChoiceError::Machines.into());
+    }
+    let (program, package) = (etcd::ETCD, etcd::PACKAGE);
+    let lacks = || ChoiceError::Lacks { program, remedy: format!("apt-get install {package}") };
+    let path = match &args.node_bin {
+        Some(path) => absolute(path)?,
+        None => Program::find(program).ok_or_else(lacks)?,
+    };
+    let failed = |source| OuterError::NodeBin { path: path.clone(), source };
+    let version = etcd::version(&path, &log(directory)?).map_err(failed)?;
+    let version = version.ok_or_else(|| ChoiceError::NotEtcd(path.clone()))?;
+    let node_version = format!("etcd {version}");
+    let reason = format!("driver: process, of {node_version}");
+    Ok(Choice { driver: Driver::Process(NodeProgram::Path(path)), node_version, reason })
 }
 
 /// Virtual machines, emulated where the processor does not run them.

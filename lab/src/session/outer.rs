@@ -98,6 +98,7 @@ impl OuterError {
                 ChoiceError::Qemu(_)
                 | ChoiceError::CloudHypervisor(_)
                 | ChoiceError::Memory(_)
+                | ChoiceError::Lacks { .. }
                 | ChoiceError::NoImage(_),
             ) => 3,
             Self::Sandbox(_) | Self::Signals(_) | Self::NoVerdict(..) => 2,

@@ -6,13 +6,19 @@
 use aspen_node::limits::SCAN_LIMIT_MAX;
 use serde_json::{Value as Json, json};
 
-use crate::cluster::{Request, RequestError, Response};
+use super::{Page, ask};
+use crate::cluster::{Channel, Request, RequestError, Response};
 use crate::history::{Op, Outcome};
+use crate::observations::NodeState;
+use crate::plan::Reads;
+
+/// Where a node says how it stands in Raft.
+pub(super) const STATE: &str = "/raft/state";
 
 /// The request for an operation on a key.
-pub fn request(key: &str, op: &Op<String>) -> Request {
+pub fn request(key: &str, op: &Op<String>, reads: Reads) -> Request {
     match op {
-        Op::Read => Request::post("/kv/read", &json!({ "key": key })),
+        Op::Read => Request::post("/kv/read", &confirmed(json!({ "key": key }), reads)),
         Op::Write { value } => {
             Request::post("/kv/write", &json!({ "command": { "Set": { "key": key, "value": value } } }))
         }
@@ -25,46 +31,37 @@ pub fn request(key: &str, op: &Op<String>) -> Request {
 }
 
 /// The request for a scan of all keys that begin like this.
-pub fn scan_request(prefix: &str) -> Request {
-    Request::post("/kv/scan", &json!({ "prefix": prefix, "limit": SCAN_LIMIT_MAX }))
+pub(super) fn scan_request(prefix: &str, reads: Reads) -> Request {
+    Request::post("/kv/scan", &confirmed(json!({ "prefix": prefix, "limit": SCAN_LIMIT_MAX }), reads))
 }
 
-/// What the answer to a scan means for each of the keys that it covers: it was read.
-pub fn scan_outcomes(keys: &[String], answer: Result<Response, RequestError>) -> Vec<Outcome<String>> {
-    let response = match answer {
-        Ok(response) if response.status == 200 => response.body,
-        // What comes of a read that was not answered does not depend on the key.
-        other => return vec![outcome(&Op::Read, other); keys.len()],
-    };
-    // What no page can be is no answer that a register gives: it is written down as one, so that it is found.
-    let impossible = |what: &str| vec![Outcome::Read { value: Some(what.to_owned()) }; keys.len()];
-    let Some(entries) = response["entries"].as_array() else { return impossible("a page without entries") };
-    if response["is_truncated"] != false {
-        return impossible("a page that ends too early");
+/// A read that says how it is to be confirmed, where that is not the way of the interface itself.
+fn confirmed(mut body: Json, reads: Reads) -> Json {
+    if reads == Reads::Lease {
+        body["consistency"] = "lease".into();
     }
-    if !entries.is_sorted_by_key(|entry| entry["key"].as_str()) {
-        return impossible("a page out of order");
-    }
-    if entries.iter().any(|entry| !keys.iter().any(|key| entry["key"] == key.as_str())) {
-        return impossible("a page with a key that was not asked for");
-    }
-    let read = |key: &String| {
-        let mut there = entries.iter().filter(|entry| entry["key"] == key.as_str());
-        match (there.next(), there.next()) {
-            (None, _) => Outcome::Read { value: None },
-            (Some(entry), None) => match text(&entry["value"]) {
-                None => Outcome::Unknown,
-                value => Outcome::Read { value },
-            },
-            // No page has a key twice: nobody could have read that.
-            (Some(_), Some(_)) => Outcome::Read { value: Some(format!("{key} is there twice")) },
-        }
-    };
-    keys.iter().map(read).collect()
+    body
+}
+
+/// The request for what a node itself has of a key.
+pub(super) fn stale_request(key: &str) -> Request {
+    Request::post("/kv/read", &json!({ "key": key, "consistency": "stale" }))
+}
+
+/// A page of a scan.
+pub(super) fn page(body: &Json) -> Option<Page> {
+    let entries = body["entries"].as_array()?;
+    let entries = entries.iter().map(|entry| (text(&entry["key"]), text(&entry["value"]))).collect();
+    Some(Page { is_truncated: body["is_truncated"] != false, entries })
+}
+
+/// One node's Raft state, if it answers in time.
+pub(crate) async fn state(channel: &mut dyn Channel) -> Option<NodeState> {
+    serde_json::from_value(ask(channel, Request::get(STATE)).await?).ok()
 }
 
 /// What the answer to an operation means for the history.
-pub fn outcome(op: &Op<String>, answer: Result<Response, RequestError>) -> Outcome<String> {
+pub(super) fn outcome(op: &Op<String>, answer: Result<Response, RequestError>) -> Outcome<String> {
     let response = match answer {
         Ok(response) => response,
         Err(RequestError::NotSent(reason)) => return Outcome::Refused { reason },
@@ -125,30 +122,6 @@ mod tests {
         check(write(), 500, Json::Null, Outcome::Unknown);
         let failed = json!({ "error": { "code": "cas_failed", "actual": "w" } });
         check(cas(), 409, failed, Outcome::CasFailed { actual: Some("w".to_owned()) });
-    }
-
-    #[test]
-    fn scan_reads_every_key_that_it_covers() {
-        let keys = ["k1", "k10", "k11"].map(str::to_owned);
-        let entry = |key: &str, value: &str| json!({ "key": key, "value": value });
-        let check = |status, body: Json, want: [Outcome<String>; 3]| {
-            assert_eq!(scan_outcomes(&keys, Ok(Response { status, body })), want);
-        };
-        let read = |value: Option<&str>| Outcome::Read { value: value.map(str::to_owned) };
-        let page = |entries: Json| json!({ "is_truncated": false, "entries": entries });
-        check(
-            200,
-            page(json!([entry("k1", "a"), entry("k11", "b")])),
-            [read(Some("a")), read(None), read(Some("b"))],
-        );
-        let twice = page(json!([entry("k1", "a"), entry("k1", "a")]));
-        check(200, twice, [read(Some("k1 is there twice")), read(None), read(None)]);
-        let impossible = |what: &str| [read(Some(what)), read(Some(what)), read(Some(what))];
-        check(200, json!({ "is_truncated": true, "entries": [] }), impossible("a page that ends too early"));
-        check(200, page(json!([entry("k11", "a"), entry("k1", "b")])), impossible("a page out of order"));
-        check(200, page(json!([entry("k2", "a")])), impossible("a page with a key that was not asked for"));
-        let refused = || Outcome::Refused { reason: "no_quorum".to_owned() };
-        check(503, error("no_quorum"), [refused(), refused(), refused()]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::cluster::{Channel, Clock, Cluster};
 use crate::history::{Answer, Call, HistoryWriter, Op, OpId, Outcome};
 use crate::limits::CLIENT_TIMEOUT;
 use crate::plan::NodeIndex;
-use crate::target::aspen;
+use crate::target::Dialect;
 
 /// What all clients share: the history, the counts, and the word to stop.
 pub struct Load {
@@ -199,6 +199,8 @@ pub struct Client<R> {
     pub is_pinned: bool,
     /// Time from one call to the next, where the answer is faster than that.
     pub interval: Duration,
+    /// How it speaks to nodes.
+    pub dialect: Dialect,
     /// The names of the nodes, by index.
     pub node_names: Arc<[String]>,
 }
@@ -235,8 +237,8 @@ impl<R: Rng> Client<R> {
         match self.choices.choose() {
             Choice::One { key, op } => {
                 let id = load.call(&self.name, node, &key, &op);
-                let answer = channel.request(aspen::request(&key, &op), CLIENT_TIMEOUT).await;
-                let outcome = aspen::outcome(&op, answer);
+                let answer = channel.request(self.dialect.request(&key, &op), CLIENT_TIMEOUT).await;
+                let outcome = self.dialect.outcome(&op, answer);
                 load.answer(id, &outcome);
                 self.choices.learn(&key, &op, &outcome);
                 outcome
@@ -244,8 +246,8 @@ impl<R: Rng> Client<R> {
             Choice::Scan { prefix, keys } => {
                 let ids: Vec<OpId> =
                     keys.iter().map(|key| load.call(&self.name, node, key, &Op::Read)).collect();
-                let answer = channel.request(aspen::scan_request(&prefix), CLIENT_TIMEOUT).await;
-                let outcomes = aspen::scan_outcomes(&keys, answer);
+                let answer = channel.request(self.dialect.scan_request(&prefix), CLIENT_TIMEOUT).await;
+                let outcomes = self.dialect.scan_outcomes(&keys, answer);
                 for ((id, key), outcome) in ids.into_iter().zip(&keys).zip(&outcomes) {
                     load.answer(id, outcome);
                     self.choices.learn(key, &Op::Read, outcome);

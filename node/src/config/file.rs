@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::ConfigError;
+use crate::raft::LeaseClock;
 use crate::types::{EndpointKey, NodeId, NodeInfo};
 
 /// The keys of node.toml. Those that are absent come from the command line or a default.
@@ -21,6 +22,7 @@ pub(super) struct FileConfig {
     pub(super) heartbeat_ms: Option<u64>,
     pub(super) election_ms_min: Option<u64>,
     pub(super) election_ms_max: Option<u64>,
+    pub(super) lease_clock: Option<LeaseClock>,
     pub(super) snapshot_entries: Option<u64>,
     pub(super) snapshot_log_mib: Option<u64>,
     pub(super) snapshot_mib_max: Option<u64>,

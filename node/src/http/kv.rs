@@ -11,7 +11,7 @@ use super::body::{Body, key, put_bytes, record_json};
 use super::command::{CommandBody, Object, in_vault, key_range, written};
 use super::error::Refusal;
 use super::token;
-use crate::api::{ApiError, Consistency, ReadRequest, ScanDetail, ScanRequest, ScanResult};
+use crate::api::{ApiError, ConfirmedBy, Consistency, ReadRequest, ScanDetail, ScanRequest, ScanResult};
 use crate::limits::SCAN_LIMIT_DEFAULT;
 use crate::types::{Command, Key, Record, VaultName};
 
@@ -38,7 +38,7 @@ pub(super) async fn read(State(state): State<HttpState>, Body(body): Body<ReadBo
     };
     let mut object = record_json(Some(request.key), record);
     object.insert("revision".to_owned(), result.revision.0.into());
-    mark_stale(&mut object, consistency);
+    mark_freshness(&mut object, consistency, result.confirmed_by);
     Ok(Json(object))
 }
 
@@ -120,8 +120,9 @@ pub(super) async fn scan_page(state: &HttpState, body: ScanBody) -> Answered {
     };
     let (detail, consistency) = (request.detail, request.consistency);
     let page = state.store.scan(request).await?;
+    let confirmed_by = page.confirmed_by;
     let mut object = page_json(page, detail);
-    mark_stale(&mut object, consistency);
+    mark_freshness(&mut object, consistency, confirmed_by);
     Ok(Json(object))
 }
 
@@ -149,9 +150,15 @@ fn page_json(page: ScanResult, detail: ScanDetail) -> Object {
     object
 }
 
-/// An answer that may be old says so.
-fn mark_stale(object: &mut Object, consistency: Consistency) {
-    if consistency == Consistency::Stale {
-        object.insert("stale".to_owned(), true.into());
+/// An answer that may be old says so, and one that was to come by a lease says whether it has.
+fn mark_freshness(object: &mut Object, consistency: Consistency, confirmed_by: ConfirmedBy) {
+    match consistency {
+        Consistency::Linearizable => {}
+        Consistency::Lease => {
+            object.insert("confirmed_by".to_owned(), confirmed_by.as_str().into());
+        }
+        Consistency::Stale => {
+            object.insert("stale".to_owned(), true.into());
+        }
     }
 }

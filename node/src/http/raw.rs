@@ -28,6 +28,8 @@ const PREFIX: &str = "/kv/key/";
 const REVISION: HeaderName = HeaderName::from_static("aspen-revision");
 /// The entry that created the key.
 const CREATE_REVISION: HeaderName = HeaderName::from_static("aspen-create-revision");
+/// Who says that a read is not too old.
+const CONFIRMED_BY: HeaderName = HeaderName::from_static("aspen-confirmed-by");
 /// How often the key was written since.
 const VERSION: HeaderName = HeaderName::from_static("aspen-version");
 
@@ -71,6 +73,7 @@ pub(super) async fn read(
         (REVISION, number(result.revision.0)),
         (CREATE_REVISION, number(record.create_revision.0)),
         (VERSION, number(record.version)),
+        (CONFIRMED_BY, HeaderValue::from_static(result.confirmed_by.as_str())),
     ];
     let mut response = match condition(&headers)? {
         Some(condition) if !condition.holds(&record) => {

@@ -28,7 +28,8 @@ pub use self::admission::Admission;
 pub use self::pool::RaftConnectionPool;
 use self::pool::{Class, OnTimeout};
 use super::rpc::{
-    ALPN, AppendEntries, Forward, PreVote, RaftMessage, RaftProtocol, ReadIndex, RequestVote, TransferLeader,
+    ALPN, AppendEntries, Confirmed, Forward, PreVote, RaftMessage, RaftProtocol, ReadIndex, RequestVote,
+    TransferLeader,
 };
 use super::snapshot::{self, InstallSnapshot};
 use super::{Appended, Delivery, Peer, RaftService, Transport, TransportError};
@@ -39,7 +40,7 @@ use crate::limits::{
 };
 use crate::storage::snapshot::SnapshotFile;
 use crate::types::raft_types::{
-    AppendEntriesRequest, AppendEntriesResponse, LogId, SnapshotResponse, TransferLeaderRequest,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
 use crate::types::{EncodedCommand, EndpointKey};
@@ -228,8 +229,13 @@ impl Transport for IrohTransport {
         .boxed()
     }
 
-    fn read_index<'a>(&'a self, to: &'a Peer, within: Duration) -> Delivery<'a, Result<LogId, ApiError>> {
-        self.pool.rpc(Class::Raft, to, ReadIndex, within, OnTimeout::Keep).boxed()
+    fn read_index<'a>(
+        &'a self,
+        to: &'a Peer,
+        request: ReadIndex,
+        within: Duration,
+    ) -> Delivery<'a, Result<Confirmed, ApiError>> {
+        self.pool.rpc(Class::Raft, to, request, within, OnTimeout::Keep).boxed()
     }
 
     fn forward<'a>(
@@ -324,8 +330,8 @@ async fn answer(service: &dyn RaftService, message: RaftMessage) {
         RaftMessage::PreVote(WithChannels { tx, inner, .. }) => {
             let _ = tx.send(service.pre_vote(inner.0).await).await;
         }
-        RaftMessage::ReadIndex(WithChannels { tx, .. }) => {
-            let _ = tx.send(service.read_index().await).await;
+        RaftMessage::ReadIndex(WithChannels { tx, inner, .. }) => {
+            let _ = tx.send(service.read_index(inner).await).await;
         }
         RaftMessage::Forward(WithChannels { tx, inner, .. }) => {
             let _ = tx.send(service.forwarded(inner.0).await).await;

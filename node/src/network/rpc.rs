@@ -5,16 +5,16 @@ use irpc::rpc_requests;
 use serde::{Deserialize, Serialize};
 
 use super::snapshot::{InstallSnapshot, SnapshotAnswer, SnapshotPart};
-use crate::api::{ApiError, WriteResult};
+use crate::api::{ApiError, ConfirmedBy, WriteResult};
 use crate::types::EncodedCommand;
 use crate::types::raft_types::{
-    AppendEntriesRequest, AppendEntriesResponse, LogId, StreamAppendResult, TransferLeaderRequest,
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
 /// Names the protocol and its version to iroh. The version goes up when anything that travels reads otherwise: a variant that is
 /// not the last one of its enum, a field more.
-pub const ALPN: &[u8] = b"aspen/raft/3";
+pub const ALPN: &[u8] = b"aspen/raft/4";
 
 /// Raft's AppendEntries.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,9 +39,21 @@ pub struct TransferLeader(pub TransferLeaderRequest);
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PreVote(pub VoteRequest);
 
-/// An index that the leader has confirmed with a quorum.
+/// The index up to which a read has to have applied, from the leader that is still one.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct ReadIndex;
+pub struct ReadIndex {
+    /// Whether its lease may tell it so; otherwise it asks a quorum.
+    pub may_use_lease: bool,
+}
+
+/// The answer to a [`ReadIndex`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmed {
+    /// What was committed.
+    pub index: u64,
+    /// How it knows that it leads.
+    pub by: ConfirmedBy,
+}
 
 /// A client's command, for the leader.
 #[derive(Debug, Serialize, Deserialize)]
@@ -61,7 +73,7 @@ pub enum RaftProtocol {
     #[rpc(tx = oneshot::Sender<Result<VoteResponse, String>>)]
     PreVote(PreVote),
     /// See [`ReadIndex`].
-    #[rpc(tx = oneshot::Sender<Result<LogId, ApiError>>)]
+    #[rpc(tx = oneshot::Sender<Result<Confirmed, ApiError>>)]
     ReadIndex(ReadIndex),
     /// See [`Forward`].
     #[rpc(tx = oneshot::Sender<Result<WriteResult, ApiError>>)]

@@ -5,20 +5,21 @@ use std::time::Duration;
 use futures::FutureExt;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::{ReadPolicy, ServerState};
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
 use super::RaftNode;
 use crate::api::{
-    Answer, ApiError, Consistency, KeyValueStore, LeaderHint, ReadRequest, ReadResult, ScanRequest,
-    ScanResult, TimeoutOutcome, VaultList, WriteResult, check_command, check_key, check_limit, check_range,
-    check_vault,
+    Answer, ApiError, ConfirmedBy, Consistency, KeyValueStore, LeaderHint, ReadRequest, ReadResult,
+    ScanRequest, ScanResult, TimeoutOutcome, VaultList, WriteResult, check_command, check_key, check_limit,
+    check_range, check_vault,
 };
 use crate::limits::{LEADER_RETRY, LEADER_WAIT, OPERATION_TIMEOUT, OPERATIONS_IN_FLIGHT_MAX};
+use crate::network::rpc::{Confirmed, ReadIndex};
 use crate::network::{Peer, TransportError};
 use crate::plant::Plant;
-use crate::types::raft_types::LogId;
 use crate::types::{Command, EncodedCommand, NodeId, NodeInfo, Outcome, Revision};
 
 impl KeyValueStore for RaftNode {
@@ -28,8 +29,9 @@ impl KeyValueStore for RaftNode {
             request.vault.as_ref().map_or(Ok(()), check_vault)?;
             let _permit = self.admit()?;
             bounded(TimeoutOutcome::NothingWritten, async {
-                self.make_fresh(request.consistency).await?;
-                self.inner.readers.read(request.vault, request.key).await
+                let confirmed_by = self.make_fresh(request.consistency).await?;
+                let found = self.inner.readers.read(request.vault, request.key).await?;
+                Ok(ReadResult { confirmed_by, ..found })
             })
             .await
         }
@@ -52,8 +54,9 @@ impl KeyValueStore for RaftNode {
             request.vault.as_ref().map_or(Ok(()), check_vault)?;
             let _permit = self.admit()?;
             bounded(TimeoutOutcome::NothingWritten, async {
-                self.make_fresh(request.consistency).await?;
-                self.inner.readers.scan(request).await
+                let confirmed_by = self.make_fresh(request.consistency).await?;
+                let found = self.inner.readers.scan(request).await?;
+                Ok(ScanResult { confirmed_by, ..found })
             })
             .await
         }
@@ -141,23 +144,29 @@ impl RaftNode {
         }
     }
 
-    /// Makes sure that a read from now on sees what its consistency asks for.
-    async fn make_fresh(&self, consistency: Consistency) -> Result<(), ApiError> {
+    /// Makes sure that a read from now on sees what its consistency asks for; by what it does.
+    async fn make_fresh(&self, consistency: Consistency) -> Result<ConfirmedBy, ApiError> {
+        let may_use_lease = consistency == Consistency::Lease;
         if consistency == Consistency::Stale || (Plant::StaleRead.is_on() && self.leads()) {
-            return Ok(());
+            return Ok(ConfirmedBy::Nobody);
         }
-        let index = self.confirm_somewhere().await?.index;
-        self.await_applied(index).await
+        if Plant::LeaseUnchecked.is_on() && may_use_lease && self.leads() {
+            return Ok(ConfirmedBy::Lease);
+        }
+        let confirmed = self.confirm_somewhere(may_use_lease).await?;
+        self.await_applied(confirmed.index).await?;
+        Ok(confirmed.by)
     }
 
-    /// The index that a quorum confirms, asked for here or at the leader.
-    async fn confirm_somewhere(&self) -> Result<LogId, ApiError> {
+    /// The index that a read must have applied, asked for here or at the leader.
+    async fn confirm_somewhere(&self, may_use_lease: bool) -> Result<Confirmed, ApiError> {
         let (give_up, deadline) = (Instant::now() + LEADER_WAIT, Instant::now() + OPERATION_TIMEOUT);
         loop {
             let refused = match self.leader() {
                 Some(leader) if leader.id != self.inner.id => {
                     let within = deadline.saturating_duration_since(Instant::now());
-                    let confirmed = self.inner.transport.read_index(&leader, within);
+                    let request = ReadIndex { may_use_lease };
+                    let confirmed = self.inner.transport.read_index(&leader, request, within);
                     let answer = tokio::select! {
                         answer = confirmed => answer,
                         () = self.deposed(leader.id) => continue,
@@ -169,7 +178,7 @@ impl RaftNode {
                         Err(_) => not_leader(Some(leader.id), Some(&leader.info)),
                     }
                 }
-                _ => match self.confirm_leadership().await {
+                _ => match self.confirm_leadership(may_use_lease).await {
                     Err(refused @ (ApiError::NotLeader { .. } | ApiError::NoQuorum)) => refused,
                     answer => return answer,
                 },
@@ -178,10 +187,28 @@ impl RaftNode {
         }
     }
 
-    /// Has a quorum confirm that this node leads (Raft thesis 6.4); the index a read must have applied.
-    pub(super) async fn confirm_leadership(&self) -> Result<LogId, ApiError> {
-        match self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-            Ok(linearizer) => Ok(*linearizer.read_log_id().log_id()),
+    /// Makes sure that this node leads, by its lease or by asking a quorum (Raft thesis 6.4); the index that a read must
+    /// have applied.
+    pub(super) async fn confirm_leadership(&self, may_use_lease: bool) -> Result<Confirmed, ApiError> {
+        if may_use_lease && let Some(age_max) = self.inner.leases.age_max() {
+            let recent = LinearizerOption::new(Some(age_max), false).with_wait_timeout(Duration::ZERO);
+            match self.read_index_of(recent).await {
+                // Only now: a pause before openraft has looked at its clock would not be seen otherwise.
+                Ok(index) if self.inner.leases.has_true_time() => {
+                    return Ok(Confirmed { index, by: ConfirmedBy::Lease });
+                }
+                Ok(_) | Err(ApiError::NoQuorum) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let index = self.read_index_of(ReadPolicy::ReadIndex.into()).await?;
+        Ok(Confirmed { index, by: ConfirmedBy::Quorum })
+    }
+
+    /// The index that a read must have applied, if a quorum's word is as recent as `option` wants.
+    async fn read_index_of(&self, option: LinearizerOption) -> Result<u64, ApiError> {
+        match self.inner.raft.get_read_linearizer(option).await {
+            Ok(linearizer) => Ok(linearizer.read_log_id().log_id().index),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 Err(not_leader(forward.leader_id, forward.leader_node.as_ref()))
             }

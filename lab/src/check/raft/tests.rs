@@ -8,13 +8,15 @@ fn plan() -> Plan {
 }
 
 /// A follower of n1 in term 2, with ten entries.
+const VOTE: NodeVote = NodeVote { term: 2, voted_for: 1, is_committed: true };
+
 fn follower() -> NodeState {
     let position = Some(LogPosition { term: 2, index: 10 });
     NodeState {
         incarnation: Incarnation(1),
         role: Role::Follower,
         term: 2,
-        vote: NodeVote { term: 2, voted_for: 1, is_committed: true },
+        vote: Some(VOTE),
         leader: Some(1),
         last_log_index: Some(10),
         committed: position,
@@ -88,7 +90,7 @@ fn nodes_that_hold_different_keys_at_the_same_entry_are_found() {
 fn healthy_cluster_passes() {
     check_states(&[(0, leader()), (1, follower()), (2, follower())], Ok(()));
     // A new term has a new leader.
-    let vote = NodeVote { term: 3, voted_for: 2, is_committed: true };
+    let vote = Some(NodeVote { term: 3, voted_for: 2, is_committed: true });
     check_states(&[(0, leader()), (1, NodeState { term: 3, vote, ..leader() })], Ok(()));
 }
 
@@ -96,39 +98,39 @@ fn healthy_cluster_passes() {
 fn two_leaders_of_a_term_are_found() {
     let want = "election safety at 0.000 s: n1 leads term 2 by the word of n1, and n2 by that of n2";
     let mut second = leader();
-    second.vote.voted_for = 2;
+    second.vote = Some(NodeVote { voted_for: 2, ..VOTE });
     check_states(&[(0, leader()), (1, second)], Err(&format!("{want}, and 1 more")));
     // By a vote alone, of somebody else.
     let mut witness = follower();
-    witness.vote.voted_for = 2;
+    witness.vote = Some(NodeVote { voted_for: 2, ..VOTE });
     let want = "election safety at 0.000 s: n1 leads term 2 by the word of n1, and n2 by that of n3";
     check_states(&[(0, leader()), (2, witness)], Err(want));
     // A vote that no quorum has granted elects nobody.
-    witness.vote.is_committed = false;
+    witness.vote = Some(NodeVote { voted_for: 2, is_committed: false, ..VOTE });
     check_states(&[(0, leader()), (2, witness)], Ok(()));
 }
 
 #[test]
 fn vote_that_goes_back_is_found_over_a_restart_too() {
-    let earlier = NodeVote { term: 1, voted_for: 1, is_committed: true };
+    let earlier = Some(NodeVote { term: 1, ..VOTE });
     let restarted = NodeState { incarnation: Incarnation(2), term: 1, vote: earlier, ..follower() };
     let want =
         "durable vote at 0.000 s: the vote of n2 went over a restart from n1 in term 2 to n1 in term 1";
     check_states(&[(1, follower()), (1, restarted)], Err(want));
     let mut voted_twice = NodeState { role: Role::Candidate, ..follower() };
-    voted_twice.vote = NodeVote { term: 2, voted_for: 3, is_committed: false };
-    let before = NodeState { vote: NodeVote { is_committed: false, ..follower().vote }, ..follower() };
+    voted_twice.vote = Some(NodeVote { term: 2, voted_for: 3, is_committed: false });
+    let before = NodeState { vote: Some(NodeVote { is_committed: false, ..VOTE }), ..follower() };
     let want = "durable vote at 0.000 s: the vote of n2 went from n1 in term 2 to n3 in term 2";
     check_states(&[(1, before), (1, voted_twice)], Err(want));
 }
 
 #[test]
 fn loser_of_an_election_may_follow_the_winner() {
-    let candidate = NodeVote { term: 2, voted_for: 2, is_committed: false };
+    let candidate = Some(NodeVote { term: 2, voted_for: 2, is_committed: false });
     let lost = NodeState { role: Role::Candidate, vote: candidate, ..follower() };
     check_states(&[(1, lost), (1, follower())], Ok(()));
     // The winner of a term does not change.
-    let other = NodeState { vote: NodeVote { voted_for: 3, ..follower().vote }, ..follower() };
+    let other = NodeState { vote: Some(NodeVote { voted_for: 3, ..VOTE }), ..follower() };
     assert_eq!(judged(&[(1, Seen::State(follower())), (1, Seen::State(other))]).status, Status::Fail);
 }
 
@@ -139,7 +141,7 @@ fn positions_go_back_over_a_restart_only() {
     check_states(&[(1, follower()), (1, restarted)], Ok(()));
     let want = "no way back at 0.000 s: the committed index of n2 went from 10 to 8, and 1 more";
     check_states(&[(1, follower()), (1, behind)], Err(want));
-    let term = NodeState { term: 1, vote: NodeVote { term: 1, ..follower().vote }, ..follower() };
+    let term = NodeState { term: 1, vote: Some(NodeVote { term: 1, ..VOTE }), ..follower() };
     assert_eq!(judged(&[(1, Seen::State(follower())), (1, Seen::State(term))]).status, Status::Fail);
 }
 

@@ -13,8 +13,8 @@ use crate::control::protocol::{Answer, Failure, NodeDone, Phase, Power};
 use crate::limits::{LOOK_INTERVAL, OBSERVE_INTERVAL, RESTART_WAIT_MAX};
 use crate::plan::NodeIndex;
 use crate::program::Exit;
-use crate::runner::raft_state;
 use crate::runner::record::EventKind;
+use crate::target::aspen;
 
 impl Lab {
     /// Carries out an order to nodes, all at once, if it makes sense to each of them.
@@ -101,7 +101,7 @@ impl Lab {
         let deadline = self.clock.now() + RESTART_WAIT_MAX;
         let mut channel = self.cluster.channel(node);
         loop {
-            if let Some(state) = raft_state(channel.as_mut()).await {
+            if let Some(state) = aspen::state(channel.as_mut()).await {
                 self.desks[node.position()].see(self.clock.now(), state);
                 return Ok(format!("was started, and answers after {:.1} s", began.elapsed().as_secs_f64()));
             }
@@ -127,7 +127,7 @@ impl Lab {
         let mut channel = self.cluster.channel(node);
         loop {
             if desk.power() == Power::Running
-                && let Some(state) = raft_state(channel.as_mut()).await
+                && let Some(state) = aspen::state(channel.as_mut()).await
             {
                 desk.see(self.clock.now(), state);
                 if let Some(term) = desk.leads(self.clock.now()) {

@@ -1,6 +1,9 @@
 //! The nodes of a plan as processes.
 
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::time::Duration;
 
 use super::ProcessMachine;
 use crate::cluster::pace::Pace;
@@ -11,8 +14,9 @@ use crate::machine::Machine;
 use crate::machine::cluster::SetUpError;
 use crate::machine::driver::NodeProgram;
 use crate::machine::node_files::{tap_config, write_node_files};
-use crate::plan::{NodeIndex, Plan, PlannedNode};
+use crate::plan::{NodeIndex, Plan, PlannedNode, Target};
 use crate::program::{Program, ProgramLog};
+use crate::target::etcd::{self, Member};
 
 /// One machine for each node of the plan.
 pub(in crate::machine) fn machines(
@@ -27,14 +31,44 @@ pub(in crate::machine) fn machines(
         let node = &plan.nodes[index.position()];
         let PlannedNode { name, mac, ip, .. } = node;
         let home = directory.join("nodes").join(name);
-        let config = write_node_files(plan, node, pace, &home)?;
+        let command = match plan.target {
+            Target::Aspen => command(program, &write_node_files(plan, node, pace, &home)?),
+            Target::Etcd => etcd_command(plan, program, pace, index, &home.join("data"))?,
+        };
         let namespace = Namespace::create()?;
         wiring.connect(PortIndex(index.0), &namespace, &tap_config(plan, "eth0", *mac, *ip))?;
         let console = home.join("console.log");
-        let machine = ProcessMachine::new(name, namespace, command(program, &config), console, log.clone())?;
+        let machine = ProcessMachine::new(name, namespace, command, console, log.clone())?;
         Ok(Box::new(machine))
     };
     plan.node_indexes().map(machine).collect()
+}
+
+fn etcd_command(
+    plan: &Plan,
+    program: &NodeProgram,
+    pace: Pace,
+    index: NodeIndex,
+    data: &Path,
+) -> Result<Program, SetUpError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(data);
+    made.map_err(|source| SetUpError::Io { path: data.to_owned(), source })?;
+    let members: Vec<Member> = plan
+        .nodes
+        .iter()
+        .map(|PlannedNode { name, ip, raft_port, http_port, .. }| Member {
+            name: name.clone(),
+            peer: (*ip, *raft_port).into(),
+            client: (*ip, *http_port).into(),
+        })
+        .collect();
+    let program = match program {
+        NodeProgram::Own => Program::new(etcd::ETCD),
+        NodeProgram::Path(path) => Program::new(path),
+    };
+    let program = etcd::command(program, &members, index.position(), data);
+    let real = |planned_ms| pace.to_real(Duration::from_millis(planned_ms));
+    Ok(etcd::timed(program, real(plan.raft.heartbeat_ms), real(plan.raft.election_ms_min)))
 }
 
 fn command(program: &NodeProgram, config: &Path) -> Program {

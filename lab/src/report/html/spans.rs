@@ -160,7 +160,7 @@ mod tests {
             incarnation: Incarnation(incarnation),
             role,
             term,
-            vote: NodeVote { term, voted_for: 1, is_committed: true },
+            vote: Some(NodeVote { term, voted_for: 1, is_committed: true }),
             leader: Some(1),
             last_log_index: None,
             committed: None,

@@ -53,7 +53,7 @@ impl Told {
 }
 
 fn state(at_ms: u64, node: u16, role: Role, term: u64) -> Observation {
-    let vote = NodeVote { term, voted_for: 1, is_committed: true };
+    let vote = Some(NodeVote { term, voted_for: 1, is_committed: true });
     let state = NodeState {
         incarnation: Incarnation(1),
         role,

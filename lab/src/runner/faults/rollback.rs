@@ -13,7 +13,6 @@ use crate::observations::{NodeState, Role};
 use crate::plan::{NodeIndex, Selector};
 use crate::runner::RunError;
 use crate::runner::links::Counted;
-use crate::runner::observe::raft_state;
 use crate::runner::record::{EventKind, Proof};
 
 /// What came of a machine that was put back.
@@ -81,7 +80,7 @@ impl Tools {
         let deadline = self.clock.now() + ROLLED_BACK_ANSWER_MAX;
         let mut channel = self.cluster.channel(node);
         loop {
-            let state = raft_state(channel.as_mut()).await;
+            let state = self.plan.target.state(channel.as_mut()).await;
             if state.is_some() || self.clock.now() >= deadline {
                 return state;
             }
@@ -153,7 +152,7 @@ mod tests {
             incarnation: Incarnation(incarnation),
             role: Role::Follower,
             term: 1,
-            vote: NodeVote { term: 1, voted_for: 1, is_committed: true },
+            vote: Some(NodeVote { term: 1, voted_for: 1, is_committed: true }),
             leader: Some(1),
             last_log_index: Some(index),
             committed: applied,

@@ -10,7 +10,9 @@ use tokio::sync::Semaphore;
 use super::apply::meta;
 use super::open_read_only;
 use super::records::{get_range, get_record, sql_int, vault};
-use crate::api::{ApiError, ReadResult, ScanDetail, ScanRequest, ScanResult, StateDigest, VaultList};
+use crate::api::{
+    ApiError, ConfirmedBy, ReadResult, ScanDetail, ScanRequest, ScanResult, StateDigest, VaultList,
+};
 use crate::limits::{OPERATION_TIMEOUT, READ_POOL_SIZE, SCAN_BYTES_MAX};
 use crate::plant::Plant;
 use crate::state::{Space, entry_bytes};
@@ -59,7 +61,8 @@ impl ReadPool {
     /// [`ApiError::VaultNotFound`], or SQLite's.
     pub async fn read(&self, vault: Option<VaultName>, key: Key) -> Result<ReadResult, ApiError> {
         self.in_space(vault, move |txn, space| {
-            Ok(ReadResult { revision: revision(txn)?, record: get_record(txn, space, &key)? })
+            let (revision, record) = (revision(txn)?, get_record(txn, space, &key)?);
+            Ok(ReadResult { confirmed_by: ConfirmedBy::Nobody, revision, record })
         })
         .await
     }
@@ -175,8 +178,13 @@ fn scan(txn: &Transaction<'_>, space: i64, request: &ScanRequest) -> rusqlite::R
     // Strictly after `after`: its first successor is itself and a zero byte.
     let after = request.after.as_ref().map(|key| Key([key.0.as_slice(), &[0]].concat()));
     let first = after.as_ref().map_or(range.first(), |after| after.max(range.first()));
-    let mut page =
-        ScanResult { revision: revision(txn)?, entries: Vec::new(), is_truncated: false, count: None };
+    let mut page = ScanResult {
+        confirmed_by: ConfirmedBy::Nobody,
+        revision: revision(txn)?,
+        entries: Vec::new(),
+        is_truncated: false,
+        count: None,
+    };
     if request.detail == ScanDetail::Count {
         page.count = Some(count(txn, space, range, first)?);
         return Ok(page);

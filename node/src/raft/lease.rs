@@ -1,0 +1,312 @@
+//! Leases: how a leader confirms a read without asking anybody (Raft thesis 6.4.1), and what has to hold for it.
+//!
+//! A member that has heard from a leader promises not to elect another one for the length of the lease. What the leader
+//! needs for its part is a clock that counts all of that time. A process that is stopped has one; a machine that is paused
+//! has none of its own, and only the hypervisor's clock tells it of the pause. Without that one there is no lease, and reads
+//! are confirmed by a quorum.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::time::ClockId;
+use openraft::vote::RaftLeaderId;
+use rand::RngExt;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use crate::limits::{LEASE_CLOCK_LOOKS, LEASE_MARGIN, LEASE_MARKS};
+use crate::types::NodeId;
+use crate::types::raft_types::Vote;
+
+/// Which clock leases are measured with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LeaseClock {
+    /// This machine's own, or the hypervisor's as well where the machine is virtual; none if it has none
+    #[default]
+    Auto,
+    /// This machine's own, also where it is virtual: nobody pauses it
+    Monotonic,
+    /// None: no leases
+    Off,
+}
+
+/// What counts the time of leases.
+#[derive(Debug)]
+enum Source {
+    None,
+    Monotonic,
+    Hypervisor(HostClock),
+}
+
+/// Whether this node's lease counts.
+#[derive(Debug)]
+pub(super) struct Leases {
+    source: Source,
+    length: Duration,
+    /// What the clocks showed, from older to newer; empty where there is one clock.
+    marks: Mutex<VecDeque<Mark>>,
+}
+
+/// Two clocks at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    /// Nanoseconds of this machine's clock, from when it does not matter.
+    own_ns: i128,
+    /// Nanoseconds of the hypervisor's clock.
+    host_ns: i128,
+}
+
+impl Leases {
+    /// Leases of this length, as openraft has them, by this clock.
+    pub(super) fn open(clock: LeaseClock, length: Duration) -> Self {
+        let source = match clock {
+            LeaseClock::Off => Source::None,
+            LeaseClock::Monotonic => Source::Monotonic,
+            LeaseClock::Auto if !may_be_virtual() => Source::Monotonic,
+            LeaseClock::Auto => match HostClock::open() {
+                Ok(clock) => Source::Hypervisor(clock),
+                Err(reason) => {
+                    tracing::info!(%reason, "a quorum confirms reads that ask for a lease: this machine may be virtual, and has no clock of the hypervisor");
+                    Source::None
+                }
+            },
+        };
+        Self { source, length, marks: Mutex::default() }
+    }
+
+    /// How old the last word of a quorum may be, in openraft's time; nothing without leases.
+    pub(super) fn age_max(&self) -> Option<Duration> {
+        match self.source {
+            Source::None => None,
+            // Two clocks do not run equally fast.
+            Source::Monotonic | Source::Hypervisor(_) => {
+                Some(self.length * (LEASE_MARGIN - 1) / LEASE_MARGIN)
+            }
+        }
+    }
+
+    /// Whether openraft's time was the true one for the length of a lease up to now. Asked after openraft was.
+    pub(super) fn has_true_time(&self) -> bool {
+        match &self.source {
+            Source::None => false,
+            Source::Monotonic => true,
+            Source::Hypervisor(clock) => clock.mark(tolerance(self.length)).is_some_and(|now| {
+                let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+                no_time_is_missing(&marks, now, self.length)
+            }),
+        }
+    }
+
+    /// Marks what the clocks show, for as long as it runs.
+    pub(super) async fn keep_marks(&self) {
+        let Source::Hypervisor(clock) = &self.source else { return };
+        loop {
+            if let Some(mark) = clock.mark(tolerance(self.length)) {
+                let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+                if marks.len() == LEASE_MARKS as usize {
+                    marks.pop_front();
+                }
+                marks.push_back(mark);
+            }
+            tokio::time::sleep(2 * self.length / LEASE_MARKS).await;
+        }
+    }
+}
+
+/// How far apart two clocks may go in a lease: half of what it is shorter by than it could be.
+fn tolerance(lease: Duration) -> Duration {
+    lease / LEASE_MARGIN / 2
+}
+
+fn nanos(duration: Duration) -> i128 {
+    i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX)
+}
+
+/// Whether both clocks have gone equally far since the last mark that is older than a lease.
+fn no_time_is_missing(marks: &VecDeque<Mark>, now: Mark, lease: Duration) -> bool {
+    let before = marks.iter().rev().find(|mark| now.own_ns - mark.own_ns >= nanos(lease));
+    before.is_some_and(|before| {
+        let missing = (now.host_ns - before.host_ns) - (now.own_ns - before.own_ns);
+        missing.abs() <= nanos(tolerance(lease))
+    })
+}
+
+/// The hypervisor's clock, a device of the kernel (`ptp_kvm` and its like).
+#[derive(Debug)]
+struct HostClock {
+    device: File,
+}
+
+/// What the kernel calls them, from KVM's on.
+const HOST_CLOCKS: [&str; 3] = ["KVM virtual PTP", "hyperv", "ptp_vmw"];
+
+impl HostClock {
+    /// The first such clock.
+    fn open() -> Result<Self, String> {
+        let found = fs::read_dir("/sys/class/ptp").map_err(|error| format!("/sys/class/ptp: {error}"))?;
+        let is_host = |clock: &Path| {
+            let name = fs::read_to_string(clock.join("clock_name")).unwrap_or_default();
+            HOST_CLOCKS.contains(&name.trim())
+        };
+        let clock = found.flatten().map(|entry| entry.path()).find(|clock| is_host(clock));
+        let name = clock
+            .as_deref()
+            .and_then(Path::file_name)
+            .ok_or("no clock in /sys/class/ptp is a hypervisor's")?;
+        let path = Path::new("/dev").join(name);
+        let device = File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let clock = Self { device };
+        clock.now_ns().map_err(|error| format!("{} does not answer: {error}", path.display()))?;
+        Ok(clock)
+    }
+
+    /// Both clocks at one moment; nothing where this thread was held up in between.
+    fn mark(&self, tolerance: Duration) -> Option<Mark> {
+        (0..LEASE_CLOCK_LOOKS).find_map(|_| {
+            let before = own_ns();
+            let host_ns = self.now_ns().ok()?;
+            let own_ns = own_ns();
+            (own_ns - before < nanos(tolerance) / 4).then_some(Mark { own_ns, host_ns })
+        })
+    }
+
+    fn now_ns(&self) -> io::Result<i128> {
+        // FD_TO_CLOCKID (clock_gettime(2)).
+        Ok(nanoseconds(ClockId::from_raw((!self.device.as_raw_fd() << 3) | 3).now()?))
+    }
+}
+
+/// `CLOCK_MONOTONIC`, by which openraft measures time.
+fn own_ns() -> i128 {
+    nanoseconds(ClockId::CLOCK_MONOTONIC.now().expect("Linux has this clock"))
+}
+
+fn nanoseconds(time: nix::sys::time::TimeSpec) -> i128 {
+    i128::from(time.tv_sec()) * 1_000_000_000 + i128::from(time.tv_nsec())
+}
+
+/// Whether this could be a virtual machine, which somebody could pause.
+fn may_be_virtual() -> bool {
+    // Only here does the processor tell (CPUID leaf 1, ECX bit 31).
+    !cfg!(target_arch = "x86_64")
+        || fs::read_to_string("/proc/cpuinfo").map_or(true, |text| names_a_hypervisor(&text))
+}
+
+fn names_a_hypervisor(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
+    flags.is_none_or(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor"))
+}
+
+/// Until when a node that starts keeps its promise to elect nobody. It may have made one just before it ended, and no longer
+/// knows when; to itself it promised nothing.
+#[derive(Debug)]
+pub(super) struct Promise {
+    until: Option<Instant>,
+    lease: Duration,
+}
+
+impl Promise {
+    /// What a node that starts now may have promised for the length of a lease, as its last durable vote has it.
+    pub(super) fn of(vote: Option<&Vote>, id: NodeId, lease: Duration) -> Self {
+        let is_open = vote.is_some_and(|vote| vote.committed && vote.leader_id.node_id() != &id);
+        Self { until: is_open.then(|| Instant::now() + lease), lease }
+    }
+
+    /// Whether it binds the node now.
+    pub(super) fn binds(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Whether it bound the node when it started.
+    pub(super) fn was_made(&self) -> bool {
+        self.until.is_some()
+    }
+
+    /// Returns when the node may stand for election itself: nodes that have started together do not do so together.
+    pub(super) async fn passed(&self) {
+        if let Some(until) = self.until {
+            let apart = rand::rng().random_range(Duration::ZERO..=self.lease / 2);
+            tokio::time::sleep_until(until + apart).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(1);
+
+    fn mark(own_ms: i128, host_ms: i128) -> Mark {
+        Mark { own_ns: own_ms * 1_000_000, host_ns: host_ms * 1_000_000 }
+    }
+
+    #[track_caller]
+    fn check(marks: &[(i128, i128)], now: (i128, i128), want: bool) {
+        let marks = marks.iter().map(|(own, host)| mark(*own, *host)).collect();
+        assert_eq!(no_time_is_missing(&marks, mark(now.0, now.1), LEASE), want);
+    }
+
+    #[test]
+    fn a_pause_since_the_lease_began_is_seen() {
+        check(&[(0, 50_000)], (1_000, 51_000), true);
+        // Clocks differ a little.
+        check(&[(0, 50_000)], (1_000, 51_040), true);
+        check(&[(0, 50_000)], (1_000, 50_960), true);
+        // The machine stood still for three seconds.
+        check(&[(0, 50_000)], (1_000, 54_000), false);
+        // The host's clock was put back meanwhile.
+        check(&[(0, 50_000)], (1_000, 48_000), false);
+        // The pause was before the lease began.
+        check(&[(0, 50_000), (200, 53_200)], (1_300, 54_300), true);
+        // The newest mark that is old enough counts: a pause after an older one is over as well.
+        check(&[(0, 50_000), (900, 53_900)], (1_300, 54_300), false);
+    }
+
+    #[test]
+    fn nothing_is_known_of_the_time_before_the_first_mark() {
+        check(&[], (1_000, 51_000), false);
+        check(&[(1, 50_001)], (1_000, 51_000), false);
+    }
+
+    #[test]
+    fn virtual_machine_is_known_by_its_processor() {
+        assert!(names_a_hypervisor("processor\t: 0\nflags\t\t: fpu sse hypervisor lahf_lm\n"));
+        assert!(!names_a_hypervisor("processor\t: 0\nflags\t\t: fpu sse lahf_lm\n"));
+        assert!(names_a_hypervisor(""), "nothing says that it is none");
+    }
+
+    #[test]
+    fn without_leases_no_age_is_good_enough() {
+        let off = Leases::open(LeaseClock::Off, LEASE);
+        assert_eq!((off.age_max(), off.has_true_time()), (None, false));
+        let on = Leases::open(LeaseClock::Monotonic, LEASE);
+        assert_eq!((on.age_max(), on.has_true_time()), (Some(Duration::from_millis(900)), true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn node_that_starts_keeps_what_it_may_have_promised() {
+        let led_by = |node: u64, committed: bool| {
+            let mut vote = openraft::Vote::new(3, NodeId(node));
+            vote.committed = committed;
+            vote
+        };
+        for nothing in [None, Some(led_by(2, false)), Some(led_by(1, true))] {
+            let promise = Promise::of(nothing.as_ref(), NodeId(1), LEASE);
+            assert!(!promise.was_made() && !promise.binds());
+            promise.passed().await;
+        }
+        let start = Instant::now();
+        let promise = Promise::of(Some(&led_by(2, true)), NodeId(1), LEASE);
+        assert!(promise.was_made() && promise.binds());
+        promise.passed().await;
+        assert!(!promise.binds());
+        assert!((LEASE..=LEASE * 3 / 2).contains(&start.elapsed()));
+    }
+}
