@@ -47,6 +47,12 @@ pub enum VolumeError {
     /// ENOTEMPTY.
     #[error("the folder is not empty")]
     NotEmpty,
+    /// ENOSPC.
+    #[error("there is no room")]
+    Full,
+    /// EIO.
+    #[error("the disk has failed")]
+    Failed,
 }
 
 /// What a power cut takes away.
@@ -105,6 +111,15 @@ struct Entry {
     opened: u32,
 }
 
+impl Entry {
+    fn bytes(&self) -> u64 {
+        match &self.node {
+            Node::File(content) => content.len(),
+            Node::Folder(_) => 0,
+        }
+    }
+}
+
 /// The disk.
 #[derive(Debug)]
 pub struct Volume {
@@ -112,16 +127,49 @@ pub struct Volume {
     next: u64,
     /// Changes of names that no sync of a folder has made durable, the oldest first.
     changes: Vec<NameChange>,
+    /// Bytes that files may have.
+    capacity: u64,
+    /// Whether it fails where it is to sync a file.
+    fails_to_sync: bool,
 }
+
+/// More than anybody needs here.
+const CAPACITY_DEFAULT: u64 = 64 << 30;
 
 impl Default for Volume {
     fn default() -> Self {
         let root = Entry { node: Node::Folder(Folder::default()), mode: 0o700, opened: 0 };
-        Self { entries: [(ROOT, root)].into(), next: ROOT.0 + 1, changes: Vec::new() }
+        Self {
+            entries: [(ROOT, root)].into(),
+            next: ROOT.0 + 1,
+            changes: Vec::new(),
+            capacity: CAPACITY_DEFAULT,
+            fails_to_sync: false,
+        }
     }
 }
 
 impl Volume {
+    /// How many bytes files may have. Where they have more already, none is lost, and none can be added.
+    pub fn set_capacity(&mut self, bytes: u64) {
+        self.capacity = bytes;
+    }
+
+    /// How many bytes files may have.
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// How many bytes files have.
+    pub fn used(&self) -> u64 {
+        self.entries.values().map(Entry::bytes).sum()
+    }
+
+    /// From now on the sync of a file fails, or no longer does; then what was to be synced is as it was.
+    pub fn fail_syncs(&mut self, fails: bool) {
+        self.fails_to_sync = fails;
+    }
+
     /// What stands under a name.
     ///
     /// # Errors
@@ -136,11 +184,8 @@ impl Volume {
     /// There is none.
     pub fn attributes(&self, inode: Inode) -> Result<Attributes, VolumeError> {
         let entry = self.entry(inode)?;
-        let (is_folder, bytes) = match &entry.node {
-            Node::File(content) => (false, content.len()),
-            Node::Folder(_) => (true, 0),
-        };
-        Ok(Attributes { is_folder, bytes, mode: entry.mode })
+        let is_folder = matches!(entry.node, Node::Folder(_));
+        Ok(Attributes { is_folder, bytes: entry.bytes(), mode: entry.mode })
     }
 
     /// What is in a folder, by name.
@@ -230,6 +275,8 @@ impl Volume {
     /// # Errors
     /// It is no file.
     pub fn write(&mut self, file: Inode, offset: u64, bytes: &[u8]) -> Result<(), VolumeError> {
+        let end = offset.saturating_add(bytes.len() as u64);
+        self.check_room(file, end)?;
         self.content(file)?.write(offset, bytes);
         Ok(())
     }
@@ -239,6 +286,7 @@ impl Volume {
     /// # Errors
     /// It is no file.
     pub fn set_len(&mut self, file: Inode, bytes: u64) -> Result<(), VolumeError> {
+        self.check_room(file, bytes)?;
         self.content(file)?.set_len(bytes);
         Ok(())
     }
@@ -274,6 +322,9 @@ impl Volume {
     /// # Errors
     /// There is none.
     pub fn sync(&mut self, inode: Inode) -> Result<(), VolumeError> {
+        if self.fails_to_sync && matches!(self.entry(inode)?.node, Node::File(_)) {
+            return Err(VolumeError::Failed);
+        }
         match &mut self.entry_mut(inode)?.node {
             Node::File(content) => content.sync(),
             Node::Folder(_) => {
@@ -307,6 +358,12 @@ impl Volume {
         }
         self.collect();
         gone
+    }
+
+    /// Whether a file may become so long.
+    fn check_room(&self, file: Inode, bytes: u64) -> Result<(), VolumeError> {
+        let more = bytes.saturating_sub(self.entry(file)?.bytes());
+        if more > 0 && self.used() + more > self.capacity { Err(VolumeError::Full) } else { Ok(()) }
     }
 
     fn add(&mut self, parent: Inode, name: &OsStr, mode: u16, node: Node) -> Result<Inode, VolumeError> {

@@ -20,6 +20,7 @@ use crate::raft::{Parts, RaftNode, RaftStartError};
 use crate::storage::StorageError;
 use crate::storage::log::{LOG_FILE, RedbLogStore};
 use crate::storage::snapshot::sync_dir;
+use crate::storage::space::Space;
 use crate::storage::sqlite::{SqliteStateMachine, StateMachineThread};
 use crate::types::EndpointKey;
 
@@ -127,6 +128,7 @@ impl NodeBuilder {
         // The names of new files: without them what is synced in the files would be lost with the power.
         sync_dir(data_dir).map_err(|source| StorageError::Io { path: data_dir.clone(), source })?;
         let state_machine_thread = state_machine.thread();
+        let space = Arc::new(Space::new(data_dir, self.config.disk_reserve));
         let admission = Arc::new(Admission::new(peers.iter().map(|(_, info)| info.endpoint_id)));
         let parts = Parts {
             id: *id,
@@ -136,6 +138,7 @@ impl NodeBuilder {
             snapshots: self.config.snapshots,
             log: log.clone(),
             state_machine,
+            space: space.clone(),
             transport: Arc::new(endpoint.transport()),
             admission: admission.clone(),
         };
@@ -150,6 +153,8 @@ impl NodeBuilder {
         let compactor = raft.clone();
         // It looks at files, for which Raft does not wait.
         tasks.spawn(async move { compactor.compact().await });
+        // Also a look at the disk may take long.
+        tasks.spawn(async move { space.watch().await });
         let node = Arc::new(raft.clone());
         let state = HttpState {
             cluster: node.clone(),
@@ -210,6 +215,7 @@ impl Node {
             tracing::warn!("requests still under way are cut off");
         }
         self.http.shutdown().await;
+        self.state_machine.stop_waiting();
         self.raft.shutdown().await;
         self.server.stop().await;
         self.tasks.shutdown().await;

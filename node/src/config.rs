@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use self::file::FileConfig;
-use crate::limits::{PEERS_MAX, SNAPSHOT_SETTING_MAX};
+use crate::limits::{DISK_RESERVE_MIB_DEFAULT, DISK_RESERVE_MIB_MAX, PEERS_MAX, SNAPSHOT_SETTING_MAX};
 use crate::raft::{LeaseClock, RaftTiming, SnapshotPolicy, TimingError};
 use crate::types::{EndpointKey, NodeId, NodeInfo};
 
@@ -88,6 +88,9 @@ pub struct RunArgs {
     /// Neither make nor take a larger snapshot, in MiB [default: 65536]
     #[arg(long, value_name = "MIB")]
     pub snapshot_mib_max: Option<u64>,
+    /// Refuse writes when the disk has less room than this, in MiB [default: 64]
+    #[arg(long, value_name = "MIB")]
+    pub disk_reserve_mib: Option<u64>,
     /// What to log: a level, or a filter such as `aspen_node=debug,openraft=warn` [default: `aspen_node=info,warn`]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -119,6 +122,8 @@ pub struct Config {
     pub lease_clock: LeaseClock,
     /// When snapshots are made.
     pub snapshots: SnapshotPolicy,
+    /// Bytes of the disk below which writes are refused.
+    pub disk_reserve: u64,
     /// What to log.
     pub log: String,
 }
@@ -168,6 +173,9 @@ pub enum ConfigError {
     /// Time-outs that do not fit together.
     #[error(transparent)]
     Timing(#[from] TimingError),
+    /// A reserve that is none, or more than any disk.
+    #[error("disk_reserve_mib is {0}, 1 to {DISK_RESERVE_MIB_MAX} are allowed")]
+    DiskReserve(u64),
     /// A bound on snapshots that allows none, or no number of bytes.
     #[error("{key} is {value}, 1 to {SNAPSHOT_SETTING_MAX} are allowed")]
     Snapshots {
@@ -186,6 +194,10 @@ impl Config {
     pub fn load(args: RunArgs) -> Result<Self, ConfigError> {
         let file = args.config.as_deref().map(FileConfig::read).transpose()?.unwrap_or_default();
         let snapshots = snapshot_policy(&args, &file)?;
+        let disk_reserve = match args.disk_reserve_mib.or(file.disk_reserve_mib) {
+            Some(mib) if mib == 0 || mib > DISK_RESERVE_MIB_MAX => return Err(ConfigError::DiskReserve(mib)),
+            mib => mib.unwrap_or(DISK_RESERVE_MIB_DEFAULT) * 1024 * 1024,
+        };
         let default = RaftTiming::default();
         let millis = |flag: Option<u64>, file: Option<u64>, default: Duration| {
             flag.or(file).map_or(default, Duration::from_millis)
@@ -209,6 +221,7 @@ impl Config {
             },
             lease_clock: args.lease_clock.or(file.lease_clock).unwrap_or_default(),
             snapshots,
+            disk_reserve,
             log: args.log.or(file.log).unwrap_or_else(|| "aspen_node=info,warn".to_owned()),
         };
         config.check()?;

@@ -44,6 +44,16 @@ pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 pub const LEADER_RETRY: Duration = Duration::from_millis(100);
 /// How long an operation waits for a leader to be known before it is refused. Longer than a default election.
 pub const LEADER_WAIT: Duration = Duration::from_secs(3);
+/// How often it is looked how much room the disk has: at 100 MB/s 50 MB go in between.
+pub const DISK_LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// Room on the disk that is kept in reserve, in MiB: more than what comes between two looks.
+pub const DISK_RESERVE_MIB_DEFAULT: u64 = 64;
+/// Largest reserve that can be asked for, in MiB: a TiB.
+pub const DISK_RESERVE_MIB_MAX: u64 = 1024 * 1024;
+/// How long the state machine waits before it tries again to write on a disk that is full.
+pub const DISK_FULL_WAIT: Duration = Duration::from_millis(500);
+/// Shortest and longest time after which a node is started again whose disk was full.
+pub const DISK_FULL_RESTART: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 /// The part of a lease that a leader does not use: its own clock and the others' need not run equally fast.
 pub const LEASE_MARGIN: u32 = 10;
 /// Marks that are kept of the hypervisor's clock, two leases long: one of them is a lease old, and none much older.

@@ -14,12 +14,12 @@ mod status;
 
 use std::collections::HashSet;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, future, stream};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{Fatal, InitializeError, RaftError};
 use openraft::{Raft, ServerState};
@@ -39,6 +39,7 @@ use crate::network::snapshot::{InstallSnapshot, SnapshotStart};
 use crate::network::{PeerNetworkFactory, RaftService, Transport};
 use crate::storage::log::RedbLogStore;
 use crate::storage::snapshot::{SnapshotFile, SnapshotStore};
+use crate::storage::space::{DiskFull, Space};
 use crate::storage::sqlite::{Bases, ReadPool, SqliteStateMachine, check_snapshot};
 use crate::types::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, Metrics, Snapshot, SnapshotResponse, TransferLeaderRequest,
@@ -63,6 +64,8 @@ pub struct Parts {
     pub log: RedbLogStore,
     /// The state machine, open.
     pub state_machine: SqliteStateMachine,
+    /// The disk that both are on.
+    pub space: Arc<Space>,
     /// The way to the peers.
     pub transport: Arc<dyn Transport>,
     /// Who may connect.
@@ -85,6 +88,7 @@ struct Inner {
     log: RedbLogStore,
     readers: ReadPool,
     snapshots: SnapshotStore,
+    space: Arc<Space>,
     bases: Bases,
     snapshot_policy: SnapshotPolicy,
     admission: Arc<Admission>,
@@ -143,6 +147,7 @@ impl RaftNode {
             log: parts.log,
             readers,
             snapshots,
+            space: parts.space,
             bases,
             snapshot_policy: parts.snapshots,
             admission: parts.admission,
@@ -227,16 +232,30 @@ impl RaftService for RaftNode {
         &self,
         requests: BoxStream<'static, AppendEntriesRequest>,
     ) -> BoxStream<'static, StreamAppended> {
-        let answers = self.inner.raft.stream_append(requests);
-        answers.map(|answer| answer.map_err(|fatal| fatal.to_string())).boxed()
+        // What comes without entries costs no room.
+        let (full, space) = (Arc::new(OnceLock::new()), self.inner.space.clone());
+        let first_refused = full.clone();
+        let taken = requests.take_while(move |request| {
+            let room = if request.entries.is_empty() { Ok(()) } else { space.check() };
+            future::ready(room.map_err(|refused| first_refused.set(refused)).is_ok())
+        });
+        let answers = self.inner.raft.stream_append(taken.boxed());
+        let answers = answers.map(|answer| answer.map_err(|fatal| fatal.to_string()));
+        let refusal = stream::once(async move { full.get().map(|full| Err(DiskFull::to_string(full))) });
+        answers.chain(refusal.filter_map(future::ready)).boxed()
     }
 
     fn append_entries(
         &self,
         request: AppendEntriesRequest,
     ) -> BoxFuture<'_, Result<AppendEntriesResponse, String>> {
-        async move { self.inner.raft.append_entries(request).await.map_err(|error| error.to_string()) }
-            .boxed()
+        async move {
+            if !request.entries.is_empty() {
+                self.inner.space.check().map_err(|full| full.to_string())?;
+            }
+            self.inner.raft.append_entries(request).await.map_err(|error| error.to_string())
+        }
+        .boxed()
     }
 
     fn vote(&self, request: VoteRequest) -> BoxFuture<'_, Result<VoteResponse, String>> {
@@ -283,6 +302,7 @@ impl RaftService for RaftNode {
         if let Some(current) = self.inner.snapshots.current().filter(is_offered) {
             return Ok(SnapshotStart::Here(current));
         }
+        self.inner.space.check_for(seal.bytes).map_err(|full| full.to_string())?;
         let received = self.inner.snapshots.receive(meta, seal, self.inner.bases.get());
         received.map(|incoming| SnapshotStart::Receive(Box::new(incoming))).map_err(|error| error.to_string())
     }

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
@@ -16,9 +17,10 @@ use crate::cluster::identity::Identity;
 use crate::cluster::retired::RetiredError;
 use crate::config::{Cli, CliCommand, Config, ConfigError, RunArgs};
 use crate::failpoint::{self, FailPointError};
-use crate::limits::{RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
+use crate::limits::{DISK_FULL_RESTART, RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
 use crate::plant::{self, PlantError};
 use crate::storage;
+use crate::storage::space::Space;
 
 /// Under which name a supervisor is told our public key: a variable of our own, as `sd_notify(3)` has it.
 pub const ENDPOINT_ID: &str = "X_ASPEN_ENDPOINT_ID";
@@ -49,6 +51,8 @@ enum RunError {
     Faults(usize),
     #[error("the node failed: {0}")]
     Failed(String),
+    #[error("the node had no room on its disk: {0}")]
+    NoRoom(String),
     #[error("the node did not stop within {} s and is cut off: nothing acknowledged is lost", STOP_TIMEOUT.as_secs())]
     StopTimeout,
 }
@@ -128,20 +132,57 @@ async fn serve(config: Config) -> Result<(), RunError> {
     // Before anything else, so that an early signal is a clean stop, too.
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Runtime)?;
+    let mut stop = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let [mut pause, longest] = DISK_FULL_RESTART;
+    loop {
+        let began = Instant::now();
+        let Err(error) = serve_once(config.clone(), &mut stop).await else { return Ok(()) };
+        // What has failed for want of room is whole, and opened anew it goes on where it was.
+        let is_for_room = match error {
+            RunError::NoRoom(_) => true,
+            RunError::Start(StartError::Storage(_)) => is_disk_full(&config),
+            _ => false,
+        };
+        if !is_for_room {
+            return Err(error);
+        }
+        if began.elapsed() > longest {
+            pause = DISK_FULL_RESTART[0];
+        }
+        report(&error);
+        tracing::warn!(again_s = pause.as_secs(), "the disk is full, the node starts again");
+        tokio::select! {
+            () = stop() => return Ok(()),
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(longest),
+        }
+    }
+}
+
+/// A node from its start to its end.
+async fn serve_once(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(), RunError> {
     let (id, raft, http) = (config.id, config.raft_listen, config.http_listen);
-    let node = NodeBuilder::new(config).start().await?;
+    let node = NodeBuilder::new(config.clone()).start().await?;
     tracing::info!(%id, endpoint_id = %node.endpoint_id(), %raft, %http, version = crate::BUILD, "ready");
     let endpoint_id = format!("{ENDPOINT_ID}={}", node.endpoint_id());
     tell(&[NotifyState::Ready, NotifyState::Custom(&endpoint_id)]);
     let failed = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
+        () = stop() => None,
         reason = node.failed() => Some(reason),
     };
+    // Before the stores are closed, which may make some room.
+    let is_for_room = failed.is_some() && is_disk_full(&config);
     tracing::info!("stopping");
-    tell(&[NotifyState::Stopping]);
+    if !is_for_room {
+        tell(&[NotifyState::Stopping]);
+    }
     let stopped = tokio::time::timeout(STOP_TIMEOUT, node.stop()).await;
     match (failed, stopped) {
+        (Some(reason), Ok(())) if is_for_room => Err(RunError::NoRoom(reason)),
         (Some(reason), _) => Err(RunError::Failed(reason)),
         (None, Err(_)) => Err(RunError::StopTimeout),
         (None, Ok(())) => {
@@ -149,6 +190,10 @@ async fn serve(config: Config) -> Result<(), RunError> {
             Ok(())
         }
     }
+}
+
+fn is_disk_full(config: &Config) -> bool {
+    Space::new(&config.data_dir, config.disk_reserve).check().is_err()
 }
 
 /// Tells whoever has started us how far we are, if they want to know: systemd, or the appliance.

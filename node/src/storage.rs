@@ -7,6 +7,7 @@ pub(crate) mod entry;
 pub mod log;
 pub mod memory;
 pub mod snapshot;
+pub mod space;
 pub mod sqlite;
 #[cfg(test)]
 mod tests;

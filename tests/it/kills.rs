@@ -3,7 +3,6 @@
 #![allow(clippy::print_stdout, reason = "a test that draws says from which seed")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Mutex;
@@ -18,7 +17,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use crate::host;
+use crate::disks::OnDisks;
 use crate::http_client::{get, post, request};
 use crate::lab::rounds;
 use crate::nodes::{Nodes, contents, position, set, three_nodes_of, validate};
@@ -71,7 +70,7 @@ impl<'a> Writer<'a> {
 }
 
 /// Has another node lead, unless it dies.
-fn elect(nodes: &Nodes, to: u64) {
+pub(crate) fn elect(nodes: &Nodes, to: u64) {
     nodes.comes(&format!("leader {to}"), || {
         if nodes.has_ended(to) {
             return Some(());
@@ -314,41 +313,6 @@ fn nodes_that_are_killed_at_random_lose_nothing_that_was_acknowledged() {
     });
 }
 
-/// Nodes whose folders are disks that can lose their power.
-struct OnDisks {
-    nodes: Nodes,
-    disks: Vec<Mounted>,
-}
-
-impl Drop for OnDisks {
-    fn drop(&mut self) {
-        // A disk that is in use stays.
-        self.nodes.kill_all();
-        self.disks.clear();
-    }
-}
-
-impl OnDisks {
-    /// None where this host has no FUSE, which is said loudly.
-    fn new(mut nodes: Nodes) -> Option<Self> {
-        nodes.set_up(Some(planted_node()), &FLAGS);
-        let mut disks = Vec::new();
-        for id in IDS {
-            let folder = nodes.data(id);
-            let key = fs::read(folder.join("identity.key")).unwrap();
-            match Mounted::new(&folder) {
-                Ok(disk) => disks.push(disk),
-                Err(error) => {
-                    host::lacks("fuse", &format!("FUSE ({error})"));
-                    return None;
-                }
-            }
-            nodes.give_identity(id, &key);
-        }
-        Some(Self { nodes, disks })
-    }
-}
-
 /// Takes the power of one, two or all of them, again and again; whether each came back sound.
 fn lose_power(nodes: &mut Nodes, disks: &mut [Mounted], times: u32, seed: u64) -> bool {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -380,7 +344,7 @@ fn lose_power(nodes: &mut Nodes, disks: &mut [Mounted], times: u32, seed: u64) -
 
 /// A cluster on disks that lose their power, and what is left of what it has acknowledged.
 fn on_disks(plant: Option<&str>, times: u32, seed: u64) -> Option<Result<(), String>> {
-    let mut cluster = OnDisks::new(Nodes::new(3))?;
+    let mut cluster = OnDisks::new(Some(planted_node()), &FLAGS)?;
     let OnDisks { nodes, disks } = &mut cluster;
     nodes.environment.extend(plant.map(|bug| ("ASPEN_PLANT", bug.to_owned())));
     for id in IDS {

@@ -6,6 +6,7 @@ mod bench;
 mod browser;
 mod by_hand;
 mod cloud_hypervisor;
+mod disks;
 mod etcd;
 mod fabric;
 mod formats;

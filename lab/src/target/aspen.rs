@@ -80,15 +80,17 @@ pub(super) fn outcome(op: &Op<String>, answer: Result<Response, RequestError>) -
         (409, Op::Cas { .. }) if code == "cas_failed" => {
             Outcome::CasFailed { actual: text(&error["actual"]) }
         }
-        (400..=499 | 503, _) if is_refusal(code) => Outcome::Refused { reason: code.to_owned() },
+        (400..=499 | 503 | 507, _) if is_refusal(code) => Outcome::Refused { reason: code.to_owned() },
         _ => Outcome::Unknown,
     }
 }
 
 /// Whether an error code says that nothing was written, neither now nor later.
 fn is_refusal(code: &str) -> bool {
-    matches!(code, "not_leader" | "no_quorum" | "too_many_operations" | "malformed" | "key_empty")
-        || code.ends_with("_too_large")
+    matches!(
+        code,
+        "not_leader" | "no_quorum" | "too_many_operations" | "disk_full" | "malformed" | "key_empty"
+    ) || code.ends_with("_too_large")
 }
 
 fn text(value: &Json) -> Option<String> {

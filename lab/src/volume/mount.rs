@@ -18,8 +18,8 @@ use super::{Attributes, Inode, Loss, Lost, Volume, VolumeError};
 
 /// How long the kernel may take what it was told for true: nobody else changes anything.
 const KNOWN: Duration = Duration::from_hours(1);
-/// What the kernel is told of the size of the disk, in blocks of 4 KiB: more than anybody needs here.
-const BLOCKS: u64 = 1 << 24;
+/// The unit in which the kernel is told of room, in bytes.
+const BLOCK_BYTES: u32 = 4096;
 
 /// Why a volume is not there.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +71,11 @@ impl Mounted {
         Ok(gone)
     }
 
+    /// Changes how the volume behaves, or asks it something.
+    pub fn with<T>(&self, work: impl FnOnce(&mut Volume) -> T) -> T {
+        work(&mut self.shared().volume)
+    }
+
     fn power_on(&mut self) -> Result<(), MountError> {
         self.shared().is_off = false;
         let mut config = Config::default();
@@ -109,6 +114,8 @@ impl Files {
             VolumeError::NotAFolder => Errno::ENOTDIR,
             VolumeError::IsAFolder => Errno::EISDIR,
             VolumeError::NotEmpty => Errno::ENOTEMPTY,
+            VolumeError::Full => Errno::ENOSPC,
+            VolumeError::Failed => Errno::EIO,
         })
     }
 
@@ -376,6 +383,11 @@ impl Filesystem for Files {
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        reply.statfs(BLOCKS, BLOCKS, BLOCKS, BLOCKS, BLOCKS, 4096, 255, 4096);
+        let shared = lock(&self.0);
+        let blocks = |bytes: u64| bytes / u64::from(BLOCK_BYTES);
+        let (all, used) = (shared.volume.capacity(), shared.volume.used());
+        let free = blocks(all.saturating_sub(used));
+        // Names cost nothing.
+        reply.statfs(blocks(all), free, free, u64::MAX, u64::MAX, BLOCK_BYTES, 255, BLOCK_BYTES);
     }
 }

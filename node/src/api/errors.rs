@@ -53,6 +53,18 @@ pub enum ApiError {
     /// The leader vanished while it worked on a write.
     #[error("the leader was lost before it answered: {}", TimeoutOutcome::Unknown)]
     LeaderLost,
+    /// The disk of the leader has only its reserve left.
+    #[error(
+        "nothing was written, the disk of node {node} is full: {left} bytes are left, {needed} are needed"
+    )]
+    DiskFull {
+        /// Whose disk.
+        node: NodeId,
+        /// What is left of it, in bytes.
+        left: u64,
+        /// What has to be.
+        needed: u64,
+    },
     /// The state is larger than a snapshot may be.
     #[error("the state has {bytes} bytes, a snapshot may have {bytes_max}: raise snapshot_mib_max")]
     SnapshotTooLarge {

@@ -23,6 +23,7 @@ pub(super) struct FileConfig {
     pub(super) election_ms_min: Option<u64>,
     pub(super) election_ms_max: Option<u64>,
     pub(super) lease_clock: Option<LeaseClock>,
+    pub(super) disk_reserve_mib: Option<u64>,
     pub(super) snapshot_entries: Option<u64>,
     pub(super) snapshot_log_mib: Option<u64>,
     pub(super) snapshot_mib_max: Option<u64>,

@@ -41,6 +41,7 @@ impl From<ApiError> for Refusal {
             ApiError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
             ApiError::LeaderLost => (StatusCode::GATEWAY_TIMEOUT, "leader_lost"),
             ApiError::SnapshotTooLarge { .. } => (StatusCode::INSUFFICIENT_STORAGE, "snapshot_too_large"),
+            ApiError::DiskFull { .. } => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
             ApiError::VaultNotFound { .. } => (StatusCode::NOT_FOUND, "vault_not_found"),
             ApiError::DigestNotKept { .. } => (StatusCode::NOT_FOUND, "digest_not_kept"),
             ApiError::Stopping { .. } => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),

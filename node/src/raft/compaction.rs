@@ -72,6 +72,8 @@ impl RaftNode {
         if bytes > bytes_max {
             return Err(ApiError::SnapshotTooLarge { bytes, bytes_max });
         }
+        // What is in the journal comes on top, and is small.
+        self.inner.space.check_for(bytes).map_err(|full| self.disk_full(full))?;
         self.inner.raft.trigger().snapshot().await.map_err(|fatal| Self::stopping(&fatal))
     }
 

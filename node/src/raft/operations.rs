@@ -20,6 +20,7 @@ use crate::limits::{LEADER_RETRY, LEADER_WAIT, OPERATION_TIMEOUT, OPERATIONS_IN_
 use crate::network::rpc::{Confirmed, ReadIndex};
 use crate::network::{Peer, TransportError};
 use crate::plant::Plant;
+use crate::storage::space::DiskFull;
 use crate::types::{Command, EncodedCommand, NodeId, NodeInfo, Outcome, Revision};
 
 impl KeyValueStore for RaftNode {
@@ -85,6 +86,9 @@ impl RaftNode {
 
     /// Proposes a command on this node, which has to lead. Ends with openraft's answer, or when the node stops.
     pub(super) async fn propose(&self, command: EncodedCommand) -> Result<WriteResult, ApiError> {
+        if self.leads() {
+            self.inner.space.check().map_err(|full| self.disk_full(full))?;
+        }
         if Plant::AckBeforeQuorum.is_on()
             && matches!(command.decode(), Ok(Command::Set { .. }))
             && self.leads()
@@ -255,6 +259,11 @@ impl RaftNode {
                 return std::future::pending().await;
             }
         }
+    }
+
+    /// Too little room on this node's disk.
+    pub(super) fn disk_full(&self, DiskFull { left, needed }: DiskFull) -> ApiError {
+        ApiError::DiskFull { node: self.inner.id, left, needed }
     }
 
     /// Whether this node believes that it leads.

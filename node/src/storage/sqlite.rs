@@ -20,6 +20,7 @@ mod records;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -73,6 +74,7 @@ const BOOKS: &str = "
 pub struct SqliteStateMachine {
     queue: Option<SyncSender<Op>>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    is_closing: Arc<AtomicBool>,
     position: Position,
     readers: ReadPool,
     snapshots: SnapshotStore,
@@ -106,12 +108,20 @@ impl Bases {
 
 /// Waits for the state machine's thread when the node stops.
 #[derive(Debug)]
-pub struct StateMachineThread(Arc<Mutex<Option<JoinHandle<()>>>>);
+pub struct StateMachineThread {
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    is_closing: Arc<AtomicBool>,
+}
 
 impl StateMachineThread {
+    /// Has it give up to wait for room on its disk: what is not applied stays in the log.
+    pub fn stop_waiting(&self) {
+        self.is_closing.store(true, Ordering::Relaxed);
+    }
+
     /// Returns when the thread has ended, which it does once openraft has dropped the state machine.
     pub fn join(&self) {
-        let thread = self.0.lock().expect("nothing panics while it holds this lock").take();
+        let thread = self.thread.lock().expect("nothing panics while it holds this lock").take();
         if let Some(thread) = thread
             && thread.join().is_err()
         {
@@ -137,8 +147,10 @@ impl SqliteStateMachine {
         if let Some(applied) = position.applied.as_mut().filter(|_| Plant::ApplyTwiceAfterRestart.is_on()) {
             applied.index = applied.index.saturating_sub(1);
         }
-        let readers = ReadPool::new(path.clone());
-        let applier = Applier::new(connection, generation, readers.clone(), bases.clone()).map_err(sqlite)?;
+        let (readers, is_closing) = (ReadPool::new(path.clone()), Arc::new(AtomicBool::new(false)));
+        let applier =
+            Applier::new(connection, generation, readers.clone(), bases.clone(), is_closing.clone());
+        let applier = applier.map_err(sqlite)?;
         // One batch is applied while openraft prepares the next.
         let (queue, ops) = sync_channel(1);
         let thread = std::thread::Builder::new()
@@ -148,6 +160,7 @@ impl SqliteStateMachine {
         Ok(Self {
             queue: Some(queue),
             thread: Arc::new(Mutex::new(Some(thread))),
+            is_closing,
             position,
             readers,
             snapshots,
@@ -181,7 +194,7 @@ impl SqliteStateMachine {
 
     /// What to wait for when the node stops.
     pub fn thread(&self) -> StateMachineThread {
-        StateMachineThread(self.thread.clone())
+        StateMachineThread { thread: self.thread.clone(), is_closing: self.is_closing.clone() }
     }
 
     async fn apply_batch(&mut self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use tokio::sync::oneshot;
 
 use super::super::entry::{chain, decode_command, encode, entry_size, membership_of};
@@ -13,7 +15,7 @@ use super::generation::Generation;
 use super::records::{self, SqlStore, sql_int};
 use super::{Bases, ReadPool, SnapshotFile, StorageError, check_snapshot, open_writer};
 use crate::failpoint::FailPoint;
-use crate::limits::{STATE_DIGEST_INTERVAL, STATE_DIGESTS_MAX};
+use crate::limits::{DISK_FULL_WAIT, STATE_DIGEST_INTERVAL, STATE_DIGESTS_MAX};
 use crate::state;
 use crate::types::raft_types::{Entry, LogId, StoredMembership};
 use crate::types::{Command, Outcome, Revision};
@@ -57,6 +59,10 @@ pub(super) struct Applier {
     bases: Bases,
     /// The state digest after the last applied entry.
     digest: [u8; 32],
+    /// Whether it waits for room on its disk.
+    is_waiting: bool,
+    /// Turns true when nothing more is waited for.
+    is_closing: Arc<AtomicBool>,
 }
 
 impl Applier {
@@ -65,10 +71,20 @@ impl Applier {
         generation: Generation,
         readers: ReadPool,
         bases: Bases,
+        is_closing: Arc<AtomicBool>,
     ) -> rusqlite::Result<Self> {
         let digest = stored_digest(&connection)?;
         let checkpoints = Checkpoints::start(&generation.path())?;
-        Ok(Self { connection, generation, checkpoints, readers, bases, digest })
+        Ok(Self {
+            connection,
+            generation,
+            checkpoints,
+            readers,
+            bases,
+            digest,
+            is_waiting: false,
+            is_closing,
+        })
     }
 
     /// Works until the queue is closed and empty.
@@ -79,8 +95,18 @@ impl Applier {
                 Op::Apply(Batch { entries, awaited, done }) => {
                     let commands: io::Result<Vec<_>> = entries.iter().map(decode_command).collect();
                     let applied = commands.and_then(|commands| {
-                        self.step(&entries, &commands, &awaited).map_err(io::Error::other)
+                        loop {
+                            match self.step(&entries, &commands, &awaited) {
+                                Err(error)
+                                    if is_disk_full(&error) && !self.is_closing.load(Ordering::Relaxed) =>
+                                {
+                                    self.wait_for_room(&error);
+                                }
+                                result => break result.map_err(io::Error::other),
+                            }
+                        }
                     });
+                    self.is_waiting = false;
                     let _ = done.send(applied);
                 }
                 Op::Install { snapshot, done } => {
@@ -88,6 +114,14 @@ impl Applier {
                 }
             }
         }
+    }
+
+    /// Waits a while; says so the first time.
+    fn wait_for_room(&mut self, error: &rusqlite::Error) {
+        if !std::mem::replace(&mut self.is_waiting, true) {
+            tracing::warn!(%error, "the state machine waits for room on its disk");
+        }
+        std::thread::sleep(DISK_FULL_WAIT);
     }
 
     /// Makes a snapshot the state. A crash leaves the old state or the new one.
@@ -155,6 +189,15 @@ impl Applier {
         self.checkpoints.written(&self.connection, bytes);
         Ok(outcomes)
     }
+}
+
+/// Whether there was no room for a transaction, of which nothing is left then.
+fn is_disk_full(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error().map(|error| (error.code, error.extended_code));
+    code.is_some_and(|(code, extended)| {
+        // The index of the journal, which is made as long as it has to be beforehand.
+        code == ErrorCode::DiskFull || extended == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+    })
 }
 
 /// The last applied entry and the membership, as stored.

@@ -1,0 +1,117 @@
+//! Room on the disk: how much of it is left, and when that is so little that nothing more is taken in.
+//!
+//! A store that meets the end of its disk fails in the middle of what it does. So a reserve is kept: below it new entries are
+//! refused, while votes, reads and what is under way go on, and what is refused is welcome again once there is room.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::sys::statvfs::statvfs;
+
+use crate::limits::DISK_LOOK_INTERVAL;
+
+/// The disk of a data directory.
+#[derive(Debug)]
+pub struct Space {
+    path: PathBuf,
+    reserve: u64,
+    /// Bytes that are left, while they are too few; otherwise [`ENOUGH`].
+    left: AtomicU64,
+}
+
+const ENOUGH: u64 = u64::MAX;
+
+/// Too little room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the disk has {} MiB left, {} MiB are needed: make room on it", mib(*left), mib(*needed))]
+pub struct DiskFull {
+    /// Bytes that are left.
+    pub left: u64,
+    /// Bytes that have to be.
+    pub needed: u64,
+}
+
+fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1024 * 1024)
+}
+
+impl Space {
+    /// The disk on which this directory is, of which so many bytes are kept in reserve.
+    pub fn new(path: &Path, reserve: u64) -> Self {
+        let space = Self { path: path.to_owned(), reserve, left: AtomicU64::new(ENOUGH) };
+        space.look();
+        space
+    }
+
+    /// Whether there was room for more when it was last looked.
+    ///
+    /// # Errors
+    /// Only the reserve is left, or less.
+    pub fn check(&self) -> Result<(), DiskFull> {
+        match self.left.load(Ordering::Relaxed) {
+            ENOUGH => Ok(()),
+            left => Err(DiskFull { left, needed: self.reserve }),
+        }
+    }
+
+    /// Whether there is room for so many bytes now, beside the reserve.
+    ///
+    /// # Errors
+    /// There is not.
+    pub fn check_for(&self, bytes: u64) -> Result<(), DiskFull> {
+        let needed = self.reserve.saturating_add(bytes);
+        match left(&self.path) {
+            Some(left) if left < needed => Err(DiskFull { left, needed }),
+            // Whoever is not told tries, and sees.
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Looks how much is left, again and again, for as long as it runs.
+    pub async fn watch(&self) {
+        loop {
+            tokio::time::sleep(DISK_LOOK_INTERVAL).await;
+            self.look();
+        }
+    }
+
+    fn look(&self) {
+        let Some(now) = left(&self.path) else { return };
+        let was_short = self.check().is_err();
+        // What has just been refused is not let in again for a single entry's room.
+        let wanted = if was_short { self.reserve + self.reserve / 8 } else { self.reserve };
+        let is_short = now < wanted;
+        self.left.store(if is_short { now } else { ENOUGH }, Ordering::Relaxed);
+        if is_short && !was_short {
+            let full = DiskFull { left: now, needed: self.reserve };
+            tracing::warn!(path = %self.path.display(), "writes are refused: {full}");
+        } else if was_short && !is_short {
+            tracing::info!(path = %self.path.display(), left_mib = mib(now), "there is room again, writes are taken");
+        }
+    }
+}
+
+/// Bytes that are left to this user on the disk of a path; nothing where the file system does not say.
+fn left(path: &Path) -> Option<u64> {
+    let found = statvfs(path).ok()?;
+    Some(found.blocks_available().saturating_mul(found.fragment_size()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserve_that_is_not_there_is_missed() {
+        let folder = tempfile::tempdir().unwrap();
+        let space = Space::new(folder.path(), 1);
+        assert_eq!(space.check(), Ok(()));
+        assert_eq!(space.check_for(1), Ok(()));
+        let full = space.check_for(u64::MAX).unwrap_err();
+        assert_eq!(full.needed, u64::MAX);
+        let greedy = Space::new(folder.path(), u64::MAX / 2);
+        assert_eq!(greedy.check().unwrap_err().needed, u64::MAX / 2);
+        let text = DiskFull { left: 1, needed: 64 * 1024 * 1024 }.to_string();
+        assert_eq!(text, "the disk has 1 MiB left, 64 MiB are needed: make room on it");
+    }
+}

@@ -1,0 +1,191 @@
+//! Nodes on disks of the lab's own, which run full and fail: writes are refused, reads go on, and nothing is lost.
+
+use std::fs;
+use std::path::PathBuf;
+
+use aspen_lab::volume::Mounted;
+use nix::sys::signal::Signal;
+use serde_json::{Value as Json, json};
+
+use crate::host;
+use crate::http_client::{get, post, request};
+use crate::kills::elect;
+use crate::nodes::{Nodes, position, set, validate};
+
+const IDS: [u64; 3] = [1, 2, 3];
+const MIB: u64 = 1024 * 1024;
+/// Larger than what stores keep in reserve for themselves.
+const LARGE: usize = 64 * 1024;
+
+/// Nodes whose folders are such disks.
+pub(crate) struct OnDisks {
+    pub(crate) nodes: Nodes,
+    pub(crate) disks: Vec<Mounted>,
+}
+
+impl Drop for OnDisks {
+    fn drop(&mut self) {
+        // A disk that is in use stays.
+        self.nodes.kill_all();
+        self.disks.clear();
+    }
+}
+
+impl OnDisks {
+    /// None where this host has no FUSE, which is said loudly.
+    pub(crate) fn new(program: Option<PathBuf>, flags: &[&'static str]) -> Option<Self> {
+        let mut nodes = Nodes::new(3);
+        nodes.set_up(program, flags);
+        let mut disks = Vec::new();
+        for id in IDS {
+            let folder = nodes.data(id);
+            let key = fs::read(folder.join("identity.key")).unwrap();
+            match Mounted::new(&folder) {
+                Ok(disk) => disks.push(disk),
+                Err(error) => {
+                    host::lacks("fuse", &format!("FUSE ({error})"));
+                    return None;
+                }
+            }
+            nodes.give_identity(id, &key);
+        }
+        Some(Self { nodes, disks })
+    }
+
+    /// A cluster that serves, led by this node.
+    fn led_by(leader: u64, flags: &[&'static str]) -> Option<Self> {
+        let mut cluster = Self::new(None, flags)?;
+        for id in IDS {
+            cluster.nodes.start(id, &IDS);
+        }
+        for id in IDS {
+            cluster.nodes.answers(id);
+        }
+        request(cluster.nodes.http(1), "POST", "/cluster/init", "").unwrap();
+        elect(&cluster.nodes, leader);
+        cluster.nodes.succeeds(leader, "/kv/write", &set("before", "all"));
+        Some(cluster)
+    }
+
+    /// Leaves a disk so much room.
+    fn leave(&self, id: u64, bytes: u64) {
+        self.disk(id).with(|disk| disk.set_capacity(disk.used() + bytes));
+    }
+
+    fn disk(&self, id: u64) -> &Mounted {
+        &self.disks[usize::try_from(id - 1).unwrap()]
+    }
+}
+
+fn is_leader(nodes: &Nodes, id: u64) -> bool {
+    get(nodes.http(id), "/raft/state").is_ok_and(|(_, state)| state["role"] == "leader")
+}
+
+/// Writes a value until that is answered with this status; the answer.
+fn written(nodes: &Nodes, id: u64, status: u16) -> Json {
+    nodes.comes(&format!("{status} for a write"), || {
+        let (found, answer) = post(nodes.http(id), "/kv/write", &set("k", "v")).ok()?;
+        (found == status).then_some(answer)
+    })
+}
+
+#[test]
+fn leader_whose_disk_is_full_refuses_writes_and_serves_reads() {
+    let Some(cluster) = OnDisks::led_by(1, &["--disk-reserve-mib", "16"]) else { return };
+    let nodes = &cluster.nodes;
+    cluster.leave(1, 8 * MIB);
+    // Also what another node hands on to it.
+    for id in [1, 2] {
+        let error = &written(nodes, id, 507)["error"];
+        assert_eq!(error["code"], "disk_full", "{error}");
+        let text = error["message"].as_str().unwrap();
+        assert!(text.starts_with("nothing was written, the disk of node 1 is full: "), "{text}");
+    }
+    let read = nodes.succeeds(1, "/kv/read", &json!({ "key": "before" }));
+    assert_eq!(read["value"], "all");
+    let (status, refused) = request(nodes.http(1), "POST", "/cluster/snapshot", "").unwrap();
+    assert_eq!((status, &refused["error"]["code"]), (507, &json!("disk_full")), "{refused}");
+    assert!(is_leader(nodes, 1), "it leads as before");
+    cluster.leave(1, 64 * MIB);
+    written(nodes, 2, 200);
+}
+
+#[test]
+fn follower_whose_disk_is_full_takes_nothing_and_catches_up() {
+    let Some(cluster) = OnDisks::led_by(1, &["--disk-reserve-mib", "16"]) else { return };
+    let nodes = &cluster.nodes;
+    cluster.leave(3, 8 * MIB);
+    nodes.comes("word of the full disk", || {
+        nodes
+            .last_words(3)
+            .contains("writes are refused: the disk has 8 MiB left, 16 MiB are needed")
+            .then_some(())
+    });
+    let before = get(nodes.http(3), "/raft/state").unwrap().1;
+    for number in 0..20 {
+        nodes.succeeds(1, "/kv/write", &set(&format!("k{number}"), "v"));
+    }
+    let after = get(nodes.http(3), "/raft/state").unwrap().1;
+    assert_eq!(after["last_log_index"], before["last_log_index"], "{after}");
+    assert_eq!(
+        (&after["term"], &after["role"]),
+        (&before["term"], &json!("follower")),
+        "it hears of its leader"
+    );
+    cluster.leave(3, 64 * MIB);
+    let last = position(nodes, 1, "applied").unwrap();
+    nodes.comes("follower that has caught up", || {
+        position(nodes, 3, "applied").filter(|applied| *applied >= last)
+    });
+}
+
+/// Faster than anybody looks: the stores themselves meet the end of the disk.
+#[test]
+fn node_whose_disk_runs_full_under_it_goes_on_by_itself() {
+    let Some(mut cluster) = OnDisks::led_by(1, &["--disk-reserve-mib", "1"]) else { return };
+    for victim in [3, 1] {
+        cluster.leave(victim, 0);
+        let large = "x".repeat(LARGE);
+        let mut number = 0;
+        cluster.nodes.comes("end of the room", || {
+            number += 1;
+            // The leader may fail under it, and whether it was written does not matter here.
+            let _ = post(cluster.nodes.http(2), "/kv/write", &set(&format!("{victim}/{number}"), &large));
+            let words = cluster.nodes.last_words(victim);
+            (words.contains("the disk is full, the node starts again")
+                || words.contains("waits for room on its disk"))
+            .then_some(())
+        });
+        assert!(!cluster.nodes.has_ended(victim), "{}", cluster.nodes.last_words(victim));
+        cluster.leave(victim, 256 * MIB);
+        let last = cluster.nodes.succeeds(2, "/kv/write", &set("after", &victim.to_string()));
+        let last = last["revision"].as_u64().unwrap();
+        cluster.nodes.comes("node that has caught up", || {
+            position(&cluster.nodes, victim, "applied").filter(|applied| *applied >= last)
+        });
+        let read = cluster.nodes.succeeds(victim, "/kv/read", &json!({ "key": "before" }));
+        assert_eq!(read["value"], "all");
+    }
+    for id in IDS {
+        let status = cluster.nodes.end(id, Signal::SIGTERM);
+        assert_eq!(status.code(), Some(0), "node {id}:\n{}", cluster.nodes.last_words(id));
+        let (is_sound, text) = validate(&cluster.nodes, id);
+        assert!(is_sound, "{text}");
+    }
+}
+
+/// What a disk did not take when it was told to may be anywhere: nothing is acknowledged on top of that.
+#[test]
+fn node_whose_log_cannot_be_synced_stops_and_says_why() {
+    let Some(mut cluster) = OnDisks::led_by(1, &[]) else { return };
+    cluster.disk(3).with(|disk| disk.fail_syncs(true));
+    cluster.nodes.succeeds(1, "/kv/write", &set("without", "three"));
+    let status = cluster.nodes.ended(3);
+    let words = cluster.nodes.last_words(3);
+    assert_eq!(status.code(), Some(1), "{words}");
+    assert!(words.contains("the log failed, this node has to stop"), "{words}");
+    cluster.disk(3).with(|disk| disk.fail_syncs(false));
+    cluster.nodes.start(3, &IDS);
+    let read = cluster.nodes.succeeds(3, "/kv/read", &json!({ "key": "without" }));
+    assert_eq!(read["value"], "three");
+}
