@@ -108,7 +108,7 @@ impl Debug for Files {
 /// The cluster does not come up, or the driver or one of the files fails.
 pub async fn run(stage: Stage, files: Files) -> Result<RunRecord, RunError> {
     let conduct = Arc::new(Conduct::new(stage.clock.clone(), stage.sink.clone(), files.observations));
-    let load = Arc::new(Load::new(stage.clock.clone(), files.history));
+    let load = Arc::new(Load::new(stage.clock.clone(), files.history, stage.plan.workload.reads));
     let links = Arc::new(Links::new(&stage));
     let began = stage.clock.now();
     let standing = match boot(&stage, &conduct, &links).await {

@@ -212,8 +212,9 @@ fn prove(bench: &Bench, proofs: &[Proof], jobs: usize, out: &mut impl Write) -> 
         .flat_map(|(number, proof)| proof.seeds.iter().map(move |seed| (number, *seed)))
         .collect();
     let next = AtomicUsize::new(0);
-    let (sender, results) = mpsc::sync_channel(SELFTEST_JOBS_MAX as usize);
     thread::scope(|scope| {
+        // Dropped before the workers are waited for: after an error nobody waits for a place in it.
+        let (sender, results) = mpsc::sync_channel(SELFTEST_JOBS_MAX as usize);
         for _ in 0..jobs.min(runs.len()) {
             let (runs, next, sender) = (&runs, &next, sender.clone());
             scope.spawn(move || {

@@ -67,6 +67,11 @@ impl HttpConnection {
         Self { address, open: None }
     }
 
+    /// The node at its other end.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Sends a request and waits for its answer.
     ///
     /// # Errors

@@ -210,7 +210,7 @@ impl RaftNode {
 
     /// Returns once this node's own status shows the cluster that it has founded.
     async fn founded(&self) {
-        let mut metrics = self.inner.raft.metrics();
+        let mut metrics = self.inner.raft.server_metrics();
         while metrics.borrow_watched().membership_config.nodes().next().is_none() {
             if metrics.changed().await.is_err() {
                 return;

@@ -21,7 +21,7 @@ use crate::disks::OnDisks;
 use crate::http_client::{get, post, request};
 use crate::lab::rounds;
 use crate::nodes::{Nodes, contents, position, set, three_nodes_of, validate};
-use crate::selftest::planted_node;
+use crate::programs::planted_node;
 
 const IDS: [u64; 3] = [1, 2, 3];
 /// The node that dies at every point.

@@ -23,7 +23,7 @@ fn leader_by(nodes: &Nodes, id: u64) -> Option<u64> {
 
 #[test]
 fn read_by_a_lease_says_so_wherever_it_was_asked() {
-    let (nodes, leader) = founded(&["--lease-clock", "monotonic"]);
+    let (nodes, leader) = founded(&["--lease-clock", "own"]);
     let lease = json!({ "key": "k", "consistency": "lease" });
     for id in [leader, leader % 3 + 1] {
         // The first answer of a quorum may still be on its way.

@@ -44,6 +44,9 @@ fn row(run: &Run, name: &str, seed: u64) -> String {
         let links = record.links.as_ref().unwrap();
         assert!(links.proofs.len() == 3 && links.has_receipt(), "{}", run.output());
     }
+    if name == "lease-reads" {
+        assert!(record.counts.by_lease >= Some(1_000), "{}", run.output());
+    }
     if name == "left-behind" {
         assert!(snapshots_taken(&run.directory) >= 2, "{}", run.output());
     }

@@ -2,35 +2,15 @@
 #![allow(clippy::disallowed_methods, reason = "a test builds and starts what it tests")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
 use crate::lab::{bench, rounds};
+use crate::programs::planted_node;
 use crate::verify::judged_again;
-
-/// The node with its planted bugs and the points at which it can be made to die. It is built like the tests, so that only our own crate is built again.
-pub(crate) fn planted_node() -> PathBuf {
-    let profile_dir = Path::new(env!("CARGO_BIN_EXE_lab")).parent().unwrap();
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--locked", "--workspace", "--example", "aspen-node-planted"]);
-    build.args(["--features", "aspen-node/planted-bugs,aspen-node/failpoints", "--target-dir"]);
-    build.arg(profile_dir.parent().unwrap()).current_dir(env!("CARGO_MANIFEST_DIR"));
-    if profile_dir.ends_with("release") {
-        build.arg("--release");
-    }
-    // What cargo tells a test of its package is news to the build scripts of dependencies, which would run again.
-    let told = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "OUT_DIR"];
-    for (name, _) in std::env::vars_os() {
-        if told.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
-            build.env_remove(name);
-        }
-    }
-    assert!(build.status().unwrap().success());
-    profile_dir.join("examples/aspen-node-planted")
-}
 
 fn selftest(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_lab")).arg("selftest").args(words).output().unwrap()

@@ -40,7 +40,7 @@ pub(super) fn record(faults: Vec<FaultRecord>, load_ended_s: u64) -> RunRecord {
     RunRecord {
         origin_ns: 0,
         load_ended_ns: load_ended_s * SECOND,
-        counts: LoadCounts { answered: 1_000, refused: 0, unknown: 0 },
+        counts: LoadCounts { answered: 1_000, refused: 0, unknown: 0, by_lease: None },
         settled: None,
         costs: None,
         faults,

@@ -27,7 +27,7 @@ pub(super) fn write_node_files(
     Identity::from_secret(node.secret_key_seed.0).store(&data)?;
     let config = home.join("node.toml");
     // Where this host stands still, so do all nodes; and what stops one of them does not stop the host's clock.
-    let text = format!("lease_clock = \"monotonic\"\n{}", node_toml(plan, node, &data, pace));
+    let text = format!("lease_clock = \"own\"\n{}", node_toml(plan, node, &data, pace));
     fs::write(&config, text).map_err(|source| SetUpError::Io { path: config.clone(), source })?;
     Ok(config)
 }

@@ -55,6 +55,9 @@ fn write_record(out: &mut String, record: &RunRecord, plan: &Plan, pace: Pace) -
         "{} operations answered, {} refused, {} with an open outcome, in {load_s:.1} s",
         counts.answered, counts.refused, counts.unknown,
     )?;
+    if let Some(by_lease) = counts.by_lease {
+        writeln!(out, "{by_lease} answers to reads and scans were confirmed by a lease")?;
+    }
     if let Some(costs) = &record.costs {
         writeln!(out, "{}", came_up(costs, pace))?;
     }

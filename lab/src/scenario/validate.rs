@@ -109,7 +109,7 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
         .require("checks", findings)
         .and_then(|value| checks::checks(&value, names, faults.as_deref(), findings));
     if target == Some(Target::Etcd) {
-        etcd_lacks(&fields, workload.as_ref(), faults.as_deref(), checks.as_deref(), findings);
+        etcd_lacks(&fields, raft, workload.as_ref(), faults.as_deref(), checks.as_deref(), findings);
     }
     let duration = duration(&fields, faults.as_deref(), findings);
     if let (Some(workload), Some(duration)) = (&workload, duration) {
@@ -259,6 +259,7 @@ fn reads(value: &Value<'_>, findings: &mut Findings) -> Option<Reads> {
 /// What is asked of etcd and only Aspen has.
 fn etcd_lacks(
     fields: &Fields<'_>,
+    raft: Option<RaftSettings>,
     workload: Option<&Workload>,
     faults: Option<&[Fault]>,
     checks: Option<&[Check]>,
@@ -269,6 +270,9 @@ fn etcd_lacks(
             findings.add(&place.path, Mistake::EtcdLacks { what, why });
         }
     };
+    if raft.is_some_and(|raft| raft.snapshot_entries.is_some()) {
+        lacks("raft", "raft.snapshot_entries", "which keeps 5000 entries behind a snapshot");
+    }
     if workload.is_some_and(|workload| workload.reads == Reads::Lease) {
         lacks("workload", "reads: lease", "which has no such reads");
     }

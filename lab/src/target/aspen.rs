@@ -55,6 +55,11 @@ pub(super) fn page(body: &Json) -> Option<Page> {
     Some(Page { is_truncated: body["is_truncated"] != false, entries })
 }
 
+/// Whether an answer to a read says that a lease has confirmed it, also that the key is not there.
+pub(crate) fn is_by_lease(response: &Response) -> bool {
+    [&response.body, &response.body["error"]].iter().any(|body| body["confirmed_by"] == "lease")
+}
+
 /// One node's Raft state, if it answers in time.
 pub(crate) async fn state(channel: &mut dyn Channel) -> Option<NodeState> {
     serde_json::from_value(ask(channel, Request::get(STATE)).await?).ok()

@@ -137,6 +137,7 @@ pub(super) fn outcome(op: &Op<String>, answer: Result<Response, RequestError>) -
         Op::Read => read(&body),
         Op::Write { .. } | Op::Delete => Outcome::Done,
         Op::Cas { .. } if body["succeeded"] == true => Outcome::Done,
+        Op::Cas { .. } if !body["responses"][0]["response_range"].is_object() => Outcome::Unknown,
         Op::Cas { .. } => match read(&body["responses"][0]["response_range"]) {
             Outcome::Read { value } => Outcome::CasFailed { actual: value },
             _ => Outcome::Unknown,
@@ -168,8 +169,8 @@ pub(crate) fn status_request() -> Request {
     Request::post("/v3/maintenance/status", &json!({}))
 }
 
-/// What a member says of itself. It names no vote; of its entries it tells the place and not the term, which is that of the
-/// member here.
+/// What a member says of itself. It names no vote. Its term is that of the last entry that it has applied: one that leads anew may
+/// name its predecessor's for a moment.
 pub(super) async fn state(channel: &mut dyn Channel) -> Option<NodeState> {
     let status = ask(channel, status_request()).await?;
     let metrics = ask(channel, Request::get("/metrics")).await?;
@@ -240,6 +241,7 @@ mod tests {
         check(cas(), 200, failed, Outcome::CasFailed { actual: value("v1") });
         let absent = json!({ "header": header, "responses": [{ "response_range": { "header": { "revision": "4" } } }] });
         check(cas(), 200, absent, Outcome::CasFailed { actual: None });
+        check(cas(), 200, json!({ "header": header }), Outcome::Unknown);
         let error = json!({ "error": "etcdserver: request timed out", "code": 14 });
         check(write(), 503, error, Outcome::Unknown);
     }

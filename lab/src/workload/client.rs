@@ -9,17 +9,19 @@ use std::time::Duration;
 use rand::Rng;
 
 use super::register::{Choice, RegisterClient};
-use crate::cluster::{Channel, Clock, Cluster};
+use crate::cluster::{Channel, Clock, Cluster, RequestError, Response};
 use crate::history::{Answer, Call, HistoryWriter, Op, OpId, Outcome};
 use crate::limits::CLIENT_TIMEOUT;
-use crate::plan::NodeIndex;
-use crate::target::Dialect;
+use crate::plan::{NodeIndex, Reads};
+use crate::target::{Dialect, aspen};
 
 /// What all clients share: the history, the counts, and the word to stop.
 pub struct Load {
     clock: Arc<dyn Clock>,
     history: Mutex<Recorder>,
     counts: Counts,
+    /// Whether reads ask for a lease.
+    counts_leases: bool,
     is_stopped: AtomicBool,
     /// Nanoseconds of the first answered operation plus one; 0 before it.
     first_answer: AtomicU64,
@@ -44,6 +46,7 @@ struct Counts {
     answered: AtomicU64,
     refused: AtomicU64,
     unknown: AtomicU64,
+    by_lease: AtomicU64,
 }
 
 /// A reading of the counts.
@@ -55,6 +58,9 @@ pub struct LoadCounts {
     pub refused: u64,
     /// Operations whose outcome is open.
     pub unknown: u64,
+    /// Answers that a leader's lease has confirmed, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_lease: Option<u64>,
 }
 
 /// A read that was answered, to be written down after the fact.
@@ -76,8 +82,9 @@ pub struct Reading {
 
 impl Load {
     /// Records into `history`, with the times of `clock`.
-    pub fn new(clock: Arc<dyn Clock>, history: Box<dyn Write + Send>) -> Self {
+    pub fn new(clock: Arc<dyn Clock>, history: Box<dyn Write + Send>, reads: Reads) -> Self {
         Self {
+            counts_leases: reads == Reads::Lease,
             clock,
             history: Mutex::new(Recorder { writer: HistoryWriter::new(history), next: 0, failed: None }),
             counts: Counts::default(),
@@ -107,6 +114,7 @@ impl Load {
             answered: self.counts.answered.load(Ordering::Relaxed),
             refused: self.counts.refused.load(Ordering::Relaxed),
             unknown: self.counts.unknown.load(Ordering::Relaxed),
+            by_lease: self.counts_leases.then(|| self.counts.by_lease.load(Ordering::Relaxed)),
         }
     }
 
@@ -174,6 +182,13 @@ impl Load {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts an answer that a lease has confirmed.
+    fn note_lease(&self, answer: &Result<Response, RequestError>) {
+        if answer.as_ref().is_ok_and(aspen::is_by_lease) {
+            self.counts.by_lease.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn recorder(&self) -> std::sync::MutexGuard<'_, Recorder> {
         self.history.lock().expect("nothing panics while it holds this lock")
     }
@@ -238,6 +253,7 @@ impl<R: Rng> Client<R> {
             Choice::One { key, op } => {
                 let id = load.call(&self.name, node, &key, &op);
                 let answer = channel.request(self.dialect.request(&key, &op), CLIENT_TIMEOUT).await;
+                load.note_lease(&answer);
                 let outcome = self.dialect.outcome(&op, answer);
                 load.answer(id, &outcome);
                 self.choices.learn(&key, &op, &outcome);
@@ -247,6 +263,7 @@ impl<R: Rng> Client<R> {
                 let ids: Vec<OpId> =
                     keys.iter().map(|key| load.call(&self.name, node, key, &Op::Read)).collect();
                 let answer = channel.request(self.dialect.scan_request(&prefix), CLIENT_TIMEOUT).await;
+                load.note_lease(&answer);
                 let outcomes = self.dialect.scan_outcomes(&keys, answer);
                 for ((id, key), outcome) in ids.into_iter().zip(&keys).zip(&outcomes) {
                     load.answer(id, outcome);

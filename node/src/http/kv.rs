@@ -34,7 +34,11 @@ pub(super) async fn read(State(state): State<HttpState>, Body(body): Body<ReadBo
     let request = ReadRequest { vault: body.vault, key: key(body.key, body.key_base64)?, consistency };
     let result = state.store.read(request.clone()).await?;
     let Some(record) = result.record else {
-        return Err(key_not_found(result.revision.0));
+        let mut refusal = key_not_found(result.revision.0);
+        if consistency == Consistency::Lease {
+            refusal = refusal.with("confirmed_by", result.confirmed_by.as_str());
+        }
+        return Err(refusal);
     };
     let mut object = record_json(Some(request.key), record);
     object.insert("revision".to_owned(), result.revision.0.into());

@@ -66,14 +66,19 @@ pub(super) async fn read(
     let Query(ReadQuery { vault, consistency }) = query.map_err(query_error)?;
     let request = ReadRequest { vault, key: key_of(uri.path())?, consistency };
     let result = state.store.read(request).await?;
-    let Some(record) = result.record else { return Err(key_not_found(result.revision.0)) };
+    let by = (CONFIRMED_BY, HeaderValue::from_static(result.confirmed_by.as_str()));
+    let Some(record) = result.record else {
+        let mut response = key_not_found(result.revision.0).into_response();
+        response.headers_mut().extend([by]);
+        return Ok(response);
+    };
     let number = |number: u64| HeaderValue::from(number);
     let told = [
         (header::ETAG, tag(record.mod_revision)),
         (REVISION, number(result.revision.0)),
         (CREATE_REVISION, number(record.create_revision.0)),
         (VERSION, number(record.version)),
-        (CONFIRMED_BY, HeaderValue::from_static(result.confirmed_by.as_str())),
+        by,
     ];
     let mut response = match condition(&headers)? {
         Some(condition) if !condition.holds(&record) => {

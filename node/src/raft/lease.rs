@@ -6,10 +6,11 @@
 //! are confirmed by a quorum.
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,87 +28,89 @@ use crate::types::raft_types::Vote;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LeaseClock {
-    /// This machine's own, or the hypervisor's as well where the machine is virtual; none if it has none
+    /// This machine's own, or the hypervisor's as well where the machine may be virtual; none if it has none
     #[default]
     Auto,
     /// This machine's own, also where it is virtual: nobody pauses it
-    Monotonic,
+    Own,
     /// None: no leases
     Off,
-}
-
-/// What counts the time of leases.
-#[derive(Debug)]
-enum Source {
-    None,
-    Monotonic,
-    Hypervisor(HostClock),
 }
 
 /// Whether this node's lease counts.
 #[derive(Debug)]
 pub(super) struct Leases {
-    source: Source,
+    /// Without one there are no leases.
+    witness: Option<Witness>,
     length: Duration,
-    /// What the clocks showed, from older to newer; empty where there is one clock.
+    /// What the clocks showed, from older to newer.
     marks: Mutex<VecDeque<Mark>>,
 }
 
-/// Two clocks at one moment.
+/// A clock that goes on where openraft's, `CLOCK_MONOTONIC`, stands still.
+#[derive(Debug)]
+enum Witness {
+    /// While the machine is suspended.
+    BootTime,
+    /// While the hypervisor has paused it.
+    Host(HostClock),
+}
+
+/// Two clocks at one moment, in nanoseconds from when it does not matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Mark {
-    /// Nanoseconds of this machine's clock, from when it does not matter.
     own_ns: i128,
-    /// Nanoseconds of the hypervisor's clock.
-    host_ns: i128,
+    witness_ns: i128,
+}
+
+/// Why there is no clock of a hypervisor.
+#[derive(Debug, thiserror::Error)]
+enum HostClockError {
+    #[error("no clock in /sys/class/ptp is a hypervisor's")]
+    None,
+    #[error("{}", .0.display())]
+    Device(PathBuf, #[source] io::Error),
 }
 
 impl Leases {
     /// Leases of this length, as openraft has them, by this clock.
     pub(super) fn open(clock: LeaseClock, length: Duration) -> Self {
-        let source = match clock {
-            LeaseClock::Off => Source::None,
-            LeaseClock::Monotonic => Source::Monotonic,
-            LeaseClock::Auto if !may_be_virtual() => Source::Monotonic,
+        let witness = match clock {
+            LeaseClock::Off => None,
+            LeaseClock::Own => Some(Witness::BootTime),
+            LeaseClock::Auto if !may_be_virtual() => Some(Witness::BootTime),
             LeaseClock::Auto => match HostClock::open() {
-                Ok(clock) => Source::Hypervisor(clock),
-                Err(reason) => {
-                    tracing::info!(%reason, "a quorum confirms reads that ask for a lease: this machine may be virtual, and has no clock of the hypervisor");
-                    Source::None
+                Ok(clock) => Some(Witness::Host(clock)),
+                Err(error) => {
+                    let source = error.source();
+                    tracing::info!(%error, source, "there are no leases, a quorum confirms reads: this machine may be virtual");
+                    None
                 }
             },
         };
-        Self { source, length, marks: Mutex::default() }
+        Self { witness, length, marks: Mutex::default() }
     }
 
-    /// How old the last word of a quorum may be, in openraft's time; nothing without leases.
+    /// How old the last word of a quorum may be, in openraft's time; nothing without leases. Two clocks do not run equally fast.
     pub(super) fn age_max(&self) -> Option<Duration> {
-        match self.source {
-            Source::None => None,
-            // Two clocks do not run equally fast.
-            Source::Monotonic | Source::Hypervisor(_) => {
-                Some(self.length * (LEASE_MARGIN - 1) / LEASE_MARGIN)
-            }
-        }
+        self.witness.as_ref().map(|_| self.length * (LEASE_MARGIN - 1) / LEASE_MARGIN)
     }
 
-    /// Whether openraft's time was the true one for the length of a lease up to now. Asked after openraft was.
-    pub(super) fn has_true_time(&self) -> bool {
-        match &self.source {
-            Source::None => false,
-            Source::Monotonic => true,
-            Source::Hypervisor(clock) => clock.mark(tolerance(self.length)).is_some_and(|now| {
-                let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-                no_time_is_missing(&marks, now, self.length)
-            }),
-        }
+    /// Whether openraft's time was the true one from a lease before `asked_ns` until now, by [`own_ns`]. It is asked after
+    /// openraft was, and openraft after `asked_ns`: so what openraft has counted lies in between.
+    pub(super) fn has_true_time(&self, asked_ns: i128) -> bool {
+        let now = self.witness.as_ref().and_then(|witness| witness.mark(tolerance(self.length)));
+        now.is_some_and(|now| {
+            let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+            no_time_is_missing(&marks, asked_ns, now, self.length)
+        })
     }
 
     /// Marks what the clocks show, for as long as it runs.
     pub(super) async fn keep_marks(&self) {
-        let Source::Hypervisor(clock) = &self.source else { return };
+        let Some(witness) = &self.witness else { return };
         loop {
-            if let Some(mark) = clock.mark(tolerance(self.length)) {
+            if let Some(mark) = witness.mark(tolerance(self.length)) {
                 let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
                 if marks.len() == LEASE_MARKS as usize {
                     marks.pop_front();
@@ -128,13 +131,28 @@ fn nanos(duration: Duration) -> i128 {
     i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX)
 }
 
-/// Whether both clocks have gone equally far since the last mark that is older than a lease.
-fn no_time_is_missing(marks: &VecDeque<Mark>, now: Mark, lease: Duration) -> bool {
-    let before = marks.iter().rev().find(|mark| now.own_ns - mark.own_ns >= nanos(lease));
+/// Whether both clocks have gone equally far since the last mark that is a lease older than `asked_ns`.
+fn no_time_is_missing(marks: &VecDeque<Mark>, asked_ns: i128, now: Mark, lease: Duration) -> bool {
+    let before = marks.iter().rev().find(|mark| asked_ns - mark.own_ns >= nanos(lease));
     before.is_some_and(|before| {
-        let missing = (now.host_ns - before.host_ns) - (now.own_ns - before.own_ns);
+        let missing = (now.witness_ns - before.witness_ns) - (now.own_ns - before.own_ns);
         missing.abs() <= nanos(tolerance(lease))
     })
+}
+
+impl Witness {
+    /// Both clocks at one moment; nothing where this thread was held up in between.
+    fn mark(&self, tolerance: Duration) -> Option<Mark> {
+        (0..LEASE_CLOCK_LOOKS).find_map(|_| {
+            let before = own_ns();
+            let witness_ns = match self {
+                Self::BootTime => nanoseconds(ClockId::CLOCK_BOOTTIME.now().ok()?),
+                Self::Host(clock) => clock.now_ns().ok()?,
+            };
+            let own_ns = own_ns();
+            (own_ns - before < nanos(tolerance) / 4).then_some(Mark { own_ns, witness_ns })
+        })
+    }
 }
 
 /// The hypervisor's clock, a device of the kernel (`ptp_kvm` and its like).
@@ -143,37 +161,25 @@ struct HostClock {
     device: File,
 }
 
-/// What the kernel calls them, from KVM's on.
-const HOST_CLOCKS: [&str; 3] = ["KVM virtual PTP", "hyperv", "ptp_vmw"];
+/// What the kernel calls those that ask the hypervisor each time. That of Hyper-V does not: it counts on from its last sample
+/// with a counter of the guest (Linux, `drivers/hv/hv_util.c`).
+const HOST_CLOCKS: [&str; 2] = ["KVM virtual PTP", "ptp_vmw"];
 
 impl HostClock {
     /// The first such clock.
-    fn open() -> Result<Self, String> {
-        let found = fs::read_dir("/sys/class/ptp").map_err(|error| format!("/sys/class/ptp: {error}"))?;
+    fn open() -> Result<Self, HostClockError> {
         let is_host = |clock: &Path| {
             let name = fs::read_to_string(clock.join("clock_name")).unwrap_or_default();
             HOST_CLOCKS.contains(&name.trim())
         };
-        let clock = found.flatten().map(|entry| entry.path()).find(|clock| is_host(clock));
-        let name = clock
-            .as_deref()
-            .and_then(Path::file_name)
-            .ok_or("no clock in /sys/class/ptp is a hypervisor's")?;
+        let found = fs::read_dir("/sys/class/ptp").into_iter().flatten().flatten();
+        let clock = found.map(|entry| entry.path()).find(|clock| is_host(clock));
+        let name = clock.as_deref().and_then(Path::file_name).ok_or(HostClockError::None)?;
         let path = Path::new("/dev").join(name);
-        let device = File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let clock = Self { device };
-        clock.now_ns().map_err(|error| format!("{} does not answer: {error}", path.display()))?;
+        let failed = |source| HostClockError::Device(path.clone(), source);
+        let clock = Self { device: File::open(&path).map_err(failed)? };
+        clock.now_ns().map_err(failed)?;
         Ok(clock)
-    }
-
-    /// Both clocks at one moment; nothing where this thread was held up in between.
-    fn mark(&self, tolerance: Duration) -> Option<Mark> {
-        (0..LEASE_CLOCK_LOOKS).find_map(|_| {
-            let before = own_ns();
-            let host_ns = self.now_ns().ok()?;
-            let own_ns = own_ns();
-            (own_ns - before < nanos(tolerance) / 4).then_some(Mark { own_ns, host_ns })
-        })
     }
 
     fn now_ns(&self) -> io::Result<i128> {
@@ -183,7 +189,7 @@ impl HostClock {
 }
 
 /// `CLOCK_MONOTONIC`, by which openraft measures time.
-fn own_ns() -> i128 {
+pub(super) fn own_ns() -> i128 {
     nanoseconds(ClockId::CLOCK_MONOTONIC.now().expect("Linux has this clock"))
 }
 
@@ -243,36 +249,38 @@ mod tests {
 
     const LEASE: Duration = Duration::from_secs(1);
 
-    fn mark(own_ms: i128, host_ms: i128) -> Mark {
-        Mark { own_ns: own_ms * 1_000_000, host_ns: host_ms * 1_000_000 }
+    fn mark(own_ms: i128, witness_ms: i128) -> Mark {
+        Mark { own_ns: own_ms * 1_000_000, witness_ns: witness_ms * 1_000_000 }
     }
 
     #[track_caller]
-    fn check(marks: &[(i128, i128)], now: (i128, i128), want: bool) {
-        let marks = marks.iter().map(|(own, host)| mark(*own, *host)).collect();
-        assert_eq!(no_time_is_missing(&marks, mark(now.0, now.1), LEASE), want);
+    fn check(marks: &[(i128, i128)], asked_ms: i128, now: (i128, i128), want: bool) {
+        let marks = marks.iter().map(|(own, witness)| mark(*own, *witness)).collect();
+        assert_eq!(no_time_is_missing(&marks, asked_ms * 1_000_000, mark(now.0, now.1), LEASE), want);
     }
 
     #[test]
     fn a_pause_since_the_lease_began_is_seen() {
-        check(&[(0, 50_000)], (1_000, 51_000), true);
+        check(&[(0, 50_000)], 1_000, (1_000, 51_000), true);
         // Clocks differ a little.
-        check(&[(0, 50_000)], (1_000, 51_040), true);
-        check(&[(0, 50_000)], (1_000, 50_960), true);
+        check(&[(0, 50_000)], 1_000, (1_000, 51_040), true);
+        check(&[(0, 50_000)], 1_000, (1_000, 50_960), true);
         // The machine stood still for three seconds.
-        check(&[(0, 50_000)], (1_000, 54_000), false);
+        check(&[(0, 50_000)], 1_000, (1_000, 54_000), false);
         // The host's clock was put back meanwhile.
-        check(&[(0, 50_000)], (1_000, 48_000), false);
+        check(&[(0, 50_000)], 1_000, (1_000, 48_000), false);
         // The pause was before the lease began.
-        check(&[(0, 50_000), (200, 53_200)], (1_300, 54_300), true);
+        check(&[(0, 50_000), (200, 53_200)], 1_300, (1_300, 54_300), true);
         // The newest mark that is old enough counts: a pause after an older one is over as well.
-        check(&[(0, 50_000), (900, 53_900)], (1_300, 54_300), false);
+        check(&[(0, 50_000), (900, 53_900)], 1_300, (1_300, 54_300), false);
+        // openraft was asked long before the clocks were: what it counted began before the last mark that is a lease old now.
+        check(&[(-200, 49_800), (60, 55_060)], 880, (1_080, 56_080), false);
     }
 
     #[test]
     fn nothing_is_known_of_the_time_before_the_first_mark() {
-        check(&[], (1_000, 51_000), false);
-        check(&[(1, 50_001)], (1_000, 51_000), false);
+        check(&[], 1_000, (1_000, 51_000), false);
+        check(&[(1, 50_001)], 1_000, (1_000, 51_000), false);
     }
 
     #[test]
@@ -283,11 +291,17 @@ mod tests {
     }
 
     #[test]
-    fn without_leases_no_age_is_good_enough() {
+    fn lease_counts_once_its_time_was_watched() {
         let off = Leases::open(LeaseClock::Off, LEASE);
-        assert_eq!((off.age_max(), off.has_true_time()), (None, false));
-        let on = Leases::open(LeaseClock::Monotonic, LEASE);
-        assert_eq!((on.age_max(), on.has_true_time()), (Some(Duration::from_millis(900)), true));
+        assert_eq!((off.age_max(), off.has_true_time(own_ns())), (None, false));
+        let on = Leases::open(LeaseClock::Own, LEASE);
+        assert_eq!((on.age_max(), on.has_true_time(own_ns())), (Some(Duration::from_millis(900)), false));
+        let began = Witness::BootTime.mark(LEASE).unwrap();
+        on.marks.lock().unwrap().push_back(Mark {
+            own_ns: began.own_ns - nanos(LEASE),
+            witness_ns: began.witness_ns - nanos(LEASE),
+        });
+        assert!(on.has_true_time(own_ns()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
 use super::RaftNode;
+use super::lease::own_ns;
 use crate::api::{
     Answer, ApiError, ConfirmedBy, Consistency, KeyValueStore, LeaderHint, ReadRequest, ReadResult,
     ScanRequest, ScanResult, TimeoutOutcome, VaultList, WriteResult, check_command, check_key, check_limit,
@@ -196,9 +197,10 @@ impl RaftNode {
     pub(super) async fn confirm_leadership(&self, may_use_lease: bool) -> Result<Confirmed, ApiError> {
         if may_use_lease && let Some(age_max) = self.inner.leases.age_max() {
             let recent = LinearizerOption::new(Some(age_max), false).with_wait_timeout(Duration::ZERO);
+            let asked_ns = own_ns();
             match self.read_index_of(recent).await {
-                // Only now: a pause before openraft has looked at its clock would not be seen otherwise.
-                Ok(index) if self.inner.leases.has_true_time() => {
+                // Both only now: what happens before openraft has looked would not be seen otherwise.
+                Ok(index) if self.votes_everywhere().await? && self.inner.leases.has_true_time(asked_ns) => {
                     return Ok(Confirmed { index, by: ConfirmedBy::Lease });
                 }
                 Ok(_) | Err(ApiError::NoQuorum) => {}
@@ -207,6 +209,16 @@ impl RaftNode {
         }
         let index = self.read_index_of(ReadPolicy::ReadIndex.into()).await?;
         Ok(Confirmed { index, by: ConfirmedBy::Quorum })
+    }
+
+    /// Whether this node votes in every configuration that counts. Whoever is left as the only voter elects itself at once,
+    /// whatever it has promised, so a leader that is to leave has no lease.
+    async fn votes_everywhere(&self) -> Result<bool, ApiError> {
+        let id = self.inner.id;
+        let votes = self.inner.raft.with_raft_state(move |state| {
+            state.membership_state.effective().get_joint_config().iter().all(|voters| voters.contains(&id))
+        });
+        votes.await.map_err(|fatal| Self::stopping(&fatal))
     }
 
     /// The index that a read must have applied, if a quorum's word is as recent as `option` wants.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::FutureExt;
+use openraft::async_runtime::WatchReceiver;
 use openraft::vote::RaftLeaderId;
 
 use super::operations::bounded;
@@ -66,7 +67,9 @@ impl ClusterController for RaftNode {
     }
 
     fn status(&self) -> ClusterStatus {
-        let metrics = self.metrics();
+        let term = self.metrics().current_term;
+        // What changes of the members and of the leader are waited for in: the other metrics may come a moment later.
+        let metrics = self.inner.raft.server_metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         let voters: Vec<NodeId> = membership.voter_ids().collect();
         let members = membership.nodes().map(|(id, info)| Member {
@@ -81,7 +84,7 @@ impl ClusterController for RaftNode {
             id: self.inner.id,
             endpoint_id: self.inner.endpoint_id.to_string(),
             role: role_name(metrics.state).to_owned(),
-            term: metrics.current_term,
+            term,
             leader,
             is_initialized: !voters.is_empty(),
             members: members.collect(),

@@ -7,9 +7,9 @@ fn plan() -> Plan {
     Plan::new(&Scenario::parse("t.yaml", text).unwrap(), 1)
 }
 
-/// A follower of n1 in term 2, with ten entries.
 const VOTE: NodeVote = NodeVote { term: 2, voted_for: 1, is_committed: true };
 
+/// A follower of n1 in term 2, with ten entries.
 fn follower() -> NodeState {
     let position = Some(LogPosition { term: 2, index: 10 });
     NodeState {

@@ -96,7 +96,7 @@ fn record() -> RunRecord {
     RunRecord {
         origin_ns: 500 * MS,
         load_ended_ns: 5_500 * MS,
-        counts: LoadCounts { answered: 3, refused: 0, unknown: 0 },
+        counts: LoadCounts { answered: 3, refused: 0, unknown: 0, by_lease: None },
         settled: None,
         costs: None,
         faults: vec![fault(0)],

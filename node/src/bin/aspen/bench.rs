@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use aspen_node::api::Consistency;
+use super::kv::ConsistencyArg;
 use aspen_node::client::aspen::AspenTarget;
 use aspen_node::client::load::{self, Load, Measured, Work};
 use aspen_node::limits::{
@@ -19,9 +19,6 @@ pub(crate) struct BenchArgs {
     /// What clients do
     #[arg(value_enum)]
     work: WorkArg,
-    /// HTTP address of a node; several share the clients
-    #[arg(long = "node", value_name = "ADDRESS", value_delimiter = ',', default_value = "127.0.0.1:8001")]
-    nodes: Vec<SocketAddr>,
     /// Clients at once, each with a connection of its own
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = value_parser!(u32).range(1..=i64::from(BENCH_CLIENTS_MAX)))]
     clients: u32,
@@ -37,15 +34,12 @@ pub(crate) struct BenchArgs {
     /// For how long it runs before, in seconds
     #[arg(long, value_name = "S", default_value_t = 2, value_parser = value_parser!(u64).range(0..=BENCH_SECONDS_MAX))]
     warm_up: u64,
-    /// Read what the node has, however old
-    #[arg(long)]
-    stale: bool,
+    /// Who confirms reads
+    #[arg(long, value_enum, default_value_t = ConsistencyArg::Linearizable)]
+    consistency: ConsistencyArg,
     /// Where chance begins
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -69,8 +63,8 @@ pub(crate) enum BenchError {
     Nothing(String),
 }
 
-/// Measures, and returns what to print.
-pub(crate) fn run(args: &BenchArgs) -> Result<String, BenchError> {
+/// Measures, and returns what to print. Several nodes share the clients.
+pub(crate) fn run(args: &BenchArgs, nodes: &[SocketAddr], is_json: bool) -> Result<String, BenchError> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(BenchError::Runtime)?;
     let load = Load {
@@ -87,9 +81,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<String, BenchError> {
         warm_up: Duration::from_secs(args.warm_up),
         seed: args.seed,
     };
-    let consistency = if args.stale { Consistency::Stale } else { Consistency::Linearizable };
+    let consistency = args.consistency.into();
     let measured = runtime.block_on(load::run(&load, |number| {
-        let node = args.nodes[number as usize % args.nodes.len()];
+        let node = nodes[number as usize % nodes.len()];
         AspenTarget::new(node, consistency)
     }));
     if measured.latencies_us.is_empty() {
@@ -97,7 +91,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<String, BenchError> {
         let failures: Vec<String> = failures.collect();
         return Err(BenchError::Nothing(failures.join(", ")));
     }
-    Ok(if args.json { json_text(args, &measured) } else { text(args, &measured) })
+    Ok(if is_json { json_text(args, &measured) } else { text(args, &measured) })
 }
 
 /// The percentiles that are shown, and their names.

@@ -1,37 +1,133 @@
-//! `aspen`: the client of a cluster.
+//! `aspen`: the client of a cluster. Words in, exit code out.
 
 mod bench;
+mod cluster;
+mod kv;
+mod session;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+
+use self::session::{Failure, Session};
+
+/// The key is absent, or what it holds is not what was expected.
+const EXIT_NOT_SO: u8 = 1;
+/// Whether something was written is not known.
+const EXIT_UNKNOWN: u8 = 2;
+/// Nobody could be asked, or the cluster refuses.
+const EXIT_REFUSED: u8 = 3;
+/// The command line is wrong (`EX_USAGE`, sysexits.h).
+const EXIT_USAGE: u8 = 64;
+
+const CODES: &str = "Exit codes: 0 done; 1 the key is absent, or holds something else than was expected; 2 whether something was \
+written is not known; 3 refused, or nobody answers; 64 the command line is wrong.";
 
 /// What was typed.
 #[derive(Debug, Parser)]
-#[command(name = "aspen", version = aspen_node::VERSION, about = "The client of an Aspen cluster")]
+#[command(name = "aspen", version = aspen_node::VERSION, about = "The client of an Aspen cluster", after_help = CODES)]
 struct Cli {
+    /// HTTP address of a node; of several the first that can be reached is asked
+    #[arg(
+        long = "node",
+        global = true,
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        env = "ASPEN_NODE",
+        default_value = "127.0.0.1:8001"
+    )]
+    nodes: Vec<SocketAddr>,
+    /// Print the node's answer as JSON
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Read and write keys
+    #[command(subcommand, after_help = CODES)]
+    Kv(kv::KvCommand),
+    /// Look at the cluster and change it
+    #[command(subcommand, after_help = CODES)]
+    Cluster(cluster::ClusterCommand),
     /// Put load on a cluster and measure it
     Bench(bench::BenchArgs),
+    /// Print what makes a shell complete these commands
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
 }
 
 fn main() -> ExitCode {
-    let Command::Bench(args) = Cli::parse().command;
-    match bench::run(&args) {
-        Ok(text) => {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
             // A closed pipe is no error of ours.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(&cli) {
+        Ok(mut bytes) => {
+            let mut out = std::io::stdout();
+            // A value is printed as it is; on a terminal the prompt begins a line of its own.
+            if out.is_terminal() && bytes.last().is_some_and(|last| *last != b'\n') {
+                bytes.push(b'\n');
+            }
+            let _ = out.write_all(&bytes).and_then(|()| out.flush());
             ExitCode::SUCCESS
         }
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "aspen: {error}");
-            ExitCode::FAILURE
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "aspen: {failure}");
+            ExitCode::from(failure.exit_code())
         }
+    }
+}
+
+/// Does what was typed; what to print.
+fn run(cli: &Cli) -> Result<Vec<u8>, Failure> {
+    let text = match &cli.command {
+        Command::Bench(args) => bench::run(args, &cli.nodes, cli.json)?,
+        Command::Kv(command) => return on_session(cli, async |session| kv::run(command, session).await),
+        Command::Cluster(command) => {
+            return on_session(cli, async |session| cluster::run(command, session).await);
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "aspen", &mut script);
+            return Ok(script);
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(Failure::Io)?;
+            return Ok(page);
+        }
+    };
+    Ok(text.into_bytes())
+}
+
+fn on_session(
+    cli: &Cli,
+    work: impl AsyncFnOnce(&mut Session) -> Result<Vec<u8>, Failure>,
+) -> Result<Vec<u8>, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Io)?;
+    let mut session = Session::new(cli.nodes.clone(), cli.json);
+    runtime.block_on(work(&mut session))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_is_sound() {
+        Cli::command().debug_assert();
     }
 }

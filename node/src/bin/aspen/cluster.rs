@@ -1,0 +1,182 @@
+//! `aspen cluster`: how it is, and who belongs to it.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+use aspen_node::client::HttpConnection;
+use aspen_node::types::EndpointKey;
+use clap::{Args, Subcommand};
+use futures::future::join_all;
+use serde_json::{Value as Json, json};
+
+use super::kv::printed;
+use super::session::{Failure, Session};
+
+/// What can be done with a cluster.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Show every member: who leads, who votes, how far it is, and whether it answers
+    Status,
+    /// Found a cluster of nodes that know each other and have no cluster yet
+    Init {
+        /// Numbers of the members [default: all that the node knows]
+        #[arg(long, value_delimiter = ',', value_name = "N")]
+        members: Vec<u64>,
+    },
+    /// Let a node learn all that there is
+    AddLearner(LearnerArgs),
+    /// Let a learner vote
+    Promote {
+        /// Its number
+        id: u64,
+    },
+    /// Take a member out of the cluster
+    Remove {
+        /// Its number
+        id: u64,
+    },
+    /// Hand leadership to a voter
+    Transfer {
+        /// Its number
+        id: u64,
+    },
+    /// Make a snapshot of the state on the node that is asked
+    Snapshot,
+}
+
+/// A new member.
+#[derive(Debug, Args)]
+pub(crate) struct LearnerArgs {
+    /// Its number
+    id: u64,
+    /// Its key, as `aspen-node identity` prints it; it and the addresses can be left out for a peer that the nodes know
+    #[arg(long, value_name = "HEX", requires_all = ["raft", "http"])]
+    endpoint_id: Option<EndpointKey>,
+    /// Its UDP address for the other members
+    #[arg(long, value_name = "ADDRESS", requires = "endpoint_id")]
+    raft: Option<SocketAddr>,
+    /// Its TCP address for clients
+    #[arg(long, value_name = "ADDRESS", requires = "endpoint_id")]
+    http: Option<SocketAddr>,
+}
+
+/// Does it; what to print.
+pub(crate) async fn run(command: &ClusterCommand, session: &mut Session) -> Result<Vec<u8>, Failure> {
+    let (path, body) = match command {
+        ClusterCommand::Status => return status(session).await,
+        ClusterCommand::Snapshot => {
+            let answer = session.post("/cluster/snapshot", &json!({})).await?;
+            return Ok(printed(&answer, session, snapshot_text));
+        }
+        ClusterCommand::Init { members } if members.is_empty() => ("/cluster/init", json!({})),
+        ClusterCommand::Init { members } => ("/cluster/init", json!({ "members": members })),
+        ClusterCommand::AddLearner(LearnerArgs { id, endpoint_id, raft, http }) => {
+            let mut body = json!({ "id": id });
+            if let (Some(endpoint_id), Some(raft), Some(http)) = (endpoint_id, raft, http) {
+                body = json!({ "id": id, "endpoint_id": endpoint_id, "raft": raft, "http": http });
+            }
+            ("/cluster/add-learner", body)
+        }
+        ClusterCommand::Promote { id } => ("/cluster/promote-learner", json!({ "id": id })),
+        ClusterCommand::Remove { id } => ("/cluster/remove-member", json!({ "id": id })),
+        ClusterCommand::Transfer { id } => ("/cluster/transfer-leader", json!({ "id": id })),
+    };
+    let answer = session.post(path, &body).await?;
+    Ok(printed(&answer, session, |answer| table(answer, &[])))
+}
+
+/// The members as the node knows them, and what each says of itself.
+async fn status(session: &mut Session) -> Result<Vec<u8>, Failure> {
+    let mut answer = session.get("/cluster/status").await?;
+    let members = answer["members"].as_array().cloned().unwrap_or_default();
+    let states = join_all(members.iter().map(state)).await;
+    if session.is_json {
+        for (member, state) in answer["members"].as_array_mut().into_iter().flatten().zip(&states) {
+            member["state"] = state.clone().unwrap_or_default();
+        }
+    }
+    Ok(printed(&answer, session, |answer| table(answer, &states)))
+}
+
+/// What a member says of itself, if it answers.
+async fn state(member: &Json) -> Option<Json> {
+    let http = member["http"].as_str()?.parse().ok()?;
+    let answer = HttpConnection::new(http).request("GET", "/raft/state", "").await.ok()?;
+    (answer.status == 200).then(|| serde_json::from_slice(&answer.body).ok()).flatten()
+}
+
+/// One line for each member. Where nobody was asked, only what the node knows.
+fn table(cluster: &Json, states: &[Option<Json>]) -> String {
+    let members = cluster["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if members.is_empty() {
+        return "no cluster yet: `aspen cluster init` founds one\n".to_owned();
+    }
+    let voters = members.iter().filter(|member| member["is_voter"] == true).count();
+    let leader = match cluster["leader"]["id"].as_u64() {
+        Some(id) => format!("node {id} leads"),
+        None => "nobody is known to lead".to_owned(),
+    };
+    let mut text =
+        format!("term {}, {leader}; {} members, {voters} of them vote\n", cluster["term"], members.len());
+    let last = states.iter().flatten().filter_map(|state| state["last_log_index"].as_u64()).max();
+    // Writing to a String cannot fail.
+    let _ = match states {
+        [] => writeln!(text, "node votes  http"),
+        _ => writeln!(text, "node votes  http                   role            applied  behind"),
+    };
+    for (place, member) in members.iter().enumerate() {
+        let is_voter = if member["is_voter"] == true { "yes" } else { "no" };
+        let http = member["http"].as_str().unwrap_or_default();
+        let _ = write!(text, "{:<5}{is_voter:<7}", member["id"].to_string());
+        let _ = match states.get(place) {
+            None => writeln!(text, "{http}"),
+            Some(None) => writeln!(text, "{http:<23}does not answer"),
+            Some(Some(state)) => {
+                let applied = state["applied"]["index"].as_u64();
+                let behind = last.map(|last| last - applied.map_or(0, |applied| applied.min(last)));
+                let role = state["role"].as_str().unwrap_or_default();
+                let number =
+                    |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+                writeln!(text, "{http:<23}{role:<11}{:>12}{:>8}", number(applied), number(behind))
+            }
+        };
+    }
+    text
+}
+
+fn snapshot_text(answer: &Json) -> String {
+    match answer["last"]["index"].as_u64() {
+        Some(index) => format!("covers everything up to revision {index}, {} bytes\n", answer["bytes"]),
+        None => "there is nothing to make a snapshot of yet\n".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_says_who_leads_and_who_is_behind() {
+        let member = |id: u64, is_voter: bool| json!({ "id": id, "is_voter": is_voter, "http": format!("127.0.0.1:800{id}") });
+        let status = json!({ "term": 3, "leader": { "id": 1 }, "members": [member(1, true), member(2, true), member(3, false)] });
+        let state = |role: &str, applied: u64| {
+            Some(json!({ "role": role, "applied": { "index": applied }, "last_log_index": applied }))
+        };
+        let want = "term 3, node 1 leads; 3 members, 2 of them vote\n\
+                    node votes  http                   role            applied  behind\n\
+                    1    yes    127.0.0.1:8001         leader              120       0\n\
+                    2    yes    127.0.0.1:8002         does not answer\n\
+                    3    no     127.0.0.1:8003         learner             100      20\n";
+        assert_eq!(table(&status, &[state("leader", 120), None, state("learner", 100)]), want);
+        let want = "term 3, node 1 leads; 3 members, 2 of them vote\n\
+                    node votes  http\n\
+                    1    yes    127.0.0.1:8001\n\
+                    2    yes    127.0.0.1:8002\n\
+                    3    no     127.0.0.1:8003\n";
+        assert_eq!(table(&status, &[]), want);
+        assert_eq!(
+            table(&json!({ "members": [] }), &[]),
+            "no cluster yet: `aspen cluster init` founds one\n"
+        );
+    }
+}

@@ -1,0 +1,271 @@
+//! `aspen kv`: keys and values, from the command line.
+
+use std::io::Read;
+
+use aspen_node::api::Consistency;
+use clap::{Args, Subcommand, ValueEnum, value_parser};
+use data_encoding::BASE64;
+use serde_json::{Map, Value as Json, json};
+
+use super::session::{Failure, Session};
+
+/// What can be done with keys.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KvCommand {
+    /// Print the value of a key, byte by byte as it is
+    Get {
+        /// The key
+        key: String,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+    /// Set a key
+    Put {
+        /// The key
+        key: String,
+        /// Its value [default: what comes on the standard input]
+        value: Option<String>,
+        #[command(flatten)]
+        space: SpaceArgs,
+    },
+    /// Remove keys, all of them at once
+    Delete {
+        /// The keys
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<String>,
+        #[command(flatten)]
+        space: SpaceArgs,
+    },
+    /// Print keys and values in the order of the keys, one pair a line with a tab in between
+    Scan {
+        /// Only keys that begin like this
+        #[arg(default_value = "")]
+        prefix: String,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = value_parser!(u64).range(1..))]
+        limit: u64,
+        /// Print the keys only
+        #[arg(long, conflicts_with = "count")]
+        keys: bool,
+        /// Print only how many there are, whatever the limit
+        #[arg(long)]
+        count: bool,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+    /// Set a key if it holds what is expected
+    Cas {
+        /// The key
+        key: String,
+        /// Its new value
+        value: String,
+        /// It has to hold this
+        #[arg(long, value_name = "VALUE", required_unless_present = "absent")]
+        expect: Option<String>,
+        /// It must not be there
+        #[arg(long, conflicts_with = "expect")]
+        absent: bool,
+        #[command(flatten)]
+        space: SpaceArgs,
+    },
+    /// Print the names of all vaults
+    Vaults,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SpaceArgs {
+    /// In this vault
+    #[arg(long, value_name = "NAME")]
+    vault: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReadArgs {
+    #[command(flatten)]
+    space: SpaceArgs,
+    /// Who confirms that nothing newer was acknowledged
+    #[arg(long, value_enum, default_value_t = ConsistencyArg::Linearizable)]
+    consistency: ConsistencyArg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ConsistencyArg {
+    /// A quorum
+    Linearizable,
+    /// The leader's lease, or else a quorum
+    Lease,
+    /// Nobody: what the node has
+    Stale,
+}
+
+impl From<ConsistencyArg> for Consistency {
+    fn from(arg: ConsistencyArg) -> Self {
+        match arg {
+            ConsistencyArg::Linearizable => Self::Linearizable,
+            ConsistencyArg::Lease => Self::Lease,
+            ConsistencyArg::Stale => Self::Stale,
+        }
+    }
+}
+
+impl ConsistencyArg {
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+/// Does it; what to print.
+pub(crate) async fn run(command: &KvCommand, session: &mut Session) -> Result<Vec<u8>, Failure> {
+    match command {
+        KvCommand::Get { key, read } => get(key, read, session).await,
+        KvCommand::Put { key, value, space } => {
+            let value = value.as_ref().map_or_else(standard_input, |value| Ok(value.clone().into_bytes()))?;
+            let mut set = Map::from_iter([("key".to_owned(), key.as_str().into())]);
+            match String::from_utf8(value) {
+                Ok(text) => set.insert("value".to_owned(), text.into()),
+                Err(bytes) => set.insert("value_base64".to_owned(), BASE64.encode(bytes.as_bytes()).into()),
+            };
+            let answer = write(&json!({ "Set": set }), space, session).await?;
+            Ok(printed(&answer, session, |answer| format!("revision {}\n", answer["revision"])))
+        }
+        KvCommand::Delete { keys, space } => {
+            let answer = write(&json!({ "DeleteMulti": { "keys": keys } }), space, session).await?;
+            Ok(printed(&answer, session, |answer| {
+                format!("{} removed, revision {}\n", answer["deleted"], answer["revision"])
+            }))
+        }
+        KvCommand::Cas { key, value, expect, absent: _, space } => {
+            let swap = json!({ "CompareAndSwap": { "key": key, "expected": expect, "value": value } });
+            let answer = write(&swap, space, session).await?;
+            Ok(printed(&answer, session, |answer| format!("revision {}\n", answer["revision"])))
+        }
+        KvCommand::Scan { prefix, limit, keys, count, read } => {
+            let detail = match (keys, count) {
+                (_, true) => "count",
+                (true, _) => "keys",
+                _ => "records",
+            };
+            scan(prefix, *limit, detail, read, session).await
+        }
+        KvCommand::Vaults => {
+            let answer = session.get("/vaults").await?;
+            Ok(printed(&answer, session, |answer| {
+                let names = answer["vaults"].as_array().into_iter().flatten();
+                let names: Vec<&str> = names.filter_map(|vault| vault["name"].as_str()).collect();
+                names.iter().flat_map(|name| [name, "\n"]).collect()
+            }))
+        }
+    }
+}
+
+async fn get(key: &str, read: &ReadArgs, session: &mut Session) -> Result<Vec<u8>, Failure> {
+    let mut body = json!({ "key": key, "consistency": read.consistency.name() });
+    put_vault(&mut body, &read.space);
+    let answer = session.post("/kv/read", &body).await?;
+    if session.is_json {
+        return Ok(line(&answer));
+    }
+    Ok(bytes(&answer, "value"))
+}
+
+async fn write(command: &Json, space: &SpaceArgs, session: &mut Session) -> Result<Json, Failure> {
+    let mut body = json!({ "command": command });
+    put_vault(&mut body, space);
+    session.post("/kv/write", &body).await
+}
+
+/// Page after page, until there are as many as wanted or no more.
+async fn scan(
+    prefix: &str,
+    limit: u64,
+    detail: &str,
+    read: &ReadArgs,
+    session: &mut Session,
+) -> Result<Vec<u8>, Failure> {
+    let (mut printed, mut left, mut token) = (Vec::new(), limit, Json::Null);
+    loop {
+        let page_limit = left.min(u64::from(aspen_node::limits::SCAN_LIMIT_MAX));
+        let mut body = json!({
+            "prefix": prefix,
+            "limit": page_limit,
+            "detail": detail,
+            "consistency": read.consistency.name(),
+            "continuation_token": token,
+        });
+        put_vault(&mut body, &read.space);
+        let mut page = session.post("/kv/scan", &body).await?;
+        let entries = page["entries"].as_array().map_or(0, Vec::len) as u64;
+        if session.is_json {
+            printed.extend(line(&page));
+        } else if detail == "count" {
+            return Ok(format!("{}\n", page["count"]).into_bytes());
+        } else {
+            for entry in page["entries"].as_array().into_iter().flatten() {
+                printed.extend(visible(&bytes(entry, "key")).into_bytes());
+                if detail == "records" {
+                    printed.push(b'\t');
+                    printed.extend(visible(&bytes(entry, "value")).into_bytes());
+                }
+                printed.push(b'\n');
+            }
+        }
+        left = left.saturating_sub(entries);
+        token = page["continuation_token"].take();
+        if page["is_truncated"] != true || left == 0 {
+            return Ok(printed);
+        }
+    }
+}
+
+fn put_vault(body: &mut Json, space: &SpaceArgs) {
+    if let Some(vault) = &space.vault {
+        body["vault"] = vault.as_str().into();
+    }
+}
+
+/// A field that is text, or Base64 under another name.
+fn bytes(object: &Json, name: &str) -> Vec<u8> {
+    if let Some(text) = object[name].as_str() {
+        return text.as_bytes().to_vec();
+    }
+    let base64 = object[format!("{name}_base64")].as_str().unwrap_or_default();
+    BASE64.decode(base64.as_bytes()).unwrap_or_default()
+}
+
+/// What is no printable text as `\xNN`, and what ends a line or a column likewise.
+fn visible(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(|char| char.is_control() || char == '\\') => text.to_owned(),
+        _ => bytes.escape_ascii().to_string(),
+    }
+}
+
+fn standard_input() -> Result<Vec<u8>, Failure> {
+    let mut value = Vec::new();
+    std::io::stdin().read_to_end(&mut value).map_err(Failure::Io)?;
+    Ok(value)
+}
+
+/// An answer as JSON, or as text.
+pub(crate) fn printed(answer: &Json, session: &Session, text: impl FnOnce(&Json) -> String) -> Vec<u8> {
+    if session.is_json { line(answer) } else { text(answer).into_bytes() }
+}
+
+fn line(answer: &Json) -> Vec<u8> {
+    format!("{answer}\n").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_break_a_line_is_escaped() {
+        let check = |bytes: &[u8], want: &str| assert_eq!(visible(bytes), want);
+        check(b"a/b c", "a/b c");
+        check("gr\u{fc}n".as_bytes(), "gr\u{fc}n");
+        check(b"a\tb\n", "a\\tb\\n");
+        check(b"a\\b", "a\\\\b");
+        check(b"\xff\0", "\\xff\\x00");
+    }
+}

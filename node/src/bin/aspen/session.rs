@@ -1,0 +1,162 @@
+//! One command's talk with the cluster: the first node that can be reached, and what its refusals mean.
+
+use std::net::SocketAddr;
+
+use aspen_node::client::{ClientError, HttpAnswer, HttpConnection};
+use serde_json::Value as Json;
+
+use super::{EXIT_NOT_SO, EXIT_REFUSED, EXIT_UNKNOWN};
+
+/// How often the leader may change while it is looked for.
+const HOPS_MAX: u32 = 3;
+
+/// Why a command has not done what it should.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// No node could be reached; nothing was asked.
+    #[error("no node can be reached:\n{}", .0.iter().map(|reason| format!("  {reason}")).collect::<Vec<_>>().join("\n"))]
+    Unreachable(Vec<String>),
+    /// A node was asked and has not answered.
+    #[error("{error}{}", if *changes { ": whether something was written is not known" } else { "" })]
+    Lost { error: ClientError, changes: bool },
+    /// A node refuses.
+    #[error("{message}")]
+    Refused {
+        code: String,
+        message: String,
+        /// Whom to ask instead.
+        leader: Option<SocketAddr>,
+    },
+    /// An answer that is none.
+    #[error("{0} is no answer of an Aspen node: {1}")]
+    Strange(SocketAddr, String),
+    /// A benchmark without a result.
+    #[error(transparent)]
+    Bench(#[from] super::bench::BenchError),
+    /// The standard input or a runtime.
+    #[error(transparent)]
+    Io(std::io::Error),
+}
+
+impl Failure {
+    /// The exit code that goes with it.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Lost { changes: true, .. } => EXIT_UNKNOWN,
+            Self::Refused { code, .. } => match code.as_str() {
+                "key_not_found" | "cas_failed" | "vault_not_found" => EXIT_NOT_SO,
+                "timeout" | "leader_lost" => EXIT_UNKNOWN,
+                _ => EXIT_REFUSED,
+            },
+            _ => EXIT_REFUSED,
+        }
+    }
+}
+
+/// A connection to one node of several.
+pub(crate) struct Session {
+    nodes: Vec<SocketAddr>,
+    /// Whether answers are printed as they came.
+    pub(crate) is_json: bool,
+    open: Option<HttpConnection>,
+}
+
+impl Session {
+    pub(crate) fn new(nodes: Vec<SocketAddr>, is_json: bool) -> Self {
+        Self { nodes, is_json, open: None }
+    }
+
+    /// Asks a node, and then the leader if that is what the node says; the answer, if it is no refusal.
+    pub(crate) async fn ask(
+        &mut self,
+        method: &'static str,
+        path: &str,
+        body: impl Into<Vec<u8>>,
+    ) -> Result<HttpAnswer, Failure> {
+        let body = body.into();
+        let mut hops = 0;
+        loop {
+            let answered = self.ask_once(method, path, body.clone()).await;
+            match answered {
+                // Nothing was done, so it may be asked again.
+                Err(Failure::Refused { leader: Some(leader), .. }) if hops < HOPS_MAX => {
+                    hops += 1;
+                    let mut connection = HttpConnection::new(leader);
+                    // It may be out of reach of who is not a member: then the refusal stands.
+                    if connection.request("GET", "/health", "").await.is_err() {
+                        return answered;
+                    }
+                    self.open = Some(connection);
+                }
+                answered => return answered,
+            }
+        }
+    }
+
+    /// Asks the node that was asked before, or the first that can be reached.
+    async fn ask_once(
+        &mut self,
+        method: &'static str,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<HttpAnswer, Failure> {
+        let changes = method != "GET" && !matches!(path, "/kv/read" | "/kv/scan");
+        if let Some(connection) = &mut self.open {
+            let answer = connection.request(method, path, body).await;
+            return answered(answer.map_err(|error| Failure::Lost { error, changes })?);
+        }
+        let mut reasons = Vec::new();
+        for node in &self.nodes {
+            let mut connection = HttpConnection::new(*node);
+            match connection.request(method, path, body.clone()).await {
+                Ok(answer) => {
+                    self.open = Some(connection);
+                    return answered(answer);
+                }
+                // Nothing was sent: another one may be asked the same.
+                Err(error @ ClientError::Connect { .. }) => reasons.push(error.to_string()),
+                Err(error @ ClientError::Lost { .. }) => return Err(Failure::Lost { error, changes }),
+            }
+        }
+        Err(Failure::Unreachable(reasons))
+    }
+
+    /// The same with JSON both ways.
+    pub(crate) async fn post(&mut self, path: &str, body: &Json) -> Result<Json, Failure> {
+        let answer = self.ask("POST", path, body.to_string()).await?;
+        self.read(&answer)
+    }
+
+    /// The JSON under a path.
+    pub(crate) async fn get(&mut self, path: &str) -> Result<Json, Failure> {
+        let answer = self.ask("GET", path, Vec::new()).await?;
+        self.read(&answer)
+    }
+
+    /// The JSON of an answer.
+    pub(crate) fn read(&self, answer: &HttpAnswer) -> Result<Json, Failure> {
+        serde_json::from_slice(&answer.body).map_err(|error| {
+            let node = self.open.as_ref().map_or(self.nodes[0], HttpConnection::address);
+            Failure::Strange(node, error.to_string())
+        })
+    }
+}
+
+/// An answer of 200; otherwise what the node says of its refusal.
+fn answered(answer: HttpAnswer) -> Result<HttpAnswer, Failure> {
+    if answer.status == 200 {
+        return Ok(answer);
+    }
+    let body: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let text = |name: &str| body["error"][name].as_str().map(str::to_owned);
+    let status = || format!("status {}", answer.status);
+    let (code, mut message) = (text("code").unwrap_or_default(), text("message").unwrap_or_else(status));
+    if code == "cas_failed" {
+        let actual = &body["error"]["actual"];
+        let base64 = &body["error"]["actual_base64"];
+        let found = if base64.is_null() { actual } else { base64 };
+        message = format!("{message}; it holds {found}");
+    }
+    let leader = body["error"]["leader"]["http"].as_str().and_then(|http| http.parse().ok());
+    Err(Failure::Refused { code, message, leader })
+}

@@ -1,0 +1,117 @@
+//! `aspen` as one types it: what it prints, and its exit codes.
+#![allow(clippy::disallowed_methods, reason = "a test starts what it tests")]
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use nix::sys::signal::Signal;
+
+use crate::http_client::get;
+use crate::nodes::{Nodes, three_nodes};
+use crate::programs::client;
+
+struct Typist<'a> {
+    program: PathBuf,
+    nodes: &'a Nodes,
+}
+
+impl Typist<'_> {
+    fn types_into(&self, words: &[&str], input: &[u8]) -> Output {
+        let nodes = [1, 2, 3].map(|id| self.nodes.http(id).to_string()).join(",");
+        let mut child = Command::new(&self.program)
+            .args(words)
+            .env("ASPEN_NODE", nodes)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A command that reads nothing may have closed it already.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        child.wait_with_output().unwrap()
+    }
+
+    /// What is printed, where all is well.
+    #[track_caller]
+    fn types(&self, words: &[&str]) -> String {
+        let output = self.types_into(words, b"");
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What is said, where something is wrong.
+    #[track_caller]
+    fn fails(&self, words: &[&str], code: i32) -> String {
+        let output = self.types_into(words, b"");
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+}
+
+#[test]
+fn commands_do_what_they_say() {
+    let (_, nodes) = three_nodes(&[]);
+    let aspen = Typist { program: client(), nodes: &nodes };
+    assert_eq!(aspen.types(&["cluster", "status"]), "no cluster yet: `aspen cluster init` founds one\n");
+    assert!(aspen.types(&["cluster", "init"]).contains("3 members, 3 of them vote"));
+    nodes.comes("leader", || get(nodes.http(1), "/health").ok().filter(|(status, _)| *status == 200));
+
+    assert!(aspen.types(&["kv", "put", "greeting", "hello"]).starts_with("revision "));
+    assert_eq!(aspen.types(&["kv", "get", "greeting"]), "hello");
+    assert_eq!(aspen.fails(&["kv", "get", "nothing"], 1), "aspen: the key does not exist\n");
+    let swap = ["kv", "cas", "greeting", "world", "--expect"];
+    let said = aspen.fails(&[&swap[..], &["hallo"]].concat(), 1);
+    assert!(said.ends_with("nothing was written; it holds \"hello\"\n"), "{said}");
+    aspen.types(&[&swap[..], &["hello"]].concat());
+
+    // Bytes come back as they were, and a line stays one.
+    assert!(aspen.types_into(&["kv", "put", "raw"], b"\xff\0\n").status.success());
+    assert_eq!(aspen.types_into(&["kv", "get", "raw"], b"").stdout, b"\xff\0\n");
+    assert_eq!(aspen.types(&["kv", "scan"]), "greeting\tworld\nraw\t\\xff\\x00\\n\n");
+    assert_eq!(aspen.types(&["kv", "scan", "--keys", "r"]), "raw\n");
+    assert_eq!(aspen.types(&["kv", "scan", "--count"]), "2\n");
+    aspen.types(&["kv", "put", "a", "1", "--vault", "v"]);
+    assert_eq!(aspen.types(&["kv", "vaults"]), "v\n");
+    assert_eq!(aspen.types(&["kv", "get", "a", "--vault", "v", "--consistency", "lease"]), "1");
+    assert!(aspen.types(&["kv", "delete", "greeting", "raw", "nothing"]).starts_with("2 removed, revision "));
+    let read = aspen.types(&["--json", "kv", "get", "a", "--vault", "v"]);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&read).unwrap()["value"], "1");
+
+    assert!(aspen.types(&["cluster", "transfer", "2"]).contains("node 2 leads"));
+    assert!(aspen.types(&["cluster", "snapshot"]).starts_with("covers everything up to revision "));
+    aspen.types(&["cluster", "remove", "3"]);
+    assert!(aspen.types(&["cluster", "status"]).contains("2 members, 2 of them vote"));
+    aspen.types(&["cluster", "add-learner", "3"]);
+    aspen.types(&["cluster", "promote", "3"]);
+    let said = aspen.fails(&["cluster", "promote", "9"], 3);
+    assert_eq!(said, "aspen: node 9 is no member: add it as a learner first\n");
+}
+
+#[test]
+fn client_goes_to_the_next_node_and_says_when_there_is_none() {
+    let (ids, mut nodes) = three_nodes(&[]);
+    let program = client();
+    Typist { program: program.clone(), nodes: &nodes }.types(&["cluster", "init"]);
+    for id in ids {
+        nodes.comes("member", || get(nodes.http(id), "/health").ok().filter(|(status, _)| *status == 200));
+    }
+    nodes.end(1, Signal::SIGKILL);
+    let aspen = Typist { program: program.clone(), nodes: &nodes };
+    // The first write may be on its way to the dead one, and nobody knows then what has become of it.
+    nodes.comes("write", || aspen.types_into(&["kv", "put", "k", "v"], b"").status.success().then_some(()));
+    let status = aspen.types(&["cluster", "status"]);
+    assert!(
+        status.lines().any(|line| line.starts_with("1 ") && line.ends_with("does not answer")),
+        "{status}"
+    );
+    for id in &ids[1..] {
+        nodes.end(*id, Signal::SIGKILL);
+    }
+    let aspen = Typist { program, nodes: &nodes };
+    let said = aspen.fails(&["kv", "put", "k", "v"], 3);
+    assert!(said.starts_with("aspen: no node can be reached:\n  cannot connect to 127.0.0.1:"), "{said}");
+    assert!(aspen.fails(&["kv", "put"], 64).contains("required arguments were not provided"));
+    assert!(aspen.types(&["completions", "bash"]).contains("_aspen"));
+    assert!(aspen.types(&["man"]).starts_with(".ie"));
+}
