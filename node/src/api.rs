@@ -112,6 +112,9 @@ pub trait RaftObserver: Send + Sync {
     /// [`ApiError::BadRequest`] for a range that is empty, too long or beyond the log.
     fn log_digest(&self, from: u64, to: u64) -> Answer<'_, LogDigest>;
 
+    /// What it is busy with, and what it has room for.
+    fn measures(&self) -> Measures;
+
     /// The state digest at an index, or at the present one.
     ///
     /// # Errors
@@ -337,6 +340,19 @@ pub struct RaftState {
     pub snapshot: Option<EntryId>,
     /// The last entry that has left the log, since a snapshot covers it.
     pub purged: Option<EntryId>,
+}
+
+/// Figures of a node that are nowhere else.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Measures {
+    /// Client operations under way.
+    pub operations_in_flight: u64,
+    /// Room on the disk of its data directory; 0 where the file system does not say.
+    pub disk_available_bytes: u64,
+    /// Room below which it refuses writes.
+    pub disk_reserve_bytes: u64,
+    /// On the leader: the last entry that each other member is known to have.
+    pub replicated: BTreeMap<NodeId, u64>,
 }
 
 /// Hashes of a range of the log.

@@ -15,6 +15,7 @@ use crate::cluster::retired::{RetiredError, check_not_retired};
 use crate::config::Config;
 use crate::http::{self, HttpError, HttpState};
 use crate::limits::HTTP_DRAIN_TIMEOUT;
+use crate::metrics::Metrics;
 use crate::network::iroh::{Admission, EndpointError, RaftEndpoint, RaftServer};
 use crate::raft::{Parts, RaftNode, RaftStartError};
 use crate::storage::StorageError;
@@ -130,6 +131,7 @@ impl NodeBuilder {
         let state_machine_thread = state_machine.thread();
         let space = Arc::new(Space::new(data_dir, self.config.disk_reserve));
         let admission = Arc::new(Admission::new(peers.iter().map(|(_, info)| info.endpoint_id)));
+        let metrics = Arc::new(Metrics::new(&[log.metrics(), &state_machine.metrics()]));
         let parts = Parts {
             id: *id,
             endpoint_id: identity.endpoint_id(),
@@ -160,6 +162,7 @@ impl NodeBuilder {
             cluster: node.clone(),
             store: node.clone(),
             observer: node,
+            metrics,
             peers: Arc::new(peers.iter().cloned().collect()),
         };
         let (stop_http, stopped) = oneshot::channel();

@@ -24,6 +24,7 @@ use tokio::net::TcpListener;
 
 use crate::api::{ApiError, BadRequest, ClusterController, KeyValueStore, RaftObserver};
 use crate::limits::HTTP_BODY_BYTES_MAX;
+use crate::metrics::Metrics;
 use crate::types::{NodeId, NodeInfo};
 
 /// What the routes talk to.
@@ -35,6 +36,8 @@ pub struct HttpState {
     pub store: Arc<dyn KeyValueStore>,
     /// Insight.
     pub observer: Arc<dyn RaftObserver>,
+    /// What is measured.
+    pub metrics: Arc<Metrics>,
     /// The members that /cluster/init takes when it is told none.
     pub peers: Arc<BTreeMap<NodeId, NodeInfo>>,
 }
@@ -97,6 +100,7 @@ pub fn router(state: HttpState) -> Router {
         .route("/vaults", get(vaults::list))
         .route("/vault/{name}", get(vaults::first_page).put(vaults::create).delete(vaults::remove))
         .route("/health", get(observe::health))
+        .route("/metrics", get(observe::metrics))
         .route("/raft/state", get(observe::raft_state))
         .route("/raft/log/digest", get(observe::log_digest))
         .route("/state/digest", get(observe::state_digest))
@@ -104,6 +108,7 @@ pub fn router(state: HttpState) -> Router {
         .method_not_allowed_fallback(async || method_not_allowed())
         .layer(DefaultBodyLimit::max(HTTP_BODY_BYTES_MAX as usize))
         .layer(middleware::from_fn(deadline::bounded))
+        .layer(middleware::from_fn_with_state(state.metrics.clone(), observe::timed))
         .with_state(state)
 }
 

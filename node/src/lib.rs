@@ -29,6 +29,7 @@ pub mod config;
 pub mod failpoint;
 pub mod http;
 pub mod limits;
+pub mod metrics;
 pub mod network;
 pub mod plant;
 pub mod raft;

@@ -19,6 +19,7 @@ mod kills;
 mod lab;
 mod leases;
 mod members;
+mod metrics;
 mod nodes;
 mod programs;
 mod qemu;

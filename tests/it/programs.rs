@@ -4,16 +4,20 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// The node with its planted bugs and the points at which it can be made to die.
 pub(crate) fn planted_node() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let features = ["--features", "aspen-node/planted-bugs,aspen-node/failpoints"];
-    built(&[&["--example", "aspen-node-planted"], &features[..]].concat(), "examples/aspen-node-planted")
+    let words = [&["--example", "aspen-node-planted"], &features[..]].concat();
+    BUILT.get_or_init(|| built(&words, "examples/aspen-node-planted")).clone()
 }
 
 /// The client of a cluster.
 pub(crate) fn client() -> PathBuf {
-    built(&["--bin", "aspen"], "aspen")
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| built(&["--bin", "aspen"], "aspen")).clone()
 }
 
 fn built(what: &[&str], path: &str) -> PathBuf {

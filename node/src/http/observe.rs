@@ -1,9 +1,15 @@
 //! Health, and what an observer that judges the cluster reads.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::extract::{MatchedPath, Query, Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};
 
@@ -11,6 +17,7 @@ use super::HttpState;
 use super::body::query_error;
 use super::error::Refusal;
 use crate::api::{LogDigest, RaftState, StateDigest};
+use crate::metrics::{self, Metrics};
 
 /// GET /health
 pub(super) async fn health(State(state): State<HttpState>) -> (StatusCode, Json<JsonValue>) {
@@ -22,6 +29,24 @@ pub(super) async fn health(State(state): State<HttpState>) -> (StatusCode, Json<
     };
     let code = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(json!({ "live": true, "ready": reason.is_none(), "reason": reason })))
+}
+
+/// GET /metrics
+pub(super) async fn metrics(State(state): State<HttpState>) -> ([(HeaderName, &'static str); 1], String) {
+    let (raft, measures) = (state.observer.raft_state(), state.observer.measures());
+    let text = state.metrics.text(&raft, &state.cluster.status(), &measures);
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
+}
+
+/// Notes how long a request has taken.
+pub(super) async fn timed(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let (began, method) = (Instant::now(), request.method().clone());
+    // Not the path: there are as many as keys.
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    metrics.note_http(method.as_str(), route, response.status().as_u16(), began.elapsed());
+    response
 }
 
 /// GET /raft/state

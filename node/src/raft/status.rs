@@ -10,9 +10,10 @@ use super::operations::bounded;
 use super::{RaftNode, init_error, role_name};
 use crate::api::{
     Answer, ApiError, BadRequest, ClusterController, ClusterStatus, EntryId, LeaderHint, LogDigest,
-    LogDigestEntry, Member, RaftObserver, RaftState, SnapshotStatus, StateDigest, TimeoutOutcome, VoteState,
+    LogDigestEntry, Measures, Member, RaftObserver, RaftState, SnapshotStatus, StateDigest, TimeoutOutcome,
+    VoteState,
 };
-use crate::limits::{APPEND_BYTES_MAX, LOG_DIGEST_RANGE_MAX, PEERS_MAX};
+use crate::limits::{APPEND_BYTES_MAX, LOG_DIGEST_RANGE_MAX, OPERATIONS_IN_FLIGHT_MAX, PEERS_MAX};
 use crate::storage::entry::encode_entry;
 use crate::storage::log::RedbLogStore;
 use crate::types::raft_types::LogId;
@@ -133,6 +134,18 @@ impl RaftObserver for RaftNode {
             // openraft may hear of a snapshot before it hears of the last entries that it covers.
             snapshot: metrics.snapshot.min(metrics.last_applied).map(entry_id),
             purged: metrics.purged.map(entry_id),
+        }
+    }
+
+    fn measures(&self) -> Measures {
+        let replication = self.metrics().replication.unwrap_or_default();
+        let others = replication.into_iter().filter(|(id, _)| *id != self.inner.id);
+        let free = self.inner.permits.available_permits() as u64;
+        Measures {
+            operations_in_flight: u64::from(OPERATIONS_IN_FLIGHT_MAX).saturating_sub(free),
+            disk_available_bytes: self.inner.space.available().unwrap_or(0),
+            disk_reserve_bytes: self.inner.space.reserve(),
+            replicated: others.map(|(id, last)| (id, last.map_or(0, |last| last.index))).collect(),
         }
     }
 

@@ -38,6 +38,7 @@ use self::writer::{LogOp, Writer};
 use super::StorageError;
 use super::entry::{decode_entry, entry_size};
 use crate::limits::{APPEND_BYTES_MAX, LOG_PAGES_BYTES_MAX, LOG_QUEUE_MAX};
+use crate::metrics::StoreMetrics;
 use crate::plant::Plant;
 use crate::types::raft_types::{Entry, LogId, Vote};
 use crate::types::{NodeId, TypeConfig};
@@ -71,6 +72,7 @@ struct Shared {
     queue: Mutex<Option<SyncSender<LogOp>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     durable: watch::Sender<Mark>,
+    metrics: StoreMetrics,
 }
 
 impl RedbLogStore {
@@ -107,6 +109,7 @@ impl RedbLogStore {
             queue: Mutex::new(Some(queue)),
             writer: Mutex::new(None),
             durable: watch::Sender::new(durable),
+            metrics: StoreMetrics::of_log(),
         });
         let writer = Writer::new(shared.clone());
         let thread = std::thread::Builder::new()
@@ -162,6 +165,11 @@ impl RedbLogStore {
             }
             return Ok(entries);
         }
+    }
+
+    /// What is measured of it.
+    pub fn metrics(&self) -> &StoreMetrics {
+        &self.shared.metrics
     }
 
     /// Follows how far the log is durable.

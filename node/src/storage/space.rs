@@ -67,6 +67,16 @@ impl Space {
         }
     }
 
+    /// Bytes that are left to this user, where the file system says so.
+    pub fn available(&self) -> Option<u64> {
+        left(&self.path)
+    }
+
+    /// Bytes below which nothing more is taken in.
+    pub fn reserve(&self) -> u64 {
+        self.reserve
+    }
+
     /// Looks how much is left, again and again, for as long as it runs.
     pub async fn watch(&self) {
         loop {

@@ -41,6 +41,7 @@ use super::entry::membership_of;
 use super::log::DurableLog;
 use super::snapshot::{SNAPSHOT_DIR, SnapshotFile, SnapshotStore};
 use crate::limits::{APPLY_BATCH_MAX, JOURNAL_BYTES_MAX, STATE_CACHE_KIB};
+use crate::metrics::StoreMetrics;
 use crate::plant::Plant;
 use crate::types::TypeConfig;
 use crate::types::raft_types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership};
@@ -79,6 +80,7 @@ pub struct SqliteStateMachine {
     readers: ReadPool,
     snapshots: SnapshotStore,
     bases: Bases,
+    metrics: StoreMetrics,
     /// The log that this state must not run ahead of.
     log: Option<DurableLog>,
 }
@@ -147,9 +149,16 @@ impl SqliteStateMachine {
         if let Some(applied) = position.applied.as_mut().filter(|_| Plant::ApplyTwiceAfterRestart.is_on()) {
             applied.index = applied.index.saturating_sub(1);
         }
+        let metrics = StoreMetrics::of_state();
         let (readers, is_closing) = (ReadPool::new(path.clone()), Arc::new(AtomicBool::new(false)));
-        let applier =
-            Applier::new(connection, generation, readers.clone(), bases.clone(), is_closing.clone());
+        let applier = Applier::new(
+            connection,
+            generation,
+            readers.clone(),
+            bases.clone(),
+            is_closing.clone(),
+            metrics.clone(),
+        );
         let applier = applier.map_err(sqlite)?;
         // One batch is applied while openraft prepares the next.
         let (queue, ops) = sync_channel(1);
@@ -165,6 +174,7 @@ impl SqliteStateMachine {
             readers,
             snapshots,
             bases,
+            metrics,
             log: None,
         })
     }
@@ -190,6 +200,11 @@ impl SqliteStateMachine {
     /// Where parts of a snapshot may be found that need not be sent.
     pub fn bases(&self) -> Bases {
         self.bases.clone()
+    }
+
+    /// What is measured of it.
+    pub fn metrics(&self) -> StoreMetrics {
+        self.metrics.clone()
     }
 
     /// What to wait for when the node stops.

@@ -101,7 +101,11 @@ impl Writer {
         for op in batch {
             op.fail_points().0.pass();
         }
+        let began = Instant::now();
         let purged = self.commit(batch, is_due)?;
+        let entries =
+            batch.iter().map(|op| if let LogOp::Append { entries, .. } = op { entries.len() } else { 0 });
+        self.shared.metrics.note(began.elapsed(), entries.sum());
         for op in batch {
             op.fail_points().1.pass();
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
+use std::time::Instant;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use tokio::sync::oneshot;
@@ -16,6 +17,7 @@ use super::records::{self, SqlStore, sql_int};
 use super::{Bases, ReadPool, SnapshotFile, StorageError, check_snapshot, open_writer};
 use crate::failpoint::FailPoint;
 use crate::limits::{DISK_FULL_WAIT, STATE_DIGEST_INTERVAL, STATE_DIGESTS_MAX};
+use crate::metrics::StoreMetrics;
 use crate::state;
 use crate::types::raft_types::{Entry, LogId, StoredMembership};
 use crate::types::{Command, Outcome, Revision};
@@ -63,6 +65,7 @@ pub(super) struct Applier {
     is_waiting: bool,
     /// Turns true when nothing more is waited for.
     is_closing: Arc<AtomicBool>,
+    metrics: StoreMetrics,
 }
 
 impl Applier {
@@ -72,6 +75,7 @@ impl Applier {
         readers: ReadPool,
         bases: Bases,
         is_closing: Arc<AtomicBool>,
+        metrics: StoreMetrics,
     ) -> rusqlite::Result<Self> {
         let digest = stored_digest(&connection)?;
         let checkpoints = Checkpoints::start(&generation.path())?;
@@ -84,6 +88,7 @@ impl Applier {
             digest,
             is_waiting: false,
             is_closing,
+            metrics,
         })
     }
 
@@ -156,6 +161,7 @@ impl Applier {
         awaited: &[bool],
     ) -> rusqlite::Result<Vec<Outcome>> {
         FailPoint::ApplyBefore.pass();
+        let began = Instant::now();
         let txn = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let mut digest = self.digest;
         let mut outcomes = Vec::with_capacity(entries.len());
@@ -183,6 +189,7 @@ impl Applier {
         FailPoint::ApplyUncommitted.pass();
         txn.commit()?;
         FailPoint::ApplyAfter.pass();
+        self.metrics.note(began.elapsed(), entries.len());
         self.digest = digest;
         // An entry changes a page at least.
         let bytes = entries.iter().map(|entry| entry_size(entry) + PAGE_BYTES).sum();

@@ -1,0 +1,236 @@
+//! What a node measures, as Prometheus reads it: one registry for each node, so that several can live in one process.
+//!
+//! Durations are in seconds, sizes in bytes, as Prometheus has it (<https://prometheus.io/docs/practices/naming/>). What the node
+//! knows anyway is looked up when it is asked for; only what passes by is measured on its way.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::api::{ClusterStatus, Measures, RaftState};
+
+/// The media type of the text (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
+
+/// From 50 us, a fast disk's flush, to 6.5 s, more than any operation may take.
+fn latency_buckets() -> Vec<f64> {
+    prometheus::exponential_buckets(50e-6, 2.0, 18).expect("a start, a factor above one, and a count")
+}
+
+/// From one to the most that is done at once.
+fn count_buckets() -> Vec<f64> {
+    prometheus::exponential_buckets(1.0, 2.0, 11).expect("a start, a factor above one, and a count")
+}
+
+/// How long a store's transactions take, and what they hold.
+#[derive(Debug, Clone)]
+pub struct StoreMetrics {
+    seconds: Histogram,
+    entries: Histogram,
+}
+
+impl StoreMetrics {
+    /// Those of the log.
+    pub fn of_log() -> Self {
+        Self::new("log_commit", "a durable commit of the Raft log")
+    }
+
+    /// Those of the state machine.
+    pub fn of_state() -> Self {
+        Self::new("apply", "a transaction of the state machine")
+    }
+
+    fn new(name: &str, what: &str) -> Self {
+        let histogram = |unit: &str, help: String, buckets| {
+            let options = HistogramOpts::new(format!("aspen_{name}_{unit}"), help).buckets(buckets);
+            Histogram::with_opts(options).expect("the names are well formed")
+        };
+        Self {
+            seconds: histogram("seconds", format!("Time of {what}"), latency_buckets()),
+            entries: histogram("entries", format!("Entries in {what}"), count_buckets()),
+        }
+    }
+
+    /// Notes a transaction.
+    pub(crate) fn note(&self, took: Duration, entries: usize) {
+        self.seconds.observe(took.as_secs_f64());
+        self.entries.observe(f64::from(u32::try_from(entries).unwrap_or(u32::MAX)));
+    }
+}
+
+/// The metrics of one node.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    http: HistogramVec,
+    gauges: BTreeMap<&'static str, IntGauge>,
+    replicated: IntGaugeVec,
+}
+
+/// Gauges that are set when they are asked for. What is not known is 0, as an index of an empty log is.
+const GAUGES: [(&str, &str); 14] = [
+    ("raft_term", "Present term"),
+    ("raft_is_leader", "1 on the leader"),
+    ("raft_has_leader", "1 where a leader is known"),
+    ("raft_voters", "Members that vote"),
+    ("raft_learners", "Members that do not vote"),
+    ("raft_last_log_index", "Last entry of the log"),
+    ("raft_committed_index", "Last entry known to be committed"),
+    ("raft_applied_index", "Last entry applied to the state"),
+    ("raft_snapshot_index", "Last entry that the newest snapshot covers"),
+    ("raft_purged_index", "Last entry that has left the log"),
+    ("operations_in_flight", "Client operations under way"),
+    ("refused_connections", "Connections refused since the start, since their key belongs to no member"),
+    ("disk_available_bytes", "Room on the disk of the data directory"),
+    ("disk_reserve_bytes", "Room below which writes are refused"),
+];
+
+impl Metrics {
+    /// The metrics of a node with these stores.
+    pub fn new(stores: &[&StoreMetrics]) -> Self {
+        let registry = Registry::new();
+        let add = |collector: Box<dyn Collector>| {
+            registry.register(collector).expect("every name is there once");
+        };
+        for store in stores {
+            add(Box::new(store.seconds.clone()));
+            add(Box::new(store.entries.clone()));
+        }
+        let options =
+            HistogramOpts::new("aspen_http_request_seconds", "Time of an HTTP request, by route and status")
+                .buckets(latency_buckets());
+        let http = HistogramVec::new(options, &["method", "route", "status"]);
+        let http = http.expect("the names are well formed");
+        add(Box::new(http.clone()));
+        let gauges = GAUGES.map(|(name, help)| {
+            let gauge = IntGauge::new(format!("aspen_{name}"), help).expect("the name is well formed");
+            add(Box::new(gauge.clone()));
+            (name, gauge)
+        });
+        let options = Opts::new(
+            "aspen_raft_replicated_index",
+            "Last entry that a member is known to have, on the leader",
+        );
+        let replicated = IntGaugeVec::new(options, &["node"]).expect("the names are well formed");
+        add(Box::new(replicated.clone()));
+        add(Box::new(ProcessCollector::for_self()));
+        Self { registry, http, gauges: gauges.into(), replicated }
+    }
+
+    /// Notes an HTTP request. `route` is the pattern that it has matched.
+    pub(crate) fn note_http(&self, method: &str, route: &str, status: u16, took: Duration) {
+        // Anybody may make up others.
+        let method =
+            ["GET", "POST", "PUT", "DELETE"].into_iter().find(|known| *known == method).unwrap_or("other");
+        let status = status.to_string();
+        self.http.with_label_values(&[method, route, &status]).observe(took.as_secs_f64());
+    }
+
+    /// All of them as text, at this moment.
+    pub fn text(&self, raft: &RaftState, cluster: &ClusterStatus, measures: &Measures) -> String {
+        let count =
+            |is_voter: bool| cluster.members.iter().filter(|member| member.is_voter == is_voter).count();
+        let index = |entry: Option<crate::api::EntryId>| entry.map_or(0, |entry| entry.index);
+        let values = [
+            ("raft_term", raft.term),
+            ("raft_is_leader", u64::from(raft.role == "leader")),
+            ("raft_has_leader", u64::from(raft.leader.is_some())),
+            ("raft_voters", count(true) as u64),
+            ("raft_learners", count(false) as u64),
+            ("raft_last_log_index", raft.last_log_index.unwrap_or(0)),
+            ("raft_committed_index", index(raft.committed)),
+            ("raft_applied_index", index(raft.applied)),
+            ("raft_snapshot_index", index(raft.snapshot)),
+            ("raft_purged_index", index(raft.purged)),
+            ("operations_in_flight", measures.operations_in_flight),
+            ("refused_connections", cluster.refused_connections),
+            ("disk_available_bytes", measures.disk_available_bytes),
+            ("disk_reserve_bytes", measures.disk_reserve_bytes),
+        ];
+        for (name, value) in values {
+            self.gauges[name].set(gauge(value));
+        }
+        // A leader of before knows no longer what its followers have.
+        self.replicated.reset();
+        for (node, index) in &measures.replicated {
+            self.replicated.with_label_values(&[&node.to_string()]).set(gauge(*index));
+        }
+        let mut text = Vec::new();
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut text)
+            .expect("what is gathered can be written");
+        String::from_utf8(text).expect("the text is one")
+    }
+}
+
+/// Prometheus's numbers are floats: what is larger than this is none that a node counts.
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{EntryId, Member, VoteState};
+    use crate::types::{EndpointKey, NodeId, NodeInfo};
+
+    #[test]
+    fn text_has_every_metric_with_its_help_and_type() {
+        let log = StoreMetrics::of_log();
+        let metrics = Metrics::new(&[&log, &StoreMetrics::of_state()]);
+        log.note(Duration::from_micros(300), 3);
+        metrics.note_http("GET", "/health", 200, Duration::from_millis(1));
+        let at = |index| Some(EntryId { term: 2, index });
+        let raft = RaftState {
+            id: NodeId(1),
+            incarnation: "x".to_owned(),
+            role: "leader".to_owned(),
+            term: 2,
+            vote: VoteState { term: 2, voted_for: NodeId(1), is_committed: true },
+            leader: Some(NodeId(1)),
+            last_log_index: Some(9),
+            committed: at(9),
+            applied: at(8),
+            snapshot: at(4),
+            purged: None,
+        };
+        let address = "127.0.0.1:1".parse().unwrap();
+        let info = NodeInfo { endpoint_id: EndpointKey([0; 32]), raft: address, http: address };
+        let cluster = ClusterStatus {
+            id: NodeId(1),
+            endpoint_id: String::new(),
+            role: "leader".to_owned(),
+            term: 2,
+            leader: None,
+            is_initialized: true,
+            members: vec![Member { id: NodeId(1), is_voter: true, info }],
+            refused_connections: 5,
+        };
+        let measures = Measures {
+            operations_in_flight: 7,
+            disk_available_bytes: 1 << 40,
+            disk_reserve_bytes: 1 << 26,
+            replicated: BTreeMap::from([(NodeId(2), 6)]),
+        };
+        let text = metrics.text(&raft, &cluster, &measures);
+        for line in [
+            "# TYPE aspen_log_commit_seconds histogram",
+            "aspen_log_commit_entries_sum 3",
+            "aspen_http_request_seconds_count{method=\"GET\",route=\"/health\",status=\"200\"} 1",
+            "aspen_raft_is_leader 1",
+            "aspen_raft_voters 1",
+            "aspen_raft_applied_index 8",
+            "aspen_raft_replicated_index{node=\"2\"} 6",
+            "aspen_refused_connections 5",
+            "aspen_disk_available_bytes 1099511627776",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        assert!(text.contains("process_resident_memory_bytes"), "{text}");
+    }
+}
