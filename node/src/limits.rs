@@ -60,6 +60,8 @@ pub const LEASE_MARGIN: u32 = 10;
 pub const LEASE_MARKS: u32 = 16;
 /// How often two clocks are looked at for one moment at which both were: a thread can be held up between them.
 pub const LEASE_CLOCK_LOOKS: u32 = 3;
+/// How long a leader that stops waits for its successor: it takes a few round trips, or the successor stops as well.
+pub const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a stop may take: what is under way is answered, then the stores are closed.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long closed connections are waited for at a stop: on a healthy network it takes less than a second.
@@ -217,7 +219,10 @@ const _: () = {
     // A refusal, which leaves nothing open, comes before a time-out, which does.
     assert!(LEADER_WAIT.as_secs() < OPERATION_TIMEOUT.as_secs());
     assert!(
-        HTTP_DRAIN_TIMEOUT.as_secs() + ENDPOINT_CLOSE_TIMEOUT.as_secs() + RUNTIME_STOP_TIMEOUT.as_secs()
+        HAND_OVER_TIMEOUT.as_secs()
+            + HTTP_DRAIN_TIMEOUT.as_secs()
+            + ENDPOINT_CLOSE_TIMEOUT.as_secs()
+            + RUNTIME_STOP_TIMEOUT.as_secs()
             < STOP_TIMEOUT.as_secs()
     );
     // Whatever waits fits into one proposal, and any command alone.

@@ -94,6 +94,8 @@ struct Inner {
     admission: Arc<Admission>,
     leases: Leases,
     promise: Promise,
+    /// How often a leader speaks.
+    heartbeat: Duration,
     /// One permit per client operation under way.
     permits: Semaphore,
     /// The proposer, and changes of the members: they go on when nobody waits for them any more. They end when Raft does.
@@ -153,6 +155,7 @@ impl RaftNode {
             admission: parts.admission,
             leases: Leases::open(parts.lease_clock, lease),
             promise,
+            heartbeat: parts.timing.heartbeat,
             permits: Semaphore::new(OPERATIONS_IN_FLIGHT_MAX as usize),
             tasks: Mutex::new(tasks),
         };

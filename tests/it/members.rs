@@ -1,5 +1,6 @@
 //! Members come and go: an empty node learns all that there is, votes, leads, and others leave.
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::http_client::{get, post, request};
@@ -126,4 +127,23 @@ fn changes_of_members_that_cannot_be_are_refused() {
     let status = change(&nodes, leader, "/cluster/change-membership", &json!({ "voters": [1, 2, 3] }));
     assert_eq!(members(&status).1, [1, 2, 3]);
     change(&nodes, leader, "/cluster/transfer-leader", &json!({ "id": leader }));
+}
+
+/// With such patience nobody stands for election by itself while the test lasts.
+#[test]
+fn leader_that_is_stopped_hands_over_first() {
+    let (_, mut nodes) =
+        three_nodes(&["--election-ms-min", "60000", "--election-ms-max", "120000", "--heartbeat-ms", "100"]);
+    request(nodes.http(1), "POST", "/cluster/init", "").unwrap();
+    nodes.succeeds(1, "/kv/write", &set("k", "before"));
+    let leader_by =
+        |nodes: &Nodes, id: u64| get(nodes.http(id), "/cluster/status").ok()?.1["leader"]["id"].as_u64();
+    for id in [2, 3] {
+        nodes.comes("follower", || (leader_by(&nodes, id) == Some(1)).then_some(()));
+    }
+    assert_eq!(nodes.end(1, Signal::SIGTERM).code(), Some(0));
+    let successor = nodes.comes("successor", || leader_by(&nodes, 2).filter(|id| *id != 1));
+    assert!(nodes.last_words(1).contains("leadership is handed over"), "{}", nodes.last_words(1));
+    let read = nodes.succeeds(5 - successor, "/kv/read", &json!({ "key": "k" }));
+    assert_eq!(read["value"], "before");
 }

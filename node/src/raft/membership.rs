@@ -3,15 +3,15 @@
 
 use std::collections::BTreeSet;
 
-use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Instant};
 use tokio::sync::oneshot;
 
 use super::RaftNode;
 use super::operations::not_leader;
 use crate::api::{ApiError, BadRequest};
-use crate::limits::{PEERS_MAX, VOTERS_MAX};
+use crate::limits::{HAND_OVER_TIMEOUT, PEERS_MAX, VOTERS_MAX};
 use crate::types::raft_types::Membership;
 use crate::types::{NodeId, NodeInfo, TypeConfig};
 
@@ -106,6 +106,28 @@ impl RaftNode {
             }
         }
         Ok(())
+    }
+
+    /// Hands leadership to another voter before this node stops, if it leads: nobody has to miss it first.
+    pub async fn step_aside(&self) {
+        let Some(to) = self.successor() else { return };
+        match tokio::time::timeout(HAND_OVER_TIMEOUT, self.hand_over(to)).await {
+            Ok(Ok(())) => tracing::info!(%to, "leadership is handed over"),
+            Ok(Err(error)) => tracing::warn!(%to, %error, "leadership could not be handed over"),
+            Err(_) => tracing::warn!(%to, "leadership was not taken over in time"),
+        }
+    }
+
+    /// On the leader: the voter that has answered lately and has most of the log.
+    fn successor(&self) -> Option<NodeId> {
+        let metrics = self.metrics();
+        let (replication, heartbeat) = (metrics.replication?, metrics.heartbeat?);
+        let voters = metrics.membership_config.membership().voter_ids().filter(|id| *id != self.inner.id);
+        let is_there = |id: &NodeId| {
+            let answered = heartbeat.get(id).copied().flatten();
+            answered.is_some_and(|answered| answered.into_inner().elapsed() < self.inner.heartbeat * 2)
+        };
+        voters.filter(is_there).max_by_key(|id| replication.get(id).copied().flatten())
     }
 
     /// The present members, as the leader has them.

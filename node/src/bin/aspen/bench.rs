@@ -4,7 +4,6 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::kv::ConsistencyArg;
 use aspen_node::client::aspen::AspenTarget;
 use aspen_node::client::load::{self, Load, Measured, Work};
 use aspen_node::limits::{
@@ -12,6 +11,8 @@ use aspen_node::limits::{
 };
 use clap::{Args, ValueEnum, value_parser};
 use serde_json::{Map, Value as Json, json};
+
+use super::kv::ConsistencyArg;
 
 /// What `aspen bench` is asked.
 #[derive(Debug, Args)]
