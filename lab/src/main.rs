@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     }
     if std::env::args_os().nth(1).is_some_and(|part| part == NODE_PART) {
         let words = std::env::args_os().enumerate().filter(|(place, _)| *place != 1).map(|(_, word)| word);
-        return aspen_node::run::main(aspen_node::config::Cli::parse_from(words));
+        return aspen_node::config::Cli::read(words).map_or_else(|code| code, aspen_node::run::main);
     }
     if std::env::args_os().nth(1).is_some_and(|part| part == kvm::TRIAL_PART) {
         return kvm::trial();

@@ -1,20 +1,30 @@
 //! From the command line and node.toml to a [`Config`]; every check that needs no disk beyond the file itself.
 //!
-//! The command line goes before the file, the file before the default. Every key of the file is also a flag.
+//! The command line goes before the environment, that before the file, and the file before the default. Every key of the file is also
+//! a flag, and a variable with `ASPEN_` before it.
 
 mod file;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fmt;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::file::FileConfig;
 use crate::limits::{DISK_RESERVE_MIB_DEFAULT, DISK_RESERVE_MIB_MAX, PEERS_MAX, SNAPSHOT_SETTING_MAX};
 use crate::raft::{LeaseClock, RaftTiming, SnapshotPolicy, TimingError};
 use crate::types::{EndpointKey, NodeId, NodeInfo};
+
+/// The settings are wrong (`EX_USAGE`, sysexits.h).
+pub const EXIT_USAGE: u8 = 64;
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -38,6 +48,12 @@ pub enum CliCommand {
         #[arg(long, value_name = "DIR")]
         data_dir: PathBuf,
     },
+    /// Print every setting, and where it comes from: a flag, the environment, the file or a default
+    Config {
+        /// The settings, as for running the node
+        #[command(flatten)]
+        run: Box<RunArgs>,
+    },
     /// Read all that a stopped node has kept, and say what is wrong with it: exit code 0 or 1
     Validate {
         /// The node's data directory
@@ -50,50 +66,157 @@ pub enum CliCommand {
 #[derive(Debug, Default, Args)]
 pub struct RunArgs {
     /// Read the settings from a TOML file; flags go before it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "ASPEN_CONFIG")]
     pub config: Option<PathBuf>,
     /// This node's number in the cluster, 1 and up
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "ASPEN_ID")]
     pub id: Option<u64>,
     /// Where the node keeps its identity, log and state
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "ASPEN_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// UDP address for the other members [default: 127.0.0.1:4001]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", env = "ASPEN_RAFT_LISTEN")]
     pub raft_listen: Option<SocketAddr>,
     /// TCP address for clients [default: 127.0.0.1:8001]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", env = "ASPEN_HTTP_LISTEN")]
     pub http_listen: Option<SocketAddr>,
     /// A member, this node included; once for each: `id=1,endpoint_id=HEX,raft=ADDRESS,http=ADDRESS`
-    #[arg(long = "peer", value_name = "PEER")]
+    #[arg(long = "peer", value_name = "PEER", env = "ASPEN_PEERS", value_delimiter = ';')]
     pub peers: Vec<PeerArg>,
     /// How often a leader speaks, in milliseconds [default: 200]
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", env = "ASPEN_HEARTBEAT_MS")]
     pub heartbeat_ms: Option<u64>,
     /// Shortest silence before an election, in milliseconds [default: 1000]
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", env = "ASPEN_ELECTION_MS_MIN")]
     pub election_ms_min: Option<u64>,
     /// Longest silence before an election, in milliseconds [default: 2000]
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", env = "ASPEN_ELECTION_MS_MAX")]
     pub election_ms_max: Option<u64>,
     /// What leases of reads are measured with [default: auto]
-    #[arg(long, value_name = "CLOCK", value_enum)]
+    #[arg(long, value_name = "CLOCK", value_enum, env = "ASPEN_LEASE_CLOCK")]
     pub lease_clock: Option<LeaseClock>,
     /// Make a snapshot after so many entries [default: 1000000]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "ASPEN_SNAPSHOT_ENTRIES")]
     pub snapshot_entries: Option<u64>,
     /// Make a snapshot after so many MiB of log, or as many as the state has if it is larger [default: 256]
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", env = "ASPEN_SNAPSHOT_LOG_MIB")]
     pub snapshot_log_mib: Option<u64>,
     /// Neither make nor take a larger snapshot, in MiB [default: 65536]
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", env = "ASPEN_SNAPSHOT_MIB_MAX")]
     pub snapshot_mib_max: Option<u64>,
     /// Refuse writes when the disk has less room than this, in MiB [default: 64]
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", env = "ASPEN_DISK_RESERVE_MIB")]
     pub disk_reserve_mib: Option<u64>,
     /// What to log: a level, or a filter such as `aspen_node=debug,openraft=warn` [default: `aspen_node=info,warn`]
-    #[arg(long, value_name = "FILTER")]
+    #[arg(long, value_name = "FILTER", env = "ASPEN_LOG")]
     pub log: Option<String>,
+    /// Which of them come from the environment, by name of the field.
+    #[arg(skip)]
+    pub from_environment: BTreeSet<String>,
+}
+
+impl Cli {
+    /// What was typed, and what the environment has.
+    ///
+    /// # Errors
+    /// It cannot be read, or asks for help; that is printed already, and this is the exit code.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, ExitCode> {
+        let words: Vec<OsString> = words.into_iter().collect();
+        let explained = |error: clap::Error| explain(&error, &words);
+        let matches = Self::command().try_get_matches_from(&words).map_err(explained)?;
+        let mut cli = Self::from_arg_matches(&matches).map_err(explained)?;
+        match (&mut cli.command, matches.subcommand()) {
+            (Some(CliCommand::Config { run }), Some((_, matches))) => run.note_sources(matches),
+            _ => cli.run.note_sources(&matches),
+        }
+        Ok(cli)
+    }
+}
+
+/// Prints what clap says, and from which variable a value comes that nobody has typed; the exit code.
+fn explain(error: &clap::Error, words: &[OsString]) -> ExitCode {
+    // A closed pipe is no error of ours.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    if let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) {
+        let flag = argument.split(' ').next().unwrap_or_default();
+        let variable = format!("ASPEN_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase());
+        let is_typed = words.iter().any(|word| word.to_string_lossy().starts_with(flag));
+        if !is_typed && std::env::var_os(&variable).is_some() {
+            let _ = writeln!(std::io::stderr(), "The value is that of {variable} in the environment.");
+        }
+    }
+    ExitCode::from(EXIT_USAGE)
+}
+
+impl RunArgs {
+    fn note_sources(&mut self, matches: &ArgMatches) {
+        let is_from_it = |id: &&clap::Id| {
+            matches.value_source(id.as_str()) == Some(clap::parser::ValueSource::EnvVariable)
+        };
+        self.from_environment = matches.ids().filter(is_from_it).map(ToString::to_string).collect();
+    }
+}
+
+/// Where a setting comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The command line.
+    Flag,
+    /// A variable, `ASPEN_` and the name of the setting.
+    Environment,
+    /// The file of `--config`.
+    File(PathBuf),
+    /// Nobody has said anything.
+    Default,
+}
+
+/// A setting with its source, as it is printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Its key in the file.
+    pub key: &'static str,
+    /// Its value, in TOML.
+    pub value: String,
+    /// Where it comes from.
+    pub source: Source,
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, value, source } = self;
+        let text = format!("{key} = {value}");
+        write!(f, "{text:<40} # ")?;
+        match source {
+            Source::Flag => write!(f, "a flag"),
+            Source::Environment => write!(f, "ASPEN_{}", key.to_uppercase()),
+            Source::File(path) => write!(f, "{}", path.display()),
+            Source::Default => write!(f, "default"),
+        }
+    }
+}
+
+/// Notes where settings come from.
+struct Sources {
+    from_environment: BTreeSet<String>,
+    file: Option<PathBuf>,
+    found: BTreeMap<&'static str, Source>,
+}
+
+impl Sources {
+    /// What the command line or the environment says, or else the file.
+    fn pick<T>(&mut self, key: &'static str, typed: Option<T>, file: Option<T>) -> Option<T> {
+        let source = match (&typed, &file, &self.file) {
+            (Some(_), ..) if self.from_environment.contains(key) => Source::Environment,
+            (Some(_), ..) => Source::Flag,
+            (None, Some(_), Some(path)) => Source::File(path.clone()),
+            _ => Source::Default,
+        };
+        self.found.insert(key, source);
+        typed.or(file)
+    }
 }
 
 /// One `--peer`.
@@ -187,45 +310,95 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Joins flags, file and defaults.
+    /// Joins flags, environment, file and defaults.
     ///
     /// # Errors
     /// The first setting that cannot stand, with its source.
     pub fn load(args: RunArgs) -> Result<Self, ConfigError> {
-        let file = args.config.as_deref().map(FileConfig::read).transpose()?.unwrap_or_default();
-        let snapshots = snapshot_policy(&args, &file)?;
-        let disk_reserve = match args.disk_reserve_mib.or(file.disk_reserve_mib) {
-            Some(mib) if mib == 0 || mib > DISK_RESERVE_MIB_MAX => return Err(ConfigError::DiskReserve(mib)),
-            mib => mib.unwrap_or(DISK_RESERVE_MIB_DEFAULT) * 1024 * 1024,
+        Self::load_with_sources(args).map(|(config, _)| config)
+    }
+
+    /// The same, and every setting with its source.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_with_sources(args: RunArgs) -> Result<(Self, Vec<Setting>), ConfigError> {
+        let mut file = args.config.as_deref().map(FileConfig::read).transpose()?.unwrap_or_default();
+        let mut sources = Sources {
+            from_environment: args.from_environment.clone(),
+            file: args.config.clone(),
+            found: BTreeMap::new(),
         };
-        let default = RaftTiming::default();
-        let millis = |flag: Option<u64>, file: Option<u64>, default: Duration| {
-            flag.or(file).map_or(default, Duration::from_millis)
-        };
-        let peers = if args.peers.is_empty() {
-            file.peers.into_iter().map(|peer| (peer.id, peer.info)).collect()
-        } else {
-            args.peers.into_iter().map(|peer| (peer.id, peer.info)).collect()
-        };
+        let timing = timing(&args, &file, &mut sources);
+        let snapshots = snapshot_policy(&args, &file, &mut sources)?;
+        let disk_reserve =
+            match sources.pick("disk_reserve_mib", args.disk_reserve_mib, file.disk_reserve_mib) {
+                Some(mib) if mib == 0 || mib > DISK_RESERVE_MIB_MAX => {
+                    return Err(ConfigError::DiskReserve(mib));
+                }
+                mib => mib.unwrap_or(DISK_RESERVE_MIB_DEFAULT) * 1024 * 1024,
+            };
+        let typed = Some(args.peers).filter(|peers| !peers.is_empty());
+        let typed = typed.map(|peers| peers.into_iter().map(|peer| (peer.id, peer.info)).collect());
+        let listed = Some(std::mem::take(&mut file.peers)).filter(|peers| !peers.is_empty());
+        let listed = listed.map(|peers| peers.into_iter().map(|peer| (peer.id, peer.info)).collect());
         let missing = |key, flag| ConfigError::Missing { key, flag };
         let config = Self {
-            id: NodeId(args.id.or(file.id).ok_or(missing("id", "id"))?),
-            data_dir: args.data_dir.or(file.data_dir).ok_or(missing("data_dir", "data-dir"))?,
-            raft_listen: args.raft_listen.or(file.raft_listen).unwrap_or_else(|| loopback(4001)),
-            http_listen: args.http_listen.or(file.http_listen).unwrap_or_else(|| loopback(8001)),
-            peers,
-            timing: RaftTiming {
-                heartbeat: millis(args.heartbeat_ms, file.heartbeat_ms, default.heartbeat),
-                election_min: millis(args.election_ms_min, file.election_ms_min, default.election_min),
-                election_max: millis(args.election_ms_max, file.election_ms_max, default.election_max),
-            },
-            lease_clock: args.lease_clock.or(file.lease_clock).unwrap_or_default(),
+            id: NodeId(sources.pick("id", args.id, file.id).ok_or(missing("id", "id"))?),
+            data_dir: sources
+                .pick("data_dir", args.data_dir, file.data_dir)
+                .ok_or(missing("data_dir", "data-dir"))?,
+            raft_listen: sources
+                .pick("raft_listen", args.raft_listen, file.raft_listen)
+                .unwrap_or_else(|| loopback(4001)),
+            http_listen: sources
+                .pick("http_listen", args.http_listen, file.http_listen)
+                .unwrap_or_else(|| loopback(8001)),
+            peers: sources.pick("peers", typed, listed).unwrap_or_default(),
+            timing,
+            lease_clock: sources.pick("lease_clock", args.lease_clock, file.lease_clock).unwrap_or_default(),
             snapshots,
             disk_reserve,
-            log: args.log.or(file.log).unwrap_or_else(|| "aspen_node=info,warn".to_owned()),
+            log: sources.pick("log", args.log, file.log).unwrap_or_else(|| "aspen_node=info,warn".to_owned()),
         };
         config.check()?;
-        Ok(config)
+        let settings = config.settings(&sources.found);
+        Ok((config, settings))
+    }
+
+    /// Every setting in TOML, with its source.
+    fn settings(&self, sources: &BTreeMap<&'static str, Source>) -> Vec<Setting> {
+        // JSON's strings are TOML's, too.
+        let text = |text: &dyn fmt::Display| serde_json::Value::from(text.to_string()).to_string();
+        let ms = |duration: Duration| duration.as_millis().to_string();
+        let mib = |bytes: u64| (bytes / 1024 / 1024).to_string();
+        let peer = |(id, info): &(NodeId, NodeInfo)| {
+            let NodeInfo { endpoint_id, raft, http } = info;
+            format!("{{ id = {id}, endpoint_id = \"{endpoint_id}\", raft = \"{raft}\", http = \"{http}\" }}")
+        };
+        let peers: Vec<String> = self.peers.iter().map(peer).collect();
+        let values = [
+            ("id", self.id.to_string()),
+            ("data_dir", text(&self.data_dir.display())),
+            ("raft_listen", text(&self.raft_listen)),
+            ("http_listen", text(&self.http_listen)),
+            ("heartbeat_ms", ms(self.timing.heartbeat)),
+            ("election_ms_min", ms(self.timing.election_min)),
+            ("election_ms_max", ms(self.timing.election_max)),
+            ("lease_clock", text(&self.lease_clock.name())),
+            ("snapshot_entries", self.snapshots.entries.to_string()),
+            ("snapshot_log_mib", mib(self.snapshots.log_bytes)),
+            ("snapshot_mib_max", mib(self.snapshots.bytes_max)),
+            ("disk_reserve_mib", mib(self.disk_reserve)),
+            ("log", text(&self.log)),
+            ("peers", format!("[{}]", peers.join(", "))),
+        ];
+        let setting = |(key, value)| Setting {
+            key,
+            value,
+            source: sources.get(key).cloned().unwrap_or(Source::Default),
+        };
+        values.into_iter().map(setting).collect()
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -302,7 +475,7 @@ impl FromStr for PeerArg {
     }
 }
 
-fn parse_part<T: FromStr<Err: std::fmt::Display>>(
+fn parse_part<T: FromStr<Err: fmt::Display>>(
     name: &'static str,
     value: Option<&str>,
 ) -> Result<T, PeerArgError> {
@@ -314,10 +487,36 @@ fn parse_part<T: FromStr<Err: std::fmt::Display>>(
     })
 }
 
-/// When snapshots are made, from flags, file and defaults.
-fn snapshot_policy(args: &RunArgs, file: &FileConfig) -> Result<SnapshotPolicy, ConfigError> {
+/// Raft's time-outs, wherever they come from.
+fn timing(args: &RunArgs, file: &FileConfig, sources: &mut Sources) -> RaftTiming {
+    let default = RaftTiming::default();
+    let mut millis =
+        |key, typed, file, default| sources.pick(key, typed, file).map_or(default, Duration::from_millis);
+    RaftTiming {
+        heartbeat: millis("heartbeat_ms", args.heartbeat_ms, file.heartbeat_ms, default.heartbeat),
+        election_min: millis(
+            "election_ms_min",
+            args.election_ms_min,
+            file.election_ms_min,
+            default.election_min,
+        ),
+        election_max: millis(
+            "election_ms_max",
+            args.election_ms_max,
+            file.election_ms_max,
+            default.election_max,
+        ),
+    }
+}
+
+/// When snapshots are made, wherever that comes from.
+fn snapshot_policy(
+    args: &RunArgs,
+    file: &FileConfig,
+    sources: &mut Sources,
+) -> Result<SnapshotPolicy, ConfigError> {
     let default = SnapshotPolicy::default();
-    let setting = |key, flag: Option<u64>, file: Option<u64>| match flag.or(file) {
+    let mut setting = |key, typed: Option<u64>, file: Option<u64>| match sources.pick(key, typed, file) {
         Some(value) if value == 0 || value > SNAPSHOT_SETTING_MAX => {
             Err(ConfigError::Snapshots { key, value })
         }
@@ -391,6 +590,27 @@ mod tests {
         assert_eq!(config.timing.heartbeat, Duration::from_millis(100));
         assert_eq!(config.timing.election_max, Duration::from_secs(2));
         assert_eq!(config.peers[0].1.endpoint_id, key);
+    }
+
+    #[test]
+    fn every_setting_says_where_it_comes_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.toml");
+        std::fs::write(&path, "id = 3\nheartbeat_ms = 100\n").unwrap();
+        let mut args = args(&["--config", path.to_str().unwrap(), "--data-dir", "d", "--log", "warn"]);
+        args.from_environment.insert("log".to_owned());
+        let (_, settings) = Config::load_with_sources(args).unwrap();
+        let text: Vec<String> = settings.iter().map(ToString::to_string).collect();
+        let of = |key: &str| text.iter().find(|line| line.starts_with(key)).unwrap().as_str();
+        assert_eq!(of("id"), format!("{:<40} # {}", "id = 3", path.display()));
+        assert_eq!(of("heartbeat_ms"), format!("{:<40} # {}", "heartbeat_ms = 100", path.display()));
+        assert_eq!(of("data_dir"), format!("{:<40} # a flag", "data_dir = \"d\""));
+        assert_eq!(of("log"), format!("{:<40} # ASPEN_LOG", "log = \"warn\""));
+        assert_eq!(of("lease_clock"), format!("{:<40} # default", "lease_clock = \"auto\""));
+        // It is what the file would have to say.
+        let again: toml::Table = text.join("\n").parse().unwrap();
+        assert_eq!(again["election_ms_max"].as_integer(), Some(2000));
+        assert_eq!(again.len(), settings.len());
     }
 
     #[test]

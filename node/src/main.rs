@@ -3,12 +3,11 @@
 use std::process::ExitCode;
 
 use aspen_node::config::Cli;
-use clap::Parser;
 use mimalloc::MiMalloc;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    aspen_node::run::main(Cli::parse())
+    Cli::read(std::env::args_os()).map_or_else(|code| code, aspen_node::run::main)
 }

@@ -15,7 +15,7 @@ use tracing_subscriber::prelude::*;
 use crate::builder::{NodeBuilder, StartError, make_data_dir};
 use crate::cluster::identity::Identity;
 use crate::cluster::retired::RetiredError;
-use crate::config::{Cli, CliCommand, Config, ConfigError, RunArgs};
+use crate::config::{Cli, CliCommand, Config, ConfigError, EXIT_USAGE, RunArgs};
 use crate::failpoint::{self, FailPointError};
 use crate::limits::{DISK_FULL_RESTART, RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
 use crate::plant::{self, PlantError};
@@ -25,8 +25,6 @@ use crate::storage::space::Space;
 /// Under which name a supervisor is told our public key: a variable of our own, as `sd_notify(3)` has it.
 pub const ENDPOINT_ID: &str = "X_ASPEN_ENDPOINT_ID";
 
-/// The settings are wrong (`EX_USAGE`, sysexits.h).
-pub const EXIT_USAGE: u8 = 64;
 /// The data directory is of an earlier state (`EX_DATAERR`, sysexits.h).
 pub const EXIT_RETIRED: u8 = 65;
 
@@ -66,6 +64,7 @@ pub fn main(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Some(CliCommand::Identity { data_dir }) => print_identity(&data_dir),
         Some(CliCommand::Validate { data_dir }) => validate(&data_dir),
+        Some(CliCommand::Config { run }) => print_config(*run),
         None => settings(cli.run).and_then(run),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
@@ -104,6 +103,14 @@ fn validate(data_dir: &Path) -> Result<(), RunError> {
     }
     let _ = std::io::stdout().write_all(text.as_bytes());
     if report.faults.is_empty() { Ok(()) } else { Err(RunError::Faults(report.faults.len())) }
+}
+
+/// Prints the settings as a file would have them.
+fn print_config(args: RunArgs) -> Result<(), RunError> {
+    let (_, settings) = Config::load_with_sources(args)?;
+    let text: String = settings.iter().flat_map(|setting| [setting.to_string(), "\n".to_owned()]).collect();
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
 }
 
 fn print_identity(data_dir: &Path) -> Result<(), RunError> {

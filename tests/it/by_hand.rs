@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::http_client::{get, post, raw, request};
-use crate::nodes::{Nodes, set, three_nodes};
+use crate::nodes::{Nodes, node_command, set, three_nodes};
 
 #[test]
 fn three_nodes_by_hand() {
@@ -280,4 +280,34 @@ fn raw_bytes_go_in_and_out_by_key_and_under_conditions() {
     assert_eq!(raw(to, "PUT", "/kv/key/a?vault=v", &[], b"x").unwrap().status, 200);
     assert_eq!(raw(to, "GET", "/kv/key/a?vault=v", &[], b"").unwrap().body, b"x");
     check(to, "GET /kv/key/a?volt=v", "", (400, "malformed"));
+}
+
+/// Where settings come from, and what is said of one that nobody has typed.
+#[test]
+fn settings_come_from_flags_environment_and_file() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("node.toml");
+    std::fs::write(&file, "id = 2\nheartbeat_ms = 150\n").unwrap();
+    let node = |words: &[&str], environment: &[(&str, &str)]| {
+        let mut command = node_command();
+        command.args(words).envs(environment.iter().copied()).output().unwrap()
+    };
+    let words = ["config", "--config", file.to_str().unwrap(), "--data-dir", "d"];
+    let output = node(&words, &[("ASPEN_ID", "3"), ("ASPEN_HTTP_LISTEN", "127.0.0.1:9000")]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for (setting, source) in [
+        ("id = 3", "ASPEN_ID"),
+        ("http_listen = \"127.0.0.1:9000\"", "ASPEN_HTTP_LISTEN"),
+        ("heartbeat_ms = 150", file.to_str().unwrap()),
+        ("data_dir = \"d\"", "a flag"),
+        ("disk_reserve_mib = 64", "default"),
+    ] {
+        let want = format!("{setting:<40} # {source}");
+        assert!(text.lines().any(|line| line == want), "{want} is not in\n{text}");
+    }
+    let output = node(&words, &[("ASPEN_HEARTBEAT_MS", "fast")]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    assert!(said.contains("invalid value 'fast' for '--heartbeat-ms <MS>'"), "{said}");
+    assert!(said.ends_with("The value is that of ASPEN_HEARTBEAT_MS in the environment.\n"), "{said}");
 }

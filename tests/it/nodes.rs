@@ -27,7 +27,7 @@ const COMES_MAX: Duration = Duration::from_secs(30);
 const STOP_MAX: Duration = Duration::from_secs(11);
 
 /// The node, which `lab` can be: it is built with this test, and is the same code.
-fn node_command() -> Command {
+pub(crate) fn node_command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
     command.arg(NODE_PART);
     command

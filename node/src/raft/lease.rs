@@ -37,6 +37,17 @@ pub enum LeaseClock {
     Off,
 }
 
+impl LeaseClock {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Own => "own",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// Whether this node's lease counts.
 #[derive(Debug)]
 pub(super) struct Leases {

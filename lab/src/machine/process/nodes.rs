@@ -77,8 +77,9 @@ fn command(program: &NodeProgram, config: &Path) -> Program {
         NodeProgram::Path(path) => Program::new(path),
     };
     let command = base.arg("--config").arg(config);
-    // The lab's own ASPEN_ variables are meant for its nodes.
+    // What a node is made to do wrong. Its settings are those of the plan, whatever else this user has in the environment.
+    let wrongs = [aspen_node::plant::VARIABLE, aspen_node::failpoint::VARIABLE];
     std::env::vars_os()
-        .filter(|(name, _)| name.to_string_lossy().starts_with("ASPEN_"))
+        .filter(|(name, _)| wrongs.iter().any(|wrong| *name == **wrong))
         .fold(command, |command, (name, value)| command.env(name, value))
 }

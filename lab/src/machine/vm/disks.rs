@@ -160,7 +160,8 @@ mod tests {
     fn appliance_knows_how_its_node_refuses_to_run_and_says_that_it_serves() {
         use aspen_node::cluster::identity::IDENTITY_FILE;
         use aspen_node::cluster::retired::RETIRED_FILE;
-        use aspen_node::run::{ENDPOINT_ID, EXIT_RETIRED, EXIT_USAGE};
+        use aspen_node::config::EXIT_USAGE;
+        use aspen_node::run::{ENDPOINT_ID, EXIT_RETIRED};
         assert_eq!((layout::NODE_SECRET_FILE, layout::NODE_RETIRED_FILE), (IDENTITY_FILE, RETIRED_FILE));
         assert_eq!(
             (layout::NODE_EXIT_USAGE, layout::NODE_EXIT_RETIRED),
