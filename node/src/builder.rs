@@ -82,6 +82,9 @@ pub enum StartError {
     /// A store.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The log was full when Raft wrote into it.
+    #[error("the disk was full when Raft started")]
+    NoRoom,
     /// The endpoint.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
@@ -144,7 +147,13 @@ impl NodeBuilder {
             transport: Arc::new(endpoint.transport()),
             admission: admission.clone(),
         };
-        let raft = raft_thread.run(RaftNode::start(parts)).await?;
+        let raft = raft_thread.run(RaftNode::start(parts)).await;
+        let raft =
+            raft.map_err(
+                |error| {
+                    if log.ran_out_of_room() { StartError::NoRoom } else { StartError::from(error) }
+                },
+            )?;
         let service = Arc::new(raft.clone());
         let server = raft_thread.run(async move { endpoint.serve(service, admission) }).await;
         let mut tasks = JoinSet::new();
@@ -205,6 +214,11 @@ impl Node {
         self.endpoint_id
     }
 
+    /// Whether the log had no room for what it was to write.
+    pub fn ran_out_of_room(&self) -> bool {
+        self.log.ran_out_of_room()
+    }
+
     /// Returns when the node has failed by itself, with the reason.
     pub async fn failed(&self) -> String {
         self.raft.failed().await
@@ -219,6 +233,8 @@ impl Node {
             tracing::warn!("requests still under way are cut off");
         }
         self.http.shutdown().await;
+        // It may have been elected meanwhile.
+        self.raft.step_aside().await;
         self.state_machine.stop_waiting();
         self.raft.shutdown().await;
         self.server.stop().await;

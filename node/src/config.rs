@@ -15,8 +15,9 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue};
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::file::FileConfig;
 use crate::limits::{DISK_RESERVE_MIB_DEFAULT, DISK_RESERVE_MIB_MAX, PEERS_MAX, SNAPSHOT_SETTING_MAX};
@@ -122,8 +123,9 @@ impl Cli {
     /// It cannot be read, or asks for help; that is printed already, and this is the exit code.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, ExitCode> {
         let words: Vec<OsString> = words.into_iter().collect();
-        let explained = |error: clap::Error| explain(&error, &words);
-        let matches = Self::command().try_get_matches_from(&words).map_err(explained)?;
+        let command = Self::command_here(&words);
+        let explained = |error: clap::Error| explain(&error, &command, &words);
+        let matches = command.clone().try_get_matches_from(&words).map_err(explained)?;
         let mut cli = Self::from_arg_matches(&matches).map_err(explained)?;
         match (&mut cli.command, matches.subcommand()) {
             (Some(CliCommand::Config { run }), Some((_, matches))) => run.note_sources(matches),
@@ -134,21 +136,45 @@ impl Cli {
 }
 
 /// Prints what clap says, and from which variable a value comes that nobody has typed; the exit code.
-fn explain(error: &clap::Error, words: &[OsString]) -> ExitCode {
+fn explain(error: &clap::Error, command: &clap::Command, words: &[OsString]) -> ExitCode {
     // A closed pipe is no error of ours.
     let _ = error.print();
     if !error.use_stderr() {
         return ExitCode::SUCCESS;
     }
-    if let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) {
-        let flag = argument.split(' ').next().unwrap_or_default();
-        let variable = format!("ASPEN_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase());
+    if let Some(ContextValue::String(wrong)) = error.get(ContextKind::InvalidArg) {
+        let flag = wrong.split(' ').next().unwrap_or_default();
+        let of_subcommands = command.get_subcommands().flat_map(clap::Command::get_arguments);
+        let mut arguments = command.get_arguments().chain(of_subcommands);
+        let argument = arguments.find(|argument| {
+            argument.get_long().is_some_and(|long| flag.strip_prefix("--") == Some(long))
+                && argument.get_env().is_some()
+        });
+        let variable = argument.and_then(Arg::get_env).filter(|name| std::env::var_os(name).is_some());
         let is_typed = words.iter().any(|word| word.to_string_lossy().starts_with(flag));
-        if !is_typed && std::env::var_os(&variable).is_some() {
-            let _ = writeln!(std::io::stderr(), "The value is that of {variable} in the environment.");
+        if let Some(variable) = variable.filter(|_| !is_typed) {
+            let name = variable.to_string_lossy();
+            let _ = writeln!(std::io::stderr(), "The value is that of {name} in the environment.");
         }
     }
     ExitCode::from(EXIT_USAGE)
+}
+
+impl Cli {
+    /// The command line, with the variables that count for these words: those that are not empty, and of the node's settings none
+    /// where something else than running it is asked for.
+    fn command_here(words: &[OsString]) -> clap::Command {
+        let is_run = words.get(1).is_none_or(|word| Self::command().find_subcommand(word).is_none());
+        let heed = |is_heard: bool| {
+            move |argument: Arg| {
+                let is_empty = argument
+                    .get_env()
+                    .is_some_and(|name| std::env::var_os(name).is_none_or(|value| value.is_empty()));
+                if is_heard && !is_empty { argument } else { argument.env(Resettable::Reset) }
+            }
+        };
+        Self::command().mut_args(heed(is_run)).mut_subcommands(|subcommand| subcommand.mut_args(heed(true)))
+    }
 }
 
 impl RunArgs {

@@ -52,8 +52,8 @@ pub const DISK_RESERVE_MIB_DEFAULT: u64 = 64;
 pub const DISK_RESERVE_MIB_MAX: u64 = 1024 * 1024;
 /// How long the state machine waits before it tries again to write on a disk that is full.
 pub const DISK_FULL_WAIT: Duration = Duration::from_millis(500);
-/// Shortest and longest time after which a node is started again whose disk was full.
-pub const DISK_FULL_RESTART: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
+/// After which time a node is started again whose disk was full, and after which one that has not come far before.
+pub const DISK_FULL_RESTART: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 /// The part of a lease that a leader does not use: its own clock and the others' need not run equally fast.
 pub const LEASE_MARGIN: u32 = 10;
 /// Marks that are kept of the hypervisor's clock, two leases long: one of them is a lease old, and none much older.
@@ -219,7 +219,7 @@ const _: () = {
     // A refusal, which leaves nothing open, comes before a time-out, which does.
     assert!(LEADER_WAIT.as_secs() < OPERATION_TIMEOUT.as_secs());
     assert!(
-        HAND_OVER_TIMEOUT.as_secs()
+        2 * HAND_OVER_TIMEOUT.as_secs()
             + HTTP_DRAIN_TIMEOUT.as_secs()
             + ENDPOINT_CLOSE_TIMEOUT.as_secs()
             + RUNTIME_STOP_TIMEOUT.as_secs()

@@ -4,6 +4,7 @@
 //! knows anyway is looked up when it is asked for; only what passes by is measured on its way.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::Collector;
@@ -70,6 +71,8 @@ pub struct Metrics {
     http: HistogramVec,
     gauges: BTreeMap<&'static str, IntGauge>,
     replicated: IntGaugeVec,
+    /// Who asks sets gauges first: one at a time, so that each reads its own.
+    turn: Mutex<()>,
 }
 
 /// Gauges that are set when they are asked for. What is not known is 0, as an index of an empty log is.
@@ -119,7 +122,7 @@ impl Metrics {
         let replicated = IntGaugeVec::new(options, &["node"]).expect("the names are well formed");
         add(Box::new(replicated.clone()));
         add(Box::new(ProcessCollector::for_self()));
-        Self { registry, http, gauges: gauges.into(), replicated }
+        Self { registry, http, gauges: gauges.into(), replicated, turn: Mutex::default() }
     }
 
     /// Notes an HTTP request. `route` is the pattern that it has matched.
@@ -152,6 +155,7 @@ impl Metrics {
             ("disk_available_bytes", measures.disk_available_bytes),
             ("disk_reserve_bytes", measures.disk_reserve_bytes),
         ];
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, value) in values {
             self.gauges[name].set(gauge(value));
         }

@@ -14,6 +14,7 @@ mod status;
 
 use std::collections::HashSet;
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -94,8 +95,10 @@ struct Inner {
     admission: Arc<Admission>,
     leases: Leases,
     promise: Promise,
-    /// How often a leader speaks.
-    heartbeat: Duration,
+    /// Who has not answered for so long is not there.
+    patience: Duration,
+    /// Whether leadership is handed over, and not taken.
+    is_stopping: AtomicBool,
     /// One permit per client operation under way.
     permits: Semaphore,
     /// The proposer, and changes of the members: they go on when nobody waits for them any more. They end when Raft does.
@@ -155,7 +158,8 @@ impl RaftNode {
             admission: parts.admission,
             leases: Leases::open(parts.lease_clock, lease),
             promise,
-            heartbeat: parts.timing.heartbeat,
+            patience: parts.timing.election_min,
+            is_stopping: AtomicBool::new(false),
             permits: Semaphore::new(OPERATIONS_IN_FLIGHT_MAX as usize),
             tasks: Mutex::new(tasks),
         };
@@ -285,8 +289,15 @@ impl RaftService for RaftNode {
         &self,
         request: TransferLeaderRequest,
     ) -> BoxFuture<'_, Result<TransferLeaderResponse, String>> {
-        async move { self.inner.raft.handle_transfer_leader(request).await.map_err(|error| error.to_string()) }
-            .boxed()
+        async move {
+            // A leader that goes in a moment, or takes no writes, is none.
+            if self.inner.is_stopping.load(Ordering::Relaxed) {
+                return Err("this node is stopping".to_owned());
+            }
+            self.inner.space.check().map_err(|full| full.to_string())?;
+            self.inner.raft.handle_transfer_leader(request).await.map_err(|error| error.to_string())
+        }
+        .boxed()
     }
 
     fn begin_snapshot(&self, request: InstallSnapshot) -> Result<SnapshotStart, String> {
@@ -305,7 +316,9 @@ impl RaftService for RaftNode {
         if let Some(current) = self.inner.snapshots.current().filter(is_offered) {
             return Ok(SnapshotStart::Here(current));
         }
-        self.inner.space.check_for(seal.bytes).map_err(|full| full.to_string())?;
+        // What has come of it already needs no more room.
+        let missing = seal.bytes.saturating_sub(self.inner.snapshots.received_bytes());
+        self.inner.space.check_for(missing).map_err(|full| full.to_string())?;
         let received = self.inner.snapshots.receive(meta, seal, self.inner.bases.get());
         received.map(|incoming| SnapshotStart::Receive(Box::new(incoming))).map_err(|error| error.to_string())
     }
@@ -316,7 +329,8 @@ impl RaftService for RaftNode {
         snapshot: SnapshotFile,
     ) -> BoxFuture<'_, Result<SnapshotResponse, String>> {
         async move {
-            // openraft stops at what cannot be installed, so it is not given that.
+            // openraft stops at what cannot be installed, so it is not given that. The new database is a copy of it.
+            self.inner.space.check_for(snapshot.seal().bytes).map_err(|full| full.to_string())?;
             let (path, meta) = (self.inner.snapshots.path(&snapshot), snapshot.meta().clone());
             let checked = tokio::task::spawn_blocking(move || check_snapshot(&path, &meta)).await;
             checked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;

@@ -1,8 +1,10 @@
 //! The program `aspen-node`, also reachable as a part of another program: settings, signals, exit codes.
 
 use std::error::Error;
+use std::ffi::CString;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -20,7 +22,6 @@ use crate::failpoint::{self, FailPointError};
 use crate::limits::{DISK_FULL_RESTART, RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
 use crate::plant::{self, PlantError};
 use crate::storage;
-use crate::storage::space::Space;
 
 /// Under which name a supervisor is told our public key: a variable of our own, as `sd_notify(3)` has it.
 pub const ENDPOINT_ID: &str = "X_ASPEN_ENDPOINT_ID";
@@ -51,8 +52,21 @@ enum RunError {
     Failed(String),
     #[error("the node had no room on its disk: {0}")]
     NoRoom(String),
+    #[error("the node cannot start again")]
+    Again(#[source] std::io::Error),
     #[error("the node did not stop within {} s and is cut off: nothing acknowledged is lost", STOP_TIMEOUT.as_secs())]
     StopTimeout,
+}
+
+impl RunError {
+    /// Whether nothing is wrong but that the disk was full.
+    fn is_for_room(&self) -> bool {
+        match self {
+            Self::NoRoom(_) | Self::Start(StartError::NoRoom) => true,
+            Self::Start(StartError::Storage(error)) => error.is_disk_full(),
+            _ => false,
+        }
+    }
 }
 
 fn faults_text(count: usize) -> String {
@@ -132,10 +146,20 @@ fn run(config: Config) -> Result<(), RunError> {
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(RunError::Runtime)?;
     let result = runtime.block_on(serve(config));
     runtime.shutdown_timeout(RUNTIME_STOP_TIMEOUT);
-    result
+    match result? {
+        End::Stopped => Ok(()),
+        End::Again => Err(RunError::Again(start_again())),
+    }
 }
 
-async fn serve(config: Config) -> Result<(), RunError> {
+/// What came of a node that has not failed for good.
+enum End {
+    Stopped,
+    /// Its disk was full. What has failed for want of room is whole, and opened anew it goes on where it was.
+    Again,
+}
+
+async fn serve(config: Config) -> Result<End, RunError> {
     // Before anything else, so that an early signal is a clean stop, too.
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Runtime)?;
@@ -145,35 +169,41 @@ async fn serve(config: Config) -> Result<(), RunError> {
             _ = interrupt.recv() => {}
         }
     };
-    let [mut pause, longest] = DISK_FULL_RESTART;
-    loop {
-        let began = Instant::now();
-        let Err(error) = serve_once(config.clone(), &mut stop).await else { return Ok(()) };
-        // What has failed for want of room is whole, and opened anew it goes on where it was.
-        let is_for_room = match error {
-            RunError::NoRoom(_) => true,
-            RunError::Start(StartError::Storage(_)) => is_disk_full(&config),
-            _ => false,
-        };
-        if !is_for_room {
-            return Err(error);
+    let began = Instant::now();
+    let Err(error) = serve_until(config, &mut stop).await else { return Ok(End::Stopped) };
+    if !error.is_for_room() {
+        return Err(error);
+    }
+    let [short, long] = DISK_FULL_RESTART;
+    let pause = if began.elapsed() > long { short } else { long };
+    report(&error);
+    tracing::warn!(again_s = pause.as_secs(), "the disk is full, the node starts again");
+    tokio::select! {
+        () = stop() => Ok(End::Stopped),
+        () = tokio::time::sleep(pause) => Ok(End::Again),
+    }
+}
+
+/// Becomes the same program with the same arguments: whatever is still open is closed with that, and nobody has to know what it is.
+/// It returns only where that fails.
+fn start_again() -> std::io::Error {
+    let words = std::env::args_os().map(|word| CString::new(word.into_vec()));
+    match words.collect::<Result<Vec<_>, _>>() {
+        Ok(words) => {
+            nix::unistd::execv(c"/proc/self/exe", &words).map_or_else(Into::into, |never| match never {})
         }
-        if began.elapsed() > longest {
-            pause = DISK_FULL_RESTART[0];
-        }
-        report(&error);
-        tracing::warn!(again_s = pause.as_secs(), "the disk is full, the node starts again");
-        tokio::select! {
-            () = stop() => return Ok(()),
-            () = tokio::time::sleep(pause) => pause = (pause * 2).min(longest),
-        }
+        Err(error) => error.into(),
     }
 }
 
 /// A node from its start to its end.
-async fn serve_once(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(), RunError> {
+async fn serve_until(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(), RunError> {
     let (id, raft, http) = (config.id, config.raft_listen, config.http_listen);
-    let node = NodeBuilder::new(config.clone()).start().await?;
+    let node = tokio::select! {
+        node = NodeBuilder::new(config).start() => node?,
+        // It may wait for room. Nothing was acknowledged, and what is open is closed with the process.
+        () = stop() => return Ok(()),
+    };
     tracing::info!(%id, endpoint_id = %node.endpoint_id(), %raft, %http, version = crate::BUILD, "ready");
     let endpoint_id = format!("{ENDPOINT_ID}={}", node.endpoint_id());
     tell(&[NotifyState::Ready, NotifyState::Custom(&endpoint_id)]);
@@ -181,15 +211,14 @@ async fn serve_once(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(), 
         () = stop() => None,
         reason = node.failed() => Some(reason),
     };
-    // Before the stores are closed, which may make some room.
-    let is_for_room = failed.is_some() && is_disk_full(&config);
+    let is_for_room = failed.is_some() && node.ran_out_of_room();
     tracing::info!("stopping");
     if !is_for_room {
         tell(&[NotifyState::Stopping]);
     }
     let stopped = tokio::time::timeout(STOP_TIMEOUT, node.stop()).await;
     match (failed, stopped) {
-        (Some(reason), Ok(())) if is_for_room => Err(RunError::NoRoom(reason)),
+        (Some(reason), _) if is_for_room => Err(RunError::NoRoom(reason)),
         (Some(reason), _) => Err(RunError::Failed(reason)),
         (None, Err(_)) => Err(RunError::StopTimeout),
         (None, Ok(())) => {
@@ -197,10 +226,6 @@ async fn serve_once(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(), 
             Ok(())
         }
     }
-}
-
-fn is_disk_full(config: &Config) -> bool {
-    Space::new(&config.data_dir, config.disk_reserve).check().is_err()
 }
 
 /// Tells whoever has started us how far we are, if they want to know: systemd, or the appliance.

@@ -13,6 +13,7 @@ pub mod sqlite;
 mod tests;
 pub mod validate;
 
+use std::io;
 use std::path::PathBuf;
 
 /// Why a store cannot be opened or used.
@@ -24,7 +25,7 @@ pub enum StorageError {
         /// Which one.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Another process has the log open.
     #[error("{path} is in use by another process: stop that node first")]
@@ -78,4 +79,22 @@ pub enum StorageError {
         /// The format this version writes.
         supported: u64,
     },
+}
+
+impl StorageError {
+    /// Whether there was no room on the disk.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            Self::Redb { source, .. } => log::is_disk_full(source),
+            // Whether the index of the journal could not be made for that, SQLite does not say: but the disk does.
+            Self::Sqlite { path, source } => {
+                let folder = path.parent().unwrap_or(path);
+                sqlite::is_disk_full(source)
+                    || (sqlite::is_index_not_made(source)
+                        && space::left(folder).is_some_and(|left| left < sqlite::INDEX_BYTES))
+            }
+            _ => false,
+        }
+    }
 }

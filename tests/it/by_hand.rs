@@ -305,9 +305,22 @@ fn settings_come_from_flags_environment_and_file() {
         let want = format!("{setting:<40} # {source}");
         assert!(text.lines().any(|line| line == want), "{want} is not in\n{text}");
     }
-    let output = node(&words, &[("ASPEN_HEARTBEAT_MS", "fast")]);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(64), "{said}");
-    assert!(said.contains("invalid value 'fast' for '--heartbeat-ms <MS>'"), "{said}");
-    assert!(said.ends_with("The value is that of ASPEN_HEARTBEAT_MS in the environment.\n"), "{said}");
+    for (variable, value, wrong) in [
+        ("ASPEN_HEARTBEAT_MS", "fast", "invalid value 'fast' for '--heartbeat-ms <MS>'"),
+        ("ASPEN_PEERS", "id=1;id=2", "invalid value 'id=1' for '--peer <PEER>'"),
+    ] {
+        let output = node(&words, &[(variable, value)]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        assert!(said.contains(wrong), "{said}");
+        assert!(said.ends_with(&format!("The value is that of {variable} in the environment.\n")), "{said}");
+        // It is no setting of this command.
+        let output =
+            node(&["identity", "--data-dir", home.path().join("n").to_str().unwrap()], &[(variable, value)]);
+        assert!(output.status.success(), "{output:?}");
+    }
+    // An empty one says nothing.
+    let output = node(&words, &[("ASPEN_ID", ""), ("ASPEN_LOG", ""), ("ASPEN_PEERS", "")]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("id = 2") && text.contains("log = \"aspen_node=info,warn\""), "{text}");
 }

@@ -14,7 +14,7 @@ use crate::types::raft_types::{
 
 /// Names the protocol and its version to iroh. The version goes up when anything that travels reads otherwise: a variant that is
 /// not the last one of its enum, a field more.
-pub const ALPN: &[u8] = b"aspen/raft/4";
+pub const ALPN: &[u8] = b"aspen/raft/5";
 
 /// Raft's AppendEntries.
 #[derive(Debug, Serialize, Deserialize)]

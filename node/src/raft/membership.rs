@@ -2,6 +2,7 @@
 //! joint consensus (Raft thesis 4.3), one at a time.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
@@ -108,8 +109,10 @@ impl RaftNode {
         Ok(())
     }
 
-    /// Hands leadership to another voter before this node stops, if it leads: nobody has to miss it first.
+    /// Hands leadership to another voter before this node stops, if it leads: nobody has to miss it first. From now on it takes
+    /// none.
     pub async fn step_aside(&self) {
+        self.inner.is_stopping.store(true, Ordering::Relaxed);
         let Some(to) = self.successor() else { return };
         match tokio::time::timeout(HAND_OVER_TIMEOUT, self.hand_over(to)).await {
             Ok(Ok(())) => tracing::info!(%to, "leadership is handed over"),
@@ -125,7 +128,7 @@ impl RaftNode {
         let voters = metrics.membership_config.membership().voter_ids().filter(|id| *id != self.inner.id);
         let is_there = |id: &NodeId| {
             let answered = heartbeat.get(id).copied().flatten();
-            answered.is_some_and(|answered| answered.into_inner().elapsed() < self.inner.heartbeat * 2)
+            answered.is_some_and(|answered| answered.into_inner().elapsed() < self.inner.patience)
         };
         voters.filter(is_there).max_by_key(|id| replication.get(id).copied().flatten())
     }

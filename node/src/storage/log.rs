@@ -19,6 +19,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -73,6 +74,13 @@ struct Shared {
     writer: Mutex<Option<JoinHandle<()>>>,
     durable: watch::Sender<Mark>,
     metrics: StoreMetrics,
+    /// Whether the disk had no room for a commit.
+    is_full: AtomicBool,
+}
+
+/// Whether there was no room on the disk.
+pub(super) fn is_disk_full(error: &redb::Error) -> bool {
+    matches!(error, redb::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull)
 }
 
 impl RedbLogStore {
@@ -110,6 +118,7 @@ impl RedbLogStore {
             writer: Mutex::new(None),
             durable: watch::Sender::new(durable),
             metrics: StoreMetrics::of_log(),
+            is_full: AtomicBool::new(false),
         });
         let writer = Writer::new(shared.clone());
         let thread = std::thread::Builder::new()
@@ -165,6 +174,11 @@ impl RedbLogStore {
             }
             return Ok(entries);
         }
+    }
+
+    /// Whether it has failed for want of room.
+    pub fn ran_out_of_room(&self) -> bool {
+        self.shared.is_full.load(Ordering::Relaxed)
     }
 
     /// What is measured of it.

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -248,6 +249,12 @@ impl SnapshotStore {
         snapshot.copy_to(&path)?;
         let content = Content::File(Arc::new(File::open(&path)?));
         self.enter(&path, SnapshotFile { content, ..snapshot }).map(drop)
+    }
+
+    /// Bytes on the disk of a transfer that has not come to its end, and may go on.
+    pub fn received_bytes(&self) -> u64 {
+        // `st_blocks` counts in units of 512 bytes, whatever the file system does (stat(2)).
+        fs::metadata(self.0.dir.join(INCOMING)).map_or(0, |file| file.blocks().saturating_mul(512))
     }
 
     /// Prepares to receive a snapshot. Its chunks are looked for in `bases` first.

@@ -4,7 +4,7 @@
 //! refused, while votes, reads and what is under way go on, and what is refused is welcome again once there is room.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::sys::statvfs::statvfs;
 
@@ -15,11 +15,13 @@ use crate::limits::DISK_LOOK_INTERVAL;
 pub struct Space {
     path: PathBuf,
     reserve: u64,
-    /// Bytes that are left, while they are too few; otherwise [`ENOUGH`].
+    /// Bytes that were left at the last look; [`UNKNOWN`] where the file system does not say.
     left: AtomicU64,
+    /// Whether they were too few.
+    is_short: AtomicBool,
 }
 
-const ENOUGH: u64 = u64::MAX;
+const UNKNOWN: u64 = u64::MAX;
 
 /// Too little room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -38,7 +40,8 @@ fn mib(bytes: u64) -> u64 {
 impl Space {
     /// The disk on which this directory is, of which so many bytes are kept in reserve.
     pub fn new(path: &Path, reserve: u64) -> Self {
-        let space = Self { path: path.to_owned(), reserve, left: AtomicU64::new(ENOUGH) };
+        let (left, is_short) = (AtomicU64::new(UNKNOWN), AtomicBool::new(false));
+        let space = Self { path: path.to_owned(), reserve, left, is_short };
         space.look();
         space
     }
@@ -48,28 +51,31 @@ impl Space {
     /// # Errors
     /// Only the reserve is left, or less.
     pub fn check(&self) -> Result<(), DiskFull> {
-        match self.left.load(Ordering::Relaxed) {
-            ENOUGH => Ok(()),
-            left => Err(DiskFull { left, needed: self.reserve }),
+        let left = self.left.load(Ordering::Relaxed);
+        if self.is_short.load(Ordering::Relaxed) {
+            return Err(DiskFull { left, needed: self.enough() });
         }
+        Ok(())
     }
 
-    /// Whether there is room for so many bytes now, beside the reserve.
+    /// Whether there was room for so many bytes beside the reserve when it was last looked.
     ///
     /// # Errors
-    /// There is not.
+    /// There was not.
     pub fn check_for(&self, bytes: u64) -> Result<(), DiskFull> {
-        let needed = self.reserve.saturating_add(bytes);
-        match left(&self.path) {
-            Some(left) if left < needed => Err(DiskFull { left, needed }),
-            // Whoever is not told tries, and sees.
-            Some(_) | None => Ok(()),
-        }
+        let (left, needed) = (self.left.load(Ordering::Relaxed), self.reserve.saturating_add(bytes));
+        // Whoever is not told tries, and sees.
+        if left < needed { Err(DiskFull { left, needed }) } else { Ok(()) }
     }
 
-    /// Bytes that are left to this user, where the file system says so.
+    /// Bytes that were left to this user at the last look, where the file system says so.
     pub fn available(&self) -> Option<u64> {
-        left(&self.path)
+        Some(self.left.load(Ordering::Relaxed)).filter(|left| *left != UNKNOWN)
+    }
+
+    /// What is enough again: what has just been refused is not let in again for a single entry's room.
+    fn enough(&self) -> u64 {
+        self.reserve.saturating_add(self.reserve / 8)
     }
 
     /// Bytes below which nothing more is taken in.
@@ -87,13 +93,12 @@ impl Space {
 
     fn look(&self) {
         let Some(now) = left(&self.path) else { return };
-        let was_short = self.check().is_err();
-        // What has just been refused is not let in again for a single entry's room.
-        let wanted = if was_short { self.reserve + self.reserve / 8 } else { self.reserve };
-        let is_short = now < wanted;
-        self.left.store(if is_short { now } else { ENOUGH }, Ordering::Relaxed);
+        self.left.store(now, Ordering::Relaxed);
+        let was_short = self.is_short.load(Ordering::Relaxed);
+        let is_short = now < if was_short { self.enough() } else { self.reserve };
+        self.is_short.store(is_short, Ordering::Relaxed);
         if is_short && !was_short {
-            let full = DiskFull { left: now, needed: self.reserve };
+            let full = DiskFull { left: now, needed: self.enough() };
             tracing::warn!(path = %self.path.display(), "writes are refused: {full}");
         } else if was_short && !is_short {
             tracing::info!(path = %self.path.display(), left_mib = mib(now), "there is room again, writes are taken");
@@ -102,7 +107,7 @@ impl Space {
 }
 
 /// Bytes that are left to this user on the disk of a path; nothing where the file system does not say.
-fn left(path: &Path) -> Option<u64> {
+pub(super) fn left(path: &Path) -> Option<u64> {
     let found = statvfs(path).ok()?;
     Some(found.blocks_available().saturating_mul(found.fragment_size()))
 }
@@ -117,10 +122,12 @@ mod tests {
         let space = Space::new(folder.path(), 1);
         assert_eq!(space.check(), Ok(()));
         assert_eq!(space.check_for(1), Ok(()));
-        let full = space.check_for(u64::MAX).unwrap_err();
+        let full = space.check_for(u64::MAX - 1).unwrap_err();
         assert_eq!(full.needed, u64::MAX);
-        let greedy = Space::new(folder.path(), u64::MAX / 2);
-        assert_eq!(greedy.check().unwrap_err().needed, u64::MAX / 2);
+        let greedy = Space::new(folder.path(), 1 << 62);
+        let full = greedy.check().unwrap_err();
+        // What is asked for is more than what is left, whichever bar it was.
+        assert!(full.needed == (1 << 62) + (1 << 59) && full.left < full.needed, "{full}");
         let text = DiskFull { left: 1, needed: 64 * 1024 * 1024 }.to_string();
         assert_eq!(text, "the disk has 1 MiB left, 64 MiB are needed: make room on it");
     }

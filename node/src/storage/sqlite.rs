@@ -32,6 +32,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 use self::apply::{Applier, Batch, Op, Position};
+pub(super) use self::apply::{INDEX_BYTES, is_disk_full, is_index_not_made};
 pub use self::build::SnapshotBuilder;
 use self::generation::Generation;
 pub use self::inspect::{StateReport, check_snapshot, inspect, inspect_snapshot};

@@ -1,6 +1,6 @@
 //! `aspen kv`: keys and values, from the command line.
 
-use std::io::Read;
+use std::io::{Read, Write};
 
 use aspen_node::api::Consistency;
 use clap::{Args, Subcommand, ValueEnum, value_parser};
@@ -211,9 +211,14 @@ async fn scan(
         }
         left = left.saturating_sub(entries);
         token = page["continuation_token"].take();
-        if page["is_truncated"] != true || left == 0 {
-            return Ok(printed);
+        if page["is_truncated"] == true && left > 0 {
+            continue;
         }
+        if page["is_truncated"] == true && !session.is_json {
+            // Not among the keys: those may be read by a program.
+            let _ = writeln!(std::io::stderr(), "aspen: there are more, --limit {limit} was reached");
+        }
+        return Ok(printed);
     }
 }
 

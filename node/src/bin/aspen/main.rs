@@ -5,7 +5,7 @@ mod cluster;
 mod kv;
 mod session;
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -81,14 +81,19 @@ fn main() -> ExitCode {
             if out.is_terminal() && bytes.last().is_some_and(|last| *last != b'\n') {
                 bytes.push(b'\n');
             }
-            let _ = out.write_all(&bytes).and_then(|()| out.flush());
-            ExitCode::SUCCESS
+            match out.write_all(&bytes).and_then(|()| out.flush()) {
+                // Whoever reads has enough.
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => tell(&Failure::Output(error)),
+                Ok(()) | Err(_) => ExitCode::SUCCESS,
+            }
         }
-        Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "aspen: {failure}");
-            ExitCode::from(failure.exit_code())
-        }
+        Err(failure) => tell(&failure),
     }
+}
+
+fn tell(failure: &Failure) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "aspen: {failure}");
+    ExitCode::from(failure.exit_code())
 }
 
 /// Does what was typed; what to print.

@@ -19,20 +19,30 @@ pub(crate) enum Failure {
     /// A node was asked and has not answered.
     #[error("{error}{}", if *changes { ": whether something was written is not known" } else { "" })]
     Lost { error: ClientError, changes: bool },
-    /// A node refuses.
+    /// A node refuses, or something between it and us does, which has no code.
     #[error("{message}")]
     Refused {
-        code: String,
+        code: Option<String>,
         message: String,
         /// Whom to ask instead.
         leader: Option<SocketAddr>,
+        /// Whether something may have been written all the same.
+        changes: bool,
     },
     /// An answer that is none.
-    #[error("{0} is no answer of an Aspen node: {1}")]
-    Strange(SocketAddr, String),
+    #[error("the answer of {node} is none of an Aspen node: {reason}")]
+    Strange {
+        node: SocketAddr,
+        reason: String,
+        /// Whether something was asked to be written.
+        changes: bool,
+    },
     /// A benchmark without a result.
     #[error(transparent)]
     Bench(#[from] super::bench::BenchError),
+    /// The standard output.
+    #[error("what was to be printed could not be written: {0}")]
+    Output(std::io::Error),
     /// The standard input or a runtime.
     #[error(transparent)]
     Io(std::io::Error),
@@ -42,10 +52,10 @@ impl Failure {
     /// The exit code that goes with it.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Lost { changes: true, .. } => EXIT_UNKNOWN,
-            Self::Refused { code, .. } => match code.as_str() {
-                "key_not_found" | "cas_failed" | "vault_not_found" => EXIT_NOT_SO,
-                "timeout" | "leader_lost" => EXIT_UNKNOWN,
+            Self::Lost { changes: true, .. } | Self::Strange { changes: true, .. } => EXIT_UNKNOWN,
+            Self::Refused { code, changes, .. } => match code.as_deref() {
+                Some("key_not_found" | "cas_failed" | "vault_not_found") => EXIT_NOT_SO,
+                None | Some("timeout" | "leader_lost") if *changes => EXIT_UNKNOWN,
                 _ => EXIT_REFUSED,
             },
             _ => EXIT_REFUSED,
@@ -59,11 +69,13 @@ pub(crate) struct Session {
     /// Whether answers are printed as they came.
     pub(crate) is_json: bool,
     open: Option<HttpConnection>,
+    /// Whether the last request could have written something.
+    changes: bool,
 }
 
 impl Session {
     pub(crate) fn new(nodes: Vec<SocketAddr>, is_json: bool) -> Self {
-        Self { nodes, is_json, open: None }
+        Self { nodes, is_json, open: None, changes: false }
     }
 
     /// Asks a node, and then the leader if that is what the node says; the answer, if it is no refusal.
@@ -100,10 +112,11 @@ impl Session {
         path: &str,
         body: Vec<u8>,
     ) -> Result<HttpAnswer, Failure> {
-        let changes = method != "GET" && !matches!(path, "/kv/read" | "/kv/scan");
+        self.changes = method != "GET" && !matches!(path, "/kv/read" | "/kv/scan");
+        let changes = self.changes;
         if let Some(connection) = &mut self.open {
             let answer = connection.request(method, path, body).await;
-            return answered(answer.map_err(|error| Failure::Lost { error, changes })?);
+            return answered(answer.map_err(|error| failed(error, changes))?, changes);
         }
         let mut reasons = Vec::new();
         for node in &self.nodes {
@@ -111,11 +124,11 @@ impl Session {
             match connection.request(method, path, body.clone()).await {
                 Ok(answer) => {
                     self.open = Some(connection);
-                    return answered(answer);
+                    return answered(answer, changes);
                 }
                 // Nothing was sent: another one may be asked the same.
                 Err(error @ ClientError::Connect { .. }) => reasons.push(error.to_string()),
-                Err(error @ ClientError::Lost { .. }) => return Err(Failure::Lost { error, changes }),
+                Err(error @ ClientError::Lost { .. }) => return Err(failed(error, changes)),
             }
         }
         Err(Failure::Unreachable(reasons))
@@ -137,26 +150,35 @@ impl Session {
     pub(crate) fn read(&self, answer: &HttpAnswer) -> Result<Json, Failure> {
         serde_json::from_slice(&answer.body).map_err(|error| {
             let node = self.open.as_ref().map_or(self.nodes[0], HttpConnection::address);
-            Failure::Strange(node, error.to_string())
+            Failure::Strange { node, reason: error.to_string(), changes: self.changes }
         })
     }
 }
 
+/// Why there is no answer.
+fn failed(error: ClientError, changes: bool) -> Failure {
+    match error {
+        // Nothing was sent.
+        ClientError::Connect { .. } => Failure::Unreachable(vec![error.to_string()]),
+        ClientError::Lost { .. } => Failure::Lost { error, changes },
+    }
+}
+
 /// An answer of 200; otherwise what the node says of its refusal.
-fn answered(answer: HttpAnswer) -> Result<HttpAnswer, Failure> {
+fn answered(answer: HttpAnswer, changes: bool) -> Result<HttpAnswer, Failure> {
     if answer.status == 200 {
         return Ok(answer);
     }
     let body: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
     let text = |name: &str| body["error"][name].as_str().map(str::to_owned);
     let status = || format!("status {}", answer.status);
-    let (code, mut message) = (text("code").unwrap_or_default(), text("message").unwrap_or_else(status));
-    if code == "cas_failed" {
+    let (code, mut message) = (text("code"), text("message").unwrap_or_else(status));
+    if code.as_deref() == Some("cas_failed") {
         let actual = &body["error"]["actual"];
         let base64 = &body["error"]["actual_base64"];
         let found = if base64.is_null() { actual } else { base64 };
         message = format!("{message}; it holds {found}");
     }
     let leader = body["error"]["leader"]["http"].as_str().and_then(|http| http.parse().ok());
-    Err(Failure::Refused { code, message, leader })
+    Err(Failure::Refused { code, message, leader, changes })
 }

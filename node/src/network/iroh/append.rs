@@ -81,7 +81,8 @@ impl<'a> AppendStream<'a> {
             let mut stream = stream?;
             let answer = stream.next().await?;
             let is_last = !matches!(answer, Ok(Ok(_)));
-            if answer.is_err() {
+            // Who refuses is there.
+            if matches!(&answer, Err(error) if !matches!(error, TransportError::Refused { .. })) {
                 stream.pool.forget(stream.to, &stream.slot);
             }
             Some((answer, (!is_last).then_some(stream)))

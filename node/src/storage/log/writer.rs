@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::super::entry::{encode, encode_entry};
 use super::durable::Mark;
-use super::{ENTRIES, META, Shared, lock};
+use super::{ENTRIES, META, Shared, is_disk_full, lock};
 use crate::failpoint::FailPoint;
 use crate::limits::{COMMITTED_INTERVAL, LOG_QUEUE_MAX, PURGE_ROWS_MAX};
 use crate::plant::Plant;
@@ -88,6 +89,7 @@ impl Writer {
             && let Err(error) = self.commit_passing(&batch, is_due).map(|purged| self.purged = purged)
         {
             tracing::error!(path = %self.shared.path.display(), %error, "the log failed, this node has to stop");
+            self.shared.is_full.store(is_disk_full(&error), Ordering::Relaxed);
             self.tainted = Some(error.to_string());
             self.shared.durable.send_replace(Mark::Ended);
         }

@@ -199,12 +199,20 @@ impl Applier {
 }
 
 /// Whether there was no room for a transaction, of which nothing is left then.
-fn is_disk_full(error: &rusqlite::Error) -> bool {
+pub(in crate::storage) fn is_disk_full(error: &rusqlite::Error) -> bool {
     let code = error.sqlite_error().map(|error| (error.code, error.extended_code));
     code.is_some_and(|(code, extended)| {
         // The index of the journal, which is made as long as it has to be beforehand.
         code == ErrorCode::DiskFull || extended == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
     })
+}
+
+/// Bytes of the shortest index of a journal (<https://sqlite.org/walformat.html>, "The WAL-Index File Format").
+pub(in crate::storage) const INDEX_BYTES: u64 = 32 * 1024;
+
+/// Whether the index of the journal could not be made, for whatever reason.
+pub(in crate::storage) fn is_index_not_made(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMOPEN)
 }
 
 /// The last applied entry and the membership, as stored.

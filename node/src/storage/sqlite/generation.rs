@@ -51,7 +51,8 @@ impl Generation {
     pub(super) fn prepare(&self, snapshot: &SnapshotFile) -> io::Result<PathBuf> {
         let unfinished = self.path().with_extension("sqlite-new");
         remove_if_there(&unfinished)?;
-        snapshot.copy_to(&unfinished)?;
+        // Half a copy only takes room.
+        snapshot.copy_to(&unfinished).inspect_err(|_| drop(remove_if_there(&unfinished)))?;
         Ok(unfinished)
     }
 
