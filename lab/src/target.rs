@@ -165,24 +165,3 @@ pub(crate) async fn ask(channel: &mut dyn Channel, request: Request) -> Option<J
     let answer = channel.request(request, OBSERVE_TIMEOUT).await.ok()?;
     (answer.status == 200).then_some(answer.body)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scan_reads_every_key_that_it_covers() {
-        let keys = ["k1", "k10", "k11"].map(str::to_owned);
-        let check = |is_truncated, entries: &[(&str, &str)], want: [Option<&str>; 3]| {
-            let entry = |(key, value): &(&str, &str)| (Some((*key).to_owned()), Some((*value).to_owned()));
-            let page = Page { is_truncated, entries: entries.iter().map(entry).collect() };
-            let want = want.map(|value| Outcome::Read { value: value.map(str::to_owned) });
-            assert_eq!(page.outcomes(&keys), want);
-        };
-        check(false, &[("k1", "a"), ("k11", "b")], [Some("a"), None, Some("b")]);
-        check(false, &[("k1", "a"), ("k1", "a")], [Some("k1 is there twice"), None, None]);
-        check(true, &[], [Some("a page that ends too early"); 3]);
-        check(false, &[("k11", "a"), ("k1", "b")], [Some("a page out of order"); 3]);
-        check(false, &[("k2", "a")], [Some("a page with a key that was not asked for"); 3]);
-    }
-}

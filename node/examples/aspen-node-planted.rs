@@ -3,8 +3,7 @@
 use std::process::ExitCode;
 
 use aspen_node::config::Cli;
-use clap::Parser;
 
 fn main() -> ExitCode {
-    aspen_node::run::main(Cli::parse())
+    Cli::read(std::env::args_os()).map_or_else(|code| code, aspen_node::run::main)
 }

@@ -148,12 +148,10 @@ impl NodeBuilder {
             admission: admission.clone(),
         };
         let raft = raft_thread.run(RaftNode::start(parts)).await;
-        let raft =
-            raft.map_err(
-                |error| {
-                    if log.ran_out_of_room() { StartError::NoRoom } else { StartError::from(error) }
-                },
-            )?;
+        let explained = |error: RaftStartError| -> StartError {
+            if log.ran_out_of_room() { StartError::NoRoom } else { error.into() }
+        };
+        let raft = raft.map_err(explained)?;
         let service = Arc::new(raft.clone());
         let server = raft_thread.run(async move { endpoint.serve(service, admission) }).await;
         let mut tasks = JoinSet::new();

@@ -133,6 +133,21 @@ impl Cli {
         }
         Ok(cli)
     }
+
+    /// The command line, with the variables that count for these words: those that are not empty, and of the node's settings none
+    /// where something else than running it is asked for.
+    fn command_here(words: &[OsString]) -> clap::Command {
+        let is_run = words.get(1).is_none_or(|word| Self::command().find_subcommand(word).is_none());
+        let heed = |is_heard: bool| {
+            move |argument: Arg| {
+                let is_empty = argument
+                    .get_env()
+                    .is_some_and(|name| std::env::var_os(name).is_none_or(|value| value.is_empty()));
+                if is_heard && !is_empty { argument } else { argument.env(Resettable::Reset) }
+            }
+        };
+        Self::command().mut_args(heed(is_run)).mut_subcommands(|subcommand| subcommand.mut_args(heed(true)))
+    }
 }
 
 /// Prints what clap says, and from which variable a value comes that nobody has typed; the exit code.
@@ -158,23 +173,6 @@ fn explain(error: &clap::Error, command: &clap::Command, words: &[OsString]) -> 
         }
     }
     ExitCode::from(EXIT_USAGE)
-}
-
-impl Cli {
-    /// The command line, with the variables that count for these words: those that are not empty, and of the node's settings none
-    /// where something else than running it is asked for.
-    fn command_here(words: &[OsString]) -> clap::Command {
-        let is_run = words.get(1).is_none_or(|word| Self::command().find_subcommand(word).is_none());
-        let heed = |is_heard: bool| {
-            move |argument: Arg| {
-                let is_empty = argument
-                    .get_env()
-                    .is_some_and(|name| std::env::var_os(name).is_none_or(|value| value.is_empty()));
-                if is_heard && !is_empty { argument } else { argument.env(Resettable::Reset) }
-            }
-        };
-        Self::command().mut_args(heed(is_run)).mut_subcommands(|subcommand| subcommand.mut_args(heed(true)))
-    }
 }
 
 impl RunArgs {

@@ -56,7 +56,7 @@ pub const DISK_FULL_WAIT: Duration = Duration::from_millis(500);
 pub const DISK_FULL_RESTART: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 /// The part of a lease that a leader does not use: its own clock and the others' need not run equally fast.
 pub const LEASE_MARGIN: u32 = 10;
-/// Marks that are kept of the hypervisor's clock, two leases long: one of them is a lease old, and none much older.
+/// Marks that are kept of both clocks of a lease, two leases long: one of them is a lease old, and none much older.
 pub const LEASE_MARKS: u32 = 16;
 /// How often two clocks are looked at for one moment at which both were: a thread can be held up between them.
 pub const LEASE_CLOCK_LOOKS: u32 = 3;

@@ -3,7 +3,6 @@
 //! Durations are in seconds, sizes in bytes, as Prometheus has it (<https://prometheus.io/docs/practices/naming/>). What the node
 //! knows anyway is looked up when it is asked for; only what passes by is measured on its way.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::api::{ClusterStatus, Measures, RaftState};
+use crate::api::{ClusterStatus, EntryId, Measures, RaftState};
 
 /// The media type of the text (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
@@ -69,29 +68,54 @@ impl StoreMetrics {
 pub struct Metrics {
     registry: Registry,
     http: HistogramVec,
-    gauges: BTreeMap<&'static str, IntGauge>,
+    /// In the order of [`GAUGES`].
+    gauges: [IntGauge; GAUGES.len()],
     replicated: IntGaugeVec,
     /// Who asks sets gauges first: one at a time, so that each reads its own.
     turn: Mutex<()>,
 }
 
-/// Gauges that are set when they are asked for. What is not known is 0, as an index of an empty log is.
-const GAUGES: [(&str, &str); 14] = [
-    ("raft_term", "Present term"),
-    ("raft_is_leader", "1 on the leader"),
-    ("raft_has_leader", "1 where a leader is known"),
-    ("raft_voters", "Members that vote"),
-    ("raft_learners", "Members that do not vote"),
-    ("raft_last_log_index", "Last entry of the log"),
-    ("raft_committed_index", "Last entry known to be committed"),
-    ("raft_applied_index", "Last entry applied to the state"),
-    ("raft_snapshot_index", "Last entry that the newest snapshot covers"),
-    ("raft_purged_index", "Last entry that has left the log"),
-    ("operations_in_flight", "Client operations under way"),
-    ("refused_connections", "Connections refused since the start, since their key belongs to no member"),
-    ("disk_available_bytes", "Room on the disk of the data directory"),
-    ("disk_reserve_bytes", "Room below which writes are refused"),
+/// What a node says of itself at one moment.
+struct Moment<'a> {
+    raft: &'a RaftState,
+    cluster: &'a ClusterStatus,
+    measures: &'a Measures,
+}
+
+/// A gauge that is set when it is asked for: its name, its help, and where its value is found.
+type Gauge = (&'static str, &'static str, fn(&Moment<'_>) -> u64);
+
+/// What is not known is 0, as an index of an empty log is.
+const GAUGES: [Gauge; 14] = [
+    ("raft_term", "Present term", |now| now.raft.term),
+    ("raft_is_leader", "1 on the leader", |now| u64::from(now.raft.role == "leader")),
+    ("raft_has_leader", "1 where a leader is known", |now| u64::from(now.raft.leader.is_some())),
+    ("raft_voters", "Members that vote", |now| members(now, true)),
+    ("raft_learners", "Members that do not vote", |now| members(now, false)),
+    ("raft_last_log_index", "Last entry of the log", |now| now.raft.last_log_index.unwrap_or(0)),
+    ("raft_committed_index", "Last entry known to be committed", |now| index(now.raft.committed)),
+    ("raft_applied_index", "Last entry applied to the state", |now| index(now.raft.applied)),
+    ("raft_snapshot_index", "Last entry that the newest snapshot covers", |now| index(now.raft.snapshot)),
+    ("raft_purged_index", "Last entry that has left the log", |now| index(now.raft.purged)),
+    ("operations_in_flight", "Client operations under way", |now| now.measures.operations_in_flight),
+    (
+        "refused_connections",
+        "Connections refused since the start, since their key belongs to no member",
+        |now| now.cluster.refused_connections,
+    ),
+    ("disk_available_bytes", "Room on the disk of the data directory", |now| {
+        now.measures.disk_available_bytes
+    }),
+    ("disk_reserve_bytes", "Room below which writes are refused", |now| now.measures.disk_reserve_bytes),
 ];
+
+fn members(now: &Moment<'_>, is_voter: bool) -> u64 {
+    now.cluster.members.iter().filter(|member| member.is_voter == is_voter).count() as u64
+}
+
+fn index(entry: Option<EntryId>) -> u64 {
+    entry.map_or(0, |entry| entry.index)
+}
 
 impl Metrics {
     /// The metrics of a node with these stores.
@@ -110,10 +134,10 @@ impl Metrics {
         let http = HistogramVec::new(options, &["method", "route", "status"]);
         let http = http.expect("the names are well formed");
         add(Box::new(http.clone()));
-        let gauges = GAUGES.map(|(name, help)| {
+        let gauges = GAUGES.map(|(name, help, _)| {
             let gauge = IntGauge::new(format!("aspen_{name}"), help).expect("the name is well formed");
             add(Box::new(gauge.clone()));
-            (name, gauge)
+            gauge
         });
         let options = Opts::new(
             "aspen_raft_replicated_index",
@@ -122,7 +146,7 @@ impl Metrics {
         let replicated = IntGaugeVec::new(options, &["node"]).expect("the names are well formed");
         add(Box::new(replicated.clone()));
         add(Box::new(ProcessCollector::for_self()));
-        Self { registry, http, gauges: gauges.into(), replicated, turn: Mutex::default() }
+        Self { registry, http, gauges, replicated, turn: Mutex::default() }
     }
 
     /// Notes an HTTP request. `route` is the pattern that it has matched.
@@ -136,28 +160,10 @@ impl Metrics {
 
     /// All of them as text, at this moment.
     pub fn text(&self, raft: &RaftState, cluster: &ClusterStatus, measures: &Measures) -> String {
-        let count =
-            |is_voter: bool| cluster.members.iter().filter(|member| member.is_voter == is_voter).count();
-        let index = |entry: Option<crate::api::EntryId>| entry.map_or(0, |entry| entry.index);
-        let values = [
-            ("raft_term", raft.term),
-            ("raft_is_leader", u64::from(raft.role == "leader")),
-            ("raft_has_leader", u64::from(raft.leader.is_some())),
-            ("raft_voters", count(true) as u64),
-            ("raft_learners", count(false) as u64),
-            ("raft_last_log_index", raft.last_log_index.unwrap_or(0)),
-            ("raft_committed_index", index(raft.committed)),
-            ("raft_applied_index", index(raft.applied)),
-            ("raft_snapshot_index", index(raft.snapshot)),
-            ("raft_purged_index", index(raft.purged)),
-            ("operations_in_flight", measures.operations_in_flight),
-            ("refused_connections", cluster.refused_connections),
-            ("disk_available_bytes", measures.disk_available_bytes),
-            ("disk_reserve_bytes", measures.disk_reserve_bytes),
-        ];
+        let now = Moment { raft, cluster, measures };
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, value) in values {
-            self.gauges[name].set(gauge(value));
+        for (found, (_, _, value)) in self.gauges.iter().zip(GAUGES) {
+            found.set(gauge(value(&now)));
         }
         // A leader of before knows no longer what its followers have.
         self.replicated.reset();
@@ -179,8 +185,10 @@ fn gauge(value: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
-    use crate::api::{EntryId, Member, VoteState};
+    use crate::api::{Member, VoteState};
     use crate::types::{EndpointKey, NodeId, NodeInfo};
 
     #[test]

@@ -51,7 +51,6 @@ struct Gaze {
     conduct: Arc<Conduct>,
     clock: Arc<dyn Clock>,
     channel: Box<dyn Channel>,
-    target: Target,
     /// The first index whose state digest was not asked for.
     next_state: u64,
     /// The first entry whose log digest was not asked for.
@@ -74,7 +73,6 @@ impl Observer {
                 conduct: conduct.clone(),
                 clock: stage.clock.clone(),
                 channel: stage.cluster.channel(node),
-                target: stage.plan.target,
                 next_state: STATE_DIGEST_INTERVAL,
                 next_log: 0,
             };
@@ -101,7 +99,7 @@ impl Observer {
 impl Gaze {
     async fn run(mut self) {
         loop {
-            let state = self.target.state(self.channel.as_mut()).await;
+            let state = self.watch.target.state(self.channel.as_mut()).await;
             if self.watch.is_retired(self.node) {
                 return;
             }
@@ -112,7 +110,7 @@ impl Gaze {
                         self.conduct.leader(self.node, &self.name, state.term);
                     }
                     self.watch.last().states[self.node.position()] = Some((self.clock.now(), state));
-                    if self.target.has_digests() {
+                    if self.watch.target.has_digests() {
                         self.digests(&state).await;
                     }
                 }

@@ -104,7 +104,9 @@ fn text(value: &Json) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Dialect;
     use super::*;
+    use crate::plan::Target;
 
     #[track_caller]
     fn check(op: Op<String>, status: u16, body: Json, want: Outcome<String>) {
@@ -129,6 +131,32 @@ mod tests {
         check(write(), 500, Json::Null, Outcome::Unknown);
         let failed = json!({ "error": { "code": "cas_failed", "actual": "w" } });
         check(cas(), 409, failed, Outcome::CasFailed { actual: Some("w".to_owned()) });
+    }
+
+    #[test]
+    fn scan_reads_every_key_that_it_covers() {
+        let keys = ["k1", "k10", "k11"].map(str::to_owned);
+        let dialect = Dialect { target: Target::Aspen, reads: Reads::Linearizable };
+        let entry = |key: &str, value: &str| json!({ "key": key, "value": value });
+        let check = |status, body: Json, want: [Outcome<String>; 3]| {
+            assert_eq!(dialect.scan_outcomes(&keys, Ok(Response { status, body })), want);
+        };
+        let read = |value: Option<&str>| Outcome::Read { value: value.map(str::to_owned) };
+        let page = |entries: Json| json!({ "is_truncated": false, "entries": entries });
+        check(
+            200,
+            page(json!([entry("k1", "a"), entry("k11", "b")])),
+            [read(Some("a")), read(None), read(Some("b"))],
+        );
+        let twice = page(json!([entry("k1", "a"), entry("k1", "a")]));
+        check(200, twice, [read(Some("k1 is there twice")), read(None), read(None)]);
+        let impossible = |what: &str| [read(Some(what)), read(Some(what)), read(Some(what))];
+        check(200, json!({ "is_truncated": true, "entries": [] }), impossible("a page that ends too early"));
+        check(200, json!({ "is_truncated": false }), impossible("a page without entries"));
+        check(200, page(json!([entry("k11", "a"), entry("k1", "b")])), impossible("a page out of order"));
+        check(200, page(json!([entry("k2", "a")])), impossible("a page with a key that was not asked for"));
+        let refused = || Outcome::Refused { reason: "no_quorum".to_owned() };
+        check(503, error("no_quorum"), [refused(), refused(), refused()]);
     }
 
     #[test]

@@ -108,12 +108,6 @@ impl From<ConsistencyArg> for Consistency {
     }
 }
 
-impl ConsistencyArg {
-    fn name(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
-    }
-}
-
 /// Does it; what to print.
 pub(crate) async fn run(command: &KvCommand, session: &mut Session) -> Result<Vec<u8>, Failure> {
     match command {
@@ -159,7 +153,7 @@ pub(crate) async fn run(command: &KvCommand, session: &mut Session) -> Result<Ve
 }
 
 async fn get(key: &str, read: &ReadArgs, session: &mut Session) -> Result<Vec<u8>, Failure> {
-    let mut body = json!({ "key": key, "consistency": read.consistency.name() });
+    let mut body = json!({ "key": key, "consistency": Consistency::from(read.consistency) });
     put_vault(&mut body, &read.space);
     let answer = session.post("/kv/read", &body).await?;
     if session.is_json {
@@ -189,7 +183,7 @@ async fn scan(
             "prefix": prefix,
             "limit": page_limit,
             "detail": detail,
-            "consistency": read.consistency.name(),
+            "consistency": Consistency::from(read.consistency),
             "continuation_token": token,
         });
         put_vault(&mut body, &read.space);
