@@ -260,6 +260,9 @@ pub struct Member {
     pub id: NodeId,
     /// Whether it votes; otherwise it is a learner.
     pub is_voter: bool,
+    /// On the leader, of the others: `healthy`, `slow`, `unresponsive`, `crashed` or `partitioned`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<String>,
     /// Who and where it is.
     #[serde(flatten)]
     pub info: NodeInfo,

@@ -2,28 +2,38 @@
 //! order in which nothing is lost.
 
 mod raft_thread;
+mod way_in;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use self::raft_thread::RaftThread;
+use self::way_in::WayIn;
+use crate::api::{ApiError, ClusterController};
+use crate::cluster::discovery::{DiscoveryParts, GossipPeerDiscovery};
 use crate::cluster::identity::{Identity, IdentityError};
+use crate::cluster::joining::NotJoined;
+use crate::cluster::metadata::MetadataError;
 use crate::cluster::retired::{RetiredError, check_not_retired};
-use crate::config::Config;
+use crate::config::{Config, ConfigError, Entry};
 use crate::http::{self, HttpError, HttpState};
 use crate::limits::HTTP_DRAIN_TIMEOUT;
 use crate::metrics::Metrics;
-use crate::network::iroh::{Admission, EndpointError, RaftEndpoint, RaftServer};
-use crate::raft::{Parts, RaftNode, RaftStartError};
+use crate::network::iroh::{Admission, EndpointError, Newcomers, RaftEndpoint, RaftServer};
+use crate::network::secret::SecretError;
+use crate::network::{AddressBook, AddressSource};
+use crate::raft::{LearnerPromotionCoordinator, NodeFailureDetector, Parts, RaftNode, RaftStartError};
 use crate::storage::StorageError;
 use crate::storage::log::{LOG_FILE, RedbLogStore};
 use crate::storage::snapshot::sync_dir;
 use crate::storage::space::Space;
 use crate::storage::sqlite::{SqliteStateMachine, StateMachineThread};
-use crate::types::EndpointKey;
+use crate::types::{EndpointKey, NodeId, NodeInfo};
 
 /// Builds a node from its settings.
 #[derive(Debug)]
@@ -34,6 +44,7 @@ pub struct NodeBuilder {
 /// A running node. Dropping it stops it without the care of [`Self::stop`].
 #[derive(Debug)]
 pub struct Node {
+    id: NodeId,
     raft: RaftNode,
     log: RedbLogStore,
     state_machine: StateMachineThread,
@@ -65,6 +76,31 @@ pub enum StartError {
     /// No identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// No secret.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// What the node knows of its cluster.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// Settings that do not fit this data directory.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Nobody lets it in.
+    #[error(transparent)]
+    NotJoined(#[from] NotJoined),
+    /// No cluster could be founded.
+    #[error("no cluster could be founded")]
+    NotFounded(#[source] ApiError),
+    /// Another number than it has.
+    #[error(
+        "this data directory is that of node {found}, but id is {expected}: correct the id, or the data directory"
+    )]
+    OtherId {
+        /// What the directory says.
+        found: NodeId,
+        /// What the settings say.
+        expected: NodeId,
+    },
     /// Another key than the peers expect.
     #[error(
         "the peers know node {id} by endpoint_id {expected}, but the key in {data_dir} is {found}: correct the peers, or the data directory"
@@ -112,12 +148,13 @@ impl NodeBuilder {
         Self { config }
     }
 
-    /// Opens the stores, starts Raft, and only then answers peers and clients.
+    /// Opens the stores, starts Raft, and only then answers peers and clients. A node that has to be let into its cluster first asks
+    /// for that, for as long as nobody answers.
     ///
     /// # Errors
     /// What could not be opened or bound. The process should end: a store may still be open.
     pub async fn start(self) -> Result<Node, StartError> {
-        let Config { id, data_dir, peers, .. } = &self.config;
+        let Config { data_dir, peers, .. } = &self.config;
         make_data_dir(data_dir)?;
         check_not_retired(data_dir)?;
         let identity = Identity::load_or_create(data_dir)?;
@@ -125,21 +162,29 @@ impl NodeBuilder {
         // Addresses first: a node that is already running is noticed before its stores are touched.
         let listener = http::bind(self.config.http_listen).await?;
         let raft_thread = RaftThread::start().map_err(StartError::Thread)?;
-        let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen);
+        let book = AddressBook::default();
+        for (_, info) in peers {
+            book.learn(&info.endpoint_id, AddressSource::Settings, info.raft);
+        }
+        let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen, book);
         let endpoint = raft_thread.run(endpoint).await?;
-        let log = RedbLogStore::open(&data_dir.join(LOG_FILE), *id)?;
+        let way_in = WayIn::find(&self.config, &identity, &endpoint).await?;
+        let log = RedbLogStore::open(&data_dir.join(LOG_FILE), way_in.id)?;
         let state_machine = SqliteStateMachine::open(data_dir)?.behind(log.durable());
         // The names of new files: without them what is synced in the files would be lost with the power.
         sync_dir(data_dir).map_err(|source| StorageError::Io { path: data_dir.clone(), source })?;
         let state_machine_thread = state_machine.thread();
         let space = Arc::new(Space::new(data_dir, self.config.disk_reserve));
-        let admission = Arc::new(Admission::new(peers.iter().map(|(_, info)| info.endpoint_id)));
+        let introduced = way_in.introduced.iter().map(|node| node.info.endpoint_id);
+        let admission = Admission::new(peers.iter().map(|(_, info)| info.endpoint_id), introduced);
+        let admission = Arc::new(admission);
         let metrics = Arc::new(Metrics::new(&[log.metrics(), &state_machine.metrics()]));
         let parts = Parts {
-            id: *id,
+            id: way_in.id,
             endpoint_id: identity.endpoint_id(),
             timing: self.config.timing,
             lease_clock: self.config.lease_clock,
+            promotion: way_in.promotion,
             snapshots: self.config.snapshots,
             log: log.clone(),
             state_machine,
@@ -152,48 +197,98 @@ impl NodeBuilder {
             if log.ran_out_of_room() { StartError::NoRoom } else { error.into() }
         };
         let raft = raft.map_err(explained)?;
-        let service = Arc::new(raft.clone());
-        let server = raft_thread.run(async move { endpoint.serve(service, admission) }).await;
         let mut tasks = JoinSet::new();
-        let follower = raft.clone();
-        tasks.spawn_on(async move { follower.follow_members().await }, raft_thread.handle());
-        let timekeeper = raft.clone();
-        tasks.spawn_on(async move { timekeeper.keep_time().await }, raft_thread.handle());
-        let compactor = raft.clone();
-        // It looks at files, for which Raft does not wait.
-        tasks.spawn(async move { compactor.compact().await });
-        // Also a look at the disk may take long.
+        // It looks at the disk, which may take long.
         tasks.spawn(async move { space.watch().await });
-        let node = Arc::new(raft.clone());
-        let state = HttpState {
-            cluster: node.clone(),
-            store: node.clone(),
-            observer: node,
-            metrics,
-            peers: Arc::new(peers.iter().cloned().collect()),
-        };
-        let (stop_http, stopped) = oneshot::channel();
-        // A dropped sender means a dropped node: then the server stops, too.
-        let until = async move { drop(stopped.await) };
-        let mut http_task = JoinSet::new();
-        http_task.spawn(http::serve(listener, state, until));
+        let detector = NodeFailureDetector::new(raft.clone());
+        tasks.spawn_on(detector.run(), raft_thread.handle());
+        let coordinator = LearnerPromotionCoordinator::new(raft.clone(), way_in.promotion);
+        tasks.spawn_on(coordinator.run(), raft_thread.handle());
+        let members = keep_house(&raft, &raft_thread, &mut tasks);
+        let door = Door { endpoint, admission, members };
+        let server = self.open(door, &raft, &raft_thread, &mut tasks, &identity, &way_in).await?;
+        if self.config.entry == Entry::Bootstrap {
+            found(&raft, &way_in).await?;
+        }
+        let (stop_http, http) = self.serve_clients(&raft, listener, metrics, &way_in);
         Ok(Node {
+            id: way_in.id,
             raft,
             log,
             state_machine: state_machine_thread,
             server,
             stop_http,
-            http: http_task,
+            http,
             tasks,
             raft_thread,
             endpoint_id: identity.endpoint_id(),
         })
     }
 
+    /// Lets peers in and, with a secret, newcomers; and begins to gossip.
+    async fn open(
+        &self,
+        door: Door,
+        raft: &RaftNode,
+        raft_thread: &RaftThread,
+        tasks: &mut JoinSet<()>,
+        identity: &Identity,
+        way_in: &WayIn,
+    ) -> Result<RaftServer, StartError> {
+        let Door { endpoint, admission, members } = door;
+        let mut newcomers = None;
+        if let Some((secret, metadata)) = way_in.secret.clone() {
+            let gossip = self.config.gossips().then(|| endpoint.gossip());
+            if let (Some(gossip), Some(info)) = (gossip.clone(), way_in.info.clone()) {
+                let discovery = GossipPeerDiscovery::new(DiscoveryParts {
+                    gossip,
+                    secret: secret.clone(),
+                    identity: identity.clone(),
+                    id: way_in.id,
+                    info,
+                    book: endpoint.book().clone(),
+                    admission: admission.clone(),
+                    metadata,
+                    raft: raft.clone(),
+                    members,
+                })?;
+                tasks.spawn(discovery.run());
+            }
+            newcomers = Some(Newcomers { secret, service: Arc::new(raft.clone()), gossip });
+        }
+        let service = Arc::new(raft.clone());
+        Ok(raft_thread.run(async move { endpoint.serve(service, admission, newcomers) }).await)
+    }
+
+    fn serve_clients(
+        &self,
+        raft: &RaftNode,
+        listener: TcpListener,
+        metrics: Arc<Metrics>,
+        way_in: &WayIn,
+    ) -> (oneshot::Sender<()>, JoinSet<std::io::Result<()>>) {
+        let own = way_in.info.clone().map(|info| (way_in.id, info));
+        let node = Arc::new(raft.clone());
+        let state = HttpState {
+            cluster: node.clone(),
+            store: node.clone(),
+            observer: node,
+            metrics,
+            peers: Arc::new(own.into_iter().chain(self.config.peers.iter().cloned()).collect()),
+            cluster_id: way_in.secret.as_ref().map(|(secret, _)| secret.cluster_id()),
+        };
+        let (stop_http, stopped) = oneshot::channel();
+        // A dropped sender means a dropped node: then the server stops, too.
+        let until = async move { drop(stopped.await) };
+        let mut http = JoinSet::new();
+        http.spawn(http::serve(listener, state, until));
+        (stop_http, http)
+    }
+
     /// Peers that expect another key would refuse this node, one by one and for ever.
     fn check_endpoint(&self, identity: &Identity) -> Result<(), StartError> {
         let found = identity.endpoint_id();
-        let own = self.config.peers.iter().find(|(id, _)| *id == self.config.id);
+        let own = self.config.peers.iter().find(|(id, _)| Some(*id) == self.config.id);
         match own {
             Some((id, info)) if info.endpoint_id != found => Err(StartError::EndpointMismatch {
                 id: id.0,
@@ -206,7 +301,49 @@ impl NodeBuilder {
     }
 }
 
+/// Where other nodes come in, and who may.
+struct Door {
+    endpoint: RaftEndpoint,
+    admission: Arc<Admission>,
+    members: watch::Receiver<BTreeMap<NodeId, NodeInfo>>,
+}
+
+/// Starts what goes on beside Raft for as long as that does; the members, as they change.
+fn keep_house(
+    raft: &RaftNode,
+    raft_thread: &RaftThread,
+    tasks: &mut JoinSet<()>,
+) -> watch::Receiver<BTreeMap<NodeId, NodeInfo>> {
+    let (sender, members) = watch::channel(BTreeMap::new());
+    let follower = raft.clone();
+    tasks.spawn_on(async move { follower.follow_members(sender).await }, raft_thread.handle());
+    let timekeeper = raft.clone();
+    tasks.spawn_on(async move { timekeeper.keep_time().await }, raft_thread.handle());
+    let compactor = raft.clone();
+    // It looks at files, for which Raft does not wait.
+    tasks.spawn(async move { compactor.compact().await });
+    members
+}
+
+/// Founds a cluster of one node, unless it belongs to one.
+async fn found(raft: &RaftNode, way_in: &WayIn) -> Result<(), StartError> {
+    let members = way_in.info.clone().map(|info| (way_in.id, info));
+    match raft.init(members.into_iter().collect()).await {
+        Ok(()) => {
+            tracing::info!(id = %way_in.id, "founded a cluster");
+            Ok(())
+        }
+        Err(ApiError::AlreadyInitialized) => Ok(()),
+        Err(error) => Err(StartError::NotFounded(error)),
+    }
+}
+
 impl Node {
+    /// The id that this node has in its cluster.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
     /// The public key of this node.
     pub fn endpoint_id(&self) -> EndpointKey {
         self.endpoint_id

@@ -1,4 +1,8 @@
-//! Who a node is, and whether it may still be that.
+//! Who a node is, whether it may still be that, and how it finds its cluster.
 
+pub mod discovery;
 pub mod identity;
+pub mod joining;
+pub mod metadata;
 pub mod retired;
+pub mod ticket;

@@ -3,7 +3,10 @@
 //! The command line goes before the environment, that before the file, and the file before the default. Every key of the file is also
 //! a flag, and a variable with `ASPEN_` before it.
 
+mod entry;
 mod file;
+mod peer;
+mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -12,17 +15,26 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use self::entry::{Advertise, Entry, SecretSource};
+use self::entry::{entry, promotion_policy, secret_source};
 use self::file::FileConfig;
-use crate::limits::{DISK_RESERVE_MIB_DEFAULT, DISK_RESERVE_MIB_MAX, PEERS_MAX, SNAPSHOT_SETTING_MAX};
-use crate::raft::{LeaseClock, RaftTiming, SnapshotPolicy, TimingError};
-use crate::types::{EndpointKey, NodeId, NodeInfo};
+pub use self::peer::{PeerArg, PeerArgError};
+use self::source::Sources;
+pub use self::source::{Setting, Source};
+use crate::cluster::ticket::AspenClusterTicket;
+use crate::limits::{
+    DISK_RESERVE_MIB_DEFAULT, DISK_RESERVE_MIB_MAX, PEERS_MAX, REPLACE_AFTER_S_MAX, REPLACE_AFTER_S_MIN,
+    SNAPSHOT_SETTING_MAX, VOTERS_MAX,
+};
+use crate::network::secret::SECRET_VARIABLE;
+use crate::raft::{LeaseClock, PromotionPolicy, RaftTiming, SnapshotPolicy, TimingError};
+use crate::types::{NodeId, NodeInfo};
 
 /// The settings are wrong (`EX_USAGE`, sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -49,6 +61,8 @@ pub enum CliCommand {
         #[arg(long, value_name = "DIR")]
         data_dir: PathBuf,
     },
+    /// Print a new secret for a cluster, to be kept in a file that only the nodes may read
+    Secret,
     /// Print every setting, and where it comes from: a flag, the environment, the file or a default
     Config {
         /// The settings, as for running the node
@@ -69,7 +83,7 @@ pub struct RunArgs {
     /// Read the settings from a TOML file; flags go before it
     #[arg(long, value_name = "FILE", env = "ASPEN_CONFIG")]
     pub config: Option<PathBuf>,
-    /// This node's number in the cluster, 1 and up
+    /// This node's number in the cluster, 1 and up [default: 1 with --bootstrap, the next free one with --ticket]
     #[arg(long, value_name = "N", env = "ASPEN_ID")]
     pub id: Option<u64>,
     /// Where the node keeps its identity, log and state
@@ -81,6 +95,30 @@ pub struct RunArgs {
     /// TCP address for clients [default: 127.0.0.1:8001]
     #[arg(long, value_name = "ADDRESS", env = "ASPEN_HTTP_LISTEN")]
     pub http_listen: Option<SocketAddr>,
+    /// Where other members reach --raft-listen [default: the address itself]
+    #[arg(long, value_name = "ADDRESS", env = "ASPEN_RAFT_ADVERTISE")]
+    pub raft_advertise: Option<SocketAddr>,
+    /// Where clients reach --http-listen [default: the address itself]
+    #[arg(long, value_name = "ADDRESS", env = "ASPEN_HTTP_ADVERTISE")]
+    pub http_advertise: Option<SocketAddr>,
+    /// Read the cluster's secret from a file, as `aspen-node secret` prints one; the variable `ASPEN_SECRET` can have it instead
+    #[arg(long, value_name = "FILE", env = "ASPEN_SECRET_FILE")]
+    pub secret_file: Option<PathBuf>,
+    /// Join the cluster of this ticket, which `aspen cluster ticket` prints, unless the node is a member already
+    #[arg(long, value_name = "TICKET", env = "ASPEN_TICKET")]
+    pub ticket: Option<AspenClusterTicket>,
+    /// Found a cluster of this node alone, unless the node is a member already
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "ASPEN_BOOTSTRAP")]
+    pub bootstrap: Option<bool>,
+    /// Tell the other members by gossip where this node is, and hear where they are [default: true with a secret]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "ASPEN_GOSSIP")]
+    pub gossip: Option<bool>,
+    /// Let learners vote until so many members do [default: as the cluster does that is joined, otherwise none]
+    #[arg(long, value_name = "N", env = "ASPEN_TARGET_VOTERS")]
+    pub target_voters: Option<u32>,
+    /// Put a learner in the place of a voter that has been silent for so many seconds [default: never]
+    #[arg(long, value_name = "S", env = "ASPEN_REPLACE_AFTER_S")]
+    pub replace_after_s: Option<u64>,
     /// A member, this node included; once for each: `id=1,endpoint_id=HEX,raft=ADDRESS,http=ADDRESS`
     #[arg(long = "peer", value_name = "PEER", env = "ASPEN_PEERS", value_delimiter = ';')]
     pub peers: Vec<PeerArg>,
@@ -108,7 +146,7 @@ pub struct RunArgs {
     /// Refuse writes when the disk has less room than this, in MiB [default: 64]
     #[arg(long, value_name = "MIB", env = "ASPEN_DISK_RESERVE_MIB")]
     pub disk_reserve_mib: Option<u64>,
-    /// What to log: a level, or a filter such as `aspen_node=debug,openraft=warn` [default: `aspen_node=info,warn`]
+    /// What to log: a level, or a filter such as `aspen_node=debug,openraft=warn` [default: `aspen_node=info,error`]
     #[arg(long, value_name = "FILTER", env = "ASPEN_LOG")]
     pub log: Option<String>,
     /// Which of them come from the environment, by name of the field.
@@ -184,83 +222,27 @@ impl RunArgs {
     }
 }
 
-/// Where a setting comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// The command line.
-    Flag,
-    /// A variable, `ASPEN_` and the name of the setting.
-    Environment,
-    /// The file of `--config`.
-    File(PathBuf),
-    /// Nobody has said anything.
-    Default,
-}
-
-/// A setting with its source, as it is printed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Setting {
-    /// Its key in the file.
-    pub key: &'static str,
-    /// Its value, in TOML.
-    pub value: String,
-    /// Where it comes from.
-    pub source: Source,
-}
-
-impl fmt::Display for Setting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, value, source } = self;
-        let text = format!("{key} = {value}");
-        write!(f, "{text:<40} # ")?;
-        match source {
-            Source::Flag => write!(f, "a flag"),
-            Source::Environment => write!(f, "ASPEN_{}", key.to_uppercase()),
-            Source::File(path) => write!(f, "{}", path.display()),
-            Source::Default => write!(f, "default"),
-        }
-    }
-}
-
-/// Notes where settings come from.
-struct Sources {
-    from_environment: BTreeSet<String>,
-    file: Option<PathBuf>,
-    found: BTreeMap<&'static str, Source>,
-}
-
-impl Sources {
-    /// What the command line or the environment says, or else the file.
-    fn pick<T>(&mut self, key: &'static str, typed: Option<T>, file: Option<T>) -> Option<T> {
-        let source = match (&typed, &file, &self.file) {
-            (Some(_), ..) if self.from_environment.contains(key) => Source::Environment,
-            (Some(_), ..) => Source::Flag,
-            (None, Some(_), Some(path)) => Source::File(path.clone()),
-            _ => Source::Default,
-        };
-        self.found.insert(key, source);
-        typed.or(file)
-    }
-}
-
-/// One `--peer`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerArg {
-    id: NodeId,
-    info: NodeInfo,
-}
-
 /// The settings of a node, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// This node's number.
-    pub id: NodeId,
+    /// This node's number, if it is not to be given one.
+    pub id: Option<NodeId>,
     /// Where it keeps everything.
     pub data_dir: PathBuf,
     /// UDP address for the other members.
     pub raft_listen: SocketAddr,
     /// TCP address for clients.
     pub http_listen: SocketAddr,
+    /// Where others reach the two, if not there.
+    pub advertise: Advertise,
+    /// What the nodes of the cluster know.
+    pub secret: Option<SecretSource>,
+    /// How it becomes a member.
+    pub entry: Entry,
+    /// Whether it gossips, if that is said.
+    pub gossip: Option<bool>,
+    /// How many members should vote.
+    pub promotion: PromotionPolicy,
     /// The members it knows of from the start, by number; empty or with this node among them.
     pub peers: Vec<(NodeId, NodeInfo)>,
     /// Heartbeat and election.
@@ -302,6 +284,40 @@ pub enum ConfigError {
         /// The flag.
         flag: &'static str,
     },
+    /// Nobody gives the node a number.
+    #[error(
+        "id is not set: give --id, or id in the file of --config, or have the node found or join a cluster with --bootstrap or --ticket"
+    )]
+    MissingId,
+    /// Two ways into a cluster.
+    #[error(
+        "ticket, bootstrap and peers are given together, which say different things of the node's cluster: keep one of them"
+    )]
+    TwoEntries,
+    /// A ticket alone.
+    #[error("a ticket needs the cluster's secret: give --secret-file, or the variable {SECRET_VARIABLE}")]
+    TicketWithoutSecret,
+    /// Nobody could be told from a stranger.
+    #[error("gossip needs a secret: give --secret-file, or the variable {SECRET_VARIABLE}")]
+    GossipWithoutSecret,
+    /// An address that nobody can dial.
+    #[error(
+        "{listen} is {address}, which no other node can dial: say with {advertise} where this one is reached"
+    )]
+    NoAddress {
+        /// Which setting is dialled by others.
+        listen: &'static str,
+        /// Its address.
+        address: SocketAddr,
+        /// Which setting says it better.
+        advertise: &'static str,
+    },
+    /// More voters than there may be.
+    #[error("target_voters is {0}, 1 to {VOTERS_MAX} are allowed")]
+    TargetVoters(u32),
+    /// A silence that may be none.
+    #[error("replace_after_s is {0}, {REPLACE_AFTER_S_MIN} to {REPLACE_AFTER_S_MAX} are allowed")]
+    ReplaceAfter(u64),
     /// A number that is none.
     #[error("id is 0, node numbers start at 1")]
     ZeroId,
@@ -354,6 +370,9 @@ impl Config {
             found: BTreeMap::new(),
         };
         let timing = timing(&args, &file, &mut sources);
+        let entry = entry(&args, &file, &mut sources)?;
+        let promotion = promotion_policy(&args, &file, &mut sources)?;
+        let secret = secret_source(&args, &file, &mut sources);
         let snapshots = snapshot_policy(&args, &file, &mut sources)?;
         let disk_reserve =
             match sources.pick("disk_reserve_mib", args.disk_reserve_mib, file.disk_reserve_mib) {
@@ -368,7 +387,7 @@ impl Config {
         let listed = listed.map(|peers| peers.into_iter().map(|peer| (peer.id, peer.info)).collect());
         let missing = |key, flag| ConfigError::Missing { key, flag };
         let config = Self {
-            id: NodeId(sources.pick("id", args.id, file.id).ok_or(missing("id", "id"))?),
+            id: sources.pick("id", args.id, file.id).map(NodeId),
             data_dir: sources
                 .pick("data_dir", args.data_dir, file.data_dir)
                 .ok_or(missing("data_dir", "data-dir"))?,
@@ -378,19 +397,29 @@ impl Config {
             http_listen: sources
                 .pick("http_listen", args.http_listen, file.http_listen)
                 .unwrap_or_else(|| loopback(8001)),
+            advertise: Advertise {
+                raft: sources.pick("raft_advertise", args.raft_advertise, file.raft_advertise),
+                http: sources.pick("http_advertise", args.http_advertise, file.http_advertise),
+            },
+            secret,
+            entry,
+            gossip: sources.pick("gossip", args.gossip, file.gossip),
+            promotion,
             peers: sources.pick("peers", typed, listed).unwrap_or_default(),
             timing,
             lease_clock: sources.pick("lease_clock", args.lease_clock, file.lease_clock).unwrap_or_default(),
             snapshots,
             disk_reserve,
-            log: sources.pick("log", args.log, file.log).unwrap_or_else(|| "aspen_node=info,warn".to_owned()),
+            log: sources
+                .pick("log", args.log, file.log)
+                .unwrap_or_else(|| "aspen_node=info,error".to_owned()),
         };
         config.check()?;
         let settings = config.settings(&sources.found);
         Ok((config, settings))
     }
 
-    /// Every setting in TOML, with its source.
+    /// Every setting in TOML, with its source. One without a value is left out, as in a file.
     fn settings(&self, sources: &BTreeMap<&'static str, Source>) -> Vec<Setting> {
         // JSON's strings are TOML's, too.
         let text = |text: &dyn fmt::Display| serde_json::Value::from(text.to_string()).to_string();
@@ -401,11 +430,31 @@ impl Config {
             format!("{{ id = {id}, endpoint_id = \"{endpoint_id}\", raft = \"{raft}\", http = \"{http}\" }}")
         };
         let peers: Vec<String> = self.peers.iter().map(peer).collect();
+        let address = |address: &Option<SocketAddr>| address.as_ref().map(|address| text(address));
+        let ticket = match &self.entry {
+            Entry::Join(ticket) => Some(text(ticket)),
+            Entry::Wait | Entry::Bootstrap => None,
+        };
+        let secret_file = match &self.secret {
+            Some(SecretSource::File(path)) => Some(text(&path.display())),
+            Some(SecretSource::Environment) | None => None,
+        };
+        let PromotionPolicy { target_voters, replace_after } = &self.promotion;
+        let may_be_absent = [
+            ("id", self.id.map(|id| id.to_string())),
+            ("raft_advertise", address(&self.advertise.raft)),
+            ("http_advertise", address(&self.advertise.http)),
+            ("secret_file", secret_file),
+            ("ticket", ticket),
+            ("target_voters", target_voters.map(|count| count.to_string())),
+            ("replace_after_s", replace_after.map(|after| after.as_secs().to_string())),
+        ];
         let values = [
-            ("id", self.id.to_string()),
             ("data_dir", text(&self.data_dir.display())),
             ("raft_listen", text(&self.raft_listen)),
             ("http_listen", text(&self.http_listen)),
+            ("bootstrap", (self.entry == Entry::Bootstrap).to_string()),
+            ("gossip", self.gossips().to_string()),
             ("heartbeat_ms", ms(self.timing.heartbeat)),
             ("election_ms_min", ms(self.timing.election_min)),
             ("election_ms_max", ms(self.timing.election_max)),
@@ -422,11 +471,13 @@ impl Config {
             value,
             source: sources.get(key).cloned().unwrap_or(Source::Default),
         };
-        values.into_iter().map(setting).collect()
+        let present = may_be_absent.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        present.chain(values).map(setting).collect()
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        if self.id == NodeId(0) || self.peers.iter().any(|(id, _)| *id == NodeId(0)) {
+        self.check_entry()?;
+        if self.id == Some(NodeId(0)) || self.peers.iter().any(|(id, _)| *id == NodeId(0)) {
             return Err(ConfigError::ZeroId);
         }
         if self.peers.len() > PEERS_MAX as usize {
@@ -442,73 +493,14 @@ impl Config {
                 }
             }
         }
-        if !self.peers.is_empty() && !self.peers.iter().any(|(id, _)| *id == self.id) {
-            return Err(ConfigError::PeersWithoutSelf(self.id));
+        if let Some(own) = self.id
+            && !self.peers.is_empty()
+            && !self.peers.iter().any(|(id, _)| *id == own)
+        {
+            return Err(ConfigError::PeersWithoutSelf(own));
         }
         Ok(self.timing.check()?)
     }
-}
-
-/// Why a `--peer` is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PeerArgError {
-    /// A part that is no `name=value`.
-    #[error("`{0}` is not of the form name=value")]
-    NoPair(String),
-    /// A name that a peer does not have.
-    #[error("a peer has no `{0}`: id, endpoint_id, raft and http are needed")]
-    UnknownName(String),
-    /// A name that is missing.
-    #[error("`{0}` is missing: id, endpoint_id, raft and http are needed")]
-    MissingName(&'static str),
-    /// A value that cannot be read.
-    #[error("{name} is `{value}`: {reason}")]
-    Value {
-        /// The name.
-        name: &'static str,
-        /// What was given.
-        value: String,
-        /// Why it is refused.
-        reason: String,
-    },
-}
-
-impl FromStr for PeerArg {
-    type Err = PeerArgError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let [mut id, mut endpoint_id, mut raft, mut http] = [None; 4];
-        for part in text.split(',') {
-            let (name, value) = part.split_once('=').ok_or_else(|| PeerArgError::NoPair(part.to_owned()))?;
-            match name {
-                "id" => id = Some(value),
-                "endpoint_id" => endpoint_id = Some(value),
-                "raft" => raft = Some(value),
-                "http" => http = Some(value),
-                _ => return Err(PeerArgError::UnknownName(name.to_owned())),
-            }
-        }
-        Ok(Self {
-            id: NodeId(parse_part("id", id)?),
-            info: NodeInfo {
-                endpoint_id: parse_part::<EndpointKey>("endpoint_id", endpoint_id)?,
-                raft: parse_part("raft", raft)?,
-                http: parse_part("http", http)?,
-            },
-        })
-    }
-}
-
-fn parse_part<T: FromStr<Err: fmt::Display>>(
-    name: &'static str,
-    value: Option<&str>,
-) -> Result<T, PeerArgError> {
-    let value = value.ok_or(PeerArgError::MissingName(name))?;
-    value.parse().map_err(|error: T::Err| PeerArgError::Value {
-        name,
-        value: value.to_owned(),
-        reason: error.to_string(),
-    })
 }
 
 /// Raft's time-outs, wherever they come from.
@@ -562,100 +554,4 @@ fn loopback(port: u16) -> SocketAddr {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn args(words: &[&str]) -> RunArgs {
-        Cli::parse_from([&["aspen-node"], words].concat()).run
-    }
-
-    #[track_caller]
-    fn check(words: &[&str], want: &str) {
-        let error = Config::load(args(words)).unwrap_err().to_string();
-        assert_eq!(error, want);
-    }
-
-    fn peer(id: u64, key: u8) -> String {
-        let key = EndpointKey([key; 32]);
-        format!("id={id},endpoint_id={key},raft=127.0.0.1:400{id},http=127.0.0.1:800{id}")
-    }
-
-    #[test]
-    fn bad_settings_say_what_to_do() {
-        check(&["--id", "1"], "data_dir is not set: give --data-dir, or data_dir in the file of --config");
-        check(&["--id", "0", "--data-dir", "d"], "id is 0, node numbers start at 1");
-        let (one, again, other) = (peer(1, 1), peer(2, 1), peer(2, 2));
-        let base = ["--id", "1", "--data-dir", "d", "--peer"];
-        check(&[&base[..], &[&one, "--peer", &one]].concat(), "peer 1 is given twice");
-        check(
-            &[&base[..], &[&one, "--peer", &again]].concat(),
-            "peers 1 and 2 have the same endpoint_id: each node has a data directory of its own",
-        );
-        check(
-            &[&base[..], &[&other]].concat(),
-            "the peers do not name this node, 1: list every member, this one included",
-        );
-    }
-
-    #[test]
-    fn flags_go_before_the_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("node.toml");
-        let key = EndpointKey([7; 32]);
-        let text = format!(
-            "id = 3\ndata_dir = 'from-file'\nheartbeat_ms = 100\n\
-             [[peers]]\nid = 3\nendpoint_id = '{key}'\nraft = '10.0.0.3:4001'\nhttp = '10.0.0.3:8001'\n"
-        );
-        std::fs::write(&path, text).unwrap();
-        let file = path.to_str().unwrap();
-        let config = Config::load(args(&["--config", file, "--data-dir", "from-flag"])).unwrap();
-        assert_eq!(config.id, NodeId(3));
-        assert_eq!(config.data_dir, PathBuf::from("from-flag"));
-        assert_eq!(config.timing.heartbeat, Duration::from_millis(100));
-        assert_eq!(config.timing.election_max, Duration::from_secs(2));
-        assert_eq!(config.peers[0].1.endpoint_id, key);
-    }
-
-    #[test]
-    fn every_setting_says_where_it_comes_from() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("node.toml");
-        std::fs::write(&path, "id = 3\nheartbeat_ms = 100\n").unwrap();
-        let mut args = args(&["--config", path.to_str().unwrap(), "--data-dir", "d", "--log", "warn"]);
-        args.from_environment.insert("log".to_owned());
-        let (_, settings) = Config::load_with_sources(args).unwrap();
-        let text: Vec<String> = settings.iter().map(ToString::to_string).collect();
-        let of = |key: &str| text.iter().find(|line| line.starts_with(key)).unwrap().as_str();
-        assert_eq!(of("id"), format!("{:<40} # {}", "id = 3", path.display()));
-        assert_eq!(of("heartbeat_ms"), format!("{:<40} # {}", "heartbeat_ms = 100", path.display()));
-        assert_eq!(of("data_dir"), format!("{:<40} # a flag", "data_dir = \"d\""));
-        assert_eq!(of("log"), format!("{:<40} # ASPEN_LOG", "log = \"warn\""));
-        assert_eq!(of("lease_clock"), format!("{:<40} # default", "lease_clock = \"auto\""));
-        // It is what the file would have to say.
-        let again: toml::Table = text.join("\n").parse().unwrap();
-        assert_eq!(again["election_ms_max"].as_integer(), Some(2000));
-        assert_eq!(again.len(), settings.len());
-    }
-
-    #[test]
-    fn unknown_key_in_the_file_is_an_error_with_its_place() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("node.toml");
-        std::fs::write(&path, "id = 1\nhartbeat_ms = 5\n").unwrap();
-        let error = Config::load(args(&["--config", path.to_str().unwrap()])).unwrap_err();
-        let ConfigError::Parse { source, .. } = &error else { panic!("{error}") };
-        let text = source.to_string();
-        assert!(text.contains("line 2") && text.contains("unknown field `hartbeat_ms`"), "{text}");
-    }
-
-    #[test]
-    fn peer_flag_says_what_is_wrong() {
-        let check = |text: &str, want: &str| {
-            assert_eq!(text.parse::<PeerArg>().unwrap_err().to_string(), want);
-        };
-        check("id", "`id` is not of the form name=value");
-        check("id=1,port=2", "a peer has no `port`: id, endpoint_id, raft and http are needed");
-        check("id=1", "`endpoint_id` is missing: id, endpoint_id, raft and http are needed");
-        check("id=1,endpoint_id=ab", "endpoint_id is `ab`: an endpoint id has 64 hexadecimal digits");
-    }
-}
+mod tests;

@@ -25,6 +25,7 @@ use tokio::net::TcpListener;
 use crate::api::{ApiError, BadRequest, ClusterController, KeyValueStore, RaftObserver};
 use crate::limits::HTTP_BODY_BYTES_MAX;
 use crate::metrics::Metrics;
+use crate::network::secret::ClusterId;
 use crate::types::{NodeId, NodeInfo};
 
 /// What the routes talk to.
@@ -40,6 +41,8 @@ pub struct HttpState {
     pub metrics: Arc<Metrics>,
     /// The members that /cluster/init takes when it is told none.
     pub peers: Arc<BTreeMap<NodeId, NodeInfo>>,
+    /// Which cluster can be joined with a ticket; absent: none.
+    pub cluster_id: Option<ClusterId>,
 }
 
 impl Debug for HttpState {
@@ -86,6 +89,7 @@ pub fn router(state: HttpState) -> Router {
     Router::new()
         .route("/cluster/init", post(cluster::init))
         .route("/cluster/status", get(cluster::status))
+        .route("/cluster/ticket", get(cluster::ticket))
         .route("/cluster/add-learner", post(cluster::add_learner))
         .route("/cluster/promote-learner", post(cluster::promote_learner))
         .route("/cluster/change-membership", post(cluster::change_membership))

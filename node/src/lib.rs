@@ -9,7 +9,7 @@
 //! 4. [`storage`]: the log and the state machine on disk.
 //! 5. [`network`]: how Raft's messages travel, and who may send them.
 //! 6. [`raft`]: the traits of [`api`], implemented over openraft.
-//! 7. [`cluster`]: the node's identity.
+//! 7. [`cluster`]: the node's identity, and how it finds its cluster.
 //! 8. [`config`], [`http`], [`builder`]: from words to a running node.
 //! 9. [`client`]: the other side of [`http`].
 //!

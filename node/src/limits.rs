@@ -85,6 +85,49 @@ pub const PEER_REQUESTS_MAX: u32 = 256;
 /// Refused connections are logged at most this often; all are counted.
 pub const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Largest request to join, in bytes: a proof, a key and two addresses. Who sends it is a stranger yet.
+pub const JOIN_REQUEST_BYTES_MAX: usize = 1_024;
+/// Largest answer to it, in bytes: every member with its key and addresses.
+pub const JOIN_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// How long a newcomer is heard. Longer than the operation that lets it in.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(8);
+/// Newcomers that are heard at once; further ones are told to come again.
+pub const JOINERS_MAX: u32 = 32;
+/// Pauses between a newcomer's tries, the first and the longest one.
+pub const JOIN_RETRY: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
+/// How often a newcomer says why nobody lets it in.
+pub const JOIN_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Members that a ticket names: one of them is enough, and it is to fit into a line.
+pub const TICKET_PEERS_MAX: u32 = 16;
+
+/// How often a node says by gossip where it is; drawn between four and six fifths of it, so that nodes do not speak at once.
+pub const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(10);
+/// A node that speaks more often than this is not listened to, unless it says something new.
+pub const ANNOUNCE_INTERVAL_MIN: Duration = Duration::from_millis(500);
+/// Announcements that wait to be read; a node that falls further behind takes part in the gossip anew.
+pub const ANNOUNCE_QUEUE_MAX: usize = 256;
+/// How long a node that has lost the gossip waits before it takes part anew.
+pub const GOSSIP_RETRY: Duration = Duration::from_secs(1);
+
+/// How often the leader looks whether a learner should vote.
+pub const PROMOTION_INTERVAL: Duration = Duration::from_millis(500);
+/// Entries that a learner may lack and be promoted: it has them before its vote is needed.
+pub const PROMOTION_LAG_MAX: u64 = 100;
+/// How long voters stay who they are before the leader changes them again by itself: what comes of one change is seen before
+/// another.
+pub const PROMOTION_COOL_DOWN: Duration = Duration::from_secs(3);
+/// Shortest silence after which a voter may be replaced, in seconds: longer than any election.
+pub const REPLACE_AFTER_S_MIN: u64 = 5;
+/// Longest such silence, in seconds: a week.
+pub const REPLACE_AFTER_S_MAX: u64 = 7 * 86_400;
+
+/// How often the leader looks which members answer.
+pub const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the HTTP interface of a member that does not answer is waited for, once to take the connection and once to answer.
+pub const HEALTH_PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Looks in a row at which a member was late that is called slow, or answered its clients only that is called cut off: once is none.
+pub const LOOKS_MIN: u32 = 3;
+
 /// Packets that a peer may leave unacknowledged: most acknowledgements then travel with answers.
 pub const PEER_ACKS_AHEAD: u32 = 10;
 /// How long it may leave them so.
@@ -216,6 +259,11 @@ const _: () = {
     assert!((KEY_BYTES_MAX + VALUE_BYTES_MAX) as u64 + RECORD_BYTES <= SCAN_BYTES_MAX as u64);
     // Four lost keep-alives in a row are no accident.
     assert!(4 * PEER_KEEP_ALIVE.as_millis() < PEER_IDLE_TIMEOUT.as_millis());
+    // Whoever hears a newcomer waits for the leader's change.
+    assert!(OPERATION_TIMEOUT.as_secs() < JOIN_TIMEOUT.as_secs());
+    assert!(TICKET_PEERS_MAX <= PEERS_MAX);
+    // A member's number, key in hexadecimal and two addresses.
+    assert!(PEERS_MAX as usize * 200 < JOIN_ANSWER_BYTES_MAX);
     // A refusal, which leaves nothing open, comes before a time-out, which does.
     assert!(LEADER_WAIT.as_secs() < OPERATION_TIMEOUT.as_secs());
     assert!(

@@ -4,7 +4,9 @@
 //! elections; what it cannot deliver is an error that says whether the peer may have seen the request.
 
 pub mod iroh;
+pub mod join;
 pub mod rpc;
+pub mod secret;
 pub mod snapshot;
 
 use std::fmt::Debug;
@@ -16,7 +18,9 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
+use serde::{Deserialize, Serialize};
 
+pub use self::iroh::{AddressBook, AddressSource};
 use self::rpc::{Confirmed, ReadIndex, StreamAppended};
 use self::snapshot::{InstallSnapshot, SnapshotStart};
 use crate::api::{ApiError, WriteResult};
@@ -29,7 +33,7 @@ use crate::types::raft_types::{
 use crate::types::{EncodedCommand, NodeId, NodeInfo, TypeConfig};
 
 /// A member to talk to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Its number.
     pub id: NodeId,

@@ -5,14 +5,16 @@
 //! [`ApiError::LeaderLost`], never a refusal.
 
 mod compaction;
+mod health;
 mod lease;
 mod membership;
 mod operations;
+mod promotion;
 mod proposals;
 mod settings;
 mod status;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -24,12 +26,14 @@ use futures::{FutureExt, StreamExt, future, stream};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{Fatal, InitializeError, RaftError};
 use openraft::{Raft, ServerState};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tokio::task::JoinSet;
 
+pub use self::health::{NodeFailureDetector, NodeHealth};
 pub use self::lease::LeaseClock;
 use self::lease::{Leases, Promise};
 use self::operations::bounded;
+pub use self::promotion::{LearnerPromotionCoordinator, PromotionPolicy};
 use self::proposals::{Proposals, proposals};
 pub use self::settings::{RaftTiming, SnapshotPolicy, TimingError};
 use crate::api::{ApiError, BadRequest, TimeoutOutcome, WriteResult, check_command};
@@ -46,7 +50,7 @@ use crate::types::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, Metrics, Snapshot, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
-use crate::types::{EncodedCommand, EndpointKey, NodeId, TypeConfig};
+use crate::types::{EncodedCommand, EndpointKey, NodeId, NodeInfo, TypeConfig};
 
 /// What a [`RaftNode`] is made of.
 #[derive(Debug)]
@@ -59,6 +63,8 @@ pub struct Parts {
     pub timing: RaftTiming,
     /// What leases are measured with.
     pub lease_clock: LeaseClock,
+    /// How many members should vote.
+    pub promotion: PromotionPolicy,
     /// When snapshots are made.
     pub snapshots: SnapshotPolicy,
     /// The log, open.
@@ -95,8 +101,15 @@ struct Inner {
     admission: Arc<Admission>,
     leases: Leases,
     promise: Promise,
+    /// How often a leader speaks.
+    heartbeat: Duration,
     /// Who has not answered for so long is not there.
     patience: Duration,
+    /// On the leader: how the other members look.
+    health: Mutex<BTreeMap<NodeId, NodeHealth>>,
+    promotion: PromotionPolicy,
+    /// Nodes join one after the other: each of them gets a number of its own.
+    joining: AsyncMutex<()>,
     /// Whether leadership is handed over, and not taken.
     is_stopping: AtomicBool,
     /// One permit per client operation under way.
@@ -158,7 +171,11 @@ impl RaftNode {
             admission: parts.admission,
             leases: Leases::open(parts.lease_clock, lease),
             promise,
+            heartbeat: parts.timing.heartbeat,
             patience: parts.timing.election_min,
+            health: Mutex::default(),
+            promotion: parts.promotion,
+            joining: AsyncMutex::new(()),
             is_stopping: AtomicBool::new(false),
             permits: Semaphore::new(OPERATIONS_IN_FLIGHT_MAX as usize),
             tasks: Mutex::new(tasks),
@@ -199,20 +216,52 @@ impl RaftNode {
         }
     }
 
-    /// Lets the members of the effective membership connect, for as long as it runs: a new member has to be reached
-    /// before its membership can be committed.
-    pub async fn follow_members(&self) {
+    /// Lets the members connect, for as long as it runs, and says who they are: those of the effective membership, since a new
+    /// member has to be reached before its membership can be committed, and those of the committed one, since a leader that
+    /// leaves has to hear that it may.
+    /// Also says in the log who leads.
+    pub async fn follow_members(&self, members: watch::Sender<BTreeMap<NodeId, NodeInfo>>) {
         let mut metrics = self.inner.raft.server_metrics();
+        let mut said = (0, None);
         loop {
-            let members: HashSet<EndpointKey> = {
+            said = self.say_who_leads(said);
+            let (admitted, present): (HashSet<EndpointKey>, BTreeMap<NodeId, NodeInfo>) = {
                 let metrics = metrics.borrow_watched();
-                metrics.membership_config.nodes().map(|(_, info)| info.endpoint_id).collect()
+                let effective = metrics.membership_config.nodes();
+                let present = effective.map(|(id, info)| (*id, info.clone())).collect();
+                let both =
+                    metrics.membership_config.nodes().chain(metrics.committed_membership_config.nodes());
+                (both.map(|(_, info)| info.endpoint_id).collect(), present)
             };
-            self.inner.admission.set_members(members);
+            self.inner.admission.set_members(admitted);
+            members.send_if_modified(|before| {
+                let is_new = *before != present;
+                *before = present;
+                is_new
+            });
             if metrics.changed().await.is_err() {
                 return;
             }
         }
+    }
+
+    /// Says in the log who leads, if that is not what was said before.
+    fn say_who_leads(&self, said: (u64, Option<NodeId>)) -> (u64, Option<NodeId>) {
+        let (term, leader) = {
+            let metrics = self.inner.raft.server_metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.vote.leader_id().term, metrics.current_leader)
+        };
+        // A term without a leader is worth a word only where there was one.
+        if said == (term, leader) || said.1 == leader && leader.is_none() {
+            return said;
+        }
+        match leader {
+            Some(id) if id == self.inner.id => tracing::info!(term, "this node leads"),
+            Some(leader) => tracing::info!(term, %leader, "follows a leader"),
+            None => tracing::info!(term, "nobody leads"),
+        }
+        (term, leader)
     }
 
     /// Returns once this node's own status shows the cluster that it has founded.

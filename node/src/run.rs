@@ -20,6 +20,7 @@ use crate::cluster::retired::RetiredError;
 use crate::config::{Cli, CliCommand, Config, ConfigError, EXIT_USAGE, RunArgs};
 use crate::failpoint::{self, FailPointError};
 use crate::limits::{DISK_FULL_RESTART, RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
+use crate::network::secret::new_secret;
 use crate::plant::{self, PlantError};
 use crate::storage;
 
@@ -79,6 +80,11 @@ pub fn main(cli: Cli) -> ExitCode {
         Some(CliCommand::Identity { data_dir }) => print_identity(&data_dir),
         Some(CliCommand::Validate { data_dir }) => validate(&data_dir),
         Some(CliCommand::Config { run }) => print_config(*run),
+        Some(CliCommand::Secret) => {
+            // A closed pipe is no error of ours.
+            let _ = writeln!(std::io::stdout(), "{}", new_secret());
+            Ok(())
+        }
         None => settings(cli.run).and_then(run),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
@@ -198,13 +204,13 @@ fn start_again() -> std::io::Error {
 
 /// A node from its start to its end.
 async fn serve_until(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(), RunError> {
-    let (id, raft, http) = (config.id, config.raft_listen, config.http_listen);
+    let (raft, http) = (config.raft_listen, config.http_listen);
     let node = tokio::select! {
         node = NodeBuilder::new(config).start() => node?,
         // It may wait for room. Nothing was acknowledged, and what is open is closed with the process.
         () = stop() => return Ok(()),
     };
-    tracing::info!(%id, endpoint_id = %node.endpoint_id(), %raft, %http, version = crate::BUILD, "ready");
+    tracing::info!(id = %node.id(), endpoint_id = %node.endpoint_id(), %raft, %http, version = crate::BUILD, "ready");
     let endpoint_id = format!("{ENDPOINT_ID}={}", node.endpoint_id());
     tell(&[NotifyState::Ready, NotifyState::Custom(&endpoint_id)]);
     let failed = tokio::select! {

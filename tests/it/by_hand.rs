@@ -322,5 +322,5 @@ fn settings_come_from_flags_environment_and_file() {
     // An empty one says nothing.
     let output = node(&words, &[("ASPEN_ID", ""), ("ASPEN_LOG", ""), ("ASPEN_PEERS", "")]);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("id = 2") && text.contains("log = \"aspen_node=info,warn\""), "{text}");
+    assert!(text.contains("id = 2") && text.contains("log = \"aspen_node=info,error\""), "{text}");
 }

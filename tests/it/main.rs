@@ -15,6 +15,7 @@ mod host;
 mod html;
 mod http_client;
 mod image;
+mod joining;
 mod kills;
 mod lab;
 mod leases;

@@ -7,7 +7,7 @@ use crate::http_client::{get, post, request};
 use crate::nodes::{Nodes, set, three_nodes};
 
 /// Who leads, as every one of these nodes has it.
-fn leader(nodes: &Nodes, ids: &[u64]) -> u64 {
+pub(crate) fn leader(nodes: &Nodes, ids: &[u64]) -> u64 {
     nodes.comes("leader", || {
         let seen =
             ids.iter().map(|id| get(nodes.http(*id), "/cluster/status").ok()?.1["leader"]["id"].as_u64());
@@ -17,7 +17,7 @@ fn leader(nodes: &Nodes, ids: &[u64]) -> u64 {
 }
 
 /// What a node says of the members: their numbers, and who of them votes.
-fn members(status: &Value) -> (Vec<u64>, Vec<u64>) {
+pub(crate) fn members(status: &Value) -> (Vec<u64>, Vec<u64>) {
     let members = status["members"].as_array().unwrap();
     let number = |member: &Value| member["id"].as_u64().unwrap();
     let voters = members.iter().filter(|member| member["is_voter"] == true);

@@ -149,6 +149,24 @@ impl Nodes {
         self.start_with(id, peers, &[]);
     }
 
+    /// Starts a node that finds its cluster by itself, with what its command line has besides its directory and addresses.
+    pub(crate) fn start_alone(&mut self, id: u64, words: &[&str]) {
+        let mut command = self.command(id);
+        command.args(words);
+        self.spawn(id, command);
+    }
+
+    /// Gives a node that does not run other addresses.
+    pub(crate) fn give_addresses(&mut self, ids: &[u64]) {
+        let any = (Ipv4Addr::LOCALHOST, 0);
+        let sockets: Vec<_> =
+            ids.iter().map(|_| (UdpSocket::bind(any).unwrap(), TcpListener::bind(any).unwrap())).collect();
+        for (id, (raft, http)) in ids.iter().zip(sockets) {
+            let member = self.members.iter_mut().find(|member| member.id == *id).unwrap();
+            (member.raft, member.http) = (raft.local_addr().unwrap(), http.local_addr().unwrap());
+        }
+    }
+
     /// The same, with variables in its environment.
     pub(crate) fn start_with(&mut self, id: u64, peers: &[u64], environment: &[(&str, String)]) {
         let mut toml = String::new();
@@ -159,18 +177,32 @@ impl Nodes {
         }
         let file = self.directory.path().join(format!("{id}.toml"));
         fs::write(&file, toml).unwrap();
-        let log = File::options().create(true).append(true).open(self.log(id)).unwrap();
-        let data = self.directory.path().join(id.to_string());
-        let member = self.members.iter_mut().find(|member| member.id == id).unwrap();
+        let mut command = self.command(id);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        command.arg("--config").arg(file).args(["--id", &id.to_string()]);
+        self.spawn(id, command);
+    }
+
+    /// A node with its directory and addresses, and what all nodes get.
+    fn command(&self, id: u64) -> Command {
+        let member = self.member(id);
         let mut command = self.program.as_ref().map_or_else(node_command, Command::new);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.envs(environment.iter().map(|(name, value)| (name, value)));
-        command.arg("--config").arg(file).arg("--data-dir").arg(data);
-        command.args(["--id", &id.to_string(), "--raft-listen", &member.raft.to_string()]);
+        command.arg("--data-dir").arg(self.data(id)).args(&self.flags);
+        command.args(["--raft-listen", &member.raft.to_string()]);
         command.args(["--http-listen", &member.http.to_string()]);
-        command.args(&self.flags);
-        command.stdin(Stdio::null()).stderr(log);
-        member.process = Some(command.spawn().unwrap());
+        command
+    }
+
+    fn spawn(&mut self, id: u64, mut command: Command) {
+        let log = File::options().create(true).append(true).open(self.log(id)).unwrap();
+        let member = self.members.iter_mut().find(|member| member.id == id).unwrap();
+        member.process = Some(command.stdin(Stdio::null()).stderr(log).spawn().unwrap());
+    }
+
+    /// The process of a node that was started.
+    pub(crate) fn process(&self, id: u64) -> u32 {
+        self.member(id).process.as_ref().unwrap().id()
     }
 
     fn log(&self, id: u64) -> PathBuf {

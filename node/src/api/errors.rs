@@ -99,6 +99,11 @@ pub enum ApiError {
         /// How.
         reason: String,
     },
+    /// Nobody could be let in.
+    #[error(
+        "this node has no secret, so no other can join it with a ticket: give every member the same --secret-file"
+    )]
+    NoSecret,
 }
 
 /// What a time-out leaves open.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::ConfigError;
+use crate::cluster::ticket::AspenClusterTicket;
 use crate::raft::LeaseClock;
 use crate::types::{EndpointKey, NodeId, NodeInfo};
 
@@ -17,6 +18,14 @@ pub(super) struct FileConfig {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) raft_listen: Option<SocketAddr>,
     pub(super) http_listen: Option<SocketAddr>,
+    pub(super) raft_advertise: Option<SocketAddr>,
+    pub(super) http_advertise: Option<SocketAddr>,
+    pub(super) secret_file: Option<PathBuf>,
+    pub(super) ticket: Option<AspenClusterTicket>,
+    pub(super) bootstrap: Option<bool>,
+    pub(super) gossip: Option<bool>,
+    pub(super) target_voters: Option<u32>,
+    pub(super) replace_after_s: Option<u64>,
     #[serde(default)]
     pub(super) peers: Vec<FilePeer>,
     pub(super) heartbeat_ms: Option<u64>,

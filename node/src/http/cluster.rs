@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::body::Body;
 use super::error::Refusal;
 use super::{HttpState, malformed};
-use crate::api::{BadRequest, ClusterStatus, SnapshotStatus};
+use crate::api::{ApiError, BadRequest, ClusterStatus, SnapshotStatus};
+use crate::cluster::ticket::AspenClusterTicket;
 use crate::types::{EndpointKey, NodeId, NodeInfo};
 
 #[derive(Debug, Default, Deserialize)]
@@ -41,6 +42,30 @@ pub(super) async fn init(
 /// GET /cluster/status
 pub(super) async fn status(State(state): State<HttpState>) -> Json<ClusterStatus> {
     Json(state.cluster.status())
+}
+
+/// What a node needs, besides the secret, to join.
+#[derive(Debug, Serialize)]
+pub(super) struct TicketAnswer {
+    ticket: String,
+    cluster_id: String,
+    /// Whom it names.
+    peers: Vec<NodeInfo>,
+}
+
+/// GET /cluster/ticket
+pub(super) async fn ticket(State(state): State<HttpState>) -> Result<Json<TicketAnswer>, Refusal> {
+    let cluster_id = state.cluster_id.ok_or(ApiError::NoSecret)?;
+    let ClusterStatus { id, mut members, leader, .. } = state.cluster.status();
+    if members.is_empty() {
+        return Err(ApiError::NotLeader { leader: None }.into());
+    }
+    // Those first that are likely to be there: the leader, this node, and voters before learners.
+    let leader = leader.map(|leader| leader.id);
+    members.sort_by_key(|member| (leader != Some(member.id), member.id != id, !member.is_voter, member.id));
+    let ticket = AspenClusterTicket::new(cluster_id, members.into_iter().map(|member| member.info));
+    let text = ticket.to_string();
+    Ok(Json(TicketAnswer { ticket: text, cluster_id: cluster_id.to_string(), peers: ticket.peers }))
 }
 
 /// POST /cluster/snapshot
@@ -136,6 +161,6 @@ pub(super) async fn transfer_leader(
 fn known(peers: &BTreeMap<NodeId, NodeInfo>, id: NodeId) -> Result<(NodeId, NodeInfo), Refusal> {
     let names = || peers.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let info = peers.get(&id).cloned();
-    let info = info.ok_or_else(|| crate::api::ApiError::from(BadRequest::UnknownMember(id, names())))?;
+    let info = info.ok_or_else(|| ApiError::from(BadRequest::UnknownMember(id, names())))?;
     Ok((id, info))
 }

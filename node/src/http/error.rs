@@ -33,6 +33,7 @@ impl From<ApiError> for Refusal {
         let (status, code) = match &error {
             ApiError::BadRequest(bad) => (StatusCode::BAD_REQUEST, bad_request_code(bad)),
             ApiError::AlreadyInitialized => (StatusCode::CONFLICT, "already_initialized"),
+            ApiError::NoSecret => (StatusCode::CONFLICT, "no_secret"),
             ApiError::MemberExists { .. } => (StatusCode::CONFLICT, "member_exists"),
             ApiError::ChangeInProgress => (StatusCode::CONFLICT, "change_in_progress"),
             ApiError::TooManyOperations { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_operations"),

@@ -1,13 +1,16 @@
 //! The transport over iroh: one QUIC endpoint without relays and without any lookup, so that a closed network just
 //! works and nothing leaves it. Peers are known by public key and dialled at the addresses of the membership.
 
+mod addresses;
 mod admission;
 mod append;
+mod join;
 mod pool;
 
 use std::fmt::Debug;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,19 +21,25 @@ use iroh::endpoint::{
 };
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
 use iroh::{Endpoint, RelayMode, SecretKey};
+use iroh_gossip::net::Gossip;
 use irpc::WithChannels;
 use irpc_iroh::read_request;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+pub use self::addresses::{AddressBook, AddressSource};
 pub use self::admission::Admission;
+pub use self::join::JoinError;
+use self::join::JoinHandler;
 pub use self::pool::RaftConnectionPool;
 use self::pool::{Class, OnTimeout};
+use super::join::{ALPN as JOIN_ALPN, JoinService, Welcome};
 use super::rpc::{
     ALPN, AppendEntries, Confirmed, Forward, PreVote, RaftMessage, RaftProtocol, ReadIndex, RequestVote,
     TransferLeader,
 };
+use super::secret::ClusterSecret;
 use super::snapshot::{self, InstallSnapshot};
 use super::{Appended, Delivery, Peer, RaftService, Transport, TransportError};
 use crate::api::{ApiError, WriteResult};
@@ -43,7 +52,10 @@ use crate::types::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
-use crate::types::{EncodedCommand, EndpointKey};
+use crate::types::{EncodedCommand, EndpointKey, NodeId, NodeInfo};
+
+/// Names the protocol of gossip, with the version of what we say in it, to iroh.
+const GOSSIP_ALPN: &[u8] = b"aspen/gossip/1";
 
 /// Application error codes with which a connection is closed.
 mod close_code {
@@ -53,6 +65,10 @@ mod close_code {
     pub(super) const GIVEN_UP: u32 = 3;
     /// The node is stopping.
     pub(super) const STOPPING: u32 = 2;
+    /// All is said.
+    pub(super) const DONE: u32 = 4;
+    /// Too many ask at once.
+    pub(super) const BUSY: u32 = 5;
 }
 
 /// Why the endpoint cannot be opened.
@@ -77,16 +93,22 @@ pub fn endpoint_id(secret: &[u8; 32]) -> EndpointKey {
 #[derive(Debug, Clone)]
 pub struct RaftEndpoint {
     endpoint: Endpoint,
+    /// Where the peers are.
+    book: AddressBook,
     /// Where it was bound, and where connections are driven.
     runtime: Handle,
 }
 
 impl RaftEndpoint {
-    /// Binds the endpoint of the node with this secret key to a UDP address.
+    /// Binds the endpoint of the node with this secret key to a UDP address. It dials peers where the book has them, too.
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub async fn bind(secret: [u8; 32], address: SocketAddr) -> Result<Self, EndpointError> {
+    pub async fn bind(
+        secret: [u8; 32],
+        address: SocketAddr,
+        book: AddressBook,
+    ) -> Result<Self, EndpointError> {
         let failed = |reason: String| EndpointError::Bind { address, reason };
         let idle = PEER_IDLE_TIMEOUT.try_into().map_err(|_| failed("bad idle time-out".to_owned()))?;
         let mut acks = AckFrequencyConfig::default();
@@ -103,6 +125,7 @@ impl RaftEndpoint {
             .transport_config(transport)
             .secret_key(SecretKey::from_bytes(&secret))
             .relay_mode(RelayMode::Disabled)
+            .address_lookup(book.lookup())
             // irpc-iroh enables iroh's default features, so the port mapper is there and on unless it is switched off.
             .portmapper_config(PortmapperConfig::Disabled)
             .clear_ip_transports()
@@ -111,18 +134,73 @@ impl RaftEndpoint {
             .bind()
             .await
             .map_err(|error| failed(io::Error::other(error).to_string()))?;
-        Ok(Self { endpoint, runtime: Handle::current() })
+        Ok(Self { endpoint, book, runtime: Handle::current() })
     }
 
     /// The transport to other nodes.
     pub fn transport(&self) -> IrohTransport {
-        IrohTransport { pool: RaftConnectionPool::new(self.endpoint.clone(), self.runtime.clone()) }
+        let (endpoint, book) = (self.endpoint.clone(), self.book.clone());
+        IrohTransport { pool: RaftConnectionPool::new(endpoint, book, self.runtime.clone()) }
     }
 
-    /// Answers requests from now on, from admitted peers only.
-    pub fn serve(&self, service: Arc<dyn RaftService>, admission: Arc<Admission>) -> RaftServer {
-        let handler = RaftHandler { service, admission };
-        RaftServer { router: Router::builder(self.endpoint.clone()).accept(ALPN, handler).spawn() }
+    /// Asks one node of a cluster to let this one in, whose number, if it has one, and whose key and addresses these are.
+    ///
+    /// # Errors
+    /// Why it was not.
+    pub async fn join(
+        &self,
+        secret: &ClusterSecret,
+        at: &NodeInfo,
+        id: Option<NodeId>,
+        info: &NodeInfo,
+    ) -> Result<Welcome, JoinError> {
+        join::ask(&self.endpoint, &self.book, secret, at, id, info).await
+    }
+
+    /// Where its peers are.
+    pub fn book(&self) -> &AddressBook {
+        &self.book
+    }
+
+    /// Begins to gossip with whoever is let in.
+    pub fn gossip(&self) -> Gossip {
+        Gossip::builder().alpn(GOSSIP_ALPN).spawn(self.endpoint.clone())
+    }
+
+    /// Answers requests from now on: Raft's and those of gossip from admitted peers only, and those to join from whoever knows the
+    /// secret.
+    pub fn serve(
+        &self,
+        service: Arc<dyn RaftService>,
+        admission: Arc<Admission>,
+        newcomers: Option<Newcomers>,
+    ) -> RaftServer {
+        let router = Router::builder(self.endpoint.clone());
+        let mut router = router.accept(ALPN, RaftHandler { service, admission: admission.clone() });
+        if let Some(Newcomers { secret, service, gossip }) = newcomers {
+            let own_key = EndpointKey(*self.endpoint.id().as_bytes());
+            router = router.accept(JOIN_ALPN, JoinHandler::new(service, secret, own_key, admission.clone()));
+            if let Some(gossip) = gossip {
+                router = router.accept(GOSSIP_ALPN, GossipHandler { gossip, admission });
+            }
+        }
+        RaftServer { router: router.spawn() }
+    }
+}
+
+/// What a node serves besides Raft if it knows the secret of its cluster.
+pub struct Newcomers {
+    /// The secret.
+    pub secret: ClusterSecret,
+    /// Lets nodes in.
+    pub service: Arc<dyn JoinService>,
+    /// Tells members where the others are.
+    pub gossip: Option<Gossip>,
+}
+
+impl Debug for Newcomers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Newcomers").field("secret", &self.secret).finish_non_exhaustive()
     }
 }
 
@@ -253,6 +331,47 @@ fn answered<T>(peer: &Peer, answer: Result<T, String>) -> Result<T, TransportErr
     answer.map_err(|reason| TransportError::Refused { peer: peer.id, reason })
 }
 
+/// What a peer is told that is none any more.
+const REMOVED: &[u8] = b"not a member of this cluster";
+
+/// The key of the other end, if it may speak; otherwise the connection is closed.
+fn admitted(admission: &Admission, connection: &Connection) -> Option<EndpointKey> {
+    let key = EndpointKey(*connection.remote_id().as_bytes());
+    if admission.admits(&key) {
+        return Some(key);
+    }
+    admission.refused(&key, "its key belongs to no member");
+    connection.close(VarInt::from_u32(close_code::NOT_A_MEMBER), REMOVED);
+    None
+}
+
+/// Lets admitted peers gossip.
+#[derive(Debug, Clone)]
+struct GossipHandler {
+    gossip: Gossip,
+    admission: Arc<Admission>,
+}
+
+impl ProtocolHandler for GossipHandler {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        let Some(key) = admitted(&self.admission, &connection) else { return Ok(()) };
+        let ours = connection.clone();
+        self.gossip.handle_connection(connection).await.map_err(AcceptError::from_err)?;
+        tokio::select! {
+            _ = ours.closed() => {}
+            () = self.admission.expelled(&key) => {
+                ours.close(VarInt::from_u32(close_code::NOT_A_MEMBER), REMOVED);
+            }
+        }
+        Ok(())
+    }
+
+    async fn shutdown(&self) {
+        // An error: it has ended already.
+        let _ = self.gossip.shutdown().await;
+    }
+}
+
 /// Answers the requests of admitted peers.
 #[derive(Clone)]
 struct RaftHandler {
@@ -268,17 +387,20 @@ impl Debug for RaftHandler {
 
 impl ProtocolHandler for RaftHandler {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
-        let key = EndpointKey(*connection.remote_id().as_bytes());
-        if !self.admission.admits(&key) {
-            self.admission.refused(&key);
-            connection.close(VarInt::from_u32(close_code::NOT_A_MEMBER), b"not a member of this cluster");
-            return Ok(());
-        }
+        let Some(key) = admitted(&self.admission, &connection) else { return Ok(()) };
+        let mut expelled = pin!(self.admission.expelled(&key));
         let permits = Arc::new(Semaphore::new(PEER_REQUESTS_MAX as usize));
         let mut requests = JoinSet::new();
         loop {
+            let message = tokio::select! {
+                message = read_request::<RaftProtocol>(&connection) => message,
+                () = &mut expelled => {
+                    connection.close(VarInt::from_u32(close_code::NOT_A_MEMBER), REMOVED);
+                    break;
+                }
+            };
             // A connection that ends is no error of ours: the peer dials again.
-            let Ok(Some(message)) = read_request::<RaftProtocol>(&connection).await else { break };
+            let Ok(Some(message)) = message else { break };
             while requests.try_join_next().is_some() {}
             // What comes on behalf of a client may wait long, and streams take long; the node itself bounds the former, QUIC the
             // number of the latter: they must not stand in the way of heartbeats and votes.

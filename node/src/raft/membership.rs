@@ -4,15 +4,19 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant};
 use tokio::sync::oneshot;
 
 use super::RaftNode;
-use super::operations::not_leader;
-use crate::api::{ApiError, BadRequest};
-use crate::limits::{HAND_OVER_TIMEOUT, PEERS_MAX, VOTERS_MAX};
+use super::operations::{bounded, not_leader};
+use crate::api::{ApiError, BadRequest, TimeoutOutcome};
+use crate::limits::{HAND_OVER_TIMEOUT, LEADER_RETRY, PEERS_MAX, VOTERS_MAX};
+use crate::network::Peer;
+use crate::network::join::{JoinRefusal, JoinService, Welcome};
 use crate::types::raft_types::Membership;
 use crate::types::{NodeId, NodeInfo, TypeConfig};
 
@@ -50,6 +54,70 @@ impl RaftNode {
             return Err(BadRequest::EndpointTaken { id, other: *other }.into());
         }
         changed(self.inner.raft.add_learner(id, info, false).await)
+    }
+
+    /// Lets a node in that knows the cluster's secret. Under a key that is a member already it is that member, which may have
+    /// moved.
+    async fn let_in(&self, id: Option<NodeId>, info: NodeInfo) -> Result<Welcome, ApiError> {
+        let _one_by_one = self.inner.joining.lock().await;
+        loop {
+            let membership = self.membership()?;
+            let present = membership.nodes().find(|(_, known)| known.endpoint_id == info.endpoint_id);
+            let last = membership.nodes().map(|(id, _)| id.0).max().unwrap_or(0);
+            let (own, change) = match present {
+                Some((own, _)) if id.is_some_and(|id| id != *own) => {
+                    return Err(BadRequest::EndpointTaken { id: id.unwrap_or_default(), other: *own }.into());
+                }
+                Some((own, known)) => {
+                    (*own, (*known != info).then(|| self.set_info(*own, info.clone()).boxed()))
+                }
+                None => {
+                    let id = id.unwrap_or(NodeId(last + 1));
+                    (id, Some(self.make_learner(id, info.clone()).boxed()))
+                }
+            };
+            match change {
+                None => return self.welcome(own),
+                Some(change) => match change.await {
+                    Ok(()) => return self.welcome(own),
+                    // Another change is under way, or the leader is new.
+                    Err(ApiError::ChangeInProgress) => tokio::time::sleep(LEADER_RETRY).await,
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+    }
+
+    fn welcome(&self, id: NodeId) -> Result<Welcome, ApiError> {
+        let membership = self.membership()?;
+        let members = membership.nodes().map(|(id, info)| Peer { id: *id, info: info.clone() }).collect();
+        Ok(Welcome { id, members, target_voters: self.inner.promotion.target_voters })
+    }
+
+    /// Writes down where a member is now. Its key stays: nobody else can be taken for it.
+    pub(super) async fn set_info(&self, id: NodeId, info: NodeInfo) -> Result<(), ApiError> {
+        let membership = self.membership()?;
+        match membership.get_node(&id) {
+            Some(known) if *known == info => Ok(()),
+            Some(known) if known.endpoint_id == info.endpoint_id => {
+                let moved = ChangeMembers::SetNodes([(id, info)].into());
+                changed(self.inner.raft.change_membership(moved, true).await)
+            }
+            _ => Err(ApiError::MemberExists { id }),
+        }
+    }
+
+    /// On the leader: writes down where members are now, by their own word. What cannot be done now is done the next time that
+    /// they say so.
+    pub async fn members_moved(&self, moved: Vec<(NodeId, NodeInfo)>) {
+        for (id, info) in moved {
+            let (http, raft) = (info.http, info.raft);
+            match self.change(move |node| async move { node.set_info(id, info).await }).await {
+                Ok(()) => tracing::info!(%id, %raft, %http, "a member has moved"),
+                Err(ApiError::NotLeader { .. } | ApiError::ChangeInProgress) => return,
+                Err(error) => tracing::warn!(%id, %error, "where a member is now could not be written down"),
+            }
+        }
     }
 
     /// Makes exactly these members vote. Voters that are not among them become learners, or leave.
@@ -143,6 +211,25 @@ impl RaftNode {
             ));
         }
         Ok(self.inner.raft.server_metrics().borrow_watched().membership_config.membership().clone())
+    }
+}
+
+impl JoinService for RaftNode {
+    fn join(&self, id: Option<NodeId>, info: NodeInfo) -> BoxFuture<'_, Result<Welcome, JoinRefusal>> {
+        let (done, welcome) = oneshot::channel();
+        let change = self.change(move |node| async move {
+            // Whoever has asked may be gone.
+            let _ = done.send(node.let_in(id, info).await?);
+            Ok(())
+        });
+        async move {
+            match bounded(TimeoutOutcome::GoesOn, change).await {
+                Ok(()) => welcome.await.map_err(|_| JoinRefusal::Refused(ApiError::LeaderLost)),
+                Err(ApiError::NotLeader { .. }) => Err(JoinRefusal::NotLeader { leader: self.leader() }),
+                Err(error) => Err(JoinRefusal::Refused(error)),
+            }
+        }
+        .boxed()
     }
 }
 

@@ -73,9 +73,11 @@ impl ClusterController for RaftNode {
         let metrics = self.inner.raft.server_metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         let voters: Vec<NodeId> = membership.voter_ids().collect();
+        let health = self.inner.health.lock().expect("nothing panics while it holds this lock").clone();
         let members = membership.nodes().map(|(id, info)| Member {
             id: *id,
             is_voter: voters.contains(id),
+            health: health.get(id).map(|health| health.as_str().to_owned()),
             info: info.clone(),
         });
         let leader = metrics

@@ -27,13 +27,27 @@ const FENCES: &[Fence] = &[
     },
     Fence {
         name: "redb",
-        allowed: &["node/src/storage.rs", "node/src/storage/log.rs", "node/src/storage/log/"],
+        allowed: &[
+            "node/src/storage.rs",
+            "node/src/storage/log.rs",
+            "node/src/storage/log/",
+            "node/src/cluster/metadata.rs",
+        ],
     },
     Fence {
         name: "rusqlite",
         allowed: &["node/src/storage.rs", "node/src/storage/sqlite.rs", "node/src/storage/sqlite/"],
     },
-    Fence { name: "iroh", allowed: &["node/src/network/iroh.rs", "node/src/network/iroh/"] },
+    Fence {
+        name: "iroh",
+        allowed: &[
+            "node/src/network/iroh.rs",
+            "node/src/network/iroh/",
+            "node/src/cluster/discovery.rs",
+            "node/src/cluster/discovery/",
+        ],
+    },
+    Fence { name: "iroh_gossip", allowed: &["node/src/network/iroh.rs", "node/src/cluster/discovery.rs"] },
     Fence { name: "irpc", allowed: &["node/src/network/"] },
     Fence { name: "irpc_iroh", allowed: &["node/src/network/"] },
     Fence { name: "serde_yaml", allowed: &["lab/src/scenario/parse.rs"] },

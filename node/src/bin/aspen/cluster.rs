@@ -17,6 +17,8 @@ use super::session::{Failure, Session};
 pub(crate) enum ClusterCommand {
     /// Show every member: who leads, who votes, how far it is, and whether it answers
     Status,
+    /// Print what a new node needs, besides the secret, to join: `aspen-node --ticket`
+    Ticket,
     /// Found a cluster of nodes that know each other and have no cluster yet
     Init {
         /// Numbers of the members [default: all that the node knows]
@@ -64,6 +66,11 @@ pub(crate) struct LearnerArgs {
 pub(crate) async fn run(command: &ClusterCommand, session: &mut Session) -> Result<Vec<u8>, Failure> {
     let (path, body) = match command {
         ClusterCommand::Status => return status(session).await,
+        ClusterCommand::Ticket => {
+            let answer = session.get("/cluster/ticket").await?;
+            let ticket = |answer: &Json| format!("{}\n", answer["ticket"].as_str().unwrap_or_default());
+            return Ok(printed(&answer, session, ticket));
+        }
         ClusterCommand::Snapshot => {
             let answer = session.post("/cluster/snapshot", &json!({})).await?;
             return Ok(printed(&answer, session, snapshot_text));

@@ -1,9 +1,12 @@
-//! Who may speak to this node: the configured peers and the committed members, proven by key.
+//! Who may speak to this node: the committed members and, before these are known, those that the settings or the one who let this
+//! node in have named; each proven by key.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 use std::time::Instant;
+
+use tokio::sync::watch;
 
 use crate::limits::REFUSAL_LOG_INTERVAL;
 use crate::types::EndpointKey;
@@ -11,41 +14,64 @@ use crate::types::EndpointKey;
 /// The keys that are let in, and a count of those that were not.
 #[derive(Debug)]
 pub struct Admission {
-    configured: HashSet<EndpointKey>,
+    /// What the settings name, a member that was removed since excepted.
+    configured: RwLock<HashSet<EndpointKey>>,
+    /// Who was named when this node was let in: they count until the members are known.
+    introduced: HashSet<EndpointKey>,
     members: RwLock<HashSet<EndpointKey>>,
+    changes: watch::Sender<u64>,
     refused: AtomicU64,
     last_logged: Mutex<Option<Instant>>,
 }
 
 impl Admission {
-    /// Lets the configured peers in; members follow with [`Self::set_members`].
-    pub fn new(configured: impl IntoIterator<Item = EndpointKey>) -> Self {
+    /// Lets in whom the settings name, and whom this node was told of when it joined; members follow with [`Self::set_members`].
+    pub fn new(
+        configured: impl IntoIterator<Item = EndpointKey>,
+        introduced: impl IntoIterator<Item = EndpointKey>,
+    ) -> Self {
         Self {
-            configured: configured.into_iter().collect(),
+            configured: RwLock::new(configured.into_iter().collect()),
+            introduced: introduced.into_iter().collect(),
             members: RwLock::default(),
+            changes: watch::Sender::new(0),
             refused: AtomicU64::new(0),
             last_logged: Mutex::new(None),
         }
     }
 
-    /// Replaces the committed members.
+    /// Replaces the committed members. Whoever was one and is none any more is let in no longer, even if the settings name it.
     pub fn set_members(&self, members: HashSet<EndpointKey>) {
-        *self.members.write().expect("nothing panics while it holds this lock") = members;
+        {
+            let mut known = self.members.write().expect("nothing panics while it holds this lock");
+            let mut configured = self.configured.write().expect("nothing panics while it holds this lock");
+            configured.retain(|key| members.contains(key) || !known.contains(key));
+            *known = members;
+        }
+        self.changes.send_modify(|count| *count += 1);
     }
 
     /// Whether a key is let in.
     pub fn admits(&self, key: &EndpointKey) -> bool {
-        self.configured.contains(key)
-            || self.members.read().expect("nothing panics while it holds this lock").contains(key)
+        let members = self.members.read().expect("nothing panics while it holds this lock");
+        members.contains(key)
+            || (members.is_empty() && self.introduced.contains(key))
+            || self.configured.read().expect("nothing panics while it holds this lock").contains(key)
     }
 
-    /// Counts a refusal, and logs it unless one was logged a moment ago.
-    pub fn refused(&self, key: &EndpointKey) {
+    /// Returns once a key that was let in is so no longer.
+    pub async fn expelled(&self, key: &EndpointKey) {
+        // The sender is ours.
+        let _ = self.changes.subscribe().wait_for(|_| !self.admits(key)).await;
+    }
+
+    /// Counts a refusal, and logs it with its reason unless one was logged a moment ago.
+    pub fn refused(&self, key: &EndpointKey, reason: &str) {
         let count = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
         let mut last = self.last_logged.lock().expect("nothing panics while it holds this lock");
         if last.is_none_or(|last| last.elapsed() >= REFUSAL_LOG_INTERVAL) {
             *last = Some(Instant::now());
-            tracing::warn!(endpoint_id = %key, count, "refused a connection: its key belongs to no member");
+            tracing::warn!(endpoint_id = %key, count, "refused a connection: {reason}");
         }
     }
 
@@ -57,17 +83,34 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
-    fn configured_peers_stay_admitted_when_the_members_change() {
-        let (configured, member, stranger) =
-            (EndpointKey([1; 32]), EndpointKey([2; 32]), EndpointKey([3; 32]));
-        let admission = Admission::new([configured]);
+    fn configured_peer_is_admitted_until_it_is_removed() {
+        let [configured, member, stranger] = [1, 2, 3].map(|byte| EndpointKey([byte; 32]));
+        let admission = Admission::new([configured], []);
         assert!(!admission.admits(&member));
         admission.set_members([member].into());
         assert!(admission.admits(&configured) && admission.admits(&member) && !admission.admits(&stranger));
-        admission.refused(&stranger);
+        admission.set_members([member, configured].into());
+        let expelled = admission.expelled(&configured);
+        let mut expelled = std::pin::pin!(expelled);
+        assert_eq!(expelled.as_mut().now_or_never(), None);
+        admission.set_members([member].into());
+        assert_eq!(expelled.now_or_never(), Some(()));
+        assert!(!admission.admits(&configured));
+        admission.refused(&stranger, "its key belongs to no member");
         assert_eq!(admission.refused_count(), 1);
+    }
+
+    #[test]
+    fn those_who_were_named_at_the_door_count_until_the_members_are_known() {
+        let [named, member] = [1, 2].map(|byte| EndpointKey([byte; 32]));
+        let admission = Admission::new([], [named]);
+        assert!(admission.admits(&named));
+        admission.set_members([member].into());
+        assert!(!admission.admits(&named) && admission.admits(&member));
     }
 }

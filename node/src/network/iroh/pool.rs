@@ -6,6 +6,7 @@
 //! a dead peer. A client's request may rightly take long, so its time-out says nothing about the connection.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -13,13 +14,14 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use futures::stream::BoxStream;
 use iroh::endpoint::{Connection, VarInt};
-use iroh::{Endpoint, EndpointAddr, EndpointId};
+use iroh::{Endpoint, EndpointAddr};
 use irpc::Client;
 use irpc::channel::oneshot;
 use irpc_iroh::IrohRemoteConnection;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
+use super::AddressBook;
 use super::append::AppendStream;
 use super::close_code;
 use crate::limits::{DIAL_TIMEOUT, SNAPSHOT_STEP_TIMEOUT};
@@ -56,6 +58,7 @@ pub(super) enum Class {
 #[derive(Debug)]
 pub struct RaftConnectionPool {
     endpoint: Endpoint,
+    book: AddressBook,
     /// Of Raft's thread.
     runtime: Handle,
     state: Mutex<State>,
@@ -77,8 +80,8 @@ pub(super) struct Slot {
 }
 
 impl RaftConnectionPool {
-    pub(super) fn new(endpoint: Endpoint, runtime: Handle) -> Self {
-        Self { endpoint, runtime, state: Mutex::default() }
+    pub(super) fn new(endpoint: Endpoint, book: AddressBook, runtime: Handle) -> Self {
+        Self { endpoint, book, runtime, state: Mutex::default() }
     }
 
     /// Sends a request over the connection to a peer, which is dialled if there is none.
@@ -214,7 +217,7 @@ impl RaftConnectionPool {
         }
         state.next += 1;
         // Whoever asks: a connection is driven where it was dialled. It goes on when nobody waits for it any more.
-        let dialled = self.runtime.spawn(dial(self.endpoint.clone(), to.info.clone()));
+        let dialled = self.runtime.spawn(dial(self.endpoint.clone(), self.book.dial(&to.info), to.info.raft));
         let dial = dialled.map(|dialled| dialled.unwrap_or_else(|ended| Err(ended.to_string())));
         let slot = Slot { number: state.next, class, dial: dial.boxed().shared() };
         state.peers.insert(key, slot.clone());
@@ -238,11 +241,10 @@ pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-async fn dial(endpoint: Endpoint, to: NodeInfo) -> Result<Connection, String> {
-    let id = EndpointId::from_bytes(&to.endpoint_id.0).map_err(|error| error.to_string())?;
-    let address = EndpointAddr::new(id).with_ip_addr(to.raft);
-    match tokio::time::timeout(DIAL_TIMEOUT, endpoint.connect(address, ALPN)).await {
-        Err(_) => Err(format!("no handshake with {} within {} ms", to.raft, DIAL_TIMEOUT.as_millis())),
+async fn dial(endpoint: Endpoint, to: Option<EndpointAddr>, raft: SocketAddr) -> Result<Connection, String> {
+    let Some(to) = to else { return Err("its key is none".to_owned()) };
+    match tokio::time::timeout(DIAL_TIMEOUT, endpoint.connect(to, ALPN)).await {
+        Err(_) => Err(format!("no handshake with {raft} within {} ms", DIAL_TIMEOUT.as_millis())),
         Ok(Err(error)) => Err(error.to_string()),
         Ok(Ok(connection)) => Ok(connection),
     }

@@ -1,0 +1,78 @@
+//! Which member of which cluster a node is: by its settings, by what it has kept, or by asking to be let in.
+
+use super::StartError;
+use crate::cluster::identity::Identity;
+use crate::cluster::joining;
+use crate::cluster::metadata::{KnownNode, MetadataStore};
+use crate::config::{Config, ConfigError, Entry, SecretSource};
+use crate::network::iroh::RaftEndpoint;
+use crate::network::secret::ClusterSecret;
+use crate::raft::PromotionPolicy;
+use crate::storage::log::LOG_FILE;
+use crate::types::{NodeId, NodeInfo};
+
+/// The number of a node that founds a cluster and is given none.
+const FOUNDER: NodeId = NodeId(1);
+
+/// What is settled before a node opens its log.
+#[derive(Debug)]
+pub(super) struct WayIn {
+    /// Its number.
+    pub(super) id: NodeId,
+    /// Who and where it is, where somebody has to know.
+    pub(super) info: Option<NodeInfo>,
+    /// What the nodes of its cluster know, and what it has kept of them.
+    pub(super) secret: Option<(ClusterSecret, MetadataStore)>,
+    /// Whom it was told of.
+    pub(super) introduced: Vec<KnownNode>,
+    /// How many members should vote.
+    pub(super) promotion: PromotionPolicy,
+}
+
+impl WayIn {
+    /// Finds it out. It takes as long as nobody lets the node in that has to ask.
+    pub(super) async fn find(
+        config: &Config,
+        identity: &Identity,
+        endpoint: &RaftEndpoint,
+    ) -> Result<Self, StartError> {
+        let needs_info = config.entry != Entry::Wait || config.gossips();
+        let info = needs_info.then(|| config.info(identity.endpoint_id())).transpose()?;
+        let Some(secret) = secret(config)? else {
+            let id = config.id.or((config.entry == Entry::Bootstrap).then_some(FOUNDER));
+            let id = id.ok_or(ConfigError::MissingId)?;
+            return Ok(Self { id, info, secret: None, introduced: Vec::new(), promotion: config.promotion });
+        };
+        let metadata = MetadataStore::open(&config.data_dir)?;
+        let kept = metadata.own_id()?;
+        let id = match (config.id, kept) {
+            (Some(expected), Some(found)) if expected != found => {
+                return Err(StartError::OtherId { found, expected });
+            }
+            (Some(id), _) | (None, Some(id)) => Some(id),
+            (None, None) => (config.entry == Entry::Bootstrap).then_some(FOUNDER),
+        };
+        let is_member = kept.is_some() || config.data_dir.join(LOG_FILE).exists();
+        let id = match (&config.entry, &info) {
+            (Entry::Join(ticket), Some(info)) if !is_member => {
+                let welcome = joining::join(endpoint, &secret, ticket, id, info).await?;
+                tracing::info!(id = %welcome.id, members = welcome.members.len(), "let in");
+                metadata.set_welcome(&welcome)?;
+                welcome.id
+            }
+            _ => id.ok_or(ConfigError::MissingId)?,
+        };
+        let mut promotion = config.promotion;
+        promotion.target_voters = promotion.target_voters.or(metadata.target_voters()?);
+        let introduced = metadata.nodes()?;
+        Ok(Self { id, info, secret: Some((secret, metadata)), introduced, promotion })
+    }
+}
+
+fn secret(config: &Config) -> Result<Option<ClusterSecret>, StartError> {
+    Ok(match &config.secret {
+        Some(SecretSource::File(path)) => Some(ClusterSecret::read(path)?),
+        Some(SecretSource::Environment) => ClusterSecret::from_environment()?,
+        None => None,
+    })
+}

@@ -1,0 +1,261 @@
+//! `MetadataStore`: what a node knows of its cluster besides Raft's log, across restarts: which member it is, and where the others
+//! were last.
+//!
+//! Nothing in it is needed for safety. It is what a node begins with that has heard of nobody yet.
+
+use std::path::{Path, PathBuf};
+
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::network::join::Welcome;
+use crate::types::{EndpointKey, NodeId, NodeInfo};
+
+/// The file in the data directory.
+pub const METADATA_FILE: &str = "cluster.redb";
+
+/// The number of the file's format.
+const FORMAT: u32 = 1;
+/// What the node knows of itself, by name.
+const OWN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("own");
+/// What it knows of the others, by key.
+const NODES: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("nodes");
+
+/// The store. Clones share it.
+#[derive(Debug, Clone)]
+pub struct MetadataStore {
+    path: PathBuf,
+    db: std::sync::Arc<Database>,
+}
+
+/// A member that this node knows of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownNode {
+    /// Its number.
+    pub id: NodeId,
+    /// Who it is, and where it was last.
+    pub info: NodeInfo,
+}
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataError {
+    /// Another process has it open.
+    #[error("{path} is in use by another process")]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is of a newer program.
+    #[error("{path} has format {found}, this program knows format {FORMAT}: use the program that wrote it")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// Its bytes are none of ours.
+    #[error(
+        "{path} is damaged ({what}): stop the node and remove the file, it is filled again from the cluster; give --id then"
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What of it.
+        what: &'static str,
+    },
+    /// It cannot be read or written.
+    #[error("cannot use {path}")]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<redb::Error>,
+    },
+}
+
+impl MetadataStore {
+    /// Opens the store of a data directory, which has to exist, or makes it.
+    ///
+    /// # Errors
+    /// It cannot be used, or a newer program has written it.
+    pub fn open(data_dir: &Path) -> Result<Self, MetadataError> {
+        let path = data_dir.join(METADATA_FILE);
+        let db = Database::create(&path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => MetadataError::InUse { path: path.clone() },
+            other => MetadataError::Store { path: path.clone(), source: Box::new(other.into()) },
+        })?;
+        let store = Self { path, db: std::sync::Arc::new(db) };
+        store.with(|txn| {
+            txn.open_table(NODES)?;
+            txn.open_table(OWN)?;
+            Ok(())
+        })?;
+        match store.own::<u32>("format", "its format")? {
+            Some(FORMAT) => {}
+            Some(found) => return Err(MetadataError::Format { path: store.path, found }),
+            None => store.set_own("format", &FORMAT)?,
+        }
+        Ok(store)
+    }
+
+    /// Which member this node is, if it was told by the cluster.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn own_id(&self) -> Result<Option<NodeId>, MetadataError> {
+        self.own("id", "its number")
+    }
+
+    /// How many members should vote, as the cluster said when this node was let in.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn target_voters(&self) -> Result<Option<u32>, MetadataError> {
+        Ok(self.own::<Option<u32>>("target_voters", "the number of voters")?.flatten())
+    }
+
+    /// Takes down what a node was told when it was let in, all of it or nothing.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn set_welcome(&self, welcome: &Welcome) -> Result<(), MetadataError> {
+        let members = welcome.members.iter().map(|peer| KnownNode { id: peer.id, info: peer.info.clone() });
+        let members: Vec<KnownNode> = members.collect();
+        self.with(|txn| {
+            let mut own = txn.open_table(OWN)?;
+            own.insert("id", encode(&welcome.id).as_slice())?;
+            own.insert("target_voters", encode(&welcome.target_voters).as_slice())?;
+            let mut nodes = txn.open_table(NODES)?;
+            for node in &members {
+                nodes.insert(&node.info.endpoint_id.0, encode(node).as_slice())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Counts the starts of this node, this one included: what it says later it has said last.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn count_start(&self) -> Result<u64, MetadataError> {
+        let count = self.own::<u64>("starts", "the count of starts")?.unwrap_or(0) + 1;
+        self.set_own("starts", &count)?;
+        Ok(count)
+    }
+
+    /// The members that this node knows of, in the order of their numbers.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn nodes(&self) -> Result<Vec<KnownNode>, MetadataError> {
+        let read = || -> Result<Vec<Vec<u8>>, redb::Error> {
+            let nodes = self.db.begin_read()?.open_table(NODES)?;
+            nodes.iter()?.map(|row| Ok(row?.1.value().to_vec())).collect()
+        };
+        let rows = read().map_err(|error| self.failed(error))?;
+        let nodes = rows.iter().map(|row| self.decode(row, "what it knows of a member"));
+        let mut nodes: Vec<KnownNode> = nodes.collect::<Result<_, _>>()?;
+        nodes.sort_by_key(|node| node.id);
+        Ok(nodes)
+    }
+
+    /// Replaces what this node knows of the others.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn set_nodes(&self, present: &[KnownNode]) -> Result<(), MetadataError> {
+        self.with(|txn| {
+            let mut nodes = txn.open_table(NODES)?;
+            nodes.retain(|key, _| present.iter().any(|node| node.info.endpoint_id == EndpointKey(*key)))?;
+            for node in present {
+                nodes.insert(&node.info.endpoint_id.0, encode(node).as_slice())?;
+            }
+            Ok(())
+        })
+    }
+
+    fn own<T: DeserializeOwned>(&self, name: &str, what: &'static str) -> Result<Option<T>, MetadataError> {
+        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
+            let own = self.db.begin_read()?.open_table(OWN)?;
+            Ok(own.get(name)?.map(|value| value.value().to_vec()))
+        };
+        let bytes = read().map_err(|error| self.failed(error))?;
+        bytes.map(|bytes| self.decode(&bytes, what)).transpose()
+    }
+
+    fn set_own<T: Serialize>(&self, name: &str, value: &T) -> Result<(), MetadataError> {
+        self.with(|txn| {
+            txn.open_table(OWN)?.insert(name, encode(value).as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// Does something in a transaction that is durable when this returns.
+    fn with(
+        &self,
+        work: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), MetadataError> {
+        let done = || -> Result<(), redb::Error> {
+            let txn = self.db.begin_write()?;
+            work(&txn)?;
+            Ok(txn.commit()?)
+        };
+        done().map_err(|error| self.failed(error))
+    }
+
+    fn decode<T: DeserializeOwned>(&self, bytes: &[u8], what: &'static str) -> Result<T, MetadataError> {
+        postcard::from_bytes(bytes).map_err(|_| MetadataError::Corrupt { path: self.path.clone(), what })
+    }
+
+    fn failed(&self, error: redb::Error) -> MetadataError {
+        MetadataError::Store { path: self.path.clone(), source: Box::new(error) }
+    }
+}
+
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("plain data in memory always encodes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::Peer;
+
+    fn info(byte: u8, port: u16) -> NodeInfo {
+        let address = ([10, 0, 0, byte], port).into();
+        NodeInfo { endpoint_id: EndpointKey([byte; 32]), raft: address, http: address }
+    }
+
+    #[test]
+    fn what_was_taken_down_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = MetadataStore::open(dir.path()).unwrap();
+        assert_eq!(store.own_id().unwrap(), None);
+        assert_eq!(store.count_start().unwrap(), 1);
+        let members =
+            [(2, 1), (1, 2)].map(|(id, byte)| Peer { id: NodeId(id), info: info(byte, 1) }).to_vec();
+        store.set_welcome(&Welcome { id: NodeId(7), members, target_voters: Some(5) }).unwrap();
+        drop(store);
+        let store = MetadataStore::open(dir.path()).unwrap();
+        assert_eq!(store.own_id().unwrap(), Some(NodeId(7)));
+        assert_eq!(store.target_voters().unwrap(), Some(5));
+        assert_eq!(store.count_start().unwrap(), 2);
+        let ids =
+            |store: &MetadataStore| store.nodes().unwrap().iter().map(|node| node.id.0).collect::<Vec<_>>();
+        assert_eq!(ids(&store), [1, 2]);
+        // One has gone, one has moved.
+        let moved = KnownNode { id: NodeId(2), info: info(1, 9) };
+        store.set_nodes(std::slice::from_ref(&moved)).unwrap();
+        assert_eq!(store.nodes().unwrap(), [moved]);
+    }
+
+    #[test]
+    fn store_that_is_open_is_not_opened_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = MetadataStore::open(dir.path()).unwrap();
+        let error = MetadataStore::open(dir.path()).unwrap_err().to_string();
+        assert!(error.ends_with("cluster.redb is in use by another process"), "{error}");
+    }
+}

@@ -1,0 +1,98 @@
+//! Settings as they are typed, and what comes of them.
+
+use super::*;
+use crate::types::EndpointKey;
+
+fn args(words: &[&str]) -> RunArgs {
+    Cli::parse_from([&["aspen-node"], words].concat()).run
+}
+
+#[track_caller]
+fn check(words: &[&str], want: &str) {
+    let error = Config::load(args(words)).unwrap_err().to_string();
+    assert_eq!(error, want);
+}
+
+fn peer(id: u64, key: u8) -> String {
+    let key = EndpointKey([key; 32]);
+    format!("id={id},endpoint_id={key},raft=127.0.0.1:400{id},http=127.0.0.1:800{id}")
+}
+
+#[test]
+fn bad_settings_say_what_to_do() {
+    check(&["--id", "1"], "data_dir is not set: give --data-dir, or data_dir in the file of --config");
+    check(&["--id", "0", "--data-dir", "d"], "id is 0, node numbers start at 1");
+    let (one, again, other) = (peer(1, 1), peer(2, 1), peer(2, 2));
+    let base = ["--id", "1", "--data-dir", "d", "--peer"];
+    check(&[&base[..], &[&one, "--peer", &one]].concat(), "peer 1 is given twice");
+    check(
+        &[&base[..], &[&one, "--peer", &again]].concat(),
+        "peers 1 and 2 have the same endpoint_id: each node has a data directory of its own",
+    );
+    check(
+        &[&base[..], &[&other]].concat(),
+        "the peers do not name this node, 1: list every member, this one included",
+    );
+}
+
+#[test]
+fn flags_go_before_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    let key = EndpointKey([7; 32]);
+    let text = format!(
+        "id = 3\ndata_dir = 'from-file'\nheartbeat_ms = 100\n\
+         [[peers]]\nid = 3\nendpoint_id = '{key}'\nraft = '10.0.0.3:4001'\nhttp = '10.0.0.3:8001'\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    let file = path.to_str().unwrap();
+    let config = Config::load(args(&["--config", file, "--data-dir", "from-flag"])).unwrap();
+    assert_eq!(config.id, Some(NodeId(3)));
+    assert_eq!(config.data_dir, PathBuf::from("from-flag"));
+    assert_eq!(config.timing.heartbeat, Duration::from_millis(100));
+    assert_eq!(config.timing.election_max, Duration::from_secs(2));
+    assert_eq!(config.peers[0].1.endpoint_id, key);
+}
+
+#[test]
+fn every_setting_says_where_it_comes_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    std::fs::write(&path, "id = 3\nheartbeat_ms = 100\n").unwrap();
+    let mut args = args(&["--config", path.to_str().unwrap(), "--data-dir", "d", "--log", "warn"]);
+    args.from_environment.insert("log".to_owned());
+    let (_, settings) = Config::load_with_sources(args).unwrap();
+    let text: Vec<String> = settings.iter().map(ToString::to_string).collect();
+    let of = |key: &str| text.iter().find(|line| line.starts_with(key)).unwrap().as_str();
+    assert_eq!(of("id"), format!("{:<40} # {}", "id = 3", path.display()));
+    assert_eq!(of("heartbeat_ms"), format!("{:<40} # {}", "heartbeat_ms = 100", path.display()));
+    assert_eq!(of("data_dir"), format!("{:<40} # a flag", "data_dir = \"d\""));
+    assert_eq!(of("log"), format!("{:<40} # ASPEN_LOG", "log = \"warn\""));
+    assert_eq!(of("lease_clock"), format!("{:<40} # default", "lease_clock = \"auto\""));
+    // It is what the file would have to say.
+    let again: toml::Table = text.join("\n").parse().unwrap();
+    assert_eq!(again["election_ms_max"].as_integer(), Some(2000));
+    assert_eq!(again.len(), settings.len());
+}
+
+#[test]
+fn unknown_key_in_the_file_is_an_error_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    std::fs::write(&path, "id = 1\nhartbeat_ms = 5\n").unwrap();
+    let error = Config::load(args(&["--config", path.to_str().unwrap()])).unwrap_err();
+    let ConfigError::Parse { source, .. } = &error else { panic!("{error}") };
+    let text = source.to_string();
+    assert!(text.contains("line 2") && text.contains("unknown field `hartbeat_ms`"), "{text}");
+}
+
+#[test]
+fn peer_flag_says_what_is_wrong() {
+    let check = |text: &str, want: &str| {
+        assert_eq!(text.parse::<PeerArg>().unwrap_err().to_string(), want);
+    };
+    check("id", "`id` is not of the form name=value");
+    check("id=1,port=2", "a peer has no `port`: id, endpoint_id, raft and http are needed");
+    check("id=1", "`endpoint_id` is missing: id, endpoint_id, raft and http are needed");
+    check("id=1,endpoint_id=ab", "endpoint_id is `ab`: an endpoint id has 64 hexadecimal digits");
+}

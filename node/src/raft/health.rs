@@ -1,0 +1,244 @@
+//! `NodeFailureDetector`: on the leader, which members do not answer, and what that looks like from here. What is seen is said once,
+//! and once more when it is over.
+//!
+//! Whether a member answers is Raft's own word: its heartbeats are what counts. Why it does not is found out by asking its HTTP
+//! interface: a process that is gone leaves a kernel that refuses the connection, one that hangs a kernel that takes it, and what
+//! cannot be reached answers neither way. Nothing is decided by it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures::future::join_all;
+use openraft::{Instant as _, ServerState};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::RaftNode;
+use crate::limits::{HEALTH_INTERVAL, HEALTH_PROBE_TIMEOUT, LOOKS_MIN};
+use crate::types::{NodeId, NodeInfo};
+
+/// How a member looks from its leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeHealth {
+    /// It answers.
+    Healthy,
+    /// It answers, but later than the next heartbeat is due, again and again.
+    Slow,
+    /// Its process is there and does nothing.
+    Unresponsive,
+    /// Its process is gone.
+    Crashed,
+    /// Nothing comes back from where it is: the network between is cut, or its machine is down.
+    Partitioned,
+}
+
+impl NodeHealth {
+    /// The word of the HTTP interface and the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Slow => "slow",
+            Self::Unresponsive => "unresponsive",
+            Self::Crashed => "crashed",
+            Self::Partitioned => "partitioned",
+        }
+    }
+}
+
+/// What a member's HTTP interface says to a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    /// An answer.
+    Answer,
+    /// A connection, and nothing behind it.
+    Silence,
+    /// Nobody listens.
+    Refusal,
+    /// Nothing at all.
+    Nothing,
+}
+
+/// What has been seen of a member so far.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    health: NodeHealth,
+    /// How often in a row it was late.
+    late: u32,
+    /// How often in a row its clients' door was open and Raft heard nothing.
+    half_open: u32,
+}
+
+impl Seen {
+    const NOTHING: Self = Self { health: NodeHealth::Healthy, late: 0, half_open: 0 };
+
+    /// What is seen now of a member that answers, by how long ago it has done so last.
+    fn answered(self, silent: Duration, heartbeat: Duration) -> Self {
+        let late = if silent > 2 * heartbeat { self.late.saturating_add(1) } else { 0 };
+        let was_slow = self.health == NodeHealth::Slow;
+        let is_slow = late >= LOOKS_MIN || (was_slow && late > 0);
+        Self { health: if is_slow { NodeHealth::Slow } else { NodeHealth::Healthy }, late, half_open: 0 }
+    }
+
+    /// What is seen now of a member that Raft hears nothing of.
+    fn silent(self, probe: Probe) -> Self {
+        let half_open = if probe == Probe::Answer { self.half_open.saturating_add(1) } else { 0 };
+        let health = match probe {
+            Probe::Refusal => NodeHealth::Crashed,
+            Probe::Silence => NodeHealth::Unresponsive,
+            // It is only just coming back, or has only just gone.
+            Probe::Answer if half_open < LOOKS_MIN => self.health,
+            // Where its clients reach it and this node's Raft does not, it is the way between that is cut.
+            Probe::Answer | Probe::Nothing => NodeHealth::Partitioned,
+        };
+        Self { health, late: 0, half_open }
+    }
+}
+
+/// Looks after the members' health on one node, whenever that leads.
+#[derive(Debug)]
+pub struct NodeFailureDetector {
+    raft: RaftNode,
+    /// Since when this node has led.
+    since: Option<Instant>,
+    seen: BTreeMap<NodeId, Seen>,
+}
+
+impl NodeFailureDetector {
+    /// Of a node.
+    pub fn new(raft: RaftNode) -> Self {
+        Self { raft, since: None, seen: BTreeMap::new() }
+    }
+
+    /// Looks for as long as it runs.
+    pub async fn run(mut self) {
+        let mut ticks = interval(HEALTH_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let heard = self.heard();
+            self.seen.retain(|id, _| heard.contains_key(id));
+            let looks = heard.into_iter().map(|(id, (info, silent))| {
+                let before = self.seen.get(&id).copied().unwrap_or(Seen::NOTHING);
+                let inner = &self.raft.inner;
+                let (patience, heartbeat) = (inner.patience, inner.heartbeat);
+                async move {
+                    let now = if silent < patience {
+                        before.answered(silent, heartbeat)
+                    } else {
+                        before.silent(probe(info.http).await)
+                    };
+                    (id, info, before, now)
+                }
+            });
+            for (id, info, before, now) in join_all(looks).await {
+                say(id, &info, before.health, now.health);
+                self.seen.insert(id, now);
+            }
+            let health = self.seen.iter().map(|(id, seen)| (*id, seen.health)).collect();
+            *self.raft.inner.health.lock().expect("nothing panics while it holds this lock") = health;
+        }
+    }
+
+    /// On the leader: the other members, and how long ago each was heard last. Who was not heard yet is as silent as this node has
+    /// led.
+    fn heard(&mut self) -> BTreeMap<NodeId, (NodeInfo, Duration)> {
+        let metrics = self.raft.metrics();
+        let (ServerState::Leader, Some(heartbeat)) = (metrics.state, metrics.heartbeat) else {
+            self.since = None;
+            return BTreeMap::new();
+        };
+        let led = self.since.get_or_insert_with(Instant::now).elapsed();
+        let others =
+            metrics.membership_config.membership().nodes().filter(|(id, _)| **id != self.raft.inner.id);
+        let heard = others.map(|(id, info)| {
+            let answered =
+                heartbeat.get(id).copied().flatten().map(|answered| answered.into_inner().elapsed());
+            (*id, (info.clone(), answered.unwrap_or(led)))
+        });
+        heard.collect()
+    }
+}
+
+/// Says what has changed.
+fn say(id: NodeId, info: &NodeInfo, before: NodeHealth, now: NodeHealth) {
+    let (raft, http) = (info.raft, info.http);
+    match now {
+        _ if now == before => {}
+        NodeHealth::Healthy => tracing::info!(%id, was = before.as_str(), "a member answers again"),
+        NodeHealth::Slow => tracing::warn!(%id, %raft, "a member answers late"),
+        _ => tracing::warn!(%id, %raft, %http, looks = now.as_str(), "a member does not answer"),
+    }
+}
+
+/// Asks an HTTP interface for anything.
+async fn probe(http: SocketAddr) -> Probe {
+    let Ok(connected) = timeout(HEALTH_PROBE_TIMEOUT, TcpStream::connect(http)).await else {
+        return Probe::Nothing;
+    };
+    let mut stream = match connected {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Probe::Refusal,
+        Err(_) => return Probe::Nothing,
+    };
+    let answer = async {
+        stream.write_all(b"GET /health HTTP/1.0\r\n\r\n").await?;
+        stream.read_u8().await
+    };
+    match timeout(HEALTH_PROBE_TIMEOUT, answer).await {
+        Ok(Ok(_)) => Probe::Answer,
+        // Closed at once: whoever was there is going.
+        Ok(Err(_)) => Probe::Refusal,
+        Err(_) => Probe::Silence,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const HEARTBEAT: Duration = Duration::from_millis(200);
+
+    #[test]
+    fn member_is_slow_only_when_it_is_late_again_and_again() {
+        let mut seen = Seen::NOTHING;
+        let mut look = |silent_ms: u64| {
+            seen = seen.answered(Duration::from_millis(silent_ms), HEARTBEAT);
+            seen.health
+        };
+        assert_eq!([500, 500, 100, 500, 500].map(&mut look), [NodeHealth::Healthy; 5]);
+        assert_eq!([500, 900].map(&mut look), [NodeHealth::Slow; 2]);
+        assert_eq!(look(300), NodeHealth::Healthy);
+    }
+
+    #[test]
+    fn silence_is_judged_by_what_the_probe_says() {
+        let mut seen = Seen::NOTHING;
+        let mut look = |probe| {
+            seen = seen.silent(probe);
+            seen.health
+        };
+        assert_eq!(look(Probe::Nothing), NodeHealth::Partitioned);
+        assert_eq!(look(Probe::Silence), NodeHealth::Unresponsive);
+        assert_eq!(look(Probe::Refusal), NodeHealth::Crashed);
+        // It serves its clients before Raft hears of it.
+        assert_eq!([Probe::Answer; 2].map(&mut look), [NodeHealth::Crashed; 2]);
+        assert_eq!(look(Probe::Answer), NodeHealth::Partitioned);
+    }
+
+    #[tokio::test]
+    async fn probe_tells_a_process_that_hangs_from_one_that_is_gone() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        // The kernel takes the connection, and nobody serves it.
+        assert_eq!(probe(address).await, Probe::Silence);
+        drop(listener);
+        assert_eq!(probe(address).await, Probe::Refusal);
+    }
+}

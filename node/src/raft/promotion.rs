@@ -1,0 +1,220 @@
+//! `LearnerPromotionCoordinator`: on the leader, lets learners vote until as many members do as are wanted, and puts one in the place
+//! of a voter that is gone for good.
+//!
+//! What to change next is decided by [`Standing::next`], which knows no clock and no Raft. It never makes the cluster smaller, and
+//! never begins a change for which a majority is not there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::{Instant as _, ServerState};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::RaftNode;
+use crate::limits::{PROMOTION_COOL_DOWN, PROMOTION_INTERVAL, PROMOTION_LAG_MAX};
+use crate::types::NodeId;
+
+/// How many members should vote, and what is done about those that are gone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PromotionPolicy {
+    /// Learners are promoted until so many vote; absent: none is.
+    pub target_voters: Option<u32>,
+    /// A voter that has been silent for so long is replaced by a learner; absent: none is.
+    pub replace_after: Option<Duration>,
+}
+
+/// A member as its leader sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    is_voter: bool,
+    /// How long it has not answered.
+    silent: Duration,
+    /// Entries that it lacks.
+    lag: u64,
+}
+
+/// How the members stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Standing {
+    members: BTreeMap<NodeId, Seen>,
+    /// Who has been silent for so long does not count.
+    patience: Duration,
+}
+
+impl Standing {
+    /// Who should vote instead of those who do, if anything is to be changed.
+    fn next(&self, policy: PromotionPolicy) -> Option<BTreeSet<NodeId>> {
+        let voters = self.ids(|seen| seen.is_voter);
+        let present = self.ids(|seen| seen.is_voter && seen.silent < self.patience);
+        if present.len() <= voters.len() / 2 {
+            return None;
+        }
+        let mut ready =
+            self.ids(|seen| !seen.is_voter && seen.silent < self.patience && seen.lag <= PROMOTION_LAG_MAX);
+        let is_gone = |seen: &Seen| policy.replace_after.is_some_and(|after| seen.silent >= after);
+        let gone = self.ids(|seen| seen.is_voter && is_gone(seen));
+        if let (Some(gone), Some(ready)) = (gone.first(), ready.first()) {
+            let mut next = voters;
+            next.remove(gone);
+            next.insert(*ready);
+            return Some(next);
+        }
+        let target = policy.target_voters? as usize;
+        let mut count = target.min(voters.len() + ready.len());
+        // One more than an odd number of voters makes no failure more bearable, so they come in pairs.
+        if count.is_multiple_of(2) && count != target {
+            count -= 1;
+        }
+        let missing = count.checked_sub(voters.len()).filter(|missing| *missing > 0)?;
+        let promoted = std::iter::from_fn(|| ready.pop_first()).take(missing);
+        Some(voters.into_iter().chain(promoted).collect())
+    }
+
+    fn ids(&self, is_meant: impl Fn(&Seen) -> bool) -> BTreeSet<NodeId> {
+        self.members.iter().filter(|(_, seen)| is_meant(seen)).map(|(id, _)| *id).collect()
+    }
+}
+
+/// Promotes learners on one node, whenever that leads.
+#[derive(Debug)]
+pub struct LearnerPromotionCoordinator {
+    raft: RaftNode,
+    policy: PromotionPolicy,
+    /// Since when this node has led, and the voters have been who they are.
+    since: Option<(BTreeSet<NodeId>, Instant)>,
+}
+
+impl LearnerPromotionCoordinator {
+    /// Of a node, by a policy.
+    pub fn new(raft: RaftNode, policy: PromotionPolicy) -> Self {
+        Self { raft, policy, since: None }
+    }
+
+    /// Looks after the voters for as long as it runs.
+    pub async fn run(mut self) {
+        if self.policy == PromotionPolicy::default() {
+            return;
+        }
+        let mut ticks = interval(PROMOTION_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let Some((standing, voters)) = self.look() else { continue };
+            let Some(next) = standing.next(self.policy) else { continue };
+            let text =
+                |ids: &BTreeSet<NodeId>| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let (from, to) = (text(&voters), text(&next));
+            match self.raft.change(move |node| async move { node.make_voters(next, false).await }).await {
+                Ok(()) => tracing::info!(%from, %to, "the voters were changed"),
+                Err(error) => tracing::warn!(%error, %from, %to, "the voters could not be changed"),
+            }
+        }
+    }
+
+    /// How the members stand, and who votes; nothing where this node does not lead, or the voters have changed only lately.
+    fn look(&mut self) -> Option<(Standing, BTreeSet<NodeId>)> {
+        let metrics = self.raft.metrics();
+        let membership = metrics.membership_config.membership();
+        let is_settled = membership.get_joint_config().len() == 1
+            && metrics.committed_membership_config == metrics.membership_config;
+        let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+        if metrics.state != ServerState::Leader || !is_settled {
+            self.since = None;
+            return None;
+        }
+        let now = Instant::now();
+        let began = match &self.since {
+            Some((before, began)) if *before == voters => *began,
+            _ => now,
+        };
+        self.since = Some((voters.clone(), began));
+        let led = now.duration_since(began);
+        let (replication, heartbeat) = (metrics.replication?, metrics.heartbeat?);
+        let last = metrics.last_log_index.unwrap_or(0);
+        let own = self.raft.inner.id;
+        let seen = |id: &NodeId| {
+            let answered =
+                heartbeat.get(id).copied().flatten().map(|answered| answered.into_inner().elapsed());
+            // Who has not answered yet is as silent as this node has led.
+            let silent = answered.unwrap_or(led);
+            let matched = replication.get(id).copied().flatten().map_or(0, |matched| matched.index);
+            let is_voter = voters.contains(id);
+            if *id == own {
+                return Seen { is_voter, silent: Duration::ZERO, lag: 0 };
+            }
+            let lag = if answered.is_some() { last.saturating_sub(matched) } else { u64::MAX };
+            Seen { is_voter, silent, lag }
+        };
+        let members = membership.nodes().map(|(id, _)| (*id, seen(id))).collect();
+        let standing = Standing { members, patience: self.raft.inner.patience };
+        (led >= PROMOTION_COOL_DOWN).then_some((standing, voters))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `+` votes, `-` learns, `!` votes and is silent for a minute, `?` learns and is silent, `~` learns and is far behind.
+    fn standing(members: &str) -> Standing {
+        let seen = |mark: char| Seen {
+            is_voter: matches!(mark, '+' | '!'),
+            silent: Duration::from_secs(if matches!(mark, '!' | '?') { 60 } else { 0 }),
+            lag: if mark == '~' { PROMOTION_LAG_MAX + 1 } else { PROMOTION_LAG_MAX },
+        };
+        let members = (1..).map(NodeId).zip(members.chars().map(seen)).collect();
+        Standing { members, patience: Duration::from_secs(1) }
+    }
+
+    #[track_caller]
+    fn check(members: &str, target: Option<u32>, replace_after_s: Option<u64>, want: &[u64]) {
+        let policy = PromotionPolicy {
+            target_voters: target,
+            replace_after: replace_after_s.map(Duration::from_secs),
+        };
+        let next = standing(members).next(policy).unwrap_or_default();
+        assert_eq!(next.into_iter().map(|id| id.0).collect::<Vec<_>>(), want, "{members}");
+    }
+
+    #[test]
+    fn learners_are_promoted_in_pairs_up_to_the_target() {
+        check("+-", Some(5), None, &[]);
+        check("+--", Some(5), None, &[1, 2, 3]);
+        check("+---", Some(5), None, &[1, 2, 3]);
+        check("+----", Some(5), None, &[1, 2, 3, 4, 5]);
+        check("+++--", Some(5), None, &[1, 2, 3, 4, 5]);
+        check("+++++--", Some(5), None, &[]);
+        check("+-------", None, None, &[]);
+    }
+
+    #[test]
+    fn even_number_of_voters_is_made_only_where_it_is_wanted() {
+        check("+-", Some(2), None, &[1, 2]);
+        check("+--", Some(2), None, &[1, 2]);
+        check("++-", Some(3), None, &[1, 2, 3]);
+        check("++-", Some(4), None, &[1, 2, 3]);
+    }
+
+    #[test]
+    fn learner_that_is_behind_or_silent_does_not_count() {
+        check("+-~", Some(3), None, &[]);
+        check("+-?", Some(3), None, &[]);
+        check("+~-?-", Some(3), None, &[1, 3, 5]);
+    }
+
+    #[test]
+    fn voter_that_is_gone_is_replaced_only_where_that_is_wanted_and_possible() {
+        check("++!-", Some(3), Some(10), &[1, 2, 4]);
+        check("++!-", Some(3), Some(61), &[]);
+        check("++!-", Some(3), None, &[]);
+        check("++!", Some(3), Some(10), &[]);
+        check("++!~", Some(3), Some(10), &[]);
+        check("!+++!--", Some(5), Some(10), &[2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn nothing_is_begun_without_a_majority() {
+        check("+!!--", Some(5), Some(10), &[]);
+        check("+!--", Some(4), Some(10), &[]);
+    }
+}

@@ -1,0 +1,336 @@
+//! Nodes that find their cluster by a ticket and the secret, are let in, promoted, replaced and found again; and those that are not.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use aspen_node::cluster::identity::Identity;
+use aspen_node::cluster::ticket::AspenClusterTicket;
+use aspen_node::network::AddressBook;
+use aspen_node::network::iroh::{JoinError, RaftEndpoint};
+use aspen_node::network::secret::{ClusterSecret, new_secret};
+use aspen_node::types::NodeInfo;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::http_client::{get, post};
+use crate::lab::rounds;
+use crate::members::members;
+use crate::nodes::{Nodes, set};
+
+/// Nodes that share a secret, which is in a file.
+struct Closed {
+    nodes: Nodes,
+    secret: String,
+    file: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+/// The text of a path, as a word of a command line.
+fn word(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn write_secret(path: &Path, secret: &str) {
+    fs::write(path, secret).unwrap();
+    fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+}
+
+impl Closed {
+    /// The first of these nodes has founded a cluster; the others do not run yet.
+    fn founded(count: u64, words: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (secret, file) = (new_secret(), folder.path().join("secret"));
+        write_secret(&file, &secret);
+        let mut closed = Self { nodes: Nodes::new(count), secret, file, _folder: folder };
+        closed.start(1, &[&["--bootstrap"], words].concat());
+        closed.nodes.succeeds(1, "/kv/write", &set("first", "of all"));
+        closed
+    }
+
+    fn start(&mut self, id: u64, words: &[&str]) {
+        let file = self.file.clone();
+        self.nodes.start_alone(id, &[&["--secret-file", word(&file)], words].concat());
+    }
+
+    fn ticket(&self, id: u64) -> String {
+        let ticket = || get(self.nodes.http(id), "/cluster/ticket").ok().filter(|(status, _)| *status == 200);
+        self.nodes.comes("ticket", ticket).1["ticket"].as_str().unwrap().to_owned()
+    }
+
+    fn join(&mut self, id: u64) {
+        let ticket = self.ticket(1);
+        self.start(id, &["--ticket", &ticket]);
+    }
+
+    fn status(&self, id: u64) -> Value {
+        self.nodes.comes("status", || get(self.nodes.http(id), "/cluster/status").ok()).1
+    }
+
+    /// Waits for so many members and voters among them, as a node has it; the voters' numbers.
+    #[track_caller]
+    fn counts(&self, asked: u64, want: (usize, usize)) -> Vec<u64> {
+        let what = format!("{} members, {} of them voters", want.0, want.1);
+        self.nodes.comes(&what, || {
+            let (all, voters) = members(&self.status(asked));
+            ((all.len(), voters.len()) == want).then_some(voters)
+        })
+    }
+
+    /// The number that a node has been given.
+    fn number(&self, id: u64) -> u64 {
+        self.status(id)["id"].as_u64().unwrap()
+    }
+}
+
+/// No other command is given than to start each of them.
+#[test]
+fn nine_nodes_with_a_ticket_are_five_voters_and_a_lost_one_is_replaced() {
+    let policy = ["--target-voters", "5", "--replace-after-s", "10"];
+    let mut closed = Closed::founded(10, &policy);
+    for id in 2..=9 {
+        let ticket = closed.ticket(1);
+        closed.start(id, &["--ticket", &ticket, "--replace-after-s", "10"]);
+    }
+    let voters = closed.counts(1, (9, 5));
+    // Whoever joins was given the next number.
+    let mut numbers: Vec<u64> = (1..=9).map(|id| closed.number(id)).collect();
+    let lost = (1..=9).find(|id| closed.number(*id) == voters[4]).unwrap();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=9).collect::<Vec<_>>());
+
+    closed.nodes.end(lost, Signal::SIGKILL);
+    let lost_at = Instant::now();
+    let asked = if lost == 1 { 2 } else { 1 };
+    let now = closed.nodes.comes("another voter", || {
+        let (all, now) = members(&closed.status(asked));
+        (!now.contains(&voters[4])).then_some((all, now))
+    });
+    assert!(lost_at.elapsed() > Duration::from_secs(9), "replaced after {:?}", lost_at.elapsed());
+    assert_eq!((now.0.len(), now.1.len()), (8, 5), "{now:?}");
+    closed.nodes.succeeds(asked, "/kv/write", &set("k", "without it"));
+
+    closed.join(10);
+    closed.counts(asked, (9, 5));
+    let read = closed.nodes.succeeds(10, "/kv/read", &json!({ "key": "k" }));
+    assert_eq!(read["value"], "without it");
+    assert_eq!(closed.number(10), 10, "the number of a member that was there is not given again");
+}
+
+#[test]
+fn two_nodes_with_a_ticket_vote_where_two_are_wanted() {
+    let mut closed = Closed::founded(2, &["--target-voters", "2"]);
+    closed.join(2);
+    assert_eq!(closed.counts(2, (2, 2)), [1, 2]);
+    let read = closed.nodes.succeeds(2, "/kv/read", &json!({ "key": "first" }));
+    assert_eq!(read["value"], "of all");
+    // It is a member now: the same command starts it again, and asks nobody.
+    assert_eq!(closed.nodes.end(2, Signal::SIGTERM).code(), Some(0));
+    let ticket = AspenClusterTicket::new(
+        closed.ticket(1).parse::<AspenClusterTicket>().unwrap().cluster_id,
+        [NodeInfo { endpoint_id: Identity::from_secret([3; 32]).endpoint_id(), ..anywhere() }],
+    );
+    closed.start(2, &["--ticket", &ticket.to_string()]);
+    closed.nodes.succeeds(2, "/kv/write", &set("k", "again"));
+}
+
+/// Where nobody is.
+fn anywhere() -> NodeInfo {
+    let address = ([127, 0, 0, 1], 9).into();
+    NodeInfo { endpoint_id: Identity::from_secret([1; 32]).endpoint_id(), raft: address, http: address }
+}
+
+#[test]
+fn learner_stays_one_where_nobody_asks_for_voters() {
+    let mut closed = Closed::founded(2, &[]);
+    closed.join(2);
+    closed.nodes.answers(2);
+    let learner = closed.number(2);
+    let (status, answer) =
+        post(closed.nodes.http(1), "/cluster/promote-learner", &json!({ "id": learner })).unwrap();
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(closed.counts(2, (2, 2)), [1, 2]);
+}
+
+#[test]
+fn secret_of_another_cluster_lets_nobody_in() {
+    let mut closed = Closed::founded(3, &[]);
+    let ticket: AspenClusterTicket = closed.ticket(1).parse().unwrap();
+    let other = closed.file.with_file_name("other");
+    write_secret(&other, &new_secret());
+    closed.nodes.start_alone(2, &["--secret-file", word(&other), "--ticket", &ticket.to_string()]);
+    assert_eq!(closed.nodes.ended(2).code(), Some(1));
+    let words = closed.nodes.last_words(2);
+    assert!(words.contains("take both from the same cluster"), "{words}");
+
+    // Whoever has made up the rest of the ticket.
+    let count = 20 * rounds();
+    let secret = ClusterSecret::parse(new_secret(), "a test").unwrap();
+    let rss = |nodes: &Nodes| {
+        let status = fs::read_to_string(format!("/proc/{}/status", nodes.process(1))).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    };
+    let before = rss(&closed.nodes);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let own = Identity::from_secret([7; 32]);
+        let info = NodeInfo { endpoint_id: own.endpoint_id(), ..anywhere() };
+        let bound = RaftEndpoint::bind(own.secret(), ([127, 0, 0, 1], 0).into(), AddressBook::default());
+        let endpoint = bound.await.unwrap();
+        for _ in 0..count {
+            let error = endpoint.join(&secret, &ticket.peers[0], None, &info).await.unwrap_err();
+            assert!(matches!(error, JoinError::WrongSecret), "{error}");
+        }
+        // The right secret does not help with another's key.
+        let right = ClusterSecret::read(&closed.file).unwrap();
+        let error = endpoint.join(&right, &ticket.peers[0], None, &anywhere()).await.unwrap_err();
+        assert!(matches!(error, JoinError::WrongSecret), "{error}");
+    });
+    let status = closed.status(1);
+    assert_eq!(status["refused_connections"], json!(count + 1), "{status}");
+    assert_eq!(members(&status).0, [1]);
+    let grown = rss(&closed.nodes).saturating_sub(before);
+    assert!(grown < 32 * 1024 * 1024, "{grown} bytes after {count} handshakes");
+}
+
+#[test]
+fn secret_is_in_nothing_that_others_see() {
+    let mut closed = Closed::founded(2, &["--log", "debug"]);
+    closed.join(2);
+    closed.counts(2, (2, 1));
+    let ticket: AspenClusterTicket = closed.ticket(1).parse().unwrap();
+    let seen = |id: u64| {
+        let command_line = fs::read_to_string(format!("/proc/{}/cmdline", closed.nodes.process(id))).unwrap();
+        format!(
+            "{command_line}{}{ticket:?}{}{}",
+            closed.nodes.last_words(id),
+            closed.ticket(1),
+            closed.status(id)
+        )
+    };
+    for id in [1, 2] {
+        let seen = seen(id);
+        assert!(seen.contains("let in") || id == 1, "{seen}");
+        assert!(!seen.to_lowercase().contains(&closed.secret), "node {id} says the secret");
+        for file in fs::read_dir(closed.nodes.data(id)).unwrap().map(|entry| entry.unwrap().path()) {
+            let bytes = fs::read(&file).unwrap_or_default();
+            let is_in = bytes.windows(64).any(|part| part == closed.secret.as_bytes());
+            assert!(!is_in, "the secret is in {}", file.display());
+        }
+    }
+}
+
+#[test]
+fn member_that_has_moved_is_found_by_its_own_word() {
+    let mut closed = Closed::founded(3, &["--target-voters", "3"]);
+    for id in [2, 3] {
+        closed.join(id);
+    }
+    closed.counts(1, (3, 3));
+    let moved = closed.number(3);
+    assert_eq!(closed.nodes.end(3, Signal::SIGTERM).code(), Some(0));
+    closed.nodes.give_addresses(&[3]);
+    closed.start(3, &[]);
+    let http = closed.nodes.http(3).to_string();
+    let address = |status: &Value| {
+        let member = status["members"].as_array().unwrap().iter().find(|member| member["id"] == moved);
+        member.unwrap()["http"].clone()
+    };
+    for id in [1, 2, 3] {
+        closed.nodes.comes("its new address", || (address(&closed.status(id)) == *http).then_some(()));
+    }
+    closed.nodes.succeeds(3, "/kv/write", &set("k", "from there"));
+}
+
+/// Nobody is where anybody remembers it, so the settings have to say where they are; the membership learns it from the nodes.
+#[test]
+fn cluster_whose_addresses_all_change_while_it_is_down_comes_back() {
+    let ids = [1, 2, 3];
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    write_secret(&file, &new_secret());
+    let mut nodes = Nodes::new(3);
+    nodes.environment = vec![("ASPEN_SECRET_FILE", word(&file).to_owned())];
+    for id in ids {
+        nodes.start(id, &ids);
+    }
+    nodes.comes("cluster", || post(nodes.http(1), "/cluster/init", &json!({})).ok());
+    nodes.succeeds(2, "/kv/write", &set("k", "before"));
+    for id in ids {
+        assert_eq!(nodes.end(id, Signal::SIGTERM).code(), Some(0));
+    }
+    nodes.give_addresses(&ids);
+    for id in ids {
+        nodes.start(id, &ids);
+    }
+    let read = nodes.succeeds(3, "/kv/read", &json!({ "key": "k" }));
+    assert_eq!(read["value"], "before");
+    for id in ids {
+        nodes.comes("membership with the new addresses", || {
+            let status = get(nodes.http(id), "/cluster/status").ok()?.1;
+            let members = status["members"].as_array().unwrap().iter();
+            let addresses: Vec<String> =
+                members.map(|member| member["http"].as_str().unwrap().to_owned()).collect();
+            (addresses == ids.map(|id| nodes.http(id).to_string())).then_some(())
+        });
+    }
+}
+
+#[test]
+fn removed_member_is_refused_at_once() {
+    let mut closed = Closed::founded(3, &["--target-voters", "3"]);
+    for id in [2, 3] {
+        closed.join(id);
+    }
+    closed.counts(1, (3, 3));
+    let removed = closed.number(3);
+    let body = json!({ "id": removed });
+    closed.nodes.comes("removal", || {
+        post(closed.nodes.http(1), "/cluster/remove-member", &body).ok().filter(|(status, _)| *status == 200)
+    });
+    closed.nodes.comes("refusal", || {
+        [1, 2].iter().any(|id| closed.status(*id)["refused_connections"] != 0).then_some(())
+    });
+    let (status, answer) = post(closed.nodes.http(3), "/kv/read", &json!({ "key": "first" })).unwrap();
+    assert_eq!(status, 503, "{answer}");
+    closed.nodes.succeeds(2, "/kv/write", &set("k", "without it"));
+}
+
+/// Where a node looks as its leader has it.
+fn health(status: &Value, id: u64) -> Option<String> {
+    let member = status["members"].as_array()?.iter().find(|member| member["id"] == id)?;
+    member["health"].as_str().map(str::to_owned)
+}
+
+#[test]
+fn crashed_member_and_one_that_hangs_are_told_apart_and_said_once() {
+    let mut closed = Closed::founded(3, &["--target-voters", "3"]);
+    for id in [2, 3] {
+        closed.join(id);
+    }
+    closed.counts(1, (3, 3));
+    let [second, third] = [2, 3].map(|id| closed.number(id));
+    let looks = |closed: &Closed, id: u64, want: &str| {
+        closed.nodes.comes(want, || (health(&closed.status(1), id)? == want).then_some(()));
+    };
+    looks(&closed, second, "healthy");
+    closed.nodes.signal(2, Signal::SIGSTOP);
+    looks(&closed, second, "unresponsive");
+    closed.nodes.signal(2, Signal::SIGCONT);
+    looks(&closed, second, "healthy");
+    closed.nodes.end(3, Signal::SIGKILL);
+    looks(&closed, third, "crashed");
+    closed.start(3, &[]);
+    looks(&closed, third, "healthy");
+    let words = closed.nodes.last_words(1);
+    let said = |id: u64, what: &str| {
+        words.lines().filter(|line| line.contains(what) && line.contains(&format!("id={id}"))).count()
+    };
+    for (id, looks) in [(second, "looks=\"unresponsive\""), (third, "looks=\"crashed\"")] {
+        assert_eq!(said(id, looks), 1, "{words}");
+        assert_eq!(said(id, "a member does not answer"), 1, "{words}");
+        assert_eq!(said(id, "a member answers again"), 1, "{words}");
+    }
+}
