@@ -168,7 +168,23 @@ impl NodeBuilder {
         }
         let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen, book);
         let endpoint = raft_thread.run(endpoint).await?;
-        let way_in = WayIn::find(&self.config, &identity, &endpoint).await?;
+        let started = self.start_at(listener, endpoint.clone(), raft_thread, &identity).await;
+        if started.is_err() {
+            endpoint.close().await;
+        }
+        started
+    }
+
+    /// The rest of a start, once the addresses are ours.
+    async fn start_at(
+        &self,
+        listener: TcpListener,
+        endpoint: RaftEndpoint,
+        raft_thread: RaftThread,
+        identity: &Identity,
+    ) -> Result<Node, StartError> {
+        let Config { data_dir, peers, .. } = &self.config;
+        let way_in = WayIn::find(&self.config, identity, &endpoint).await?;
         let log = RedbLogStore::open(&data_dir.join(LOG_FILE), way_in.id)?;
         let state_machine = SqliteStateMachine::open(data_dir)?.behind(log.durable());
         // The names of new files: without them what is synced in the files would be lost with the power.
@@ -206,7 +222,7 @@ impl NodeBuilder {
         tasks.spawn_on(coordinator.run(), raft_thread.handle());
         let members = keep_house(&raft, &raft_thread, &mut tasks);
         let door = Door { endpoint, admission, members };
-        let server = self.open(door, &raft, &raft_thread, &mut tasks, &identity, &way_in).await?;
+        let server = self.open(door, &raft, &raft_thread, &mut tasks, identity, &way_in).await?;
         if self.config.entry == Entry::Bootstrap {
             found(&raft, &way_in).await?;
         }

@@ -284,7 +284,7 @@ pub enum ConfigError {
         /// The flag.
         flag: &'static str,
     },
-    /// Nobody gives the node a number.
+    /// Nobody gives the node a number, and it has none yet.
     #[error(
         "id is not set: give --id, or id in the file of --config, or have the node found or join a cluster with --bootstrap or --ticket"
     )]

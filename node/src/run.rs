@@ -93,6 +93,7 @@ pub fn main(cli: Cli) -> ExitCode {
         RunError::Plant(_) | RunError::FailPoint(_) | RunError::Config(_) | RunError::LogFilter { .. } => {
             ExitCode::from(EXIT_USAGE)
         }
+        RunError::Start(StartError::Config(_)) => ExitCode::from(EXIT_USAGE),
         RunError::Start(StartError::Retired(RetiredError::PutBack { .. })) => ExitCode::from(EXIT_RETIRED),
         _ => ExitCode::FAILURE,
     }

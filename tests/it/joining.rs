@@ -133,6 +133,27 @@ fn two_nodes_with_a_ticket_vote_where_two_are_wanted() {
     );
     closed.start(2, &["--ticket", &ticket.to_string()]);
     closed.nodes.succeeds(2, "/kv/write", &set("k", "again"));
+    // Nor does the founder have to be told once more.
+    assert_eq!(closed.nodes.end(1, Signal::SIGTERM).code(), Some(0));
+    closed.start(1, &[]);
+    closed.nodes.succeeds(1, "/kv/write", &set("k", "and again"));
+    assert_eq!(closed.number(1), 1);
+}
+
+#[test]
+fn founder_without_a_secret_lets_nobody_in_and_stays_who_it_is() {
+    let mut nodes = Nodes::new(1);
+    nodes.start_alone(1, &[]);
+    assert_eq!(nodes.ended(1).code(), Some(64));
+    assert!(nodes.last_words(1).contains("id is not set: give --id"), "{}", nodes.last_words(1));
+    nodes.start_alone(1, &["--bootstrap"]);
+    nodes.succeeds(1, "/kv/write", &set("k", "v"));
+    let (status, answer) = get(nodes.http(1), "/cluster/ticket").unwrap();
+    assert_eq!((status, &answer["error"]["code"]), (409, &json!("no_secret")), "{answer}");
+    nodes.end(1, Signal::SIGKILL);
+    nodes.start_alone(1, &[]);
+    let read = nodes.succeeds(1, "/kv/read", &json!({ "key": "k" }));
+    assert_eq!(read["value"], "v");
 }
 
 /// Where nobody is.

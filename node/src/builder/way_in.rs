@@ -8,7 +8,7 @@ use crate::config::{Config, ConfigError, Entry, SecretSource};
 use crate::network::iroh::RaftEndpoint;
 use crate::network::secret::ClusterSecret;
 use crate::raft::PromotionPolicy;
-use crate::storage::log::LOG_FILE;
+use crate::storage::log::{LOG_FILE, RedbLogStore};
 use crate::types::{NodeId, NodeInfo};
 
 /// The number of a node that founds a cluster and is given none.
@@ -38,13 +38,21 @@ impl WayIn {
     ) -> Result<Self, StartError> {
         let needs_info = config.entry != Entry::Wait || config.gossips();
         let info = needs_info.then(|| config.info(identity.endpoint_id())).transpose()?;
-        let Some(secret) = secret(config)? else {
-            let id = config.id.or((config.entry == Entry::Bootstrap).then_some(FOUNDER));
-            let id = id.ok_or(ConfigError::MissingId)?;
-            return Ok(Self { id, info, secret: None, introduced: Vec::new(), promotion: config.promotion });
+        let secret = secret(config)?;
+        let metadata = secret.as_ref().map(|_| MetadataStore::open(&config.data_dir)).transpose()?;
+        let kept = match &metadata {
+            Some(metadata) => metadata.own_id()?,
+            None => None,
         };
-        let metadata = MetadataStore::open(&config.data_dir)?;
-        let kept = metadata.own_id()?;
+        let log = config.data_dir.join(LOG_FILE);
+        let (is_member, kept) = match (kept, config.id) {
+            (Some(_), _) => (true, kept),
+            (None, Some(_)) => (log.exists(), None),
+            (None, None) => {
+                let owner = RedbLogStore::owner(&log)?;
+                (owner.is_some(), owner)
+            }
+        };
         let id = match (config.id, kept) {
             (Some(expected), Some(found)) if expected != found => {
                 return Err(StartError::OtherId { found, expected });
@@ -52,7 +60,10 @@ impl WayIn {
             (Some(id), _) | (None, Some(id)) => Some(id),
             (None, None) => (config.entry == Entry::Bootstrap).then_some(FOUNDER),
         };
-        let is_member = kept.is_some() || config.data_dir.join(LOG_FILE).exists();
+        let Some((secret, metadata)) = secret.zip(metadata) else {
+            let id = id.ok_or(ConfigError::MissingId)?;
+            return Ok(Self { id, info, secret: None, introduced: Vec::new(), promotion: config.promotion });
+        };
         let id = match (&config.entry, &info) {
             (Entry::Join(ticket), Some(info)) if !is_member => {
                 let welcome = joining::join(endpoint, &secret, ticket, id, info).await?;

@@ -81,7 +81,6 @@ impl Config {
         }
         match self.entry {
             Entry::Join(_) if self.secret.is_none() => return Err(ConfigError::TicketWithoutSecret),
-            Entry::Wait if self.id.is_none() && self.secret.is_none() => return Err(ConfigError::MissingId),
             Entry::Wait if !self.peers.is_empty() && self.id.is_none() => return Err(ConfigError::MissingId),
             _ => {}
         }

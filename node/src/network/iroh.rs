@@ -157,6 +157,11 @@ impl RaftEndpoint {
         join::ask(&self.endpoint, &self.book, secret, at, id, info).await
     }
 
+    /// Closes it, where nothing was served yet.
+    pub async fn close(&self) {
+        self.endpoint.close().await;
+    }
+
     /// Where its peers are.
     pub fn book(&self) -> &AddressBook {
         &self.book

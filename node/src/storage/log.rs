@@ -84,6 +84,18 @@ pub(super) fn is_disk_full(error: &redb::Error) -> bool {
 }
 
 impl RedbLogStore {
+    /// Whose log is at `path`; `None` where there is none.
+    ///
+    /// # Errors
+    /// The file is in use, damaged, or of a later format.
+    pub fn owner(path: &Path) -> Result<Option<NodeId>, StorageError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let db = Database::open(path).map_err(|error| not_opened(path, error))?;
+        Ok(stored_format(path, &db)?.map(|(_, node)| NodeId(node)))
+    }
+
     /// Opens the log at `path`, or makes it, for node `id`.
     ///
     /// # Errors
@@ -96,10 +108,7 @@ impl RedbLogStore {
         } else {
             builder.create(path)
         };
-        let db = opened.map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => StorageError::InUse { path: path.to_owned() },
-            other => redb_error(path, other),
-        })?;
+        let db = opened.map_err(|error| not_opened(path, error))?;
         initialize(path, &db, id)?;
         let mut cache = Cache::default();
         let loaded = load(path, &db)?;
@@ -362,6 +371,13 @@ struct Loaded {
     last: Option<LogId>,
     /// Whether no entry is missing between what was purged and the last one.
     is_whole: bool,
+}
+
+fn not_opened(path: &Path, error: DatabaseError) -> StorageError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => StorageError::InUse { path: path.to_owned() },
+        other => redb_error(path, other),
+    }
 }
 
 /// Format and node of a log; `None` for one that is empty.
