@@ -1,8 +1,8 @@
 //! `aspen` as one types it: what it prints, and its exit codes.
 #![allow(clippy::disallowed_methods, reason = "a test starts what it tests")]
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use nix::sys::signal::Signal;
@@ -47,6 +47,47 @@ impl Typist<'_> {
         assert_eq!(output.status.code(), Some(code), "{words:?}: {output:?}");
         String::from_utf8(output.stderr).unwrap()
     }
+}
+
+/// Runs a program on a terminal of its own, by `script(1)`: what it shows until what it is to show is there and a key is pressed.
+fn on_a_terminal(program: &Path, words: &str, want: &str, key: u8) -> (String, Option<i32>) {
+    let line = format!("stty rows 30 cols 120; exec {} {words}", program.display());
+    let mut child = Command::new("script")
+        .args(["--quiet", "--flush", "--return", "--command", &line, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let (mut shown, mut part, mut is_pressed) = (String::new(), [0; 4096], false);
+    while let count @ 1.. = output.read(&mut part).unwrap() {
+        shown.push_str(&String::from_utf8_lossy(&part[..count]));
+        if !is_pressed && shown.contains(want) {
+            is_pressed = true;
+            input.write_all(&[key]).unwrap();
+        }
+        assert!(shown.len() < 1 << 20, "`{want}` does not come:\n{shown}");
+    }
+    let code = child.wait().unwrap().code();
+    (shown, code)
+}
+
+#[test]
+fn cluster_is_shown_on_a_terminal_and_nowhere_else() {
+    let (_, nodes) = three_nodes(&[]);
+    let aspen = Typist { program: client(), nodes: &nodes };
+    let refused = aspen.fails(&["tui"], 3);
+    assert!(refused.contains("needs a terminal"), "{refused}");
+    aspen.types(&["cluster", "init"]);
+    nodes.comes("leader", || get(nodes.http(1), "/health").ok().filter(|(status, _)| *status == 200));
+    let words = format!("--node {} tui", nodes.http(2));
+    let (shown, code) = on_a_terminal(&aspen.program, &words, "follower", b'q');
+    assert_eq!(code, Some(0), "{shown}");
+    for word in ["leader", "healthy", &nodes.http(3).to_string()] {
+        assert!(shown.contains(word), "`{word}` is not in {shown}");
+    }
+    // The terminal is as it was.
+    assert!(shown.contains("\u{1b}[?1049h") && shown.contains("\u{1b}[?1049l"), "{shown}");
 }
 
 #[test]

@@ -223,7 +223,7 @@ fn put_vault(body: &mut Json, space: &SpaceArgs) {
 }
 
 /// A field that is text, or Base64 under another name.
-fn bytes(object: &Json, name: &str) -> Vec<u8> {
+pub(crate) fn bytes(object: &Json, name: &str) -> Vec<u8> {
     if let Some(text) = object[name].as_str() {
         return text.as_bytes().to_vec();
     }
@@ -232,7 +232,7 @@ fn bytes(object: &Json, name: &str) -> Vec<u8> {
 }
 
 /// What is no printable text as `\xNN`, and what ends a line or a column likewise.
-fn visible(bytes: &[u8]) -> String {
+pub(crate) fn visible(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.chars().any(|char| char.is_control() || char == '\\') => text.to_owned(),
         _ => bytes.escape_ascii().to_string(),

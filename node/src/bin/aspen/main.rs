@@ -1,9 +1,11 @@
 //! `aspen`: the client of a cluster. Words in, exit code out.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that fails says where"))]
 
 mod bench;
 mod cluster;
 mod kv;
 mod session;
+mod tui;
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -54,6 +56,8 @@ enum Command {
     /// Look at the cluster and change it
     #[command(subcommand, after_help = CODES)]
     Cluster(cluster::ClusterCommand),
+    /// Watch the cluster on the terminal, and its keys; ? there says what can be done
+    Tui,
     /// Put load on a cluster and measure it
     Bench(bench::BenchArgs),
     /// Print what makes a shell complete these commands
@@ -99,6 +103,7 @@ fn tell(failure: &Failure) -> ExitCode {
 /// Does what was typed; what to print.
 fn run(cli: &Cli) -> Result<Vec<u8>, Failure> {
     let text = match &cli.command {
+        Command::Tui => return tui::run(&cli.nodes),
         Command::Bench(args) => bench::run(args, &cli.nodes, cli.json)?,
         Command::Kv(command) => return on_session(cli, async |session| kv::run(command, session).await),
         Command::Cluster(command) => {

@@ -40,6 +40,9 @@ pub(crate) enum Failure {
     /// A benchmark without a result.
     #[error(transparent)]
     Bench(#[from] super::bench::BenchError),
+    /// Something that is shown, and nowhere to show it.
+    #[error("aspen tui needs a terminal: for scripts there is `aspen --json cluster status`")]
+    NoTerminal,
     /// The standard output.
     #[error("what was to be printed could not be written: {0}")]
     Output(std::io::Error),
