@@ -20,7 +20,8 @@ use crate::cluster::identity::{Identity, IdentityError};
 use crate::cluster::joining::NotJoined;
 use crate::cluster::metadata::MetadataError;
 use crate::cluster::retired::{RetiredError, check_not_retired};
-use crate::config::{Config, ConfigError, Entry};
+use crate::cluster::reunion::Reunion;
+use crate::config::{Config, ConfigError};
 use crate::http::{self, HttpError, HttpState};
 use crate::limits::HTTP_DRAIN_TIMEOUT;
 use crate::metrics::Metrics;
@@ -91,6 +92,17 @@ pub enum StartError {
     /// No cluster could be founded.
     #[error("no cluster could be founded")]
     NotFounded(#[source] ApiError),
+    /// A member without its memory.
+    #[error(
+        "the log of {} is gone, and with it what it has promised: {log} was there. Remove it from its cluster, and start it with an \
+         empty data directory and another key", id.map_or("this member".to_owned(), |id| format!("member {id}"))
+    )]
+    LostLog {
+        /// Where it was.
+        log: PathBuf,
+        /// Whose it was.
+        id: Option<NodeId>,
+    },
     /// Another number than it has.
     #[error(
         "this data directory is that of node {found}, but id is {expected}: correct the id, or the data directory"
@@ -166,7 +178,8 @@ impl NodeBuilder {
         for (_, info) in peers {
             book.learn(&info.endpoint_id, AddressSource::Settings, info.raft);
         }
-        let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen, book);
+        let admission = Arc::new(Admission::new(peers.iter().map(|(_, info)| info.endpoint_id)));
+        let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen, book, admission);
         let endpoint = raft_thread.run(endpoint).await?;
         let started = self.start_at(listener, endpoint.clone(), raft_thread, &identity).await;
         if started.is_err() {
@@ -183,7 +196,7 @@ impl NodeBuilder {
         raft_thread: RaftThread,
         identity: &Identity,
     ) -> Result<Node, StartError> {
-        let Config { data_dir, peers, .. } = &self.config;
+        let data_dir = &self.config.data_dir;
         let way_in = WayIn::find(&self.config, identity, &endpoint).await?;
         let log = RedbLogStore::open(&data_dir.join(LOG_FILE), way_in.id)?;
         let state_machine = SqliteStateMachine::open(data_dir)?.behind(log.durable());
@@ -191,9 +204,8 @@ impl NodeBuilder {
         sync_dir(data_dir).map_err(|source| StorageError::Io { path: data_dir.clone(), source })?;
         let state_machine_thread = state_machine.thread();
         let space = Arc::new(Space::new(data_dir, self.config.disk_reserve));
-        let introduced = way_in.introduced.iter().map(|node| node.info.endpoint_id);
-        let admission = Admission::new(peers.iter().map(|(_, info)| info.endpoint_id), introduced);
-        let admission = Arc::new(admission);
+        let admission = endpoint.admission().clone();
+        admission.introduce(way_in.introduced.iter().map(|node| node.info.endpoint_id));
         let metrics = Arc::new(Metrics::new(&[log.metrics(), &state_machine.metrics()]));
         let parts = Parts {
             id: way_in.id,
@@ -206,7 +218,7 @@ impl NodeBuilder {
             state_machine,
             space: space.clone(),
             transport: Arc::new(endpoint.transport()),
-            admission: admission.clone(),
+            admission,
         };
         let raft = raft_thread.run(RaftNode::start(parts)).await;
         let explained = |error: RaftStartError| -> StartError {
@@ -221,9 +233,9 @@ impl NodeBuilder {
         let coordinator = LearnerPromotionCoordinator::new(raft.clone(), way_in.promotion);
         tasks.spawn_on(coordinator.run(), raft_thread.handle());
         let members = keep_house(&raft, &raft_thread, &mut tasks);
-        let door = Door { endpoint, admission, members };
+        let door = Door { endpoint, members };
         let server = self.open(door, &raft, &raft_thread, &mut tasks, identity, &way_in).await?;
-        if self.config.entry == Entry::Bootstrap {
+        if way_in.founds {
             found(&raft, &way_in).await?;
         }
         let (stop_http, http) = self.serve_clients(&raft, listener, metrics, &way_in);
@@ -251,7 +263,7 @@ impl NodeBuilder {
         identity: &Identity,
         way_in: &WayIn,
     ) -> Result<RaftServer, StartError> {
-        let Door { endpoint, admission, members } = door;
+        let Door { endpoint, members } = door;
         let mut newcomers = None;
         if let Some((secret, metadata)) = way_in.secret.clone() {
             let gossip = self.config.gossips().then(|| endpoint.gossip());
@@ -263,17 +275,31 @@ impl NodeBuilder {
                     id: way_in.id,
                     info,
                     book: endpoint.book().clone(),
-                    admission: admission.clone(),
-                    metadata,
+                    admission: endpoint.admission().clone(),
+                    gate: endpoint.gate().clone(),
+                    metadata: metadata.clone(),
                     raft: raft.clone(),
-                    members,
+                    members: members.clone(),
                 })?;
                 tasks.spawn(discovery.run());
+            }
+            metadata.set_has_had_log()?;
+            if let Some(info) = way_in.info.clone() {
+                let raft = raft.clone();
+                let reunion = Reunion {
+                    endpoint: endpoint.clone(),
+                    secret: secret.clone(),
+                    info,
+                    raft,
+                    members,
+                    metadata,
+                };
+                tasks.spawn(reunion.run());
             }
             newcomers = Some(Newcomers { secret, service: Arc::new(raft.clone()), gossip });
         }
         let service = Arc::new(raft.clone());
-        Ok(raft_thread.run(async move { endpoint.serve(service, admission, newcomers) }).await)
+        Ok(raft_thread.run(async move { endpoint.serve(service, newcomers) }).await)
     }
 
     fn serve_clients(
@@ -283,7 +309,8 @@ impl NodeBuilder {
         metrics: Arc<Metrics>,
         way_in: &WayIn,
     ) -> (oneshot::Sender<()>, JoinSet<std::io::Result<()>>) {
-        let own = way_in.info.clone().map(|info| (way_in.id, info));
+        // A node that was let in belongs to a cluster, even while it has heard nothing of it.
+        let own = way_in.info.clone().filter(|_| way_in.founds).map(|info| (way_in.id, info));
         let node = Arc::new(raft.clone());
         let state = HttpState {
             cluster: node.clone(),
@@ -320,7 +347,6 @@ impl NodeBuilder {
 /// Where other nodes come in, and who may.
 struct Door {
     endpoint: RaftEndpoint,
-    admission: Arc<Admission>,
     members: watch::Receiver<BTreeMap<NodeId, NodeInfo>>,
 }
 

@@ -5,4 +5,5 @@ pub mod identity;
 pub mod joining;
 pub mod metadata;
 pub mod retired;
+pub mod reunion;
 pub mod ticket;

@@ -91,8 +91,18 @@ pub const JOIN_REQUEST_BYTES_MAX: usize = 1_024;
 pub const JOIN_ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// How long a newcomer is heard. Longer than the operation that lets it in.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(8);
-/// Newcomers that are heard at once; further ones are told to come again.
-pub const JOINERS_MAX: u32 = 32;
+/// How long a newcomer may take to say what it wants.
+pub const JOIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+/// Strangers that are heard at once, before they have proven anything: each may fill its window. Further ones are told to come again.
+pub const STRANGERS_MAX: u32 = 16;
+/// Newcomers that have proven that they know the secret, and wait for their answer.
+pub const JOINERS_MAX: u32 = 64;
+/// How often in one round a newcomer is sent on to another node: to the leader, and to the next one.
+pub const JOIN_HOPS_MAX: u32 = 4;
+/// Largest number of a node that is chosen for it or that it chooses when it joins: any program can hold it.
+pub const JOIN_ID_MAX: u64 = u32::MAX as u64;
+/// How long a node that hears of no leader waits before it asks the others who belongs to the cluster now.
+pub const REUNION_INTERVAL: Duration = Duration::from_secs(5);
 /// Pauses between a newcomer's tries, the first and the longest one.
 pub const JOIN_RETRY: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
 /// How often a newcomer says why nobody lets it in.
@@ -127,6 +137,12 @@ pub const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 pub const HEALTH_PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Looks in a row at which a member was late that is called slow, or answered its clients only that is called cut off: once is none.
 pub const LOOKS_MIN: u32 = 3;
+
+/// Bytes that a connection may send before they are read: several AppendEntries, and what a stranger can fill this node's memory
+/// with.
+pub const PEER_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// Streams in one direction that a peer may have open: gossip has one for each topic.
+pub const PEER_ONE_WAY_STREAMS_MAX: u32 = 8;
 
 /// Packets that a peer may leave unacknowledged: most acknowledgements then travel with answers.
 pub const PEER_ACKS_AHEAD: u32 = 10;

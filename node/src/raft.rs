@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -108,8 +108,10 @@ struct Inner {
     /// On the leader: how the other members look.
     health: Mutex<BTreeMap<NodeId, NodeHealth>>,
     promotion: PromotionPolicy,
-    /// Nodes join one after the other: each of them gets a number of its own.
-    joining: AsyncMutex<()>,
+    /// The members are changed by one at a time.
+    changing: Arc<AsyncMutex<()>>,
+    /// When a leader has spoken last.
+    spoken_to: Mutex<Instant>,
     /// Whether leadership is handed over, and not taken.
     is_stopping: AtomicBool,
     /// One permit per client operation under way.
@@ -175,7 +177,8 @@ impl RaftNode {
             patience: parts.timing.election_min,
             health: Mutex::default(),
             promotion: parts.promotion,
-            joining: AsyncMutex::new(()),
+            changing: Arc::default(),
+            spoken_to: Mutex::new(Instant::now()),
             is_stopping: AtomicBool::new(false),
             permits: Semaphore::new(OPERATIONS_IN_FLIGHT_MAX as usize),
             tasks: Mutex::new(tasks),
@@ -203,6 +206,19 @@ impl RaftNode {
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::error!(%error, "raft did not stop cleanly");
         }
+    }
+
+    /// Whether this node neither leads nor has been spoken to by anybody who does, for as long as that.
+    pub fn is_alone_since(&self, silence: Duration) -> bool {
+        let state = self.inner.raft.server_metrics().borrow_watched().state;
+        state != ServerState::Leader
+            && self.inner.spoken_to.lock().expect("nothing panics while it holds this lock").elapsed()
+                >= silence
+    }
+
+    /// Notes that somebody has sent entries or a heartbeat, and had a right to.
+    fn note_spoken_to(&self) {
+        *self.inner.spoken_to.lock().expect("nothing panics while it holds this lock") = Instant::now();
     }
 
     /// Returns when Raft has stopped by itself, with the reason.
@@ -296,7 +312,11 @@ impl RaftService for RaftNode {
             future::ready(room.map_err(|refused| first_refused.set(refused)).is_ok())
         });
         let answers = self.inner.raft.stream_append(taken.boxed());
-        let answers = answers.map(|answer| answer.map_err(|fatal| fatal.to_string()));
+        let node = self.clone();
+        let answers = answers.map(move |answer| {
+            node.note_spoken_to();
+            answer.map_err(|fatal| fatal.to_string())
+        });
         let refusal = stream::once(async move { full.get().map(|full| Err(DiskFull::to_string(full))) });
         answers.chain(refusal.filter_map(future::ready)).boxed()
     }
@@ -309,7 +329,11 @@ impl RaftService for RaftNode {
             if !request.entries.is_empty() {
                 self.inner.space.check().map_err(|full| full.to_string())?;
             }
-            self.inner.raft.append_entries(request).await.map_err(|error| error.to_string())
+            let answer = self.inner.raft.append_entries(request).await.map_err(|error| error.to_string());
+            if answer.is_ok() {
+                self.note_spoken_to();
+            }
+            answer
         }
         .boxed()
     }

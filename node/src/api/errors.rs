@@ -1,11 +1,14 @@
 //! How a request is refused, and how it fails: every error with a text that says what to do.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::LeaderHint;
 use crate::limits::{
-    COMMAND_BYTES_MAX, HTTP_BODY_BYTES_MAX, KEY_BYTES_MAX, KEYS_PER_COMMAND_MAX, LOG_DIGEST_RANGE_MAX,
-    PEERS_MAX, SCAN_LIMIT_MAX, TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX, VAULT_NAME_BYTES_MAX, VOTERS_MAX,
+    COMMAND_BYTES_MAX, HTTP_BODY_BYTES_MAX, JOIN_ID_MAX, KEY_BYTES_MAX, KEYS_PER_COMMAND_MAX,
+    LOG_DIGEST_RANGE_MAX, PEERS_MAX, SCAN_LIMIT_MAX, TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX,
+    VAULT_NAME_BYTES_MAX, VOTERS_MAX,
 };
 use crate::types::{NodeId, VaultName};
 
@@ -225,6 +228,18 @@ pub enum BadRequest {
     /// A body or query that cannot be read.
     #[error("{0}")]
     Malformed(String),
+    /// A member that has nothing any more of what it was sent.
+    #[error(
+        "node {0} is a member under this key and has acknowledged entries, but asks as if it had none: what it had is lost, and others may \
+         count on it. Remove node {0} from the cluster, and start it with an empty data directory and another key"
+    )]
+    LostItsLog(NodeId),
+    /// A number that no node may have.
+    #[error("the number of a node that joins is {0}, 1 to {JOIN_ID_MAX} are allowed")]
+    JoinId(NodeId),
+    /// An address that nobody can dial.
+    #[error("a node that joins says that it is at {0}, where nobody can reach it")]
+    NoAddress(SocketAddr),
 }
 
 /// As much of a text as fits into a message.

@@ -27,6 +27,8 @@ pub(super) struct WayIn {
     pub(super) introduced: Vec<KnownNode>,
     /// How many members should vote.
     pub(super) promotion: PromotionPolicy,
+    /// Whether it founds a cluster.
+    pub(super) founds: bool,
 }
 
 impl WayIn {
@@ -36,7 +38,7 @@ impl WayIn {
         identity: &Identity,
         endpoint: &RaftEndpoint,
     ) -> Result<Self, StartError> {
-        let needs_info = config.entry != Entry::Wait || config.gossips();
+        let needs_info = config.entry != Entry::Wait || config.secret.is_some();
         let info = needs_info.then(|| config.info(identity.endpoint_id())).transpose()?;
         let secret = secret(config)?;
         let metadata = secret.as_ref().map(|_| MetadataStore::open(&config.data_dir)).transpose()?;
@@ -45,38 +47,41 @@ impl WayIn {
             None => None,
         };
         let log = config.data_dir.join(LOG_FILE);
-        let (is_member, kept) = match (kept, config.id) {
-            (Some(_), _) => (true, kept),
-            (None, Some(_)) => (log.exists(), None),
-            (None, None) => {
-                let owner = RedbLogStore::owner(&log)?;
-                (owner.is_some(), owner)
-            }
-        };
-        let id = match (config.id, kept) {
+        let in_log = RedbLogStore::owner(&log)?;
+        if let Some(metadata) = &metadata
+            && in_log.is_none()
+            && metadata.has_had_log()?
+        {
+            return Err(StartError::LostLog { log, id: kept.or(config.id) });
+        }
+        let is_member = kept.is_some() || in_log.is_some_and(|(_, has_entries)| has_entries);
+        let found = kept.or(in_log.map(|(owner, _)| owner));
+        let id = match (config.id, found) {
             (Some(expected), Some(found)) if expected != found => {
                 return Err(StartError::OtherId { found, expected });
             }
             (Some(id), _) | (None, Some(id)) => Some(id),
             (None, None) => (config.entry == Entry::Bootstrap).then_some(FOUNDER),
         };
+        let founds = config.entry == Entry::Bootstrap && !is_member;
         let Some((secret, metadata)) = secret.zip(metadata) else {
             let id = id.ok_or(ConfigError::MissingId)?;
-            return Ok(Self { id, info, secret: None, introduced: Vec::new(), promotion: config.promotion });
+            let introduced = Vec::new();
+            return Ok(Self { id, info, secret: None, introduced, promotion: config.promotion, founds });
         };
         let id = match (&config.entry, &info) {
             (Entry::Join(ticket), Some(info)) if !is_member => {
-                let welcome = joining::join(endpoint, &secret, ticket, id, info).await?;
-                tracing::info!(id = %welcome.id, members = welcome.members.len(), "let in");
-                metadata.set_welcome(&welcome)?;
-                welcome.id
+                let (id, welcome) = joining::join(endpoint, &secret, ticket, id, info).await?;
+                tracing::info!(%id, members = welcome.members.len(), "let in");
+                metadata.set_welcome(id, &welcome)?;
+                id
             }
             _ => id.ok_or(ConfigError::MissingId)?,
         };
         let mut promotion = config.promotion;
         promotion.target_voters = promotion.target_voters.or(metadata.target_voters()?);
         let introduced = metadata.nodes()?;
-        Ok(Self { id, info, secret: Some((secret, metadata)), introduced, promotion })
+        Ok(Self { id, info, secret: Some((secret, metadata)), introduced, promotion, founds })
     }
 }
 

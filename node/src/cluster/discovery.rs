@@ -9,6 +9,7 @@ mod announcement;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures::StreamExt;
 use iroh::{EndpointId, SecretKey};
@@ -23,7 +24,7 @@ use self::announcement::{Announcement, Heard};
 use super::identity::Identity;
 use super::metadata::{KnownNode, MetadataError, MetadataStore};
 use crate::limits::{ANNOUNCE_INTERVAL, ANNOUNCE_INTERVAL_MIN, ANNOUNCE_QUEUE_MAX, GOSSIP_RETRY};
-use crate::network::iroh::Admission;
+use crate::network::iroh::{Admission, GossipGate};
 use crate::network::secret::ClusterSecret;
 use crate::network::{AddressBook, AddressSource};
 use crate::raft::RaftNode;
@@ -46,6 +47,8 @@ pub struct DiscoveryParts {
     pub book: AddressBook,
     /// Who is listened to.
     pub admission: Arc<Admission>,
+    /// Closes the connections to the others.
+    pub gate: GossipGate,
     /// Where it is kept.
     pub metadata: MetadataStore,
     /// Where it becomes part of the membership.
@@ -71,12 +74,21 @@ pub struct GossipPeerDiscovery {
 /// Why the gossip was lost.
 #[derive(Debug, thiserror::Error)]
 enum Lost {
-    #[error("{0}")]
+    #[error(transparent)]
     Gossip(#[from] ApiError),
     #[error("it was not read fast enough")]
     Lagged,
     #[error("it has ended")]
     Ended,
+}
+
+/// Seconds since 1970.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "it only has to be larger than at an earlier start, and is not trusted for that alone"
+)]
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 impl GossipPeerDiscovery {
@@ -85,7 +97,7 @@ impl GossipPeerDiscovery {
     /// # Errors
     /// The store cannot be read or written.
     pub fn new(parts: DiscoveryParts) -> Result<Self, MetadataError> {
-        let order = (parts.metadata.count_start()?, 0);
+        let order = (parts.metadata.next_incarnation(unix_s())?, 0);
         let known = parts.metadata.nodes()?.into_iter().map(|node| (node.info.endpoint_id, node));
         let known: BTreeMap<EndpointKey, KnownNode> = known.collect();
         for (key, node) in &known {
@@ -180,6 +192,7 @@ impl GossipPeerDiscovery {
     /// Knows those who are members, and nobody else. Where they are they say themselves.
     async fn follow_members(&mut self) {
         let members = self.parts.members.borrow_and_update().clone();
+        self.parts.gate.close_expelled();
         // Not yet known is not gone.
         if members.is_empty() {
             return;

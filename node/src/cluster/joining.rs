@@ -1,15 +1,16 @@
 //! How a node becomes a member by a ticket: it asks those whom the ticket names, until one of them leads it to the leader.
 
-use std::collections::VecDeque;
+use std::error::Error;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::ticket::AspenClusterTicket;
-use crate::api::ApiError;
-use crate::limits::{JOIN_LOG_INTERVAL, JOIN_RETRY};
+use crate::api::{ApiError, BadRequest};
+use crate::limits::{JOIN_HOPS_MAX, JOIN_LOG_INTERVAL, JOIN_RETRY};
 use crate::network::iroh::{JoinError, RaftEndpoint};
-use crate::network::join::Welcome;
+use crate::network::join::{Welcome, Wish};
 use crate::network::secret::{ClusterId, ClusterSecret};
 use crate::types::{NodeId, NodeInfo};
 
@@ -26,12 +27,17 @@ pub enum NotJoined {
         /// What the secret says.
         secret: ClusterId,
     },
+    /// It would be looked for where it is not.
+    #[error(
+        "this node is at {0}, where only its own machine reaches it: say with raft_listen or raft_advertise where the members of the ticket do"
+    )]
+    Loopback(SocketAddr),
     /// The cluster cannot take it.
     #[error("the cluster does not let this node in")]
     Refused(#[source] ApiError),
 }
 
-/// Asks until this node is a member. It takes as long as nobody answers.
+/// Asks until this node is a member: its number, and what it has to know. It takes as long as nobody answers.
 ///
 /// # Errors
 /// It will never be one.
@@ -41,39 +47,61 @@ pub async fn join(
     ticket: &AspenClusterTicket,
     id: Option<NodeId>,
     info: &NodeInfo,
-) -> Result<Welcome, NotJoined> {
+) -> Result<(NodeId, Welcome), NotJoined> {
     if ticket.cluster_id != secret.cluster_id() {
         return Err(NotJoined::OtherCluster { ticket: ticket.cluster_id, secret: secret.cluster_id() });
     }
-    let others = || ticket.peers.iter().filter(|peer| peer.endpoint_id != info.endpoint_id).cloned();
+    let others = || ticket.peers.iter().filter(|peer| peer.endpoint_id != info.endpoint_id);
+    let is_far = |peer: &NodeInfo| !peer.raft.ip().is_loopback();
+    if info.raft.ip().is_loopback() && others().any(is_far) {
+        return Err(NotJoined::Loopback(info.raft));
+    }
     tracing::info!(cluster = %ticket.cluster_id, peers = others().count(), "asking to be let in");
     let (mut pause, mut last_said): (Duration, Option<Instant>) = (JOIN_RETRY[0], None);
     loop {
-        // Whoever is said to lead is asked next, if it was not yet.
-        let mut to_ask: VecDeque<NodeInfo> = others().collect();
-        let mut asked: Vec<NodeInfo> = Vec::new();
-        while let Some(peer) = to_ask.pop_front() {
-            if asked.contains(&peer) {
-                continue;
-            }
-            asked.push(peer.clone());
-            let error = match endpoint.join(secret, &peer, id, info).await {
-                Ok(welcome) => return Ok(welcome),
-                Err(JoinError::Refused(
-                    error @ (ApiError::BadRequest(_) | ApiError::MemberExists { .. }),
-                )) => {
-                    return Err(NotJoined::Refused(error));
-                }
+        for peer in others() {
+            let error = match ask_around(endpoint, secret, peer, id, info).await {
+                Ok((id, welcome)) => return Ok((id, welcome)),
+                Err(JoinError::Refused(error)) if is_final(&error) => return Err(NotJoined::Refused(error)),
                 Err(error) => error,
             };
-            if let JoinError::NotLeader { leader: Some(leader) } = &error {
-                to_ask.push_front(leader.info.clone());
-            } else if last_said.is_none_or(|said| said.elapsed() >= JOIN_LOG_INTERVAL) {
+            if last_said.is_none_or(|said| said.elapsed() >= JOIN_LOG_INTERVAL) {
                 last_said = Some(Instant::now());
-                tracing::warn!(peer = %peer.raft, %error, "not let in yet");
+                let reason = error.source().map(ToString::to_string).unwrap_or_default();
+                tracing::warn!(peer = %peer.raft, %error, reason, "not let in yet");
             }
         }
-        sleep(pause).await;
+        // Those that were started together do not go on asking together.
+        sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
         pause = (2 * pause).min(JOIN_RETRY[1]);
+    }
+}
+
+/// Asks a node, and whom it names as the leader.
+async fn ask_around(
+    endpoint: &RaftEndpoint,
+    secret: &ClusterSecret,
+    first: &NodeInfo,
+    id: Option<NodeId>,
+    info: &NodeInfo,
+) -> Result<(NodeId, Welcome), JoinError> {
+    let mut at = first.clone();
+    for _ in 0..JOIN_HOPS_MAX {
+        match endpoint.ask(secret, &at, info, Wish::Join(id)).await {
+            Ok(welcome) => return welcome.id.map(|id| (id, welcome)).ok_or(JoinError::Malformed),
+            Err(JoinError::NotLeader { leader: Some(leader) }) => at = leader.info,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(JoinError::NotLeader { leader: None })
+}
+
+/// Whether asking again is of no use.
+fn is_final(error: &ApiError) -> bool {
+    match error {
+        // One may leave.
+        ApiError::BadRequest(BadRequest::MemberCount(_)) => false,
+        ApiError::BadRequest(_) | ApiError::MemberExists { .. } => true,
+        _ => false,
     }
 }

@@ -57,7 +57,7 @@ pub enum MetadataError {
     },
     /// Its bytes are none of ours.
     #[error(
-        "{path} is damaged ({what}): stop the node and remove the file, it is filled again from the cluster; give --id then"
+        "{path} is damaged ({what}): stop the node and remove the file, it is filled again from the cluster"
     )]
     Corrupt {
         /// The file.
@@ -116,16 +116,32 @@ impl MetadataStore {
         Ok(self.own::<Option<u32>>("target_voters", "the number of voters")?.flatten())
     }
 
-    /// Takes down what a node was told when it was let in, all of it or nothing.
+    /// Whether this member has had a log.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn has_had_log(&self) -> Result<bool, MetadataError> {
+        Ok(self.own::<bool>("log", "whether there was a log")?.unwrap_or(false))
+    }
+
+    /// Takes down that there is a log from now on.
     ///
     /// # Errors
     /// The store cannot be written.
-    pub fn set_welcome(&self, welcome: &Welcome) -> Result<(), MetadataError> {
+    pub fn set_has_had_log(&self) -> Result<(), MetadataError> {
+        self.set_own("log", &true)
+    }
+
+    /// Takes down which number a node was given when it was let in and what it was told, all of it or nothing.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn set_welcome(&self, id: NodeId, welcome: &Welcome) -> Result<(), MetadataError> {
         let members = welcome.members.iter().map(|peer| KnownNode { id: peer.id, info: peer.info.clone() });
         let members: Vec<KnownNode> = members.collect();
         self.with(|txn| {
             let mut own = txn.open_table(OWN)?;
-            own.insert("id", encode(&welcome.id).as_slice())?;
+            own.insert("id", encode(&id).as_slice())?;
             own.insert("target_voters", encode(&welcome.target_voters).as_slice())?;
             let mut nodes = txn.open_table(NODES)?;
             for node in &members {
@@ -135,14 +151,16 @@ impl MetadataStore {
         })
     }
 
-    /// Counts the starts of this node, this one included: what it says later it has said last.
+    /// Names this start of the node by a number that is larger than that of every earlier one: what it says later it has said last.
+    /// The clock is asked only so that this holds, too, for a node that has lost this store.
     ///
     /// # Errors
     /// The store cannot be written.
-    pub fn count_start(&self) -> Result<u64, MetadataError> {
-        let count = self.own::<u64>("starts", "the count of starts")?.unwrap_or(0) + 1;
-        self.set_own("starts", &count)?;
-        Ok(count)
+    pub fn next_incarnation(&self, unix_s: u64) -> Result<u64, MetadataError> {
+        let last = self.own::<u64>("incarnation", "the number of its last start")?.unwrap_or(0);
+        let next = (last + 1).max(unix_s);
+        self.set_own("incarnation", &next)?;
+        Ok(next)
     }
 
     /// The members that this node knows of, in the order of their numbers.
@@ -233,15 +251,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = MetadataStore::open(dir.path()).unwrap();
         assert_eq!(store.own_id().unwrap(), None);
-        assert_eq!(store.count_start().unwrap(), 1);
+        assert_eq!(store.next_incarnation(1_000).unwrap(), 1_000);
         let members =
             [(2, 1), (1, 2)].map(|(id, byte)| Peer { id: NodeId(id), info: info(byte, 1) }).to_vec();
-        store.set_welcome(&Welcome { id: NodeId(7), members, target_voters: Some(5) }).unwrap();
+        let welcome = Welcome { id: Some(NodeId(7)), members, target_voters: Some(5) };
+        store.set_welcome(NodeId(7), &welcome).unwrap();
+        assert!(!store.has_had_log().unwrap());
+        store.set_has_had_log().unwrap();
         drop(store);
         let store = MetadataStore::open(dir.path()).unwrap();
         assert_eq!(store.own_id().unwrap(), Some(NodeId(7)));
         assert_eq!(store.target_voters().unwrap(), Some(5));
-        assert_eq!(store.count_start().unwrap(), 2);
+        assert!(store.has_had_log().unwrap());
+        // The clock was put back.
+        assert_eq!(store.next_incarnation(10).unwrap(), 1_001);
         let ids =
             |store: &MetadataStore| store.nodes().unwrap().iter().map(|node| node.id.0).collect::<Vec<_>>();
         assert_eq!(ids(&store), [1, 2]);

@@ -87,8 +87,8 @@ impl Config {
         if self.gossip == Some(true) && self.secret.is_none() {
             return Err(ConfigError::GossipWithoutSecret);
         }
-        // Any key will do: it is the addresses that are looked at.
-        if self.entry != Entry::Wait || self.gossips() {
+        // Any key will do: it is the addresses that are looked at. Among peers it is known by its own.
+        if self.peers.is_empty() && (self.entry != Entry::Wait || self.secret.is_some()) {
             self.info(EndpointKey([0; 32]))?;
         }
         Ok(())

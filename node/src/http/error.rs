@@ -88,6 +88,9 @@ fn bad_request_code(bad: &BadRequest) -> &'static str {
         | BadRequest::EndpointTaken { .. }
         | BadRequest::VoterCount(_)
         | BadRequest::NotALearner(_)
+        | BadRequest::LostItsLog(_)
+        | BadRequest::JoinId(_)
+        | BadRequest::NoAddress(_)
         | BadRequest::NotAVoter(_)
         | BadRequest::Membership(_) => "members",
         BadRequest::BodyTooLarge => "body_too_large",

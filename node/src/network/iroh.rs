@@ -4,6 +4,7 @@
 mod addresses;
 mod admission;
 mod append;
+mod gate;
 mod join;
 mod pool;
 
@@ -30,11 +31,12 @@ use tokio::task::JoinSet;
 
 pub use self::addresses::{AddressBook, AddressSource};
 pub use self::admission::Admission;
+pub use self::gate::GossipGate;
 pub use self::join::JoinError;
 use self::join::JoinHandler;
 pub use self::pool::RaftConnectionPool;
 use self::pool::{Class, OnTimeout};
-use super::join::{ALPN as JOIN_ALPN, JoinService, Welcome};
+use super::join::{ALPN as JOIN_ALPN, JoinService, Welcome, Wish};
 use super::rpc::{
     ALPN, AppendEntries, Confirmed, Forward, PreVote, RaftMessage, RaftProtocol, ReadIndex, RequestVote,
     TransferLeader,
@@ -45,14 +47,14 @@ use super::{Appended, Delivery, Peer, RaftService, Transport, TransportError};
 use crate::api::{ApiError, WriteResult};
 use crate::limits::{
     ENDPOINT_CLOSE_TIMEOUT, PEER_ACK_DELAY, PEER_ACKS_AHEAD, PEER_IDLE_TIMEOUT, PEER_INITIAL_RTT,
-    PEER_KEEP_ALIVE, PEER_REQUESTS_MAX,
+    PEER_KEEP_ALIVE, PEER_ONE_WAY_STREAMS_MAX, PEER_REQUESTS_MAX, PEER_WINDOW_BYTES,
 };
 use crate::storage::snapshot::SnapshotFile;
 use crate::types::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
-use crate::types::{EncodedCommand, EndpointKey, NodeId, NodeInfo};
+use crate::types::{EncodedCommand, EndpointKey, NodeInfo};
 
 /// Names the protocol of gossip, with the version of what we say in it, to iroh.
 const GOSSIP_ALPN: &[u8] = b"aspen/gossip/1";
@@ -95,6 +97,9 @@ pub struct RaftEndpoint {
     endpoint: Endpoint,
     /// Where the peers are.
     book: AddressBook,
+    /// Who may speak to it.
+    admission: Arc<Admission>,
+    gate: GossipGate,
     /// Where it was bound, and where connections are driven.
     runtime: Handle,
 }
@@ -108,6 +113,7 @@ impl RaftEndpoint {
         secret: [u8; 32],
         address: SocketAddr,
         book: AddressBook,
+        admission: Arc<Admission>,
     ) -> Result<Self, EndpointError> {
         let failed = |reason: String| EndpointError::Bind { address, reason };
         let idle = PEER_IDLE_TIMEOUT.try_into().map_err(|_| failed("bad idle time-out".to_owned()))?;
@@ -120,8 +126,12 @@ impl RaftEndpoint {
             .default_path_max_idle_timeout(PEER_IDLE_TIMEOUT)
             .max_idle_timeout(Some(idle))
             .initial_rtt(PEER_INITIAL_RTT)
+            .receive_window(VarInt::from_u32(PEER_WINDOW_BYTES))
+            .max_concurrent_uni_streams(VarInt::from_u32(PEER_ONE_WAY_STREAMS_MAX))
             .build();
+        let gate = GossipGate::new(admission.clone());
         let endpoint = Endpoint::builder(presets::Minimal)
+            .hooks(gate.clone())
             .transport_config(transport)
             .secret_key(SecretKey::from_bytes(&secret))
             .relay_mode(RelayMode::Disabled)
@@ -134,7 +144,7 @@ impl RaftEndpoint {
             .bind()
             .await
             .map_err(|error| failed(io::Error::other(error).to_string()))?;
-        Ok(Self { endpoint, book, runtime: Handle::current() })
+        Ok(Self { endpoint, book, admission, gate, runtime: Handle::current() })
     }
 
     /// The transport to other nodes.
@@ -143,18 +153,28 @@ impl RaftEndpoint {
         IrohTransport { pool: RaftConnectionPool::new(endpoint, book, self.runtime.clone()) }
     }
 
-    /// Asks one node of a cluster to let this one in, whose number, if it has one, and whose key and addresses these are.
+    /// Asks one node of a cluster for something that it grants to whoever knows the secret; `info` is who and where this one is.
     ///
     /// # Errors
-    /// Why it was not.
-    pub async fn join(
+    /// Why it did not.
+    pub async fn ask(
         &self,
         secret: &ClusterSecret,
         at: &NodeInfo,
-        id: Option<NodeId>,
         info: &NodeInfo,
+        wish: Wish,
     ) -> Result<Welcome, JoinError> {
-        join::ask(&self.endpoint, &self.book, secret, at, id, info).await
+        join::ask(&self.endpoint, &self.book, secret, at, info, wish).await
+    }
+
+    /// Who may speak to it.
+    pub fn admission(&self) -> &Arc<Admission> {
+        &self.admission
+    }
+
+    /// Who is gossiped with.
+    pub fn gate(&self) -> &GossipGate {
+        &self.gate
     }
 
     /// Closes it, where nothing was served yet.
@@ -174,12 +194,8 @@ impl RaftEndpoint {
 
     /// Answers requests from now on: Raft's and those of gossip from admitted peers only, and those to join from whoever knows the
     /// secret.
-    pub fn serve(
-        &self,
-        service: Arc<dyn RaftService>,
-        admission: Arc<Admission>,
-        newcomers: Option<Newcomers>,
-    ) -> RaftServer {
+    pub fn serve(&self, service: Arc<dyn RaftService>, newcomers: Option<Newcomers>) -> RaftServer {
+        let admission = self.admission.clone();
         let router = Router::builder(self.endpoint.clone());
         let mut router = router.accept(ALPN, RaftHandler { service, admission: admission.clone() });
         if let Some(Newcomers { secret, service, gossip }) = newcomers {
@@ -341,13 +357,18 @@ const REMOVED: &[u8] = b"not a member of this cluster";
 
 /// The key of the other end, if it may speak; otherwise the connection is closed.
 fn admitted(admission: &Admission, connection: &Connection) -> Option<EndpointKey> {
-    let key = EndpointKey(*connection.remote_id().as_bytes());
+    let key = remote_key(connection);
     if admission.admits(&key) {
         return Some(key);
     }
     admission.refused(&key, "its key belongs to no member");
     connection.close(VarInt::from_u32(close_code::NOT_A_MEMBER), REMOVED);
     None
+}
+
+/// The key of the other end.
+fn remote_key(connection: &Connection) -> EndpointKey {
+    EndpointKey(*connection.remote_id().as_bytes())
 }
 
 /// Lets admitted peers gossip.
@@ -359,16 +380,10 @@ struct GossipHandler {
 
 impl ProtocolHandler for GossipHandler {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
-        let Some(key) = admitted(&self.admission, &connection) else { return Ok(()) };
-        let ours = connection.clone();
-        self.gossip.handle_connection(connection).await.map_err(AcceptError::from_err)?;
-        tokio::select! {
-            _ = ours.closed() => {}
-            () = self.admission.expelled(&key) => {
-                ours.close(VarInt::from_u32(close_code::NOT_A_MEMBER), REMOVED);
-            }
+        if admitted(&self.admission, &connection).is_none() {
+            return Ok(());
         }
-        Ok(())
+        self.gossip.handle_connection(connection).await.map_err(AcceptError::from_err)
     }
 
     async fn shutdown(&self) {

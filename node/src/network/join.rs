@@ -15,63 +15,65 @@ use crate::types::{NodeId, NodeInfo};
 /// Names the protocol and its version to iroh.
 pub const ALPN: &[u8] = b"aspen/join/1";
 
-/// What a newcomer says.
+/// What is asked, by whom.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct JoinRequest {
     /// That it knows the secret.
     pub proof: Proof,
-    /// Its number, if it has one already.
-    pub id: Option<NodeId>,
     /// Who and where it is; the key is that of the connection.
     pub info: NodeInfo,
+    /// What it wants.
+    pub wish: Wish,
 }
 
-/// What it is answered.
+/// What can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wish {
+    /// To be let in, under this number if it has one already.
+    Join(Option<NodeId>),
+    /// To be told who belongs to the cluster now: it does itself, or did, and hears of no leader.
+    Members,
+}
+
+/// What is answered.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum JoinAnswer {
-    /// It is a member, if only a learner.
-    Joined {
+    /// Whoever asks does not know the secret.
+    WrongSecret,
+    /// An answer that counts.
+    Proven {
         /// That the one who answers knows the secret, too.
         proof: Proof,
-        /// What it has to know.
-        welcome: Welcome,
+        /// What it says.
+        verdict: Result<Welcome, JoinRefusal>,
     },
-    /// It does not know the secret.
-    WrongSecret,
-    /// Only the leader lets nodes in.
-    NotLeader {
-        /// Whom to ask instead, where that is known.
-        leader: Option<Peer>,
-    },
-    /// It cannot be let in, or not now.
-    Refused(ApiError),
 }
 
-/// What a new member has to know before it can hear of anything by Raft.
+/// What a member has to know before it can hear of anything by Raft.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
-    /// Its number.
-    pub id: NodeId,
+    /// The number of whoever asks; `None` if it is no member.
+    pub id: Option<NodeId>,
     /// Every member: these may speak to it.
     pub members: Vec<Peer>,
     /// How many of the members should vote, if the cluster has been told.
     pub target_voters: Option<u32>,
 }
 
-/// Why a newcomer is not let in.
-#[derive(Debug)]
+/// Why a wish is not granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JoinRefusal {
-    /// This node does not lead.
+    /// Only the leader lets nodes in.
     NotLeader {
-        /// Who does, where that is known.
+        /// Whom to ask instead, where that is known.
         leader: Option<Peer>,
     },
     /// The cluster cannot take it, or not now.
     Refused(ApiError),
 }
 
-/// Lets newcomers in whose proof is good.
+/// Grants the wishes of those whose proof is good.
 pub trait JoinService: Send + Sync + 'static {
-    /// Makes a node a learner, unless it is a member already; under a new number if it has none.
-    fn join(&self, id: Option<NodeId>, info: NodeInfo) -> BoxFuture<'_, Result<Welcome, JoinRefusal>>;
+    /// Makes a node a learner, unless it is a member already; under a new number if it has none. Or only says who is a member.
+    fn grant(&self, wish: Wish, info: NodeInfo) -> BoxFuture<'_, Result<Welcome, JoinRefusal>>;
 }

@@ -69,33 +69,36 @@ struct Seen {
     health: NodeHealth,
     /// How often in a row it was late.
     late: u32,
-    /// How often in a row its clients' door was open and Raft heard nothing.
-    half_open: u32,
+    /// How often in a row the same was seen of its clients' door, while Raft heard nothing.
+    alike: (Probe, u32),
 }
 
 impl Seen {
-    const NOTHING: Self = Self { health: NodeHealth::Healthy, late: 0, half_open: 0 };
+    const NOTHING: Self = Self { health: NodeHealth::Healthy, late: 0, alike: (Probe::Answer, 0) };
 
     /// What is seen now of a member that answers, by how long ago it has done so last.
     fn answered(self, silent: Duration, heartbeat: Duration) -> Self {
         let late = if silent > 2 * heartbeat { self.late.saturating_add(1) } else { 0 };
         let was_slow = self.health == NodeHealth::Slow;
         let is_slow = late >= LOOKS_MIN || (was_slow && late > 0);
-        Self { health: if is_slow { NodeHealth::Slow } else { NodeHealth::Healthy }, late, half_open: 0 }
+        Self { health: if is_slow { NodeHealth::Slow } else { NodeHealth::Healthy }, late, ..Self::NOTHING }
     }
 
     /// What is seen now of a member that Raft hears nothing of.
     fn silent(self, probe: Probe) -> Self {
-        let half_open = if probe == Probe::Answer { self.half_open.saturating_add(1) } else { 0 };
-        let health = match probe {
+        let (before, count) = self.alike;
+        let count = if before == probe { count.saturating_add(1) } else { 1 };
+        let looks = match probe {
             Probe::Refusal => NodeHealth::Crashed,
             Probe::Silence => NodeHealth::Unresponsive,
-            // It is only just coming back, or has only just gone.
-            Probe::Answer if half_open < LOOKS_MIN => self.health,
             // Where its clients reach it and this node's Raft does not, it is the way between that is cut.
             Probe::Answer | Probe::Nothing => NodeHealth::Partitioned,
         };
-        Self { health, late: 0, half_open }
+        // A process that starts listens before it serves, and serves before Raft hears of it; one that ends does the reverse.
+        let is_in_between =
+            probe == Probe::Answer || (probe == Probe::Silence && self.health == NodeHealth::Crashed);
+        let health = if is_in_between && count < LOOKS_MIN { self.health } else { looks };
+        Self { health, late: 0, alike: (probe, count) }
     }
 }
 
@@ -103,15 +106,15 @@ impl Seen {
 #[derive(Debug)]
 pub struct NodeFailureDetector {
     raft: RaftNode,
-    /// Since when this node has led.
-    since: Option<Instant>,
+    /// Since when each member has been one under this leader.
+    since: BTreeMap<NodeId, Instant>,
     seen: BTreeMap<NodeId, Seen>,
 }
 
 impl NodeFailureDetector {
     /// Of a node.
     pub fn new(raft: RaftNode) -> Self {
-        Self { raft, since: None, seen: BTreeMap::new() }
+        Self { raft, since: BTreeMap::new(), seen: BTreeMap::new() }
     }
 
     /// Looks for as long as it runs.
@@ -144,21 +147,22 @@ impl NodeFailureDetector {
         }
     }
 
-    /// On the leader: the other members, and how long ago each was heard last. Who was not heard yet is as silent as this node has
-    /// led.
+    /// On the leader: the other members, and how long ago each was heard last. Who was not heard yet is as silent as it has been a
+    /// member under this leader.
     fn heard(&mut self) -> BTreeMap<NodeId, (NodeInfo, Duration)> {
         let metrics = self.raft.metrics();
         let (ServerState::Leader, Some(heartbeat)) = (metrics.state, metrics.heartbeat) else {
-            self.since = None;
+            self.since.clear();
             return BTreeMap::new();
         };
-        let led = self.since.get_or_insert_with(Instant::now).elapsed();
+        let now = Instant::now();
         let others =
             metrics.membership_config.membership().nodes().filter(|(id, _)| **id != self.raft.inner.id);
         let heard = others.map(|(id, info)| {
             let answered =
                 heartbeat.get(id).copied().flatten().map(|answered| answered.into_inner().elapsed());
-            (*id, (info.clone(), answered.unwrap_or(led)))
+            let since = *self.since.entry(*id).or_insert(now);
+            (*id, (info.clone(), answered.unwrap_or(now.duration_since(since))))
         });
         heard.collect()
     }
@@ -227,8 +231,8 @@ mod tests {
         assert_eq!(look(Probe::Nothing), NodeHealth::Partitioned);
         assert_eq!(look(Probe::Silence), NodeHealth::Unresponsive);
         assert_eq!(look(Probe::Refusal), NodeHealth::Crashed);
-        // It serves its clients before Raft hears of it.
-        assert_eq!([Probe::Answer; 2].map(&mut look), [NodeHealth::Crashed; 2]);
+        // It listens, and serves its clients, before Raft hears of it.
+        assert_eq!([Probe::Silence, Probe::Answer, Probe::Answer].map(&mut look), [NodeHealth::Crashed; 3]);
         assert_eq!(look(Probe::Answer), NodeHealth::Partitioned);
     }
 

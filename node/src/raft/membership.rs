@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, future};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant};
@@ -14,19 +14,22 @@ use tokio::sync::oneshot;
 use super::RaftNode;
 use super::operations::{bounded, not_leader};
 use crate::api::{ApiError, BadRequest, TimeoutOutcome};
-use crate::limits::{HAND_OVER_TIMEOUT, LEADER_RETRY, PEERS_MAX, VOTERS_MAX};
+use crate::limits::{HAND_OVER_TIMEOUT, JOIN_ID_MAX, LEADER_WAIT, PEERS_MAX, VOTERS_MAX};
 use crate::network::Peer;
-use crate::network::join::{JoinRefusal, JoinService, Welcome};
+use crate::network::join::{JoinRefusal, JoinService, Welcome, Wish};
 use crate::types::raft_types::Membership;
 use crate::types::{NodeId, NodeInfo, TypeConfig};
 
 impl RaftNode {
     /// Makes a change of the members that goes on when nobody waits for it any more: one that ended between its two steps would
-    /// leave the cluster with two majorities to ask.
+    /// leave the cluster with two majorities to ask. One after the other: each sees what the one before has made.
     pub(super) async fn change<F>(&self, change: impl FnOnce(Self) -> F) -> Result<(), ApiError>
     where
         F: Future<Output = Result<(), ApiError>> + Send + 'static,
     {
+        // Whoever gives up waiting leaves nothing behind.
+        let turn = tokio::time::timeout(LEADER_WAIT, self.inner.changing.clone().lock_owned()).await;
+        let turn = turn.map_err(|_| ApiError::ChangeInProgress)?;
         let (done, outcome) = oneshot::channel();
         let work = change(self.clone());
         {
@@ -35,6 +38,7 @@ impl RaftNode {
             tasks.spawn(async move {
                 // Whoever has asked may be gone.
                 let _ = done.send(work.await);
+                drop(turn);
             });
         }
         outcome.await.unwrap_or_else(|_| Err(ApiError::Stopping { reason: "raft stopped".to_owned() }))
@@ -57,41 +61,58 @@ impl RaftNode {
     }
 
     /// Lets a node in that knows the cluster's secret. Under a key that is a member already it is that member, which may have
-    /// moved.
-    async fn let_in(&self, id: Option<NodeId>, info: NodeInfo) -> Result<Welcome, ApiError> {
-        let _one_by_one = self.inner.joining.lock().await;
-        loop {
-            let membership = self.membership()?;
-            let present = membership.nodes().find(|(_, known)| known.endpoint_id == info.endpoint_id);
-            let last = membership.nodes().map(|(id, _)| id.0).max().unwrap_or(0);
-            let (own, change) = match present {
-                Some((own, _)) if id.is_some_and(|id| id != *own) => {
-                    return Err(BadRequest::EndpointTaken { id: id.unwrap_or_default(), other: *own }.into());
-                }
-                Some((own, known)) => {
-                    (*own, (*known != info).then(|| self.set_info(*own, info.clone()).boxed()))
-                }
-                None => {
-                    let id = id.unwrap_or(NodeId(last + 1));
-                    (id, Some(self.make_learner(id, info.clone()).boxed()))
-                }
-            };
-            match change {
-                None => return self.welcome(own),
-                Some(change) => match change.await {
-                    Ok(()) => return self.welcome(own),
-                    // Another change is under way, or the leader is new.
-                    Err(ApiError::ChangeInProgress) => tokio::time::sleep(LEADER_RETRY).await,
-                    Err(error) => return Err(error),
-                },
+    /// moved; but it must not have been sent anything yet: what it has acknowledged, others count on.
+    async fn let_in(self, id: Option<NodeId>, info: NodeInfo) -> Result<Welcome, ApiError> {
+        let membership = self.membership()?;
+        let present = membership.nodes().find(|(_, known)| known.endpoint_id == info.endpoint_id);
+        let own = match present {
+            Some((own, _)) if id.is_some_and(|id| id != *own) => {
+                return Err(BadRequest::EndpointTaken { id: id.unwrap_or_default(), other: *own }.into());
             }
-        }
+            Some((own, _))
+                if membership.voter_ids().any(|voter| voter == *own) || self.has_acknowledged(*own) =>
+            {
+                return Err(BadRequest::LostItsLog(*own).into());
+            }
+            Some((own, _)) => {
+                self.set_info(*own, info.clone()).await?;
+                *own
+            }
+            None => {
+                let last = membership.nodes().map(|(id, _)| id.0).max().unwrap_or(0);
+                let id = id.unwrap_or(NodeId(last.saturating_add(1)));
+                if id == NodeId(0) || id.0 > JOIN_ID_MAX {
+                    return Err(BadRequest::JoinId(id).into());
+                }
+                self.make_learner(id, info.clone()).await?;
+                id
+            }
+        };
+        let welcome = self.members_for(&info)?;
+        // Another leader may have made other changes meanwhile.
+        if welcome.id == Some(own) { Ok(welcome) } else { Err(ApiError::ChangeInProgress) }
     }
 
-    fn welcome(&self, id: NodeId) -> Result<Welcome, ApiError> {
-        let membership = self.membership()?;
-        let members = membership.nodes().map(|(id, info)| Peer { id: *id, info: info.clone() }).collect();
-        Ok(Welcome { id, members, target_voters: self.inner.promotion.target_voters })
+    /// Whether a member has told this leader that it has anything.
+    fn has_acknowledged(&self, id: NodeId) -> bool {
+        self.metrics().replication.is_some_and(|matched| matched.get(&id).copied().flatten().is_some())
+    }
+
+    /// What whoever asks has to know of the members that this node knows.
+    fn members_for(&self, info: &NodeInfo) -> Result<Welcome, ApiError> {
+        let metrics = self.inner.raft.server_metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        let members: Vec<Peer> =
+            membership.nodes().map(|(id, info)| Peer { id: *id, info: info.clone() }).collect();
+        if members.is_empty() {
+            return Err(not_leader(None, None));
+        }
+        let own = members.iter().find(|peer| peer.info.endpoint_id == info.endpoint_id);
+        Ok(Welcome {
+            id: own.map(|peer| peer.id),
+            members,
+            target_voters: self.inner.promotion.target_voters,
+        })
     }
 
     /// Writes down where a member is now. Its key stays: nobody else can be taken for it.
@@ -215,26 +236,36 @@ impl RaftNode {
 }
 
 impl JoinService for RaftNode {
-    fn join(&self, id: Option<NodeId>, info: NodeInfo) -> BoxFuture<'_, Result<Welcome, JoinRefusal>> {
-        let (done, welcome) = oneshot::channel();
-        let change = self.change(move |node| async move {
-            // Whoever has asked may be gone.
-            let _ = done.send(node.let_in(id, info).await?);
-            Ok(())
-        });
+    fn grant(&self, wish: Wish, info: NodeInfo) -> BoxFuture<'_, Result<Welcome, JoinRefusal>> {
+        let refused = |error: ApiError| match error {
+            ApiError::NotLeader { .. } => JoinRefusal::NotLeader { leader: self.leader() },
+            error => JoinRefusal::Refused(error),
+        };
+        let id = match wish {
+            Wish::Members => return future::ready(self.members_for(&info).map_err(refused)).boxed(),
+            Wish::Join(id) => id,
+        };
         async move {
-            match bounded(TimeoutOutcome::GoesOn, change).await {
-                Ok(()) => welcome.await.map_err(|_| JoinRefusal::Refused(ApiError::LeaderLost)),
-                Err(ApiError::NotLeader { .. }) => Err(JoinRefusal::NotLeader { leader: self.leader() }),
-                Err(error) => Err(JoinRefusal::Refused(error)),
+            if info.raft.ip().is_unspecified() || info.raft.port() == 0 {
+                return Err(JoinRefusal::Refused(BadRequest::NoAddress(info.raft).into()));
             }
+            // Nobody waits in a queue who is sent elsewhere in any case.
+            self.membership().map_err(refused)?;
+            let (done, welcome) = oneshot::channel();
+            let change = self.change(move |node| async move {
+                // Whoever has asked may be gone.
+                let _ = done.send(node.let_in(id, info).await?);
+                Ok(())
+            });
+            bounded(TimeoutOutcome::GoesOn, change).await.map_err(refused)?;
+            welcome.await.map_err(|_| JoinRefusal::Refused(ApiError::LeaderLost))
         }
         .boxed()
     }
 }
 
 /// Who votes once the change that is under way is done.
-fn future_voters(membership: &Membership) -> BTreeSet<NodeId> {
+pub(super) fn future_voters(membership: &Membership) -> BTreeSet<NodeId> {
     membership.get_joint_config().last().cloned().unwrap_or_default()
 }
 

@@ -11,6 +11,7 @@ use openraft::{Instant as _, ServerState};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::RaftNode;
+use super::membership::future_voters;
 use crate::limits::{PROMOTION_COOL_DOWN, PROMOTION_INTERVAL, PROMOTION_LAG_MAX};
 use crate::types::NodeId;
 
@@ -82,23 +83,32 @@ pub struct LearnerPromotionCoordinator {
     policy: PromotionPolicy,
     /// Since when this node has led, and the voters have been who they are.
     since: Option<(BTreeSet<NodeId>, Instant)>,
+    /// Since when this node has led a cluster with two majorities.
+    half_done_since: Option<Instant>,
 }
 
 impl LearnerPromotionCoordinator {
     /// Of a node, by a policy.
     pub fn new(raft: RaftNode, policy: PromotionPolicy) -> Self {
-        Self { raft, policy, since: None }
+        Self { raft, policy, since: None, half_done_since: None }
     }
 
     /// Looks after the voters for as long as it runs.
     pub async fn run(mut self) {
-        if self.policy == PromotionPolicy::default() {
-            return;
-        }
         let mut ticks = interval(PROMOTION_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looked = Instant::now();
         loop {
             ticks.tick().await;
+            // Whoever was stopped itself cannot say how long others were silent.
+            if looked.elapsed() > self.raft.inner.patience {
+                self.since = None;
+            }
+            looked = Instant::now();
+            if let Some(next) = self.unfinished() {
+                self.finish(next).await;
+                continue;
+            }
             let Some((standing, voters)) = self.look() else { continue };
             let Some(next) = standing.next(self.policy) else { continue };
             let text =
@@ -107,6 +117,32 @@ impl LearnerPromotionCoordinator {
             match self.raft.change(move |node| async move { node.make_voters(next, false).await }).await {
                 Ok(()) => tracing::info!(%from, %to, "the voters were changed"),
                 Err(error) => tracing::warn!(%error, %from, %to, "the voters could not be changed"),
+            }
+        }
+    }
+
+    /// Who is to vote by a change that a leader has left half done: openraft leaves the second step to whoever has begun it, and until
+    /// then the cluster has two majorities to ask.
+    fn unfinished(&mut self) -> Option<BTreeSet<NodeId>> {
+        let metrics = self.raft.metrics();
+        let membership = metrics.membership_config.membership();
+        let is_half_done = metrics.state == ServerState::Leader
+            && membership.get_joint_config().len() > 1
+            && metrics.committed_membership_config == metrics.membership_config;
+        if !is_half_done {
+            self.half_done_since = None;
+            return None;
+        }
+        let since = *self.half_done_since.get_or_insert_with(Instant::now);
+        (since.elapsed() >= PROMOTION_COOL_DOWN).then(|| future_voters(membership))
+    }
+
+    /// Makes the second step. Whether the voters that leave were to stay as learners nobody knows any more: they stay.
+    async fn finish(&self, voters: BTreeSet<NodeId>) {
+        match self.raft.change(move |node| async move { node.make_voters(voters, true).await }).await {
+            Ok(()) => tracing::info!("a change of the voters that another leader had begun is done"),
+            Err(error) => {
+                tracing::warn!(%error, "a change of the voters that another leader had begun is not done yet");
             }
         }
     }
@@ -135,8 +171,8 @@ impl LearnerPromotionCoordinator {
         let seen = |id: &NodeId| {
             let answered =
                 heartbeat.get(id).copied().flatten().map(|answered| answered.into_inner().elapsed());
-            // Who has not answered yet is as silent as this node has led.
-            let silent = answered.unwrap_or(led);
+            // Who has not answered yet is as silent as this node has led, and nobody is silent for longer than that.
+            let silent = answered.unwrap_or(led).min(led);
             let matched = replication.get(id).copied().flatten().map_or(0, |matched| matched.index);
             let is_voter = voters.contains(id);
             if *id == own {

@@ -84,16 +84,18 @@ pub(super) fn is_disk_full(error: &redb::Error) -> bool {
 }
 
 impl RedbLogStore {
-    /// Whose log is at `path`; `None` where there is none.
+    /// Whose log is at `path`, and whether there is or was anything in it; `None` where there is none.
     ///
     /// # Errors
     /// The file is in use, damaged, or of a later format.
-    pub fn owner(path: &Path) -> Result<Option<NodeId>, StorageError> {
+    pub fn owner(path: &Path) -> Result<Option<(NodeId, bool)>, StorageError> {
         if !path.exists() {
             return Ok(None);
         }
         let db = Database::open(path).map_err(|error| not_opened(path, error))?;
-        Ok(stored_format(path, &db)?.map(|(_, node)| NodeId(node)))
+        let Some((_, node)) = stored_format(path, &db)? else { return Ok(None) };
+        let Loaded { vote, last, purged, .. } = load(path, &db)?;
+        Ok(Some((NodeId(node), vote.is_some() || last.is_some() || purged.is_some())))
     }
 
     /// Opens the log at `path`, or makes it, for node `id`.

@@ -16,8 +16,8 @@ use crate::types::EndpointKey;
 pub struct Admission {
     /// What the settings name, a member that was removed since excepted.
     configured: RwLock<HashSet<EndpointKey>>,
-    /// Who was named when this node was let in: they count until the members are known.
-    introduced: HashSet<EndpointKey>,
+    /// Who was named by a member that knows the secret: they count until the members are known, and where these are of yesterday.
+    introduced: RwLock<HashSet<EndpointKey>>,
     members: RwLock<HashSet<EndpointKey>>,
     changes: watch::Sender<u64>,
     refused: AtomicU64,
@@ -25,14 +25,11 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Lets in whom the settings name, and whom this node was told of when it joined; members follow with [`Self::set_members`].
-    pub fn new(
-        configured: impl IntoIterator<Item = EndpointKey>,
-        introduced: impl IntoIterator<Item = EndpointKey>,
-    ) -> Self {
+    /// Lets in whom the settings name; members follow with [`Self::set_members`].
+    pub fn new(configured: impl IntoIterator<Item = EndpointKey>) -> Self {
         Self {
             configured: RwLock::new(configured.into_iter().collect()),
-            introduced: introduced.into_iter().collect(),
+            introduced: RwLock::default(),
             members: RwLock::default(),
             changes: watch::Sender::new(0),
             refused: AtomicU64::new(0),
@@ -40,10 +37,19 @@ impl Admission {
         }
     }
 
+    /// Lets in whom a member has named, until this node hears by Raft of other members than it knows.
+    pub fn introduce(&self, keys: impl IntoIterator<Item = EndpointKey>) {
+        let mut introduced = self.introduced.write().expect("nothing panics while it holds this lock");
+        *introduced = keys.into_iter().collect();
+    }
+
     /// Replaces the committed members. Whoever was one and is none any more is let in no longer, even if the settings name it.
     pub fn set_members(&self, members: HashSet<EndpointKey>) {
         {
             let mut known = self.members.write().expect("nothing panics while it holds this lock");
+            if *known != members {
+                self.introduce([]);
+            }
             let mut configured = self.configured.write().expect("nothing panics while it holds this lock");
             configured.retain(|key| members.contains(key) || !known.contains(key));
             *known = members;
@@ -55,7 +61,7 @@ impl Admission {
     pub fn admits(&self, key: &EndpointKey) -> bool {
         let members = self.members.read().expect("nothing panics while it holds this lock");
         members.contains(key)
-            || (members.is_empty() && self.introduced.contains(key))
+            || self.introduced.read().expect("nothing panics while it holds this lock").contains(key)
             || self.configured.read().expect("nothing panics while it holds this lock").contains(key)
     }
 
@@ -90,7 +96,7 @@ mod tests {
     #[test]
     fn configured_peer_is_admitted_until_it_is_removed() {
         let [configured, member, stranger] = [1, 2, 3].map(|byte| EndpointKey([byte; 32]));
-        let admission = Admission::new([configured], []);
+        let admission = Admission::new([configured]);
         assert!(!admission.admits(&member));
         admission.set_members([member].into());
         assert!(admission.admits(&configured) && admission.admits(&member) && !admission.admits(&stranger));
@@ -108,7 +114,8 @@ mod tests {
     #[test]
     fn those_who_were_named_at_the_door_count_until_the_members_are_known() {
         let [named, member] = [1, 2].map(|byte| EndpointKey([byte; 32]));
-        let admission = Admission::new([], [named]);
+        let admission = Admission::new([]);
+        admission.introduce([named]);
         assert!(admission.admits(&named));
         admission.set_members([member].into());
         assert!(!admission.admits(&named) && admission.admits(&member));

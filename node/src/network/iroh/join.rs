@@ -11,45 +11,57 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::{Admission, close_code};
-use crate::limits::{DIAL_TIMEOUT, JOIN_ANSWER_BYTES_MAX, JOIN_REQUEST_BYTES_MAX, JOIN_TIMEOUT, JOINERS_MAX};
-use crate::network::join::{ALPN, JoinAnswer, JoinRefusal, JoinRequest, JoinService, Welcome};
+use super::{Admission, close_code, remote_key};
+use crate::api::ApiError;
+use crate::limits::{
+    DIAL_TIMEOUT, JOIN_ANSWER_BYTES_MAX, JOIN_REQUEST_BYTES_MAX, JOIN_REQUEST_TIMEOUT, JOIN_TIMEOUT,
+    JOINERS_MAX, STRANGERS_MAX,
+};
+use crate::network::join::{ALPN, JoinAnswer, JoinRefusal, JoinRequest, JoinService, Welcome, Wish};
 use crate::network::secret::{ClusterSecret, Prover};
 use crate::network::{AddressBook, Peer};
-use crate::types::{EndpointKey, NodeId, NodeInfo};
+use crate::types::{EndpointKey, NodeInfo};
 
-/// Why one node did not let a newcomer in.
+/// Why one node did not grant what was asked of it.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// It could not be asked, or its answer not be read: another may do, or the same one later.
-    #[error("{0}")]
+    /// There is no connection.
+    #[error("it cannot be reached: {0}")]
     Unreachable(String),
-    /// It does not lead.
-    #[error("it does not lead the cluster")]
-    NotLeader {
-        /// Who does, as far as it knows.
-        leader: Option<Peer>,
-    },
+    /// The connection was lost, or nothing came in time.
+    #[error("it did not answer: {0}")]
+    Lost(String),
+    /// It speaks another language.
+    #[error("it speaks another version of the protocol")]
+    Malformed,
     /// The secrets differ.
     #[error("it has another secret")]
     WrongSecret,
     /// It has not proven that it knows the secret.
     #[error("it claims to be of this cluster and does not know the secret")]
     Impostor,
+    /// It does not lead.
+    #[error("it does not lead the cluster")]
+    NotLeader {
+        /// Who does, as far as it knows.
+        leader: Option<Peer>,
+    },
     /// It will not, or not now.
-    #[error("it refuses: {0}")]
-    Refused(crate::api::ApiError),
+    #[error("it refuses")]
+    Refused(#[source] ApiError),
 }
 
-/// Lets nodes in that know the secret.
+/// Hears nodes that know the secret.
 #[derive(Clone)]
 pub(super) struct JoinHandler {
     service: Arc<dyn JoinService>,
     secret: ClusterSecret,
     own_key: EndpointKey,
     admission: Arc<Admission>,
-    /// One for each newcomer that is heard at a time.
-    permits: Arc<Semaphore>,
+    /// One for each stranger that is heard.
+    strangers: Arc<Semaphore>,
+    /// One for each of them that has proven itself.
+    joiners: Arc<Semaphore>,
 }
 
 impl Debug for JoinHandler {
@@ -65,47 +77,45 @@ impl JoinHandler {
         own_key: EndpointKey,
         admission: Arc<Admission>,
     ) -> Self {
-        let permits = Arc::new(Semaphore::new(JOINERS_MAX as usize));
-        Self { service, secret, own_key, admission, permits }
+        let strangers = Arc::new(Semaphore::new(STRANGERS_MAX as usize));
+        let joiners = Arc::new(Semaphore::new(JOINERS_MAX as usize));
+        Self { service, secret, own_key, admission, strangers, joiners }
     }
 
-    /// Hears a newcomer, and answers it.
+    /// Hears whoever asks, and answers.
     async fn hear(&self, connection: &Connection) -> Result<(), JoinError> {
-        let (mut send, mut recv) = connection.accept_bi().await.map_err(unreachable)?;
-        let request = recv.read_to_end(JOIN_REQUEST_BYTES_MAX).await.map_err(unreachable)?;
-        let answer = self.answer(&decode::<JoinRequest>(&request)?, connection).await?;
-        send.write_all(&encode(&answer)?).await.map_err(unreachable)?;
-        send.finish().map_err(unreachable)?;
+        let Ok(stranger) = self.strangers.clone().try_acquire_owned() else {
+            connection.close(VarInt::from_u32(close_code::BUSY), b"too many nodes ask at once");
+            return Ok(());
+        };
+        let heard = timeout(JOIN_REQUEST_TIMEOUT, async {
+            let (send, mut recv) = connection.accept_bi().await.map_err(lost)?;
+            let bytes = recv.read_to_end(JOIN_REQUEST_BYTES_MAX).await.map_err(lost)?;
+            Ok((send, decode::<JoinRequest>(&bytes)?))
+        });
+        let (mut send, request) = heard.await.map_err(lost)??;
+        let (key, session) = (remote_key(connection), session(connection)?);
+        let is_known = self.secret.accepts(&request.proof, Prover::Joiner(key), &session);
+        // The key is what later counts, so it has to be the asker's own.
+        let answer = if is_known && request.info.endpoint_id == key {
+            drop(stranger);
+            let Ok(_joiner) = self.joiners.acquire().await else { return Ok(()) };
+            let verdict = self.service.grant(request.wish, request.info).await;
+            JoinAnswer::Proven { proof: self.secret.prove(Prover::Member(self.own_key), &session), verdict }
+        } else {
+            self.admission.refused(&key, "it does not know the cluster's secret");
+            JoinAnswer::WrongSecret
+        };
+        send.write_all(&encode(&answer)?).await.map_err(lost)?;
+        send.finish().map_err(lost)?;
         // Whoever closes first may cut off what is under way.
         connection.closed().await;
         Ok(())
-    }
-
-    async fn answer(&self, request: &JoinRequest, connection: &Connection) -> Result<JoinAnswer, JoinError> {
-        let (key, session) = (remote_key(connection), session(connection)?);
-        let is_known = self.secret.accepts(&request.proof, Prover::Joiner(key), &session);
-        // The key is what later counts, so it has to be the newcomer's own.
-        if !is_known || request.info.endpoint_id != key {
-            self.admission.refused(&key, "it does not know the cluster's secret");
-            return Ok(JoinAnswer::WrongSecret);
-        }
-        Ok(match self.service.join(request.id, request.info.clone()).await {
-            Ok(welcome) => JoinAnswer::Joined {
-                proof: self.secret.prove(Prover::Member(self.own_key), &session),
-                welcome,
-            },
-            Err(JoinRefusal::NotLeader { leader }) => JoinAnswer::NotLeader { leader },
-            Err(JoinRefusal::Refused(error)) => JoinAnswer::Refused(error),
-        })
     }
 }
 
 impl ProtocolHandler for JoinHandler {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
-        let Ok(_permit) = self.permits.clone().try_acquire_owned() else {
-            connection.close(VarInt::from_u32(close_code::BUSY), b"too many nodes ask to join at once");
-            return Ok(());
-        };
         match timeout(JOIN_TIMEOUT, self.hear(&connection)).await {
             Ok(Ok(())) => {}
             // It asks again, if it wants to.
@@ -117,65 +127,65 @@ impl ProtocolHandler for JoinHandler {
     }
 }
 
-/// Asks one node of the cluster to be let in.
+/// Asks one node of the cluster for something.
 ///
 /// # Errors
-/// Why it was not.
+/// Why it was not granted.
 pub(super) async fn ask(
     endpoint: &Endpoint,
     book: &AddressBook,
     secret: &ClusterSecret,
     at: &NodeInfo,
-    id: Option<NodeId>,
     info: &NodeInfo,
+    wish: Wish,
 ) -> Result<Welcome, JoinError> {
-    let address = book.dial(at).ok_or_else(|| unreachable("its key is none"))?;
+    let unreachable = JoinError::Unreachable;
+    let address = book.dial(at).ok_or_else(|| unreachable("its key is none".to_owned()))?;
     let dialled = timeout(DIAL_TIMEOUT, endpoint.connect(address, ALPN)).await;
-    let connection =
-        dialled.map_err(|_| unreachable(format!("no handshake with {}", at.raft)))?.map_err(unreachable)?;
+    let dialled = dialled.map_err(|_| unreachable(format!("no handshake with {}", at.raft)))?;
+    let connection = dialled.map_err(|error| unreachable(error.to_string()))?;
     let asked = async {
         let session = session(&connection)?;
         let proof = secret.prove(Prover::Joiner(info.endpoint_id), &session);
-        let (mut send, mut recv) = connection.open_bi().await.map_err(unreachable)?;
-        let request = JoinRequest { proof, id, info: info.clone() };
-        send.write_all(&encode(&request)?).await.map_err(unreachable)?;
-        send.finish().map_err(unreachable)?;
-        let answer = recv.read_to_end(JOIN_ANSWER_BYTES_MAX).await.map_err(unreachable)?;
-        match decode(&answer)? {
-            JoinAnswer::Joined { proof, welcome } => {
-                let prover = Prover::Member(at.endpoint_id);
-                if secret.accepts(&proof, prover, &session) { Ok(welcome) } else { Err(JoinError::Impostor) }
-            }
-            JoinAnswer::WrongSecret => Err(JoinError::WrongSecret),
-            JoinAnswer::NotLeader { leader } => Err(JoinError::NotLeader { leader }),
-            JoinAnswer::Refused(error) => Err(JoinError::Refused(error)),
+        let (mut send, mut recv) = connection.open_bi().await.map_err(lost)?;
+        let request = JoinRequest { proof, info: info.clone(), wish };
+        send.write_all(&encode(&request)?).await.map_err(lost)?;
+        send.finish().map_err(lost)?;
+        let answer = recv.read_to_end(JOIN_ANSWER_BYTES_MAX).await.map_err(lost)?;
+        let (proof, verdict) = match decode(&answer)? {
+            JoinAnswer::WrongSecret => return Err(JoinError::WrongSecret),
+            JoinAnswer::Proven { proof, verdict } => (proof, verdict),
+        };
+        // Nothing that it says counts before.
+        if !secret.accepts(&proof, Prover::Member(at.endpoint_id), &session) {
+            return Err(JoinError::Impostor);
         }
+        verdict.map_err(|refusal| match refusal {
+            JoinRefusal::NotLeader { leader } => JoinError::NotLeader { leader },
+            JoinRefusal::Refused(error) => JoinError::Refused(error),
+        })
     };
     let answer = timeout(JOIN_TIMEOUT, asked).await;
     connection.close(VarInt::from_u32(close_code::DONE), b"");
-    answer.unwrap_or_else(|_| Err(unreachable(format!("no answer within {} s", JOIN_TIMEOUT.as_secs()))))
+    answer.unwrap_or_else(|elapsed| Err(lost(elapsed)))
 }
 
-fn remote_key(connection: &Connection) -> EndpointKey {
-    EndpointKey(*connection.remote_id().as_bytes())
-}
-
-/// Bytes that both ends of this connection have, and nobody else.
+/// Bytes that both ends of this connection have, and nobody else (RFC 5705).
 fn session(connection: &Connection) -> Result<[u8; 32], JoinError> {
     let mut session = [0; 32];
     let exported = connection.export_keying_material(&mut session, ALPN, b"");
-    exported.map_err(|error| JoinError::Unreachable(format!("{error:?}")))?;
+    exported.map_err(|error| JoinError::Lost(format!("{error:?}")))?;
     Ok(session)
 }
 
 fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, JoinError> {
-    postcard::to_stdvec(message).map_err(unreachable)
+    postcard::to_stdvec(message).map_err(|_| JoinError::Malformed)
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JoinError> {
-    postcard::from_bytes(bytes).map_err(|_| unreachable("it speaks another version of the protocol"))
+    postcard::from_bytes(bytes).map_err(|_| JoinError::Malformed)
 }
 
-fn unreachable(reason: impl ToString) -> JoinError {
-    JoinError::Unreachable(reason.to_string())
+fn lost(error: impl ToString) -> JoinError {
+    JoinError::Lost(error.to_string())
 }

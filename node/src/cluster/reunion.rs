@@ -1,0 +1,83 @@
+//! How a member that was away for long finds the others again: who was a member then need not be one now, and whoever leads now may
+//! be nobody that it lets in. So it asks those whom it knows who belongs to the cluster, and lets these in until it hears of them by
+//! Raft.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::metadata::MetadataStore;
+use crate::limits::REUNION_INTERVAL;
+use crate::network::AddressSource;
+use crate::network::iroh::{JoinError, RaftEndpoint};
+use crate::network::join::Wish;
+use crate::network::secret::ClusterSecret;
+use crate::raft::RaftNode;
+use crate::types::{NodeId, NodeInfo};
+
+/// A node that asks, whenever nobody leads, who belongs to its cluster.
+#[derive(Debug)]
+pub struct Reunion {
+    /// The way to the others.
+    pub endpoint: RaftEndpoint,
+    /// By which they believe each other.
+    pub secret: ClusterSecret,
+    /// Who and where this node is.
+    pub info: NodeInfo,
+    /// Whether it hears of a leader.
+    pub raft: RaftNode,
+    /// The members, as this node has them.
+    pub members: watch::Receiver<BTreeMap<NodeId, NodeInfo>>,
+    /// Whom it knows besides.
+    pub metadata: MetadataStore,
+}
+
+impl Reunion {
+    /// Asks for as long as it runs.
+    pub async fn run(self) {
+        let mut has_said = false;
+        loop {
+            sleep(REUNION_INTERVAL).await;
+            if !self.raft.is_alone_since(REUNION_INTERVAL) {
+                continue;
+            }
+            let Some(is_member) = self.ask_around().await else { continue };
+            if !is_member && !has_said {
+                tracing::warn!(
+                    "this node was removed from its cluster: stop it, and start it as a new member with an empty data directory"
+                );
+            }
+            has_said |= !is_member;
+        }
+    }
+
+    /// Asks until somebody answers; whether this node is a member by its word.
+    async fn ask_around(&self) -> Option<bool> {
+        for peer in self.known() {
+            match self.endpoint.ask(&self.secret, &peer, &self.info, Wish::Members).await {
+                Ok(welcome) => {
+                    let infos = || welcome.members.iter().map(|member| &member.info);
+                    for info in infos() {
+                        self.endpoint.book().learn(&info.endpoint_id, AddressSource::Word, info.raft);
+                    }
+                    self.endpoint.admission().introduce(infos().map(|info| info.endpoint_id));
+                    return Some(welcome.id.is_some());
+                }
+                Err(error @ JoinError::Impostor) => tracing::warn!(peer = %peer.raft, %error, "not believed"),
+                Err(error) => tracing::debug!(peer = %peer.raft, %error, "asked in vain who is a member"),
+            }
+        }
+        None
+    }
+
+    /// Whom to ask: every member that this node knows, and whoever else it has heard of.
+    fn known(&self) -> Vec<NodeInfo> {
+        let members = self.members.borrow().clone();
+        let kept = self.metadata.nodes().unwrap_or_default();
+        let known = members.into_values().chain(kept.into_iter().map(|node| node.info));
+        let others = known.filter(|info| info.endpoint_id != self.info.endpoint_id);
+        let by_key: BTreeMap<_, _> = others.map(|info| (info.endpoint_id, info)).collect();
+        by_key.into_values().collect()
+    }
+}
