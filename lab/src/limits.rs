@@ -340,6 +340,8 @@ pub const LOSS_SIGMA_MAX: f64 = 5.0;
 pub const PAUSE_SILENCE: Duration = Duration::from_millis(300);
 /// How long a role (leader, follower) is looked for when a fault is due.
 pub const ROLE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a change of the members may take before its receipt is given up: an election may come between.
+pub const MEMBERS_CHANGE_MAX: Duration = Duration::from_secs(15);
 /// How long a restarted node may take until it serves again before its receipt is given up.
 pub const RESTART_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long a probe over a cut waits for the answer that must not come: far above any round trip of a healthy fabric.

@@ -23,8 +23,8 @@ use crate::limits::machines::MEMORY_MIB_DEFAULT;
 use crate::limits::{LAB_HOST, NODE_HOST_FIRST, PORT_MAX, PORT_MIN, READER_RATE};
 use crate::scenario::{Check, Fault, RaftSettings, Scenario, Workload};
 pub use crate::scenario::{
-    ClockError, FaultAction, LinkEffect, Mix, NodeIndex, Reads, Selector, StandingLink, Target, WorkloadKind,
-    link_pairs,
+    ClockError, FaultAction, LinkEffect, MemberChange, Mix, NodeIndex, Reads, Selector, StandingLink, Target,
+    WorkloadKind, link_pairs,
 };
 
 /// Where a run directory has it, from its beginning.
@@ -54,6 +54,9 @@ pub struct Plan {
     pub raft: PlannedRaft,
     /// Every node; [`NodeIndex`] is a position in this list.
     pub nodes: Vec<PlannedNode>,
+    /// How many of them, the first ones, found the cluster; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub founders: Option<u16>,
     /// The directed links that are not perfect, for the whole run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<StandingLink>,
@@ -228,6 +231,7 @@ impl Plan {
             lab: LabPort { iface: LAB_IFACE.to_owned(), mac: mac(vendor, u16::MAX), ip: host(LAB_HOST) },
             raft: planned_raft(scenario.raft()),
             nodes: nodes(scenario, seed, vendor, host),
+            founders: Some(scenario.founders()).filter(|count| usize::from(*count) < scenario.nodes().len()),
             links: scenario.links().to_vec(),
             workload: workload(scenario.workload(), scenario.nodes().len(), seed),
             duration_ms: ms(scenario.duration()),
@@ -247,6 +251,11 @@ impl Plan {
     /// The first fault that only machines can have, by its key in a scenario, if there is one.
     pub fn needs_machines(&self) -> Option<&'static str> {
         self.steps.iter().find(|step| step.action.needs_machine()).map(|step| step.action.key())
+    }
+
+    /// The nodes that found the cluster, in order.
+    pub fn founders(&self) -> impl Iterator<Item = NodeIndex> + use<> {
+        (0..self.founders.unwrap_or(node_count(self.nodes.len()))).map(NodeIndex)
     }
 
     /// The positions of all nodes, in order.

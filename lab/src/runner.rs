@@ -136,10 +136,11 @@ pub async fn run(stage: Stage, files: Files) -> Result<RunRecord, RunError> {
     let load_ended = stage.clock.now();
     conduct.event(EventKind::Phase, "settle", "the load ends");
     drain(&stage, &conduct, &mut clients).await;
+    let outside = observer.watch().outside();
     let settled = if *stage.interrupt.borrow() || conduct.has_deaths() || held.is_err() {
         None
     } else {
-        settle::settle(&stage, &conduct, &load).await
+        settle::settle(&stage, &conduct, &load, &outside).await
     };
     if let Err(error) = standing.end(&conduct) {
         conduct.defect(causes(&error));

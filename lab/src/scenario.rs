@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::effect::LinkEffect;
 pub(crate) use self::effect::{percent, rate as bit_rate};
-pub use self::fault::{ClockError, Fault, FaultAction, Selector, StandingLink, link_pairs};
+pub use self::fault::{ClockError, Fault, FaultAction, MemberChange, Selector, StandingLink, link_pairs};
 pub use self::mistake::Mistake;
 pub use self::parse::SyntaxError;
 pub(crate) use self::validate::links::impossible as impossible_effect;
@@ -53,6 +53,7 @@ pub struct Scenario {
     nodes: Vec<String>,
     zones: Vec<Option<String>>,
     memories_mib: Vec<u32>,
+    founders: u16,
     links: Vec<StandingLink>,
     target: Target,
     raft: RaftSettings,
@@ -296,6 +297,11 @@ impl Scenario {
     /// The zone of each node that has one, in the order of [`Self::nodes`].
     pub fn zones(&self) -> &[Option<String>] {
         &self.zones
+    }
+
+    /// How many nodes, the first ones, found the cluster; the others wait outside.
+    pub fn founders(&self) -> u16 {
+        self.founders
     }
 
     /// The memory of each node, in MiB, if it is a virtual machine.

@@ -3,13 +3,13 @@
 pub mod aspen;
 pub mod etcd;
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use crate::cluster::{Channel, Request, RequestError, Response};
 use crate::history::{Op, Outcome};
 use crate::limits::OBSERVE_TIMEOUT;
 use crate::observations::NodeState;
-use crate::plan::{Plan, Reads, Target};
+use crate::plan::{NodeIndex, Plan, Reads, Target};
 use crate::program::Exit;
 
 /// Where a node, of either, answers with 200 once it serves.
@@ -138,9 +138,12 @@ impl Target {
     }
 
     /// What founds a cluster, if its nodes do not do so by themselves.
-    pub(crate) fn found_request(self) -> Option<Request> {
+    pub(crate) fn found_request(self, plan: &Plan) -> Option<Request> {
         match self {
-            Self::Aspen => Some(Request::post("/cluster/init", &Json::Object(serde_json::Map::new()))),
+            Self::Aspen => {
+                let members: Vec<u64> = plan.founders().map(NodeIndex::raft_id).collect();
+                Some(Request::post("/cluster/init", &json!({ "members": members })))
+            }
             Self::Etcd => None,
         }
     }

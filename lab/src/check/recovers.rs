@@ -89,7 +89,7 @@ fn wanted<'a>(
             // Whoever was put out of the cluster before it was late need not come back.
             let late_ns = late_ns(since_ns, within);
             let is_out = |out_ns: u64| out_ns < late_ns && came_ns.is_none_or(|came_ns| out_ns < came_ns);
-            if node.and_then(|node| record.retired_ns(node)).is_some_and(is_out) {
+            if node.and_then(|node| record.out_ns(node)).is_some_and(is_out) {
                 return;
             }
             let took = came_ns.map(|came_ns| Duration::from_nanos(came_ns - since_ns));

@@ -29,6 +29,7 @@ fn fault(began_s: u64, ended_s: Option<u64>) -> FaultRecord {
         minority: vec![NodeIndex(0)],
         touched: vec![NodeIndex(0)],
         retired: Vec::new(),
+        removed: Vec::new(),
         links: Vec::new(),
         hit_leader_of_term: Some(1),
         proofs: vec![Proof { what: "it".to_owned(), is_seen: true, detail: String::new() }],

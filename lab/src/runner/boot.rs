@@ -53,11 +53,11 @@ pub(crate) async fn start(stage: &Stage, conduct: &Conduct) -> Result<(), BootEr
     Ok(())
 }
 
-/// Founds the cluster, and waits until every node serves.
+/// Founds the cluster, and waits until every founder serves.
 pub(crate) async fn found(stage: &Stage, conduct: &Conduct) -> Result<(), BootError> {
     let deadline = stage.clock.now() + BOOT_WAIT_MAX;
     let first = NodeIndex(0);
-    if let Some(init) = stage.plan.target.found_request() {
+    if let Some(init) = stage.plan.target.found_request(&stage.plan) {
         let refusal = match stage.cluster.channel(first).request(init, BOOT_WAIT_MAX).await {
             Ok(response) if response.status == 200 => None,
             Ok(response) => Some(format!("{} {}", response.status, response.body)),
@@ -67,7 +67,7 @@ pub(crate) async fn found(stage: &Stage, conduct: &Conduct) -> Result<(), BootEr
             return Err(BootError::Init { name: stage.name(first).to_owned(), answer });
         }
     }
-    for node in stage.plan.node_indexes() {
+    for node in stage.plan.founders() {
         await_ok(stage, conduct, node, &Request::get(HEALTH), deadline).await?;
     }
     Ok(())

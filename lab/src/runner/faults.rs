@@ -5,7 +5,9 @@ mod clock;
 mod cut;
 mod kill;
 mod link;
+mod members;
 mod pause;
+mod restart;
 mod rollback;
 mod suspend;
 
@@ -140,6 +142,8 @@ impl Tools {
             let strike = Strike { step, draw: *draw, number: record };
             match &step.action {
                 FaultAction::Kill { who } => self.kill(&strike, *who).await?,
+                FaultAction::Restart { who } => self.restart(&strike, *who).await?,
+                FaultAction::Members { change, who } => self.change_members(&strike, *change, *who).await?,
                 FaultAction::Pause { who } => self.pause(&strike, *who).await?,
                 FaultAction::Suspend { who } => self.suspend(&strike, *who).await?,
                 FaultAction::Rollback { who } => self.rollback(&strike, *who).await?,
@@ -363,6 +367,8 @@ fn aim(plan: &Plan, action: &FaultAction, roles: &Roles, draw: u32) -> Result<Ai
             })
         }
         FaultAction::Kill { .. }
+        | FaultAction::Restart { .. }
+        | FaultAction::Members { .. }
         | FaultAction::Pause { .. }
         | FaultAction::Suspend { .. }
         | FaultAction::Rollback { .. }

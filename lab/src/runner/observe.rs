@@ -34,6 +34,8 @@ struct Last {
     down: BTreeSet<NodeIndex>,
     /// Nodes that were put back to an earlier state: what they say is of the past.
     retired: BTreeSet<NodeIndex>,
+    /// Nodes that are no members, not yet or no longer: they play no part.
+    outside: BTreeSet<NodeIndex>,
 }
 
 /// Asks every node in turn, until it is dropped.
@@ -60,10 +62,10 @@ struct Gaze {
 impl Observer {
     pub(super) fn start(stage: &Stage, conduct: &Arc<Conduct>) -> Self {
         let states = vec![None; stage.plan.nodes.len()];
-        let watch = Watch {
-            target: stage.plan.target,
-            last: Arc::new(Mutex::new(Last { states, down: BTreeSet::new(), retired: BTreeSet::new() })),
-        };
+        let founders: BTreeSet<NodeIndex> = stage.plan.founders().collect();
+        let outside = stage.plan.node_indexes().filter(|node| !founders.contains(node)).collect();
+        let last = Last { states, down: BTreeSet::new(), retired: BTreeSet::new(), outside };
+        let watch = Watch { target: stage.plan.target, last: Arc::new(Mutex::new(last)) };
         let mut tasks = JoinSet::new();
         for node in stage.plan.node_indexes() {
             let gaze = Gaze {
@@ -160,12 +162,13 @@ impl Watch {
         let leader = (0_u16..)
             .map(NodeIndex)
             .zip(&last.states)
-            .filter(|(node, _)| !last.down.contains(node))
+            .filter(|(node, _)| !last.down.contains(node) && !last.outside.contains(node))
             .filter_map(|(node, state)| state.as_ref().map(|(at, state)| (node, at, state)))
             .filter(|(_, at, state)| is_fresh(at) && state.role == Role::Leader)
             .max_by_key(|(_, _, state)| state.term);
         let count = u16::try_from(last.states.len()).unwrap_or(u16::MAX);
-        let alive = (0..count).map(NodeIndex).filter(|node| !last.down.contains(node)).collect();
+        let plays = |node: &NodeIndex| !last.down.contains(node) && !last.outside.contains(node);
+        let alive = (0..count).map(NodeIndex).filter(plays).collect();
         let roles = Roles { nodes_count: count, leader: leader.map(|(node, _, _)| node), alive };
         (roles, leader.map(|(_, _, state)| state.term))
     }
@@ -211,6 +214,21 @@ impl Watch {
         last.down.insert(node);
         last.retired.insert(node);
         last.states[node.position()] = None;
+    }
+
+    /// Notes that a node is a member, or none any more.
+    pub(super) fn set_outside(&self, node: NodeIndex, is_outside: bool) {
+        let mut last = self.last();
+        if is_outside {
+            last.outside.insert(node);
+        } else {
+            last.outside.remove(&node);
+        }
+    }
+
+    /// The nodes that are no members.
+    pub(super) fn outside(&self) -> BTreeSet<NodeIndex> {
+        self.last().outside.clone()
     }
 
     fn is_retired(&self, node: NodeIndex) -> bool {

@@ -75,6 +75,9 @@ pub struct FaultRecord {
     /// The nodes that it put out of the cluster for good.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retired: Vec<NodeIndex>,
+    /// The nodes that it took out of the cluster, and that run on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<NodeIndex>,
     /// The directed links that it changed.
     pub links: Vec<NodePair>,
     /// The term of the leader that it hit, if the others have to elect another: by a kill at once, by anything else when it
@@ -189,8 +192,9 @@ pub struct RunRecord {
 
 impl RunRecord {
     /// When a fault has put this node out of the cluster for good, if one has.
-    pub fn retired_ns(&self, node: NodeIndex) -> Option<u64> {
-        let mut faults = self.faults.iter().filter(|fault| fault.retired.contains(&node));
+    pub fn out_ns(&self, node: NodeIndex) -> Option<u64> {
+        let is_out = |fault: &&FaultRecord| fault.retired.contains(&node) || fault.removed.contains(&node);
+        let mut faults = self.faults.iter().filter(is_out);
         faults.find_map(|fault| fault.began_ns)
     }
 
@@ -263,6 +267,7 @@ impl Conduct {
             minority: Vec::new(),
             touched: Vec::new(),
             retired: Vec::new(),
+            removed: Vec::new(),
             links: Vec::new(),
             hit_leader_of_term: None,
             proofs: Vec::new(),

@@ -4,6 +4,7 @@
 //! if all members stood at one and the same entry before and after all of the reads: then each answer has to fit the
 //! order of everything that was acknowledged, as if it were linearizable.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -47,13 +48,19 @@ enum NotSettled {
 }
 
 /// Waits and reads, if a check of the plan asks for it.
-pub(super) async fn settle(stage: &Stage, conduct: &Conduct, load: &Load) -> Option<Settled> {
+pub(super) async fn settle(
+    stage: &Stage,
+    conduct: &Conduct,
+    load: &Load,
+    outside: &BTreeSet<NodeIndex>,
+) -> Option<Settled> {
     let is_wanted = |check: &PlannedCheck| matches!(check, PlannedCheck::Durable | PlannedCheck::Raft);
     if !stage.plan.checks.iter().any(is_wanted) {
         return None;
     }
     let retired = conduct.retired();
-    let members: Vec<NodeIndex> = stage.plan.node_indexes().filter(|node| !retired.contains(node)).collect();
+    let is_member = |node: &NodeIndex| !retired.contains(node) && !outside.contains(node);
+    let members: Vec<NodeIndex> = stage.plan.node_indexes().filter(is_member).collect();
     let deadline = stage.clock.now() + SETTLE_MAX;
     loop {
         let problem = match round(stage, &members).await {

@@ -17,7 +17,8 @@ pub struct Fault {
     pub at: Duration,
     /// What breaks.
     pub action: FaultAction,
-    /// `for`: how long a link or a node suffers; `restart_after`: how long a victim stays dead; `by`: how far it is put back.
+    /// `for`: how long a link or a node suffers; `restart_after`: how long a victim stays dead; `by`: how far it is put back. A change
+    /// of the members has none.
     pub lasts: Duration,
     /// How often, 1 or more.
     pub times: u32,
@@ -59,6 +60,18 @@ pub enum FaultAction {
         /// The victim.
         who: Selector,
     },
+    /// A node is asked to stop, and started again.
+    Restart {
+        /// The victim.
+        who: Selector,
+    },
+    /// The cluster's members are changed while it serves.
+    Members {
+        /// How.
+        change: MemberChange,
+        /// Who comes, votes or leaves.
+        who: Selector,
+    },
     /// A node stands still (SIGSTOP) and goes on later (SIGCONT), without knowing of it.
     Pause {
         /// The victim.
@@ -82,6 +95,29 @@ pub enum FaultAction {
         /// How.
         error: ClockError,
     },
+}
+
+/// What becomes of a node in its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberChange {
+    /// A node that waits outside comes in, and learns.
+    Add,
+    /// A learner votes.
+    Promote,
+    /// A member leaves.
+    Remove,
+}
+
+impl MemberChange {
+    /// The key that names it in a file.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Promote => "promote",
+            Self::Remove => "remove",
+        }
+    }
 }
 
 /// How clocks are wrong.
@@ -121,7 +157,12 @@ impl FaultAction {
     pub fn needs_machine(&self) -> bool {
         match self {
             Self::Suspend { .. } | Self::Rollback { .. } | Self::Clock { .. } => true,
-            Self::Partition { .. } | Self::Link { .. } | Self::Kill { .. } | Self::Pause { .. } => false,
+            Self::Partition { .. }
+            | Self::Link { .. }
+            | Self::Kill { .. }
+            | Self::Restart { .. }
+            | Self::Members { .. }
+            | Self::Pause { .. } => false,
         }
     }
 
@@ -130,6 +171,8 @@ impl FaultAction {
         match self {
             Self::Partition { .. } | Self::Link { .. } => None,
             Self::Kill { who }
+            | Self::Restart { who }
+            | Self::Members { who, .. }
             | Self::Pause { who }
             | Self::Suspend { who }
             | Self::Rollback { who }
@@ -143,6 +186,8 @@ impl FaultAction {
             Self::Partition { .. } => "partition",
             Self::Link { .. } => "link",
             Self::Kill { .. } => "kill",
+            Self::Restart { .. } => "restart",
+            Self::Members { change, .. } => change.key(),
             Self::Pause { .. } => "pause",
             Self::Suspend { .. } => "suspend",
             Self::Rollback { .. } => "rollback",
@@ -165,6 +210,8 @@ impl fmt::Display for FaultAction {
                 write!(f, "{}", effect.text(&names(from), &names(to), *is_both_ways))
             }
             Self::Kill { who } => write!(f, "kill {who}"),
+            Self::Restart { who } => write!(f, "restart {who}"),
+            Self::Members { change, who } => write!(f, "{} {who}", change.key()),
             Self::Pause { who } => write!(f, "pause {who}"),
             Self::Suspend { who } => write!(f, "suspend {who}"),
             Self::Rollback { who } => write!(f, "rollback {who}"),

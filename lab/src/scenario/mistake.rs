@@ -121,12 +121,34 @@ pub enum Mistake {
 
     #[error("faults: {count}, 0 to {FAULTS_MAX} are allowed; every and times repeat one")]
     FaultCount { count: usize },
-    #[error("a fault must say what breaks: partition, kill, link, pause, suspend, rollback or clock")]
+    #[error(
+        "a fault must say what breaks or changes: partition, kill, restart, link, pause, suspend, rollback, clock, add, promote or remove"
+    )]
     FaultKindMissing,
     #[error("a fault breaks one thing: {second} besides {first}")]
     FaultKindTwice { first: &'static str, second: &'static str },
     #[error("{kind} has no {key}, write {instead}")]
     MisplacedKey { kind: &'static str, key: &'static str, instead: &'static str },
+    #[error("{kind} has no {key}: it is done at once")]
+    LastsNot { kind: &'static str, key: &'static str },
+    #[error("{key} wants a node by its name, not {word}")]
+    ByName { key: &'static str, word: String },
+    #[error("a change of the members is made once: it has neither every nor times")]
+    ChangedTwice,
+    #[error("{name} is a member by then")]
+    MemberAlready { name: String },
+    #[error("{name} was removed before, and could only come back as a new node with another key")]
+    MemberNoMore { name: String },
+    #[error("{name} is no learner by then: add it first")]
+    NoLearner { name: String },
+    #[error("{name} is no member by then")]
+    NoMember { name: String },
+    #[error("{what} does not go together with changes of the members yet")]
+    CutWhileChanging { what: &'static str },
+    #[error(
+        "nobody would be left to vote: of {left} voters that are named, {anonymous} leave by their roles"
+    )]
+    NobodyVotes { left: usize, anonymous: usize },
     #[error("{kind} has no {key}, it belongs to clock")]
     ClockKey { kind: &'static str, key: &'static str },
     #[error("clock has {} of step and drift, it needs one", if *count == 0 { "none" } else { "both" })]

@@ -24,7 +24,7 @@ use crate::limits::{
 use crate::scenario::mistake::Mistake;
 use crate::scenario::parse::{self, Path, Position, Raw};
 use crate::scenario::{
-    Check, Fault, Located, Mix, RaftSettings, Reads, Scenario, Target, Workload, WorkloadKind,
+    Check, Fault, FaultAction, Located, Mix, RaftSettings, Reads, Scenario, Target, Workload, WorkloadKind,
 };
 
 const SCENARIO: Section = Section {
@@ -115,7 +115,7 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
     if let (Some(workload), Some(duration)) = (&workload, duration) {
         operations(&fields, workload.rate_per_s, duration, findings);
     }
-    let Nodes { names, zones, memories_mib } = nodes?;
+    let Nodes { names, zones, memories_mib, founders } = nodes?;
     Some(Scenario {
         name: name?,
         about: about?,
@@ -123,6 +123,7 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
         nodes: names,
         zones,
         memories_mib,
+        founders,
         target: target?,
         links: links?,
         raft: raft?,
@@ -279,6 +280,11 @@ fn etcd_lacks(
     let machine = faults.into_iter().flatten().find(|fault| fault.action.needs_machine());
     if let Some(fault) = machine {
         lacks("faults", fault.action.key(), "whose members are processes without a machine of their own");
+    }
+    let change =
+        faults.into_iter().flatten().find(|fault| matches!(fault.action, FaultAction::Members { .. }));
+    if let Some(fault) = change {
+        lacks("faults", fault.action.key(), "whose members are those that it begins with");
     }
     if checks.is_some_and(|checks| checks.contains(&Check::Raft)) {
         lacks("checks", "the check raft", "which shows neither its log nor its votes");

@@ -165,9 +165,16 @@ impl RaftNode {
         self.make_voters(voters, true).await
     }
 
-    /// Takes a member away, be it a voter or a learner.
+    /// Takes a member away, be it a voter or a learner. A leader that is to go hands leadership over first, so that nobody has to miss
+    /// it, and leaves the change to its successor.
     pub(super) async fn remove(&self, id: NodeId) -> Result<(), ApiError> {
         let membership = self.membership()?;
+        if id == self.inner.id
+            && let Some(to) = self.successor()
+            && let Ok(Ok(())) = tokio::time::timeout(HAND_OVER_TIMEOUT, self.hand_over(to)).await
+        {
+            return Err(not_leader(Some(to), membership.get_node(&to)));
+        }
         let mut voters = future_voters(&membership);
         if voters.remove(&id) {
             self.make_voters(voters, false).await

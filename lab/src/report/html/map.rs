@@ -190,8 +190,8 @@ pub(super) fn fault(view: &View<'_>, fault: &FaultRecord, out: &mut Markup) {
                 }
             }
             for node in view.sources.plan.node_indexes() {
-                let is_victim =
-                    !matches!(kind, FaultKind::Cut | FaultKind::Slow) && fault.touched.contains(&node);
+                let is_victim = !matches!(kind, FaultKind::Cut | FaultKind::Slow)
+                    && (fault.touched.contains(&node) || fault.removed.contains(&node));
                 let is_minority = fault.minority.contains(&node);
                 let is_named = is_minority || is_victim || view.sources.plan.nodes.len() <= NAMED_NODES_MAX;
                 dot(view, &circle, node, (if is_minority { "minority" } else { "" }, is_named), out);
@@ -201,6 +201,12 @@ pub(super) fn fault(view: &View<'_>, fault: &FaultRecord, out: &mut Markup) {
                         FaultKind::Kill | FaultKind::Rollback => {
                             format!("M{} {}l16 16m0 -16l-16 16", Px(x - 8.0), Px(y - 8.0))
                         }
+                        FaultKind::Members if fault.removed.contains(&node) => {
+                            format!("M{} {}h14", Px(x - 7.0), Px(y))
+                        }
+                        FaultKind::Members => format!("M{} {}h14m-7 -7v14", Px(x - 7.0), Px(y)),
+                        // Most of a circle.
+                        FaultKind::Restart => format!("M{} {}a6 6 0 1 1 -5 -3", Px(x + 6.0), Px(y)),
                         // The hands of a clock.
                         FaultKind::Clock => format!("M{} {}v7h5", Px(x), Px(y - 7.0)),
                         _ => format!("M{} {}v12m6 -12v12", Px(x - 3.0), Px(y - 6.0)),

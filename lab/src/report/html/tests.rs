@@ -79,6 +79,7 @@ fn fault(number: u64) -> FaultRecord {
         minority: vec![NodeIndex(0)],
         touched: [0, 1, 2].map(NodeIndex).to_vec(),
         retired: Vec::new(),
+        removed: Vec::new(),
         links: [(0, 1), (1, 0), (0, 2), (2, 0)].map(|(from, to)| (NodeIndex(from), NodeIndex(to))).to_vec(),
         hit_leader_of_term: Some(1),
         proofs: vec![Proof {

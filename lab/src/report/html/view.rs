@@ -71,6 +71,8 @@ impl<'a> View<'a> {
         match self.sources.plan.steps.get(fault.step).map(|step| &step.action) {
             Some(FaultAction::Link { effect, .. }) if !effect.is_cut() => FaultKind::Slow,
             Some(FaultAction::Kill { .. }) => FaultKind::Kill,
+            Some(FaultAction::Restart { .. }) => FaultKind::Restart,
+            Some(FaultAction::Members { .. }) => FaultKind::Members,
             Some(FaultAction::Pause { .. }) => FaultKind::Pause,
             Some(FaultAction::Suspend { .. }) => FaultKind::Suspend,
             Some(FaultAction::Rollback { .. }) => FaultKind::Rollback,
@@ -140,6 +142,10 @@ pub(super) enum FaultKind {
     Slow,
     /// A node that is dead.
     Kill,
+    /// A node that was asked to stop.
+    Restart,
+    /// Members that come, vote or leave.
+    Members,
     /// A node that stands still.
     Pause,
     /// A machine that is away.
@@ -151,8 +157,17 @@ pub(super) enum FaultKind {
 }
 
 impl FaultKind {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Cut, Self::Slow, Self::Kill, Self::Pause, Self::Suspend, Self::Rollback, Self::Clock];
+    pub(super) const ALL: [Self; 9] = [
+        Self::Cut,
+        Self::Slow,
+        Self::Kill,
+        Self::Restart,
+        Self::Members,
+        Self::Pause,
+        Self::Suspend,
+        Self::Rollback,
+        Self::Clock,
+    ];
 
     /// What it is called.
     pub(super) fn word(self) -> &'static str {
@@ -160,6 +175,8 @@ impl FaultKind {
             Self::Cut => "cut",
             Self::Slow => "slow links",
             Self::Kill => "kill",
+            Self::Restart => "restart",
+            Self::Members => "members",
             Self::Pause => "pause",
             Self::Suspend => "suspend",
             Self::Rollback => "rollback",
@@ -173,6 +190,8 @@ impl FaultKind {
             Self::Cut => "band-cut",
             Self::Slow => "band-slow",
             Self::Kill => "band-kill",
+            Self::Restart => "band-restart",
+            Self::Members => "band-members",
             Self::Pause => "band-pause",
             Self::Suspend => "band-suspend",
             Self::Rollback => "band-rollback",

@@ -1,6 +1,7 @@
 //! Nodes that end without warning and are started again.
 
-use super::{Strike, Tools, Victim};
+use super::{NotBack, Strike, Tools, Victim};
+use crate::observations::Incarnation;
 use crate::plan::Selector;
 use crate::program::Exit;
 use crate::runner::RunError;
@@ -34,17 +35,21 @@ impl Tools {
             is_seen: is_gone,
             detail: if is_gone { exit.to_string() } else { format!("{exit}, and the host still saw it") },
         };
-        let named = before.map_or_else(|| "none seen".to_owned(), |before| before.to_string());
-        let restarted = Proof {
-            what: "a new incarnation serves".to_owned(),
-            // Of a node that had not been seen before nobody can say that it is another one.
-            is_seen: served.is_ok() && before.is_some(),
-            detail: match served {
-                Ok(after) => format!("incarnation {after} after {named}"),
-                Err(reason) => format!("{reason}, before it was {named}"),
-            },
-        };
-        self.close(strike, ended_ns, vec![killed, restarted], "serves again");
+        self.close(strike, ended_ns, vec![killed, serves_anew(before, served)], "serves again");
         Ok(())
+    }
+}
+
+/// That a node which was started again is another one than before, and serves.
+pub(super) fn serves_anew(before: Option<Incarnation>, served: Result<Incarnation, NotBack>) -> Proof {
+    let named = before.map_or_else(|| "none seen".to_owned(), |before| before.to_string());
+    Proof {
+        what: "a new incarnation serves".to_owned(),
+        // Of a node that had not been seen before nobody can say that it is another one.
+        is_seen: served.is_ok() && before.is_some(),
+        detail: match served {
+            Ok(after) => format!("incarnation {after} after {named}"),
+            Err(reason) => format!("{reason}, before it was {named}"),
+        },
     }
 }

@@ -122,6 +122,8 @@ fn pointless(check: Check, nodes: Option<&[String]>, faults: Option<&[Fault]>) -
                 FaultAction::Partition { groups } => has_minority(groups, nodes.len()),
                 FaultAction::Link { .. }
                 | FaultAction::Kill { .. }
+                | FaultAction::Restart { .. }
+                | FaultAction::Members { .. }
                 | FaultAction::Pause { .. }
                 | FaultAction::Suspend { .. }
                 | FaultAction::Rollback { .. }

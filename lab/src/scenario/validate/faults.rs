@@ -1,5 +1,7 @@
 //! The faults of a scenario: what breaks, when, for how long, and whether it breaks anything at all.
 
+mod members;
+
 use std::time::Duration;
 
 use crate::limits::machines::{CLOCK_DRIFTED_MIN, CLOCK_STEP_MAX, CLOCK_STEP_MIN};
@@ -10,7 +12,7 @@ use crate::scenario::validate::fields::{Fields, Findings, Section, Value, items}
 use crate::scenario::validate::nodes::Nodes;
 use crate::scenario::validate::selectors::{ROLES, Selected, fits, selectors};
 use crate::scenario::validate::{links, units};
-use crate::scenario::{ClockError, Fault, FaultAction, Selector};
+use crate::scenario::{ClockError, Fault, FaultAction, MemberChange, Selector};
 
 const FAULT: Section = Section {
     name: "a fault",
@@ -19,7 +21,11 @@ const FAULT: Section = Section {
         "for",
         "partition",
         "kill",
+        "restart",
         "restart_after",
+        "add",
+        "promote",
+        "remove",
         "link",
         "pause",
         "suspend",
@@ -34,15 +40,19 @@ const FAULT: Section = Section {
     keys_later: &["clients", "disk", "nemesis"],
 };
 
-/// The kinds of fault, and the key that says how long each lasts.
-const KINDS: [(&str, &str); 7] = [
-    ("partition", "for"),
-    ("kill", "restart_after"),
-    ("link", "for"),
-    ("pause", "for"),
-    ("suspend", "for"),
-    ("rollback", "by"),
-    ("clock", "for"),
+/// The kinds of fault, and the key that says how long each lasts, if it lasts.
+const KINDS: [(&str, Option<&str>); 11] = [
+    ("partition", Some("for")),
+    ("kill", Some("restart_after")),
+    ("restart", Some("restart_after")),
+    ("add", None),
+    ("promote", None),
+    ("remove", None),
+    ("link", Some("for")),
+    ("pause", Some("for")),
+    ("suspend", Some("for")),
+    ("rollback", Some("by")),
+    ("clock", Some("for")),
 ];
 const LASTS_KEYS: [&str; 3] = ["for", "restart_after", "by"];
 /// What can be wrong with a clock.
@@ -83,6 +93,13 @@ pub(super) fn faults(
             return None;
         }
     }
+    let changes_members = |fault: &Fault| matches!(fault.action, FaultAction::Members { .. });
+    if let Some(nodes) = nodes
+        && (faults.iter().any(changes_members) || usize::from(nodes.founders) < nodes.names.len())
+        && !members::are_possible(&faults, &list, nodes, findings)
+    {
+        return None;
+    }
     Some(faults)
 }
 
@@ -97,9 +114,15 @@ fn fault(value: &Value<'_>, nodes: Option<&Nodes>, findings: &mut Findings) -> O
         return None;
     };
     let mut is_misplaced = false;
-    for key in LASTS_KEYS.into_iter().filter(|key| *key != lasts_key) {
+    for key in LASTS_KEYS.into_iter().filter(|key| Some(*key) != lasts_key) {
         if let Some(path) = fields.key_path(key) {
-            findings.add(&path, Mistake::MisplacedKey { kind, key, instead: lasts_key });
+            findings.add(
+                &path,
+                match lasts_key {
+                    Some(instead) => Mistake::MisplacedKey { kind, key, instead },
+                    None => Mistake::LastsNot { kind, key },
+                },
+            );
             is_misplaced = true;
         }
     }
@@ -108,18 +131,25 @@ fn fault(value: &Value<'_>, nodes: Option<&Nodes>, findings: &mut Findings) -> O
             findings.add(&path, Mistake::ClockKey { kind, key });
         }
     }
-    let lasts = if is_misplaced && fields.key_path(lasts_key).is_none() {
-        None
-    } else {
-        fields.require(lasts_key, findings)
+    let lasts = match lasts_key {
+        None if is_misplaced => None,
+        None => Some(Duration::ZERO),
+        Some(key) if is_misplaced && fields.key_path(key).is_none() => None,
+        Some(key) => fields
+            .require(key, findings)
+            .and_then(|value| units::duration(&value, key, FAULT_LASTS_MIN, PLANNED_DURATION_MAX, findings)),
     };
-    let lasts = lasts.and_then(|value| {
-        units::duration(&value, lasts_key, FAULT_LASTS_MIN, PLANNED_DURATION_MAX, findings)
-    });
     let body = fields.get(kind)?;
     let action = match kind {
         "partition" => partition(&body, nodes, findings),
         "kill" => one_node(&body, "kill", nodes, findings).map(|who| FaultAction::Kill { who }),
+        "restart" => one_node(&body, "restart", nodes, findings).map(|who| FaultAction::Restart { who }),
+        "add" => members::named(&body, "add", nodes, findings)
+            .map(|who| FaultAction::Members { change: MemberChange::Add, who }),
+        "promote" => members::named(&body, "promote", nodes, findings)
+            .map(|who| FaultAction::Members { change: MemberChange::Promote, who }),
+        "remove" => one_node(&body, "remove", nodes, findings)
+            .map(|who| FaultAction::Members { change: MemberChange::Remove, who }),
         "pause" => one_node(&body, "pause", nodes, findings).map(|who| FaultAction::Pause { who }),
         "suspend" => one_node(&body, "suspend", nodes, findings).map(|who| FaultAction::Suspend { who }),
         "rollback" => one_node(&body, "rollback", nodes, findings).map(|who| FaultAction::Rollback { who }),
@@ -134,8 +164,12 @@ fn fault(value: &Value<'_>, nodes: Option<&Nodes>, findings: &mut Findings) -> O
     Some(Fault { at: at?, action: action?, lasts: lasts?, times, every })
 }
 
-/// The kind of fault and the key that says how long it lasts.
-fn kind(fields: &Fields<'_>, path: &Path, findings: &mut Findings) -> Option<(&'static str, &'static str)> {
+/// The kind of fault and the key that says how long it lasts, if it does.
+fn kind(
+    fields: &Fields<'_>,
+    path: &Path,
+    findings: &mut Findings,
+) -> Option<(&'static str, Option<&'static str>)> {
     let mut first = None;
     let mut is_one = true;
     for key in fields.keys() {

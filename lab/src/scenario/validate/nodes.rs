@@ -8,7 +8,7 @@ use crate::scenario::parse::Raw;
 use crate::scenario::validate::fields::{Fields, Findings, Section, Value, closest, items};
 use crate::scenario::validate::units;
 
-const NODES: Section = Section { name: "nodes", keys: &["count", "memory"], keys_later: &[] };
+const NODES: Section = Section { name: "nodes", keys: &["count", "founders", "memory"], keys_later: &[] };
 const NODE: Section = Section { name: "a node", keys: &["id", "zone", "memory"], keys_later: &["role"] };
 
 /// Words that select nodes, and names that the lab gives to its own parts.
@@ -23,6 +23,8 @@ pub(super) struct Nodes {
     pub(super) zones: Vec<Option<String>>,
     /// As many: the memory of each, in MiB.
     pub(super) memories_mib: Vec<u32>,
+    /// How many of them, the first ones, found the cluster.
+    pub(super) founders: u16,
 }
 
 impl Nodes {
@@ -86,8 +88,18 @@ pub(super) fn nodes(value: &Value<'_>, findings: &mut Findings) -> Option<Nodes>
     let count = fields.require("count", findings)?;
     let count = units::number(&count, "nodes.count", 1, NODES_MAX.into(), findings);
     let memory_mib = memory_mib(&fields, findings)?;
-    let names: Vec<String> = (1..=count?).map(|number| format!("n{number}")).collect();
-    Some(Nodes { zones: vec![None; names.len()], memories_mib: vec![memory_mib; names.len()], names })
+    let count = count?;
+    let founders = fields
+        .get("founders")
+        .map_or(Some(count), |value| units::number(&value, "nodes.founders", 1, count, findings))?;
+    let names: Vec<String> = (1..=count).map(|number| format!("n{number}")).collect();
+    let founders = u16::try_from(founders).expect("at most NODES_MAX");
+    Some(Nodes {
+        zones: vec![None; names.len()],
+        memories_mib: vec![memory_mib; names.len()],
+        names,
+        founders,
+    })
 }
 
 /// The memory that a map names, or the default.
@@ -131,6 +143,7 @@ fn node_list(value: &Value<'_>, findings: &mut Findings) -> Option<Nodes> {
         findings.add(&path, Mistake::ZoneIsNode { name: zone });
         is_whole = false;
     }
+    nodes.founders = u16::try_from(nodes.names.len()).expect("at most NODES_MAX");
     is_whole.then_some(nodes)
 }
 

@@ -1,0 +1,41 @@
+//! Nodes that are asked to stop, as for an upgrade, and are started again.
+
+use super::kill::serves_anew;
+use super::{Strike, Tools, Victim};
+use crate::plan::Selector;
+use crate::runner::RunError;
+use crate::runner::record::{EventKind, Proof};
+
+impl Tools {
+    /// Asks a node to stop, waits until it has, starts it again, and waits until it serves.
+    pub(super) async fn restart(&self, strike: &Strike<'_>, who: Selector) -> Result<(), RunError> {
+        let Some(Victim { node, role, before, leads_term }) = self.claim(strike, who).await else {
+            return Ok(());
+        };
+        let name = self.name(node);
+        let began_ns = self.conduct.now_ns();
+        let text = format!("restart {role}{name}");
+        self.note_victim(strike, &text, node, began_ns, leads_term);
+        let exit = self.cluster.stop(node).await?;
+        let is_clean = exit == self.plan.target.clean_exit();
+        self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: ended by {exit}"));
+        if !is_clean {
+            // A node that does not end as it should is no receipt that is missing: it is what was looked for.
+            self.conduct.death(node, name, &exit.to_string(), self.cluster.console_end(node));
+            return Ok(());
+        }
+        let is_gone = !self.cluster.runs(node).await;
+        self.clock.sleep(strike.lasts()).await;
+        self.cluster.start(node).await?;
+        let ended_ns = self.conduct.now_ns();
+        let served = self.await_service(node, |incarnation| Some(incarnation) != before).await;
+        self.watch.set_down(node, false);
+        let stopped = Proof {
+            what: "the process ended as it was asked to, and was gone".to_owned(),
+            is_seen: is_gone,
+            detail: if is_gone { exit.to_string() } else { format!("{exit}, and the host still saw it") },
+        };
+        self.close(strike, ended_ns, vec![stopped, serves_anew(before, served)], "serves again");
+        Ok(())
+    }
+}
