@@ -5,6 +5,7 @@ mod raft_thread;
 mod way_in;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,14 +15,15 @@ use tokio::task::JoinSet;
 
 use self::raft_thread::RaftThread;
 use self::way_in::WayIn;
-use crate::api::{ApiError, ClusterController};
+use crate::api::{ApiError, ClusterController, KeyValueStore};
 use crate::cluster::discovery::{DiscoveryParts, GossipPeerDiscovery};
 use crate::cluster::identity::{Identity, IdentityError};
 use crate::cluster::joining::NotJoined;
 use crate::cluster::metadata::MetadataError;
 use crate::cluster::retired::{RetiredError, check_not_retired};
 use crate::cluster::reunion::Reunion;
-use crate::config::{Config, ConfigError};
+use crate::cluster::ticket::AspenClusterTicket;
+use crate::config::{Config, ConfigError, RunArgs};
 use crate::http::{self, HttpError, HttpState};
 use crate::limits::HTTP_DRAIN_TIMEOUT;
 use crate::metrics::Metrics;
@@ -36,10 +38,40 @@ use crate::storage::space::Space;
 use crate::storage::sqlite::{SqliteStateMachine, StateMachineThread};
 use crate::types::{EndpointKey, NodeId, NodeInfo};
 
-/// Builds a node from its settings.
+/// Builds a node from its settings, for programs that have one inside. Whatever is not said is as `aspen-node` has it.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use aspen_node::api::{KeyValueStore, ReadRequest};
+/// use aspen_node::builder::NodeBuilder;
+/// use aspen_node::types::{Command, Key, Value};
+///
+/// let node = NodeBuilder::new(1, "./data/node-1").bootstrap().start().await?;
+/// let set = Command::Set { key: Key::from("greeting"), value: Value::from("hello") };
+/// node.store().write(set).await?;
+/// let read = ReadRequest { vault: None, key: Key::from("greeting"), consistency: Default::default() };
+/// assert!(node.store().read(read).await?.record.is_some());
+/// node.stop().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct NodeBuilder {
-    config: Config,
+    settings: Settings,
+}
+
+/// What a [`NodeBuilder`] has been told.
+#[derive(Debug)]
+enum Settings {
+    /// Not checked yet.
+    Said(Box<RunArgs>),
+    Checked(Box<Config>),
+}
+
+impl From<Config> for NodeBuilder {
+    fn from(config: Config) -> Self {
+        Self { settings: Settings::Checked(Box::new(config)) }
+    }
 }
 
 /// A running node. Dropping it stops it without the care of [`Self::stop`].
@@ -155,9 +187,53 @@ pub fn make_data_dir(path: &Path) -> Result<(), StartError> {
 }
 
 impl NodeBuilder {
-    /// A node with these settings.
-    pub fn new(config: Config) -> Self {
-        Self { config }
+    /// A node of this number that keeps everything in this directory.
+    pub fn new(id: u64, data_dir: impl Into<PathBuf>) -> Self {
+        let said = RunArgs { id: Some(id), data_dir: Some(data_dir.into()), ..RunArgs::default() };
+        Self { settings: Settings::Said(Box::new(said)) }
+    }
+
+    /// Where it listens: UDP for other members, TCP for clients.
+    #[must_use]
+    pub fn listen(self, raft: SocketAddr, http: SocketAddr) -> Self {
+        self.say(|said| (said.raft_listen, said.http_listen) = (Some(raft), Some(http)))
+    }
+
+    /// Founds a cluster of this node alone, unless it is a member already.
+    #[must_use]
+    pub fn bootstrap(self) -> Self {
+        self.say(|said| said.bootstrap = Some(true))
+    }
+
+    /// Joins the cluster of a ticket, unless it is a member already. It needs the secret, too.
+    #[must_use]
+    pub fn join(self, ticket: AspenClusterTicket) -> Self {
+        self.say(|said| said.ticket = Some(ticket))
+    }
+
+    /// Reads the cluster's secret from a file.
+    #[must_use]
+    pub fn with_secret_file(self, path: impl Into<PathBuf>) -> Self {
+        self.say(|said| said.secret_file = Some(path.into()))
+    }
+
+    /// Whether it tells the other members where it is; with a secret it does unless this says otherwise.
+    #[must_use]
+    pub fn with_gossip(self, gossips: bool) -> Self {
+        self.say(|said| said.gossip = Some(gossips))
+    }
+
+    /// Lets learners vote until so many members do.
+    #[must_use]
+    pub fn with_target_voters(self, count: u32) -> Self {
+        self.say(|said| said.target_voters = Some(count))
+    }
+
+    fn say(mut self, say: impl FnOnce(&mut RunArgs)) -> Self {
+        if let Settings::Said(said) = &mut self.settings {
+            say(said);
+        }
+        self
     }
 
     /// Opens the stores, starts Raft, and only then answers peers and clients. A node that has to be let into its cluster first asks
@@ -166,6 +242,21 @@ impl NodeBuilder {
     /// # Errors
     /// What could not be opened or bound. The process should end: a store may still be open.
     pub async fn start(self) -> Result<Node, StartError> {
+        let config = match self.settings {
+            Settings::Said(said) => Config::load(*said)?,
+            Settings::Checked(config) => *config,
+        };
+        Start { config }.run().await
+    }
+}
+
+/// A start under way.
+struct Start {
+    config: Config,
+}
+
+impl Start {
+    async fn run(self) -> Result<Node, StartError> {
         let Config { data_dir, peers, .. } = &self.config;
         make_data_dir(data_dir)?;
         check_not_retired(data_dir)?;
@@ -381,6 +472,16 @@ async fn found(raft: &RaftNode, way_in: &WayIn) -> Result<(), StartError> {
 }
 
 impl Node {
+    /// The replicated keys.
+    pub fn store(&self) -> &dyn KeyValueStore {
+        &self.raft
+    }
+
+    /// Membership of the cluster.
+    pub fn cluster(&self) -> &dyn ClusterController {
+        &self.raft
+    }
+
     /// The id that this node has in its cluster.
     pub fn id(&self) -> NodeId {
         self.id
@@ -426,5 +527,41 @@ impl Node {
         if closed.await.is_err() {
             tracing::error!("the stores did not close cleanly");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+
+    use super::*;
+    use crate::api::{Consistency, ReadRequest};
+    use crate::types::{Command, Key, Value};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn node_in_a_program_keeps_what_it_was_given() {
+        let dir = tempfile::tempdir().unwrap();
+        // Both at once, so that they differ.
+        let any = (Ipv4Addr::LOCALHOST, 0);
+        let sockets = (UdpSocket::bind(any).unwrap(), TcpListener::bind(any).unwrap());
+        let (raft, http) = (sockets.0.local_addr().unwrap(), sockets.1.local_addr().unwrap());
+        drop(sockets);
+        let builder = || NodeBuilder::new(7, dir.path()).listen(raft, http).bootstrap();
+        let node = builder().start().await.unwrap();
+        let set = Command::Set { key: Key::from("k"), value: Value::from("v") };
+        node.store().write(set).await.unwrap();
+        assert_eq!((node.id(), node.cluster().status().members.len()), (NodeId(7), 1));
+        node.stop().await;
+        let node = builder().start().await.unwrap();
+        let read = ReadRequest { vault: None, key: Key::from("k"), consistency: Consistency::Linearizable };
+        assert_eq!(node.store().read(read).await.unwrap().record.unwrap().value, Value::from("v"));
+        node.stop().await;
+    }
+
+    #[tokio::test]
+    async fn settings_of_a_builder_are_checked_like_those_of_the_command_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = NodeBuilder::new(0, dir.path()).start().await.unwrap_err();
+        assert_eq!(error.to_string(), "id is 0, node numbers start at 1");
     }
 }

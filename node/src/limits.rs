@@ -138,9 +138,11 @@ pub const HEALTH_PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Looks in a row at which a member was late that is called slow, or answered its clients only that is called cut off: once is none.
 pub const LOOKS_MIN: u32 = 3;
 
-/// Bytes that a connection may send before they are read: several AppendEntries, and what a stranger can fill this node's memory
-/// with.
-pub const PEER_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// Bytes that a connection may send before they are read, while nobody knows whose it is.
+pub const STRANGER_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// The same of a peer. Requests are read one after the other, and each may have filled its stream's window, 1.25 MB: what is read
+/// must not wait for room that others take.
+pub const PEER_WINDOW_BYTES: u32 = 256 * 1024 * 1024;
 /// Streams in one direction that a peer may have open: gossip has one for each topic.
 pub const PEER_ONE_WAY_STREAMS_MAX: u32 = 8;
 
@@ -275,6 +277,7 @@ const _: () = {
     assert!((KEY_BYTES_MAX + VALUE_BYTES_MAX) as u64 + RECORD_BYTES <= SCAN_BYTES_MAX as u64);
     // Four lost keep-alives in a row are no accident.
     assert!(4 * PEER_KEEP_ALIVE.as_millis() < PEER_IDLE_TIMEOUT.as_millis());
+    assert!(STRANGER_WINDOW_BYTES < PEER_WINDOW_BYTES);
     // Whoever hears a newcomer waits for the leader's change.
     assert!(OPERATION_TIMEOUT.as_secs() < JOIN_TIMEOUT.as_secs());
     assert!(TICKET_PEERS_MAX <= PEERS_MAX);

@@ -25,7 +25,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, future, stream};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{Fatal, InitializeError, RaftError};
-use openraft::{Raft, ServerState};
+use openraft::{Instant as _, Raft, ServerState};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -37,7 +37,7 @@ pub use self::promotion::{LearnerPromotionCoordinator, PromotionPolicy};
 use self::proposals::{Proposals, proposals};
 pub use self::settings::{RaftTiming, SnapshotPolicy, TimingError};
 use crate::api::{ApiError, BadRequest, TimeoutOutcome, WriteResult, check_command};
-use crate::limits::OPERATIONS_IN_FLIGHT_MAX;
+use crate::limits::{OPERATIONS_IN_FLIGHT_MAX, REUNION_INTERVAL};
 use crate::network::iroh::Admission;
 use crate::network::rpc::{Confirmed, ReadIndex, StreamAppended};
 use crate::network::snapshot::{InstallSnapshot, SnapshotStart};
@@ -208,12 +208,20 @@ impl RaftNode {
         }
     }
 
-    /// Whether this node neither leads nor has been spoken to by anybody who does, for as long as that.
+    /// How long a node hears of nobody before it is alone: no election takes so long.
+    pub fn loneliness(&self) -> Duration {
+        REUNION_INTERVAL.max(4 * self.inner.patience)
+    }
+
+    /// Whether this node has been spoken to by no leader for as long as that or, if it leads, has had no quorum.
     pub fn is_alone_since(&self, silence: Duration) -> bool {
-        let state = self.inner.raft.server_metrics().borrow_watched().state;
-        state != ServerState::Leader
-            && self.inner.spoken_to.lock().expect("nothing panics while it holds this lock").elapsed()
-                >= silence
+        let metrics = self.metrics();
+        if metrics.state == ServerState::Leader {
+            let acknowledged = metrics.last_quorum_acked.map(|acked| acked.into_inner().elapsed());
+            return acknowledged.is_some_and(|acknowledged| acknowledged >= silence);
+        }
+        let spoken_to = *self.inner.spoken_to.lock().expect("nothing panics while it holds this lock");
+        spoken_to.elapsed() >= silence
     }
 
     /// Notes that somebody has sent entries or a heartbeat, and had a right to.
@@ -241,20 +249,25 @@ impl RaftNode {
         let mut said = (0, None);
         loop {
             said = self.say_who_leads(said);
-            let (admitted, present): (HashSet<EndpointKey>, BTreeMap<NodeId, NodeInfo>) = {
+            let (admitted, present, leader): (HashSet<EndpointKey>, BTreeMap<NodeId, NodeInfo>, _) = {
                 let metrics = metrics.borrow_watched();
                 let effective = metrics.membership_config.nodes();
                 let present = effective.map(|(id, info)| (*id, info.clone())).collect();
                 let both =
                     metrics.membership_config.nodes().chain(metrics.committed_membership_config.nodes());
-                (both.map(|(_, info)| info.endpoint_id).collect(), present)
+                (both.map(|(_, info)| info.endpoint_id).collect(), present, metrics.current_leader)
             };
-            self.inner.admission.set_members(admitted);
-            members.send_if_modified(|before| {
-                let is_new = *before != present;
-                *before = present;
-                is_new
-            });
+            // Of a log that is replayed the members are those of then: whoever leads now need not be one.
+            let are_of_now = leader.is_some_and(|leader| present.contains_key(&leader))
+                && !self.is_alone_since(self.inner.patience);
+            self.inner.admission.set_members(admitted, are_of_now);
+            if leader.is_none_or(|leader| present.contains_key(&leader)) {
+                members.send_if_modified(|before| {
+                    let is_new = *before != present;
+                    *before = present;
+                    is_new
+                });
+            }
             if metrics.changed().await.is_err() {
                 return;
             }

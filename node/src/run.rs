@@ -207,7 +207,7 @@ fn start_again() -> std::io::Error {
 async fn serve_until(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(), RunError> {
     let (raft, http) = (config.raft_listen, config.http_listen);
     let node = tokio::select! {
-        node = NodeBuilder::new(config).start() => node?,
+        node = NodeBuilder::from(config).start() => node?,
         // It may wait for room. Nothing was acknowledged, and what is open is closed with the process.
         () = stop() => return Ok(()),
     };

@@ -51,7 +51,7 @@ impl Typist<'_> {
 
 /// Runs a program on a terminal of its own, by `script(1)`: what it shows until what it is to show is there and a key is pressed.
 fn on_a_terminal(program: &Path, words: &str, want: &str, key: u8) -> (String, Option<i32>) {
-    let line = format!("stty rows 30 cols 120; exec {} {words}", program.display());
+    let line = format!("stty rows 30 cols 120; exec timeout --foreground 60 {} {words}", program.display());
     let mut child = Command::new("script")
         .args(["--quiet", "--flush", "--return", "--command", &line, "/dev/null"])
         .stdin(Stdio::piped())

@@ -33,7 +33,7 @@ pub(crate) fn turn() -> Turn {
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The scenarios of `topologies/` that every driver can run.
-pub(crate) const TOPOLOGIES: [&str; 11] = [
+pub(crate) const TOPOLOGIES: [&str; 13] = [
     "three-nodes",
     "leader-isolated",
     "split-brain",
@@ -45,6 +45,8 @@ pub(crate) const TOPOLOGIES: [&str; 11] = [
     "flapping",
     "left-behind",
     "blackout",
+    "rolling-restart",
+    "grow-and-shrink",
 ];
 
 /// The others, which need virtual machines.

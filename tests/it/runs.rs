@@ -33,13 +33,16 @@ fn row(run: &Run, name: &str, seed: u64) -> String {
     assert_eq!(elections, lost.count(), "{name}, seed {seed}: {}", run.output());
     let hits = match name {
         // No fault of theirs costs a leader its office.
-        "three-nodes" | "flapping" => 0,
-        "crash-storm" => 4,
-        "pause-leader" => 3,
-        "one-way-cut" | "blackout" | "lease-reads" => 2,
-        _ => 1,
+        "three-nodes" | "flapping" => 0..=0,
+        "crash-storm" => 4..=4,
+        "pause-leader" => 3..=3,
+        "one-way-cut" | "blackout" | "lease-reads" => 2..=2,
+        // Besides the leader they aim at nodes that may lead.
+        "rolling-restart" => 2..=5,
+        "grow-and-shrink" => 1..=3,
+        _ => 1..=1,
     };
-    assert_eq!(elections, hits, "{name}, seed {seed}: faults that cost a leader its office");
+    assert!(hits.contains(&elections), "{name}, seed {seed}: {elections} faults cost a leader its office");
     if name == "lossy-wan" {
         let links = record.links.as_ref().unwrap();
         assert!(links.proofs.len() == 3 && links.has_receipt(), "{}", run.output());

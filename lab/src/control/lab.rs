@@ -117,7 +117,9 @@ impl Lab {
         let is_part = |desk: &Desk| {
             matches!(desk.role(now), None | Some(NodeRole::Known(Role::Leader | Role::Follower)))
         };
-        self.desks.iter().all(is_part) && self.desks.iter().any(|desk| desk.leads(now).is_some())
+        // Whoever waits outside is part of nothing yet.
+        let founders = self.plan.founders().map(|node| &self.desks[node.position()]);
+        founders.into_iter().all(is_part) && self.desks.iter().any(|desk| desk.leads(now).is_some())
     }
 
     /// Whether a node runs, from now on.

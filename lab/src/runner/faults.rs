@@ -48,6 +48,8 @@ struct Tools {
     /// Where the scenario's time begins.
     origin: Duration,
     links: Arc<Links>,
+    /// Held while the members are changed.
+    changing: tokio::sync::Mutex<()>,
     /// The nodes that play their parts though a fault has hit them alone: their clocks are wrong.
     busy: Mutex<BTreeSet<NodeIndex>>,
 }
@@ -107,6 +109,7 @@ impl Breaker {
             watch,
             origin,
             links,
+            changing: tokio::sync::Mutex::default(),
             busy: Mutex::default(),
         };
         Self { tools: Arc::new(tools) }

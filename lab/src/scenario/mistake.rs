@@ -143,6 +143,10 @@ pub enum Mistake {
     NoLearner { name: String },
     #[error("{name} is no member by then")]
     NoMember { name: String },
+    #[error(
+        "{name} may be the one that was removed by its role before: name the nodes, or use a role here, too"
+    )]
+    MayBeGone { name: String },
     #[error("{what} does not go together with changes of the members yet")]
     CutWhileChanging { what: &'static str },
     #[error(

@@ -109,6 +109,12 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
         .require("checks", findings)
         .and_then(|value| checks::checks(&value, names, faults.as_deref(), findings));
     if target == Some(Target::Etcd) {
+        if nodes.as_ref().is_some_and(|nodes| usize::from(nodes.founders) < nodes.names.len())
+            && let Some(place) = fields.get("nodes")
+        {
+            let (what, why) = ("nodes.founders", "whose members are those that it begins with");
+            findings.add(&place.path, Mistake::EtcdLacks { what, why });
+        }
         etcd_lacks(&fields, raft, workload.as_ref(), faults.as_deref(), checks.as_deref(), findings);
     }
     let duration = duration(&fields, faults.as_deref(), findings);

@@ -124,6 +124,7 @@ impl GossipPeerDiscovery {
             JoinOptions { bootstrap: self.others().collect(), subscription_capacity: ANNOUNCE_QUEUE_MAX };
         let (sender, mut receiver) = self.parts.gossip.subscribe_with_opts(topic, options).await?.split();
         let (mut last, mut next) = (None, Instant::now());
+        let mut admissions = self.parts.admission.changes();
         loop {
             tokio::select! {
                 event = receiver.next() => match event.ok_or(Lost::Ended)?? {
@@ -135,6 +136,10 @@ impl GossipPeerDiscovery {
                     Event::Received(message) => self.hear(&message.content).await,
                     Event::Lagged => return Err(Lost::Lagged),
                 },
+                changed = admissions.changed() => {
+                    changed.map_err(|_| Lost::Ended)?;
+                    self.parts.gate.close_expelled();
+                }
                 changed = self.parts.members.changed() => {
                     changed.map_err(|_| Lost::Ended)?;
                     self.follow_members().await;
@@ -192,7 +197,6 @@ impl GossipPeerDiscovery {
     /// Knows those who are members, and nobody else. Where they are they say themselves.
     async fn follow_members(&mut self) {
         let members = self.parts.members.borrow_and_update().clone();
-        self.parts.gate.close_expelled();
         // Not yet known is not gone.
         if members.is_empty() {
             return;

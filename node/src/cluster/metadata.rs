@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(store.next_incarnation(1_000).unwrap(), 1_000);
         let members =
             [(2, 1), (1, 2)].map(|(id, byte)| Peer { id: NodeId(id), info: info(byte, 1) }).to_vec();
-        let welcome = Welcome { id: Some(NodeId(7)), members, target_voters: Some(5) };
+        let welcome = Welcome { as_of: 1, id: Some(NodeId(7)), members, target_voters: Some(5) };
         store.set_welcome(NodeId(7), &welcome).unwrap();
         assert!(!store.has_had_log().unwrap());
         store.set_has_had_log().unwrap();

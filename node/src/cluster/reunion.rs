@@ -8,10 +8,9 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::metadata::MetadataStore;
-use crate::limits::REUNION_INTERVAL;
 use crate::network::AddressSource;
 use crate::network::iroh::{JoinError, RaftEndpoint};
-use crate::network::join::Wish;
+use crate::network::join::{Welcome, Wish};
 use crate::network::secret::ClusterSecret;
 use crate::raft::RaftNode;
 use crate::types::{NodeId, NodeInfo};
@@ -38,8 +37,8 @@ impl Reunion {
     pub async fn run(self) {
         let mut has_said = false;
         loop {
-            sleep(REUNION_INTERVAL).await;
-            if !self.raft.is_alone_since(REUNION_INTERVAL) {
+            sleep(self.raft.loneliness()).await;
+            if !self.raft.is_alone_since(self.raft.loneliness()) {
                 continue;
             }
             let Some(is_member) = self.ask_around().await else { continue };
@@ -52,23 +51,27 @@ impl Reunion {
         }
     }
 
-    /// Asks until somebody answers; whether this node is a member by its word.
+    /// Asks everybody; whether this node is a member by the word of whoever knows the latest.
     async fn ask_around(&self) -> Option<bool> {
+        let mut latest: Option<Welcome> = None;
         for peer in self.known() {
             match self.endpoint.ask(&self.secret, &peer, &self.info, Wish::Members).await {
-                Ok(welcome) => {
-                    let infos = || welcome.members.iter().map(|member| &member.info);
-                    for info in infos() {
-                        self.endpoint.book().learn(&info.endpoint_id, AddressSource::Word, info.raft);
-                    }
-                    self.endpoint.admission().introduce(infos().map(|info| info.endpoint_id));
-                    return Some(welcome.id.is_some());
+                // One that was removed itself may know no better.
+                Ok(welcome) if latest.as_ref().is_none_or(|latest| latest.as_of < welcome.as_of) => {
+                    latest = Some(welcome);
                 }
+                Ok(_) => {}
                 Err(error @ JoinError::Impostor) => tracing::warn!(peer = %peer.raft, %error, "not believed"),
                 Err(error) => tracing::debug!(peer = %peer.raft, %error, "asked in vain who is a member"),
             }
         }
-        None
+        let latest = latest?;
+        let infos = || latest.members.iter().map(|member| &member.info);
+        for info in infos() {
+            self.endpoint.book().learn(&info.endpoint_id, AddressSource::Word, info.raft);
+        }
+        self.endpoint.admission().introduce(infos().map(|info| info.endpoint_id));
+        Some(latest.id.is_some())
     }
 
     /// Whom to ask: every member that this node knows, and whoever else it has heard of.

@@ -47,7 +47,7 @@ use super::{Appended, Delivery, Peer, RaftService, Transport, TransportError};
 use crate::api::{ApiError, WriteResult};
 use crate::limits::{
     ENDPOINT_CLOSE_TIMEOUT, PEER_ACK_DELAY, PEER_ACKS_AHEAD, PEER_IDLE_TIMEOUT, PEER_INITIAL_RTT,
-    PEER_KEEP_ALIVE, PEER_ONE_WAY_STREAMS_MAX, PEER_REQUESTS_MAX, PEER_WINDOW_BYTES,
+    PEER_KEEP_ALIVE, PEER_ONE_WAY_STREAMS_MAX, PEER_REQUESTS_MAX, PEER_WINDOW_BYTES, STRANGER_WINDOW_BYTES,
 };
 use crate::storage::snapshot::SnapshotFile;
 use crate::types::raft_types::{
@@ -126,7 +126,10 @@ impl RaftEndpoint {
             .default_path_max_idle_timeout(PEER_IDLE_TIMEOUT)
             .max_idle_timeout(Some(idle))
             .initial_rtt(PEER_INITIAL_RTT)
-            .receive_window(VarInt::from_u32(PEER_WINDOW_BYTES))
+            .receive_window(VarInt::from_u32(STRANGER_WINDOW_BYTES))
+            // noq 1.4 makes every datagram of a batch as small as its first one, and panics when it then writes a control frame that
+            // has no room there: a node that was just restarted under load died of it.
+            .enable_segmentation_offload(false)
             .max_concurrent_uni_streams(VarInt::from_u32(PEER_ONE_WAY_STREAMS_MAX))
             .build();
         let gate = GossipGate::new(admission.clone());
@@ -408,6 +411,7 @@ impl Debug for RaftHandler {
 impl ProtocolHandler for RaftHandler {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
         let Some(key) = admitted(&self.admission, &connection) else { return Ok(()) };
+        connection.set_receive_window(VarInt::from_u32(PEER_WINDOW_BYTES));
         let mut expelled = pin!(self.admission.expelled(&key));
         let permits = Arc::new(Semaphore::new(PEER_REQUESTS_MAX as usize));
         let mut requests = JoinSet::new();

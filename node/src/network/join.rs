@@ -13,7 +13,7 @@ use crate::api::ApiError;
 use crate::types::{NodeId, NodeInfo};
 
 /// Names the protocol and its version to iroh.
-pub const ALPN: &[u8] = b"aspen/join/1";
+pub const ALPN: &[u8] = b"aspen/join/2";
 
 /// What is asked, by whom.
 #[derive(Debug, Serialize, Deserialize)]
@@ -52,6 +52,8 @@ pub enum JoinAnswer {
 /// What a member has to know before it can hear of anything by Raft.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
+    /// The index of the entry that made the members who they are: of two answers the later one counts.
+    pub as_of: u64,
     /// The number of whoever asks; `None` if it is no member.
     pub id: Option<NodeId>,
     /// Every member: these may speak to it.

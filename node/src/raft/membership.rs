@@ -109,6 +109,7 @@ impl RaftNode {
         }
         let own = members.iter().find(|peer| peer.info.endpoint_id == info.endpoint_id);
         Ok(Welcome {
+            as_of: metrics.membership_config.log_id().as_ref().map_or(0, |id| id.index),
             id: own.map(|peer| peer.id),
             members,
             target_voters: self.inner.promotion.target_voters,
@@ -158,6 +159,18 @@ impl RaftNode {
         changed(self.inner.raft.change_membership(voters, retain).await)
     }
 
+    /// The same without those that are left over, if these are the voters now and nothing is under way.
+    pub(super) async fn make_voters_from(
+        &self,
+        expected: &BTreeSet<NodeId>,
+        voters: BTreeSet<NodeId>,
+    ) -> Result<(), ApiError> {
+        if self.membership()?.get_joint_config().as_slice() != std::slice::from_ref(expected) {
+            return Err(ApiError::ChangeInProgress);
+        }
+        self.make_voters(voters, false).await
+    }
+
     /// Makes one more member vote.
     pub(super) async fn make_voter(&self, id: NodeId) -> Result<(), ApiError> {
         let mut voters = future_voters(&self.membership()?);
@@ -171,9 +184,11 @@ impl RaftNode {
         let membership = self.membership()?;
         if id == self.inner.id
             && let Some(to) = self.successor()
-            && let Ok(Ok(())) = tokio::time::timeout(HAND_OVER_TIMEOUT, self.hand_over(to)).await
         {
-            return Err(not_leader(Some(to), membership.get_node(&to)));
+            // Even if it does not take over in time: a leader that has asked once takes no more writes in its term.
+            let took_over = tokio::time::timeout(HAND_OVER_TIMEOUT, self.hand_over(to)).await;
+            let leads = matches!(took_over, Ok(Ok(())));
+            return Err(not_leader(leads.then_some(to), membership.get_node(&to).filter(|_| leads)));
         }
         let mut voters = future_voters(&membership);
         if voters.remove(&id) {

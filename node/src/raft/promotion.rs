@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::RaftNode;
 use super::membership::future_voters;
+use crate::api::ApiError;
 use crate::limits::{PROMOTION_COOL_DOWN, PROMOTION_INTERVAL, PROMOTION_LAG_MAX};
 use crate::types::NodeId;
 
@@ -83,6 +84,8 @@ pub struct LearnerPromotionCoordinator {
     policy: PromotionPolicy,
     /// Since when this node has led, and the voters have been who they are.
     since: Option<(BTreeSet<NodeId>, Instant)>,
+    /// Since when this node has led without having been stopped itself.
+    watching_since: Option<Instant>,
     /// Since when this node has led a cluster with two majorities.
     half_done_since: Option<Instant>,
 }
@@ -90,7 +93,7 @@ pub struct LearnerPromotionCoordinator {
 impl LearnerPromotionCoordinator {
     /// Of a node, by a policy.
     pub fn new(raft: RaftNode, policy: PromotionPolicy) -> Self {
-        Self { raft, policy, since: None, half_done_since: None }
+        Self { raft, policy, since: None, watching_since: None, half_done_since: None }
     }
 
     /// Looks after the voters for as long as it runs.
@@ -101,8 +104,8 @@ impl LearnerPromotionCoordinator {
         loop {
             ticks.tick().await;
             // Whoever was stopped itself cannot say how long others were silent.
-            if looked.elapsed() > self.raft.inner.patience {
-                self.since = None;
+            if looked.elapsed() > PROMOTION_INTERVAL + self.raft.inner.patience {
+                self.watching_since = None;
             }
             looked = Instant::now();
             if let Some(next) = self.unfinished() {
@@ -111,11 +114,16 @@ impl LearnerPromotionCoordinator {
             }
             let Some((standing, voters)) = self.look() else { continue };
             let Some(next) = standing.next(self.policy) else { continue };
+            let expected = voters.clone();
             let text =
                 |ids: &BTreeSet<NodeId>| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             let (from, to) = (text(&voters), text(&next));
-            match self.raft.change(move |node| async move { node.make_voters(next, false).await }).await {
+            // Others may have changed them while this waited for its turn.
+            let change =
+                self.raft.change(move |node| async move { node.make_voters_from(&expected, next).await });
+            match change.await {
                 Ok(()) => tracing::info!(%from, %to, "the voters were changed"),
+                Err(ApiError::ChangeInProgress) => {}
                 Err(error) => tracing::warn!(%error, %from, %to, "the voters could not be changed"),
             }
         }
@@ -156,9 +164,13 @@ impl LearnerPromotionCoordinator {
         let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
         if metrics.state != ServerState::Leader || !is_settled {
             self.since = None;
+            if metrics.state != ServerState::Leader {
+                self.watching_since = None;
+            }
             return None;
         }
         let now = Instant::now();
+        let watched = now.duration_since(*self.watching_since.get_or_insert(now));
         let began = match &self.since {
             Some((before, began)) if *before == voters => *began,
             _ => now,
@@ -171,8 +183,8 @@ impl LearnerPromotionCoordinator {
         let seen = |id: &NodeId| {
             let answered =
                 heartbeat.get(id).copied().flatten().map(|answered| answered.into_inner().elapsed());
-            // Who has not answered yet is as silent as this node has led, and nobody is silent for longer than that.
-            let silent = answered.unwrap_or(led).min(led);
+            // Nobody is known to be silent for longer than this node has been looking.
+            let silent = answered.unwrap_or(watched).min(watched);
             let matched = replication.get(id).copied().flatten().map_or(0, |matched| matched.index);
             let is_voter = voters.contains(id);
             if *id == own {

@@ -22,6 +22,9 @@ use crate::types::{NodeId, NodeInfo};
 impl ClusterController for RaftNode {
     fn init(&self, members: BTreeMap<NodeId, NodeInfo>) -> Answer<'_, ()> {
         async move {
+            if self.inner.raft.server_metrics().borrow_watched().membership_config.nodes().next().is_some() {
+                return Err(ApiError::AlreadyInitialized);
+            }
             if members.is_empty() || members.len() > PEERS_MAX as usize {
                 return Err(BadRequest::MemberCount(members.len() as u64).into());
             }

@@ -1,7 +1,5 @@
 //! Members that come, vote and leave while the cluster serves.
 
-use std::time::Duration;
-
 use serde_json::{Value as Json, json};
 
 use super::{Strike, Tools};
@@ -48,7 +46,9 @@ impl Tools {
         let Some(((node, is_leader), term)) = self.await_roles(strike, choose).await else { return Ok(()) };
         let role = if is_leader { "the leader " } else { "" };
         let text = format!("{} {role}{}", change.key(), self.name(node));
-        let Some((before, goal)) = self.standing(node).await else {
+        // One after the other: the next is about what this one has made.
+        let _turn = self.changing.lock().await;
+        let Some((before, goal)) = self.await_word(node).await else {
             self.give_up(strike, &text, "no leader says who is a member");
             return Ok(());
         };
@@ -107,6 +107,19 @@ impl Tools {
             Some(_) => Standing::Learner,
         };
         Some((standing, state.last_log_index.unwrap_or(0)))
+    }
+
+    /// Waits until a leader says anything.
+    async fn await_word(&self, node: NodeIndex) -> Option<(Standing, u64)> {
+        let deadline = self.clock.now() + MEMBERS_CHANGE_MAX;
+        loop {
+            self.watch.refresh(self.cluster.as_ref(), self.clock.as_ref()).await;
+            let word = self.standing(node).await;
+            if word.is_some() || self.clock.now() >= deadline {
+                return word;
+            }
+            self.clock.sleep(LOOK_INTERVAL).await;
+        }
     }
 
     /// Waits until a leader says that a node is what it should be; what one says at last.
@@ -176,17 +189,19 @@ impl Tools {
     async fn is_refused(&self, node: NodeIndex) -> Proof {
         let dialect = Dialect::of_lab(&self.plan);
         let mut channel = self.cluster.channel(node);
-        let mut answers = 0;
-        for _ in 0..2 {
+        let deadline = self.clock.now() + MEMBERS_CHANGE_MAX;
+        let mut refused = 0;
+        while refused < 2 && self.clock.now() < deadline {
             let read = dialect.request(&register::key(0), &Op::Read);
             let answer = channel.request(read, CLIENT_TIMEOUT).await;
-            answers += u32::from(matches!(dialect.outcome(&Op::Read, answer), Outcome::Read { .. }));
-            self.clock.sleep(Duration::from_millis(100)).await;
+            let is_answered = matches!(dialect.outcome(&Op::Read, answer), Outcome::Read { .. });
+            refused = if is_answered { 0 } else { refused + 1 };
+            self.clock.sleep(LOOK_INTERVAL).await;
         }
         Proof {
             what: "afterwards it answered no linearizable read".to_owned(),
-            is_seen: answers == 0,
-            detail: format!("{answers} of 2 were answered"),
+            is_seen: refused == 2,
+            detail: format!("{refused} in a row were refused"),
         }
     }
 }

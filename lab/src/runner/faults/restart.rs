@@ -2,9 +2,9 @@
 
 use super::kill::serves_anew;
 use super::{Strike, Tools, Victim};
-use crate::plan::Selector;
-use crate::runner::RunError;
+use crate::plan::{NodeIndex, Selector};
 use crate::runner::record::{EventKind, Proof};
+use crate::runner::{RunError, causes};
 
 impl Tools {
     /// Asks a node to stop, waits until it has, starts it again, and waits until it serves.
@@ -16,14 +16,19 @@ impl Tools {
         let began_ns = self.conduct.now_ns();
         let text = format!("restart {role}{name}");
         self.note_victim(strike, &text, node, began_ns, leads_term);
-        let exit = self.cluster.stop(node).await?;
-        let is_clean = exit == self.plan.target.clean_exit();
-        self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: ended by {exit}"));
-        if !is_clean {
+        let exit = match self.cluster.stop(node).await {
+            Ok(exit) if exit == self.plan.target.clean_exit() => exit,
             // A node that does not end as it should is no receipt that is missing: it is what was looked for.
-            self.conduct.death(node, name, &exit.to_string(), self.cluster.console_end(node));
-            return Ok(());
-        }
+            Ok(exit) => {
+                self.died(node, &exit.to_string());
+                return Ok(());
+            }
+            Err(error) => {
+                self.died(node, &causes(&error));
+                return Ok(());
+            }
+        };
+        self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: ended by {exit}"));
         let is_gone = !self.cluster.runs(node).await;
         self.clock.sleep(strike.lasts()).await;
         self.cluster.start(node).await?;
@@ -37,5 +42,9 @@ impl Tools {
         };
         self.close(strike, ended_ns, vec![stopped, serves_anew(before, served)], "serves again");
         Ok(())
+    }
+
+    fn died(&self, node: NodeIndex, how: &str) {
+        self.conduct.death(node, self.name(node), how, self.cluster.console_end(node));
     }
 }

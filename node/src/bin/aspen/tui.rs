@@ -11,7 +11,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ratatui::DefaultTerminal;
-use ratatui::crossterm::event::{self, Event, KeyEvent, KeyEventKind};
+use ratatui::crossterm::event::{
+    self, DisableBracketedPaste, EnableBracketedPaste, Event, KeyEvent, KeyEventKind,
+};
+use ratatui::crossterm::execute;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -25,6 +29,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const LOOK_TIMEOUT: Duration = Duration::from_millis(800);
 /// Keys that are asked for at a time.
 const KEYS_PAGE: u16 = 200;
+/// Keys that are kept: who looks for more gives a longer prefix.
+const KEYS_MAX: usize = 10_000;
+/// Bytes of a value that are shown.
+const SHOWN_BYTES_MAX: usize = 16 * 1024;
 /// Changes that are remembered.
 const EVENTS_MAX: usize = 200;
 /// Seconds of which the rate is remembered: as many as a wide terminal has columns.
@@ -39,20 +47,33 @@ pub(crate) fn run(nodes: &[SocketAddr]) -> Result<Vec<u8>, Failure> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Io)?;
     let pressed = keyboard().map_err(Failure::Io)?;
-    let mut terminal = ratatui::try_init().map_err(Failure::Output)?;
-    let shown = runtime.block_on(show(&mut terminal, nodes, pressed));
+    let shown = ratatui::try_init().and_then(|mut terminal| {
+        execute!(io::stdout(), EnableBracketedPaste)?;
+        runtime.block_on(show(&mut terminal, nodes, pressed))
+    });
+    // Whatever went wrong, the terminal is as it was. One that is gone cannot be told.
+    let _ = execute!(io::stdout(), DisableBracketedPaste);
     ratatui::restore();
     shown.map(|()| Vec::new()).map_err(Failure::Output)
 }
 
-/// What is pressed, or that the window has another size; read on a thread of its own, which ends with the process.
-fn keyboard() -> io::Result<mpsc::Receiver<Option<KeyEvent>>> {
+/// What comes from a keyboard.
+enum Pressed {
+    Key(KeyEvent),
+    Text(String),
+    /// The window has another size.
+    Resized,
+}
+
+/// What comes from the keyboard, read on a thread of its own, which ends with the process.
+fn keyboard() -> io::Result<mpsc::Receiver<Pressed>> {
     let (sender, pressed) = mpsc::channel(PRESSED_MAX);
     std::thread::Builder::new().name("keyboard".into()).spawn(move || {
         while let Ok(event) = event::read() {
             let key = match event {
-                Event::Key(key) if key.kind == KeyEventKind::Press => Some(key),
-                Event::Resize(..) => None,
+                Event::Key(key) if key.kind == KeyEventKind::Press => Pressed::Key(key),
+                Event::Paste(text) => Pressed::Text(text),
+                Event::Resize(..) => Pressed::Resized,
                 _ => continue,
             };
             if sender.blocking_send(key).is_err() {
@@ -66,23 +87,28 @@ fn keyboard() -> io::Result<mpsc::Receiver<Option<KeyEvent>>> {
 async fn show(
     terminal: &mut DefaultTerminal,
     given: &[SocketAddr],
-    mut pressed: mpsc::Receiver<Option<KeyEvent>>,
+    mut pressed: mpsc::Receiver<Pressed>,
 ) -> io::Result<()> {
     let mut app = App::new();
     let mut answers: JoinSet<Input> = JoinSet::new();
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_looking = false;
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut hung_up = signal(SignalKind::hangup())?;
     while !app.is_over {
         terminal.draw(|frame| draw::draw(&app, Instant::now(), frame))?;
         let mut is_due = false;
         let input = tokio::select! {
             key = pressed.recv() => match key {
-                Some(Some(key)) => Some(Input::Key(key)),
-                Some(None) => None,
+                Some(Pressed::Key(key)) => Some(Input::Key(key)),
+                Some(Pressed::Text(text)) => Some(Input::Text(text)),
+                Some(Pressed::Resized) => None,
                 // Nobody is at the keyboard any more.
                 None => return Ok(()),
             },
+            _ = terminated.recv() => return Ok(()),
+            _ = hung_up.recv() => return Ok(()),
             Some(answer) = answers.join_next() => answer.ok(),
             _ = ticks.tick() => {
                 is_due = true;

@@ -37,24 +37,30 @@ impl Admission {
         }
     }
 
-    /// Lets in whom a member has named, until this node hears by Raft of other members than it knows.
+    /// Lets in whom a member has named, until [`Self::set_members`] says that the members are those of now.
     pub fn introduce(&self, keys: impl IntoIterator<Item = EndpointKey>) {
         let mut introduced = self.introduced.write().expect("nothing panics while it holds this lock");
         *introduced = keys.into_iter().collect();
     }
 
     /// Replaces the committed members. Whoever was one and is none any more is let in no longer, even if the settings name it.
-    pub fn set_members(&self, members: HashSet<EndpointKey>) {
+    /// They may be of the past, as long as the log is replayed: then whoever was introduced is let in, too.
+    pub fn set_members(&self, members: HashSet<EndpointKey>, are_of_now: bool) {
+        if are_of_now {
+            self.introduce([]);
+        }
         {
             let mut known = self.members.write().expect("nothing panics while it holds this lock");
-            if *known != members {
-                self.introduce([]);
-            }
             let mut configured = self.configured.write().expect("nothing panics while it holds this lock");
             configured.retain(|key| members.contains(key) || !known.contains(key));
             *known = members;
         }
         self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Changes whenever somebody may be let in no longer.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Whether a key is let in.
@@ -98,13 +104,13 @@ mod tests {
         let [configured, member, stranger] = [1, 2, 3].map(|byte| EndpointKey([byte; 32]));
         let admission = Admission::new([configured]);
         assert!(!admission.admits(&member));
-        admission.set_members([member].into());
+        admission.set_members([member].into(), true);
         assert!(admission.admits(&configured) && admission.admits(&member) && !admission.admits(&stranger));
-        admission.set_members([member, configured].into());
+        admission.set_members([member, configured].into(), true);
         let expelled = admission.expelled(&configured);
         let mut expelled = std::pin::pin!(expelled);
         assert_eq!(expelled.as_mut().now_or_never(), None);
-        admission.set_members([member].into());
+        admission.set_members([member].into(), true);
         assert_eq!(expelled.now_or_never(), Some(()));
         assert!(!admission.admits(&configured));
         admission.refused(&stranger, "its key belongs to no member");
@@ -116,8 +122,9 @@ mod tests {
         let [named, member] = [1, 2].map(|byte| EndpointKey([byte; 32]));
         let admission = Admission::new([]);
         admission.introduce([named]);
+        admission.set_members([member].into(), false);
         assert!(admission.admits(&named));
-        admission.set_members([member].into());
+        admission.set_members([member].into(), true);
         assert!(!admission.admits(&named) && admission.admits(&member));
     }
 }

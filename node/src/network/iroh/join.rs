@@ -97,8 +97,10 @@ impl JoinHandler {
         let (key, session) = (remote_key(connection), session(connection)?);
         let is_known = self.secret.accepts(&request.proof, Prover::Joiner(key), &session);
         // The key is what later counts, so it has to be the asker's own.
-        let answer = if is_known && request.info.endpoint_id == key {
-            drop(stranger);
+        let is_known = is_known && request.info.endpoint_id == key;
+        // It is none any more, or is told so at once.
+        drop(stranger);
+        let answer = if is_known {
             let Ok(_joiner) = self.joiners.acquire().await else { return Ok(()) };
             let verdict = self.service.grant(request.wish, request.info).await;
             JoinAnswer::Proven { proof: self.secret.prove(Prover::Member(self.own_key), &session), verdict }
@@ -109,8 +111,8 @@ impl JoinHandler {
         send.write_all(&encode(&answer)?).await.map_err(lost)?;
         send.finish().map_err(lost)?;
         // Whoever closes first may cut off what is under way.
-        connection.closed().await;
-        Ok(())
+        let patience = if is_known { JOIN_TIMEOUT } else { JOIN_REQUEST_TIMEOUT };
+        timeout(patience, connection.closed()).await.map(drop).map_err(lost)
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 use super::AddressBook;
 use super::append::AppendStream;
 use super::close_code;
-use crate::limits::{DIAL_TIMEOUT, SNAPSHOT_STEP_TIMEOUT};
+use crate::limits::{DIAL_TIMEOUT, PEER_WINDOW_BYTES, SNAPSHOT_STEP_TIMEOUT};
 use crate::network::rpc::{self, ALPN, RaftMessage, RaftProtocol};
 use crate::network::snapshot::{self, InstallSnapshot, SnapshotError};
 use crate::network::{Appended, Peer, TransportError};
@@ -246,6 +246,9 @@ async fn dial(endpoint: Endpoint, to: Option<EndpointAddr>, raft: SocketAddr) ->
     match tokio::time::timeout(DIAL_TIMEOUT, endpoint.connect(to, ALPN)).await {
         Err(_) => Err(format!("no handshake with {raft} within {} ms", DIAL_TIMEOUT.as_millis())),
         Ok(Err(error)) => Err(error.to_string()),
-        Ok(Ok(connection)) => Ok(connection),
+        Ok(Ok(connection)) => {
+            connection.set_receive_window(VarInt::from_u32(PEER_WINDOW_BYTES));
+            Ok(connection)
+        }
     }
 }

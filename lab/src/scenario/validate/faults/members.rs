@@ -41,7 +41,12 @@ pub(super) fn are_possible(
     let mut anonymous = 0;
     let name = |node: NodeIndex| nodes.names[node.position()].clone();
     for (place, fault) in order {
+        let may_be_gone = |node: NodeIndex| anonymous > 0 && voters.contains(&node);
         let mistake = match fault.action {
+            ref action if matches!(action.victim(), Some(Selector::Node(node)) if may_be_gone(node)) => {
+                let Some(Selector::Node(node)) = action.victim() else { unreachable!("it was just matched") };
+                Some(Mistake::MayBeGone { name: name(node) })
+            }
             FaultAction::Members { .. } if fault.times > 1 => Some(Mistake::ChangedTwice),
             FaultAction::Members { change, who: Selector::Node(node) } => match change {
                 MemberChange::Add if voters.contains(&node) || learners.contains(&node) => {

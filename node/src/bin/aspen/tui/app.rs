@@ -58,9 +58,17 @@ pub(crate) struct Change {
 #[derive(Debug)]
 pub(crate) enum Input {
     Key(KeyEvent),
+    /// Something that was pasted.
+    Text(String),
     Looked(Result<Look, String>),
-    Page { asked: Json, answer: Result<Json, String> },
-    Changed { done: String, result: Result<(), String> },
+    Page {
+        asked: Json,
+        answer: Result<Json, String>,
+    },
+    Changed {
+        done: String,
+        result: Result<(), String>,
+    },
 }
 
 /// What is to be asked.
@@ -99,6 +107,13 @@ impl App {
     pub(crate) fn take(&mut self, input: Input, now: Instant) -> Vec<Request> {
         match input {
             Input::Key(key) => self.press(key),
+            Input::Text(pasted) => {
+                // It is text where one types, and no commands anywhere else.
+                if let Some(Dialog::Line { text, .. }) = &mut self.dialog {
+                    text.extend(pasted.chars().filter(|character| !character.is_control()));
+                }
+                Vec::new()
+            }
             Input::Looked(seen) => {
                 self.cluster.take(seen, now);
                 Vec::new()
@@ -124,6 +139,11 @@ impl App {
     fn press(&mut self, key: KeyEvent) -> Vec<Request> {
         if key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c') {
             self.is_over = true;
+            return Vec::new();
+        }
+        // Together with these a letter is another key.
+        let is_other = key.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT);
+        if is_other && matches!(key.code, KeyCode::Char(_)) {
             return Vec::new();
         }
         self.message = None;
@@ -365,6 +385,13 @@ pub(crate) mod tests {
                 .concat(),
         );
         assert!(!app.is_over && app.dialog.is_none());
+        // Nor is what is pasted, wherever that is.
+        app.take(Input::Text("dy\nq".to_owned()), Instant::now());
+        assert!(!app.is_over && app.dialog.is_none());
+        press(&mut app, &typed("/"));
+        app.take(Input::Text("us\ter\n".to_owned()), Instant::now());
+        press(&mut app, &[KeyCode::Enter]);
+        assert_eq!(app.keys.prefix, "user");
         press(&mut app, &typed("q"));
         assert!(app.is_over);
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::KEYS_PAGE;
+use super::{KEYS_MAX, KEYS_PAGE, SHOWN_BYTES_MAX};
 use crate::kv::{bytes, visible};
 
 /// A key and what it holds.
@@ -39,7 +39,10 @@ impl Keys {
 
     /// What to ask for the next page, where the end of what is known is near and there is more.
     pub(crate) fn next_page(&mut self) -> Option<Json> {
-        if self.is_loading || self.selected + usize::from(KEYS_PAGE) / 4 < self.entries.len() {
+        if self.is_loading
+            || self.entries.len() >= KEYS_MAX
+            || self.selected + usize::from(KEYS_PAGE) / 4 < self.entries.len()
+        {
             return None;
         }
         let token = self.token.take()?;
@@ -54,6 +57,7 @@ impl Keys {
             Ok(answer) => answer,
             Err(error) => {
                 self.error = Some(error);
+                self.token = Some(asked["continuation_token"].clone()).filter(|token| !token.is_null());
                 return;
             }
         };
@@ -94,8 +98,17 @@ impl Entry {
 
     /// The value as text, with its lines; other bytes in hexadecimal.
     pub(crate) fn text(&self) -> String {
-        match std::str::from_utf8(&self.value) {
-            Ok(text) if !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t' | '\r')) => {
+        let shown = &self.value[..self.value.len().min(SHOWN_BYTES_MAX)];
+        // What was cut off in the middle of a character is still text.
+        let (text, is_text) = match std::str::from_utf8(shown) {
+            Ok(text) => (text, true),
+            Err(error) if error.error_len().is_none() && shown.len() < self.value.len() => {
+                (std::str::from_utf8(&shown[..error.valid_up_to()]).unwrap_or_default(), true)
+            }
+            Err(_) => ("", false),
+        };
+        let mut lines = match text {
+            text if is_text && !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t' | '\r')) => {
                 text.replace('\t', "    ").replace('\r', "")
             }
             _ => {
@@ -103,9 +116,13 @@ impl Entry {
                     let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
                     hex.join(" ")
                 };
-                self.value.chunks(16).map(line).collect::<Vec<_>>().join("\n")
+                shown.chunks(16).map(line).collect::<Vec<_>>().join("\n")
             }
+        };
+        if shown.len() < self.value.len() {
+            lines.push_str("\n(more is not shown)");
         }
+        lines
     }
 }
 
