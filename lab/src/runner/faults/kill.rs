@@ -2,7 +2,7 @@
 
 use super::{NotBack, Strike, Tools, Victim};
 use crate::observations::Incarnation;
-use crate::plan::Selector;
+use crate::plan::{NodeIndex, Selector};
 use crate::program::Exit;
 use crate::runner::RunError;
 use crate::runner::record::{EventKind, Proof};
@@ -24,24 +24,37 @@ impl Tools {
         let text = format!("kill {role}{name}");
         self.note_victim(strike, &text, node, began_ns, leads_term);
         self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: ended by {exit}"));
+        self.bring_back(strike, node, before, "the process ended by signal 9 and was gone", exit).await
+    }
+
+    /// Starts a node again that has ended, after a while, and waits until it serves. What it did is the receipt, together with how it
+    /// had ended.
+    pub(super) async fn bring_back(
+        &self,
+        strike: &Strike<'_>,
+        node: NodeIndex,
+        before: Option<Incarnation>,
+        ended: &str,
+        exit: Exit,
+    ) -> Result<(), RunError> {
         let is_gone = !self.cluster.runs(node).await;
         self.clock.sleep(strike.lasts()).await;
         self.cluster.start(node).await?;
         let ended_ns = self.conduct.now_ns();
         let served = self.await_service(node, |incarnation| Some(incarnation) != before).await;
         self.watch.set_down(node, false);
-        let killed = Proof {
-            what: "the process ended by signal 9 and was gone".to_owned(),
+        let gone = Proof {
+            what: ended.to_owned(),
             is_seen: is_gone,
             detail: if is_gone { exit.to_string() } else { format!("{exit}, and the host still saw it") },
         };
-        self.close(strike, ended_ns, vec![killed, serves_anew(before, served)], "serves again");
+        self.close(strike, ended_ns, vec![gone, serves_anew(before, served)], "serves again");
         Ok(())
     }
 }
 
 /// That a node which was started again is another one than before, and serves.
-pub(super) fn serves_anew(before: Option<Incarnation>, served: Result<Incarnation, NotBack>) -> Proof {
+fn serves_anew(before: Option<Incarnation>, served: Result<Incarnation, NotBack>) -> Proof {
     let named = before.map_or_else(|| "none seen".to_owned(), |before| before.to_string());
     Proof {
         what: "a new incarnation serves".to_owned(),

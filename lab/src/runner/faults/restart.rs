@@ -1,9 +1,8 @@
 //! Nodes that are asked to stop, as for an upgrade, and are started again.
 
-use super::kill::serves_anew;
 use super::{Strike, Tools, Victim};
 use crate::plan::{NodeIndex, Selector};
-use crate::runner::record::{EventKind, Proof};
+use crate::runner::record::EventKind;
 use crate::runner::{RunError, causes};
 
 impl Tools {
@@ -29,19 +28,8 @@ impl Tools {
             }
         };
         self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: ended by {exit}"));
-        let is_gone = !self.cluster.runs(node).await;
-        self.clock.sleep(strike.lasts()).await;
-        self.cluster.start(node).await?;
-        let ended_ns = self.conduct.now_ns();
-        let served = self.await_service(node, |incarnation| Some(incarnation) != before).await;
-        self.watch.set_down(node, false);
-        let stopped = Proof {
-            what: "the process ended as it was asked to, and was gone".to_owned(),
-            is_seen: is_gone,
-            detail: if is_gone { exit.to_string() } else { format!("{exit}, and the host still saw it") },
-        };
-        self.close(strike, ended_ns, vec![stopped, serves_anew(before, served)], "serves again");
-        Ok(())
+        let ended = "the process ended as it was asked to, and was gone";
+        self.bring_back(strike, node, before, ended, exit).await
     }
 
     fn died(&self, node: NodeIndex, how: &str) {

@@ -1,0 +1,103 @@
+//! Why a node does not start.
+
+use std::path::PathBuf;
+
+use crate::api::ApiError;
+use crate::cluster::identity::IdentityError;
+use crate::cluster::joining::NotJoined;
+use crate::cluster::metadata::MetadataError;
+use crate::cluster::retired::RetiredError;
+use crate::config::ConfigError;
+use crate::http::HttpError;
+use crate::network::iroh::EndpointError;
+use crate::network::secret::SecretError;
+use crate::raft::RaftStartError;
+use crate::storage::StorageError;
+use crate::types::{EndpointKey, NodeId};
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be made.
+    #[error("cannot make the data directory {path}")]
+    DataDir {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It has to rejoin as a new member.
+    #[error(transparent)]
+    Retired(#[from] RetiredError),
+    /// Raft's thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+    /// No identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// No secret.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// What the node knows of its cluster.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// Settings that do not fit this data directory.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Nobody lets it in.
+    #[error(transparent)]
+    NotJoined(#[from] NotJoined),
+    /// No cluster could be founded.
+    #[error("no cluster could be founded")]
+    NotFounded(#[source] ApiError),
+    /// A member without its memory.
+    #[error(
+        "the log of {} is gone, and with it what it has promised: {log} was there. Remove it from its cluster, and start it with an \
+         empty data directory and another key", id.map_or("this member".to_owned(), |id| format!("member {id}"))
+    )]
+    LostLog {
+        /// Where it was.
+        log: PathBuf,
+        /// Whose it was.
+        id: Option<NodeId>,
+    },
+    /// Another number than it has.
+    #[error(
+        "this data directory is that of node {found}, but id is {expected}: correct the id, or the data directory"
+    )]
+    OtherId {
+        /// What the directory says.
+        found: NodeId,
+        /// What the settings say.
+        expected: NodeId,
+    },
+    /// Another key than the peers expect.
+    #[error(
+        "the peers know node {id} by endpoint_id {expected}, but the key in {data_dir} is {found}: correct the peers, or the data directory"
+    )]
+    EndpointMismatch {
+        /// This node.
+        id: u64,
+        /// What the settings say.
+        expected: EndpointKey,
+        /// What the data directory holds.
+        found: EndpointKey,
+        /// The data directory.
+        data_dir: PathBuf,
+    },
+    /// A store.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The log was full when Raft wrote into it.
+    #[error("the disk was full when Raft started")]
+    NoRoom,
+    /// The endpoint.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The HTTP interface.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// Raft.
+    #[error(transparent)]
+    Raft(#[from] RaftStartError),
+}

@@ -1,0 +1,250 @@
+//! A start, step by step: addresses, stores, Raft, peers, and clients last.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::raft_thread::RaftThread;
+use super::way_in::WayIn;
+use super::{Node, StartError, make_data_dir};
+use crate::api::{ApiError, ClusterController};
+use crate::cluster::discovery::{DiscoveryParts, GossipPeerDiscovery};
+use crate::cluster::identity::Identity;
+use crate::cluster::retired::check_not_retired;
+use crate::cluster::reunion::Reunion;
+use crate::config::Config;
+use crate::http::{self, HttpState};
+use crate::metrics::Metrics;
+use crate::network::iroh::{Admission, Newcomers, RaftEndpoint, RaftServer};
+use crate::network::{AddressBook, AddressSource};
+use crate::raft::{LearnerPromotionCoordinator, NodeFailureDetector, Parts, RaftNode, RaftStartError};
+use crate::storage::StorageError;
+use crate::storage::log::{LOG_FILE, RedbLogStore};
+use crate::storage::snapshot::sync_dir;
+use crate::storage::space::Space;
+use crate::storage::sqlite::SqliteStateMachine;
+use crate::types::{NodeId, NodeInfo};
+
+/// A start under way.
+pub(super) struct Start {
+    pub(super) config: Config,
+}
+
+impl Start {
+    pub(super) async fn run(self) -> Result<Node, StartError> {
+        let Config { data_dir, peers, .. } = &self.config;
+        make_data_dir(data_dir)?;
+        check_not_retired(data_dir)?;
+        let identity = Identity::load_or_create(data_dir)?;
+        self.check_endpoint(&identity)?;
+        // Addresses first: a node that is already running is noticed before its stores are touched.
+        let listener = http::bind(self.config.http_listen).await?;
+        let raft_thread = RaftThread::start().map_err(StartError::Thread)?;
+        let book = AddressBook::default();
+        for (_, info) in peers {
+            book.learn(&info.endpoint_id, AddressSource::Settings, info.raft);
+        }
+        let admission = Arc::new(Admission::new(peers.iter().map(|(_, info)| info.endpoint_id)));
+        let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen, book, admission);
+        let endpoint = raft_thread.run(endpoint).await?;
+        let started = self.start_at(listener, endpoint.clone(), raft_thread, &identity).await;
+        if started.is_err() {
+            endpoint.close().await;
+        }
+        started
+    }
+
+    /// The rest of a start, once the addresses are ours.
+    async fn start_at(
+        &self,
+        listener: TcpListener,
+        endpoint: RaftEndpoint,
+        raft_thread: RaftThread,
+        identity: &Identity,
+    ) -> Result<Node, StartError> {
+        let data_dir = &self.config.data_dir;
+        let way_in = WayIn::find(&self.config, identity, &endpoint).await?;
+        let log = RedbLogStore::open(&data_dir.join(LOG_FILE), way_in.id)?;
+        let state_machine = SqliteStateMachine::open(data_dir)?.behind(log.durable());
+        // The names of new files: without them what is synced in the files would be lost with the power.
+        sync_dir(data_dir).map_err(|source| StorageError::Io { path: data_dir.clone(), source })?;
+        let state_machine_thread = state_machine.thread();
+        let space = Arc::new(Space::new(data_dir, self.config.disk_reserve));
+        let admission = endpoint.admission().clone();
+        admission.introduce(way_in.introduced.iter().map(|node| node.info.endpoint_id));
+        let metrics = Arc::new(Metrics::new(&[log.metrics(), &state_machine.metrics()]));
+        let parts = Parts {
+            id: way_in.id,
+            endpoint_id: identity.endpoint_id(),
+            timing: self.config.timing,
+            lease_clock: self.config.lease_clock,
+            promotion: way_in.promotion,
+            snapshots: self.config.snapshots,
+            log: log.clone(),
+            state_machine,
+            space: space.clone(),
+            transport: Arc::new(endpoint.transport()),
+            admission,
+        };
+        let raft = raft_thread.run(RaftNode::start(parts)).await;
+        let explained = |error: RaftStartError| -> StartError {
+            if log.ran_out_of_room() { StartError::NoRoom } else { error.into() }
+        };
+        let raft = raft.map_err(explained)?;
+        let mut tasks = JoinSet::new();
+        // It looks at the disk, which may take long.
+        tasks.spawn(async move { space.watch().await });
+        let detector = NodeFailureDetector::new(raft.clone());
+        tasks.spawn_on(detector.run(), raft_thread.handle());
+        let coordinator = LearnerPromotionCoordinator::new(raft.clone(), way_in.promotion);
+        tasks.spawn_on(coordinator.run(), raft_thread.handle());
+        let members = keep_house(&raft, &raft_thread, &mut tasks);
+        let door = Door { endpoint, members };
+        let server = self.open(door, &raft, &raft_thread, &mut tasks, identity, &way_in).await?;
+        if way_in.founds {
+            found(&raft, &way_in).await?;
+        }
+        let (stop_http, http) = self.serve_clients(&raft, listener, metrics, &way_in);
+        Ok(Node {
+            id: way_in.id,
+            raft,
+            log,
+            state_machine: state_machine_thread,
+            server,
+            stop_http,
+            http,
+            tasks,
+            raft_thread,
+            endpoint_id: identity.endpoint_id(),
+        })
+    }
+
+    /// Lets peers in and, with a secret, newcomers; and begins to gossip.
+    async fn open(
+        &self,
+        door: Door,
+        raft: &RaftNode,
+        raft_thread: &RaftThread,
+        tasks: &mut JoinSet<()>,
+        identity: &Identity,
+        way_in: &WayIn,
+    ) -> Result<RaftServer, StartError> {
+        let Door { endpoint, members } = door;
+        let mut newcomers = None;
+        if let Some((secret, metadata)) = way_in.secret.clone() {
+            let gossip = self.config.gossips().then(|| endpoint.gossip());
+            if let (Some(gossip), Some(info)) = (gossip.clone(), way_in.info.clone()) {
+                let discovery = GossipPeerDiscovery::new(DiscoveryParts {
+                    gossip,
+                    secret: secret.clone(),
+                    identity: identity.clone(),
+                    id: way_in.id,
+                    info,
+                    book: endpoint.book().clone(),
+                    admission: endpoint.admission().clone(),
+                    gate: endpoint.gate().clone(),
+                    metadata: metadata.clone(),
+                    raft: raft.clone(),
+                    members: members.clone(),
+                })?;
+                tasks.spawn(discovery.run());
+            }
+            metadata.set_has_had_log()?;
+            if let Some(info) = way_in.info.clone() {
+                let raft = raft.clone();
+                let reunion = Reunion {
+                    endpoint: endpoint.clone(),
+                    secret: secret.clone(),
+                    info,
+                    raft,
+                    members,
+                    metadata,
+                };
+                tasks.spawn(reunion.run());
+            }
+            newcomers = Some(Newcomers { secret, service: Arc::new(raft.clone()), gossip });
+        }
+        let service = Arc::new(raft.clone());
+        Ok(raft_thread.run(async move { endpoint.serve(service, newcomers) }).await)
+    }
+
+    fn serve_clients(
+        &self,
+        raft: &RaftNode,
+        listener: TcpListener,
+        metrics: Arc<Metrics>,
+        way_in: &WayIn,
+    ) -> (oneshot::Sender<()>, JoinSet<std::io::Result<()>>) {
+        // A node that was let in belongs to a cluster, even while it has heard nothing of it.
+        let own = way_in.info.clone().filter(|_| way_in.founds).map(|info| (way_in.id, info));
+        let node = Arc::new(raft.clone());
+        let state = HttpState {
+            cluster: node.clone(),
+            store: node.clone(),
+            observer: node,
+            metrics,
+            peers: Arc::new(own.into_iter().chain(self.config.peers.iter().cloned()).collect()),
+            cluster_id: way_in.secret.as_ref().map(|(secret, _)| secret.cluster_id()),
+        };
+        let (stop_http, stopped) = oneshot::channel();
+        // A dropped sender means a dropped node: then the server stops, too.
+        let until = async move { drop(stopped.await) };
+        let mut http = JoinSet::new();
+        http.spawn(http::serve(listener, state, until));
+        (stop_http, http)
+    }
+
+    /// Peers that expect another key would refuse this node, one by one and for ever.
+    fn check_endpoint(&self, identity: &Identity) -> Result<(), StartError> {
+        let found = identity.endpoint_id();
+        let own = self.config.peers.iter().find(|(id, _)| Some(*id) == self.config.id);
+        match own {
+            Some((id, info)) if info.endpoint_id != found => Err(StartError::EndpointMismatch {
+                id: id.0,
+                expected: info.endpoint_id,
+                found,
+                data_dir: self.config.data_dir.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Where other nodes come in, and who may.
+struct Door {
+    endpoint: RaftEndpoint,
+    members: watch::Receiver<BTreeMap<NodeId, NodeInfo>>,
+}
+
+/// Starts what goes on beside Raft for as long as that does; the members, as they change.
+fn keep_house(
+    raft: &RaftNode,
+    raft_thread: &RaftThread,
+    tasks: &mut JoinSet<()>,
+) -> watch::Receiver<BTreeMap<NodeId, NodeInfo>> {
+    let (sender, members) = watch::channel(BTreeMap::new());
+    let follower = raft.clone();
+    tasks.spawn_on(async move { follower.follow_members(sender).await }, raft_thread.handle());
+    let timekeeper = raft.clone();
+    tasks.spawn_on(async move { timekeeper.keep_time().await }, raft_thread.handle());
+    let compactor = raft.clone();
+    // It looks at files, for which Raft does not wait.
+    tasks.spawn(async move { compactor.compact().await });
+    members
+}
+
+/// Founds a cluster of one node, unless it belongs to one.
+async fn found(raft: &RaftNode, way_in: &WayIn) -> Result<(), StartError> {
+    let members = way_in.info.clone().map(|info| (way_in.id, info));
+    match raft.init(members.into_iter().collect()).await {
+        Ok(()) => {
+            tracing::info!(id = %way_in.id, "founded a cluster");
+            Ok(())
+        }
+        Err(ApiError::AlreadyInitialized) => Ok(()),
+        Err(error) => Err(StartError::NotFounded(error)),
+    }
+}
