@@ -9,18 +9,20 @@ use futures::FutureExt;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::limits::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, RESPONSE_BYTES_MAX};
+use crate::private::BearerToken;
 
 /// A connection to one node. It is made with the first request, and again after one that failed.
 #[derive(Debug)]
 pub struct HttpConnection {
     address: SocketAddr,
+    token: Option<BearerToken>,
     open: Option<Open>,
 }
 
@@ -64,7 +66,13 @@ pub enum ClientError {
 impl HttpConnection {
     /// A connection to `address`, not made yet.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, open: None }
+        Self { address, token: None, open: None }
+    }
+
+    /// The same, which shows a token if there is one.
+    #[must_use]
+    pub fn with_token(self, token: Option<BearerToken>) -> Self {
+        Self { token, ..self }
     }
 
     /// The node at its other end.
@@ -94,13 +102,15 @@ impl HttpConnection {
     }
 
     async fn exchange(&mut self, method: &str, path: &str, body: Bytes) -> Result<HttpAnswer, ClientError> {
-        let request = hyper::Request::builder()
+        let mut request = hyper::Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, self.address.to_string())
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(|error| self.lost(&error))?;
+            .header(CONTENT_TYPE, "application/json");
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token.header());
+        }
+        let request = request.body(Full::new(body)).map_err(|error| self.lost(&error))?;
         let is_usable = match &mut self.open {
             Some(open) => open.sender.ready().await.is_ok(),
             None => false,

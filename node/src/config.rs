@@ -21,7 +21,7 @@ use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use self::entry::{Advertise, Entry, SecretSource};
+pub use self::entry::{Advertise, Entry, SecretSource, TokenFiles};
 use self::entry::{entry, promotion_policy, secret_source};
 use self::file::FileConfig;
 pub use self::peer::{PeerArg, PeerArgError};
@@ -104,6 +104,12 @@ pub struct RunArgs {
     /// Read the cluster's secret from a file, as `aspen-node secret` prints one; the variable `ASPEN_SECRET` can have it instead
     #[arg(long, value_name = "FILE", env = "ASPEN_SECRET_FILE")]
     pub secret_file: Option<PathBuf>,
+    /// Answer only clients that show the token in this file [default: everybody]
+    #[arg(long, value_name = "FILE", env = "ASPEN_HTTP_TOKEN_FILE")]
+    pub http_token_file: Option<PathBuf>,
+    /// Let clients read that show the token in this file; it needs --http-token-file, too
+    #[arg(long, value_name = "FILE", env = "ASPEN_HTTP_READ_TOKEN_FILE")]
+    pub http_read_token_file: Option<PathBuf>,
     /// Join the cluster of this ticket, which `aspen cluster ticket` prints, unless the node is a member already
     #[arg(long, value_name = "TICKET", env = "ASPEN_TICKET")]
     pub ticket: Option<AspenClusterTicket>,
@@ -237,6 +243,8 @@ pub struct Config {
     pub advertise: Advertise,
     /// What the nodes of the cluster know.
     pub secret: Option<SecretSource>,
+    /// Where the tokens of clients are.
+    pub tokens: TokenFiles,
     /// How it becomes a member.
     pub entry: Entry,
     /// Whether it gossips, if that is said.
@@ -312,6 +320,11 @@ pub enum ConfigError {
         /// Which setting says it better.
         advertise: &'static str,
     },
+    /// A token for reading, and none for anything else.
+    #[error(
+        "http_read_token_file is given without http_token_file: everybody could do everything without a token"
+    )]
+    ReadTokenAlone,
     /// More voters than there may be.
     #[error("target_voters is {0}, 1 to {VOTERS_MAX} are allowed")]
     TargetVoters(u32),
@@ -402,6 +415,14 @@ impl Config {
                 http: sources.pick("http_advertise", args.http_advertise, file.http_advertise),
             },
             secret,
+            tokens: TokenFiles {
+                full: sources.pick("http_token_file", args.http_token_file, file.http_token_file),
+                read: sources.pick(
+                    "http_read_token_file",
+                    args.http_read_token_file,
+                    file.http_read_token_file,
+                ),
+            },
             entry,
             gossip: sources.pick("gossip", args.gossip, file.gossip),
             promotion,
@@ -445,6 +466,8 @@ impl Config {
             ("raft_advertise", address(&self.advertise.raft)),
             ("http_advertise", address(&self.advertise.http)),
             ("secret_file", secret_file),
+            ("http_token_file", self.tokens.full.as_ref().map(|path| text(&path.display()))),
+            ("http_read_token_file", self.tokens.read.as_ref().map(|path| text(&path.display()))),
             ("ticket", ticket),
             ("target_voters", target_voters.map(|count| count.to_string())),
             ("replace_after_s", replace_after.map(|after| after.as_secs().to_string())),

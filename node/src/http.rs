@@ -1,5 +1,6 @@
 //! The HTTP interface: axum routes, status codes and JSON, nothing else. docs/http.md has an example of each answer.
 
+mod auth;
 mod body;
 mod cluster;
 mod command;
@@ -22,6 +23,7 @@ use axum::routing::{get, post};
 use axum::{Router, middleware};
 use tokio::net::TcpListener;
 
+pub use self::auth::Tokens;
 use crate::api::{ApiError, BadRequest, ClusterController, KeyValueStore, RaftObserver};
 use crate::limits::HTTP_BODY_BYTES_MAX;
 use crate::metrics::Metrics;
@@ -41,6 +43,8 @@ pub struct HttpState {
     pub metrics: Arc<Metrics>,
     /// The members that /cluster/init takes when it is told none.
     pub peers: Arc<BTreeMap<NodeId, NodeInfo>>,
+    /// What clients have to show.
+    pub tokens: Arc<Tokens>,
     /// Which cluster can be joined with a ticket; absent: none.
     pub cluster_id: Option<ClusterId>,
 }
@@ -112,6 +116,7 @@ pub fn router(state: HttpState) -> Router {
         .method_not_allowed_fallback(async || method_not_allowed())
         .layer(DefaultBodyLimit::max(HTTP_BODY_BYTES_MAX as usize))
         .layer(middleware::from_fn(deadline::bounded))
+        .layer(middleware::from_fn_with_state(state.clone(), auth::checked))
         .layer(middleware::from_fn_with_state(state.metrics.clone(), observe::timed))
         .with_state(state)
 }

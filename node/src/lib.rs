@@ -3,7 +3,7 @@
 //!
 //! Read the modules in this order; each names only those above it:
 //!
-//! 1. [`types`], [`limits`], [`plant`]: the words, the bounds, and bugs planted on purpose.
+//! 1. [`types`], [`limits`], [`plant`], [`private`]: the words, the bounds, bugs planted on purpose, and what only its owner may read.
 //! 2. [`api`]: what a node can be asked, and how it refuses.
 //! 3. [`state`]: what a command does. Pure.
 //! 4. [`storage`]: the log and the state machine on disk.
@@ -32,6 +32,7 @@ pub mod limits;
 pub mod metrics;
 pub mod network;
 pub mod plant;
+pub mod private;
 pub mod raft;
 pub mod run;
 pub mod state;

@@ -242,6 +242,10 @@ pub const STATE_DIGESTS_MAX: u64 = 4_096;
 pub const PEERS_MAX: u32 = 100;
 /// Voters among them: each write waits for a majority of them.
 pub const VOTERS_MAX: u32 = 100;
+/// Largest file that holds a secret, in bytes: a key, a cluster's secret or a token is shorter.
+pub const PRIVATE_FILE_BYTES_MAX: u64 = 256;
+/// Shortest token, in bytes: nobody guesses so many.
+pub const TOKEN_BYTES_MIN: usize = 32;
 /// Longest reason that is read from the mark of a data directory that was put back, in bytes: it goes into an error.
 pub const RETIRED_REASON_BYTES_MAX: u64 = 1_024;
 

@@ -11,6 +11,7 @@ use crate::config::ConfigError;
 use crate::http::HttpError;
 use crate::network::iroh::EndpointError;
 use crate::network::secret::SecretError;
+use crate::private::PrivateError;
 use crate::raft::RaftStartError;
 use crate::storage::StorageError;
 use crate::types::{EndpointKey, NodeId};
@@ -38,6 +39,9 @@ pub enum StartError {
     /// No secret.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// A token of clients.
+    #[error(transparent)]
+    Token(#[from] PrivateError),
     /// What the node knows of its cluster.
     #[error(transparent)]
     Metadata(#[from] MetadataError),

@@ -1,6 +1,7 @@
 //! A start, step by step: addresses, stores, Raft, peers, and clients last.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -16,10 +17,11 @@ use crate::cluster::identity::Identity;
 use crate::cluster::retired::check_not_retired;
 use crate::cluster::reunion::Reunion;
 use crate::config::Config;
-use crate::http::{self, HttpState};
+use crate::http::{self, HttpState, Tokens};
 use crate::metrics::Metrics;
 use crate::network::iroh::{Admission, Newcomers, RaftEndpoint, RaftServer};
 use crate::network::{AddressBook, AddressSource};
+use crate::private::BearerToken;
 use crate::raft::{LearnerPromotionCoordinator, NodeFailureDetector, Parts, RaftNode, RaftStartError};
 use crate::storage::StorageError;
 use crate::storage::log::{LOG_FILE, RedbLogStore};
@@ -40,6 +42,9 @@ impl Start {
         check_not_retired(data_dir)?;
         let identity = Identity::load_or_create(data_dir)?;
         self.check_endpoint(&identity)?;
+        let token = |path: &Option<PathBuf>| path.as_deref().map(BearerToken::read).transpose();
+        let tokens =
+            Tokens { full: token(&self.config.tokens.full)?, read: token(&self.config.tokens.read)? };
         // Addresses first: a node that is already running is noticed before its stores are touched.
         let listener = http::bind(self.config.http_listen).await?;
         let raft_thread = RaftThread::start().map_err(StartError::Thread)?;
@@ -50,7 +55,7 @@ impl Start {
         let admission = Arc::new(Admission::new(peers.iter().map(|(_, info)| info.endpoint_id)));
         let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen, book, admission);
         let endpoint = raft_thread.run(endpoint).await?;
-        let started = self.start_at(listener, endpoint.clone(), raft_thread, &identity).await;
+        let started = self.start_at(listener, endpoint.clone(), raft_thread, &identity, tokens).await;
         if started.is_err() {
             endpoint.close().await;
         }
@@ -64,6 +69,7 @@ impl Start {
         endpoint: RaftEndpoint,
         raft_thread: RaftThread,
         identity: &Identity,
+        tokens: Tokens,
     ) -> Result<Node, StartError> {
         let data_dir = &self.config.data_dir;
         let way_in = WayIn::find(&self.config, identity, &endpoint).await?;
@@ -107,7 +113,11 @@ impl Start {
         if way_in.founds {
             found(&raft, &way_in).await?;
         }
-        let (stop_http, http) = self.serve_clients(&raft, listener, metrics, &way_in);
+        if tokens.full.is_none() && !self.config.http_listen.ip().is_loopback() {
+            let http = self.config.http_listen;
+            tracing::info!(%http, "whoever reaches this address can read and write: http_token_file has clients show a token");
+        }
+        let (stop_http, http) = self.serve_clients(&raft, listener, metrics, &way_in, tokens);
         Ok(Node {
             id: way_in.id,
             raft,
@@ -177,6 +187,7 @@ impl Start {
         listener: TcpListener,
         metrics: Arc<Metrics>,
         way_in: &WayIn,
+        tokens: Tokens,
     ) -> (oneshot::Sender<()>, JoinSet<std::io::Result<()>>) {
         // A node that was let in belongs to a cluster, even while it has heard nothing of it.
         let own = way_in.info.clone().filter(|_| way_in.founds).map(|info| (way_in.id, info));
@@ -187,6 +198,7 @@ impl Start {
             observer: node,
             metrics,
             peers: Arc::new(own.into_iter().chain(self.config.peers.iter().cloned()).collect()),
+            tokens: Arc::new(tokens),
             cluster_id: way_in.secret.as_ref().map(|(secret, _)| secret.cluster_id()),
         };
         let (stop_http, stopped) = oneshot::channel();

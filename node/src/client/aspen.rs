@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use super::load::{Operation, Target};
 use super::{ClientError, HttpAnswer, HttpConnection};
 use crate::api::Consistency;
+use crate::private::BearerToken;
 
 /// One client of one node.
 #[derive(Debug)]
@@ -22,6 +23,12 @@ impl AspenTarget {
     /// A client of the node at `address` that reads like this.
     pub fn new(address: SocketAddr, consistency: Consistency) -> Self {
         Self { connection: HttpConnection::new(address), consistency, seen: HashMap::new() }
+    }
+
+    /// The same, which shows a token if there is one.
+    #[must_use]
+    pub fn with_token(self, token: Option<BearerToken>) -> Self {
+        Self { connection: self.connection.with_token(token), ..self }
     }
 
     async fn post(&mut self, path: &str, body: &Json) -> Result<HttpAnswer, String> {

@@ -1,10 +1,11 @@
 //! The node's secret key: made once, kept in the data directory, so that a node which restarts is the same member.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::private::{self, PrivateError};
 use crate::types::EndpointKey;
 
 /// The file in the data directory.
@@ -25,8 +26,8 @@ impl std::fmt::Debug for Identity {
 /// Why there is no identity.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The file cannot be read or written.
-    #[error("cannot use the identity file {path}")]
+    /// The file cannot be written.
+    #[error("cannot write the identity file {path}")]
     Io {
         /// The file.
         path: PathBuf,
@@ -41,14 +42,9 @@ pub enum IdentityError {
         /// The file.
         path: PathBuf,
     },
-    /// Others may read the key.
-    #[error("the identity file {path} has mode {mode:o}: run `chmod 600 {path}`")]
-    TooOpen {
-        /// The file.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
+    /// It cannot be read, or others may read it, too.
+    #[error(transparent)]
+    Private(#[from] PrivateError),
 }
 
 impl Identity {
@@ -63,14 +59,18 @@ impl Identity {
     /// A file that cannot be used, is damaged, or may be read by others.
     pub fn load_or_create(data_dir: &Path) -> Result<Self, IdentityError> {
         let path = data_dir.join(IDENTITY_FILE);
-        match File::open(&path) {
-            Ok(file) => Self::read(&path, file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        match private::read(&path) {
+            Ok(text) => {
+                let secret = data_encoding::HEXLOWER.decode(text.trim_end().as_bytes()).ok();
+                let secret = secret.and_then(|bytes| bytes.try_into().ok());
+                secret.map(Self::from_secret).ok_or(IdentityError::Malformed { path })
+            }
+            Err(PrivateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 let identity = Self::from_secret(rand::random());
                 identity.store(data_dir)?;
                 Ok(identity)
             }
-            Err(source) => Err(IdentityError::Io { path, source }),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -103,25 +103,12 @@ impl Identity {
     pub fn endpoint_id(&self) -> EndpointKey {
         crate::network::iroh::endpoint_id(&self.secret)
     }
-
-    fn read(path: &Path, file: File) -> Result<Self, IdentityError> {
-        let io = |source| IdentityError::Io { path: path.to_owned(), source };
-        let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(IdentityError::TooOpen { path: path.to_owned(), mode });
-        }
-        let mut text = String::new();
-        file.take(256).read_to_string(&mut text).map_err(io)?;
-        let secret = data_encoding::HEXLOWER.decode(text.trim_end().as_bytes()).ok();
-        secret
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(Self::from_secret)
-            .ok_or_else(|| IdentityError::Malformed { path: path.to_owned() })
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

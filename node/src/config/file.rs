@@ -21,6 +21,8 @@ pub(super) struct FileConfig {
     pub(super) raft_advertise: Option<SocketAddr>,
     pub(super) http_advertise: Option<SocketAddr>,
     pub(super) secret_file: Option<PathBuf>,
+    pub(super) http_token_file: Option<PathBuf>,
+    pub(super) http_read_token_file: Option<PathBuf>,
     pub(super) ticket: Option<AspenClusterTicket>,
     pub(super) bootstrap: Option<bool>,
     pub(super) gossip: Option<bool>,

@@ -4,13 +4,11 @@
 //! The secret itself is forgotten as soon as it is read: what is kept are keys that were derived from it, each for one purpose.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::private::{self, PrivateError};
 use crate::types::EndpointKey;
 
 /// The variable that has the secret where no file does.
@@ -66,22 +64,9 @@ pub enum Prover {
 /// Why there is no secret.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// The file cannot be read.
-    #[error("cannot read the secret from {path}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Others may read it.
-    #[error("{path} holds the cluster's secret and has mode {mode:o}: run `chmod 600 {path}`")]
-    TooOpen {
-        /// The file.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
+    /// It cannot be read, or others may read it, too.
+    #[error(transparent)]
+    Private(#[from] PrivateError),
     /// It is no secret. What it is instead is not said, since it may be nearly one.
     #[error("{place} does not hold 64 hexadecimal digits: `aspen-node secret` prints a new secret")]
     Malformed {
@@ -107,15 +92,7 @@ impl ClusterSecret {
     /// # Errors
     /// The file cannot be read, may be read by others, or holds no secret.
     pub fn read(path: &Path) -> Result<Self, SecretError> {
-        let io = |source| SecretError::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
-        let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(SecretError::TooOpen { path: path.to_owned(), mode });
-        }
-        let mut text = String::new();
-        file.take(256).read_to_string(&mut text).map_err(io)?;
-        Self::parse(text, &path.display().to_string())
+        Self::parse(private::read(path)?, &path.display().to_string())
     }
 
     /// The secret of the environment, if it has one.
@@ -243,17 +220,5 @@ mod tests {
     fn secret_is_not_in_what_is_printed() {
         let text = format!("{:?}", secret(TEXT).unwrap());
         assert!(!text.contains("0001") && text.starts_with("ClusterSecret { id: "), "{text}");
-    }
-
-    #[test]
-    fn file_that_others_may_read_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("secret");
-        std::fs::write(&path, TEXT).unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
-        let error = ClusterSecret::read(&path).unwrap_err().to_string();
-        assert!(error.ends_with(&format!("has mode 640: run `chmod 600 {}`", path.display())), "{error}");
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
-        assert_eq!(ClusterSecret::read(&path).unwrap(), secret(TEXT).unwrap());
     }
 }

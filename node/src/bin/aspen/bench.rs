@@ -1,7 +1,6 @@
 //! `aspen bench`: load on a cluster, measured.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use aspen_node::client::aspen::AspenTarget;
@@ -13,6 +12,7 @@ use clap::{Args, ValueEnum, value_parser};
 use serde_json::{Map, Value as Json, json};
 
 use super::kv::ConsistencyArg;
+use super::session::Access;
 
 /// What `aspen bench` is asked.
 #[derive(Debug, Args)]
@@ -65,7 +65,7 @@ pub(crate) enum BenchError {
 }
 
 /// Measures, and returns what to print. Several nodes share the clients.
-pub(crate) fn run(args: &BenchArgs, nodes: &[SocketAddr], is_json: bool) -> Result<String, BenchError> {
+pub(crate) fn run(args: &BenchArgs, access: &Access, is_json: bool) -> Result<String, BenchError> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(BenchError::Runtime)?;
     let load = Load {
@@ -84,8 +84,8 @@ pub(crate) fn run(args: &BenchArgs, nodes: &[SocketAddr], is_json: bool) -> Resu
     };
     let consistency = args.consistency.into();
     let measured = runtime.block_on(load::run(&load, |number| {
-        let node = nodes[number as usize % nodes.len()];
-        AspenTarget::new(node, consistency)
+        let node = access.nodes[number as usize % access.nodes.len()];
+        AspenTarget::new(node, consistency).with_token(access.token.clone())
     }));
     if measured.latencies_us.is_empty() {
         let failures = measured.failures.iter().map(|(code, count)| format!("{count} times {code}"));

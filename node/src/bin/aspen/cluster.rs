@@ -3,14 +3,13 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 
-use aspen_node::client::HttpConnection;
 use aspen_node::types::EndpointKey;
 use clap::{Args, Subcommand};
 use futures::future::join_all;
 use serde_json::{Value as Json, json};
 
 use super::kv::printed;
-use super::session::{Failure, Session};
+use super::session::{Access, Failure, Session};
 
 /// What can be done with a cluster.
 #[derive(Debug, Subcommand)]
@@ -96,7 +95,7 @@ pub(crate) async fn run(command: &ClusterCommand, session: &mut Session) -> Resu
 async fn status(session: &mut Session) -> Result<Vec<u8>, Failure> {
     let mut answer = session.get("/cluster/status").await?;
     let members = answer["members"].as_array().cloned().unwrap_or_default();
-    let states = join_all(members.iter().map(state)).await;
+    let states = join_all(members.iter().map(|member| state(&session.access, member))).await;
     if session.is_json {
         for (member, state) in answer["members"].as_array_mut().into_iter().flatten().zip(&states) {
             member["state"] = state.clone().unwrap_or_default();
@@ -106,9 +105,9 @@ async fn status(session: &mut Session) -> Result<Vec<u8>, Failure> {
 }
 
 /// What a member says of itself, if it answers.
-async fn state(member: &Json) -> Option<Json> {
+async fn state(access: &Access, member: &Json) -> Option<Json> {
     let http = member["http"].as_str()?.parse().ok()?;
-    let answer = HttpConnection::new(http).request("GET", "/raft/state", "").await.ok()?;
+    let answer = access.connection(http).request("GET", "/raft/state", "").await.ok()?;
     (answer.status == 200).then(|| serde_json::from_slice(&answer.body).ok()).flatten()
 }
 

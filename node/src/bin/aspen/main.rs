@@ -9,11 +9,13 @@ mod tui;
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use aspen_node::private::BearerToken;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use self::session::{Failure, Session};
+use self::session::{Access, Failure, Session};
 
 /// The key is absent, or what it holds is not what was expected.
 const EXIT_NOT_SO: u8 = 1;
@@ -41,6 +43,9 @@ struct Cli {
         default_value = "127.0.0.1:8001"
     )]
     nodes: Vec<SocketAddr>,
+    /// Show the nodes the token in this file; the variable `ASPEN_TOKEN` can have it instead
+    #[arg(long, global = true, value_name = "FILE", env = "ASPEN_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
     /// Print the node's answer as JSON
     #[arg(long, global = true)]
     json: bool,
@@ -103,8 +108,8 @@ fn tell(failure: &Failure) -> ExitCode {
 /// Does what was typed; what to print.
 fn run(cli: &Cli) -> Result<Vec<u8>, Failure> {
     let text = match &cli.command {
-        Command::Tui => return tui::run(&cli.nodes),
-        Command::Bench(args) => bench::run(args, &cli.nodes, cli.json)?,
+        Command::Tui => return tui::run(access(cli)?),
+        Command::Bench(args) => bench::run(args, &access(cli)?, cli.json)?,
         Command::Kv(command) => return on_session(cli, async |session| kv::run(command, session).await),
         Command::Cluster(command) => {
             return on_session(cli, async |session| cluster::run(command, session).await);
@@ -123,12 +128,21 @@ fn run(cli: &Cli) -> Result<Vec<u8>, Failure> {
     Ok(text.into_bytes())
 }
 
+/// Whom to ask, and what to show them.
+fn access(cli: &Cli) -> Result<Access, Failure> {
+    let token = match &cli.token_file {
+        Some(path) => Some(BearerToken::read(path)?),
+        None => BearerToken::from_environment()?,
+    };
+    Ok(Access { nodes: cli.nodes.clone(), token })
+}
+
 fn on_session(
     cli: &Cli,
     work: impl AsyncFnOnce(&mut Session) -> Result<Vec<u8>, Failure>,
 ) -> Result<Vec<u8>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Io)?;
-    let mut session = Session::new(cli.nodes.clone(), cli.json);
+    let mut session = Session::new(access(cli)?, cli.json);
     runtime.block_on(work(&mut session))
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use aspen_node::client::{ClientError, HttpAnswer, HttpConnection};
+use aspen_node::private::{BearerToken, PrivateError};
 use serde_json::Value as Json;
 
 use super::{EXIT_NOT_SO, EXIT_REFUSED, EXIT_UNKNOWN};
@@ -40,6 +41,9 @@ pub(crate) enum Failure {
     /// A benchmark without a result.
     #[error(transparent)]
     Bench(#[from] super::bench::BenchError),
+    /// No token.
+    #[error(transparent)]
+    Token(#[from] PrivateError),
     /// Something that is shown, and nowhere to show it.
     #[error("aspen tui needs a terminal: for scripts there is `aspen --json cluster status`")]
     NoTerminal,
@@ -66,9 +70,23 @@ impl Failure {
     }
 }
 
+/// The nodes that can be asked, and what is shown to them.
+#[derive(Debug, Clone)]
+pub(crate) struct Access {
+    pub(crate) nodes: Vec<SocketAddr>,
+    pub(crate) token: Option<BearerToken>,
+}
+
+impl Access {
+    /// A connection to a node, not made yet.
+    pub(crate) fn connection(&self, node: SocketAddr) -> HttpConnection {
+        HttpConnection::new(node).with_token(self.token.clone())
+    }
+}
+
 /// A connection to one node of several.
 pub(crate) struct Session {
-    nodes: Vec<SocketAddr>,
+    pub(crate) access: Access,
     /// Whether answers are printed as they came.
     pub(crate) is_json: bool,
     open: Option<HttpConnection>,
@@ -77,8 +95,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(nodes: Vec<SocketAddr>, is_json: bool) -> Self {
-        Self { nodes, is_json, open: None, changes: false }
+    pub(crate) fn new(access: Access, is_json: bool) -> Self {
+        Self { access, is_json, open: None, changes: false }
     }
 
     /// Asks a node, and then the leader if that is what the node says; the answer, if it is no refusal.
@@ -96,7 +114,7 @@ impl Session {
                 // Nothing was done, so it may be asked again.
                 Err(Failure::Refused { leader: Some(leader), .. }) if hops < HOPS_MAX => {
                     hops += 1;
-                    let mut connection = HttpConnection::new(leader);
+                    let mut connection = self.access.connection(leader);
                     // It may be out of reach of who is not a member: then the refusal stands.
                     if connection.request("GET", "/health", "").await.is_err() {
                         return answered;
@@ -122,8 +140,8 @@ impl Session {
             return answered(answer.map_err(|error| failed(error, changes))?, changes);
         }
         let mut reasons = Vec::new();
-        for node in &self.nodes {
-            let mut connection = HttpConnection::new(*node);
+        for node in &self.access.nodes {
+            let mut connection = self.access.connection(*node);
             match connection.request(method, path, body.clone()).await {
                 Ok(answer) => {
                     self.open = Some(connection);
@@ -152,7 +170,7 @@ impl Session {
     /// The JSON of an answer.
     pub(crate) fn read(&self, answer: &HttpAnswer) -> Result<Json, Failure> {
         serde_json::from_slice(&answer.body).map_err(|error| {
-            let node = self.open.as_ref().map_or(self.nodes[0], HttpConnection::address);
+            let node = self.open.as_ref().map_or(self.access.nodes[0], HttpConnection::address);
             Failure::Strange { node, reason: error.to_string(), changes: self.changes }
         })
     }

@@ -7,7 +7,6 @@ mod draw;
 mod keys;
 
 use std::io::{self, IsTerminal};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ratatui::DefaultTerminal;
@@ -21,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::app::{App, Input, Request};
-use super::session::Failure;
+use super::session::{Access, Failure};
 
 /// How often the cluster is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -41,7 +40,7 @@ const RATES_MAX: usize = 300;
 const PRESSED_MAX: usize = 64;
 
 /// Shows a cluster until one has seen enough.
-pub(crate) fn run(nodes: &[SocketAddr]) -> Result<Vec<u8>, Failure> {
+pub(crate) fn run(access: Access) -> Result<Vec<u8>, Failure> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(Failure::NoTerminal);
     }
@@ -49,7 +48,7 @@ pub(crate) fn run(nodes: &[SocketAddr]) -> Result<Vec<u8>, Failure> {
     let pressed = keyboard().map_err(Failure::Io)?;
     let shown = ratatui::try_init().and_then(|mut terminal| {
         execute!(io::stdout(), EnableBracketedPaste)?;
-        runtime.block_on(show(&mut terminal, nodes, pressed))
+        runtime.block_on(show(&mut terminal, &access, pressed))
     });
     // Whatever went wrong, the terminal is as it was. One that is gone cannot be told.
     let _ = execute!(io::stdout(), DisableBracketedPaste);
@@ -86,7 +85,7 @@ fn keyboard() -> io::Result<mpsc::Receiver<Pressed>> {
 
 async fn show(
     terminal: &mut DefaultTerminal,
-    given: &[SocketAddr],
+    given: &Access,
     mut pressed: mpsc::Receiver<Pressed>,
 ) -> io::Result<()> {
     let mut app = App::new();
@@ -121,16 +120,16 @@ async fn show(
             requests.push(Request::Look);
         }
         for request in requests {
-            let nodes = nodes(&app, given);
+            let access = access(&app, given);
             match request {
                 // One look at a time, however long it takes.
                 Request::Look if is_looking => {}
                 Request::Look => {
                     is_looking = true;
-                    answers.spawn(ask::look(nodes));
+                    answers.spawn(ask::look(access));
                 }
-                Request::Page(asked) => drop(answers.spawn(ask::page(nodes, asked))),
-                Request::Change(change) => drop(answers.spawn(ask::change(nodes, change))),
+                Request::Page(asked) => drop(answers.spawn(ask::page(access, asked))),
+                Request::Change(change) => drop(answers.spawn(ask::change(access, change))),
             }
         }
     }
@@ -138,10 +137,10 @@ async fn show(
 }
 
 /// Whom to ask: those that were named and, in case they are gone, the members that answered last.
-fn nodes(app: &App, given: &[SocketAddr]) -> Vec<SocketAddr> {
+fn access(app: &App, given: &Access) -> Access {
     let members = app.cluster.look.iter().flat_map(|(look, _)| &look.members);
     let there = members.filter(|member| member.state.is_some()).map(|member| member.http);
-    let mut nodes = given.to_vec();
-    nodes.extend(there.filter(|http| !given.contains(http)));
-    nodes
+    let mut access = given.clone();
+    access.nodes.extend(there.filter(|http| !given.nodes.contains(http)));
+    access
 }

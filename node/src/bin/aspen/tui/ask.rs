@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use aspen_node::client::HttpConnection;
 use futures::future::join_all;
 use serde_json::Value as Json;
 use tokio::time::timeout;
@@ -11,31 +10,31 @@ use tokio::time::timeout;
 use super::LOOK_TIMEOUT;
 use super::app::{Change, Input};
 use super::cluster::{Look, Member, State};
-use crate::session::Session;
+use crate::session::{Access, Session};
 
 /// Looks at the cluster once: who belongs to it by the word of the first node that answers, and what each says of itself.
-pub(crate) async fn look(nodes: Vec<SocketAddr>) -> Input {
+pub(crate) async fn look(access: Access) -> Input {
     let mut reasons = Vec::new();
-    for node in &nodes {
-        match get(*node, "/cluster/status", LOOK_TIMEOUT).await {
-            Ok(status) => return Input::Looked(Ok(look_at(*node, status).await)),
+    for node in &access.nodes {
+        match get(&access, *node, "/cluster/status", LOOK_TIMEOUT).await {
+            Ok(status) => return Input::Looked(Ok(look_at(&access, *node, status).await)),
             Err(reason) => reasons.push(reason),
         }
     }
     Input::Looked(Err(reasons.join("; ")))
 }
 
-async fn look_at(asked: SocketAddr, mut status: Json) -> Look {
+async fn look_at(access: &Access, asked: SocketAddr, mut status: Json) -> Look {
     // The leader alone knows how the others look.
     if let Some(leader) = status["leader"]["http"].as_str().and_then(|http| http.parse::<SocketAddr>().ok())
         && status["role"] != "leader"
-        && let Ok(of_leader) = get(leader, "/cluster/status", LOOK_TIMEOUT).await
+        && let Ok(of_leader) = get(access, leader, "/cluster/status", LOOK_TIMEOUT).await
         && of_leader["role"] == "leader"
     {
         status = of_leader;
     }
     let members = status["members"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let members = join_all(members.iter().filter_map(member)).await;
+    let members = join_all(members.iter().filter_map(|json| member(access, json))).await;
     Look {
         asked,
         term: status["term"].as_u64().unwrap_or(0),
@@ -44,14 +43,14 @@ async fn look_at(asked: SocketAddr, mut status: Json) -> Look {
     }
 }
 
-fn member(json: &Json) -> Option<impl Future<Output = Member> + use<>> {
+fn member<'a>(access: &'a Access, json: &Json) -> Option<impl Future<Output = Member> + use<'a>> {
     let (id, http) = (json["id"].as_u64()?, json["http"].as_str()?.parse().ok()?);
     let (is_voter, health) = (json["is_voter"] == true, json["health"].as_str().map(str::to_owned));
-    Some(async move { Member { id, http, is_voter, health, state: state(http).await } })
+    Some(async move { Member { id, http, is_voter, health, state: state(access, http).await } })
 }
 
-async fn state(http: SocketAddr) -> Option<State> {
-    let state = get(http, "/raft/state", LOOK_TIMEOUT).await.ok()?;
+async fn state(access: &Access, http: SocketAddr) -> Option<State> {
+    let state = get(access, http, "/raft/state", LOOK_TIMEOUT).await.ok()?;
     let index = |name: &str| state[name]["index"].as_u64();
     Some(State {
         role: state["role"].as_str()?.to_owned(),
@@ -61,23 +60,26 @@ async fn state(http: SocketAddr) -> Option<State> {
     })
 }
 
-async fn get(node: SocketAddr, path: &str, within: Duration) -> Result<Json, String> {
-    let mut connection = HttpConnection::new(node);
+async fn get(access: &Access, node: SocketAddr, path: &str, within: Duration) -> Result<Json, String> {
+    let mut connection = access.connection(node);
     let answer = timeout(within, connection.request("GET", path, "")).await;
     let answer = answer.map_err(|_| format!("{node} does not answer"))?.map_err(|error| error.to_string())?;
+    if matches!(answer.status, 401 | 403) {
+        return Err(format!("{node} wants a token: --token-file names one"));
+    }
     serde_json::from_slice(&answer.body).map_err(|_| format!("{node} is no Aspen node"))
 }
 
 /// Asks for a page of keys.
-pub(crate) async fn page(nodes: Vec<SocketAddr>, asked: Json) -> Input {
-    let answer = Session::new(nodes, true).post("/kv/scan", &asked).await;
+pub(crate) async fn page(access: Access, asked: Json) -> Input {
+    let answer = Session::new(access, true).post("/kv/scan", &asked).await;
     Input::Page { asked, answer: answer.map_err(|error| error.to_string()) }
 }
 
 /// Does something.
-pub(crate) async fn change(nodes: Vec<SocketAddr>, change: Change) -> Input {
+pub(crate) async fn change(mut access: Access, change: Change) -> Input {
     let Change { at, path, body, done } = change;
-    let nodes = at.map_or(nodes, |at| vec![at]);
-    let result = Session::new(nodes, true).post(path, &body).await;
+    access.nodes = at.map_or(access.nodes, |at| vec![at]);
+    let result = Session::new(access, true).post(path, &body).await;
     Input::Changed { done, result: result.map(drop).map_err(|error| error.to_string()) }
 }

@@ -1,0 +1,88 @@
+//! Who may ask what: bearer tokens (RFC 6750). Without a token everybody may ask everything.
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::HttpState;
+use super::error::Refusal;
+use crate::private::BearerToken;
+
+/// The tokens of a node.
+#[derive(Debug, Clone, Default)]
+pub struct Tokens {
+    /// Whoever has it may do everything; absent: everybody may.
+    pub full: Option<BearerToken>,
+    /// Whoever has it may read.
+    pub read: Option<BearerToken>,
+}
+
+/// What a header allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Right {
+    Nothing,
+    Read,
+    Everything,
+}
+
+impl Tokens {
+    fn right(&self, header: Option<&HeaderValue>) -> Right {
+        let Some(full) = &self.full else { return Right::Everything };
+        let said = header.map(HeaderValue::as_bytes).unwrap_or_default();
+        // Both are looked at in any case, so that the time tells nothing.
+        let (is_full, is_read) =
+            (full.is_said_in(said), self.read.as_ref().is_some_and(|read| read.is_said_in(said)));
+        match (is_full, is_read) {
+            (true, _) => Right::Everything,
+            (false, true) => Right::Read,
+            (false, false) => Right::Nothing,
+        }
+    }
+}
+
+/// Lets a request through whose token allows it. Whether the node is alive everybody may ask.
+pub(super) async fn checked(State(state): State<HttpState>, request: Request, next: Next) -> Response {
+    let needed = needed(request.method(), request.uri().path());
+    let right = state.tokens.right(request.headers().get(header::AUTHORIZATION));
+    if right >= needed {
+        return next.run(request).await;
+    }
+    if right == Right::Read {
+        let text = "this token is for reading only";
+        return Refusal::new(StatusCode::FORBIDDEN, "forbidden", text).into_response();
+    }
+    let text = "a token is needed: send it as `Authorization: Bearer …`";
+    let mut response = Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", text).into_response();
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+fn needed(method: &Method, path: &str) -> Right {
+    match (method, path) {
+        (_, "/health") => Right::Nothing,
+        (&Method::GET | &Method::HEAD, _) | (_, "/kv/read" | "/kv/scan") => Right::Read,
+        _ => Right::Everything,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_may_change_something_needs_the_full_token() {
+        assert_eq!(needed(&Method::GET, "/health"), Right::Nothing);
+        assert_eq!(needed(&Method::GET, "/kv/key/a"), Right::Read);
+        assert_eq!(needed(&Method::POST, "/kv/scan"), Right::Read);
+        for (method, path) in [
+            (Method::PUT, "/kv/key/a"),
+            (Method::DELETE, "/kv/key/a"),
+            (Method::POST, "/kv/write"),
+            (Method::POST, "/cluster/snapshot"),
+            (Method::POST, "/kv/read/"),
+        ] {
+            assert_eq!(needed(&method, path), Right::Everything, "{method} {path}");
+        }
+    }
+}
