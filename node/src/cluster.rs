@@ -7,3 +7,7 @@ pub mod metadata;
 pub mod retired;
 pub mod reunion;
 pub mod ticket;
+
+fn encode(value: &impl serde::Serialize) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("plain data in memory always encodes")
+}

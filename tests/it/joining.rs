@@ -52,6 +52,16 @@ impl Closed {
         closed
     }
 
+    /// Two of these nodes have joined the first, and all three vote.
+    fn three_voters(count: u64) -> Self {
+        let mut closed = Self::founded(count, &["--target-voters", "3"]);
+        for id in [2, 3] {
+            closed.join(id);
+        }
+        closed.counts(1, (3, 3));
+        closed
+    }
+
     fn start(&mut self, id: u64, words: &[&str]) {
         let file = self.file.clone();
         self.nodes.start_alone(id, &[&["--secret-file", word(&file)], words].concat());
@@ -258,11 +268,7 @@ fn secret_is_in_nothing_that_others_see() {
 
 #[test]
 fn member_that_has_moved_is_found_by_its_own_word() {
-    let mut closed = Closed::founded(3, &["--target-voters", "3"]);
-    for id in [2, 3] {
-        closed.join(id);
-    }
-    closed.counts(1, (3, 3));
+    let mut closed = Closed::three_voters(3);
     let moved = closed.number(3);
     assert_eq!(closed.nodes.end(3, Signal::SIGTERM).code(), Some(0));
     closed.nodes.give_addresses(&[3]);
@@ -314,11 +320,7 @@ fn cluster_whose_addresses_all_change_while_it_is_down_comes_back() {
 
 #[test]
 fn removed_member_is_refused_at_once() {
-    let mut closed = Closed::founded(3, &["--target-voters", "3"]);
-    for id in [2, 3] {
-        closed.join(id);
-    }
-    closed.counts(1, (3, 3));
+    let closed = Closed::three_voters(3);
     let removed = closed.number(3);
     let body = json!({ "id": removed });
     closed.nodes.comes("removal", || {
@@ -338,11 +340,7 @@ fn removed_member_is_refused_at_once() {
 /// Its key was a member's, which has acknowledged what nobody else may have.
 #[test]
 fn member_that_has_lost_its_log_is_not_let_in_as_itself() {
-    let mut closed = Closed::founded(3, &["--target-voters", "3"]);
-    for id in [2, 3] {
-        closed.join(id);
-    }
-    closed.counts(1, (3, 3));
+    let mut closed = Closed::three_voters(3);
     closed.nodes.end(3, Signal::SIGKILL);
     let data = closed.nodes.data(3);
     fs::remove_file(data.join("log.redb")).unwrap();
@@ -362,11 +360,7 @@ fn member_that_has_lost_its_log_is_not_let_in_as_itself() {
 /// It knew nobody of those who lead now.
 #[test]
 fn member_that_was_away_while_the_others_were_replaced_comes_back() {
-    let mut closed = Closed::founded(4, &["--target-voters", "3"]);
-    for id in [2, 3] {
-        closed.join(id);
-    }
-    closed.counts(1, (3, 3));
+    let mut closed = Closed::three_voters(4);
     let away = closed.number(3);
     assert_eq!(closed.nodes.end(3, Signal::SIGTERM).code(), Some(0));
     closed.join(4);
@@ -393,11 +387,7 @@ fn health(status: &Value, id: u64) -> Option<String> {
 
 #[test]
 fn crashed_member_and_one_that_hangs_are_told_apart_and_said_once() {
-    let mut closed = Closed::founded(3, &["--target-voters", "3"]);
-    for id in [2, 3] {
-        closed.join(id);
-    }
-    closed.counts(1, (3, 3));
+    let mut closed = Closed::three_voters(3);
     let [second, third] = [2, 3].map(|id| closed.number(id));
     let looks = |closed: &Closed, id: u64, want: &str| {
         closed.nodes.comes(want, || (health(&closed.status(1), id)? == want).then_some(()));

@@ -225,7 +225,7 @@ impl Start {
     }
 }
 
-/// Where other nodes come in, and who may.
+/// Where other nodes come in, and who the members are.
 struct Door {
     endpoint: RaftEndpoint,
     members: watch::Receiver<BTreeMap<NodeId, NodeInfo>>,

@@ -3,8 +3,9 @@
 use super::StartError;
 use crate::cluster::identity::Identity;
 use crate::cluster::joining;
-use crate::cluster::metadata::{KnownNode, MetadataStore};
+use crate::cluster::metadata::MetadataStore;
 use crate::config::{Config, ConfigError, Entry, SecretSource};
+use crate::network::Peer;
 use crate::network::iroh::RaftEndpoint;
 use crate::network::secret::ClusterSecret;
 use crate::raft::PromotionPolicy;
@@ -24,7 +25,7 @@ pub(super) struct WayIn {
     /// What the nodes of its cluster know, and what it has kept of them.
     pub(super) secret: Option<(ClusterSecret, MetadataStore)>,
     /// Whom it was told of.
-    pub(super) introduced: Vec<KnownNode>,
+    pub(super) introduced: Vec<Peer>,
     /// How many members should vote.
     pub(super) promotion: PromotionPolicy,
     /// Whether it founds a cluster.

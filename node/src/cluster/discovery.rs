@@ -22,11 +22,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use self::announcement::{Announcement, Heard};
 use super::identity::Identity;
-use super::metadata::{KnownNode, MetadataError, MetadataStore};
+use super::metadata::{MetadataError, MetadataStore};
 use crate::limits::{ANNOUNCE_INTERVAL, ANNOUNCE_INTERVAL_MIN, ANNOUNCE_QUEUE_MAX, GOSSIP_RETRY};
 use crate::network::iroh::{Admission, GossipGate};
 use crate::network::secret::ClusterSecret;
-use crate::network::{AddressBook, AddressSource};
+use crate::network::{AddressBook, AddressSource, Peer};
 use crate::raft::RaftNode;
 use crate::types::{EndpointKey, NodeId, NodeInfo};
 
@@ -66,7 +66,7 @@ pub struct GossipPeerDiscovery {
     order: (u64, u64),
     heard: Heard,
     /// What is in the store.
-    known: BTreeMap<EndpointKey, KnownNode>,
+    known: BTreeMap<EndpointKey, Peer>,
     /// At most one: the leader writes down who has moved.
     moving: JoinSet<()>,
 }
@@ -99,7 +99,7 @@ impl GossipPeerDiscovery {
     pub fn new(parts: DiscoveryParts) -> Result<Self, MetadataError> {
         let order = (parts.metadata.next_incarnation(unix_s())?, 0);
         let known = parts.metadata.nodes()?.into_iter().map(|node| (node.info.endpoint_id, node));
-        let known: BTreeMap<EndpointKey, KnownNode> = known.collect();
+        let known: BTreeMap<EndpointKey, Peer> = known.collect();
         for (key, node) in &known {
             parts.book.learn(key, AddressSource::Word, node.info.raft);
         }
@@ -185,7 +185,7 @@ impl GossipPeerDiscovery {
         };
         let key = info.endpoint_id;
         self.parts.book.learn(&key, AddressSource::Word, info.raft);
-        let node = KnownNode { id, info };
+        let node = Peer { id, info };
         if self.known.get(&key) != Some(&node) {
             tracing::info!(%id, raft = %node.info.raft, http = %node.info.http, "a node says where it is");
             self.known.insert(key, node);
@@ -206,7 +206,7 @@ impl GossipPeerDiscovery {
         for (id, info) in members {
             self.parts.book.learn(&info.endpoint_id, AddressSource::Membership, info.raft);
             if id != self.parts.id {
-                self.known.entry(info.endpoint_id).or_insert(KnownNode { id, info });
+                self.known.entry(info.endpoint_id).or_insert(Peer { id, info });
             }
         }
         if self.known != before {

@@ -1,16 +1,18 @@
 //! `MetadataStore`: what a node knows of its cluster besides Raft's log, across restarts: which member it is, and where the others
-//! were last.
+//! were last. It is what a node begins with that has heard of nobody yet.
 //!
-//! Nothing in it is needed for safety. It is what a node begins with that has heard of nobody yet.
+//! That there was a log is in it, too: a node that has lost its log and kept this store does not begin anew.
 
 use std::path::{Path, PathBuf};
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
+use super::encode;
+use crate::network::Peer;
 use crate::network::join::Welcome;
-use crate::types::{EndpointKey, NodeId, NodeInfo};
+use crate::types::{EndpointKey, NodeId};
 
 /// The file in the data directory.
 pub const METADATA_FILE: &str = "cluster.redb";
@@ -27,15 +29,6 @@ const NODES: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("nodes
 pub struct MetadataStore {
     path: PathBuf,
     db: std::sync::Arc<Database>,
-}
-
-/// A member that this node knows of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KnownNode {
-    /// Its number.
-    pub id: NodeId,
-    /// Who it is, and where it was last.
-    pub info: NodeInfo,
 }
 
 /// Why the store cannot be used.
@@ -87,15 +80,14 @@ impl MetadataStore {
             other => MetadataError::Store { path: path.clone(), source: Box::new(other.into()) },
         })?;
         let store = Self { path, db: std::sync::Arc::new(db) };
-        store.with(|txn| {
-            txn.open_table(NODES)?;
-            txn.open_table(OWN)?;
-            Ok(())
-        })?;
         match store.own::<u32>("format", "its format")? {
             Some(FORMAT) => {}
             Some(found) => return Err(MetadataError::Format { path: store.path, found }),
-            None => store.set_own("format", &FORMAT)?,
+            None => store.with(|txn| {
+                txn.open_table(NODES)?;
+                txn.open_table(OWN)?.insert("format", encode(&FORMAT).as_slice())?;
+                Ok(())
+            })?,
         }
         Ok(store)
     }
@@ -129,6 +121,9 @@ impl MetadataStore {
     /// # Errors
     /// The store cannot be written.
     pub fn set_has_had_log(&self) -> Result<(), MetadataError> {
+        if self.has_had_log()? {
+            return Ok(());
+        }
         self.set_own("log", &true)
     }
 
@@ -137,17 +132,11 @@ impl MetadataStore {
     /// # Errors
     /// The store cannot be written.
     pub fn set_welcome(&self, id: NodeId, welcome: &Welcome) -> Result<(), MetadataError> {
-        let members = welcome.members.iter().map(|peer| KnownNode { id: peer.id, info: peer.info.clone() });
-        let members: Vec<KnownNode> = members.collect();
         self.with(|txn| {
             let mut own = txn.open_table(OWN)?;
             own.insert("id", encode(&id).as_slice())?;
             own.insert("target_voters", encode(&welcome.target_voters).as_slice())?;
-            let mut nodes = txn.open_table(NODES)?;
-            for node in &members {
-                nodes.insert(&node.info.endpoint_id.0, encode(node).as_slice())?;
-            }
-            Ok(())
+            put(&mut txn.open_table(NODES)?, &welcome.members)
         })
     }
 
@@ -167,14 +156,14 @@ impl MetadataStore {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn nodes(&self) -> Result<Vec<KnownNode>, MetadataError> {
+    pub fn nodes(&self) -> Result<Vec<Peer>, MetadataError> {
         let read = || -> Result<Vec<Vec<u8>>, redb::Error> {
             let nodes = self.db.begin_read()?.open_table(NODES)?;
             nodes.iter()?.map(|row| Ok(row?.1.value().to_vec())).collect()
         };
         let rows = read().map_err(|error| self.failed(error))?;
         let nodes = rows.iter().map(|row| self.decode(row, "what it knows of a member"));
-        let mut nodes: Vec<KnownNode> = nodes.collect::<Result<_, _>>()?;
+        let mut nodes: Vec<Peer> = nodes.collect::<Result<_, _>>()?;
         nodes.sort_by_key(|node| node.id);
         Ok(nodes)
     }
@@ -183,20 +172,20 @@ impl MetadataStore {
     ///
     /// # Errors
     /// The store cannot be written.
-    pub fn set_nodes(&self, present: &[KnownNode]) -> Result<(), MetadataError> {
+    pub fn set_nodes(&self, present: &[Peer]) -> Result<(), MetadataError> {
         self.with(|txn| {
             let mut nodes = txn.open_table(NODES)?;
             nodes.retain(|key, _| present.iter().any(|node| node.info.endpoint_id == EndpointKey(*key)))?;
-            for node in present {
-                nodes.insert(&node.info.endpoint_id.0, encode(node).as_slice())?;
-            }
-            Ok(())
+            put(&mut nodes, present)
         })
     }
 
     fn own<T: DeserializeOwned>(&self, name: &str, what: &'static str) -> Result<Option<T>, MetadataError> {
         let read = || -> Result<Option<Vec<u8>>, redb::Error> {
-            let own = self.db.begin_read()?.open_table(OWN)?;
+            let own = match self.db.begin_read()?.open_table(OWN) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+                own => own?,
+            };
             Ok(own.get(name)?.map(|value| value.value().to_vec()))
         };
         let bytes = read().map_err(|error| self.failed(error))?;
@@ -232,14 +221,17 @@ impl MetadataStore {
     }
 }
 
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_stdvec(value).expect("plain data in memory always encodes")
+fn put(nodes: &mut Table<'_, &'static [u8; 32], &'static [u8]>, members: &[Peer]) -> Result<(), redb::Error> {
+    for node in members {
+        nodes.insert(&node.info.endpoint_id.0, encode(node).as_slice())?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::Peer;
+    use crate::types::NodeInfo;
 
     fn info(byte: u8, port: u16) -> NodeInfo {
         let address = ([10, 0, 0, byte], port).into();
@@ -269,7 +261,7 @@ mod tests {
             |store: &MetadataStore| store.nodes().unwrap().iter().map(|node| node.id.0).collect::<Vec<_>>();
         assert_eq!(ids(&store), [1, 2]);
         // One has gone, one has moved.
-        let moved = KnownNode { id: NodeId(2), info: info(1, 9) };
+        let moved = Peer { id: NodeId(2), info: info(1, 9) };
         store.set_nodes(std::slice::from_ref(&moved)).unwrap();
         assert_eq!(store.nodes().unwrap(), [moved]);
     }

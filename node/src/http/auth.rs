@@ -30,7 +30,7 @@ impl Tokens {
     fn right(&self, header: Option<&HeaderValue>) -> Right {
         let Some(full) = &self.full else { return Right::Everything };
         let said = header.map(HeaderValue::as_bytes).unwrap_or_default();
-        // Both are looked at in any case, so that the time tells nothing.
+        // Each that is set is looked at in any case, so that the time tells nothing.
         let (is_full, is_read) =
             (full.is_said_in(said), self.read.as_ref().is_some_and(|read| read.is_said_in(said)));
         match (is_full, is_read) {

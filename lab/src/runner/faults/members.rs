@@ -48,7 +48,7 @@ impl Tools {
         let text = format!("{} {role}{}", change.key(), self.name(node));
         // One after the other: the next is about what this one has made.
         let _turn = self.changing.lock().await;
-        let Some((before, goal)) = self.await_word(node).await else {
+        let Some((before, goal)) = self.await_standing(node, |_| true).await else {
             self.give_up(strike, &text, "no leader says who is a member");
             return Ok(());
         };
@@ -79,7 +79,8 @@ impl Tools {
         if change == MemberChange::Add {
             self.watch.set_outside(node, false);
         }
-        let after = self.await_standing(node, wanted).await;
+        let after =
+            self.await_standing(node, |standing| standing == wanted).await.map(|(standing, _)| standing);
         let ended_ns = self.conduct.now_ns();
         let mut proofs = vec![changed(change, before, after, wanted)];
         proofs.push(match change {
@@ -109,29 +110,18 @@ impl Tools {
         Some((standing, state.last_log_index.unwrap_or(0)))
     }
 
-    /// Waits until a leader says anything.
-    async fn await_word(&self, node: NodeIndex) -> Option<(Standing, u64)> {
-        let deadline = self.clock.now() + MEMBERS_CHANGE_MAX;
-        loop {
-            self.watch.refresh(self.cluster.as_ref(), self.clock.as_ref()).await;
-            let word = self.standing(node).await;
-            if word.is_some() || self.clock.now() >= deadline {
-                return word;
-            }
-            self.clock.sleep(LOOK_INTERVAL).await;
-        }
-    }
-
-    /// Waits until a leader says that a node is what it should be; what one says at last.
-    async fn await_standing(&self, node: NodeIndex, wanted: Standing) -> Option<Standing> {
+    /// Waits until a leader says that a node is what is wanted; what one has said last, and its last entry.
+    async fn await_standing(
+        &self,
+        node: NodeIndex,
+        is_wanted: impl Fn(Standing) -> bool,
+    ) -> Option<(Standing, u64)> {
         let deadline = self.clock.now() + MEMBERS_CHANGE_MAX;
         let mut last = None;
         loop {
             self.watch.refresh(self.cluster.as_ref(), self.clock.as_ref()).await;
-            if let Some((standing, _)) = self.standing(node).await {
-                last = Some(standing);
-            }
-            if last == Some(wanted) || self.clock.now() >= deadline {
+            last = self.standing(node).await.or(last);
+            if last.is_some_and(|(standing, _)| is_wanted(standing)) || self.clock.now() >= deadline {
                 return last;
             }
             self.clock.sleep(LOOK_INTERVAL).await;

@@ -7,6 +7,7 @@ use iroh::{EndpointId, SecretKey, Signature};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::cluster::encode;
 use crate::limits::ANNOUNCE_INTERVAL_MIN;
 use crate::types::{EndpointKey, NodeId, NodeInfo};
 
@@ -71,10 +72,6 @@ impl Announcement {
         verified.map_err(|_| AnnouncementError::Signature)?;
         Ok(announcement)
     }
-}
-
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_stdvec(value).expect("plain data in memory always encodes")
 }
 
 /// The last that each node has said. It holds members only, so it is bounded by their number.
