@@ -7,11 +7,13 @@ mod errors;
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 pub use self::bounds::{check_command, check_key, check_limit, check_range, check_vault};
 pub use self::errors::{ApiError, BadRequest, TimeoutOutcome};
 use crate::types::{Command, Key, KeyRange, NodeId, NodeInfo, Outcome, Record, Revision, VaultName};
+use crate::watch::{Interest, Revised};
 
 /// An answer that comes later.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, ApiError>>;
@@ -99,6 +101,12 @@ pub trait KeyValueStore: Send + Sync {
     /// # Errors
     /// As [`Self::read`].
     fn vaults(&self, consistency: Consistency) -> Answer<'_, VaultList>;
+
+    /// Changes as they happen: every one once, in their order. An error is its end.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`], and [`ApiError::Compacted`], [`ApiError::PreviousNotNoted`], [`ApiError::TooManyWatchers`].
+    fn watch(&self, request: WatchRequest) -> Answer<'_, WatchStream>;
 }
 
 /// What an observer that judges the cluster needs to see of one node.
@@ -133,6 +141,17 @@ pub enum Consistency {
     Lease,
     /// What this node has applied, however old.
     Stale,
+}
+
+impl Consistency {
+    /// The word of the HTTP interface.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Linearizable => "linearizable",
+            Self::Lease => "lease",
+            Self::Stale => "stale",
+        }
+    }
 }
 
 /// Who says that a read is not too old.
@@ -244,6 +263,39 @@ pub struct VaultList {
     pub vaults: Vec<(VaultName, Revision)>,
 }
 
+/// Which changes to follow.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WatchRequest {
+    /// Of which keys.
+    pub interest: Interest,
+    /// From this revision on; `None`: those that happen from now on.
+    pub from: Option<Revision>,
+    /// Whether what keys held before is told, too.
+    pub with_previous: bool,
+    /// How fresh its beginning is. A stale watch goes on where no leader is heard of.
+    pub consistency: Consistency,
+}
+
+/// What a watch tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WatchEvent {
+    /// It follows what comes after this revision.
+    Begun {
+        /// The last revision that is not followed.
+        revision: Revision,
+    },
+    /// All that one entry has changed of what is followed.
+    Changed(Revised),
+    /// Nothing else has changed up to here of what is followed.
+    Progress {
+        /// The last revision that was looked at.
+        revision: Revision,
+    },
+}
+
+/// What happens, until it ends.
+pub type WatchStream = BoxStream<'static, Result<WatchEvent, ApiError>>;
+
 /// The newest snapshot of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotStatus {
@@ -354,6 +406,10 @@ pub struct Measures {
     pub disk_available_bytes: u64,
     /// Room below which it refuses writes.
     pub disk_reserve_bytes: u64,
+    /// Watches under way.
+    pub watchers: u64,
+    /// Changes that are held for watches.
+    pub watch_history_bytes: u64,
     /// On the leader: the last entry that each other member is known to have.
     pub replicated: BTreeMap<NodeId, u64>,
 }

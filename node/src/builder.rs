@@ -184,6 +184,7 @@ impl Node {
     /// Hands leadership over, answers what is under way, then stops Raft, its network and its stores.
     pub async fn stop(mut self) {
         self.raft.step_aside().await;
+        self.raft.end_watches();
         // No receiver: the server has failed already.
         let _ = self.stop_http.send(());
         if tokio::time::timeout(HTTP_DRAIN_TIMEOUT, self.http.join_next()).await.is_err() {

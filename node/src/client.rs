@@ -1,13 +1,16 @@
 //! The client's side of the HTTP interface: one connection to one node, kept alive; and a generator of load on top of it.
 
 pub mod aspen;
+pub mod events;
 pub mod load;
+pub mod watch;
 
 use std::net::SocketAddr;
 
 use futures::FutureExt;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::Response;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
@@ -15,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use self::events::{EventAnswer, EventStream};
 use crate::limits::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, RESPONSE_BYTES_MAX};
 use crate::private::BearerToken;
 
@@ -101,7 +105,47 @@ impl HttpConnection {
         answer
     }
 
+    /// Asks for events. They have a connection of their own.
+    ///
+    /// # Errors
+    /// There is no connection, or no answer.
+    pub async fn events(&self, path: &str) -> Result<EventAnswer, ClientError> {
+        let mut connection = Self::new(self.address).with_token(self.token.clone());
+        let asked = timeout(ANSWER_TIMEOUT, connection.ask("GET", path, Bytes::new())).await;
+        let late = |_| self.lost(&format_args!("nothing within {} s", ANSWER_TIMEOUT.as_secs()));
+        let response = asked.map_err(late)??;
+        let is_stream = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
+        match connection.open.take() {
+            Some(open) if is_stream => {
+                Ok(EventAnswer::Events(Box::new(EventStream::new(connection, response.into_body(), open))))
+            }
+            open => {
+                connection.open = open;
+                connection.whole(response).await.map(EventAnswer::Other)
+            }
+        }
+    }
+
     async fn exchange(&mut self, method: &str, path: &str, body: Bytes) -> Result<HttpAnswer, ClientError> {
+        let response = self.ask(method, path, body).await?;
+        self.whole(response).await
+    }
+
+    /// An answer with all of its body.
+    async fn whole(&self, response: Response<Incoming>) -> Result<HttpAnswer, ClientError> {
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| self.lost(&error))?.to_bytes();
+        Ok(HttpAnswer { status, body })
+    }
+
+    /// Sends a request, and returns what begins to come.
+    async fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
         let mut request = hyper::Request::builder()
             .method(method)
             .uri(path)
@@ -119,11 +163,7 @@ impl HttpConnection {
             self.open = Some(open(self.address).await?);
         }
         let Some(open) = &mut self.open else { return Err(self.lost(&"no connection")) };
-        let response = open.sender.send_request(request).await.map_err(|error| self.lost(&error))?;
-        let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| self.lost(&error))?.to_bytes();
-        Ok(HttpAnswer { status, body })
+        open.sender.send_request(request).await.map_err(|error| self.lost(&error))
     }
 
     fn lost(&self, reason: &dyn std::fmt::Display) -> ClientError {

@@ -30,7 +30,7 @@ pub use self::source::{Setting, Source};
 use crate::cluster::ticket::AspenClusterTicket;
 use crate::limits::{
     DISK_RESERVE_MIB_DEFAULT, DISK_RESERVE_MIB_MAX, PEERS_MAX, REPLACE_AFTER_S_MAX, REPLACE_AFTER_S_MIN,
-    SNAPSHOT_SETTING_MAX, VOTERS_MAX,
+    SNAPSHOT_SETTING_MAX, VOTERS_MAX, WATCH_HISTORY_MIB_DEFAULT, WATCH_HISTORY_MIB_MAX,
 };
 use crate::network::secret::SECRET_VARIABLE;
 use crate::raft::{LeaseClock, PromotionPolicy, RaftTiming, SnapshotPolicy, TimingError};
@@ -152,6 +152,9 @@ pub struct RunArgs {
     /// Refuse writes when the disk has less room than this, in MiB [default: 64]
     #[arg(long, value_name = "MIB", env = "ASPEN_DISK_RESERVE_MIB")]
     pub disk_reserve_mib: Option<u64>,
+    /// Hold so many MiB of changes in memory for those who follow them [default: 32]
+    #[arg(long, value_name = "MIB", env = "ASPEN_WATCH_HISTORY_MIB")]
+    pub watch_history_mib: Option<u64>,
     /// What to log: a level, or a filter such as `aspen_node=debug,openraft=warn` [default: `aspen_node=info,error`]
     #[arg(long, value_name = "FILTER", env = "ASPEN_LOG")]
     pub log: Option<String>,
@@ -261,6 +264,8 @@ pub struct Config {
     pub snapshots: SnapshotPolicy,
     /// Bytes of the disk below which writes are refused.
     pub disk_reserve: u64,
+    /// Bytes of changes that are held for those who follow them.
+    pub watch_history: u64,
     /// What to log.
     pub log: String,
 }
@@ -349,16 +354,15 @@ pub enum ConfigError {
     /// Time-outs that do not fit together.
     #[error(transparent)]
     Timing(#[from] TimingError),
-    /// A reserve that is none, or more than any disk.
-    #[error("disk_reserve_mib is {0}, 1 to {DISK_RESERVE_MIB_MAX} are allowed")]
-    DiskReserve(u64),
-    /// A bound on snapshots that allows none, or no number of bytes.
-    #[error("{key} is {value}, 1 to {SNAPSHOT_SETTING_MAX} are allowed")]
-    Snapshots {
+    /// A size that allows nothing, or more than there can be.
+    #[error("{key} is {value}, 1 to {max} are allowed")]
+    Size {
         /// The key in the file.
         key: &'static str,
         /// Its value.
         value: u64,
+        /// The largest one.
+        max: u64,
     },
 }
 
@@ -387,13 +391,11 @@ impl Config {
         let promotion = promotion_policy(&args, &file, &mut sources)?;
         let secret = secret_source(&args, &file, &mut sources);
         let snapshots = snapshot_policy(&args, &file, &mut sources)?;
+        let mut size = |key, typed, file, max| checked_size(key, sources.pick(key, typed, file), max);
         let disk_reserve =
-            match sources.pick("disk_reserve_mib", args.disk_reserve_mib, file.disk_reserve_mib) {
-                Some(mib) if mib == 0 || mib > DISK_RESERVE_MIB_MAX => {
-                    return Err(ConfigError::DiskReserve(mib));
-                }
-                mib => mib.unwrap_or(DISK_RESERVE_MIB_DEFAULT) * 1024 * 1024,
-            };
+            size("disk_reserve_mib", args.disk_reserve_mib, file.disk_reserve_mib, DISK_RESERVE_MIB_MAX)?;
+        let watch_history =
+            size("watch_history_mib", args.watch_history_mib, file.watch_history_mib, WATCH_HISTORY_MIB_MAX)?;
         let typed = Some(args.peers).filter(|peers| !peers.is_empty());
         let typed = typed.map(|peers| peers.into_iter().map(|peer| (peer.id, peer.info)).collect());
         let listed = Some(std::mem::take(&mut file.peers)).filter(|peers| !peers.is_empty());
@@ -430,7 +432,8 @@ impl Config {
             timing,
             lease_clock: sources.pick("lease_clock", args.lease_clock, file.lease_clock).unwrap_or_default(),
             snapshots,
-            disk_reserve,
+            disk_reserve: mib(disk_reserve.unwrap_or(DISK_RESERVE_MIB_DEFAULT)),
+            watch_history: mib(watch_history.unwrap_or(WATCH_HISTORY_MIB_DEFAULT)),
             log: sources
                 .pick("log", args.log, file.log)
                 .unwrap_or_else(|| "aspen_node=info,error".to_owned()),
@@ -486,6 +489,7 @@ impl Config {
             ("snapshot_log_mib", mib(self.snapshots.log_bytes)),
             ("snapshot_mib_max", mib(self.snapshots.bytes_max)),
             ("disk_reserve_mib", mib(self.disk_reserve)),
+            ("watch_history_mib", mib(self.watch_history)),
             ("log", text(&self.log)),
             ("peers", format!("[{}]", peers.join(", "))),
         ];
@@ -555,13 +559,8 @@ fn snapshot_policy(
     sources: &mut Sources,
 ) -> Result<SnapshotPolicy, ConfigError> {
     let default = SnapshotPolicy::default();
-    let mut setting = |key, typed: Option<u64>, file: Option<u64>| match sources.pick(key, typed, file) {
-        Some(value) if value == 0 || value > SNAPSHOT_SETTING_MAX => {
-            Err(ConfigError::Snapshots { key, value })
-        }
-        value => Ok(value),
-    };
-    let mib = |mib: u64| mib * 1024 * 1024;
+    let mut setting =
+        |key, typed, file| checked_size(key, sources.pick(key, typed, file), SNAPSHOT_SETTING_MAX);
     let entries = setting("snapshot_entries", args.snapshot_entries, file.snapshot_entries)?;
     let log_mib = setting("snapshot_log_mib", args.snapshot_log_mib, file.snapshot_log_mib)?;
     let mib_max = setting("snapshot_mib_max", args.snapshot_mib_max, file.snapshot_mib_max)?;
@@ -570,6 +569,19 @@ fn snapshot_policy(
         log_bytes: log_mib.map_or(default.log_bytes, mib),
         bytes_max: mib_max.map_or(default.bytes_max, mib),
     })
+}
+
+/// A size, if it is one that is allowed.
+fn checked_size(key: &'static str, value: Option<u64>, max: u64) -> Result<Option<u64>, ConfigError> {
+    match value {
+        Some(value) if value == 0 || value > max => Err(ConfigError::Size { key, value, max }),
+        value => Ok(value),
+    }
+}
+
+/// MiB in bytes.
+fn mib(mib: u64) -> u64 {
+    mib * 1024 * 1024
 }
 
 fn loopback(port: u16) -> SocketAddr {

@@ -11,6 +11,7 @@ mod observe;
 mod raw;
 mod token;
 mod vaults;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -104,6 +105,7 @@ pub fn router(state: HttpState) -> Router {
         .route("/kv/write", post(kv::write))
         .route("/kv/delete", post(kv::delete))
         .route("/kv/scan", post(kv::scan))
+        .route("/kv/watch", get(watch::watch))
         .route("/kv/key/{*key}", get(raw::read).put(raw::write).delete(raw::delete))
         .route("/vaults", get(vaults::list))
         .route("/vault/{name}", get(vaults::first_page).put(vaults::create).delete(vaults::remove))

@@ -38,6 +38,7 @@ pub mod run;
 pub mod state;
 pub mod storage;
 pub mod types;
+pub mod watch;
 
 /// The version that a lab compares with its own.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -35,6 +35,26 @@ pub const SCAN_LIMIT_MAX: u32 = 10_000;
 /// Bytes of keys and values in one page of a scan: a page must fit comfortably in memory on both sides.
 pub const SCAN_BYTES_MAX: u32 = 4 * 1024 * 1024;
 
+/// Those who may follow changes at once: each costs a connection, and a place.
+pub const WATCHERS_MAX: u32 = 2_000;
+/// Changes that are held in memory for those who follow them, in MiB, unless the settings say otherwise: ten seconds of a node
+/// that writes as fast as it can, and hours of one that hardly does.
+pub const WATCH_HISTORY_MIB_DEFAULT: u64 = 32;
+/// As many as can be asked for, in MiB.
+pub const WATCH_HISTORY_MIB_MAX: u64 = 16 * 1024;
+/// Bytes that a change takes besides its keys and values.
+pub const CHANGE_BYTES: u64 = 200;
+/// Bytes of changes that one look takes; the last one may be the one that has more.
+pub const WATCH_BATCH_BYTES: u64 = 256 * 1024;
+/// How long a client that has lost a node looks for another one that tells it what comes next.
+pub const WATCH_RETRY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long it waits before it asks all of them again.
+pub const WATCH_RETRY: Duration = Duration::from_millis(500);
+/// How long somebody who is told so waits for a word.
+pub const WATCH_SILENCE_MAX: Duration = Duration::from_secs(15);
+/// How often somebody is told that there was nothing to follow: a connection that carries nothing for longer may be dead.
+pub const WATCH_PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Operations under way at once; the next one is refused with 429 rather than queued without end.
 pub const OPERATIONS_IN_FLIGHT_MAX: u32 = 1_000;
 /// How long an operation may take before its client is told that the outcome is unknown. Longer than the longest
@@ -264,6 +284,8 @@ pub const BENCH_SECONDS_MAX: u64 = 86_400;
 
 const _: () = {
     assert!(OPERATION_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs());
+    // Two lost words are no accident.
+    assert!(2 * WATCH_PROGRESS_INTERVAL.as_secs() < WATCH_SILENCE_MAX.as_secs());
     // A compare-and-swap has two values; the front door checks them, so only commands on many keys have to be measured.
     assert!(KEY_BYTES_MAX + 2 * VALUE_BYTES_MAX < COMMAND_BYTES_MAX);
     // The largest entry, and a full batch, fit one message.

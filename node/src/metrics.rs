@@ -86,7 +86,7 @@ struct Moment<'a> {
 type Gauge = (&'static str, &'static str, fn(&Moment<'_>) -> u64);
 
 /// What is not known is 0, as an index of an empty log is.
-const GAUGES: [Gauge; 14] = [
+const GAUGES: [Gauge; 16] = [
     ("raft_term", "Present term", |now| now.raft.term),
     ("raft_is_leader", "1 on the leader", |now| u64::from(now.raft.role == "leader")),
     ("raft_has_leader", "1 where a leader is known", |now| u64::from(now.raft.leader.is_some())),
@@ -107,6 +107,8 @@ const GAUGES: [Gauge; 14] = [
         now.measures.disk_available_bytes
     }),
     ("disk_reserve_bytes", "Room below which writes are refused", |now| now.measures.disk_reserve_bytes),
+    ("watchers", "Watches under way", |now| now.measures.watchers),
+    ("watch_history_bytes", "Changes held for watches", |now| now.measures.watch_history_bytes),
 ];
 
 fn members(now: &Moment<'_>, is_voter: bool) -> u64 {
@@ -224,6 +226,8 @@ mod tests {
             refused_connections: 5,
         };
         let measures = Measures {
+            watchers: 3,
+            watch_history_bytes: 1_024,
             operations_in_flight: 7,
             disk_available_bytes: 1 << 40,
             disk_reserve_bytes: 1 << 26,

@@ -5,6 +5,7 @@
 //! [`ApiError::LeaderLost`], never a refusal.
 
 mod compaction;
+mod following;
 mod health;
 mod lease;
 mod membership;
@@ -51,6 +52,7 @@ use crate::types::raft_types::{
     TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
 use crate::types::{EncodedCommand, EndpointKey, NodeId, NodeInfo, TypeConfig};
+use crate::watch::ChangeFeed;
 
 /// What a [`RaftNode`] is made of.
 #[derive(Debug)]
@@ -97,6 +99,7 @@ struct Inner {
     snapshots: SnapshotStore,
     space: Arc<Space>,
     bases: Bases,
+    feed: ChangeFeed,
     snapshot_policy: SnapshotPolicy,
     admission: Arc<Admission>,
     leases: Leases,
@@ -150,6 +153,7 @@ impl RaftNode {
         let config = Arc::new(config);
         let network = PeerNetworkFactory::new(parts.id, parts.transport.clone());
         let readers = parts.state_machine.readers();
+        let feed = parts.state_machine.feed();
         let (snapshots, bases) = (parts.state_machine.snapshots(), parts.state_machine.bases());
         let raft = Raft::new(parts.id, config, network, parts.log.clone(), parts.state_machine)
             .await
@@ -169,6 +173,7 @@ impl RaftNode {
             snapshots,
             space: parts.space,
             bases,
+            feed,
             snapshot_policy: parts.snapshots,
             admission: parts.admission,
             leases: Leases::open(parts.lease_clock, lease),

@@ -2,10 +2,12 @@
 //! applies the same entries holds the same state. Total: bad input is an [`Outcome`], never an error.
 
 mod draft;
+mod recorder;
 
 use std::cmp::Ordering;
 
 use self::draft::Draft;
+pub use self::recorder::{RecordedRecords, Recorder};
 use crate::api::check_command;
 use crate::limits::{ANSWER_BYTES_MAX, RECORD_BYTES, VAULTS_MAX};
 use crate::plant::Plant;
@@ -67,11 +69,12 @@ pub trait Records {
     /// The store cannot be read.
     fn get(&mut self, key: &Key) -> Result<Option<Record>, Self::Error>;
 
-    /// Puts `value` under `key`: a new record of version 1, or the present one with its next version.
+    /// Puts `value` under `key`, and returns what it holds now: a new record of version 1, or the present one with its next
+    /// version.
     ///
     /// # Errors
     /// The store cannot be written.
-    fn put(&mut self, key: &Key, value: &Value, revision: Revision) -> Result<(), Self::Error>;
+    fn put(&mut self, key: &Key, value: &Value, revision: Revision) -> Result<Record, Self::Error>;
 
     /// Removes `key`; whether it was there.
     ///

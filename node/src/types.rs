@@ -146,6 +146,12 @@ impl serde::de::Visitor<'_> for ByteBuf {
 #[serde(transparent)]
 pub struct Revision(pub u64);
 
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A key's value, and when it came to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -160,7 +166,7 @@ pub struct Record {
 }
 
 /// The keys that begin with `prefix`, from `start` and before `end`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KeyRange {
     /// Every key begins with it; empty: any key.
     pub prefix: Key,
@@ -174,6 +180,17 @@ impl KeyRange {
     /// The least key that may be in it.
     pub fn first(&self) -> &Key {
         (&self.start).max(&self.prefix)
+    }
+
+    /// The range of one key.
+    pub fn of_key(key: &Key) -> Self {
+        let end = Key([key.0.as_slice(), &[0]].concat());
+        Self { start: key.clone(), end, ..Self::default() }
+    }
+
+    /// Whether a key is in it.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        *key >= *self.first().0 && !self.is_behind(key)
     }
 
     /// Whether a key is neither in it nor before it.

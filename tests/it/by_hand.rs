@@ -301,6 +301,7 @@ fn settings_come_from_flags_environment_and_file() {
         ("heartbeat_ms = 150", file.to_str().unwrap()),
         ("data_dir = \"d\"", "a flag"),
         ("disk_reserve_mib = 64", "default"),
+        ("watch_history_mib = 32", "default"),
     ] {
         let want = format!("{setting:<40} # {source}");
         assert!(text.lines().any(|line| line == want), "{want} is not in\n{text}");

@@ -10,7 +10,7 @@ use crate::limits::{
     LOG_DIGEST_RANGE_MAX, PEERS_MAX, SCAN_LIMIT_MAX, TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX,
     VAULT_NAME_BYTES_MAX, VOTERS_MAX,
 };
-use crate::types::{NodeId, VaultName};
+use crate::types::{NodeId, Revision, VaultName};
 
 /// Why a request is refused or failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -81,6 +81,28 @@ pub enum ApiError {
     VaultNotFound {
         /// Its name.
         vault: VaultName,
+    },
+    /// What is to be followed is too long ago.
+    #[error(
+        "changes are held from revision {oldest} on: read the keys anew, and follow them from the revision of that answer and one"
+    )]
+    Compacted {
+        /// The first revision that can be followed from.
+        oldest: Revision,
+    },
+    /// What keys held before was not noted then.
+    #[error(
+        "what keys held before is noted from revision {since} on, since nobody has asked for it earlier: follow from there, or without"
+    )]
+    PreviousNotNoted {
+        /// The first revision for which it is.
+        since: Revision,
+    },
+    /// Too many follow changes.
+    #[error("{limit} follow changes on this node, ask another one")]
+    TooManyWatchers {
+        /// How many may.
+        limit: u32,
     },
     /// No state digest is kept for the index.
     #[error(

@@ -78,6 +78,7 @@ impl Start {
         // The names of new files: without them what is synced in the files would be lost with the power.
         sync_dir(data_dir).map_err(|source| StorageError::Io { path: data_dir.clone(), source })?;
         let state_machine_thread = state_machine.thread();
+        state_machine.feed().keep(self.config.watch_history);
         let space = Arc::new(Space::new(data_dir, self.config.disk_reserve));
         let admission = endpoint.admission().clone();
         admission.introduce(way_in.introduced.iter().map(|node| node.info.endpoint_id));

@@ -35,6 +35,7 @@ pub(super) struct FileConfig {
     pub(super) election_ms_max: Option<u64>,
     pub(super) lease_clock: Option<LeaseClock>,
     pub(super) disk_reserve_mib: Option<u64>,
+    pub(super) watch_history_mib: Option<u64>,
     pub(super) snapshot_entries: Option<u64>,
     pub(super) snapshot_log_mib: Option<u64>,
     pub(super) snapshot_mib_max: Option<u64>,

@@ -26,6 +26,15 @@ impl Refusal {
         self.more.insert(name.to_owned(), value.into());
         self
     }
+
+    /// What stands in the body.
+    pub(super) fn json(self) -> Json_ {
+        let mut error = Map::new();
+        error.insert("code".to_owned(), self.code.into());
+        error.insert("message".to_owned(), self.message.into());
+        error.extend(self.more);
+        json!({ "error": error })
+    }
 }
 
 impl From<ApiError> for Refusal {
@@ -44,6 +53,9 @@ impl From<ApiError> for Refusal {
             ApiError::SnapshotTooLarge { .. } => (StatusCode::INSUFFICIENT_STORAGE, "snapshot_too_large"),
             ApiError::DiskFull { .. } => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
             ApiError::VaultNotFound { .. } => (StatusCode::NOT_FOUND, "vault_not_found"),
+            ApiError::Compacted { .. } => (StatusCode::GONE, "compacted"),
+            ApiError::PreviousNotNoted { .. } => (StatusCode::GONE, "previous_not_noted"),
+            ApiError::TooManyWatchers { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_watchers"),
             ApiError::DigestNotKept { .. } => (StatusCode::NOT_FOUND, "digest_not_kept"),
             ApiError::Stopping { .. } => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             ApiError::Storage { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "storage"),
@@ -51,6 +63,8 @@ impl From<ApiError> for Refusal {
         let refusal = Self::new(status, code, error.to_string());
         match error {
             ApiError::NotLeader { leader } => refusal.with("leader", leader.map_or(Json_::Null, leader_json)),
+            ApiError::Compacted { oldest } => refusal.with("oldest_revision", oldest.0),
+            ApiError::PreviousNotNoted { since } => refusal.with("since_revision", since.0),
             _ => refusal,
         }
     }
@@ -58,12 +72,9 @@ impl From<ApiError> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let mut error = Map::new();
-        error.insert("code".to_owned(), self.code.into());
-        error.insert("message".to_owned(), self.message.into());
-        error.extend(self.more);
-        let mut response = (self.status, Json(json!({ "error": error }))).into_response();
-        if self.status == StatusCode::TOO_MANY_REQUESTS {
+        let status = self.status;
+        let mut response = (status, Json(self.json())).into_response();
+        if status == StatusCode::TOO_MANY_REQUESTS {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

@@ -14,8 +14,8 @@ use super::RaftNode;
 use super::lease::own_ns;
 use crate::api::{
     Answer, ApiError, ConfirmedBy, Consistency, KeyValueStore, LeaderHint, ReadRequest, ReadResult,
-    ScanRequest, ScanResult, TimeoutOutcome, VaultList, WriteResult, check_command, check_key, check_limit,
-    check_range, check_vault,
+    ScanRequest, ScanResult, TimeoutOutcome, VaultList, WatchRequest, WatchStream, WriteResult,
+    check_command, check_key, check_limit, check_range, check_vault,
 };
 use crate::limits::{LEADER_RETRY, LEADER_WAIT, OPERATION_TIMEOUT, OPERATIONS_IN_FLIGHT_MAX};
 use crate::network::rpc::{Confirmed, ReadIndex};
@@ -75,6 +75,10 @@ impl KeyValueStore for RaftNode {
             .await
         }
         .boxed()
+    }
+
+    fn watch(&self, request: WatchRequest) -> Answer<'_, WatchStream> {
+        self.follow(request).boxed()
     }
 }
 
@@ -150,7 +154,7 @@ impl RaftNode {
     }
 
     /// Makes sure that a read from now on sees what its consistency asks for; by what it does.
-    async fn make_fresh(&self, consistency: Consistency) -> Result<ConfirmedBy, ApiError> {
+    pub(super) async fn make_fresh(&self, consistency: Consistency) -> Result<ConfirmedBy, ApiError> {
         let may_use_lease = consistency == Consistency::Lease;
         if consistency == Consistency::Stale || (Plant::StaleRead.is_on() && self.leads()) {
             return Ok(ConfirmedBy::Nobody);

@@ -146,10 +146,13 @@ impl RaftObserver for RaftNode {
         let replication = self.metrics().replication.unwrap_or_default();
         let others = replication.into_iter().filter(|(id, _)| *id != self.inner.id);
         let free = self.inner.permits.available_permits() as u64;
+        let (watchers, watch_history_bytes) = self.inner.feed.measures();
         Measures {
             operations_in_flight: u64::from(OPERATIONS_IN_FLIGHT_MAX).saturating_sub(free),
             disk_available_bytes: self.inner.space.available().unwrap_or(0),
             disk_reserve_bytes: self.inner.space.reserve(),
+            watchers,
+            watch_history_bytes,
             replicated: others.map(|(id, last)| (id, last.map_or(0, |last| last.index))).collect(),
         }
     }

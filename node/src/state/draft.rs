@@ -31,7 +31,7 @@ impl<'a, R: Records> Draft<'a, R> {
     pub(super) fn write_out(self) -> Result<(), R::Error> {
         for step in self.steps {
             match step {
-                Step::Put(key, value, revision) => self.base.put(&key, &value, revision)?,
+                Step::Put(key, value, revision) => drop(self.base.put(&key, &value, revision)?),
                 Step::Remove(key) => drop(self.base.remove(&key)?),
             }
         }
@@ -57,11 +57,12 @@ impl<R: Records> Records for Draft<'_, R> {
         self.present(key).cloned()
     }
 
-    fn put(&mut self, key: &Key, value: &Value, revision: Revision) -> Result<(), R::Error> {
+    fn put(&mut self, key: &Key, value: &Value, revision: Revision) -> Result<Record, R::Error> {
         let present = self.present(key)?;
-        *present = Some(successor(present.as_ref(), value, revision));
+        let record = successor(present.as_ref(), value, revision);
+        *present = Some(record.clone());
         self.steps.push(Step::Put(key.clone(), value.clone(), revision));
-        Ok(())
+        Ok(record)
     }
 
     fn remove(&mut self, key: &Key) -> Result<bool, R::Error> {

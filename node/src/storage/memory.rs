@@ -78,11 +78,11 @@ impl Records for MemoryRecords<'_> {
         Ok(self.records.get(&(self.space, key.clone())).cloned())
     }
 
-    fn put(&mut self, key: &Key, value: &Value, revision: Revision) -> Result<(), Infallible> {
+    fn put(&mut self, key: &Key, value: &Value, revision: Revision) -> Result<Record, Infallible> {
         let place = (self.space, key.clone());
         let record = successor(self.records.get(&place), value, revision);
-        self.records.insert(place, record);
-        Ok(())
+        self.records.insert(place, record.clone());
+        Ok(record)
     }
 
     fn remove(&mut self, key: &Key) -> Result<bool, Infallible> {

@@ -41,11 +41,12 @@ use super::StorageError;
 use super::entry::membership_of;
 use super::log::DurableLog;
 use super::snapshot::{SNAPSHOT_DIR, SnapshotFile, SnapshotStore};
-use crate::limits::{APPLY_BATCH_MAX, JOURNAL_BYTES_MAX, STATE_CACHE_KIB};
+use crate::limits::{APPLY_BATCH_MAX, JOURNAL_BYTES_MAX, STATE_CACHE_KIB, WATCH_HISTORY_MIB_DEFAULT};
 use crate::metrics::StoreMetrics;
 use crate::plant::Plant;
 use crate::types::TypeConfig;
 use crate::types::raft_types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership};
+use crate::watch::ChangeFeed;
 
 /// "Aspn", as `PRAGMA application_id`.
 const APPLICATION_ID: i64 = 0x4173_706e;
@@ -81,6 +82,7 @@ pub struct SqliteStateMachine {
     readers: ReadPool,
     snapshots: SnapshotStore,
     bases: Bases,
+    feed: ChangeFeed,
     metrics: StoreMetrics,
     /// The log that this state must not run ahead of.
     log: Option<DurableLog>,
@@ -151,6 +153,7 @@ impl SqliteStateMachine {
             applied.index = applied.index.saturating_sub(1);
         }
         let metrics = StoreMetrics::of_state();
+        let feed = ChangeFeed::new(position.revision(), WATCH_HISTORY_MIB_DEFAULT * 1024 * 1024);
         let (readers, is_closing) = (ReadPool::new(path.clone()), Arc::new(AtomicBool::new(false)));
         let applier = Applier::new(
             connection,
@@ -158,6 +161,7 @@ impl SqliteStateMachine {
             readers.clone(),
             bases.clone(),
             is_closing.clone(),
+            feed.clone(),
             metrics.clone(),
         );
         let applier = applier.map_err(sqlite)?;
@@ -175,6 +179,7 @@ impl SqliteStateMachine {
             readers,
             snapshots,
             bases,
+            feed,
             metrics,
             log: None,
         })
@@ -201,6 +206,11 @@ impl SqliteStateMachine {
     /// Where parts of a snapshot may be found that need not be sent.
     pub fn bases(&self) -> Bases {
         self.bases.clone()
+    }
+
+    /// What changes in it.
+    pub fn feed(&self) -> ChangeFeed {
+        self.feed.clone()
     }
 
     /// What is measured of it.

@@ -1,8 +1,9 @@
 //! `aspen kv`: keys and values, from the command line.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 
 use aspen_node::api::Consistency;
+use aspen_node::client::watch::{WatchClient, WatchQuery, Watched};
 use clap::{Args, Subcommand, ValueEnum, value_parser};
 use data_encoding::BASE64;
 use serde_json::{Map, Value as Json, json};
@@ -70,6 +71,24 @@ pub(crate) enum KvCommand {
     },
     /// Print the names of all vaults
     Vaults,
+    /// Print changes as they happen, one a line: revision, kind, key and value with tabs in between. Where a node is lost, another
+    /// member is asked for what comes next
+    Watch {
+        /// Only keys that begin like this
+        #[arg(default_value = "")]
+        prefix: String,
+        /// Only this key
+        #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
+        key: Option<String>,
+        /// From this revision on [default: what happens from now on]
+        #[arg(long, value_name = "REVISION")]
+        from: Option<u64>,
+        /// Print what the key held before, too, in a column of its own
+        #[arg(long)]
+        previous: bool,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -149,7 +168,69 @@ pub(crate) async fn run(command: &KvCommand, session: &mut Session) -> Result<Ve
                 names.iter().flat_map(|name| [name, "\n"]).collect()
             }))
         }
+        KvCommand::Watch { prefix, key, from, previous, read } => {
+            let mut query = WatchQuery::new(read.consistency.into());
+            query.from = *from;
+            match key {
+                Some(key) => query.parameters.push(("key", key.clone())),
+                None => query.parameters.push(("prefix", prefix.clone())),
+            }
+            query.parameters.extend(read.space.vault.clone().map(|vault| ("vault", vault)));
+            query.parameters.extend(previous.then(|| ("previous", "true".to_owned())));
+            watch(query, session).await
+        }
     }
+}
+
+/// Prints changes until nobody reads them any more.
+async fn watch(query: WatchQuery, session: &Session) -> Result<Vec<u8>, Failure> {
+    let mut watch = WatchClient::new(session.access.nodes.clone(), session.access.token.clone(), query);
+    let (mut out, mut is_lost) = (std::io::stdout().lock(), false);
+    loop {
+        let data = match watch.next().await? {
+            Watched::Changed(data) => data,
+            Watched::By(node) => {
+                if std::mem::take(&mut is_lost) {
+                    let _ = writeln!(std::io::stderr(), "aspen: {node} goes on");
+                }
+                continue;
+            }
+            Watched::Lost { node: _, reason } => {
+                is_lost = true;
+                let _ =
+                    writeln!(std::io::stderr(), "aspen: {reason}; another node is asked for what comes next");
+                continue;
+            }
+        };
+        let printed = if session.is_json { format!("{data}\n") } else { changes_text(&data) };
+        match out.write_all(printed.as_bytes()).and_then(|()| out.flush()) {
+            // Whoever reads has enough.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(Vec::new()),
+            written => written.map_err(Failure::Output)?,
+        }
+    }
+}
+
+/// The changes of one revision, a line each.
+fn changes_text(data: &str) -> String {
+    let data: Json = serde_json::from_str(data).unwrap_or_default();
+    let mut text = String::new();
+    for change in data["changes"].as_array().into_iter().flatten() {
+        let kind = change["type"].as_str().unwrap_or_default();
+        let mut columns = vec![data["revision"].to_string(), kind.to_owned()];
+        if kind != "vault_deleted" {
+            columns.push(visible(&bytes(change, "key")));
+        }
+        if kind == "put" {
+            columns.push(visible(&bytes(change, "value")));
+        }
+        if change["previous"].is_object() {
+            columns.push(visible(&bytes(&change["previous"], "value")));
+        }
+        text.push_str(&columns.join("\t"));
+        text.push('\n');
+    }
+    text
 }
 
 async fn get(key: &str, read: &ReadArgs, session: &mut Session) -> Result<Vec<u8>, Failure> {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use aspen_node::client::watch::WatchError;
 use aspen_node::client::{ClientError, HttpAnswer, HttpConnection};
 use aspen_node::private::{BearerToken, PrivateError};
 use serde_json::Value as Json;
@@ -41,6 +42,9 @@ pub(crate) enum Failure {
     /// A benchmark without a result.
     #[error(transparent)]
     Bench(#[from] super::bench::BenchError),
+    /// A watch that is over.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
     /// No token.
     #[error(transparent)]
     Token(#[from] PrivateError),

@@ -18,9 +18,10 @@ use super::{Bases, ReadPool, SnapshotFile, StorageError, check_snapshot, open_wr
 use crate::failpoint::FailPoint;
 use crate::limits::{DISK_FULL_WAIT, STATE_DIGEST_INTERVAL, STATE_DIGESTS_MAX};
 use crate::metrics::StoreMetrics;
-use crate::state;
+use crate::state::{self, Recorder};
 use crate::types::raft_types::{Entry, LogId, StoredMembership};
 use crate::types::{Command, Outcome, Revision};
+use crate::watch::{ChangeFeed, Revised};
 
 /// Bytes of a page of the database, as SQLite has them unless it is told otherwise.
 const PAGE_BYTES: u64 = 4_096;
@@ -50,6 +51,13 @@ pub(super) struct Position {
     pub(super) membership: StoredMembership,
 }
 
+impl Position {
+    /// The last applied entry.
+    pub(super) fn revision(&self) -> Revision {
+        Revision(self.applied.map_or(0, |applied| applied.index))
+    }
+}
+
 /// Owns the connection that writes.
 #[derive(Debug)]
 pub(super) struct Applier {
@@ -65,6 +73,7 @@ pub(super) struct Applier {
     is_waiting: bool,
     /// Turns true when nothing more is waited for.
     is_closing: Arc<AtomicBool>,
+    feed: ChangeFeed,
     metrics: StoreMetrics,
 }
 
@@ -75,6 +84,7 @@ impl Applier {
         readers: ReadPool,
         bases: Bases,
         is_closing: Arc<AtomicBool>,
+        feed: ChangeFeed,
         metrics: StoreMetrics,
     ) -> rusqlite::Result<Self> {
         let digest = stored_digest(&connection)?;
@@ -88,6 +98,7 @@ impl Applier {
             digest,
             is_waiting: false,
             is_closing,
+            feed,
             metrics,
         })
     }
@@ -148,6 +159,7 @@ impl Applier {
         self.readers.switch(path.clone());
         self.bases.replace(&path).map_err(io)?;
         self.generation = next;
+        self.feed.restart(position.revision());
         self.generation.remove_others()?;
         FailPoint::InstallDone.pass();
         Ok(position)
@@ -166,12 +178,20 @@ impl Applier {
         let mut digest = self.digest;
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut membership = None;
+        let (mut revised, notes_previous) = (Vec::new(), self.feed.notes_previous());
         for ((entry, command), is_awaited) in entries.iter().zip(commands).zip(awaited) {
             let revision = Revision(entry.log_id.index);
+            let mut changes = Vec::new();
             let outcome = match command {
-                Some(command) => state::apply(&mut SqlStore(&txn), revision, command)?,
+                Some(command) => {
+                    let mut store = Recorder::new(SqlStore(&txn), notes_previous, &mut changes);
+                    state::apply(&mut store, revision, command)?
+                }
                 None => Outcome::None,
             };
+            if !changes.is_empty() {
+                revised.push(Revised { revision, changes });
+            }
             membership = membership_of(entry).or(membership);
             digest = chain(&digest, entry, &outcome);
             keep_digest(&txn, revision.0, &digest)?;
@@ -191,6 +211,10 @@ impl Applier {
         FailPoint::ApplyAfter.pass();
         self.metrics.note(began.elapsed(), entries.len());
         self.digest = digest;
+        // Only now: who is told of a change can read it here.
+        if let Some(last) = entries.last() {
+            self.feed.publish(revised, Revision(last.log_id.index));
+        }
         // An entry changes a page at least.
         let bytes = entries.iter().map(|entry| entry_size(entry) + PAGE_BYTES).sum();
         self.checkpoints.written(&self.connection, bytes);

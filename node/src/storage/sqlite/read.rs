@@ -176,7 +176,7 @@ impl Pool {
 fn scan(txn: &Transaction<'_>, space: i64, request: &ScanRequest) -> rusqlite::Result<ScanResult> {
     let range = &request.range;
     // Strictly after `after`: its first successor is itself and a zero byte.
-    let after = request.after.as_ref().map(|key| Key([key.0.as_slice(), &[0]].concat()));
+    let after = request.after.as_ref().map(|key| KeyRange::of_key(key).end);
     let first = after.as_ref().map_or(range.first(), |after| after.max(range.first()));
     let mut page = ScanResult {
         confirmed_by: ConfirmedBy::Nobody,

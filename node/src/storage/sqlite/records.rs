@@ -54,15 +54,18 @@ impl Records for SqlRecords<'_> {
         get_record(self.txn, self.space, key)
     }
 
-    fn put(&mut self, key: &Key, value: &Value, revision: Revision) -> rusqlite::Result<()> {
-        self.txn
-            .prepare_cached(
-                "INSERT INTO kv (space, key, value, create_revision, mod_revision, version) VALUES (?1, ?2, ?3, ?4, ?4, 1)
-                 ON CONFLICT (space, key) DO UPDATE
-                 SET value = excluded.value, mod_revision = excluded.mod_revision, version = version + 1",
-            )?
-            .execute(params![self.space, key.0, value.0, sql_int(revision.0)])
-            .map(drop)
+    fn put(&mut self, key: &Key, value: &Value, revision: Revision) -> rusqlite::Result<Record> {
+        let mut put = self.txn.prepare_cached(
+            "INSERT INTO kv (space, key, value, create_revision, mod_revision, version) VALUES (?1, ?2, ?3, ?4, ?4, 1)
+             ON CONFLICT (space, key) DO UPDATE
+             SET value = excluded.value, mod_revision = excluded.mod_revision, version = version + 1
+             RETURNING create_revision, version",
+        )?;
+        put.query_row(params![self.space, key.0, value.0, sql_int(revision.0)], |row| {
+            let number = |column: usize| row.get::<_, i64>(column).map(i64::cast_unsigned);
+            let (create_revision, version) = (Revision(number(0)?), number(1)?);
+            Ok(Record { value: value.clone(), create_revision, mod_revision: revision, version })
+        })
     }
 
     fn remove(&mut self, key: &Key) -> rusqlite::Result<bool> {

@@ -1,4 +1,7 @@
-//! Both state machines do the same: random commands, in random batches, leave equal digests, outcomes and keys behind.
+//! Both state machines do the same: random commands, in random batches, leave equal digests, outcomes and keys behind; and
+//! whoever has followed the changes has the same keys.
+
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
@@ -6,6 +9,7 @@ use super::*;
 use crate::limits::SCAN_LIMIT_MAX;
 use crate::state::Space;
 use crate::types::{Compare, Operand, Operation, Record, Relation, Revision, Transaction, Value, VaultName};
+use crate::watch::{ChangeFeed, ChangeKind, Interest, Watcher};
 
 /// Few keys, so that commands meet; one is another's beginning, and one is no text.
 fn key() -> impl Strategy<Value = Key> {
@@ -84,9 +88,48 @@ async fn held(readers: &ReadPool, vault: Option<VaultName>) -> Vec<(Key, Record)
     page.await.unwrap().entries
 }
 
+/// What a watch has told, done to keys of its own.
+struct Follower {
+    watcher: Watcher,
+    keys: BTreeMap<Key, Record>,
+    seen: Revision,
+}
+
+impl Follower {
+    fn new(feed: &ChangeFeed, vault: Option<&str>, range: KeyRange) -> Self {
+        let interest = Interest { vault: vault.map(|name| VaultName(name.to_owned())), range };
+        let watcher = feed.watch(interest, None, true).unwrap();
+        Self { watcher, keys: BTreeMap::new(), seen: Revision(0) }
+    }
+
+    fn catch_up(&mut self) {
+        for revised in self.watcher.look().unwrap().revised {
+            assert!(self.seen < revised.revision, "once, and in order");
+            self.seen = revised.revision;
+            for change in revised.changes {
+                match change.kind {
+                    ChangeKind::Put { key, record, previous } => {
+                        assert_eq!(self.keys.insert(key, record), previous);
+                    }
+                    ChangeKind::Deleted { key, previous } => {
+                        assert!(previous.is_some(), "what was not there is not removed");
+                        assert_eq!(self.keys.remove(&key), previous);
+                    }
+                    ChangeKind::VaultDeleted => self.keys.clear(),
+                }
+            }
+        }
+    }
+}
+
 async fn agree(batches: Vec<Vec<Command>>) {
     let dir = tempfile::tempdir().unwrap();
     let (mut sqlite, mut memory) = (open_state(dir.path()), InMemoryStateMachine::default());
+    let (feed, of_half) =
+        (sqlite.feed(), KeyRange { start: "ab".into(), end: "c".into(), ..KeyRange::default() });
+    let mut followers =
+        [None, Some("x"), Some("y")].map(|vault| Follower::new(&feed, vault, KeyRange::default()));
+    let mut half = Follower::new(&feed, None, of_half.clone());
     let mut index = 0;
     for batch in batches {
         let entries: Vec<Entry> = batch
@@ -101,6 +144,9 @@ async fn agree(batches: Vec<Vec<Command>>) {
         apply(&mut sqlite, entries.into_iter()).await;
         // It covers every outcome.
         assert_eq!(digest_of(&sqlite).await.1, data_encoding::HEXLOWER.encode(&memory.digest()));
+        // Some look often, one only at the end.
+        followers[1..].iter_mut().for_each(Follower::catch_up);
+        half.catch_up();
     }
     let (readers, store) = (sqlite.readers(), memory.store());
     let in_memory = |space: Space| -> Vec<_> {
@@ -110,7 +156,23 @@ async fn agree(batches: Vec<Vec<Command>>) {
     let vaults = readers.vaults().await.unwrap().vaults;
     let want: Vec<_> = store.vaults().map(|(name, space)| (name.clone(), Revision(space.0))).collect();
     assert_eq!(vaults, want);
+    followers[0].catch_up();
+    let mut told: BTreeMap<Option<VaultName>, BTreeMap<Key, Record>> = BTreeMap::new();
+    for (vault, follower) in [None, Some("x"), Some("y")].into_iter().zip(followers) {
+        told.insert(vault.map(|name| VaultName(name.to_owned())), follower.keys);
+    }
+    let follows = |vault: &Option<VaultName>, held: &[(Key, Record)]| {
+        assert_eq!(
+            told[vault].iter().map(|(key, record)| (key.clone(), record.clone())).collect::<Vec<_>>(),
+            held
+        );
+    };
+    follows(&None, &in_memory(Space::default()));
+    let mut of_none = in_memory(Space::default());
+    of_none.retain(|(key, _)| of_half.contains(&key.0));
+    assert_eq!(half.keys.into_iter().collect::<Vec<_>>(), of_none);
     for (name, space) in vaults {
+        follows(&Some(name.clone()), &in_memory(Space(space.0)));
         assert_eq!(held(&readers, Some(name)).await, in_memory(Space(space.0)));
     }
 }

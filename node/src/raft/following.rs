@@ -1,0 +1,83 @@
+//! Watches: where they begin, and when they end.
+
+use std::collections::VecDeque;
+
+use futures::{FutureExt, StreamExt, stream};
+use tokio::time::timeout;
+
+use super::RaftNode;
+use super::operations::bounded;
+use crate::api::{
+    ApiError, Consistency, TimeoutOutcome, WatchEvent, WatchRequest, WatchStream, check_range, check_vault,
+};
+use crate::limits::WATCH_PROGRESS_INTERVAL;
+use crate::types::Revision;
+use crate::watch::{Revised, Watcher};
+
+/// A watch under way.
+struct Watch {
+    node: RaftNode,
+    watcher: Watcher,
+    /// Whether it goes on where this node hears of no leader.
+    may_be_alone: bool,
+    is_begun: bool,
+    /// What was seen and not told yet.
+    untold: VecDeque<Revised>,
+}
+
+impl RaftNode {
+    /// Begins to follow changes. Without a revision to begin at, it sees whatever happens after its own beginning, and nothing
+    /// that was acknowledged before.
+    pub(super) async fn follow(&self, request: WatchRequest) -> Result<WatchStream, ApiError> {
+        check_range(&request.interest.range)?;
+        request.interest.vault.as_ref().map_or(Ok(()), check_vault)?;
+        let permit = self.admit()?;
+        bounded(TimeoutOutcome::NothingWritten, self.make_fresh(request.consistency)).await?;
+        drop(permit);
+        let watcher = self.inner.feed.watch(request.interest, request.from, request.with_previous)?;
+        let watch = Watch {
+            node: self.clone(),
+            watcher,
+            may_be_alone: request.consistency == Consistency::Stale,
+            is_begun: false,
+            untold: VecDeque::new(),
+        };
+        let events = stream::unfold(Some(watch), |watch| async {
+            let mut watch = watch?;
+            match watch.next().await {
+                Ok(event) => Some((Ok(event), Some(watch))),
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        Ok(events.boxed())
+    }
+
+    /// Ends every watch: the node stops.
+    pub fn end_watches(&self) {
+        self.inner.feed.close();
+    }
+}
+
+impl Watch {
+    async fn next(&mut self) -> Result<WatchEvent, ApiError> {
+        let before = Revision(self.watcher.from().0 - 1);
+        if !std::mem::replace(&mut self.is_begun, true) {
+            return Ok(WatchEvent::Begun { revision: before });
+        }
+        if self.untold.is_empty() {
+            let seen = match timeout(WATCH_PROGRESS_INTERVAL, self.watcher.changed().boxed()).await {
+                Ok(seen) => seen?,
+                Err(_) if !self.may_be_alone && self.node.is_alone_since(self.node.loneliness()) => {
+                    return Err(ApiError::NoQuorum);
+                }
+                Err(_) => self.watcher.look()?,
+            };
+            self.untold = seen.revised.into();
+            if self.untold.is_empty() {
+                return Ok(WatchEvent::Progress { revision: seen.up_to.max(before) });
+            }
+        }
+        let revised = self.untold.pop_front().expect("there is something, or this was returned from");
+        Ok(WatchEvent::Changed(revised))
+    }
+}

@@ -1,0 +1,111 @@
+//! Notes what commands change, for those who follow it.
+
+use super::{Records, Space, Store};
+use crate::types::{Key, KeyRange, Record, Revision, Value, VaultName};
+use crate::watch::{Change, ChangeKind};
+
+/// A store, and what was changed in it. A command works in one vault, or in none.
+#[derive(Debug)]
+pub struct Recorder<'a, S> {
+    store: S,
+    notes_previous: bool,
+    /// Whose keys are worked on: the vault that was asked for last.
+    vault: Option<VaultName>,
+    changes: &'a mut Vec<Change>,
+}
+
+/// One space of a [`Recorder`].
+#[derive(Debug)]
+pub struct RecordedRecords<'a, R> {
+    records: R,
+    notes_previous: bool,
+    vault: Option<&'a VaultName>,
+    changes: &'a mut Vec<Change>,
+}
+
+impl<'a, S> Recorder<'a, S> {
+    /// Notes into `changes` what commands do to `store`; with what keys held before, if `notes_previous`.
+    pub fn new(store: S, notes_previous: bool, changes: &'a mut Vec<Change>) -> Self {
+        Self { store, notes_previous, vault: None, changes }
+    }
+}
+
+impl<S: Store> Store for Recorder<'_, S> {
+    type Error = S::Error;
+    type Records<'b>
+        = RecordedRecords<'b, S::Records<'b>>
+    where
+        Self: 'b;
+
+    fn records(&mut self, space: Space) -> RecordedRecords<'_, S::Records<'_>> {
+        RecordedRecords {
+            records: self.store.records(space),
+            notes_previous: self.notes_previous,
+            vault: self.vault.as_ref().filter(|_| space != Space::default()),
+            changes: self.changes,
+        }
+    }
+
+    fn vault(&mut self, name: &VaultName) -> Result<Option<Space>, S::Error> {
+        self.vault = Some(name.clone());
+        self.store.vault(name)
+    }
+
+    fn vault_count(&mut self) -> Result<u32, S::Error> {
+        self.store.vault_count()
+    }
+
+    fn create_vault(&mut self, name: &VaultName, space: Space) -> Result<(), S::Error> {
+        self.store.create_vault(name, space)
+    }
+
+    fn remove_vault(&mut self, name: &VaultName, space: Space) -> Result<(), S::Error> {
+        self.store.remove_vault(name, space)?;
+        self.changes.push(Change { vault: Some(name.clone()), kind: ChangeKind::VaultDeleted });
+        Ok(())
+    }
+}
+
+impl<R: Records> RecordedRecords<'_, R> {
+    /// What a key holds that is about to change, if that is to be noted.
+    fn previous(&mut self, key: &Key) -> Result<Option<Record>, R::Error> {
+        if self.notes_previous { self.records.get(key) } else { Ok(None) }
+    }
+
+    fn note(&mut self, kind: ChangeKind) {
+        self.changes.push(Change { vault: self.vault.cloned(), kind });
+    }
+}
+
+impl<R: Records> Records for RecordedRecords<'_, R> {
+    type Error = R::Error;
+
+    fn get(&mut self, key: &Key) -> Result<Option<Record>, R::Error> {
+        self.records.get(key)
+    }
+
+    fn put(&mut self, key: &Key, value: &Value, revision: Revision) -> Result<Record, R::Error> {
+        let previous = self.previous(key)?;
+        let record = self.records.put(key, value, revision)?;
+        self.note(ChangeKind::Put { key: key.clone(), record: record.clone(), previous });
+        Ok(record)
+    }
+
+    fn remove(&mut self, key: &Key) -> Result<bool, R::Error> {
+        let previous = self.previous(key)?;
+        let existed = self.records.remove(key)?;
+        if existed {
+            self.note(ChangeKind::Deleted { key: key.clone(), previous });
+        }
+        Ok(existed)
+    }
+
+    fn range(
+        &mut self,
+        range: &KeyRange,
+        limit: u32,
+        bytes_max: u64,
+    ) -> Result<Vec<(Key, Record)>, R::Error> {
+        self.records.range(range, limit, bytes_max)
+    }
+}
