@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::bounds::{check_command, check_key, check_limit, check_range, check_vault};
 pub use self::errors::{ApiError, BadRequest, TimeoutOutcome};
-use crate::types::{Command, Key, KeyRange, NodeId, NodeInfo, Outcome, Record, Revision, VaultName};
+use crate::types::{Command, Key, KeyRange, LeaseId, NodeId, NodeInfo, Outcome, Record, Revision, VaultName};
 use crate::watch::{Interest, Revised};
 
 /// An answer that comes later.
@@ -101,6 +101,18 @@ pub trait KeyValueStore: Send + Sync {
     /// # Errors
     /// As [`Self::read`].
     fn vaults(&self, consistency: Consistency) -> Answer<'_, VaultList>;
+
+    /// Has a lease live for its whole time from when this was asked; that time, in milliseconds.
+    ///
+    /// # Errors
+    /// [`ApiError::LeaseNotFound`], and those of a linearizable read.
+    fn keep_lease(&self, lease: LeaseId) -> Answer<'_, u64>;
+
+    /// The leases that there are.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    fn leases(&self, consistency: Consistency) -> Answer<'_, LeaseList>;
 
     /// Changes as they happen: every one once, in their order. An error is its end.
     ///
@@ -261,6 +273,29 @@ pub struct VaultList {
     pub revision: Revision,
     /// Their names, in order, and the entries that made them.
     pub vaults: Vec<(VaultName, Revision)>,
+}
+
+/// The leases of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeaseList {
+    /// The last entry applied when they were read.
+    pub revision: Revision,
+    /// By number.
+    pub leases: Vec<LeaseInfo>,
+}
+
+/// A lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeaseInfo {
+    /// Its number.
+    pub lease: LeaseId,
+    /// How long it lives unless it is kept alive, in milliseconds.
+    pub ttl_ms: u64,
+    /// How many keys end with it.
+    pub key_count: u64,
+    /// How long it lives yet, in milliseconds, on the leader; others do not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_ms: Option<u64>,
 }
 
 /// Which changes to follow.

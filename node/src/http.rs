@@ -7,6 +7,7 @@ mod command;
 mod deadline;
 mod error;
 mod kv;
+mod leases;
 mod observe;
 mod raw;
 mod token;
@@ -20,7 +21,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Router, middleware};
 use tokio::net::TcpListener;
 
@@ -107,6 +108,9 @@ pub fn router(state: HttpState) -> Router {
         .route("/kv/scan", post(kv::scan))
         .route("/kv/watch", get(watch::watch))
         .route("/kv/key/{*key}", get(raw::read).put(raw::write).delete(raw::delete))
+        .route("/leases", get(leases::list).post(leases::grant))
+        .route("/lease/{id}/keep", post(leases::keep))
+        .route("/lease/{id}", delete(leases::revoke))
         .route("/vaults", get(vaults::list))
         .route("/vault/{name}", get(vaults::first_page).put(vaults::create).delete(vaults::remove))
         .route("/health", get(observe::health))

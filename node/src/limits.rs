@@ -35,6 +35,17 @@ pub const SCAN_LIMIT_MAX: u32 = 10_000;
 /// Bytes of keys and values in one page of a scan: a page must fit comfortably in memory on both sides.
 pub const SCAN_BYTES_MAX: u32 = 4 * 1024 * 1024;
 
+/// Leases that there may be: their leader looks at all of them.
+pub const LEASES_MAX: u32 = 10_000;
+/// Keys that end with one lease, at once.
+pub const LEASE_KEYS_MAX: u32 = 1_000;
+/// Shortest time to live of a lease, in milliseconds: a change of leaders takes as long.
+pub const LEASE_TTL_MS_MIN: u64 = 1_000;
+/// Longest one: a month.
+pub const LEASE_TTL_MS_MAX: u64 = 30 * 86_400 * 1_000;
+/// How often a leader looks whether a lease is over.
+pub const LEASE_LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
 /// Those who may follow changes at once: each costs a connection, and a place.
 pub const WATCHERS_MAX: u32 = 2_000;
 /// Changes that are held in memory for those who follow them, in MiB, unless the settings say otherwise: ten seconds of a node

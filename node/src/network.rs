@@ -21,7 +21,7 @@ use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2, 
 use serde::{Deserialize, Serialize};
 
 pub use self::iroh::{AddressBook, AddressSource};
-use self::rpc::{Confirmed, ReadIndex, StreamAppended};
+use self::rpc::{Confirmed, KeepLease, ReadIndex, StreamAppended};
 use self::snapshot::{InstallSnapshot, SnapshotStart};
 use crate::api::{ApiError, WriteResult};
 use crate::limits::SNAPSHOT_STEP_TIMEOUT;
@@ -138,6 +138,14 @@ pub trait Transport: Debug + Send + Sync + 'static {
         within: Duration,
     ) -> Delivery<'a, Result<Confirmed, ApiError>>;
 
+    /// Has the leader keep a lease alive; its time to live.
+    fn keep_lease<'a>(
+        &'a self,
+        to: &'a Peer,
+        request: KeepLease,
+        within: Duration,
+    ) -> Delivery<'a, Result<Duration, ApiError>>;
+
     /// Hands a client's command to the leader.
     fn forward<'a>(
         &'a self,
@@ -188,6 +196,9 @@ pub trait RaftService: Send + Sync + 'static {
 
     /// Makes sure that this node leads, and says up to where a read must have applied.
     fn read_index(&self, request: ReadIndex) -> BoxFuture<'_, Result<Confirmed, ApiError>>;
+
+    /// Keeps a lease alive, if this node leads.
+    fn keep_lease(&self, request: KeepLease) -> BoxFuture<'_, Result<Duration, ApiError>>;
 
     /// Proposes a command that another node's client has sent; never forwards it again.
     fn forwarded(&self, command: EncodedCommand) -> BoxFuture<'_, Result<WriteResult, ApiError>>;

@@ -8,6 +8,7 @@ mod compaction;
 mod following;
 mod health;
 mod lease;
+mod lease_keeper;
 mod membership;
 mod operations;
 mod promotion;
@@ -33,6 +34,7 @@ use tokio::task::JoinSet;
 pub use self::health::{NodeFailureDetector, NodeHealth};
 pub use self::lease::LeaseClock;
 use self::lease::{Leases, Promise};
+use self::lease_keeper::KeptLeases;
 use self::operations::bounded;
 pub use self::promotion::{LearnerPromotionCoordinator, PromotionPolicy};
 use self::proposals::{Proposals, proposals};
@@ -40,7 +42,7 @@ pub use self::settings::{RaftTiming, SnapshotPolicy, TimingError};
 use crate::api::{ApiError, BadRequest, TimeoutOutcome, WriteResult, check_command};
 use crate::limits::{OPERATIONS_IN_FLIGHT_MAX, REUNION_INTERVAL};
 use crate::network::iroh::Admission;
-use crate::network::rpc::{Confirmed, ReadIndex, StreamAppended};
+use crate::network::rpc::{Confirmed, KeepLease, ReadIndex, StreamAppended};
 use crate::network::snapshot::{InstallSnapshot, SnapshotStart};
 use crate::network::{PeerNetworkFactory, RaftService, Transport};
 use crate::storage::log::RedbLogStore;
@@ -103,6 +105,8 @@ struct Inner {
     snapshot_policy: SnapshotPolicy,
     admission: Arc<Admission>,
     leases: Leases,
+    /// On the leader: the leases with a time to live.
+    kept: Mutex<KeptLeases>,
     promise: Promise,
     /// How often a leader speaks.
     heartbeat: Duration,
@@ -177,6 +181,7 @@ impl RaftNode {
             snapshot_policy: parts.snapshots,
             admission: parts.admission,
             leases: Leases::open(parts.lease_clock, lease),
+            kept: Mutex::default(),
             promise,
             heartbeat: parts.timing.heartbeat,
             patience: parts.timing.election_min,
@@ -436,6 +441,14 @@ impl RaftService for RaftNode {
         async move {
             let _permit = self.admit()?;
             bounded(TimeoutOutcome::NothingWritten, self.confirm_leadership(request.may_use_lease)).await
+        }
+        .boxed()
+    }
+
+    fn keep_lease(&self, KeepLease(lease): KeepLease) -> BoxFuture<'_, Result<Duration, ApiError>> {
+        async move {
+            let _permit = self.admit()?;
+            bounded(TimeoutOutcome::NothingWritten, self.keep_lease_here(lease)).await
         }
         .boxed()
     }

@@ -5,14 +5,15 @@ mod draft;
 mod recorder;
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use self::draft::Draft;
 pub use self::recorder::{RecordedRecords, Recorder};
 use crate::api::check_command;
-use crate::limits::{ANSWER_BYTES_MAX, RECORD_BYTES, VAULTS_MAX};
+use crate::limits::{ANSWER_BYTES_MAX, LEASE_KEYS_MAX, LEASES_MAX, RECORD_BYTES, VAULTS_MAX};
 use crate::plant::Plant;
 use crate::types::{
-    Command, Compare, Key, KeyRange, Operand, Operation, OperationResult, Outcome, Record, Relation,
+    Command, Compare, Key, KeyRange, LeaseId, Operand, Operation, OperationResult, Outcome, Record, Relation,
     Revision, Transaction, Value, VaultName,
 };
 
@@ -56,6 +57,51 @@ pub trait Store {
     /// # Errors
     /// The store cannot be written.
     fn remove_vault(&mut self, name: &VaultName, space: Space) -> Result<(), Self::Error>;
+
+    /// The vault of a space, where it is one's.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn vault_of(&mut self, space: Space) -> Result<Option<VaultName>, Self::Error>;
+
+    /// Whether there is a lease.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn has_lease(&mut self, lease: LeaseId) -> Result<bool, Self::Error>;
+
+    /// How many leases there are.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn lease_count(&mut self) -> Result<u32, Self::Error>;
+
+    /// Makes a lease that is not there.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    fn create_lease(&mut self, lease: LeaseId, ttl_ms: u64) -> Result<(), Self::Error>;
+
+    /// Removes a lease, not its keys.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    fn remove_lease(&mut self, lease: LeaseId) -> Result<(), Self::Error>;
+
+    /// The keys that end with a lease, in the order of spaces and keys; of removed vaults none.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn lease_keys(&mut self, lease: LeaseId) -> Result<Vec<(Space, Key)>, Self::Error>;
+}
+
+/// What a written record is stamped with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// The entry that writes it.
+    pub revision: Revision,
+    /// The lease with which it ends.
+    pub lease: Option<LeaseId>,
 }
 
 /// The keys of one space.
@@ -70,11 +116,11 @@ pub trait Records {
     fn get(&mut self, key: &Key) -> Result<Option<Record>, Self::Error>;
 
     /// Puts `value` under `key`, and returns what it holds now: a new record of version 1, or the present one with its next
-    /// version.
+    /// version. It ends with the lease of the stamp, whatever it ended with before.
     ///
     /// # Errors
     /// The store cannot be written.
-    fn put(&mut self, key: &Key, value: &Value, revision: Revision) -> Result<Record, Self::Error>;
+    fn put(&mut self, key: &Key, value: &Value, stamp: Stamp) -> Result<Record, Self::Error>;
 
     /// Removes `key`; whether it was there.
     ///
@@ -96,9 +142,9 @@ pub trait Records {
 }
 
 /// The record that `value` makes of what was there.
-pub fn successor(before: Option<&Record>, value: &Value, revision: Revision) -> Record {
+pub fn successor(before: Option<&Record>, value: &Value, Stamp { revision, lease }: Stamp) -> Record {
     let (create_revision, version) = before.map_or((revision, 0), |r| (r.create_revision, r.version));
-    Record { value: value.clone(), create_revision, mod_revision: revision, version: version + 1 }
+    Record { value: value.clone(), create_revision, mod_revision: revision, version: version + 1, lease }
 }
 
 /// Applies the command of the entry at `revision`.
@@ -110,21 +156,6 @@ pub fn apply<S: Store>(store: &mut S, revision: Revision, command: &Command) -> 
         return Ok(Outcome::Refused);
     }
     match command {
-        Command::InVault { vault, command } => {
-            if let Some(space) = store.vault(vault)? {
-                return apply_in(&mut store.records(space), revision, command);
-            }
-            if writes(command) && store.vault_count()? >= VAULTS_MAX {
-                return Ok(Outcome::TooManyVaults);
-            }
-            // The vault is made by what is left in it.
-            let space = Space(revision.0);
-            let outcome = apply_in(&mut store.records(space), revision, command)?;
-            if !store.records(space).range(&KeyRange::default(), 1, 0)?.is_empty() {
-                store.create_vault(vault, space)?;
-            }
-            Ok(outcome)
-        }
         Command::CreateVault { vault } => match store.vault(vault)? {
             Some(_) => Ok(Outcome::VaultReady { is_new: false }),
             None if store.vault_count()? >= VAULTS_MAX => Ok(Outcome::TooManyVaults),
@@ -140,15 +171,87 @@ pub fn apply<S: Store>(store: &mut S, revision: Revision, command: &Command) -> 
             }
             Ok(Outcome::Deleted { existed: space.is_some() })
         }
-        command => apply_in(&mut store.records(Space::default()), revision, command),
+        Command::GrantLease { .. } if store.lease_count()? >= LEASES_MAX => Ok(Outcome::TooManyLeases),
+        Command::GrantLease { ttl_ms } => {
+            store.create_lease(LeaseId(revision.0), *ttl_ms)?;
+            Ok(Outcome::LeaseGranted)
+        }
+        Command::RevokeLease { lease } => end_lease(store, *lease),
+        Command::WithLease { lease, command } => {
+            if !store.has_lease(*lease)? {
+                return Ok(Outcome::LeaseNotFound);
+            }
+            let stamp = Stamp { revision, lease: Some(*lease) };
+            if store.lease_keys(*lease)?.len() + new_keys(store, *lease, command)? > LEASE_KEYS_MAX as usize {
+                return Ok(Outcome::LeaseFull);
+            }
+            apply_somewhere(store, stamp, command)
+        }
+        command => apply_somewhere(store, Stamp { revision, lease: None }, command),
     }
 }
 
+/// Removes a lease and what ends with it.
+fn end_lease<S: Store>(store: &mut S, lease: LeaseId) -> Result<Outcome, S::Error> {
+    if !store.has_lease(lease)? {
+        return Ok(Outcome::LeaseEnded { existed: false, key_count: 0 });
+    }
+    let keys = store.lease_keys(lease)?;
+    for (space, key) in &keys {
+        if *space != Space::default() {
+            // Whoever notes what changes hears whose key it is.
+            store.vault_of(*space)?;
+        }
+        store.records(*space).remove(key)?;
+    }
+    store.remove_lease(lease)?;
+    Ok(Outcome::LeaseEnded { existed: true, key_count: u32::try_from(keys.len()).unwrap_or(u32::MAX) })
+}
+
+/// How many keys a command would add to those of a lease, at most.
+fn new_keys<S: Store>(store: &mut S, lease: LeaseId, command: &Command) -> Result<usize, S::Error> {
+    let (space, command) = match command {
+        Command::InVault { vault, command } => (store.vault(vault)?, &**command),
+        command => (Some(Space::default()), command),
+    };
+    let mut new = BTreeSet::new();
+    for key in written_keys(command) {
+        let has_it = match space {
+            Some(space) => store.records(space).get(key)?.is_some_and(|record| record.lease == Some(lease)),
+            None => false,
+        };
+        if !has_it {
+            new.insert(key);
+        }
+    }
+    Ok(new.len())
+}
+
+/// Applies a command to the keys of its vault, or of none.
+fn apply_somewhere<S: Store>(store: &mut S, stamp: Stamp, command: &Command) -> Result<Outcome, S::Error> {
+    let Command::InVault { vault, command } = command else {
+        return apply_in(&mut store.records(Space::default()), stamp, command);
+    };
+    if let Some(space) = store.vault(vault)? {
+        return apply_in(&mut store.records(space), stamp, command);
+    }
+    if writes(command) && store.vault_count()? >= VAULTS_MAX {
+        return Ok(Outcome::TooManyVaults);
+    }
+    // The vault is made by what is left in it.
+    let space = Space(stamp.revision.0);
+    let outcome = apply_in(&mut store.records(space), stamp, command)?;
+    if !store.records(space).range(&KeyRange::default(), 1, 0)?.is_empty() {
+        store.create_vault(vault, space)?;
+    }
+    Ok(outcome)
+}
+
 /// Applies a command to the keys of its space.
-fn apply_in<R: Records>(records: &mut R, revision: Revision, command: &Command) -> Result<Outcome, R::Error> {
+fn apply_in<R: Records>(records: &mut R, stamp: Stamp, command: &Command) -> Result<Outcome, R::Error> {
     match command {
         Command::Set { key, value } => {
-            records.put(key, value, revision)?;
+            records.put(key, value, stamp)?;
             Ok(Outcome::Written)
         }
         Command::Delete { key } if Plant::LostDelete.is_on() => {
@@ -160,12 +263,12 @@ fn apply_in<R: Records>(records: &mut R, revision: Revision, command: &Command) 
             if before != *expected && !Plant::CasIgnoresExpected.is_on() {
                 return Ok(Outcome::NotSwapped { actual: before });
             }
-            records.put(key, value, revision)?;
+            records.put(key, value, stamp)?;
             Ok(Outcome::Swapped)
         }
         Command::SetMulti { pairs } => {
             for (key, value) in pairs {
-                records.put(key, value, revision)?;
+                records.put(key, value, stamp)?;
             }
             Ok(Outcome::Written)
         }
@@ -176,17 +279,20 @@ fn apply_in<R: Records>(records: &mut R, revision: Revision, command: &Command) 
             }
             Ok(Outcome::DeletedMulti { existed_count })
         }
-        Command::Transaction(transaction) => transact(records, revision, transaction),
-        Command::InVault { .. } | Command::CreateVault { .. } | Command::DeleteVault { .. } => {
-            Ok(Outcome::Refused)
-        }
+        Command::Transaction(transaction) => transact(records, stamp, transaction),
+        Command::InVault { .. }
+        | Command::CreateVault { .. }
+        | Command::DeleteVault { .. }
+        | Command::GrantLease { .. }
+        | Command::RevokeLease { .. }
+        | Command::WithLease { .. } => Ok(Outcome::Refused),
     }
 }
 
 /// Compares, then does one branch in a draft, which counts only if its answer is not too large.
 fn transact<R: Records>(
     records: &mut R,
-    revision: Revision,
+    stamp: Stamp,
     transaction: &Transaction,
 ) -> Result<Outcome, R::Error> {
     let mut succeeded = true;
@@ -197,7 +303,7 @@ fn transact<R: Records>(
     let mut results = Vec::new();
     let mut bytes = 0;
     for operation in if succeeded { &transaction.success } else { &transaction.failure } {
-        let result = operate(&mut draft, revision, operation)?;
+        let result = operate(&mut draft, stamp, operation)?;
         bytes += answer_bytes(&result);
         if bytes > u64::from(ANSWER_BYTES_MAX) {
             return Ok(Outcome::AnswerTooLarge);
@@ -228,12 +334,12 @@ fn holds(compare: &Compare, record: Option<&Record>) -> bool {
 
 fn operate<R: Records>(
     records: &mut R,
-    revision: Revision,
+    stamp: Stamp,
     operation: &Operation,
 ) -> Result<OperationResult, R::Error> {
     Ok(match operation {
         Operation::Put { key, value } => {
-            records.put(key, value, revision)?;
+            records.put(key, value, stamp)?;
             OperationResult::Written
         }
         Operation::Delete { key } => OperationResult::Deleted { existed: records.remove(key)? },
@@ -266,12 +372,25 @@ fn answer_bytes(result: &OperationResult) -> u64 {
 
 /// Whether a command may write a key that is not there.
 fn writes(command: &Command) -> bool {
-    let puts = |operations: &[Operation]| operations.iter().any(|op| matches!(op, Operation::Put { .. }));
     match command {
-        Command::Set { .. } | Command::SetMulti { .. } => true,
         Command::CompareAndSwap { expected, .. } => expected.is_none(),
-        Command::Transaction(transaction) => puts(&transaction.success) || puts(&transaction.failure),
-        _ => false,
+        command => written_keys(command).next().is_some(),
+    }
+}
+
+/// The keys that a command may write, in a vault or in none.
+fn written_keys(command: &Command) -> Box<dyn Iterator<Item = &Key> + '_> {
+    match command {
+        Command::Set { key, .. } | Command::CompareAndSwap { key, .. } => Box::new(std::iter::once(key)),
+        Command::SetMulti { pairs } => Box::new(pairs.iter().map(|(key, _)| key)),
+        Command::Transaction(transaction) => {
+            let operations = transaction.success.iter().chain(&transaction.failure);
+            Box::new(operations.filter_map(|operation| match operation {
+                Operation::Put { key, .. } => Some(key),
+                Operation::Delete { .. } | Operation::Get { .. } | Operation::Range { .. } => None,
+            }))
+        }
+        _ => Box::new(std::iter::empty()),
     }
 }
 

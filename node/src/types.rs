@@ -152,6 +152,17 @@ impl fmt::Display for Revision {
     }
 }
 
+/// The number of a lease: the revision that granted it, so that it is never another's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LeaseId(pub u64);
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A key's value, and when it came to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -163,6 +174,8 @@ pub struct Record {
     pub mod_revision: Revision,
     /// How often it was written since it was created, 1 and up.
     pub version: u64,
+    /// The lease with which it ends; `None`: it stays.
+    pub lease: Option<LeaseId>,
 }
 
 /// The keys that begin with `prefix`, from `start` and before `end`.
@@ -264,6 +277,23 @@ pub enum Command {
     DeleteVault {
         /// Its name.
         vault: VaultName,
+    },
+    /// Makes a lease, which has to be kept alive.
+    GrantLease {
+        /// How long it lives without that, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// Ends a lease, and removes the keys that end with it.
+    RevokeLease {
+        /// Which one.
+        lease: LeaseId,
+    },
+    /// What the command writes ends with a lease.
+    WithLease {
+        /// Which one.
+        lease: LeaseId,
+        /// Any command that writes keys, in a vault or in none.
+        command: Box<Command>,
     },
 }
 
@@ -429,6 +459,9 @@ impl fmt::Display for Command {
             Self::InVault { vault, command } => write!(f, "in vault {vault}: {command}"),
             Self::CreateVault { vault } => write!(f, "create vault {vault}"),
             Self::DeleteVault { vault } => write!(f, "delete vault {vault}"),
+            Self::GrantLease { ttl_ms } => write!(f, "grant a lease of {ttl_ms} ms"),
+            Self::RevokeLease { lease } => write!(f, "revoke lease {lease}"),
+            Self::WithLease { lease, command } => write!(f, "with lease {lease}: {command}"),
         }
     }
 }
@@ -475,6 +508,21 @@ pub enum Outcome {
     },
     /// There are as many vaults as there may be; nothing was changed.
     TooManyVaults,
+    /// The lease is granted; its number is that of this entry.
+    LeaseGranted,
+    /// There are as many leases as there may be; nothing was changed.
+    TooManyLeases,
+    /// The lease and its keys are no more.
+    LeaseEnded {
+        /// Whether there was one.
+        existed: bool,
+        /// How many keys ended with it.
+        key_count: u32,
+    },
+    /// There is no such lease, so nothing was changed: it was never granted, or has ended.
+    LeaseNotFound,
+    /// As many keys end with the lease as may; nothing was changed.
+    LeaseFull,
 }
 
 /// What an [`Operation`] did.
@@ -577,9 +625,12 @@ mod tests {
             Command::SetMulti { pairs: vec![(key.clone(), value)] },
             Command::DeleteMulti { keys: vec![key] },
             Command::Transaction(Transaction::default()),
-            Command::InVault { vault: vault.clone(), command: Box::new(set) },
+            Command::InVault { vault: vault.clone(), command: Box::new(set.clone()) },
             Command::CreateVault { vault: vault.clone() },
             Command::DeleteVault { vault },
+            Command::GrantLease { ttl_ms: 1_000 },
+            Command::RevokeLease { lease: LeaseId(1) },
+            Command::WithLease { lease: LeaseId(1), command: Box::new(set) },
         ] {
             assert_eq!(certain(&other), None, "{other}");
         }

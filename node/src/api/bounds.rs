@@ -2,8 +2,8 @@
 
 use super::BadRequest;
 use crate::limits::{
-    COMMAND_BYTES_MAX, KEY_BYTES_MAX, KEYS_PER_COMMAND_MAX, SCAN_LIMIT_MAX, TRANSACTION_OPERATIONS_MAX,
-    VALUE_BYTES_MAX, VAULT_NAME_BYTES_MAX,
+    COMMAND_BYTES_MAX, KEY_BYTES_MAX, KEYS_PER_COMMAND_MAX, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN,
+    SCAN_LIMIT_MAX, TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX, VAULT_NAME_BYTES_MAX,
 };
 use crate::types::{Command, Compare, Key, KeyRange, Operand, Operation, Transaction, Value, VaultName};
 
@@ -19,10 +19,25 @@ pub fn check_command(command: &Command) -> Result<(), BadRequest> {
                 Command::InVault { .. } | Command::CreateVault { .. } | Command::DeleteVault { .. } => {
                     Err(BadRequest::NestedVault)
                 }
+                Command::WithLease { .. } | Command::GrantLease { .. } | Command::RevokeLease { .. } => {
+                    Err(BadRequest::NestedLease)
+                }
                 ref command => check_command(command),
             }
         }
         Command::CreateVault { vault } | Command::DeleteVault { vault } => check_vault(vault),
+        Command::GrantLease { ttl_ms } if !(LEASE_TTL_MS_MIN..=LEASE_TTL_MS_MAX).contains(ttl_ms) => {
+            Err(BadRequest::LeaseTtl(*ttl_ms))
+        }
+        Command::GrantLease { .. } | Command::RevokeLease { .. } => Ok(()),
+        Command::WithLease { lease: _, command } => match **command {
+            Command::WithLease { .. }
+            | Command::GrantLease { .. }
+            | Command::RevokeLease { .. }
+            | Command::CreateVault { .. }
+            | Command::DeleteVault { .. } => Err(BadRequest::NestedLease),
+            ref command => check_command(command),
+        },
         Command::Delete { key } => check_key(key),
         Command::Set { key, value } => check_key(key).and_then(|()| check_value(value)),
         Command::CompareAndSwap { key, expected, value } => {
@@ -136,6 +151,7 @@ fn check_value(value: &Value) -> Result<(), BadRequest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::LeaseId;
 
     #[track_caller]
     fn check_bound(command: Command, want: Result<(), &str>) {
@@ -182,6 +198,18 @@ mod tests {
             command: Box::new(Command::DeleteVault { vault: vault.clone() }),
         };
         check_bound(nested, Err("inside a vault there are no vaults"));
-        check_bound(Command::InVault { vault, command: Box::new(set(1, 1)) }, Ok(()));
+        check_bound(Command::InVault { vault: vault.clone(), command: Box::new(set(1, 1)) }, Ok(()));
+        let text = "the lease's ttl_ms is 999, 1000 to 2592000000 are allowed";
+        check_bound(Command::GrantLease { ttl_ms: 999 }, Err(text));
+        check_bound(Command::GrantLease { ttl_ms: 1_000 }, Ok(()));
+        let with = |command| Command::WithLease { lease: LeaseId(1), command: Box::new(command) };
+        let in_vault = |command| Command::InVault { vault: vault.clone(), command: Box::new(command) };
+        check_bound(with(in_vault(set(1, 1))), Ok(()));
+        check_bound(with(set(1025, 1)), Err("the key has 1025 bytes, 1 to 1024 are allowed"));
+        for nested in
+            [with(with(set(1, 1))), in_vault(with(set(1, 1))), with(Command::GrantLease { ttl_ms: 1_000 })]
+        {
+            check_bound(nested, Err("only commands on keys are done with a lease, and with one of them"));
+        }
     }
 }

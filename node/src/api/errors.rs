@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::LeaderHint;
 use crate::limits::{
     COMMAND_BYTES_MAX, HTTP_BODY_BYTES_MAX, JOIN_ID_MAX, KEY_BYTES_MAX, KEYS_PER_COMMAND_MAX,
-    LOG_DIGEST_RANGE_MAX, PEERS_MAX, SCAN_LIMIT_MAX, TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX,
-    VAULT_NAME_BYTES_MAX, VOTERS_MAX,
+    LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LOG_DIGEST_RANGE_MAX, PEERS_MAX, SCAN_LIMIT_MAX,
+    TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX, VAULT_NAME_BYTES_MAX, VOTERS_MAX,
 };
-use crate::types::{NodeId, Revision, VaultName};
+use crate::types::{LeaseId, NodeId, Revision, VaultName};
 
 /// Why a request is refused or failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -104,6 +104,12 @@ pub enum ApiError {
         /// How many may.
         limit: u32,
     },
+    /// There is no such lease.
+    #[error("there is no lease {lease}: it was never granted, or was not kept alive, or was revoked")]
+    LeaseNotFound {
+        /// Its number.
+        lease: LeaseId,
+    },
     /// No state digest is kept for the index.
     #[error(
         "no state digest is kept for index {at}: ask for a multiple of 64 that is applied and recent, or leave `at` out"
@@ -173,6 +179,12 @@ pub enum BadRequest {
     /// A command inside a vault that is none for a vault.
     #[error("inside a vault there are no vaults")]
     NestedVault,
+    /// A time to live that no lease has.
+    #[error("the lease's ttl_ms is {0}, {LEASE_TTL_MS_MIN} to {LEASE_TTL_MS_MAX} are allowed")]
+    LeaseTtl(u64),
+    /// A command with a lease that is none for one.
+    #[error("only commands on keys are done with a lease, and with one of them")]
+    NestedLease,
     /// Too many keys at once, or none.
     #[error("{0} keys at once, 1 to {KEYS_PER_COMMAND_MAX} are allowed")]
     KeyCount(u64),

@@ -243,6 +243,8 @@ fn keep_house(
     tasks.spawn_on(async move { follower.follow_members(sender).await }, raft_thread.handle());
     let timekeeper = raft.clone();
     tasks.spawn_on(async move { timekeeper.keep_time().await }, raft_thread.handle());
+    let keeper = raft.clone();
+    tasks.spawn_on(async move { keeper.keep_leases().await }, raft_thread.handle());
     let compactor = raft.clone();
     // It looks at files, for which Raft does not wait.
     tasks.spawn(async move { compactor.compact().await });

@@ -89,5 +89,8 @@ pub(super) fn record_json(key: Option<Key>, record: Record) -> Map<String, Json>
     object.insert("create_revision".to_owned(), record.create_revision.0.into());
     object.insert("mod_revision".to_owned(), record.mod_revision.0.into());
     object.insert("version".to_owned(), record.version.into());
+    if let Some(lease) = record.lease {
+        object.insert("lease".to_owned(), lease.0.into());
+    }
     object
 }

@@ -10,8 +10,8 @@ use super::malformed;
 use crate::api::{ApiError, WriteResult};
 use crate::limits::SCAN_LIMIT_DEFAULT;
 use crate::types::{
-    Command, Compare, Key, KeyRange, Operand, Operation, OperationResult, Outcome, Relation, Revision,
-    Transaction, Value, VaultName,
+    Command, Compare, Key, KeyRange, LeaseId, Operand, Operation, OperationResult, Outcome, Relation,
+    Revision, Transaction, Value, VaultName,
 };
 
 /// A JSON object.
@@ -217,6 +217,14 @@ pub(super) fn in_vault(vault: Option<VaultName>, command: Command) -> Command {
     }
 }
 
+/// A command whose keys end with a lease, if one is named.
+pub(super) fn with_lease(lease: Option<LeaseId>, command: Command) -> Command {
+    match lease {
+        None => command,
+        Some(lease) => Command::WithLease { lease, command: Box::new(command) },
+    }
+}
+
 fn expected(expected: Expected, base64: Option<String>) -> Result<Option<Value>, ApiError> {
     let text = match (expected, &base64) {
         (Expected::Null, None) => return Ok(None),
@@ -311,6 +319,20 @@ pub(super) fn written(result: WriteResult) -> Result<Object, Refusal> {
             let message =
                 "the transaction would answer more than 4 MiB, nothing was written: read less in it";
             return refused(StatusCode::BAD_REQUEST, "answer_too_large", message);
+        }
+        Outcome::LeaseGranted => Object::new(),
+        Outcome::LeaseEnded { existed: true, key_count } => object("deleted", key_count),
+        Outcome::LeaseEnded { existed: false, .. } | Outcome::LeaseNotFound => {
+            let message = "there is no such lease, nothing was changed: it was never granted, or was not kept alive, or was revoked";
+            return refused(StatusCode::NOT_FOUND, "lease_not_found", message);
+        }
+        Outcome::TooManyLeases => {
+            let message = "there are 10000 leases, and no more are allowed: revoke one first";
+            return refused(StatusCode::CONFLICT, "too_many_leases", message);
+        }
+        Outcome::LeaseFull => {
+            let message = "1000 keys end with the lease, and no more are allowed, nothing was written: take another lease";
+            return refused(StatusCode::CONFLICT, "lease_full", message);
         }
         Outcome::TooManyVaults => {
             let message = "there are 1000 vaults, and no more are allowed: delete one first";

@@ -8,12 +8,12 @@ use serde_json::Value as JsonValue;
 
 use super::HttpState;
 use super::body::{Body, key, put_bytes, record_json};
-use super::command::{CommandBody, Object, in_vault, key_range, written};
+use super::command::{CommandBody, Object, in_vault, key_range, with_lease, written};
 use super::error::Refusal;
 use super::token;
 use crate::api::{ApiError, ConfirmedBy, Consistency, ReadRequest, ScanDetail, ScanRequest, ScanResult};
 use crate::limits::SCAN_LIMIT_DEFAULT;
-use crate::types::{Command, Key, Record, VaultName};
+use crate::types::{Command, Key, LeaseId, Record, VaultName};
 
 /// What a route answers.
 type Answered = Result<Json<Object>, Refusal>;
@@ -56,12 +56,13 @@ pub(super) fn key_not_found(revision: u64) -> Refusal {
 #[serde(deny_unknown_fields)]
 pub(super) struct WriteBody {
     vault: Option<VaultName>,
+    lease: Option<LeaseId>,
     command: CommandBody,
 }
 
 /// POST /kv/write
 pub(super) async fn write(State(state): State<HttpState>, Body(body): Body<WriteBody>) -> Answered {
-    let command = body.command.command(body.vault)?;
+    let command = with_lease(body.lease, body.command.command(body.vault)?);
     Ok(Json(written(state.store.write(command).await?)?))
 }
 

@@ -12,13 +12,13 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::body::{query_error, read_body};
-use super::command::{Object, in_vault, written};
+use super::command::{Object, in_vault, with_lease, written};
 use super::error::Refusal;
 use super::kv::key_not_found;
 use super::{HttpState, malformed};
 use crate::api::{ApiError, Consistency, ReadRequest, WriteResult};
 use crate::types::{
-    Command, Compare, Key, Operand, Operation, OperationResult, Outcome, Record, Relation, Revision,
+    Command, Compare, Key, LeaseId, Operand, Operation, OperationResult, Outcome, Record, Relation, Revision,
     Transaction, Value, VaultName,
 };
 
@@ -45,6 +45,7 @@ pub(super) struct ReadQuery {
 #[serde(deny_unknown_fields)]
 pub(super) struct WriteQuery {
     vault: Option<VaultName>,
+    lease: Option<LeaseId>,
 }
 
 /// What a header asks of the present value.
@@ -128,7 +129,7 @@ async fn change(
     plain: Command,
     operation: Operation,
 ) -> Result<Json<Object>, Refusal> {
-    let Query(WriteQuery { vault }) = query.map_err(query_error)?;
+    let Query(WriteQuery { vault, lease }) = query.map_err(query_error)?;
     let command = match condition(headers)? {
         None => plain,
         Some(condition) => Command::Transaction(Transaction {
@@ -137,7 +138,8 @@ async fn change(
             failure: vec![Operation::Get { key }],
         }),
     };
-    let WriteResult { revision, outcome } = state.store.write(in_vault(vault, command)).await?;
+    let command = with_lease(lease, in_vault(vault, command));
+    let WriteResult { revision, outcome } = state.store.write(command).await?;
     // A transaction of one operation is answered like that operation.
     let outcome = match outcome {
         Outcome::Transaction { succeeded: true, results } => match results.first() {

@@ -38,8 +38,8 @@ pub use self::pool::RaftConnectionPool;
 use self::pool::{Class, OnTimeout};
 use super::join::{ALPN as JOIN_ALPN, JoinService, Welcome, Wish};
 use super::rpc::{
-    ALPN, AppendEntries, Confirmed, Forward, PreVote, RaftMessage, RaftProtocol, ReadIndex, RequestVote,
-    TransferLeader,
+    ALPN, AppendEntries, Confirmed, Forward, KeepLease, PreVote, RaftMessage, RaftProtocol, ReadIndex,
+    RequestVote, TransferLeader,
 };
 use super::secret::ClusterSecret;
 use super::snapshot::{self, InstallSnapshot};
@@ -340,6 +340,15 @@ impl Transport for IrohTransport {
         self.pool.rpc(Class::Raft, to, request, within, OnTimeout::Keep).boxed()
     }
 
+    fn keep_lease<'a>(
+        &'a self,
+        to: &'a Peer,
+        request: KeepLease,
+        within: Duration,
+    ) -> Delivery<'a, Result<Duration, ApiError>> {
+        self.pool.rpc(Class::Raft, to, request, within, OnTimeout::Keep).boxed()
+    }
+
     fn forward<'a>(
         &'a self,
         to: &'a Peer,
@@ -478,6 +487,9 @@ async fn answer(service: &dyn RaftService, message: RaftMessage) {
         }
         RaftMessage::ReadIndex(WithChannels { tx, inner, .. }) => {
             let _ = tx.send(service.read_index(inner).await).await;
+        }
+        RaftMessage::KeepLease(WithChannels { tx, inner, .. }) => {
+            let _ = tx.send(service.keep_lease(inner).await).await;
         }
         RaftMessage::Forward(WithChannels { tx, inner, .. }) => {
             let _ = tx.send(service.forwarded(inner.0).await).await;

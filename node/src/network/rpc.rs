@@ -1,20 +1,22 @@
 //! The messages between nodes, as an irpc service: what travels, not how.
 
+use std::time::Duration;
+
 use irpc::channel::{mpsc, oneshot};
 use irpc::rpc_requests;
 use serde::{Deserialize, Serialize};
 
 use super::snapshot::{InstallSnapshot, SnapshotAnswer, SnapshotPart};
 use crate::api::{ApiError, ConfirmedBy, WriteResult};
-use crate::types::EncodedCommand;
 use crate::types::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use crate::types::{EncodedCommand, LeaseId};
 
 /// Names the protocol and its version to iroh. The version goes up when anything that travels reads otherwise: a variant that is
 /// not the last one of its enum, a field more.
-pub const ALPN: &[u8] = b"aspen/raft/5";
+pub const ALPN: &[u8] = b"aspen/raft/6";
 
 /// Raft's AppendEntries.
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,6 +57,10 @@ pub struct Confirmed {
     pub by: ConfirmedBy,
 }
 
+/// Has the leader keep a lease alive; the answer is its time to live.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KeepLease(pub LeaseId);
+
 /// A client's command, for the leader.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Forward(pub EncodedCommand);
@@ -87,6 +93,9 @@ pub enum RaftProtocol {
     /// See [`TransferLeader`].
     #[rpc(tx = oneshot::Sender<Result<TransferLeaderResponse, String>>)]
     TransferLeader(TransferLeader),
+    /// See [`KeepLease`].
+    #[rpc(tx = oneshot::Sender<Result<Duration, ApiError>>)]
+    KeepLease(KeepLease),
 }
 
 const _: () = assert!(irpc::rpc::MAX_MESSAGE_SIZE == crate::limits::RPC_MESSAGE_BYTES_MAX as u64);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::raft::linearizable_read::LinearizerOption;
@@ -13,16 +14,16 @@ use tokio::time::Instant;
 use super::RaftNode;
 use super::lease::own_ns;
 use crate::api::{
-    Answer, ApiError, ConfirmedBy, Consistency, KeyValueStore, LeaderHint, ReadRequest, ReadResult,
-    ScanRequest, ScanResult, TimeoutOutcome, VaultList, WatchRequest, WatchStream, WriteResult,
+    Answer, ApiError, ConfirmedBy, Consistency, KeyValueStore, LeaderHint, LeaseList, ReadRequest,
+    ReadResult, ScanRequest, ScanResult, TimeoutOutcome, VaultList, WatchRequest, WatchStream, WriteResult,
     check_command, check_key, check_limit, check_range, check_vault,
 };
 use crate::limits::{LEADER_RETRY, LEADER_WAIT, OPERATION_TIMEOUT, OPERATIONS_IN_FLIGHT_MAX};
-use crate::network::rpc::{Confirmed, ReadIndex};
+use crate::network::rpc::{Confirmed, KeepLease, ReadIndex};
 use crate::network::{Peer, TransportError};
 use crate::plant::Plant;
 use crate::storage::space::DiskFull;
-use crate::types::{Command, EncodedCommand, NodeId, NodeInfo, Outcome, Revision};
+use crate::types::{Command, EncodedCommand, LeaseId, NodeId, NodeInfo, Outcome, Revision};
 
 impl KeyValueStore for RaftNode {
     fn read(&self, request: ReadRequest) -> Answer<'_, ReadResult> {
@@ -73,6 +74,32 @@ impl KeyValueStore for RaftNode {
                 self.inner.readers.vaults().await
             })
             .await
+        }
+        .boxed()
+    }
+
+    fn keep_lease(&self, lease: LeaseId) -> Answer<'_, u64> {
+        async move {
+            let _permit = self.admit()?;
+            let kept = bounded(TimeoutOutcome::NothingWritten, self.keep_lease_somewhere(lease)).await?;
+            Ok(u64::try_from(kept.as_millis()).unwrap_or(u64::MAX))
+        }
+        .boxed()
+    }
+
+    fn leases(&self, consistency: Consistency) -> Answer<'_, LeaseList> {
+        async move {
+            let _permit = self.admit()?;
+            let mut list = bounded(TimeoutOutcome::NothingWritten, async {
+                self.make_fresh(consistency).await?;
+                self.inner.readers.leases().await
+            })
+            .await?;
+            for info in &mut list.leases {
+                let left = self.lease_left(info.lease);
+                info.left_ms = left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+            }
+            Ok(list)
         }
         .boxed()
     }
@@ -169,25 +196,43 @@ impl RaftNode {
 
     /// The index that a read must have applied, asked for here or at the leader.
     async fn confirm_somewhere(&self, may_use_lease: bool) -> Result<Confirmed, ApiError> {
+        let there = |leader: Peer, within| {
+            let request = ReadIndex { may_use_lease };
+            async move { self.inner.transport.read_index(&leader, request, within).await }.boxed()
+        };
+        self.ask_leader(there, || self.confirm_leadership(may_use_lease).boxed()).await
+    }
+
+    /// Keeps a lease alive, here or at the leader; its time to live.
+    async fn keep_lease_somewhere(&self, lease: LeaseId) -> Result<Duration, ApiError> {
+        let there = |leader: Peer, within| {
+            async move { self.inner.transport.keep_lease(&leader, KeepLease(lease), within).await }.boxed()
+        };
+        self.ask_leader(there, || self.keep_lease_here(lease).boxed()).await
+    }
+
+    /// Asks the leader, or this node if that is the one, and again while nobody leads: what is asked may be asked twice.
+    async fn ask_leader<'a, T>(
+        &'a self,
+        there: impl Fn(Peer, Duration) -> BoxFuture<'a, Result<Result<T, ApiError>, TransportError>> + Send,
+        here: impl Fn() -> BoxFuture<'a, Result<T, ApiError>> + Send,
+    ) -> Result<T, ApiError> {
         let (give_up, deadline) = (Instant::now() + LEADER_WAIT, Instant::now() + OPERATION_TIMEOUT);
         loop {
             let refused = match self.leader() {
                 Some(leader) if leader.id != self.inner.id => {
                     let within = deadline.saturating_duration_since(Instant::now());
-                    let request = ReadIndex { may_use_lease };
-                    let confirmed = self.inner.transport.read_index(&leader, request, within);
                     let answer = tokio::select! {
-                        answer = confirmed => answer,
+                        answer = there(leader.clone(), within) => answer,
                         () = self.deposed(leader.id) => continue,
                     };
                     match answer {
                         Ok(Err(refused @ (ApiError::NotLeader { .. } | ApiError::NoQuorum))) => refused,
                         Ok(answer) => return answer,
-                        // A read changes nothing: it may be asked for again.
                         Err(_) => not_leader(Some(leader.id), Some(&leader.info)),
                     }
                 }
-                _ => match self.confirm_leadership(may_use_lease).await {
+                _ => match here().await {
                     Err(refused @ (ApiError::NotLeader { .. } | ApiError::NoQuorum)) => refused,
                     answer => return answer,
                 },
@@ -238,7 +283,7 @@ impl RaftNode {
     }
 
     /// Returns once the state machine has applied `index`.
-    async fn await_applied(&self, index: u64) -> Result<(), ApiError> {
+    pub(super) async fn await_applied(&self, index: u64) -> Result<(), ApiError> {
         let mut applied = self.inner.raft.watch_apply_progress();
         let reached = applied.wait_until(|applied| applied.is_some_and(|applied| applied.index >= index));
         reached.await.map(drop).map_err(|_| ApiError::Stopping { reason: "raft stopped".to_owned() })

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use super::{Records, entry_bytes, successor};
-use crate::types::{Key, KeyRange, Record, Revision, Value};
+use super::{Records, Stamp, entry_bytes, successor};
+use crate::types::{Key, KeyRange, Record, Value};
 
 /// Changes on top of other records, which they do not touch before [`Self::write_out`].
 pub(super) struct Draft<'a, R> {
@@ -18,7 +18,7 @@ pub(super) struct Draft<'a, R> {
 }
 
 enum Step {
-    Put(Key, Value, Revision),
+    Put(Key, Value, Stamp),
     Remove(Key),
 }
 
@@ -31,7 +31,7 @@ impl<'a, R: Records> Draft<'a, R> {
     pub(super) fn write_out(self) -> Result<(), R::Error> {
         for step in self.steps {
             match step {
-                Step::Put(key, value, revision) => drop(self.base.put(&key, &value, revision)?),
+                Step::Put(key, value, stamp) => drop(self.base.put(&key, &value, stamp)?),
                 Step::Remove(key) => drop(self.base.remove(&key)?),
             }
         }
@@ -57,11 +57,11 @@ impl<R: Records> Records for Draft<'_, R> {
         self.present(key).cloned()
     }
 
-    fn put(&mut self, key: &Key, value: &Value, revision: Revision) -> Result<Record, R::Error> {
+    fn put(&mut self, key: &Key, value: &Value, stamp: Stamp) -> Result<Record, R::Error> {
         let present = self.present(key)?;
-        let record = successor(present.as_ref(), value, revision);
+        let record = successor(present.as_ref(), value, stamp);
         *present = Some(record.clone());
-        self.steps.push(Step::Put(key.clone(), value.clone(), revision));
+        self.steps.push(Step::Put(key.clone(), value.clone(), stamp));
         Ok(record)
     }
 

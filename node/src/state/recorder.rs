@@ -1,10 +1,10 @@
 //! Notes what commands change, for those who follow it.
 
-use super::{Records, Space, Store};
-use crate::types::{Key, KeyRange, Record, Revision, Value, VaultName};
+use super::{Records, Space, Stamp, Store};
+use crate::types::{Key, KeyRange, LeaseId, Record, Value, VaultName};
 use crate::watch::{Change, ChangeKind};
 
-/// A store, and what was changed in it. A command works in one vault, or in none.
+/// A store, and what was changed in it. A command works in one vault at a time, or in none.
 #[derive(Debug)]
 pub struct Recorder<'a, S> {
     store: S,
@@ -64,6 +64,31 @@ impl<S: Store> Store for Recorder<'_, S> {
         self.changes.push(Change { vault: Some(name.clone()), kind: ChangeKind::VaultDeleted });
         Ok(())
     }
+
+    fn vault_of(&mut self, space: Space) -> Result<Option<VaultName>, S::Error> {
+        self.vault = self.store.vault_of(space)?;
+        Ok(self.vault.clone())
+    }
+
+    fn has_lease(&mut self, lease: LeaseId) -> Result<bool, S::Error> {
+        self.store.has_lease(lease)
+    }
+
+    fn lease_count(&mut self) -> Result<u32, S::Error> {
+        self.store.lease_count()
+    }
+
+    fn create_lease(&mut self, lease: LeaseId, ttl_ms: u64) -> Result<(), S::Error> {
+        self.store.create_lease(lease, ttl_ms)
+    }
+
+    fn remove_lease(&mut self, lease: LeaseId) -> Result<(), S::Error> {
+        self.store.remove_lease(lease)
+    }
+
+    fn lease_keys(&mut self, lease: LeaseId) -> Result<Vec<(Space, Key)>, S::Error> {
+        self.store.lease_keys(lease)
+    }
 }
 
 impl<R: Records> RecordedRecords<'_, R> {
@@ -84,9 +109,9 @@ impl<R: Records> Records for RecordedRecords<'_, R> {
         self.records.get(key)
     }
 
-    fn put(&mut self, key: &Key, value: &Value, revision: Revision) -> Result<Record, R::Error> {
+    fn put(&mut self, key: &Key, value: &Value, stamp: Stamp) -> Result<Record, R::Error> {
         let previous = self.previous(key)?;
-        let record = self.records.put(key, value, revision)?;
+        let record = self.records.put(key, value, stamp)?;
         self.note(ChangeKind::Put { key: key.clone(), record: record.clone(), previous });
         Ok(record)
     }

@@ -43,7 +43,7 @@ fn held(store: &MemoryStore) -> Vec<(&str, &str)> {
 
 fn record(value: &str, create: u64, modified: u64, version: u64) -> Record {
     let (create_revision, mod_revision) = (Revision(create), Revision(modified));
-    Record { value: value.into(), create_revision, mod_revision, version }
+    Record { value: value.into(), create_revision, mod_revision, version, lease: None }
 }
 
 #[test]
@@ -222,4 +222,75 @@ fn there_are_only_so_many_vaults() {
     }
     assert_eq!(done(2_000, within("more", set("k", "v"))), Outcome::TooManyVaults);
     assert_eq!(done(2_001, within("1", set("k", "v"))), Outcome::Written);
+}
+
+fn grant() -> Command {
+    Command::GrantLease { ttl_ms: 1_000 }
+}
+
+fn with(lease: u64, command: Command) -> Command {
+    Command::WithLease { lease: LeaseId(lease), command: Box::new(command) }
+}
+
+fn revoke(lease: u64) -> Command {
+    Command::RevokeLease { lease: LeaseId(lease) }
+}
+
+#[test]
+fn keys_end_with_the_lease_that_wrote_them_last() {
+    let put = Operation::Put { key: "e".into(), value: "v".into() };
+    let transaction = Command::Transaction(Transaction { success: vec![put], ..Transaction::default() });
+    let store = check(
+        &[
+            grant(),
+            grant(),
+            with(1, set("a", "v")),
+            with(1, Command::SetMulti { pairs: vec![("b".into(), "v".into()), ("c".into(), "v".into())] }),
+            with(1, within("x", set("d", "v"))),
+            with(1, transaction),
+            // One stays, one ends with another.
+            set("b", "w"),
+            with(2, cas("c", Some("v"), "w")),
+            revoke(1),
+            revoke(1),
+            with(1, set("a", "late")),
+        ],
+        &[
+            Outcome::LeaseGranted,
+            Outcome::LeaseGranted,
+            Outcome::Written,
+            Outcome::Written,
+            Outcome::Written,
+            Outcome::Transaction { succeeded: true, results: vec![OperationResult::Written] },
+            Outcome::Written,
+            Outcome::Swapped,
+            Outcome::LeaseEnded { existed: true, key_count: 3 },
+            Outcome::LeaseEnded { existed: false, key_count: 0 },
+            Outcome::LeaseNotFound,
+        ],
+    );
+    assert_eq!(held(&store), [("b", "w"), ("c", "w")]);
+    assert_eq!(store.entries(Space(5)).count(), 0);
+    assert_eq!(store.leases().collect::<Vec<_>>(), [(LeaseId(2), 1)]);
+}
+
+#[test]
+fn lease_has_a_bounded_number_of_keys_and_there_are_so_many_leases() {
+    let mut store = MemoryStore::default();
+    let mut apply_at = |index, command: &Command| apply(&mut store, Revision(index), command).unwrap();
+    assert_eq!(apply_at(1, &grant()), Outcome::LeaseGranted);
+    for tenth in 0..10 {
+        let pairs = (0..100).map(|key| (format!("{tenth}/{key}").as_str().into(), "v".into())).collect();
+        assert_eq!(apply_at(2, &with(1, Command::SetMulti { pairs })), Outcome::Written);
+    }
+    assert_eq!(apply_at(3, &with(1, set("one more", "v"))), Outcome::LeaseFull);
+    assert_eq!(apply_at(4, &with(1, within("x", set("0/0", "v")))), Outcome::LeaseFull);
+    // It has this one already.
+    assert_eq!(apply_at(5, &with(1, set("0/0", "w"))), Outcome::Written);
+    for lease in 0..u64::from(LEASES_MAX) - 1 {
+        assert_eq!(apply_at(6 + lease, &grant()), Outcome::LeaseGranted);
+    }
+    assert_eq!(apply_at(20_000, &grant()), Outcome::TooManyLeases);
+    assert_eq!(apply_at(20_001, &revoke(1)), Outcome::LeaseEnded { existed: true, key_count: 1_000 });
+    assert_eq!(apply_at(20_002, &grant()), Outcome::LeaseGranted);
 }

@@ -12,15 +12,17 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{chain, decode_command, membership_of};
 use super::snapshot::SnapshotFile;
-use crate::state::{self, Records, Space, Store, entry_bytes, successor};
+use crate::state::{self, Records, Space, Stamp, Store, entry_bytes, successor};
 use crate::types::raft_types::{LogId, Snapshot, SnapshotMeta, StoredMembership};
-use crate::types::{Key, KeyRange, Outcome, Record, Revision, TypeConfig, Value, VaultName};
+use crate::types::{Key, KeyRange, LeaseId, Outcome, Record, Revision, TypeConfig, Value, VaultName};
 
 /// Every key space.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryStore {
     records: BTreeMap<(u64, Key), Record>,
     vaults: BTreeMap<VaultName, u64>,
+    /// How long each lease lives, in milliseconds.
+    leases: BTreeMap<LeaseId, u64>,
 }
 
 /// One space of a [`MemoryStore`].
@@ -35,6 +37,13 @@ impl MemoryStore {
     pub fn entries(&self, Space(space): Space) -> impl Iterator<Item = (&Key, &Record)> {
         let keys = (space, Key::default())..(space + 1, Key::default());
         self.records.range(keys).map(|((_, key), record)| (key, record))
+    }
+
+    /// Every lease, and how many keys end with it.
+    pub fn leases(&self) -> impl Iterator<Item = (LeaseId, u64)> {
+        let key_count =
+            |lease| self.records.values().filter(|record| record.lease == Some(lease)).count() as u64;
+        self.leases.keys().map(move |lease| (*lease, key_count(*lease)))
     }
 
     /// Every vault with its space.
@@ -69,6 +78,33 @@ impl Store for MemoryStore {
         self.records.retain(|(of, _), _| *of != space.0);
         Ok(())
     }
+
+    fn vault_of(&mut self, space: Space) -> Result<Option<VaultName>, Infallible> {
+        Ok(self.vaults.iter().find(|(_, of)| **of == space.0).map(|(name, _)| name.clone()))
+    }
+
+    fn has_lease(&mut self, lease: LeaseId) -> Result<bool, Infallible> {
+        Ok(self.leases.contains_key(&lease))
+    }
+
+    fn lease_count(&mut self) -> Result<u32, Infallible> {
+        Ok(u32::try_from(self.leases.len()).unwrap_or(u32::MAX))
+    }
+
+    fn create_lease(&mut self, lease: LeaseId, ttl_ms: u64) -> Result<(), Infallible> {
+        self.leases.insert(lease, ttl_ms);
+        Ok(())
+    }
+
+    fn remove_lease(&mut self, lease: LeaseId) -> Result<(), Infallible> {
+        self.leases.remove(&lease);
+        Ok(())
+    }
+
+    fn lease_keys(&mut self, lease: LeaseId) -> Result<Vec<(Space, Key)>, Infallible> {
+        let keys = self.records.iter().filter(|(_, record)| record.lease == Some(lease));
+        Ok(keys.map(|((space, key), _)| (Space(*space), key.clone())).collect())
+    }
 }
 
 impl Records for MemoryRecords<'_> {
@@ -78,9 +114,9 @@ impl Records for MemoryRecords<'_> {
         Ok(self.records.get(&(self.space, key.clone())).cloned())
     }
 
-    fn put(&mut self, key: &Key, value: &Value, revision: Revision) -> Result<Record, Infallible> {
+    fn put(&mut self, key: &Key, value: &Value, stamp: Stamp) -> Result<Record, Infallible> {
         let place = (self.space, key.clone());
-        let record = successor(self.records.get(&place), value, revision);
+        let record = successor(self.records.get(&place), value, stamp);
         self.records.insert(place, record.clone());
         Ok(record)
     }

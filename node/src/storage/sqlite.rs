@@ -50,8 +50,8 @@ use crate::watch::ChangeFeed;
 
 /// "Aspn", as `PRAGMA application_id`.
 const APPLICATION_ID: i64 = 0x4173_706e;
-/// The format that this version writes, as `PRAGMA user_version`. 1: no vaults.
-const FORMAT: i64 = 2;
+/// The format that this version writes, as `PRAGMA user_version`. 1: no vaults. 2: no leases.
+const FORMAT: i64 = 3;
 
 /// The keys of every space; space 0 belongs to no vault. A row is found by its key and changed in its place.
 const KEYS: &str = "
@@ -62,10 +62,16 @@ const KEYS: &str = "
         create_revision INTEGER NOT NULL,
         mod_revision INTEGER NOT NULL,
         version INTEGER NOT NULL,
+        lease INTEGER,
         UNIQUE (space, key)
     );
     CREATE TABLE vaults (name TEXT PRIMARY KEY, space INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE removed_vaults (space INTEGER PRIMARY KEY);
+";
+/// What ends by itself. A key without a lease is in no index of them.
+const LEASES: &str = "
+    CREATE TABLE leases (lease INTEGER PRIMARY KEY, ttl_ms INTEGER NOT NULL);
+    CREATE INDEX kv_by_lease ON kv (lease) WHERE lease IS NOT NULL;
 ";
 const BOOKS: &str = "
     CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -335,12 +341,13 @@ fn check_format(path: &Path, connection: &Connection) -> Result<i64, StorageErro
 fn initialize(path: &Path, connection: &Connection) -> Result<(), StorageError> {
     let sqlite = |source| StorageError::Sqlite { path: path.to_owned(), source };
     let make = match check_format(path, connection)? {
-        0 => format!("PRAGMA application_id={APPLICATION_ID}; {KEYS} {BOOKS}"),
+        0 => format!("PRAGMA application_id={APPLICATION_ID}; {KEYS} {LEASES} {BOOKS}"),
         1 => format!(
             "ALTER TABLE kv RENAME TO kv1; {KEYS}
-             INSERT INTO kv SELECT 0, key, value, create_revision, mod_revision, version FROM kv1 ORDER BY key;
-             DROP TABLE kv1;"
+             INSERT INTO kv SELECT 0, key, value, create_revision, mod_revision, version, NULL FROM kv1 ORDER BY key;
+             DROP TABLE kv1; {LEASES}"
         ),
+        2 => format!("ALTER TABLE kv ADD COLUMN lease INTEGER; {LEASES}"),
         _ => String::new(),
     };
     // A journal that was longer once is cut when it begins anew.

@@ -10,6 +10,7 @@ fn put(revision: u64, key: &str, value_bytes: usize) -> Revised {
         create_revision: revision,
         mod_revision: revision,
         version: 1,
+        lease: None,
     };
     let kind = ChangeKind::Put { key: key.into(), record, previous: None };
     Revised { revision, changes: vec![Change { vault: None, kind }] }

@@ -11,13 +11,14 @@ use super::apply::meta;
 use super::open_read_only;
 use super::records::{get_range, get_record, sql_int, vault};
 use crate::api::{
-    ApiError, ConfirmedBy, ReadResult, ScanDetail, ScanRequest, ScanResult, StateDigest, VaultList,
+    ApiError, ConfirmedBy, LeaseInfo, LeaseList, ReadResult, ScanDetail, ScanRequest, ScanResult,
+    StateDigest, VaultList,
 };
 use crate::limits::{OPERATION_TIMEOUT, READ_POOL_SIZE, SCAN_BYTES_MAX};
 use crate::plant::Plant;
 use crate::state::{Space, entry_bytes};
 use crate::types::raft_types::LogId;
-use crate::types::{Key, KeyRange, Revision, Value, VaultName};
+use crate::types::{Key, KeyRange, LeaseId, Revision, Value, VaultName};
 
 /// Reads of the state as of one applied entry. Clones share the connections.
 #[derive(Debug, Clone)]
@@ -86,6 +87,28 @@ impl ReadPool {
                 Ok((VaultName(row.get(0)?), Revision(row.get::<_, i64>(1)?.cast_unsigned())))
             })?;
             Ok(VaultList { revision: revision(txn)?, vaults: vaults.collect::<Result<_, _>>()? })
+        })
+        .await
+    }
+
+    /// The leases that there are.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub async fn leases(&self) -> Result<LeaseList, ApiError> {
+        self.with(|txn| {
+            let mut rows = txn.prepare_cached(
+                "SELECT lease, ttl_ms,
+                 (SELECT count(*) FROM kv WHERE kv.lease = leases.lease
+                  AND space NOT IN (SELECT space FROM removed_vaults))
+                 FROM leases ORDER BY lease",
+            )?;
+            let leases = rows.query_map([], |row| {
+                let number = |column: usize| row.get::<_, i64>(column).map(i64::cast_unsigned);
+                let (lease, ttl_ms, key_count) = (LeaseId(number(0)?), number(1)?, number(2)?);
+                Ok(LeaseInfo { lease, ttl_ms, key_count, left_ms: None })
+            })?;
+            Ok(LeaseList { revision: revision(txn)?, leases: leases.collect::<Result<_, _>>()? })
         })
         .await
     }

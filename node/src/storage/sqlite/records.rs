@@ -3,8 +3,8 @@
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use crate::limits::{SWEPT_BYTES_MAX, SWEPT_ROWS_MAX};
-use crate::state::{Records, Space, Store, entry_bytes};
-use crate::types::{Key, KeyRange, Record, Revision, Value, VaultName};
+use crate::state::{Records, Space, Stamp, Store, entry_bytes};
+use crate::types::{Key, KeyRange, LeaseId, Record, Revision, Value, VaultName};
 
 /// The key spaces, in one transaction.
 pub(super) struct SqlStore<'a>(pub(super) &'a Transaction<'a>);
@@ -45,6 +45,41 @@ impl Store for SqlStore<'_> {
         let mut insert = self.0.prepare_cached("INSERT INTO removed_vaults (space) VALUES (?1)")?;
         insert.execute([sql_int(space.0)]).map(drop)
     }
+
+    fn vault_of(&mut self, space: Space) -> rusqlite::Result<Option<VaultName>> {
+        let mut find = self.0.prepare_cached("SELECT name FROM vaults WHERE space = ?1")?;
+        find.query_row([sql_int(space.0)], |row| row.get(0).map(VaultName)).optional()
+    }
+
+    fn has_lease(&mut self, lease: LeaseId) -> rusqlite::Result<bool> {
+        self.0.prepare_cached("SELECT 1 FROM leases WHERE lease = ?1")?.exists([sql_int(lease.0)])
+    }
+
+    fn lease_count(&mut self) -> rusqlite::Result<u32> {
+        self.0.prepare_cached("SELECT count(*) FROM leases")?.query_row([], |row| row.get(0))
+    }
+
+    fn create_lease(&mut self, lease: LeaseId, ttl_ms: u64) -> rusqlite::Result<()> {
+        let mut insert = self.0.prepare_cached("INSERT INTO leases (lease, ttl_ms) VALUES (?1, ?2)")?;
+        insert.execute([sql_int(lease.0), sql_int(ttl_ms)]).map(drop)
+    }
+
+    fn remove_lease(&mut self, lease: LeaseId) -> rusqlite::Result<()> {
+        let mut delete = self.0.prepare_cached("DELETE FROM leases WHERE lease = ?1")?;
+        delete.execute([sql_int(lease.0)]).map(drop)
+    }
+
+    /// Those of removed vaults are there until they are swept, which is not the same on every node.
+    fn lease_keys(&mut self, lease: LeaseId) -> rusqlite::Result<Vec<(Space, Key)>> {
+        let mut keys = self.0.prepare_cached(
+            "SELECT space, key FROM kv WHERE lease = ?1 AND space NOT IN (SELECT space FROM removed_vaults)
+             ORDER BY space, key",
+        )?;
+        let keys = keys.query_map([sql_int(lease.0)], |row| {
+            Ok((Space(row.get::<_, i64>(0)?.cast_unsigned()), Key(row.get(1)?)))
+        })?;
+        keys.collect()
+    }
 }
 
 impl Records for SqlRecords<'_> {
@@ -54,17 +89,20 @@ impl Records for SqlRecords<'_> {
         get_record(self.txn, self.space, key)
     }
 
-    fn put(&mut self, key: &Key, value: &Value, revision: Revision) -> rusqlite::Result<Record> {
+    fn put(&mut self, key: &Key, value: &Value, stamp: Stamp) -> rusqlite::Result<Record> {
+        let Stamp { revision, lease } = stamp;
         let mut put = self.txn.prepare_cached(
-            "INSERT INTO kv (space, key, value, create_revision, mod_revision, version) VALUES (?1, ?2, ?3, ?4, ?4, 1)
+            "INSERT INTO kv (space, key, value, create_revision, mod_revision, version, lease)
+             VALUES (?1, ?2, ?3, ?4, ?4, 1, ?5)
              ON CONFLICT (space, key) DO UPDATE
-             SET value = excluded.value, mod_revision = excluded.mod_revision, version = version + 1
+             SET value = excluded.value, mod_revision = excluded.mod_revision, version = version + 1, lease = excluded.lease
              RETURNING create_revision, version",
         )?;
-        put.query_row(params![self.space, key.0, value.0, sql_int(revision.0)], |row| {
+        let of_lease = lease.map(|lease| sql_int(lease.0));
+        put.query_row(params![self.space, key.0, value.0, sql_int(revision.0), of_lease], |row| {
             let number = |column: usize| row.get::<_, i64>(column).map(i64::cast_unsigned);
             let (create_revision, version) = (Revision(number(0)?), number(1)?);
-            Ok(Record { value: value.clone(), create_revision, mod_revision: revision, version })
+            Ok(Record { value: value.clone(), create_revision, mod_revision: revision, version, lease })
         })
     }
 
@@ -95,7 +133,7 @@ pub(super) fn vault(connection: &Connection, name: &VaultName) -> rusqlite::Resu
 pub(super) fn get_record(connection: &Connection, space: i64, key: &Key) -> rusqlite::Result<Option<Record>> {
     connection
         .prepare_cached(
-            "SELECT value, create_revision, mod_revision, version FROM kv WHERE space = ?1 AND key = ?2",
+            "SELECT value, create_revision, mod_revision, version, lease FROM kv WHERE space = ?1 AND key = ?2",
         )?
         .query_row(params![space, key.0], record_at)
         .optional()
@@ -111,7 +149,7 @@ pub(super) fn get_range(
     bytes_max: u64,
 ) -> rusqlite::Result<Vec<(Key, Record)>> {
     let mut rows = connection.prepare_cached(
-        "SELECT value, create_revision, mod_revision, version, key FROM kv
+        "SELECT value, create_revision, mod_revision, version, lease, key FROM kv
          WHERE space = ?1 AND key >= ?2 ORDER BY key LIMIT ?3",
     )?;
     let mut rows = rows.query(params![space, first.0, limit])?;
@@ -119,7 +157,7 @@ pub(super) fn get_range(
     while let Some(row) = rows.next()?
         && bytes <= bytes_max
     {
-        let key = Key(row.get(4)?);
+        let key = Key(row.get(5)?);
         if range.is_behind(&key.0) {
             break;
         }
@@ -157,7 +195,7 @@ pub(super) fn sweep(txn: &Transaction<'_>) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// The record in the first four columns.
+/// The record in the first five columns.
 fn record_at(row: &Row<'_>) -> rusqlite::Result<Record> {
     let number = |column: usize| row.get::<_, i64>(column).map(i64::cast_unsigned);
     Ok(Record {
@@ -165,6 +203,7 @@ fn record_at(row: &Row<'_>) -> rusqlite::Result<Record> {
         create_revision: Revision(number(1)?),
         mod_revision: Revision(number(2)?),
         version: number(3)?,
+        lease: row.get::<_, Option<i64>>(4)?.map(|lease| LeaseId(lease.cast_unsigned())),
     })
 }
 

@@ -8,7 +8,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::limits::SCAN_LIMIT_MAX;
 use crate::state::Space;
-use crate::types::{Compare, Operand, Operation, Record, Relation, Revision, Transaction, Value, VaultName};
+use crate::types::{
+    Compare, LeaseId, Operand, Operation, Record, Relation, Revision, Transaction, Value, VaultName,
+};
 use crate::watch::{ChangeFeed, ChangeKind, Interest, Watcher};
 
 /// Few keys, so that commands meet; one is another's beginning, and one is no text.
@@ -67,10 +69,19 @@ fn plain_command() -> impl Strategy<Value = Command> {
 
 fn command() -> impl Strategy<Value = Command> {
     let vault = || prop::sample::select(vec!["x", "y"]).prop_map(|name| VaultName(name.to_owned()));
+    let in_vault = || {
+        (vault(), plain_command())
+            .prop_map(|(vault, command)| Command::InVault { vault, command: Box::new(command) })
+    };
+    // Every second or third of these numbers is that of a lease, by and by.
+    let lease = || (1..12_u64).prop_map(LeaseId);
     prop_oneof![
         6 => plain_command(),
-        3 => (vault(), plain_command())
-            .prop_map(|(vault, command)| Command::InVault { vault, command: Box::new(command) }),
+        3 => in_vault(),
+        2 => Just(Command::GrantLease { ttl_ms: 1_000 }),
+        1 => lease().prop_map(|lease| Command::RevokeLease { lease }),
+        4 => (lease(), prop_oneof![plain_command(), in_vault()])
+            .prop_map(|(lease, command)| Command::WithLease { lease, command: Box::new(command) }),
         1 => vault().prop_map(|vault| Command::CreateVault { vault }),
         1 => vault().prop_map(|vault| Command::DeleteVault { vault }),
     ]
@@ -153,6 +164,9 @@ async fn agree(batches: Vec<Vec<Command>>) {
         store.entries(space).map(|(key, record)| (key.clone(), record.clone())).collect()
     };
     assert_eq!(held(&readers, None).await, in_memory(Space::default()));
+    let leases = readers.leases().await.unwrap().leases;
+    let leases: Vec<_> = leases.into_iter().map(|info| (info.lease, info.key_count)).collect();
+    assert_eq!(leases, store.leases().collect::<Vec<_>>());
     let vaults = readers.vaults().await.unwrap().vaults;
     let want: Vec<_> = store.vaults().map(|(name, space)| (name.clone(), Revision(space.0))).collect();
     assert_eq!(vaults, want);
