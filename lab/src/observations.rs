@@ -45,6 +45,15 @@ pub enum Seen {
         /// BLAKE3 over every key with its value, revisions and version, in the order of the keys.
         digest: Bytes32,
     },
+    /// The hash over all changes that it tells of those entries.
+    Changes {
+        /// The first entry.
+        from: u64,
+        /// The last entry.
+        to: u64,
+        /// BLAKE3 over the changes of each entry that has any, in order.
+        digest: Bytes32,
+    },
     /// The hash over a range of its log, all of it committed.
     LogDigest {
         /// The first entry.

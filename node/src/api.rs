@@ -309,6 +309,8 @@ pub struct WatchRequest {
     pub with_previous: bool,
     /// How fresh its beginning is. A stale watch goes on where no leader is heard of.
     pub consistency: Consistency,
+    /// Whether it ends, with a [`WatchEvent::Progress`], as soon as it has told what there is.
+    pub ends: bool,
 }
 
 /// What a watch tells.

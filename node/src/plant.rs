@@ -30,17 +30,20 @@ pub enum Plant {
     LostDelete,
     /// A scan leaves out the second key of each page.
     ScanSkips,
+    /// Those who follow changes are not told of the first of a batch that is applied together.
+    WatchSkips,
     /// A node that believes it leads takes that for a lease.
     LeaseUnchecked,
 }
 
 /// Every bug with its name.
-pub const PLANTS: [(&str, Plant); 10] = [
+pub const PLANTS: [(&str, Plant); 11] = [
     ("stale-read", Plant::StaleRead),
     ("ack-before-quorum", Plant::AckBeforeQuorum),
     ("cas-ignores-expected", Plant::CasIgnoresExpected),
     ("lost-delete", Plant::LostDelete),
     ("scan-skips", Plant::ScanSkips),
+    ("watch-skips", Plant::WatchSkips),
     ("lease-unchecked", Plant::LeaseUnchecked),
     ("vote-not-persisted", Plant::VoteNotPersisted),
     ("apply-twice-after-restart", Plant::ApplyTwiceAfterRestart),
@@ -120,7 +123,7 @@ mod tests {
             Some("stale-reads"),
             true,
             Err("ASPEN_PLANT names `stale-reads`, which is no planted bug: take one of stale-read, \
-                 ack-before-quorum, cas-ignores-expected, lost-delete, scan-skips, lease-unchecked, vote-not-persisted, \
+                 ack-before-quorum, cas-ignores-expected, lost-delete, scan-skips, watch-skips, lease-unchecked, vote-not-persisted, \
                  apply-twice-after-restart, snapshot-drops-tail, ack-before-fsync, or unset ASPEN_PLANT"),
         );
         check(

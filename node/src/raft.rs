@@ -227,6 +227,10 @@ impl RaftNode {
     pub fn is_alone_since(&self, silence: Duration) -> bool {
         let metrics = self.metrics();
         if metrics.state == ServerState::Leader {
+            // Who votes alone needs nobody's word.
+            if metrics.membership_config.voter_ids().all(|voter| voter == self.inner.id) {
+                return false;
+            }
             let acknowledged = metrics.last_quorum_acked.map(|acked| acked.into_inner().elapsed());
             return acknowledged.is_some_and(|acknowledged| acknowledged >= silence);
         }

@@ -1,7 +1,7 @@
 //! `aspen` as one types it: what it prints, and its exit codes.
 #![allow(clippy::disallowed_methods, reason = "a test starts what it tests")]
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use nix::sys::signal::Signal;
 
 use crate::http_client::get;
-use crate::nodes::{Nodes, three_nodes};
+use crate::nodes::{Nodes, set, three_nodes, three_quick_nodes};
 use crate::programs::client;
 
 struct Typist<'a> {
@@ -162,6 +162,74 @@ fn commands_do_what_they_say() {
     aspen.types(&["cluster", "promote", "3"]);
     let said = aspen.fails(&["cluster", "promote", "9"], 3);
     assert_eq!(said, "aspen: node 9 is no member: add it as a learner first\n");
+}
+
+#[test]
+fn changes_are_followed_and_keys_end_with_leases_as_typed() {
+    let (_, nodes) = three_quick_nodes();
+    let aspen = Typist { program: client(), nodes: &nodes };
+    let lease = aspen.types(&["lease", "grant", "600"]).trim().to_owned();
+    aspen.types(&["kv", "put", "a", "1\n", "--lease", &lease]);
+    assert_eq!(aspen.types(&["lease", "keep", &lease]), "600 s\n");
+    let listed = aspen.types(&["lease", "list"]);
+    assert!(listed.starts_with(&format!("{lease}\t600\t")) && listed.ends_with("\t1\n"), "{listed}");
+    let transaction =
+        r#"{"compare":[{"key":"b","exists":false}],"success":[{"Put":{"key":"b","value":"2"}}]}"#;
+    let answer = aspen.types_into(&["kv", "txn"], transaction.as_bytes()).stdout;
+    let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(answer["succeeded"], true);
+    assert!(aspen.fails(&["kv", "txn", "{"], 64).starts_with("aspen: the transaction is no JSON: "));
+    assert!(aspen.types(&["lease", "revoke", &lease]).starts_with("1 removed, revision "));
+    assert!(aspen.fails(&["lease", "keep", &lease], 1).contains(&format!("there is no lease {lease}")));
+    assert!(aspen.fails(&["lease", "keep", "--forever", &lease], 1).contains("there is no lease"));
+    assert!(aspen.fails(&["lease", "grant", "0.5"], 3).contains("the lease's ttl_ms is 500"));
+
+    let watch = ["kv", "watch", "--no-follow", "--from", &lease];
+    let told = aspen.types(&watch);
+    let without_revisions: Vec<&str> =
+        told.lines().filter_map(|line| Some(line.split_once('\t')?.1)).collect();
+    assert_eq!(without_revisions, ["put\ta\t1\\n", "put\tb\t2", "delete\ta"]);
+    let (revision, _) = told.lines().nth(1).unwrap().split_once('\t').unwrap();
+    assert_eq!(revision, answer["revision"].to_string());
+    assert_eq!(aspen.types(&[&watch[..], &["b"]].concat()), format!("{revision}\tput\tb\t2\n"));
+    assert!(
+        aspen
+            .fails(&["kv", "watch", "--from", "1", "--previous"], 3)
+            .contains("nobody has asked for it earlier")
+    );
+}
+
+/// It prints as it goes, and ends when nobody reads any more.
+#[test]
+fn watch_prints_changes_as_they_happen() {
+    let (_, nodes) = three_quick_nodes();
+    let mut child = Command::new(client())
+        .args(["--node", &nodes.http(1).to_string(), "kv", "watch", "k"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // It has begun once it tells of something.
+    let mut number = 0;
+    let first = std::thread::scope(|scope| {
+        let first = scope.spawn(|| lines.next().unwrap().unwrap());
+        while !first.is_finished() {
+            nodes.succeeds(2, "/kv/write", &set("k", &number.to_string()));
+            number += 1;
+        }
+        first.join().unwrap()
+    });
+    let first: u32 = first.rsplit_once('\t').unwrap().1.parse().unwrap();
+    for want in first + 1..number {
+        let line = lines.next().unwrap().unwrap();
+        assert!(line.ends_with(&format!("\tput\tk\t{want}")), "{line}");
+    }
+    drop(lines);
+    let status = nodes.comes("end of the watch", || {
+        nodes.succeeds(2, "/kv/write", &set("k", "unread"));
+        child.try_wait().unwrap()
+    });
+    assert_eq!(status.code(), Some(0));
 }
 
 #[test]

@@ -32,5 +32,7 @@ mod sandbox;
 mod selftest;
 mod snapshots;
 mod tidy;
+mod time_to_live;
 mod up;
 mod verify;
+mod watches;

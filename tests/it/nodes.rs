@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::http_client::{get, post};
+use crate::http_client::{get, post, request};
 use crate::lab;
 
 /// Longer than an election, a dial and a write together.
@@ -323,6 +323,15 @@ pub(crate) fn contents(nodes: &Nodes, id: u64, prefix: &str) -> BTreeMap<String,
 /// Three nodes that answer, and are no cluster yet.
 pub(crate) fn three_nodes(flags: &[&'static str]) -> ([u64; 3], Nodes) {
     three_nodes_of(None, flags)
+}
+
+/// Three that have founded a cluster, and soon miss a leader that is gone; it leads for long enough to be found.
+pub(crate) fn three_quick_nodes() -> ([u64; 3], Nodes) {
+    let (ids, nodes) =
+        three_nodes(&["--heartbeat-ms", "50", "--election-ms-min", "250", "--election-ms-max", "500"]);
+    request(nodes.http(1), "POST", "/cluster/init", "").unwrap();
+    nodes.succeeds(1, "/kv/write", &set("first", "of all"));
+    (ids, nodes)
 }
 
 /// The same of another program.

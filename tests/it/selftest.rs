@@ -49,6 +49,7 @@ fn every_planted_bug_is_caught_by_name_and_the_sound_node_passes() {
         ("cas-ignores-expected", "three-nodes", "linearizable"),
         ("lost-delete", "three-nodes", "linearizable"),
         ("scan-skips", "three-nodes", "linearizable"),
+        ("watch-skips", "three-nodes", "state machine safety"),
         ("lease-unchecked", "lease-reads", "linearizable"),
         ("vote-not-persisted", "blackout", "durable vote"),
         ("apply-twice-after-restart", "left-behind", "state machine safety"),

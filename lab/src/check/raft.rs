@@ -3,7 +3,8 @@
 //! - Election safety: at most one node leads a term, by its role or by a vote that a quorum has granted.
 //! - Votes: a node's durable vote never goes back, across restarts; its term does not within one incarnation.
 //! - Log matching: nodes that hold the same range of committed entries have the same digest of it.
-//! - State machine safety: nodes that have applied the same entries have the same digest of their state, and hold the same.
+//! - State machine safety: nodes that have applied the same entries have the same digest of their state, hold the same, and tell
+//!   whoever follows their changes the same.
 //! - Positions: purged <= snapshot <= applied <= committed <= last; none of them goes back within one incarnation. (Over a
 //!   restart committed and applied may: neither is flushed.)
 //!
@@ -57,6 +58,7 @@ struct Judge<'a> {
     states: Digests<u64>,
     contents: Digests<u64>,
     logs: Digests<(u64, u64)>,
+    changes: Digests<(u64, u64)>,
     states_count: u64,
     restarts_count: u64,
     findings: Vec<Finding>,
@@ -97,6 +99,7 @@ impl<'a> Judge<'a> {
             states: Digests(HashMap::new()),
             contents: Digests(HashMap::new()),
             logs: Digests(HashMap::new()),
+            changes: Digests(HashMap::new()),
             states_count: 0,
             restarts_count: 0,
             findings: Vec::new(),
@@ -120,6 +123,13 @@ impl<'a> Judge<'a> {
                 if let Some(other) = self.contents.note(index, node, digest) {
                     let (one, other) = (self.name(other), self.name(node));
                     let text = format!("{one} and {other} hold different keys or values after entry {index}");
+                    self.found(at_ns, "state machine safety", text);
+                }
+            }
+            Seen::Changes { from, to, digest } => {
+                if let Some(other) = self.changes.note((from, to), node, digest) {
+                    let (one, other) = (self.name(other), self.name(node));
+                    let text = format!("{one} and {other} tell different changes of entries {from} to {to}");
                     self.found(at_ns, "state machine safety", text);
                 }
             }
@@ -276,6 +286,7 @@ impl<'a> Judge<'a> {
                 ("states_compared".to_owned(), states_compared),
                 ("contents_compared".to_owned(), self.contents.compared().count() as u64),
                 ("log_entries_compared".to_owned(), entries_compared),
+                ("changes_compared".to_owned(), covered(self.changes.compared().copied().collect())),
             ]
             .into(),
             details: json!({ "findings": self.findings, "more": self.more_count }),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use aspen_node::client::events::events_in;
 use futures::future::join_all;
 use serde_json::{Value as Json, json};
 use tokio::task::JoinSet;
@@ -13,7 +14,8 @@ use super::Stage;
 use super::record::Conduct;
 use crate::cluster::{Channel, Clock, Cluster, Request};
 use crate::limits::{
-    CLIENT_TIMEOUT, LOG_DIGEST_ENTRIES, OBSERVE_INTERVAL, STATE_DIGEST_INTERVAL, STATE_DIGESTS_PER_LOOK_MAX,
+    CLIENT_TIMEOUT, LOG_DIGEST_ENTRIES, OBSERVE_INTERVAL, OBSERVE_TIMEOUT, STATE_DIGEST_INTERVAL,
+    STATE_DIGESTS_PER_LOOK_MAX,
 };
 use crate::observations::{Incarnation, NodeState, Role, Seen};
 use crate::plan::{Bytes32, NodeIndex, Roles, Target};
@@ -57,6 +59,11 @@ struct Gaze {
     next_state: u64,
     /// The first entry whose log digest was not asked for.
     next_log: u64,
+    /// The first entry whose changes were not asked for.
+    next_change: u64,
+    /// Over the changes before it, from the last multiple of [`STATE_DIGEST_INTERVAL`] on; absent: there are some among them
+    /// that nobody knows.
+    changes: Option<blake3::Hasher>,
 }
 
 impl Observer {
@@ -77,6 +84,8 @@ impl Observer {
                 channel: stage.cluster.channel(node),
                 next_state: STATE_DIGEST_INTERVAL,
                 next_log: 0,
+                next_change: 1,
+                changes: Some(blake3::Hasher::new()),
             };
             tasks.spawn(gaze.run());
         }
@@ -114,6 +123,7 @@ impl Gaze {
                     self.watch.last().states[self.node.position()] = Some((self.clock.now(), state));
                     if self.watch.target.has_digests() {
                         self.digests(&state).await;
+                        self.changes().await;
                     }
                 }
                 None => self.conduct.observe(self.node, Seen::Silent {}),
@@ -151,6 +161,52 @@ impl Gaze {
             self.conduct.observe(self.node, digest);
             self.next_log = end + 1;
         }
+    }
+}
+
+impl Gaze {
+    /// Asks for the changes since the last look.
+    async fn changes(&mut self) {
+        let path = format!("/kv/watch?consistency=stale&follow=false&from_revision={}", self.next_change);
+        let Ok(answer) = self.channel.request(Request::get(path), OBSERVE_TIMEOUT).await else { return };
+        if let Some(oldest) = answer.body["error"]["oldest_revision"].as_u64() {
+            // The node has started again, or was sent a snapshot.
+            (self.next_change, self.changes) = (oldest, None);
+            return;
+        }
+        if self.watch.is_retired(self.node) {
+            return;
+        }
+        let Some(text) = answer.body.as_str().filter(|_| answer.status == 200) else { return };
+        for event in events_in(text.as_bytes()) {
+            let Ok(revision) = event.id.parse::<u64>() else { continue };
+            match event.event.as_str() {
+                "change" => {
+                    self.reach(revision - 1);
+                    if let Some(changes) = &mut self.changes {
+                        changes.update(event.data.as_bytes());
+                    }
+                    self.reach(revision);
+                }
+                "progress" => self.reach(revision),
+                _ => {}
+            }
+        }
+    }
+
+    /// All changes up to this entry are known: every range that ends by then is noted.
+    fn reach(&mut self, known: u64) {
+        while let end = self.next_change.next_multiple_of(STATE_DIGEST_INTERVAL)
+            && end <= known
+        {
+            if let Some(changes) = self.changes.replace(blake3::Hasher::new()) {
+                let (from, digest) =
+                    (end - STATE_DIGEST_INTERVAL + 1, Bytes32(*changes.finalize().as_bytes()));
+                self.conduct.observe(self.node, Seen::Changes { from, to: end, digest });
+            }
+            self.next_change = end + 1;
+        }
+        self.next_change = self.next_change.max(known + 1);
     }
 }
 

@@ -72,6 +72,13 @@ impl EventStream {
     }
 }
 
+/// The events in a body that has come as a whole.
+pub fn events_in(body: &[u8]) -> Vec<ServerEvent> {
+    let mut parser = EventParser::default();
+    parser.feed(body);
+    std::iter::from_fn(|| parser.next()).collect()
+}
+
 /// Bytes in, events out.
 #[derive(Debug, Default)]
 struct EventParser {

@@ -20,6 +20,8 @@ pub struct WatchQuery {
     pub parameters: Vec<(&'static str, String)>,
     /// From this revision on; `None`: what happens from now on.
     pub from: Option<u64>,
+    /// Whether it ends as soon as it has told what there is.
+    pub ends: bool,
 }
 
 /// A watch of a cluster.
@@ -40,6 +42,8 @@ pub enum Watched {
     By(SocketAddr),
     /// All changes of one revision, as JSON.
     Changed(String),
+    /// There is no more: the watch was to end here.
+    Ended,
     /// A node tells no more; another one is asked.
     Lost {
         /// The node.
@@ -90,8 +94,10 @@ impl WatchClient {
                 }
                 Ok(Some(event)) => {
                     self.query.from = next_after(&event).or(self.query.from);
-                    if event.event == "change" {
-                        return Ok(Watched::Changed(event.data));
+                    match event.event.as_str() {
+                        "change" => return Ok(Watched::Changed(event.data)),
+                        "progress" if self.query.ends => return Ok(Watched::Ended),
+                        _ => {}
                     }
                 }
                 Ok(None) => return Ok(self.lost(node, format!("{node} has ended the watch"))),
@@ -153,14 +159,16 @@ impl WatchClient {
 impl WatchQuery {
     /// What to follow, and how fresh its beginning is.
     pub fn new(consistency: Consistency) -> Self {
-        Self { parameters: vec![("consistency", consistency.as_str().to_owned())], from: None }
+        let parameters = vec![("consistency", consistency.as_str().to_owned())];
+        Self { parameters, from: None, ends: false }
     }
 
     /// Path and query of the request.
     pub fn path(&self) -> String {
         let from = self.from.map(|from| ("from_revision", from.to_string()));
         let parameters = self.parameters.iter().map(|(name, value)| (*name, value.as_str()));
-        let all = parameters.chain(from.as_ref().map(|(name, value)| (*name, value.as_str())));
+        let follow = self.ends.then_some(("follow", "false"));
+        let all = parameters.chain(follow).chain(from.as_ref().map(|(name, value)| (*name, value.as_str())));
         let encoded =
             all.map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
         format!("/kv/watch?{}", encoded.collect::<Vec<_>>().join("&"))

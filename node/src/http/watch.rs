@@ -12,12 +12,12 @@ use futures::{Stream, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};
 
-use super::body::{bytes, put_bytes, query_error, record_json};
+use super::body::{key, put_bytes, query_error, record_json};
 use super::command::{Object, key_range};
 use super::error::Refusal;
 use super::{HttpState, malformed};
-use crate::api::{ApiError, Consistency, WatchEvent, WatchRequest};
-use crate::types::{Key, KeyRange, Record, Revision, VaultName};
+use crate::api::{ApiError, Consistency, WatchEvent, WatchRequest, check_key};
+use crate::types::{KeyRange, Record, Revision, VaultName};
 use crate::watch::{Change, ChangeKind, Interest, Revised};
 
 /// The id of the last event that was seen.
@@ -38,6 +38,8 @@ pub(super) struct WatchQuery {
     from_revision: Option<u64>,
     previous: bool,
     consistency: Consistency,
+    /// Otherwise it ends as soon as it has told what there is.
+    follow: Option<bool>,
 }
 
 /// GET /kv/watch
@@ -49,8 +51,9 @@ pub(super) async fn watch(
     let Query(query) = query.map_err(query_error)?;
     let (from, with_previous) = (last_seen(&headers)?.or(query.from_revision), query.previous);
     let (vault, consistency) = (query.vault.clone(), query.consistency);
+    let ends = query.follow == Some(false);
     let interest = Interest { vault, range: range(query)? };
-    let request = WatchRequest { interest, from: from.map(Revision), with_previous, consistency };
+    let request = WatchRequest { interest, from: from.map(Revision), with_previous, consistency, ends };
     let events = state.store.watch(request).await?;
     Ok(Sse::new(events.map(move |event| match event {
         Ok(event) => event_of(event, with_previous),
@@ -78,7 +81,9 @@ fn range(query: WatchQuery) -> Result<KeyRange, ApiError> {
     if bounds.iter().any(|(text, base64)| text.is_some() || base64.is_some()) {
         return Err(malformed("`key` names one key, `prefix`, `start` and `end` a range: give one of both"));
     }
-    Ok(KeyRange::of_key(&Key(bytes("key", query.key, query.key_base64)?)))
+    let key = key(query.key, query.key_base64)?;
+    check_key(&key)?;
+    Ok(KeyRange::of_key(&key))
 }
 
 fn event_of(event: WatchEvent, with_previous: bool) -> Result<Event, axum::Error> {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use futures::{FutureExt, StreamExt, stream};
+use futures::{StreamExt, stream};
 use tokio::time::timeout;
 
 use super::RaftNode;
@@ -12,7 +12,7 @@ use crate::api::{
 };
 use crate::limits::WATCH_PROGRESS_INTERVAL;
 use crate::types::Revision;
-use crate::watch::{Revised, Watcher};
+use crate::watch::{Revised, Seen, Watcher};
 
 /// A watch under way.
 struct Watch {
@@ -20,6 +20,8 @@ struct Watch {
     watcher: Watcher,
     /// Whether it goes on where this node hears of no leader.
     may_be_alone: bool,
+    /// Whether it waits for nothing.
+    ends: bool,
     is_begun: bool,
     /// What was seen and not told yet.
     untold: VecDeque<Revised>,
@@ -39,12 +41,14 @@ impl RaftNode {
             node: self.clone(),
             watcher,
             may_be_alone: request.consistency == Consistency::Stale,
+            ends: request.ends,
             is_begun: false,
             untold: VecDeque::new(),
         };
         let events = stream::unfold(Some(watch), |watch| async {
             let mut watch = watch?;
             match watch.next().await {
+                Ok(event @ WatchEvent::Progress { .. }) if watch.ends => Some((Ok(event), None)),
                 Ok(event) => Some((Ok(event), Some(watch))),
                 Err(error) => Some((Err(error), None)),
             }
@@ -65,13 +69,7 @@ impl Watch {
             return Ok(WatchEvent::Begun { revision: before });
         }
         if self.untold.is_empty() {
-            let seen = match timeout(WATCH_PROGRESS_INTERVAL, self.watcher.changed().boxed()).await {
-                Ok(seen) => seen?,
-                Err(_) if !self.may_be_alone && self.node.is_alone_since(self.node.loneliness()) => {
-                    return Err(ApiError::NoQuorum);
-                }
-                Err(_) => self.watcher.look()?,
-            };
+            let seen = self.look().await?;
             self.untold = seen.revised.into();
             if self.untold.is_empty() {
                 return Ok(WatchEvent::Progress { revision: seen.up_to.max(before) });
@@ -79,5 +77,19 @@ impl Watch {
         }
         let revised = self.untold.pop_front().expect("there is something, or this was returned from");
         Ok(WatchEvent::Changed(revised))
+    }
+
+    /// Waits for changes, if it waits at all, but not for long.
+    async fn look(&mut self) -> Result<Seen, ApiError> {
+        if self.ends {
+            return self.watcher.look();
+        }
+        match timeout(WATCH_PROGRESS_INTERVAL, self.watcher.changed()).await {
+            Ok(seen) => seen,
+            Err(_) if !self.may_be_alone && self.node.is_alone_since(self.node.loneliness()) => {
+                Err(ApiError::NoQuorum)
+            }
+            Err(_) => self.watcher.look(),
+        }
     }
 }

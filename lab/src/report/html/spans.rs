@@ -116,7 +116,10 @@ impl NodeSpans {
                 }
                 Condition::State { role: state.role, term: state.term, leader: state.leader }
             }
-            Seen::StateDigest { .. } | Seen::Contents { .. } | Seen::LogDigest { .. } => return,
+            Seen::StateDigest { .. }
+            | Seen::Contents { .. }
+            | Seen::Changes { .. }
+            | Seen::LogDigest { .. } => return,
         };
         // A node that does not answer was asked one interval after it had last done so.
         let holds_ns = if condition == Condition::Silent { nanos(OBSERVE_INTERVAL) } else { holds_ns() };

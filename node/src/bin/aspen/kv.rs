@@ -26,6 +26,9 @@ pub(crate) enum KvCommand {
         key: String,
         /// Its value [default: what comes on the standard input]
         value: Option<String>,
+        /// Have the key end with this lease
+        #[arg(long, value_name = "LEASE")]
+        lease: Option<u64>,
         #[command(flatten)]
         space: SpaceArgs,
     },
@@ -66,6 +69,20 @@ pub(crate) enum KvCommand {
         /// It must not be there
         #[arg(long, conflicts_with = "expect")]
         absent: bool,
+        /// Have the key end with this lease
+        #[arg(long, value_name = "LEASE")]
+        lease: Option<u64>,
+        #[command(flatten)]
+        space: SpaceArgs,
+    },
+    /// Compare, and write or read by what is found, all at once; the answer is printed as JSON
+    Txn {
+        /// The transaction as JSON, with `compare`, `success` and `failure` as docs/http.md has them [default: what comes on the
+        /// standard input]
+        transaction: Option<String>,
+        /// Have the keys that it writes end with this lease
+        #[arg(long, value_name = "LEASE")]
+        lease: Option<u64>,
         #[command(flatten)]
         space: SpaceArgs,
     },
@@ -83,6 +100,9 @@ pub(crate) enum KvCommand {
         /// From this revision on [default: what happens from now on]
         #[arg(long, value_name = "REVISION")]
         from: Option<u64>,
+        /// Print what there is, and end; with --from, what has changed since
+        #[arg(long, requires = "from")]
+        no_follow: bool,
         /// Print what the key held before, too, in a column of its own
         #[arg(long)]
         previous: bool,
@@ -131,25 +151,25 @@ impl From<ConsistencyArg> for Consistency {
 pub(crate) async fn run(command: &KvCommand, session: &mut Session) -> Result<Vec<u8>, Failure> {
     match command {
         KvCommand::Get { key, read } => get(key, read, session).await,
-        KvCommand::Put { key, value, space } => {
+        KvCommand::Put { key, value, lease, space } => {
             let value = value.as_ref().map_or_else(standard_input, |value| Ok(value.clone().into_bytes()))?;
             let mut set = Map::from_iter([("key".to_owned(), key.as_str().into())]);
             match String::from_utf8(value) {
                 Ok(text) => set.insert("value".to_owned(), text.into()),
                 Err(bytes) => set.insert("value_base64".to_owned(), BASE64.encode(bytes.as_bytes()).into()),
             };
-            let answer = write(&json!({ "Set": set }), space, session).await?;
+            let answer = write(&json!({ "Set": set }), *lease, space, session).await?;
             Ok(printed(&answer, session, |answer| format!("revision {}\n", answer["revision"])))
         }
         KvCommand::Delete { keys, space } => {
-            let answer = write(&json!({ "DeleteMulti": { "keys": keys } }), space, session).await?;
+            let answer = write(&json!({ "DeleteMulti": { "keys": keys } }), None, space, session).await?;
             Ok(printed(&answer, session, |answer| {
                 format!("{} removed, revision {}\n", answer["deleted"], answer["revision"])
             }))
         }
-        KvCommand::Cas { key, value, expect, absent: _, space } => {
+        KvCommand::Cas { key, value, expect, absent: _, lease, space } => {
             let swap = json!({ "CompareAndSwap": { "key": key, "expected": expect, "value": value } });
-            let answer = write(&swap, space, session).await?;
+            let answer = write(&swap, *lease, space, session).await?;
             Ok(printed(&answer, session, |answer| format!("revision {}\n", answer["revision"])))
         }
         KvCommand::Scan { prefix, limit, keys, count, read } => {
@@ -168,9 +188,18 @@ pub(crate) async fn run(command: &KvCommand, session: &mut Session) -> Result<Ve
                 names.iter().flat_map(|name| [name, "\n"]).collect()
             }))
         }
-        KvCommand::Watch { prefix, key, from, previous, read } => {
+        KvCommand::Txn { transaction, lease, space } => {
+            let text = match transaction {
+                Some(text) => text.clone().into_bytes(),
+                None => standard_input()?,
+            };
+            let transaction: Json = serde_json::from_slice(&text).map_err(Failure::Json)?;
+            let answer = write(&json!({ "Transaction": transaction }), *lease, space, session).await?;
+            Ok(line(&answer))
+        }
+        KvCommand::Watch { prefix, key, from, no_follow, previous, read } => {
             let mut query = WatchQuery::new(read.consistency.into());
-            query.from = *from;
+            (query.from, query.ends) = (*from, *no_follow);
             match key {
                 Some(key) => query.parameters.push(("key", key.clone())),
                 None => query.parameters.push(("prefix", prefix.clone())),
@@ -189,6 +218,7 @@ async fn watch(query: WatchQuery, session: &Session) -> Result<Vec<u8>, Failure>
     loop {
         let data = match watch.next().await? {
             Watched::Changed(data) => data,
+            Watched::Ended => return Ok(Vec::new()),
             Watched::By(node) => {
                 if std::mem::take(&mut is_lost) {
                     let _ = writeln!(std::io::stderr(), "aspen: {node} goes on");
@@ -243,8 +273,16 @@ async fn get(key: &str, read: &ReadArgs, session: &mut Session) -> Result<Vec<u8
     Ok(bytes(&answer, "value"))
 }
 
-async fn write(command: &Json, space: &SpaceArgs, session: &mut Session) -> Result<Json, Failure> {
+async fn write(
+    command: &Json,
+    lease: Option<u64>,
+    space: &SpaceArgs,
+    session: &mut Session,
+) -> Result<Json, Failure> {
     let mut body = json!({ "command": command });
+    if let Some(lease) = lease {
+        body["lease"] = lease.into();
+    }
     put_vault(&mut body, space);
     session.post("/kv/write", &body).await
 }

@@ -4,6 +4,7 @@
 mod bench;
 mod cluster;
 mod kv;
+mod lease;
 mod session;
 mod tui;
 
@@ -58,6 +59,9 @@ enum Command {
     /// Read and write keys
     #[command(subcommand, after_help = CODES)]
     Kv(kv::KvCommand),
+    /// Have keys end by themselves
+    #[command(subcommand, after_help = CODES)]
+    Lease(lease::LeaseCommand),
     /// Look at the cluster and change it
     #[command(subcommand, after_help = CODES)]
     Cluster(cluster::ClusterCommand),
@@ -111,6 +115,9 @@ fn run(cli: &Cli) -> Result<Vec<u8>, Failure> {
         Command::Tui => return tui::run(access(cli)?),
         Command::Bench(args) => bench::run(args, &access(cli)?, cli.json)?,
         Command::Kv(command) => return on_session(cli, async |session| kv::run(command, session).await),
+        Command::Lease(command) => {
+            return on_session(cli, async |session| lease::run(command, session).await);
+        }
         Command::Cluster(command) => {
             return on_session(cli, async |session| cluster::run(command, session).await);
         }

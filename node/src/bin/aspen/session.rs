@@ -7,7 +7,7 @@ use aspen_node::client::{ClientError, HttpAnswer, HttpConnection};
 use aspen_node::private::{BearerToken, PrivateError};
 use serde_json::Value as Json;
 
-use super::{EXIT_NOT_SO, EXIT_REFUSED, EXIT_UNKNOWN};
+use super::{EXIT_NOT_SO, EXIT_REFUSED, EXIT_UNKNOWN, EXIT_USAGE};
 
 /// How often the leader may change while it is looked for.
 const HOPS_MAX: u32 = 3;
@@ -42,6 +42,9 @@ pub(crate) enum Failure {
     /// A benchmark without a result.
     #[error(transparent)]
     Bench(#[from] super::bench::BenchError),
+    /// What was typed is none.
+    #[error("the transaction is no JSON: {0}")]
+    Json(serde_json::Error),
     /// A watch that is over.
     #[error(transparent)]
     Watch(#[from] WatchError),
@@ -60,15 +63,21 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Whether a node refuses with this code.
+    pub(crate) fn is_refused(&self, with: &str) -> bool {
+        matches!(self, Self::Refused { code: Some(code), .. } if code == with)
+    }
+
     /// The exit code that goes with it.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Lost { changes: true, .. } | Self::Strange { changes: true, .. } => EXIT_UNKNOWN,
             Self::Refused { code, changes, .. } => match code.as_deref() {
-                Some("key_not_found" | "cas_failed" | "vault_not_found") => EXIT_NOT_SO,
+                Some("key_not_found" | "cas_failed" | "vault_not_found" | "lease_not_found") => EXIT_NOT_SO,
                 None | Some("timeout" | "leader_lost") if *changes => EXIT_UNKNOWN,
                 _ => EXIT_REFUSED,
             },
+            Self::Json(_) => EXIT_USAGE,
             _ => EXIT_REFUSED,
         }
     }
