@@ -164,7 +164,7 @@ impl RaftNode {
     }
 
     /// The index that a read must have applied, asked for here or at the leader.
-    async fn confirm_somewhere(&self, may_use_lease: bool) -> Result<Confirmed, ApiError> {
+    pub(super) async fn confirm_somewhere(&self, may_use_lease: bool) -> Result<Confirmed, ApiError> {
         let (give_up, deadline) = (Instant::now() + LEADER_WAIT, Instant::now() + OPERATION_TIMEOUT);
         loop {
             let refused = match self.leader() {
@@ -234,7 +234,7 @@ impl RaftNode {
     }
 
     /// Returns once the state machine has applied `index`.
-    async fn await_applied(&self, index: u64) -> Result<(), ApiError> {
+    pub(super) async fn await_applied(&self, index: u64) -> Result<(), ApiError> {
         let mut applied = self.inner.raft.watch_apply_progress();
         let reached = applied.wait_until(|applied| applied.is_some_and(|applied| applied.index >= index));
         reached.await.map(drop).map_err(|_| ApiError::Stopping { reason: "raft stopped".to_owned() })
