@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 
 use futures::FutureExt;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::Response;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
@@ -15,7 +16,9 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::limits::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, RESPONSE_BYTES_MAX};
+use crate::limits::{
+    ANSWER_TIMEOUT, BACKUP_BEGIN_TIMEOUT, BACKUP_STALL_TIMEOUT, CONNECT_TIMEOUT, RESPONSE_BYTES_MAX,
+};
 use crate::private::BearerToken;
 
 /// A connection to one node. It is made with the first request, and again after one that failed.
@@ -90,7 +93,13 @@ impl HttpConnection {
         path: &str,
         body: impl Into<Bytes>,
     ) -> Result<HttpAnswer, ClientError> {
-        let exchanged = timeout(ANSWER_TIMEOUT, self.exchange(method, path, body.into())).await;
+        let exchanged = timeout(ANSWER_TIMEOUT, async {
+            let response = self.send(method, path, body.into()).await?;
+            let status = response.status().as_u16();
+            let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;
+            Ok(HttpAnswer { status, body: body.map_err(|error| self.lost(&error))?.to_bytes() })
+        })
+        .await;
         let answer = exchanged.unwrap_or_else(|_| {
             Err(self.lost(&format_args!("nothing within {} s", ANSWER_TIMEOUT.as_secs())))
         });
@@ -101,7 +110,24 @@ impl HttpConnection {
         answer
     }
 
-    async fn exchange(&mut self, method: &str, path: &str, body: Bytes) -> Result<HttpAnswer, ClientError> {
+    /// Asks for a backup, whose answer is too long to be held: it comes in parts, within [`BACKUP_BEGIN_TIMEOUT`]. The connection is used
+    /// up with it.
+    ///
+    /// # Errors
+    /// There is no connection, or no beginning of an answer.
+    pub async fn backup(mut self, path: &str) -> Result<HttpParts, ClientError> {
+        let sent = timeout(BACKUP_BEGIN_TIMEOUT, self.send("GET", path, Bytes::new())).await;
+        let late = |_| self.lost(&format_args!("nothing within {} s", BACKUP_BEGIN_TIMEOUT.as_secs()));
+        let response = sent.map_err(late)??;
+        Ok(HttpParts { status: response.status().as_u16(), body: response.into_body(), connection: self })
+    }
+
+    async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
         let mut request = hyper::Request::builder()
             .method(method)
             .uri(path)
@@ -119,15 +145,59 @@ impl HttpConnection {
             self.open = Some(open(self.address).await?);
         }
         let Some(open) = &mut self.open else { return Err(self.lost(&"no connection")) };
-        let response = open.sender.send_request(request).await.map_err(|error| self.lost(&error))?;
-        let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| self.lost(&error))?.to_bytes();
-        Ok(HttpAnswer { status, body })
+        open.sender.send_request(request).await.map_err(|error| self.lost(&error))
     }
 
     fn lost(&self, reason: &dyn std::fmt::Display) -> ClientError {
         ClientError::Lost { address: self.address, reason: reason.to_string() }
+    }
+}
+
+/// An answer that comes in parts.
+#[derive(Debug)]
+pub struct HttpParts {
+    /// The status code.
+    pub status: u16,
+    body: Incoming,
+    connection: HttpConnection,
+}
+
+impl HttpParts {
+    /// The node that answers.
+    pub fn address(&self) -> SocketAddr {
+        self.connection.address
+    }
+
+    /// The next part; nothing behind the last one.
+    ///
+    /// # Errors
+    /// The connection breaks, or nothing comes within [`BACKUP_STALL_TIMEOUT`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            let frame = timeout(BACKUP_STALL_TIMEOUT, self.body.frame()).await;
+            let late = |_| {
+                self.connection
+                    .lost(&format_args!("nothing more within {} s", BACKUP_STALL_TIMEOUT.as_secs()))
+            };
+            let Some(frame) = frame.map_err(late)? else { return Ok(None) };
+            let frame = frame.map_err(|error| self.connection.lost(&error))?;
+            // Anything else than bytes says nothing here.
+            if let Ok(bytes) = frame.into_data() {
+                return Ok(Some(bytes));
+            }
+        }
+    }
+
+    /// All of it, where it is short: a refusal.
+    ///
+    /// # Errors
+    /// As [`Self::next`], or it is long.
+    pub async fn refusal(self) -> Result<HttpAnswer, ClientError> {
+        let Self { status, body, connection } = self;
+        let body = timeout(ANSWER_TIMEOUT, Limited::new(body, RESPONSE_BYTES_MAX).collect()).await;
+        let late = |_| connection.lost(&format_args!("nothing within {} s", ANSWER_TIMEOUT.as_secs()));
+        let body = body.map_err(late)?.map_err(|error| connection.lost(&error))?;
+        Ok(HttpAnswer { status, body: body.to_bytes() })
     }
 }
 
