@@ -1,6 +1,7 @@
 //! What a node can be asked: the traits [`ClusterController`], [`KeyValueStore`] and [`RaftObserver`], their
 //! requests, results and errors. It knows neither Raft nor HTTP.
 
+mod backup;
 mod bounds;
 mod errors;
 
@@ -10,6 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+pub use self::backup::{StateChunks, StateCopy};
 pub use self::bounds::{check_command, check_key, check_limit, check_range, check_vault};
 pub use self::errors::{ApiError, BadRequest, TimeoutOutcome};
 use crate::types::{Command, Key, KeyRange, LeaseId, NodeId, NodeInfo, Outcome, Record, Revision, VaultName};
@@ -65,6 +67,12 @@ pub trait ClusterController: Send + Sync {
     /// # Errors
     /// [`ApiError::Timeout`] where it takes longer; it goes on. [`ApiError::SnapshotTooLarge`].
     fn trigger_snapshot(&self) -> Answer<'_, SnapshotStatus>;
+
+    /// A copy of this node's state that is as new as `consistency` wants it, to be read while writes go on.
+    ///
+    /// # Errors
+    /// As [`KeyValueStore::read`] and [`Self::trigger_snapshot`]; [`ApiError::TooManyBackups`].
+    fn copy_state(&self, consistency: Consistency) -> Answer<'_, StateCopy>;
 }
 
 /// The replicated keys.

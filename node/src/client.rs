@@ -19,7 +19,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use self::events::{EventAnswer, EventStream};
-use crate::limits::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, RESPONSE_BYTES_MAX};
+use crate::limits::{
+    ANSWER_TIMEOUT, BACKUP_BEGIN_TIMEOUT, BACKUP_STALL_TIMEOUT, CONNECT_TIMEOUT, RESPONSE_BYTES_MAX,
+};
 use crate::private::BearerToken;
 
 /// A connection to one node. It is made with the first request, and again after one that failed.
@@ -94,7 +96,11 @@ impl HttpConnection {
         path: &str,
         body: impl Into<Bytes>,
     ) -> Result<HttpAnswer, ClientError> {
-        let exchanged = timeout(ANSWER_TIMEOUT, self.exchange(method, path, body.into())).await;
+        let exchanged = timeout(ANSWER_TIMEOUT, async {
+            let response = self.send(method, path, body.into()).await?;
+            self.whole(response).await
+        })
+        .await;
         let answer = exchanged.unwrap_or_else(|_| {
             Err(self.lost(&format_args!("nothing within {} s", ANSWER_TIMEOUT.as_secs())))
         });
@@ -111,7 +117,7 @@ impl HttpConnection {
     /// There is no connection, or no answer.
     pub async fn events(&self, path: &str) -> Result<EventAnswer, ClientError> {
         let mut connection = Self::new(self.address).with_token(self.token.clone());
-        let asked = timeout(ANSWER_TIMEOUT, connection.ask("GET", path, Bytes::new())).await;
+        let asked = timeout(ANSWER_TIMEOUT, connection.send("GET", path, Bytes::new())).await;
         let late = |_| self.lost(&format_args!("nothing within {} s", ANSWER_TIMEOUT.as_secs()));
         let response = asked.map_err(late)??;
         let is_stream = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
@@ -126,11 +132,6 @@ impl HttpConnection {
         }
     }
 
-    async fn exchange(&mut self, method: &str, path: &str, body: Bytes) -> Result<HttpAnswer, ClientError> {
-        let response = self.ask(method, path, body).await?;
-        self.whole(response).await
-    }
-
     /// An answer with all of its body.
     async fn whole(&self, response: Response<Incoming>) -> Result<HttpAnswer, ClientError> {
         let status = response.status().as_u16();
@@ -139,8 +140,20 @@ impl HttpConnection {
         Ok(HttpAnswer { status, body })
     }
 
+    /// Asks for a backup, whose answer is too long to be held: it comes in parts, within [`BACKUP_BEGIN_TIMEOUT`]. The connection is used
+    /// up with it.
+    ///
+    /// # Errors
+    /// There is no connection, or no beginning of an answer.
+    pub async fn backup(mut self, path: &str) -> Result<HttpParts, ClientError> {
+        let sent = timeout(BACKUP_BEGIN_TIMEOUT, self.send("GET", path, Bytes::new())).await;
+        let late = |_| self.lost(&format_args!("nothing within {} s", BACKUP_BEGIN_TIMEOUT.as_secs()));
+        let response = sent.map_err(late)??;
+        Ok(HttpParts { status: response.status().as_u16(), body: response.into_body(), connection: self })
+    }
+
     /// Sends a request, and returns what begins to come.
-    async fn ask(
+    async fn send(
         &mut self,
         method: &str,
         path: &str,
@@ -168,6 +181,54 @@ impl HttpConnection {
 
     fn lost(&self, reason: &dyn std::fmt::Display) -> ClientError {
         ClientError::Lost { address: self.address, reason: reason.to_string() }
+    }
+}
+
+/// An answer that comes in parts.
+#[derive(Debug)]
+pub struct HttpParts {
+    /// The status code.
+    pub status: u16,
+    body: Incoming,
+    connection: HttpConnection,
+}
+
+impl HttpParts {
+    /// The node that answers.
+    pub fn address(&self) -> SocketAddr {
+        self.connection.address
+    }
+
+    /// The next part; nothing behind the last one.
+    ///
+    /// # Errors
+    /// The connection breaks, or nothing comes within [`BACKUP_STALL_TIMEOUT`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            let frame = timeout(BACKUP_STALL_TIMEOUT, self.body.frame()).await;
+            let late = |_| {
+                self.connection
+                    .lost(&format_args!("nothing more within {} s", BACKUP_STALL_TIMEOUT.as_secs()))
+            };
+            let Some(frame) = frame.map_err(late)? else { return Ok(None) };
+            let frame = frame.map_err(|error| self.connection.lost(&error))?;
+            // Anything else than bytes says nothing here.
+            if let Ok(bytes) = frame.into_data() {
+                return Ok(Some(bytes));
+            }
+        }
+    }
+
+    /// All of it, where it is short: a refusal.
+    ///
+    /// # Errors
+    /// As [`Self::next`], or it is long.
+    pub async fn refusal(self) -> Result<HttpAnswer, ClientError> {
+        let Self { status, body, connection } = self;
+        let body = timeout(ANSWER_TIMEOUT, Limited::new(body, RESPONSE_BYTES_MAX).collect()).await;
+        let late = |_| connection.lost(&format_args!("nothing within {} s", ANSWER_TIMEOUT.as_secs()));
+        let body = body.map_err(late)?.map_err(|error| connection.lost(&error))?;
+        Ok(HttpAnswer { status, body: body.to_bytes() })
     }
 }
 

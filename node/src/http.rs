@@ -1,6 +1,7 @@
 //! The HTTP interface: axum routes, status codes and JSON, nothing else. docs/http.md has an example of each answer.
 
 mod auth;
+mod backup;
 mod body;
 mod cluster;
 mod command;
@@ -102,6 +103,7 @@ pub fn router(state: HttpState) -> Router {
         .route("/cluster/remove-member", post(cluster::remove_member))
         .route("/cluster/transfer-leader", post(cluster::transfer_leader))
         .route("/cluster/snapshot", post(cluster::snapshot))
+        .route("/cluster/backup", get(backup::backup))
         .route("/kv/read", post(kv::read))
         .route("/kv/write", post(kv::write))
         .route("/kv/delete", post(kv::delete))

@@ -10,18 +10,20 @@
 //! 5. [`network`]: how Raft's messages travel, and who may send them.
 //! 6. [`raft`]: the traits of [`api`], implemented over openraft.
 //! 7. [`cluster`]: the node's identity, and how it finds its cluster.
-//! 8. [`config`], [`http`], [`builder`]: from words to a running node.
-//! 9. [`client`]: the other side of [`http`].
+//! 8. [`backup`]: the whole state as one file, and a new cluster made of it.
+//! 9. [`config`], [`http`], [`builder`]: from words to a running node.
+//! 10. [`client`]: the other side of [`http`].
 //!
 //! Invariants of a node:
 //!
 //! - What was acknowledged is durable on a quorum: the log is flushed before an entry counts.
 //! - A linearizable read is confirmed by a quorum after it arrived, or it is an error.
 //! - Applying an entry never fails for what the entry says: bad input is an [`types::Outcome`].
-//! - Every operation ends within [`limits::OPERATION_TIMEOUT`].
+//! - Every operation ends within [`limits::OPERATION_TIMEOUT`]; a backup, which takes as long as its bytes do, within bounds of its own.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that fails says where"))]
 
 pub mod api;
+pub mod backup;
 pub mod builder;
 pub mod client;
 pub mod cluster;

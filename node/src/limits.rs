@@ -251,6 +251,26 @@ pub const SNAPSHOT_FLUSH_BYTES: u64 = 16 * 1024 * 1024;
 /// How long a snapshot that could not be built is waited with: the disk may be full.
 pub const SNAPSHOT_RETRY: Duration = Duration::from_secs(10);
 
+/// Backups that are taken from a node at once: each may keep a snapshot on its disk that a newer one has replaced.
+pub const BACKUPS_MAX: u32 = 4;
+/// How long a backup waits for its snapshot and the check of it: one of the largest kind, at 50 MB/s.
+pub const BACKUP_WAIT: Duration = Duration::from_mins(30);
+/// How long a client waits for a backup to begin: longer than the node may take to confirm and to make it.
+pub const BACKUP_BEGIN_TIMEOUT: Duration = Duration::from_mins(31);
+/// How long either side of a backup waits for the other's next step, before it gives the backup up.
+pub const BACKUP_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Chunks of a snapshot that are read ahead of a client that takes a backup.
+pub const BACKUP_CHUNKS_AHEAD: usize = 16;
+/// How often a snapshot may be replaced by a newer one before it could be opened.
+pub const BACKUP_TRIES_MAX: u32 = 3;
+/// Longest first line of a backup, in bytes: numbers, an id and two digests.
+pub const BACKUP_HEADER_BYTES_MAX: usize = 4_096;
+/// Bytes of a backup's file that are read at a time.
+pub const BACKUP_READ_BYTES: usize = 256 * 1024;
+/// How many terms, at least and less than, a cluster made of a backup is ahead of the one that the backup was taken from: no cluster
+/// has so many elections, and no two restores draw the same number by accident.
+pub const RESTORED_TERMS_AHEAD: [u64; 2] = [1 << 20, 1 << 21];
+
 /// Operations waiting for the log's writer. openraft has a few under way at once; the rest is slack.
 pub const LOG_QUEUE_MAX: usize = 4_096;
 /// How often the log's last committed entry is written while entries are appended: it may be behind, and spares a start some
@@ -309,6 +329,7 @@ const _: () = {
     assert!(SNAPSHOT_SETTING_MAX.checked_mul(1024 * 1024).is_some());
     assert!(SNAPSHOT_CHUNK_BYTES < RPC_MESSAGE_BYTES_MAX / 2);
     assert!(SNAPSHOT_ALIVE_INTERVAL.as_secs() * 3 < SNAPSHOT_STEP_TIMEOUT.as_secs());
+    assert!(BACKUP_WAIT.as_secs() + OPERATION_TIMEOUT.as_secs() < BACKUP_BEGIN_TIMEOUT.as_secs());
     assert!(SCAN_LIMIT_DEFAULT <= SCAN_LIMIT_MAX);
     // A page always has room for one entry.
     assert!((KEY_BYTES_MAX + VALUE_BYTES_MAX) as u64 + RECORD_BYTES <= SCAN_BYTES_MAX as u64);

@@ -4,6 +4,7 @@
 //! decide is whether a write whose answer is lost took place: that is [`ApiError::Timeout`] or
 //! [`ApiError::LeaderLost`], never a refusal.
 
+mod backup;
 mod compaction;
 mod following;
 mod health;
@@ -40,7 +41,7 @@ pub use self::promotion::{LearnerPromotionCoordinator, PromotionPolicy};
 use self::proposals::{Proposals, proposals};
 pub use self::settings::{RaftTiming, SnapshotPolicy, TimingError};
 use crate::api::{ApiError, BadRequest, TimeoutOutcome, WriteResult, check_command};
-use crate::limits::{OPERATIONS_IN_FLIGHT_MAX, REUNION_INTERVAL};
+use crate::limits::{BACKUPS_MAX, OPERATIONS_IN_FLIGHT_MAX, REUNION_INTERVAL};
 use crate::network::iroh::Admission;
 use crate::network::rpc::{Confirmed, KeepLease, ReadIndex, StreamAppended};
 use crate::network::snapshot::{InstallSnapshot, SnapshotStart};
@@ -123,6 +124,8 @@ struct Inner {
     is_stopping: AtomicBool,
     /// One permit per client operation under way.
     permits: Semaphore,
+    /// One permit per backup that is taken.
+    backups: Arc<Semaphore>,
     /// The proposer, and changes of the members: they go on when nobody waits for them any more. They end when Raft does.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -191,6 +194,7 @@ impl RaftNode {
             spoken_to: Mutex::new(Instant::now()),
             is_stopping: AtomicBool::new(false),
             permits: Semaphore::new(OPERATIONS_IN_FLIGHT_MAX as usize),
+            backups: Arc::new(Semaphore::new(BACKUPS_MAX as usize)),
             tasks: Mutex::new(tasks),
         };
         Ok(Self { inner: Arc::new(inner) })

@@ -16,6 +16,9 @@ pub mod validate;
 use std::io;
 use std::path::PathBuf;
 
+/// The mark of a data directory that is being made of a backup. While it is there, the rest of the directory does not count.
+pub const RESTORING_FILE: &str = "restoring";
+
 /// Why a store cannot be opened or used.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod appliance;
+mod backup;
 mod bench;
 mod browser;
 mod by_hand;

@@ -135,6 +135,14 @@ pub enum ApiError {
         "this node has no secret, so no other can join it with a ticket: give every member the same --secret-file"
     )]
     NoSecret,
+    /// Too many backups are under way.
+    #[error(
+        "{limit} backups are being taken from this node: try again when one is done, or ask another node"
+    )]
+    TooManyBackups {
+        /// How many may be.
+        limit: u32,
+    },
 }
 
 /// What a time-out leaves open.

@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::limits::RETIRED_REASON_BYTES_MAX;
+use crate::storage::RESTORING_FILE;
 
 /// The file in the data directory that says so: what is in it says what has happened.
 pub const RETIRED_FILE: &str = "retired";
@@ -27,6 +28,14 @@ pub enum RetiredError {
         /// What it says.
         reason: String,
     },
+    /// It was to be made of a backup, and only a part of it is there.
+    #[error(
+        "the restore of {path} has not come to its end: run `aspen backup restore` again, it begins anew"
+    )]
+    Restoring {
+        /// The data directory.
+        path: PathBuf,
+    },
     /// Nobody knows.
     #[error("cannot see whether there is {path}")]
     Io {
@@ -37,11 +46,17 @@ pub enum RetiredError {
     },
 }
 
-/// Refuses a data directory that bears the mark.
+/// Refuses a data directory that bears the mark, or that of a restore which has not come to its end.
 ///
 /// # Errors
 /// It does, or that cannot be found out.
 pub fn check_not_retired(data_dir: &Path) -> Result<(), RetiredError> {
+    let restoring = data_dir.join(RESTORING_FILE);
+    match restoring.try_exists() {
+        Ok(false) => {}
+        Ok(true) => return Err(RetiredError::Restoring { path: data_dir.to_owned() }),
+        Err(source) => return Err(RetiredError::Io { path: restoring, source }),
+    }
     let path = data_dir.join(RETIRED_FILE);
     match read(&path) {
         Ok(bytes) => {
@@ -76,5 +91,14 @@ mod tests {
             path.display()
         );
         assert_eq!(error, want);
+    }
+
+    #[test]
+    fn directory_of_an_unfinished_restore_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(RESTORING_FILE), "").unwrap();
+        let error = check_not_retired(dir.path()).unwrap_err().to_string();
+        let want = "has not come to its end: run `aspen backup restore` again, it begins anew";
+        assert!(error.ends_with(want), "{error}");
     }
 }

@@ -46,6 +46,7 @@ impl From<ApiError> for Refusal {
             ApiError::MemberExists { .. } => (StatusCode::CONFLICT, "member_exists"),
             ApiError::ChangeInProgress => (StatusCode::CONFLICT, "change_in_progress"),
             ApiError::TooManyOperations { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_operations"),
+            ApiError::TooManyBackups { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_backups"),
             ApiError::NotLeader { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not_leader"),
             ApiError::NoQuorum => (StatusCode::SERVICE_UNAVAILABLE, "no_quorum"),
             ApiError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),

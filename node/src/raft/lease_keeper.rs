@@ -28,7 +28,6 @@ pub(super) struct KeptLeases {
 
 #[derive(Debug)]
 struct Kept {
-    ttl: Duration,
     /// When it ends, unless it is kept alive.
     until: Instant,
     /// When its end was last proposed. From the first time on it is not kept alive any more.
@@ -40,16 +39,17 @@ impl KeptLeases {
     fn note(&mut self, present: &[LeaseInfo], now: Instant) {
         self.leases.retain(|lease, _| present.iter().any(|info| info.lease == *lease));
         for info in present {
-            let ttl = Duration::from_millis(info.ttl_ms);
-            self.leases.entry(info.lease).or_insert(Kept { ttl, until: now + ttl, ended: None });
+            let until = now + Duration::from_millis(info.ttl_ms);
+            self.leases.entry(info.lease).or_insert(Kept { until, ended: None });
         }
     }
 
-    /// Has a lease live for its whole time from `asked` on, and returns that; `None`: it has ended, or there is none.
-    fn keep(&mut self, lease: LeaseId, asked: Instant) -> Option<Duration> {
-        let kept = self.leases.get_mut(&lease).filter(|kept| kept.ended.is_none())?;
-        kept.until = kept.until.max(asked + kept.ttl);
-        Some(kept.ttl)
+    /// Has a lease that there is live for its whole time from `asked` on, unless its end is under way; whether it does.
+    fn keep(&mut self, lease: LeaseId, ttl: Duration, asked: Instant) -> bool {
+        let until = asked + ttl;
+        let kept = self.leases.entry(lease).or_insert(Kept { until, ended: None });
+        kept.until = kept.until.max(until);
+        kept.ended.is_none()
     }
 
     /// Those whose end is to be proposed at `now`; what was proposed and has not happened is proposed again.
@@ -86,17 +86,16 @@ impl RaftNode {
         let asked = Instant::now();
         let term = self.term_led().ok_or_else(|| not_leader(None, None))?;
         let confirmed = self.confirm_leadership(false).await?;
-        // A lease that was granted before is in the state.
+        // What was granted or revoked before is in the state.
         self.await_applied(confirmed.index).await?;
         self.take_over(term).await?;
-        if !self.kept(|kept| kept.leases.contains_key(&lease)) {
-            let present = self.inner.readers.leases().await?.leases;
-            self.kept(|kept| kept.note(&present, Instant::now()));
+        let found = self.inner.readers.lease_ttl(lease).await?.ok_or(ApiError::LeaseNotFound { lease });
+        let ttl = Duration::from_millis(found?);
+        match self.kept(|kept| (kept.term == term).then(|| kept.keep(lease, ttl, asked))) {
+            Some(true) => Ok(ttl),
+            Some(false) => Err(ApiError::LeaseNotFound { lease }),
+            None => Err(not_leader(None, None)),
         }
-        self.kept(
-            |kept| if kept.term == term { Ok(kept.keep(lease, asked)) } else { Err(not_leader(None, None)) },
-        )?
-        .ok_or(ApiError::LeaseNotFound { lease })
     }
 
     /// How long a lease lives yet, if this node knows.
@@ -170,18 +169,21 @@ mod tests {
         let mut kept = KeptLeases::default();
         kept.note(&[info(1, 1_000), info(2, 5_000)], at(0));
         assert_eq!(kept.end(at(999)), []);
-        assert_eq!(kept.keep(LeaseId(1), at(900)), Some(Duration::from_secs(1)));
+        let ttl = Duration::from_secs(1);
+        assert!(kept.keep(LeaseId(1), ttl, at(900)));
         assert_eq!(kept.end(at(1_000)), []);
         // One that was asked for earlier, and comes later, takes nothing away.
-        assert_eq!(kept.keep(LeaseId(1), at(500)), Some(Duration::from_secs(1)));
+        assert!(kept.keep(LeaseId(1), ttl, at(500)));
         assert_eq!(kept.end(at(1_899)), []);
         assert_eq!(kept.end(at(1_900)), [LeaseId(1)]);
         // Its end is under way: whoever comes now is too late.
-        assert_eq!(kept.keep(LeaseId(1), at(1_901)), None);
+        assert!(!kept.keep(LeaseId(1), ttl, at(1_901)));
         assert_eq!(kept.end(at(2_000)), []);
         assert_eq!(kept.end(at(1_900) + OPERATION_TIMEOUT), [LeaseId(1), LeaseId(2)]);
         kept.note(&[info(3, 1_000)], at(10_000));
-        assert_eq!(kept.keep(LeaseId(1), at(10_000)), None);
         assert_eq!(kept.end(at(11_000)), [LeaseId(3)]);
+        // One that was granted since the last look.
+        assert!(kept.keep(LeaseId(4), ttl, at(11_000)));
+        assert_eq!(kept.end(at(12_000)), [LeaseId(4)]);
     }
 }

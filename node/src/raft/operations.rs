@@ -195,7 +195,7 @@ impl RaftNode {
     }
 
     /// The index that a read must have applied, asked for here or at the leader.
-    async fn confirm_somewhere(&self, may_use_lease: bool) -> Result<Confirmed, ApiError> {
+    pub(super) async fn confirm_somewhere(&self, may_use_lease: bool) -> Result<Confirmed, ApiError> {
         let there = |leader: Peer, within| {
             let request = ReadIndex { may_use_lease };
             async move { self.inner.transport.read_index(&leader, request, within).await }.boxed()

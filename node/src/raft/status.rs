@@ -9,9 +9,9 @@ use openraft::vote::RaftLeaderId;
 use super::operations::bounded;
 use super::{RaftNode, init_error, role_name};
 use crate::api::{
-    Answer, ApiError, BadRequest, ClusterController, ClusterStatus, EntryId, LeaderHint, LogDigest,
-    LogDigestEntry, Measures, Member, RaftObserver, RaftState, SnapshotStatus, StateDigest, TimeoutOutcome,
-    VoteState,
+    Answer, ApiError, BadRequest, ClusterController, ClusterStatus, Consistency, EntryId, LeaderHint,
+    LogDigest, LogDigestEntry, Measures, Member, RaftObserver, RaftState, SnapshotStatus, StateCopy,
+    StateDigest, TimeoutOutcome, VoteState,
 };
 use crate::limits::{APPEND_BYTES_MAX, LOG_DIGEST_RANGE_MAX, OPERATIONS_IN_FLIGHT_MAX, PEERS_MAX};
 use crate::storage::entry::encode_entry;
@@ -70,6 +70,10 @@ impl ClusterController for RaftNode {
         bounded(TimeoutOutcome::GoesOn, self.make_snapshot()).boxed()
     }
 
+    fn copy_state(&self, consistency: Consistency) -> Answer<'_, StateCopy> {
+        self.make_copy(consistency).boxed()
+    }
+
     fn status(&self) -> ClusterStatus {
         let term = self.metrics().current_term;
         // What changes of the members and of the leader are waited for in: the other metrics may come a moment later.
@@ -103,17 +107,22 @@ impl RaftNode {
     async fn make_snapshot(&self) -> Result<SnapshotStatus, ApiError> {
         let metrics = self.metrics();
         let Some(applied) = metrics.last_applied else { return Ok(SnapshotStatus { last: None, bytes: 0 }) };
-        let last = loop {
+        let last = self.snapshot_from(applied.index).await?;
+        let bytes = self.inner.snapshots.current().map_or(0, |current| current.seal().bytes);
+        Ok(SnapshotStatus { last: Some(entry_id(last)), bytes })
+    }
+
+    /// Returns once there is a snapshot that covers entry `index`: the last entry that it covers.
+    pub(super) async fn snapshot_from(&self, index: u64) -> Result<LogId, ApiError> {
+        loop {
             let seen = self.metrics().snapshot;
-            if let Some(last) = seen.filter(|last| *last >= applied) {
-                break last;
+            if let Some(last) = seen.filter(|last| last.index >= index) {
+                return Ok(last);
             }
             // One that is being made already may be older than what is wanted.
             self.start_snapshot().await?;
             self.await_snapshot_after(seen).await?;
-        };
-        let bytes = self.inner.snapshots.current().map_or(0, |current| current.seal().bytes);
-        Ok(SnapshotStatus { last: Some(entry_id(last)), bytes })
+        }
     }
 }
 
@@ -205,6 +214,6 @@ fn chain(log: &RedbLogStore, from: u64, to: u64) -> std::io::Result<Vec<LogDiges
     Ok(digests)
 }
 
-fn entry_id(id: LogId) -> EntryId {
+pub(super) fn entry_id(id: LogId) -> EntryId {
     EntryId { term: *id.leader_id, index: id.index }
 }

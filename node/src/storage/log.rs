@@ -9,6 +9,7 @@
 //!
 //! After an I/O error the store is tainted: every later write fails with the same reason, so that the node stops.
 
+mod behind;
 mod cache;
 mod durable;
 mod inspect;

@@ -5,6 +5,7 @@
 //! mean is the state machine's business.
 
 mod incoming;
+mod whole;
 
 use std::fs::{self, File};
 use std::io::{self, Write};

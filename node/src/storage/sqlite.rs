@@ -10,6 +10,7 @@
 //! name, and its rename is the moment at which the state changes.
 
 mod apply;
+mod backup;
 mod build;
 mod checkpoint;
 mod generation;
@@ -33,6 +34,9 @@ use tokio::sync::oneshot;
 
 use self::apply::{Applier, Batch, Op, Position};
 pub(super) use self::apply::{INDEX_BYTES, is_disk_full, is_index_not_made};
+#[cfg(test)]
+pub(crate) use self::backup::sample;
+pub use self::backup::{BackedUp, Tally, inspect_backup, make_alone, tally};
 pub use self::build::SnapshotBuilder;
 use self::generation::Generation;
 pub use self::inspect::{StateReport, check_snapshot, inspect, inspect_snapshot};

@@ -9,10 +9,10 @@ use std::path::Path;
 
 use openraft::vote::RaftLeaderId;
 
-use super::StorageError;
 use super::log::{LOG_FILE, LogReport, inspect as inspect_log};
 use super::snapshot::{SNAPSHOT_DIR, is_intact, newest_in};
 use super::sqlite::{StateReport, inspect as inspect_state, inspect_snapshot};
+use super::{RESTORING_FILE, StorageError};
 use crate::types::raft_types::LogId;
 
 /// What to do about most of it.
@@ -20,6 +20,9 @@ const REJOIN: &str = "restore the data directory from a backup of this very node
      as a new member";
 /// What to do about a snapshot.
 const REMOVE_SNAPSHOT: &str = "remove the file: the node makes a new snapshot of its state";
+
+/// What to do about a directory that was to be made of a backup.
+const RESTORE_AGAIN: &str = "run `aspen backup restore` again, it begins anew";
 
 /// What was found in a data directory.
 #[derive(Debug, Default)]
@@ -51,6 +54,9 @@ impl fmt::Display for Fault {
 /// The node runs, or its files are of a later version: that is no fault of theirs.
 pub fn validate(data_dir: &Path) -> Result<Report, StorageError> {
     let mut report = Report::default();
+    if data_dir.join(RESTORING_FILE).exists() {
+        report.fault("the restore of this directory has not come to its end", RESTORE_AGAIN);
+    }
     let log = report.log(&data_dir.join(LOG_FILE))?;
     let state = report.state(data_dir)?;
     let snapshot = report.snapshot(&data_dir.join(SNAPSHOT_DIR))?;

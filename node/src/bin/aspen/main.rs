@@ -1,6 +1,7 @@
 //! `aspen`: the client of a cluster. Words in, exit code out.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that fails says where"))]
 
+mod backup;
 mod bench;
 mod cluster;
 mod kv;
@@ -8,6 +9,7 @@ mod lease;
 mod session;
 mod tui;
 
+use std::error::Error as _;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,7 +20,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use self::session::{Access, Failure, Session};
 
-/// The key is absent, or what it holds is not what was expected.
+/// The key is absent, or what it holds is not what was expected; or a backup is damaged.
 const EXIT_NOT_SO: u8 = 1;
 /// Whether something was written is not known.
 const EXIT_UNKNOWN: u8 = 2;
@@ -27,7 +29,7 @@ const EXIT_REFUSED: u8 = 3;
 /// The command line is wrong (`EX_USAGE`, sysexits.h).
 const EXIT_USAGE: u8 = 64;
 
-const CODES: &str = "Exit codes: 0 done; 1 the key is absent, or holds something else than was expected; 2 whether something was \
+const CODES: &str = "Exit codes: 0 done; 1 the key is absent, or holds something else than was expected, or a backup is damaged; 2 whether something was \
 written is not known; 3 refused, or nobody answers; 64 the command line is wrong.";
 
 /// What was typed.
@@ -65,6 +67,9 @@ enum Command {
     /// Look at the cluster and change it
     #[command(subcommand, after_help = CODES)]
     Cluster(cluster::ClusterCommand),
+    /// Save the whole state to a file while writes go on, look at such a file, and make a new cluster of it
+    #[command(subcommand, after_help = CODES)]
+    Backup(backup::BackupCommand),
     /// Watch the cluster on the terminal, and its keys; ? there says what can be done
     Tui,
     /// Put load on a cluster and measure it
@@ -105,7 +110,13 @@ fn main() -> ExitCode {
 }
 
 fn tell(failure: &Failure) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "aspen: {failure}");
+    let mut out = std::io::stderr().lock();
+    let _ = writeln!(out, "aspen: {failure}");
+    let mut cause = failure.source();
+    while let Some(error) = cause {
+        let _ = writeln!(out, "  because: {error}");
+        cause = error.source();
+    }
     ExitCode::from(failure.exit_code())
 }
 
@@ -121,6 +132,11 @@ fn run(cli: &Cli) -> Result<Vec<u8>, Failure> {
         Command::Cluster(command) => {
             return on_session(cli, async |session| cluster::run(command, session).await);
         }
+        Command::Backup(backup::BackupCommand::Save(args)) => {
+            return on_session(cli, async |session| backup::save(args, session).await);
+        }
+        Command::Backup(backup::BackupCommand::Inspect { file }) => backup::inspect(file, cli.json)?,
+        Command::Backup(backup::BackupCommand::Restore(args)) => backup::restore(args, cli.json)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "aspen", &mut script);

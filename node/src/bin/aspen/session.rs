@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
+use aspen_node::backup::file::FileError;
+use aspen_node::backup::restore::RestoreError;
 use aspen_node::client::watch::WatchError;
-use aspen_node::client::{ClientError, HttpAnswer, HttpConnection};
+use aspen_node::client::{ClientError, HttpAnswer, HttpConnection, HttpParts};
 use aspen_node::private::{BearerToken, PrivateError};
 use serde_json::Value as Json;
 
@@ -48,6 +50,12 @@ pub(crate) enum Failure {
     /// A watch that is over.
     #[error(transparent)]
     Watch(#[from] WatchError),
+    /// The file of a backup.
+    #[error(transparent)]
+    Backup(#[from] FileError),
+    /// A data directory that could not be made of one.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     /// No token.
     #[error(transparent)]
     Token(#[from] PrivateError),
@@ -71,6 +79,7 @@ impl Failure {
     /// The exit code that goes with it.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
+            Self::Backup(file) | Self::Restore(RestoreError::File(file)) if file.is_damage() => EXIT_NOT_SO,
             Self::Lost { changes: true, .. } | Self::Strange { changes: true, .. } => EXIT_UNKNOWN,
             Self::Refused { code, changes, .. } => match code.as_deref() {
                 Some("key_not_found" | "cas_failed" | "vault_not_found" | "lease_not_found") => EXIT_NOT_SO,
@@ -168,6 +177,23 @@ impl Session {
         Err(Failure::Unreachable(reasons))
     }
 
+    /// Asks the first node that can be reached for a backup.
+    pub(crate) async fn backup(&mut self, path: &str) -> Result<HttpParts, Failure> {
+        let mut reasons = Vec::new();
+        for node in &self.access.nodes {
+            match self.access.connection(*node).backup(path).await {
+                Ok(parts) if parts.status == 200 => return Ok(parts),
+                Ok(refused) => {
+                    let refusal = refused.refusal().await.map_err(|error| failed(error, false))?;
+                    return Err(answered(refusal, false).expect_err("its status is not 200"));
+                }
+                Err(error @ ClientError::Connect { .. }) => reasons.push(error.to_string()),
+                Err(error @ ClientError::Lost { .. }) => return Err(failed(error, false)),
+            }
+        }
+        Err(Failure::Unreachable(reasons))
+    }
+
     /// The same with JSON both ways.
     pub(crate) async fn post(&mut self, path: &str, body: &Json) -> Result<Json, Failure> {
         let answer = self.ask("POST", path, body.to_string()).await?;
@@ -190,7 +216,7 @@ impl Session {
 }
 
 /// Why there is no answer.
-fn failed(error: ClientError, changes: bool) -> Failure {
+pub(crate) fn failed(error: ClientError, changes: bool) -> Failure {
     match error {
         // Nothing was sent.
         ClientError::Connect { .. } => Failure::Unreachable(vec![error.to_string()]),

@@ -113,6 +113,18 @@ impl ReadPool {
         .await
     }
 
+    /// How long a lease lives, in milliseconds, where there is one.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub async fn lease_ttl(&self, lease: LeaseId) -> Result<Option<u64>, ApiError> {
+        self.with(move |txn| {
+            let mut find = txn.prepare_cached("SELECT ttl_ms FROM leases WHERE lease = ?1")?;
+            find.query_row([sql_int(lease.0)], |row| row.get(0).map(i64::cast_unsigned)).optional()
+        })
+        .await
+    }
+
     /// Works in the space of a vault, or in that of none.
     async fn in_space<T: Send + 'static>(
         &self,
