@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::limits::VAULT_DEPTH_MAX;
+
 /// A member's number in the cluster, 1 and up. Chosen by the operator, never reused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -359,7 +361,24 @@ impl EncodedCommand {
     /// # Errors
     /// The bytes are none that a node has encoded.
     pub fn decode(&self) -> Result<Command, postcard::Error> {
+        self.check_depth()?;
         postcard::from_bytes(&self.0)
+    }
+
+    /// Refuses vaults in vaults in vaults: each costs a peer two bytes, and us a piece of the stack. A single vault in a vault is read,
+    /// so that it is refused by its name.
+    fn check_depth(&self) -> Result<(), postcard::Error> {
+        /// As postcard numbers [`Command::InVault`].
+        const IN_VAULT: u32 = 6;
+        let mut rest = self.as_bytes();
+        for _ in 0..=VAULT_DEPTH_MAX {
+            let (kind, inner) = postcard::take_from_bytes::<u32>(rest)?;
+            if kind != IN_VAULT {
+                return Ok(());
+            }
+            rest = postcard::take_from_bytes::<&str>(inner)?.1;
+        }
+        Err(postcard::Error::DeserializeBadEncoding)
     }
 }
 
@@ -566,6 +585,33 @@ mod tests {
         ] {
             assert_eq!(certain(&other), None, "{other}");
         }
+    }
+
+    fn in_vaults(depth: u32) -> Command {
+        (0..depth).fold(Command::Delete { key: Key::from("k") }, |command, _| Command::InVault {
+            vault: VaultName("v".to_owned()),
+            command: Box::new(command),
+        })
+    }
+
+    #[test]
+    fn vault_in_a_vault_decodes_and_a_third_does_not() {
+        for depth in 0..=2 {
+            let command = in_vaults(depth);
+            assert_eq!(EncodedCommand::from(&command).decode(), Ok(command));
+        }
+        let error = Err(postcard::Error::DeserializeBadEncoding);
+        assert_eq!(EncodedCommand::from(&in_vaults(3)).decode(), error);
+    }
+
+    /// Found by fuzzing: a peer's 200 kB were enough to end a node, whose stack they filled.
+    #[test]
+    fn a_hundred_thousand_vaults_in_each_other_are_refused() {
+        let vaults = EncodedCommand::from_bytes(&[6, 0].repeat(100_000));
+        assert_eq!(vaults.decode(), Err(postcard::Error::DeserializeBadEncoding));
+        // postcard reads a number in more bytes than it needs, too.
+        let vaults = EncodedCommand::from_bytes(&[0x86, 0, 0].repeat(100_000));
+        assert_eq!(vaults.decode(), Err(postcard::Error::DeserializeBadEncoding));
     }
 
     #[test]
