@@ -604,7 +604,7 @@ mod tests {
         assert_eq!(EncodedCommand::from(&in_vaults(3)).decode(), error);
     }
 
-    /// Found by fuzzing: a peer's 200 kB were enough to end a node, whose stack they filled.
+    /// A peer's 200 kB were enough to end a node, whose stack they filled.
     #[test]
     fn a_hundred_thousand_vaults_in_each_other_are_refused() {
         let vaults = EncodedCommand::from_bytes(&[6, 0].repeat(100_000));

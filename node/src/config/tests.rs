@@ -75,7 +75,7 @@ fn every_setting_says_where_it_comes_from() {
     assert_eq!(again.len(), settings.len());
 }
 
-/// Found by fuzzing: TOML lets one character stand in no string that JSON does.
+/// TOML lets one character stand in no string that JSON does.
 #[test]
 fn printed_setting_is_read_again_whatever_stands_in_it() {
     let name = "\u{1}\u{7f}\"\\é";
