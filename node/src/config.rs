@@ -445,8 +445,10 @@ impl Config {
 
     /// Every setting in TOML, with its source. One without a value is left out, as in a file.
     fn settings(&self, sources: &BTreeMap<&'static str, Source>) -> Vec<Setting> {
-        // JSON's strings are TOML's, too.
-        let text = |text: &dyn fmt::Display| serde_json::Value::from(text.to_string()).to_string();
+        // JSON's strings are TOML's, too, but for one character (TOML 1.0, String).
+        let text = |text: &dyn fmt::Display| {
+            serde_json::Value::from(text.to_string()).to_string().replace('\u{7f}', "\\u007f")
+        };
         let ms = |duration: Duration| duration.as_millis().to_string();
         let mib = |bytes: u64| (bytes / 1024 / 1024).to_string();
         let peer = |(id, info): &(NodeId, NodeInfo)| {

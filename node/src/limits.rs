@@ -23,6 +23,8 @@ pub const TRANSACTION_OPERATIONS_MAX: u32 = 128;
 pub const ANSWER_BYTES_MAX: u32 = 4 * 1024 * 1024;
 /// Longest name of a vault, in bytes: it stands in paths and in every command.
 pub const VAULT_NAME_BYTES_MAX: u32 = 64;
+/// Vaults and leases around a command that is read: one of each may be, and with one too many it is to be told which bound it breaks.
+pub const COMMAND_DEPTH_MAX: u32 = 3;
 /// Bytes that a record costs in an answer besides its key and value: revisions, version, names in JSON.
 pub const RECORD_BYTES: u64 = 96;
 /// Vaults of a cluster: their list is one answer.

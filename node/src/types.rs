@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::limits::COMMAND_DEPTH_MAX;
+
 /// A member's number in the cluster, 1 and up. Chosen by the operator, never reused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -406,7 +408,25 @@ impl EncodedCommand {
     /// # Errors
     /// The bytes are none that a node has encoded.
     pub fn decode(&self) -> Result<Command, postcard::Error> {
+        self.check_depth()?;
         postcard::from_bytes(&self.0)
+    }
+
+    /// Refuses vaults in vaults in vaults, and leases likewise: each costs a peer two bytes, and us a piece of the stack.
+    fn check_depth(&self) -> Result<(), postcard::Error> {
+        /// As postcard numbers [`Command::InVault`] and [`Command::WithLease`].
+        const IN_VAULT: u32 = 6;
+        const WITH_LEASE: u32 = 11;
+        let mut rest = self.as_bytes();
+        for _ in 0..=COMMAND_DEPTH_MAX {
+            let (kind, inner) = postcard::take_from_bytes::<u32>(rest)?;
+            rest = match kind {
+                IN_VAULT => postcard::take_from_bytes::<&str>(inner)?.1,
+                WITH_LEASE => postcard::take_from_bytes::<u64>(inner)?.1,
+                _ => return Ok(()),
+            };
+        }
+        Err(postcard::Error::DeserializeBadEncoding)
     }
 }
 
@@ -633,6 +653,34 @@ mod tests {
             Command::WithLease { lease: LeaseId(1), command: Box::new(set) },
         ] {
             assert_eq!(certain(&other), None, "{other}");
+        }
+    }
+
+    fn around(depth: u32, wrap: fn(Box<Command>) -> Command) -> Command {
+        (0..depth).fold(Command::Delete { key: Key::from("k") }, |command, _| wrap(Box::new(command)))
+    }
+
+    #[test]
+    fn command_is_read_with_few_vaults_and_leases_around_it() {
+        let in_vault = |command| Command::InVault { vault: VaultName("v".to_owned()), command };
+        let with_lease = |command| Command::WithLease { lease: LeaseId(1 << 40), command };
+        for wrap in [in_vault, with_lease] {
+            for depth in 0..=COMMAND_DEPTH_MAX {
+                let command = around(depth, wrap);
+                assert_eq!(EncodedCommand::from(&command).decode(), Ok(command));
+            }
+            let error = Err(postcard::Error::DeserializeBadEncoding);
+            assert_eq!(EncodedCommand::from(&around(COMMAND_DEPTH_MAX + 1, wrap)).decode(), error);
+        }
+    }
+
+    /// Found by fuzzing: a peer's 200 kB were enough to end a node, whose stack they filled.
+    #[test]
+    fn a_hundred_thousand_vaults_or_leases_are_refused() {
+        // postcard reads a number in more bytes than it needs, too.
+        for wrapper in [&[6, 0][..], &[11, 0], &[0x86, 0, 0]] {
+            let wrapped = EncodedCommand::from_bytes(&wrapper.repeat(100_000));
+            assert_eq!(wrapped.decode(), Err(postcard::Error::DeserializeBadEncoding));
         }
     }
 

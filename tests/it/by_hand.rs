@@ -269,6 +269,8 @@ fn raw_bytes_go_in_and_out_by_key_and_under_conditions() {
     assert_eq!(send("PUT", &[("if-match", &tag)], b"new").status, 200);
     let refused = send("PUT", &[("if-match", &tag)], b"newer");
     assert_eq!((refused.status, &refused.json()["error"]["code"]), (412, &json!("precondition_failed")));
+    let refused = send("GET", &[("if-match", &tag)], b"");
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (412, &json!("precondition_failed")));
     let by_json = nodes.succeeds(1, "/kv/read", &json!({ "key_base64": "cGhvdG9zL/8ALzE=" }));
     assert_eq!((&by_json["value"], &by_json["version"]), (&json!("new"), &json!(2)));
     let large = vec![b'v'; (1 << 20) + 1];

@@ -12,6 +12,7 @@ mod disks;
 mod etcd;
 mod fabric;
 mod formats;
+mod fuzz_seeds;
 mod host;
 mod html;
 mod http_client;

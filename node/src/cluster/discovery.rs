@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+pub use self::announcement::AnnouncementError;
 use self::announcement::{Announcement, Heard};
 use super::identity::Identity;
 use super::metadata::{MetadataError, MetadataStore};
@@ -80,6 +81,14 @@ enum Lost {
     Lagged,
     #[error("it has ended")]
     Ended,
+}
+
+/// Reads an announcement as it comes by gossip: which node says where it is.
+///
+/// # Errors
+/// It cannot be read, or that node has not signed it.
+pub fn read_announcement(message: &[u8]) -> Result<Peer, AnnouncementError> {
+    Announcement::read(message).map(|Announcement { id, info, .. }| Peer { id, info })
 }
 
 /// Seconds since 1970.

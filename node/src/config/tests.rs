@@ -75,6 +75,17 @@ fn every_setting_says_where_it_comes_from() {
     assert_eq!(again.len(), settings.len());
 }
 
+/// TOML lets one character stand in no string that JSON does.
+#[test]
+fn printed_setting_is_read_again_whatever_stands_in_it() {
+    let name = "\u{1}\u{7f}\"\\é";
+    let (config, settings) = Config::load_with_sources(args(&["--data-dir", name])).unwrap();
+    assert_eq!(config.data_dir, PathBuf::from(name));
+    let printed: Vec<String> = settings.iter().map(ToString::to_string).collect();
+    let again: toml::Table = printed.join("\n").parse().unwrap();
+    assert_eq!(again["data_dir"].as_str(), Some(name));
+}
+
 #[test]
 fn unknown_key_in_the_file_is_an_error_with_its_place() {
     let dir = tempfile::tempdir().unwrap();

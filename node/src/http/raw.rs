@@ -82,11 +82,13 @@ pub(super) async fn read(
         by,
     ];
     let mut response = match condition(&headers)? {
+        // What the client has is still right (RFC 9110, 13.2.2); or it wanted something else.
+        Some(condition) if !condition.holds(&record) && headers.contains_key(header::IF_NONE_MATCH) => {
+            StatusCode::NOT_MODIFIED.into_response()
+        }
         Some(condition) if !condition.holds(&record) => {
-            // What the client has is still right (RFC 9110, 13.2.2); or it wanted something else.
-            let is_known = headers.contains_key(header::IF_NONE_MATCH);
-            let status = if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::PRECONDITION_FAILED };
-            status.into_response()
+            let message = "the key is not as the condition wants it";
+            precondition_failed(message, result.revision, Some(record.mod_revision)).into_response()
         }
         _ => ([(header::CONTENT_TYPE, "application/octet-stream")], record.value.0).into_response(),
     };
@@ -147,22 +149,23 @@ async fn change(
             _ => Outcome::Written,
         },
         Outcome::Transaction { succeeded: false, results } => {
-            return Err(precondition_failed(revision, &results));
+            let found = match results.first() {
+                Some(OperationResult::Got(Some(record))) => Some(record.mod_revision),
+                _ => None,
+            };
+            let message = "the key is not as the condition wants it, nothing was written";
+            return Err(precondition_failed(message, revision, found));
         }
         outcome => outcome,
     };
     Ok(Json(written(WriteResult { revision, outcome })?))
 }
 
-fn precondition_failed(revision: Revision, results: &[OperationResult]) -> Refusal {
-    let found = match results.first() {
-        Some(OperationResult::Got(Some(record))) => Some(record.mod_revision.0),
-        _ => None,
-    };
-    let message = "the key is not as the condition wants it, nothing was written";
+/// `found` is the entry that wrote the key, where it is there.
+fn precondition_failed(message: &str, revision: Revision, found: Option<Revision>) -> Refusal {
     Refusal::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", message)
         .with("revision", revision.0)
-        .with("mod_revision", found)
+        .with("mod_revision", found.map(|found| found.0))
 }
 
 impl Condition {

@@ -53,12 +53,10 @@ impl Default for RaftTiming {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TimingError {
     /// No heartbeat at all.
-    #[error("the heartbeat is {0} ms, 10 to 60000 are allowed")]
+    #[error("heartbeat_ms is {0}, 10 to 60000 are allowed")]
     Heartbeat(u128),
     /// One lost heartbeat would cost an election.
-    #[error(
-        "the shortest election time-out is {election_ms} ms, at least 3 heartbeats of {heartbeat_ms} ms are needed"
-    )]
+    #[error("election_ms_min is {election_ms}, at least 3 heartbeats of {heartbeat_ms} ms are needed")]
     ElectionTooShort {
         /// The time-out, in milliseconds.
         election_ms: u128,
@@ -66,7 +64,7 @@ pub enum TimingError {
         heartbeat_ms: u128,
     },
     /// Without a range, candidates collide for ever.
-    #[error("the election time-out is {min_ms} to {max_ms} ms, the second must be larger")]
+    #[error("election_ms_max is {max_ms}, more than election_ms_min, {min_ms}, is needed")]
     ElectionRange {
         /// The shortest, in milliseconds.
         min_ms: u128,
@@ -169,13 +167,8 @@ mod tests {
     #[test]
     fn time_outs_must_fit_together() {
         check(200, 1000, 2000, Ok(()));
-        check(0, 1000, 2000, Err("the heartbeat is 0 ms, 10 to 60000 are allowed"));
-        check(
-            200,
-            599,
-            2000,
-            Err("the shortest election time-out is 599 ms, at least 3 heartbeats of 200 ms are needed"),
-        );
-        check(200, 1000, 1000, Err("the election time-out is 1000 to 1000 ms, the second must be larger"));
+        check(0, 1000, 2000, Err("heartbeat_ms is 0, 10 to 60000 are allowed"));
+        check(200, 599, 2000, Err("election_ms_min is 599, at least 3 heartbeats of 200 ms are needed"));
+        check(200, 1000, 1000, Err("election_ms_max is 1000, more than election_ms_min, 1000, is needed"));
     }
 }

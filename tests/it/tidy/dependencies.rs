@@ -80,10 +80,9 @@ struct Node {
 /// The registry from which everything comes that is not of the workspace itself.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-/// What is against the rules.
-pub(super) fn complaints(rules: &Rules, metadata: &Metadata) -> Vec<String> {
-    let used: BTreeSet<&str> = metadata.resolve.nodes.iter().map(|node| node.id.as_str()).collect();
-    let packages = metadata.packages.iter().filter(|package| used.contains(package.id.as_str()));
+/// What is against the rules in any of the workspaces.
+pub(super) fn complaints(rules: &Rules, workspaces: &[Metadata]) -> Vec<String> {
+    let packages = workspaces.iter().flat_map(used);
     let mut found: Vec<String> = packages.clone().flat_map(|package| of_package(rules, package)).collect();
     let is_used = |name: &str| packages.clone().any(|package| package.name == name);
     let idle = rules.licenses.exceptions.iter().filter(|exception| !is_used(&exception.name));
@@ -91,6 +90,12 @@ pub(super) fn complaints(rules: &Rules, metadata: &Metadata) -> Vec<String> {
         idle.map(|exception| format!("deny.toml: nobody needs the exception for {}", exception.name)),
     );
     found
+}
+
+/// The packages that something depends on.
+fn used(metadata: &Metadata) -> impl Iterator<Item = &Package> + Clone {
+    let used: BTreeSet<&str> = metadata.resolve.nodes.iter().map(|node| node.id.as_str()).collect();
+    metadata.packages.iter().filter(move |package| used.contains(package.id.as_str()))
 }
 
 fn of_package(rules: &Rules, package: &Package) -> Vec<String> {
@@ -197,7 +202,7 @@ fn what_is_against_the_rules_is_named() {
     ];
     let nodes = ["a", "b", "c"].map(|id| Node { id: id.to_owned() }).into();
     let found =
-        complaints(&toml::from_str(rules).unwrap(), &Metadata { packages, resolve: Resolve { nodes } });
+        complaints(&toml::from_str(rules).unwrap(), &[Metadata { packages, resolve: Resolve { nodes } }]);
     let want = [
         "a: its licence, MPL-2.0, is not allowed by deny.toml",
         "c is banned by deny.toml: no cmake",

@@ -35,7 +35,7 @@ struct Signed {
 
 /// Why an announcement does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum AnnouncementError {
+pub enum AnnouncementError {
     /// It is of another version, or of nobody's.
     #[error("it cannot be read")]
     Malformed,
@@ -62,7 +62,7 @@ impl Announcement {
     }
 
     /// Reads what its subject has signed.
-    fn read(message: &[u8]) -> Result<Self, AnnouncementError> {
+    pub(super) fn read(message: &[u8]) -> Result<Self, AnnouncementError> {
         let malformed = |_| AnnouncementError::Malformed;
         let signed: Signed = postcard::from_bytes(message).map_err(malformed)?;
         let announcement: Self = postcard::from_bytes(&signed.announcement).map_err(malformed)?;
@@ -138,6 +138,14 @@ mod tests {
         // The same key signs for nothing else.
         let plain = encode(&Signed { signature: subject.sign(&encode(&said)), announcement: encode(&said) });
         assert_eq!(take(&plain), Err(AnnouncementError::Signature));
+    }
+
+    /// If this fails, nodes of two versions do not hear each other.
+    #[test]
+    fn announcement_is_these_bytes() {
+        let key = SecretKey::from_bytes(&[1; 32]);
+        let signed = announcement(&key, 4001, (1, 1)).sign(&key);
+        assert_eq!(data_encoding::HEXLOWER.encode(&signed), "");
     }
 
     #[test]

@@ -1,0 +1,107 @@
+//! Requests to a node's routes, which talk to a node in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aspen_node::http::{HttpState, Tokens, router};
+use aspen_node::metrics::Metrics;
+use aspen_node::network::secret::ClusterId;
+use aspen_node::types::NodeId;
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::BodyExt;
+use serde_json::Value as Json;
+use tower::ServiceExt;
+
+use super::memory::{MemoryNode, info};
+
+/// What parts a request from the next.
+const BORDER: &[u8] = b"\n%%\n";
+/// What parts the head of a request from its body.
+const BODY: &[u8] = b"\n\n";
+/// Requests of one input. Further ones would find nothing that these do not.
+const REQUESTS_MAX: usize = 16;
+
+/// Reads an input as requests with a line `%%` between them, and answers one after the other. Each is a line with method and path,
+/// lines with headers, an empty line and the body.
+pub fn run(input: &[u8]) -> bool {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    runtime.expect("a runtime can be made").block_on(async {
+        let routes = routes();
+        let mut are_requests = true;
+        for text in split(input, BORDER).take(REQUESTS_MAX) {
+            match request(text) {
+                Some(request) => check(&routes, request).await,
+                None => are_requests = false,
+            }
+        }
+        are_requests
+    })
+}
+
+/// The routes of a fresh node.
+fn routes() -> Router {
+    let node = Arc::new(MemoryNode::default());
+    router(HttpState {
+        cluster: node.clone(),
+        store: node.clone(),
+        observer: node,
+        metrics: Arc::new(Metrics::new(&[])),
+        peers: Arc::new(BTreeMap::from([1, 2, 3].map(|id| (NodeId(id.into()), info(id))))),
+        tokens: Arc::new(Tokens::default()),
+        cluster_id: Some(ClusterId([9; 16])),
+    })
+}
+
+/// The parts of a text, without what parts them.
+fn split<'a>(text: &'a [u8], border: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest.take()?;
+        let place = text.windows(border.len()).position(|window| window == border);
+        let Some(place) = place else { return Some(text) };
+        rest = Some(&text[place + border.len()..]);
+        Some(&text[..place])
+    })
+}
+
+/// A request, if the text is one that could arrive.
+fn request(text: &[u8]) -> Option<Request<Body>> {
+    let place = text.windows(BODY.len()).position(|window| window == BODY);
+    let (head, body) = place.map_or((text, &[][..]), |place| (&text[..place], &text[place + BODY.len()..]));
+    let mut lines = head.split(|byte| *byte == b'\n');
+    let first = lines.next()?;
+    let space = first.iter().position(|byte| *byte == b' ')?;
+    let mut request = Request::new(Body::from(body.to_vec()));
+    *request.method_mut() = Method::from_bytes(&first[..space]).ok()?;
+    *request.uri_mut() = Uri::try_from(&first[space + 1..]).ok()?;
+    for line in lines.filter(|line| !line.is_empty()) {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let name = HeaderName::from_bytes(&line[..colon]).ok()?;
+        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).ok()?;
+        request.headers_mut().append(name, value);
+    }
+    Some(request)
+}
+
+/// Has a request answered. A refusal is in JSON, and none is for want of our own.
+async fn check(routes: &Router, request: Request<Body>) {
+    let what = format!("{} {}", request.method(), request.uri());
+    let has_body = request.method() != Method::HEAD;
+    let Ok(response) = routes.clone().oneshot(request).await;
+    let (status, content_type) = (response.status(), response.headers().get(header::CONTENT_TYPE).cloned());
+    let body = body(response).await;
+    assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR, "{what}: {}", body.escape_ascii());
+    if has_body && (status.is_client_error() || status.is_server_error()) {
+        assert_eq!(content_type, Some(HeaderValue::from_static("application/json")), "{what}: {status}");
+        let answer: Json = serde_json::from_slice(&body).unwrap_or_default();
+        let is_text = |name: &str| answer["error"][name].as_str().is_some_and(|text| !text.is_empty());
+        assert!(is_text("code") && is_text("message"), "{what}: {status}: {}", body.escape_ascii());
+    }
+}
+
+async fn body(response: Response<Body>) -> Vec<u8> {
+    let body = response.into_body().collect().await;
+    body.expect("an answer is whole").to_bytes().to_vec()
+}
