@@ -16,8 +16,8 @@ use aspen_node::types::raft_types::{
     AppendEntriesRequest, Entry, LogId, Membership, SnapshotMeta, StoredMembership, Vote, VoteRequest,
 };
 use aspen_node::types::{
-    ChunkBytes, Command, Compare, EncodedCommand, KeyRange, NodeId, Operand, Operation, OperationResult,
-    Outcome, Record, Relation, Revision, Transaction, VaultName,
+    ChunkBytes, Command, Compare, EncodedCommand, KeyRange, LeaseId, NodeId, Operand, Operation,
+    OperationResult, Outcome, Relation, Revision, Transaction, VaultName,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -180,12 +180,22 @@ fn commands() -> Vec<Seed> {
         Command::DeleteVault { vault: vault.clone() },
         within(Command::Delete { key: "k".into() }),
     ];
+    let with_lease = |command| Command::WithLease { lease: LeaseId(1), command: Box::new(command) };
+    let leases = [
+        Command::GrantLease { ttl_ms: 1_000 },
+        with_lease(set("k")),
+        with_lease(within(set("k"))),
+        with_lease(with_lease(set("k"))),
+        Command::RevokeLease { lease: LeaseId(1) },
+        with_lease(set("late")),
+    ];
     let log = |commands: &[Command]| {
         commands.iter().flat_map(|command| encode(&EncodedCommand::from(command))).collect()
     };
     vec![
         ("command/plain.bin", log(&plain)),
         ("command/vaults.bin", log(&in_vaults)),
+        ("command/leases.bin", log(&leases)),
         ("command/refused.bin", log(&[set(""), set("k")])),
     ]
 }

@@ -13,7 +13,7 @@ use crate::api::ApiError;
 use crate::types::{NodeId, NodeInfo};
 
 /// Names the protocol and its version to iroh.
-pub const ALPN: &[u8] = b"aspen/join/2";
+pub const ALPN: &[u8] = b"aspen/join/3";
 
 /// What is asked, by whom.
 #[derive(Debug, Serialize, Deserialize)]

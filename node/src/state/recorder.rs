@@ -7,7 +7,7 @@ use crate::watch::{Change, ChangeKind};
 /// A store, and what was changed in it. A command works in one vault at a time, or in none.
 #[derive(Debug)]
 pub struct Recorder<'a, S> {
-    store: S,
+    store: &'a mut S,
     notes_previous: bool,
     /// Whose keys are worked on: the vault that was asked for last.
     vault: Option<VaultName>,
@@ -25,7 +25,7 @@ pub struct RecordedRecords<'a, R> {
 
 impl<'a, S> Recorder<'a, S> {
     /// Notes into `changes` what commands do to `store`; with what keys held before, if `notes_previous`.
-    pub fn new(store: S, notes_previous: bool, changes: &'a mut Vec<Change>) -> Self {
+    pub fn new(store: &'a mut S, notes_previous: bool, changes: &'a mut Vec<Change>) -> Self {
         Self { store, notes_previous, vault: None, changes }
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{chain, decode_command, membership_of};
 use super::snapshot::SnapshotFile;
+use crate::api::LeaseInfo;
 use crate::state::{self, Records, Space, Stamp, Store, entry_bytes, successor};
 use crate::types::raft_types::{LogId, Snapshot, SnapshotMeta, StoredMembership};
 use crate::types::{Key, KeyRange, LeaseId, Outcome, Record, Revision, TypeConfig, Value, VaultName};
@@ -39,11 +40,12 @@ impl MemoryStore {
         self.records.range(keys).map(|((_, key), record)| (key, record))
     }
 
-    /// Every lease, and how many keys end with it.
-    pub fn leases(&self) -> impl Iterator<Item = (LeaseId, u64)> {
-        let key_count =
-            |lease| self.records.values().filter(|record| record.lease == Some(lease)).count() as u64;
-        self.leases.keys().map(move |lease| (*lease, key_count(*lease)))
+    /// Every lease.
+    pub fn leases(&self) -> impl Iterator<Item = LeaseInfo> {
+        self.leases.iter().map(|(lease, ttl_ms)| {
+            let keys = self.records.values().filter(|record| record.lease == Some(*lease));
+            LeaseInfo { lease: *lease, ttl_ms: *ttl_ms, key_count: keys.count() as u64, left_ms: None }
+        })
     }
 
     /// Every vault with its space.

@@ -6,19 +6,25 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aspen_node::api::{
     Answer, ApiError, BadRequest, ClusterController, ClusterStatus, ConfirmedBy, Consistency, EntryId,
-    KeyValueStore, LeaderHint, LogDigest, LogDigestEntry, Measures, Member, RaftObserver, RaftState,
-    ReadRequest, ReadResult, ScanDetail, ScanRequest, ScanResult, SnapshotStatus, StateDigest, VaultList,
-    VoteState, WriteResult, check_command, check_key, check_limit, check_range, check_vault,
+    KeyValueStore, LeaderHint, LeaseList, LogDigest, LogDigestEntry, Measures, Member, RaftObserver,
+    RaftState, ReadRequest, ReadResult, ScanDetail, ScanRequest, ScanResult, SnapshotStatus, StateCopy,
+    StateDigest, VaultList, VoteState, WatchEvent, WatchRequest, WatchStream, WriteResult, check_command,
+    check_key, check_limit, check_range, check_vault,
 };
 use aspen_node::limits::{LOG_DIGEST_RANGE_MAX, SCAN_BYTES_MAX, VOTERS_MAX};
-use aspen_node::state::{Records, Space, Store, apply};
+use aspen_node::state::{Recorder, Records, Space, Store, apply};
 use aspen_node::storage::memory::MemoryStore;
-use aspen_node::types::{Command, EndpointKey, Key, KeyRange, NodeId, NodeInfo, Record, Revision, VaultName};
-use futures::FutureExt;
+use aspen_node::types::{
+    Command, EndpointKey, Key, KeyRange, LeaseId, NodeId, NodeInfo, Record, Revision, VaultName,
+};
+use aspen_node::watch::{ChangeFeed, Revised};
+use futures::{FutureExt, StreamExt, stream};
 
 /// The number of the node itself, which leads.
 const OWN: NodeId = NodeId(1);
 const TERM: u64 = 1;
+/// Changes that are held: few, so that some are not.
+const FEED_BYTES: u64 = 2_000;
 
 /// A node that is a cluster by itself.
 #[derive(Debug)]
@@ -28,6 +34,7 @@ pub struct MemoryNode(Mutex<Kept>);
 #[derive(Debug)]
 struct Kept {
     store: MemoryStore,
+    feed: ChangeFeed,
     /// The last entry: those before it are as good as known.
     last: u64,
     /// Every member, and whether it votes.
@@ -43,7 +50,8 @@ pub fn info(id: u8) -> NodeInfo {
 impl Default for MemoryNode {
     fn default() -> Self {
         let members = BTreeMap::from([(OWN, (info(1), true))]);
-        Self(Mutex::new(Kept { store: MemoryStore::default(), last: 1, members }))
+        let feed = ChangeFeed::new(Revision(1), FEED_BYTES);
+        Self(Mutex::new(Kept { store: MemoryStore::default(), feed, last: 1, members }))
     }
 }
 
@@ -98,7 +106,11 @@ impl Kept {
         check_command(command)?;
         self.last += 1;
         let revision = self.revision();
-        let Ok(outcome) = apply(&mut self.store, revision, command);
+        let mut changes = Vec::new();
+        let mut recorder = Recorder::new(&mut self.store, self.feed.notes_previous(), &mut changes);
+        let Ok(outcome) = apply(&mut recorder, revision, command);
+        let revised = (!changes.is_empty()).then_some(Revised { revision, changes });
+        self.feed.publish(revised.into_iter().collect(), revision);
         Ok(WriteResult { revision, outcome })
     }
 
@@ -123,6 +135,18 @@ impl Kept {
         let is_truncated = entries.len() > request.limit as usize;
         entries.truncate(request.limit as usize);
         Ok(ScanResult { entries, is_truncated, ..none })
+    }
+
+    fn watch(&self, request: WatchRequest) -> Result<WatchStream, ApiError> {
+        check_range(&request.interest.range)?;
+        request.interest.vault.as_ref().map_or(Ok(()), check_vault)?;
+        let mut watcher = self.feed.watch(request.interest, request.from, request.with_previous)?;
+        let begun = WatchEvent::Begun { revision: Revision(watcher.from().0 - 1) };
+        let seen = watcher.look()?;
+        let changed = seen.revised.into_iter().map(WatchEvent::Changed);
+        let progress = WatchEvent::Progress { revision: seen.up_to };
+        let told: Vec<_> = std::iter::once(begun).chain(changed).chain([progress]).map(Ok).collect();
+        Ok(stream::iter(told).boxed())
     }
 
     fn vaults(&self) -> VaultList {
@@ -239,6 +263,21 @@ impl KeyValueStore for MemoryNode {
     fn vaults(&self, _consistency: Consistency) -> Answer<'_, VaultList> {
         at_once(Ok(self.kept().vaults()))
     }
+
+    fn keep_lease(&self, lease: LeaseId) -> Answer<'_, u64> {
+        let kept = self.kept().store.leases().find(|info| info.lease == lease);
+        at_once(kept.map(|info| info.ttl_ms).ok_or(ApiError::LeaseNotFound { lease }))
+    }
+
+    fn leases(&self, _consistency: Consistency) -> Answer<'_, LeaseList> {
+        let kept = self.kept();
+        at_once(Ok(LeaseList { revision: kept.revision(), leases: kept.store.leases().collect() }))
+    }
+
+    /// What there is, and its end: nothing happens while a request is answered.
+    fn watch(&self, request: WatchRequest) -> Answer<'_, WatchStream> {
+        at_once(self.kept().watch(request))
+    }
 }
 
 impl ClusterController for MemoryNode {
@@ -272,6 +311,10 @@ impl ClusterController for MemoryNode {
 
     fn trigger_snapshot(&self) -> Answer<'_, SnapshotStatus> {
         at_once(Ok(SnapshotStatus { last: self.kept().entry_id(), bytes: 0 }))
+    }
+
+    fn copy_state(&self, _consistency: Consistency) -> Answer<'_, StateCopy> {
+        at_once(Err(ApiError::TooManyBackups { limit: 0 }))
     }
 }
 

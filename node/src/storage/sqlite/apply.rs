@@ -185,8 +185,9 @@ impl Applier {
             let mut changes = Vec::new();
             let outcome = match command {
                 Some(command) => {
-                    let mut store = Recorder::new(SqlStore(&txn), notes_previous, &mut changes);
-                    state::apply(&mut store, revision, command)?
+                    let mut store = SqlStore(&txn);
+                    let mut recorder = Recorder::new(&mut store, notes_previous, &mut changes);
+                    state::apply(&mut recorder, revision, command)?
                 }
                 None => Outcome::None,
             };
