@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 pub use self::backup::{StateChunks, StateCopy};
 pub use self::bounds::{check_command, check_key, check_limit, check_range, check_vault};
 pub use self::errors::{ApiError, BadRequest, TimeoutOutcome};
-use crate::types::{Command, Key, KeyRange, LeaseId, NodeId, NodeInfo, Outcome, Record, Revision, VaultName};
-use crate::watch::{Interest, Revised};
+use crate::types::{
+    Command, Interest, Key, KeyRange, LeaseId, NodeId, NodeInfo, Outcome, Record, Revised, Revision,
+    VaultName,
+};
 
 /// An answer that comes later.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, ApiError>>;

@@ -3,16 +3,17 @@
 //!
 //! Read the modules in this order; each names only those above it:
 //!
-//! 1. [`types`], [`limits`], [`plant`], [`private`]: the words, the bounds, bugs planted on purpose, and what only its owner may read.
+//! 1. [`limits`], [`types`], [`plant`], [`private`]: the bounds, the words, bugs planted on purpose, and what only its owner may read.
 //! 2. [`api`]: what a node can be asked, and how it refuses.
 //! 3. [`state`]: what a command does. Pure.
-//! 4. [`storage`]: the log and the state machine on disk.
-//! 5. [`network`]: how Raft's messages travel, and who may send them.
-//! 6. [`raft`]: the traits of [`api`], implemented over openraft.
-//! 7. [`cluster`]: the node's identity, and how it finds its cluster.
-//! 8. [`backup`]: the whole state as one file, and a new cluster made of it.
-//! 9. [`config`], [`http`], [`builder`]: from words to a running node.
-//! 10. [`client`]: the other side of [`http`].
+//! 4. [`watch`]: the last changes of the state, and who follows them.
+//! 5. [`storage`]: the log and the state machine on disk.
+//! 6. [`network`]: how Raft's messages travel, and who may send them.
+//! 7. [`raft`]: the traits of [`api`], implemented over openraft.
+//! 8. [`cluster`]: the node's identity, and how it finds its cluster.
+//! 9. [`backup`]: the whole state as one file, and a new cluster made of it.
+//! 10. [`config`], [`http`], [`builder`]: from words to a running node.
+//! 11. [`client`]: the other side of [`http`].
 //!
 //! Invariants of a node:
 //!

@@ -2,12 +2,15 @@
 //!
 //! It does nothing: no I/O, no checks beyond the shape of a value.
 
+mod change;
+
 use std::fmt;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use self::change::{Change, ChangeKind, Interest, Revised};
 use crate::limits::COMMAND_DEPTH_MAX;
 
 /// A member's number in the cluster, 1 and up. Chosen by the operator, never reused.

@@ -17,8 +17,7 @@ use super::command::{Object, key_range};
 use super::error::Refusal;
 use super::{HttpState, malformed};
 use crate::api::{ApiError, Consistency, WatchEvent, WatchRequest, check_key};
-use crate::types::{KeyRange, Record, Revision, VaultName};
-use crate::watch::{Change, ChangeKind, Interest, Revised};
+use crate::types::{Change, ChangeKind, Interest, KeyRange, Record, Revised, Revision, VaultName};
 
 /// The id of the last event that was seen.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");

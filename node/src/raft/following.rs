@@ -11,8 +11,8 @@ use crate::api::{
     ApiError, Consistency, TimeoutOutcome, WatchEvent, WatchRequest, WatchStream, check_range, check_vault,
 };
 use crate::limits::WATCH_PROGRESS_INTERVAL;
-use crate::types::Revision;
-use crate::watch::{Revised, Seen, Watcher};
+use crate::types::{Revised, Revision};
+use crate::watch::{Seen, Watcher};
 
 /// A watch under way.
 struct Watch {

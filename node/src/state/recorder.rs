@@ -1,8 +1,7 @@
 //! Notes what commands change, for those who follow it.
 
 use super::{Records, Space, Stamp, Store};
-use crate::types::{Key, KeyRange, LeaseId, Record, Value, VaultName};
-use crate::watch::{Change, ChangeKind};
+use crate::types::{Change, ChangeKind, Key, KeyRange, LeaseId, Record, Value, VaultName};
 
 /// A store, and what was changed in it. A command works in one vault at a time, or in none.
 #[derive(Debug)]

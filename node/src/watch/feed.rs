@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::{Change, ChangeKind, Interest, Revised};
 use crate::api::ApiError;
 use crate::limits::{CHANGE_BYTES, WATCH_BATCH_BYTES, WATCHERS_MAX};
-use crate::types::{Record, Revision};
+use crate::types::{Change, ChangeKind, Interest, Record, Revised, Revision};
 
 #[derive(Debug)]
 pub(super) struct Feed {

@@ -1,7 +1,7 @@
 use futures::FutureExt;
 
 use super::*;
-use crate::types::Value;
+use crate::types::{ChangeKind, KeyRange, Record, Value};
 
 fn put(revision: u64, key: &str, value_bytes: usize) -> Revised {
     let revision = Revision(revision);

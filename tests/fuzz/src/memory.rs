@@ -15,9 +15,9 @@ use aspen_node::limits::{LOG_DIGEST_RANGE_MAX, SCAN_BYTES_MAX, VOTERS_MAX};
 use aspen_node::state::{Recorder, Records, Space, Store, apply};
 use aspen_node::storage::memory::MemoryStore;
 use aspen_node::types::{
-    Command, EndpointKey, Key, KeyRange, LeaseId, NodeId, NodeInfo, Record, Revision, VaultName,
+    Command, EndpointKey, Key, KeyRange, LeaseId, NodeId, NodeInfo, Record, Revised, Revision, VaultName,
 };
-use aspen_node::watch::{ChangeFeed, Revised};
+use aspen_node::watch::ChangeFeed;
 use futures::{FutureExt, StreamExt, stream};
 
 /// The number of the node itself, which leads.

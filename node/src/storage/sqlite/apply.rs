@@ -21,8 +21,8 @@ use crate::metrics::StoreMetrics;
 use crate::plant::Plant;
 use crate::state::{self, Recorder};
 use crate::types::raft_types::{Entry, LogId, StoredMembership};
-use crate::types::{Command, Outcome, Revision};
-use crate::watch::{ChangeFeed, Revised};
+use crate::types::{Command, Outcome, Revised, Revision};
+use crate::watch::ChangeFeed;
 
 /// Bytes of a page of the database, as SQLite has them unless it is told otherwise.
 const PAGE_BYTES: u64 = 4_096;

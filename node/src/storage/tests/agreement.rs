@@ -9,9 +9,10 @@ use super::*;
 use crate::limits::SCAN_LIMIT_MAX;
 use crate::state::Space;
 use crate::types::{
-    Compare, LeaseId, Operand, Operation, Record, Relation, Revision, Transaction, Value, VaultName,
+    ChangeKind, Compare, Interest, LeaseId, Operand, Operation, Record, Relation, Revision, Transaction,
+    Value, VaultName,
 };
-use crate::watch::{ChangeFeed, ChangeKind, Interest, Watcher};
+use crate::watch::{ChangeFeed, Watcher};
 
 /// Few keys, so that commands meet; one is another's beginning, and one is no text.
 fn key() -> impl Strategy<Value = Key> {
