@@ -31,6 +31,9 @@ pub fn run(input: &[u8]) -> bool {
 
 /// The settings of variables, as from the command line, which reads them in the same way.
 fn args(variables: &str) -> Option<RunArgs> {
+    if variables.is_empty() {
+        return Some(RunArgs::default());
+    }
     let command = Cli::command();
     let mut args = RunArgs::default();
     let mut words = vec!["aspen-node".to_owned()];

@@ -145,7 +145,12 @@ mod tests {
     fn announcement_is_these_bytes() {
         let key = SecretKey::from_bytes(&[1; 32]);
         let signed = announcement(&key, 4001, (1, 1)).sign(&key);
-        assert_eq!(data_encoding::HEXLOWER.encode(&signed), "");
+        let want = concat!(
+            "8f717b8faa281c7e6b731ba784ee5699654fa744cdc90acb71e4e92ae7bd657dd48631cdda834df13a4d5e3077bbe94a",
+            "5ebfe22f4c874ce7d15c38a7ca03dc045201403861383865336464373430396631393566643532646232643363626135",
+            "6437326361363730396266316439343132316266333734383830316234306636663563000a000001a11f000a000001a11f0101",
+        );
+        assert_eq!(data_encoding::HEXLOWER.encode(&signed), want);
     }
 
     #[test]
