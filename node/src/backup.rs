@@ -247,7 +247,7 @@ mod tests {
         let line = header().to_line();
         let json: serde_json::Value = serde_json::from_slice(&line).unwrap();
         assert_eq!((&json["aspen_backup"], &json["revision"]), (&1.into(), &12.into()));
-        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1));
         assert!(line.ends_with(b"\"}\n") && line.len() < BACKUP_HEADER_BYTES_MAX);
     }
 

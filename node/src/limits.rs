@@ -58,7 +58,9 @@ pub const WATCH_HISTORY_MIB_MAX: u64 = 16 * 1024;
 /// Bytes that a change takes besides its keys and values.
 pub const CHANGE_BYTES: u64 = 200;
 /// Bytes of changes that one look takes; the last one may be the one that has more.
-pub const WATCH_BATCH_BYTES: u64 = 256 * 1024;
+pub const WATCH_BATCH_BYTES: u64 = 64 * 1024;
+/// Bytes of values that the keys of one entry held before after which no more are noted.
+pub const PREVIOUS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// How long a client that has lost a node looks for another one that tells it what comes next.
 pub const WATCH_RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long it waits before it asks all of them again.
@@ -261,6 +263,8 @@ pub const BACKUP_WAIT: Duration = Duration::from_mins(30);
 pub const BACKUP_BEGIN_TIMEOUT: Duration = Duration::from_mins(31);
 /// How long either side of a backup waits for the other's next step, before it gives the backup up.
 pub const BACKUP_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a backup that are taken in a second, at least: whoever is slower gives up the place of another.
+pub const BACKUP_RATE_MIN: u64 = 1024 * 1024;
 /// Chunks of a snapshot that are read ahead of a client that takes a backup.
 pub const BACKUP_CHUNKS_AHEAD: usize = 16;
 /// How often a snapshot may be replaced by a newer one before it could be opened.
@@ -272,6 +276,9 @@ pub const BACKUP_READ_BYTES: usize = 256 * 1024;
 /// How many terms, at least and less than, a cluster made of a backup is ahead of the one that the backup was taken from: no cluster
 /// has so many elections, and no two restores draw the same number by accident.
 pub const RESTORED_TERMS_AHEAD: [u64; 2] = [1 << 20, 1 << 21];
+/// How many revisions it is ahead: no cluster writes so many after a backup, so that no revision of the one is taken for one of the
+/// other, and no log for a log.
+pub const RESTORED_REVISIONS_AHEAD: u64 = 1 << 40;
 
 /// Operations waiting for the log's writer. openraft has a few under way at once; the rest is slack.
 pub const LOG_QUEUE_MAX: usize = 4_096;

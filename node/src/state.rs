@@ -88,6 +88,12 @@ pub trait Store {
     /// The store cannot be written.
     fn remove_lease(&mut self, lease: LeaseId) -> Result<(), Self::Error>;
 
+    /// How many keys end with a lease; of removed vaults none.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn lease_key_count(&mut self, lease: LeaseId) -> Result<u32, Self::Error>;
+
     /// The keys that end with a lease, in the order of spaces and keys; of removed vaults none.
     ///
     /// # Errors
@@ -182,7 +188,7 @@ pub fn apply<S: Store>(store: &mut S, revision: Revision, command: &Command) -> 
                 return Ok(Outcome::LeaseNotFound);
             }
             let stamp = Stamp { revision, lease: Some(*lease) };
-            if store.lease_keys(*lease)?.len() + new_keys(store, *lease, command)? > LEASE_KEYS_MAX as usize {
+            if store.lease_key_count(*lease)? + new_keys(store, *lease, command)? > LEASE_KEYS_MAX {
                 return Ok(Outcome::LeaseFull);
             }
             apply_somewhere(store, stamp, command)
@@ -209,7 +215,7 @@ fn end_lease<S: Store>(store: &mut S, lease: LeaseId) -> Result<Outcome, S::Erro
 }
 
 /// How many keys a command would add to those of a lease, at most.
-fn new_keys<S: Store>(store: &mut S, lease: LeaseId, command: &Command) -> Result<usize, S::Error> {
+fn new_keys<S: Store>(store: &mut S, lease: LeaseId, command: &Command) -> Result<u32, S::Error> {
     let (space, command) = match command {
         Command::InVault { vault, command } => (store.vault(vault)?, &**command),
         command => (Some(Space::default()), command),
@@ -224,7 +230,7 @@ fn new_keys<S: Store>(store: &mut S, lease: LeaseId, command: &Command) -> Resul
             new.insert(key);
         }
     }
-    Ok(new.len())
+    Ok(u32::try_from(new.len()).unwrap_or(u32::MAX))
 }
 
 /// Applies a command to the keys of its vault, or of none.

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub use self::change::{Change, ChangeKind, Interest, Revised};
+pub use self::change::{Change, ChangeKind, Interest, Previous, Revised};
 use crate::limits::COMMAND_DEPTH_MAX;
 
 /// A member's number in the cluster, 1 and up. Chosen by the operator, never reused.

@@ -1,7 +1,7 @@
 //! What changes, for those who follow it: the last changes of this node's state in memory, and whom to wake for them.
 //!
-//! A follower of changes holds no queue of its own, only the revision at which it stands: one that is slow, or stalls, costs
-//! nothing but its place, and is told when what it wants next is held no longer. Every node holds the changes of the
+//! A follower of changes holds no queue of its own, only the revision at which it stands and what it has taken last: one that is
+//! slow, or stalls, delays nobody, and is told when what it wants next is held no longer. Every node holds the changes of the
 //! entries that it has applied itself, so any of them, also one that learns, can be followed, and another one from where
 //! the first was left.
 
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
-use self::feed::Feed;
+use self::feed::{Feed, Taken};
 use crate::api::ApiError;
 use crate::types::{Change, Interest, Revised, Revision};
 
@@ -50,8 +50,13 @@ impl ChangeFeed {
         self.lock().close();
     }
 
+    /// The last entry whose changes are here.
+    pub fn latest(&self) -> Revision {
+        self.lock().latest()
+    }
+
     /// Follows changes: those of entry `from` and later, or of what is applied from now on. `notes_previous`: with what keys
-    /// held before.
+    /// held before, unless they are changed just now.
     ///
     /// # Errors
     /// [`ApiError::Compacted`], [`ApiError::PreviousNotNoted`], [`ApiError::TooManyWatchers`], [`ApiError::Stopping`].
@@ -92,6 +97,8 @@ pub struct Seen {
     pub revised: Vec<Revised>,
     /// There are no others that it follows up to here.
     pub up_to: Revision,
+    /// Nor behind that, so far.
+    pub is_all: bool,
 }
 
 impl Watcher {
@@ -113,7 +120,11 @@ impl Watcher {
             if !seen.revised.is_empty() {
                 return Ok(seen);
             }
-            woken.await;
+            if seen.is_all {
+                woken.await;
+            } else {
+                tokio::task::yield_now().await;
+            }
         }
     }
 
@@ -122,14 +133,14 @@ impl Watcher {
     /// # Errors
     /// As [`Self::changed`].
     pub fn look(&mut self) -> Result<Seen, ApiError> {
-        let (held, up_to) = self.feed.lock().take(&self.interest, self.id)?;
+        let Taken { revised: held, up_to, is_all } = self.feed.lock().take(&self.interest, self.id)?;
         // Copied here, not under the lock.
         let of_interest = held.iter().filter_map(|revised| {
             let changes = revised.changes.iter().filter(|change| self.interest.includes(change));
             let changes: Vec<Change> = changes.cloned().collect();
             (!changes.is_empty()).then_some(Revised { revision: revised.revision, changes })
         });
-        Ok(Seen { revised: of_interest.collect(), up_to })
+        Ok(Seen { revised: of_interest.collect(), up_to, is_all })
     }
 }
 

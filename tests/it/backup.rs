@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::http_client::{get, post, raw};
-use crate::nodes::{Nodes, contents, position, set, validate};
+use crate::nodes::{Nodes, Over, contents, position, set, validate};
 use crate::programs::client;
 
 fn aspen(node: SocketAddr, words: &[&str]) -> Output {
@@ -82,16 +82,27 @@ fn records(nodes: &Nodes, id: u64, vault: Option<&str>) -> Value {
     nodes.succeeds(id, "/kv/scan", &json!({ "vault": vault }))["entries"].take()
 }
 
+/// Three nodes of four have founded a cluster, and each knows who leads it.
+fn three_of_four() -> ([u64; 3], Nodes) {
+    let (ids, mut nodes) = ([1, 2, 3], Nodes::new(4));
+    for id in ids {
+        nodes.start(id, &ids);
+    }
+    for id in ids {
+        nodes.answers(id);
+    }
+    post(nodes.http(1), "/cluster/init", &json!({})).unwrap();
+    for id in ids {
+        ready(&nodes, id);
+    }
+    (ids, nodes)
+}
+
 #[test]
 fn backup_from_a_follower_has_every_write_acknowledged_before_and_holds_up_none() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("b");
-    let mut nodes = Nodes::new(4);
-    let ids = [1, 2, 3];
-    ids.iter().for_each(|id| nodes.start(*id, &ids));
-    ids.iter().for_each(|id| nodes.answers(*id));
-    post(nodes.http(1), "/cluster/init", &json!({})).unwrap();
-    ids.iter().for_each(|id| ready(&nodes, *id));
+    let (ids, mut nodes) = three_of_four();
     // 20 MB: more than what lies between a node and a client that does not read.
     let value = "v".repeat(100_000);
     for number in 0..200 {
@@ -111,11 +122,12 @@ fn backup_from_a_follower_has_every_write_acknowledged_before_and_holds_up_none(
                 }
             }
         });
+        let over = Over(&is_over);
         nodes.comes("write", || (acknowledged.load(Ordering::Relaxed) > 210).then_some(()));
         let before = acknowledged.load(Ordering::Relaxed);
         let saved = types(nodes.http(follower), &["backup", "save", word(&file)]);
         let after = acknowledged.load(Ordering::Relaxed);
-        is_over.store(true, Ordering::Relaxed);
+        drop(over);
         (before, saved, after)
     });
     assert!(after > before, "nothing was written while the backup was taken");
@@ -214,7 +226,11 @@ fn restored_node_serves_what_was_saved_and_others_join_it() {
     let condition = condition.each_ref().map(|(name, value)| (*name, value.as_str()));
     let answer = raw(nodes.http(2), "PUT", "/kv/key/a", &condition, b"3").unwrap();
     assert_eq!(answer.status, 200, "{answer:?}");
-    assert!(answer.json()["revision"].as_u64() > saved["revision"].as_u64());
+    // So much later that nothing of the old cluster's later days is taken for it.
+    let saved = saved["revision"].as_u64().unwrap();
+    assert!(answer.json()["revision"].as_u64().unwrap() > saved + (1 << 40), "{answer:?}");
+    let (status, refused) = get(nodes.http(2), &format!("/kv/watch?from_revision={}", saved + 5)).unwrap();
+    assert_eq!((status, &refused["error"]["code"]), (410, &json!("compacted")), "{refused}");
 
     let ticket = get(nodes.http(2), "/cluster/ticket").unwrap().1["ticket"].as_str().unwrap().to_owned();
     nodes.start_alone(3, &["--secret-file", &new, "--ticket", &ticket]);

@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use aspen_lab::cli::NODE_PART;
@@ -23,6 +24,15 @@ use crate::lab;
 
 /// Longer than an election, a dial and a write together.
 const COMES_MAX: Duration = Duration::from_secs(30);
+/// Says that something is over when it is dropped, whatever ends the test.
+pub(crate) struct Over<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A node's own bound, and a second for the process to end.
 const STOP_MAX: Duration = Duration::from_secs(11);
 

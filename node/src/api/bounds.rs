@@ -119,8 +119,13 @@ pub fn check_vault(name: &VaultName) -> Result<(), BadRequest> {
 /// The bound that is broken.
 pub fn check_range(range: &KeyRange) -> Result<(), BadRequest> {
     // An empty one is none.
-    let bounds = [&range.prefix, &range.start, &range.end];
-    bounds.into_iter().filter(|bound| !bound.0.is_empty()).try_for_each(check_key)
+    let bounds = [&range.prefix, &range.start];
+    bounds.into_iter().filter(|bound| !bound.0.is_empty()).try_for_each(check_key)?;
+    // What comes behind the longest key is longer.
+    match range.end.0.len() {
+        length if length > KEY_BYTES_MAX as usize + 1 => Err(BadRequest::KeyTooLarge(length as u64)),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a limit that no page may have.

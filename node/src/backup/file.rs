@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+
 use super::{Check, FormatError, Header};
 use crate::limits::BACKUP_READ_BYTES;
 use crate::storage::StorageError;
@@ -97,7 +99,9 @@ impl NewBackup {
         let partial = PathBuf::from(partial);
         let io = |source| FileError::Io { path: partial.clone(), source };
         let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&partial).map_err(io)?;
+        // Not what somebody else points to.
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+        let file = options.open(&partial).map_err(io)?;
         // What a crash has left is nobody's.
         let is_ours = file.try_lock().is_ok();
         // Whoever has held it may have given it its name since it was opened.

@@ -17,7 +17,7 @@ use rand::RngExt;
 use super::Header;
 use super::file::{FileError, OldBackup};
 use crate::cluster::identity::{IDENTITY_FILE, Identity, IdentityError};
-use crate::limits::RESTORED_TERMS_AHEAD;
+use crate::limits::{RESTORED_REVISIONS_AHEAD, RESTORED_TERMS_AHEAD};
 use crate::storage::log::{LOG_FILE, RedbLogStore};
 use crate::storage::snapshot::sync_dir;
 use crate::storage::sqlite::{BackedUp, make_alone};
@@ -135,7 +135,9 @@ pub fn restore(path: &Path, node: &FirstNode) -> Result<Restored, RestoreError> 
     let info = NodeInfo { endpoint_id, raft: node.raft, http: node.http };
     let alone = Membership::new(vec![[node.id].into()], BTreeMap::from([(node.id, info)]));
     let alone = alone.expect("one voter whose address is known is a membership");
-    make_alone(&database, &StoredMembership::new(Some(applied), alone))?;
+    let mut applied = applied;
+    applied.index += RESTORED_REVISIONS_AHEAD;
+    make_alone(&database, applied, &StoredMembership::new(Some(applied), alone))?;
     let [least, less_than] = RESTORED_TERMS_AHEAD;
     // An entry of the one cluster never has the term of an entry of the other.
     let vote = Vote::new(header.term.saturating_add(rand::rng().random_range(least..less_than)), node.id);

@@ -33,6 +33,8 @@ pub struct WatchClient {
     query: WatchQuery,
     open: Option<Box<EventStream>>,
     lost_since: Option<Instant>,
+    /// Whether the node that was asked last has told anything.
+    has_come_on: bool,
 }
 
 /// What there is to say of a watch.
@@ -72,7 +74,7 @@ pub enum WatchError {
 impl WatchClient {
     /// Follows changes by way of these nodes and, once one of them is reached, of the other members.
     pub fn new(nodes: Vec<SocketAddr>, token: Option<BearerToken>, query: WatchQuery) -> Self {
-        Self { nodes: nodes.into(), token, query, open: None, lost_since: None }
+        Self { nodes: nodes.into(), token, query, open: None, lost_since: None, has_come_on: true }
     }
 
     /// Waits for something to say.
@@ -87,13 +89,15 @@ impl WatchClient {
             match event {
                 Ok(Some(event)) if event.event == "end" => {
                     let answer = HttpAnswer { status: 0, body: event.data.into() };
-                    if is_final(&answer) {
+                    if is_said_by_all(&answer) {
                         return Err(WatchError::Refused(answer));
                     }
                     return Ok(self.lost(node, message(&answer)));
                 }
                 Ok(Some(event)) => {
-                    self.query.from = next_after(&event).or(self.query.from);
+                    let from = next_after(&event).or(self.query.from);
+                    self.has_come_on |= from != self.query.from;
+                    self.query.from = from;
                     match event.event.as_str() {
                         "change" => return Ok(Watched::Changed(event.data)),
                         "progress" if self.query.ends => return Ok(Watched::Ended),
@@ -108,35 +112,63 @@ impl WatchClient {
 
     /// Asks node after node until one tells.
     async fn ask(&mut self) -> Result<Watched, WatchError> {
+        // A node that is lost as soon as it is found is not asked without end.
+        let mut waits = !std::mem::take(&mut self.has_come_on);
         loop {
-            let mut reasons = Vec::new();
+            if waits {
+                sleep(WATCH_RETRY).await;
+            }
+            let (mut reasons, mut refusals) = (Vec::new(), Vec::new());
             for node in self.nodes.clone() {
-                let connection = HttpConnection::new(node).with_token(self.token.clone());
-                match connection.events(&self.query.path()).await {
-                    Ok(EventAnswer::Events(events)) => {
-                        self.learn_members(connection).await;
-                        (self.open, self.lost_since) = (Some(events), None);
+                match self.begin(node).await {
+                    Ok(events) => {
+                        self.open = Some(events);
                         return Ok(Watched::By(node));
                     }
-                    Ok(EventAnswer::Other(answer)) if is_final(&answer) => {
+                    Err(Unheard::Refused(answer)) if is_said_by_all(&answer) => {
                         return Err(WatchError::Refused(answer));
                     }
-                    Ok(EventAnswer::Other(answer)) => reasons.push(format!("{node}: {}", message(&answer))),
-                    Err(error) => reasons.push(error.to_string()),
+                    Err(Unheard::Refused(answer)) => {
+                        reasons.push(format!("{node}: {}", message(&answer)));
+                        refusals.push(answer);
+                    }
+                    Err(Unheard::Lost(reason)) => reasons.push(reason),
                 }
             }
+            // Each holds something else, but none what is wanted.
+            let is_gone = refusals.len() == self.nodes.len() && refusals.iter().all(is_gone);
+            if let Some(answer) = refusals.pop().filter(|_| is_gone) {
+                return Err(WatchError::Refused(answer));
+            }
             // Who has never been told anything waits for nothing.
-            let waits = self.lost_since.is_some_and(|since| since.elapsed() < WATCH_RETRY_TIMEOUT);
-            if !waits {
+            if self.lost_since.is_none_or(|since| since.elapsed() >= WATCH_RETRY_TIMEOUT) {
                 return Err(WatchError::Unreachable { reasons, next: self.query.from });
             }
-            sleep(WATCH_RETRY).await;
+            waits = true;
         }
+    }
+
+    /// Asks one node, and hears where it begins.
+    async fn begin(&mut self, node: SocketAddr) -> Result<Box<EventStream>, Unheard> {
+        let connection = HttpConnection::new(node).with_token(self.token.clone());
+        let lost = |error: ClientError| Unheard::Lost(error.to_string());
+        let mut events = match connection.events(&self.query.path()).await.map_err(lost)? {
+            EventAnswer::Events(events) => events,
+            EventAnswer::Other(answer) => return Err(Unheard::Refused(answer)),
+        };
+        match events.next().await.map_err(lost)? {
+            Some(event) if event.event == "begin" => self.query.from = next_after(&event).or(self.query.from),
+            _ => return Err(Unheard::Lost(format!("{node} did not begin to tell"))),
+        }
+        self.learn_members(connection).await;
+        Ok(events)
     }
 
     fn lost(&mut self, node: SocketAddr, reason: String) -> Watched {
         self.open = None;
-        self.lost_since = Some(Instant::now());
+        if self.has_come_on || self.lost_since.is_none() {
+            self.lost_since = Some(Instant::now());
+        }
         // The others first.
         self.nodes.retain(|other| *other != node);
         self.nodes.push_back(node);
@@ -180,15 +212,24 @@ fn next_after(event: &ServerEvent) -> Option<u64> {
     event.id.parse::<u64>().ok().map(|seen| seen + 1)
 }
 
-/// Whether other nodes would say the same: this one is neither stopping nor alone nor busy.
-fn is_final(answer: &HttpAnswer) -> bool {
-    let code = error(answer)["code"].as_str().map(str::to_owned);
-    !matches!(
-        code.as_deref(),
-        Some(
-            "stopping" | "no_quorum" | "not_leader" | "timeout" | "too_many_watchers" | "too_many_operations"
-        )
-    )
+/// Why a node tells nothing.
+enum Unheard {
+    Refused(HttpAnswer),
+    Lost(String),
+}
+
+/// Whether every other node would refuse the same.
+fn is_said_by_all(answer: &HttpAnswer) -> bool {
+    matches!(answer.status, 400..=405) || matches!(code(answer).as_deref(), Some("malformed"))
+}
+
+/// Whether a node holds no longer what is wanted.
+fn is_gone(answer: &HttpAnswer) -> bool {
+    matches!(code(answer).as_deref(), Some("compacted" | "previous_not_noted"))
+}
+
+fn code(answer: &HttpAnswer) -> Option<String> {
+    error(answer)["code"].as_str().map(str::to_owned)
 }
 
 fn error(answer: &HttpAnswer) -> Json {

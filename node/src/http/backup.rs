@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
@@ -20,7 +20,7 @@ use super::body::query_error;
 use super::error::Refusal;
 use crate::api::{Consistency, StateChunks, StateCopy};
 use crate::backup::{FORMAT, Header};
-use crate::limits::{BACKUP_CHUNKS_AHEAD, BACKUP_STALL_TIMEOUT};
+use crate::limits::{BACKUP_CHUNKS_AHEAD, BACKUP_RATE_MIN, BACKUP_STALL_TIMEOUT};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,7 +52,7 @@ pub(super) async fn backup(
     let line = header.to_line();
     let length = line.len() as u64 + bytes;
     let first = stream::iter([Ok(Bytes::from(line))]);
-    let mut response = Body::from_stream(first.chain(parts(chunks))).into_response();
+    let mut response = Body::from_stream(first.chain(parts(chunks, bytes))).into_response();
     let told = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
         (header::CONTENT_LENGTH, HeaderValue::from(length)),
@@ -72,10 +72,15 @@ fn unix_ms() -> u64 {
 }
 
 /// The chunks, read by a task that ends with the stream, or when nobody takes one for too long: then what it holds is free again.
-fn parts(chunks: Box<dyn StateChunks>) -> impl Stream<Item = io::Result<Bytes>> + Send {
+fn parts(chunks: Box<dyn StateChunks>, bytes: u64) -> impl Stream<Item = io::Result<Bytes>> + Send {
     let (sender, receiver) = channel(BACKUP_CHUNKS_AHEAD);
+    let within = BACKUP_STALL_TIMEOUT + Duration::from_secs(bytes / BACKUP_RATE_MIN);
     let mut reader = JoinSet::new();
-    reader.spawn(read(chunks.into(), sender));
+    reader.spawn(async move {
+        if timeout(within, read(chunks.into(), sender)).await.is_err() {
+            tracing::warn!("whoever takes a backup is too slow, so it ends");
+        }
+    });
     stream::unfold((receiver, reader), async |(mut receiver, reader): (Receiver<_>, JoinSet<()>)| {
         receiver.recv().await.map(|part| (part, (receiver, reader)))
     })

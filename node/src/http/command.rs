@@ -299,7 +299,7 @@ pub(super) fn written(result: WriteResult) -> Result<Object, Refusal> {
     let revision = result.revision.0;
     let refused = |status, code, message| Err(Refusal::new(status, code, message).with("revision", revision));
     let mut answer = match result.outcome {
-        Outcome::Written | Outcome::None => Object::new(),
+        Outcome::Written | Outcome::LeaseGranted | Outcome::None => Object::new(),
         Outcome::Deleted { existed } => object("deleted", existed),
         Outcome::DeletedMulti { existed_count } => object("deleted", existed_count),
         Outcome::Swapped => object("swapped", true),
@@ -320,7 +320,6 @@ pub(super) fn written(result: WriteResult) -> Result<Object, Refusal> {
                 "the transaction would answer more than 4 MiB, nothing was written: read less in it";
             return refused(StatusCode::BAD_REQUEST, "answer_too_large", message);
         }
-        Outcome::LeaseGranted => Object::new(),
         Outcome::LeaseEnded { existed: true, key_count } => object("deleted", key_count),
         Outcome::LeaseEnded { existed: false, .. } | Outcome::LeaseNotFound => {
             let message = "there is no such lease, nothing was changed: it was never granted, or was not kept alive, or was revoked";

@@ -17,7 +17,7 @@ use super::command::{Object, key_range};
 use super::error::Refusal;
 use super::{HttpState, malformed};
 use crate::api::{ApiError, Consistency, WatchEvent, WatchRequest, check_key};
-use crate::types::{Change, ChangeKind, Interest, KeyRange, Record, Revised, Revision, VaultName};
+use crate::types::{Change, ChangeKind, Interest, KeyRange, Previous, Revised, Revision, VaultName};
 
 /// The id of the last event that was seen.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -105,11 +105,13 @@ fn event_of(event: WatchEvent, with_previous: bool) -> Result<Event, axum::Error
 }
 
 fn change_json(change: Change, with_previous: bool) -> Object {
-    let put_previous = |object: &mut Object, previous: Option<Record>| {
-        if with_previous {
-            let previous = previous.map(|record| record_json(None, record));
-            object.insert("previous".to_owned(), previous.into());
-        }
+    let put_previous = |object: &mut Object, previous: Previous| {
+        let previous = match previous {
+            Previous::Record(record) if with_previous => record_json(None, record).into(),
+            Previous::Absent if with_previous => JsonValue::Null,
+            _ => return,
+        };
+        object.insert("previous".to_owned(), previous);
     };
     let (kind, mut object) = match change.kind {
         ChangeKind::Put { key, record, previous } => {

@@ -20,11 +20,12 @@ struct Watch {
     watcher: Watcher,
     /// Whether it goes on where this node hears of no leader.
     may_be_alone: bool,
-    /// Whether it waits for nothing.
-    ends: bool,
+    /// It ends when it has seen all up to here; `None`: it goes on.
+    end: Option<Revision>,
     is_begun: bool,
     /// What was seen and not told yet.
     untold: VecDeque<Revised>,
+    seen: Revision,
 }
 
 impl RaftNode {
@@ -41,14 +42,15 @@ impl RaftNode {
             node: self.clone(),
             watcher,
             may_be_alone: request.consistency == Consistency::Stale,
-            ends: request.ends,
+            end: request.ends.then(|| self.inner.feed.latest()),
             is_begun: false,
             untold: VecDeque::new(),
+            seen: Revision(0),
         };
         let events = stream::unfold(Some(watch), |watch| async {
             let mut watch = watch?;
             match watch.next().await {
-                Ok(event @ WatchEvent::Progress { .. }) if watch.ends => Some((Ok(event), None)),
+                Ok(event @ WatchEvent::Progress { .. }) if watch.end.is_some() => Some((Ok(event), None)),
                 Ok(event) => Some((Ok(event), Some(watch))),
                 Err(error) => Some((Err(error), None)),
             }
@@ -68,20 +70,25 @@ impl Watch {
         if !std::mem::replace(&mut self.is_begun, true) {
             return Ok(WatchEvent::Begun { revision: before });
         }
-        if self.untold.is_empty() {
+        while self.untold.is_empty() {
             let seen = self.look().await?;
             self.untold = seen.revised.into();
-            if self.untold.is_empty() {
-                return Ok(WatchEvent::Progress { revision: seen.up_to.max(before) });
+            self.seen = seen.up_to.max(before);
+            let is_over = self.end.is_none_or(|end| self.seen >= end);
+            if self.untold.is_empty() && (is_over || seen.is_all) {
+                return Ok(WatchEvent::Progress { revision: self.seen });
             }
         }
         let revised = self.untold.pop_front().expect("there is something, or this was returned from");
+        if let Some(end) = self.end.filter(|end| revised.revision > *end) {
+            return Ok(WatchEvent::Progress { revision: end.max(before) });
+        }
         Ok(WatchEvent::Changed(revised))
     }
 
     /// Waits for changes, if it waits at all, but not for long.
     async fn look(&mut self) -> Result<Seen, ApiError> {
-        if self.ends {
+        if self.end.is_some() {
             return self.watcher.look();
         }
         match timeout(WATCH_PROGRESS_INTERVAL, self.watcher.changed()).await {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::RaftNode;
 use super::operations::not_leader;
-use crate::api::{ApiError, LeaseInfo};
+use crate::api::ApiError;
 use crate::limits::{LEASE_LOOK_INTERVAL, OPERATION_TIMEOUT};
 use crate::types::{Command, LeaseId};
 
@@ -35,12 +35,12 @@ struct Kept {
 }
 
 impl KeptLeases {
-    /// Notes the leases that there are: those that are new live from `now` on.
-    fn note(&mut self, present: &[LeaseInfo], now: Instant) {
-        self.leases.retain(|lease, _| present.iter().any(|info| info.lease == *lease));
-        for info in present {
-            let until = now + Duration::from_millis(info.ttl_ms);
-            self.leases.entry(info.lease).or_insert(Kept { until, ended: None });
+    /// Notes the leases that there are, with the milliseconds that each lives: those that are new live from `now` on.
+    fn note(&mut self, present: &BTreeMap<LeaseId, u64>, now: Instant) {
+        self.leases.retain(|lease, _| present.contains_key(lease));
+        for (lease, ttl_ms) in present {
+            let until = now + Duration::from_millis(*ttl_ms);
+            self.leases.entry(*lease).or_insert(Kept { until, ended: None });
         }
     }
 
@@ -89,13 +89,15 @@ impl RaftNode {
         // What was granted or revoked before is in the state.
         self.await_applied(confirmed.index).await?;
         self.take_over(term).await?;
-        let found = self.inner.readers.lease_ttl(lease).await?.ok_or(ApiError::LeaseNotFound { lease });
-        let ttl = Duration::from_millis(found?);
-        match self.kept(|kept| (kept.term == term).then(|| kept.keep(lease, ttl, asked))) {
-            Some(true) => Ok(ttl),
-            Some(false) => Err(ApiError::LeaseNotFound { lease }),
-            None => Err(not_leader(None, None)),
+        let missing = ApiError::LeaseNotFound { lease };
+        let ttl_ms = self.inner.readers.lease_ttl(lease).await?.ok_or(missing.clone())?;
+        let ttl = Duration::from_millis(ttl_ms);
+        let kept = self.kept(|kept| (kept.term == term).then(|| kept.keep(lease, ttl, asked)));
+        if !kept.ok_or(not_leader(None, None))? {
+            return Err(missing);
         }
+        // It may have ended since it was looked for, and been forgotten; from now on it cannot.
+        self.inner.readers.lease_ttl(lease).await?.map(|_| ttl).ok_or(missing)
     }
 
     /// How long a lease lives yet, if this node knows.
@@ -110,7 +112,7 @@ impl RaftNode {
     /// Proposes the end of every lease whose time is over.
     async fn end_leases(&self, term: u64) -> Result<(), ApiError> {
         self.take_over(term).await?;
-        let present = self.inner.readers.leases().await?.leases;
+        let present = self.inner.readers.lease_ttls().await?;
         let due = self.kept(|kept| {
             kept.note(&present, Instant::now());
             kept.end(Instant::now())
@@ -132,7 +134,7 @@ impl RaftNode {
         }
         let confirmed = self.confirm_leadership(false).await?;
         self.await_applied(confirmed.index).await?;
-        let present = self.inner.readers.leases().await?.leases;
+        let present = self.inner.readers.lease_ttls().await?;
         self.kept(|kept| {
             if kept.term < term {
                 *kept = KeptLeases { term, ..KeptLeases::default() };
@@ -158,16 +160,12 @@ impl RaftNode {
 mod tests {
     use super::*;
 
-    fn info(lease: u64, ttl_ms: u64) -> LeaseInfo {
-        LeaseInfo { lease: LeaseId(lease), ttl_ms, key_count: 0, left_ms: None }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn lease_ends_when_nobody_keeps_it_alive_and_only_then() {
         let began = Instant::now();
         let at = |ms| began + Duration::from_millis(ms);
         let mut kept = KeptLeases::default();
-        kept.note(&[info(1, 1_000), info(2, 5_000)], at(0));
+        kept.note(&BTreeMap::from([(LeaseId(1), 1_000), (LeaseId(2), 5_000)]), at(0));
         assert_eq!(kept.end(at(999)), []);
         let ttl = Duration::from_secs(1);
         assert!(kept.keep(LeaseId(1), ttl, at(900)));
@@ -180,7 +178,7 @@ mod tests {
         assert!(!kept.keep(LeaseId(1), ttl, at(1_901)));
         assert_eq!(kept.end(at(2_000)), []);
         assert_eq!(kept.end(at(1_900) + OPERATION_TIMEOUT), [LeaseId(1), LeaseId(2)]);
-        kept.note(&[info(3, 1_000)], at(10_000));
+        kept.note(&BTreeMap::from([(LeaseId(3), 1_000)]), at(10_000));
         assert_eq!(kept.end(at(11_000)), [LeaseId(3)]);
         // One that was granted since the last look.
         assert!(kept.keep(LeaseId(4), ttl, at(11_000)));

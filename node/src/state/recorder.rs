@@ -1,7 +1,8 @@
 //! Notes what commands change, for those who follow it.
 
 use super::{Records, Space, Stamp, Store};
-use crate::types::{Change, ChangeKind, Key, KeyRange, LeaseId, Record, Value, VaultName};
+use crate::limits::PREVIOUS_BYTES_MAX;
+use crate::types::{Change, ChangeKind, Key, KeyRange, LeaseId, Previous, Record, Value, VaultName};
 
 /// A store, and what was changed in it. A command works in one vault at a time, or in none.
 #[derive(Debug)]
@@ -10,6 +11,8 @@ pub struct Recorder<'a, S> {
     notes_previous: bool,
     /// Whose keys are worked on: the vault that was asked for last.
     vault: Option<VaultName>,
+    /// Of values that keys held before.
+    previous_bytes: u64,
     changes: &'a mut Vec<Change>,
 }
 
@@ -19,13 +22,14 @@ pub struct RecordedRecords<'a, R> {
     records: R,
     notes_previous: bool,
     vault: Option<&'a VaultName>,
+    previous_bytes: &'a mut u64,
     changes: &'a mut Vec<Change>,
 }
 
 impl<'a, S> Recorder<'a, S> {
     /// Notes into `changes` what commands do to `store`; with what keys held before, if `notes_previous`.
     pub fn new(store: &'a mut S, notes_previous: bool, changes: &'a mut Vec<Change>) -> Self {
-        Self { store, notes_previous, vault: None, changes }
+        Self { store, notes_previous, vault: None, previous_bytes: 0, changes }
     }
 }
 
@@ -41,6 +45,7 @@ impl<S: Store> Store for Recorder<'_, S> {
             records: self.store.records(space),
             notes_previous: self.notes_previous,
             vault: self.vault.as_ref().filter(|_| space != Space::default()),
+            previous_bytes: &mut self.previous_bytes,
             changes: self.changes,
         }
     }
@@ -85,15 +90,24 @@ impl<S: Store> Store for Recorder<'_, S> {
         self.store.remove_lease(lease)
     }
 
+    fn lease_key_count(&mut self, lease: LeaseId) -> Result<u32, S::Error> {
+        self.store.lease_key_count(lease)
+    }
+
     fn lease_keys(&mut self, lease: LeaseId) -> Result<Vec<(Space, Key)>, S::Error> {
         self.store.lease_keys(lease)
     }
 }
 
 impl<R: Records> RecordedRecords<'_, R> {
-    /// What a key holds that is about to change, if that is to be noted.
-    fn previous(&mut self, key: &Key) -> Result<Option<Record>, R::Error> {
-        if self.notes_previous { self.records.get(key) } else { Ok(None) }
+    /// What a key holds that is about to change, if that is to be noted and there is room for it.
+    fn previous(&mut self, key: &Key) -> Result<Previous, R::Error> {
+        if !self.notes_previous || *self.previous_bytes > PREVIOUS_BYTES_MAX {
+            return Ok(Previous::NotNoted);
+        }
+        let Some(record) = self.records.get(key)? else { return Ok(Previous::Absent) };
+        *self.previous_bytes += record.value.0.len() as u64;
+        Ok(Previous::Record(record))
     }
 
     fn note(&mut self, kind: ChangeKind) {

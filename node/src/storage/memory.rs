@@ -103,6 +103,11 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn lease_key_count(&mut self, lease: LeaseId) -> Result<u32, Infallible> {
+        let keys = self.records.values().filter(|record| record.lease == Some(lease));
+        Ok(u32::try_from(keys.count()).unwrap_or(u32::MAX))
+    }
+
     fn lease_keys(&mut self, lease: LeaseId) -> Result<Vec<(Space, Key)>, Infallible> {
         let keys = self.records.iter().filter(|(_, record)| record.lease == Some(lease));
         Ok(keys.map(|((space, key), _)| (Space(*space), key.clone())).collect())

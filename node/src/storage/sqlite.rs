@@ -75,7 +75,7 @@ const KEYS: &str = "
 /// What ends by itself. A key without a lease is in no index of them.
 const LEASES: &str = "
     CREATE TABLE leases (lease INTEGER PRIMARY KEY, ttl_ms INTEGER NOT NULL);
-    CREATE INDEX kv_by_lease ON kv (lease) WHERE lease IS NOT NULL;
+    CREATE INDEX kv_by_lease ON kv (lease, space) WHERE lease IS NOT NULL;
 ";
 const BOOKS: &str = "
     CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;

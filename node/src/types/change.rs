@@ -20,18 +20,40 @@ pub enum ChangeKind {
         key: Key,
         /// What it holds now.
         record: Record,
-        /// What it held before, where that was noted.
-        previous: Option<Record>,
+        /// What it held before.
+        previous: Previous,
     },
     /// A key was removed.
     Deleted {
         /// The key.
         key: Key,
-        /// What it held before, where that was noted.
-        previous: Option<Record>,
+        /// What it held before.
+        previous: Previous,
     },
     /// The vault was removed with all its keys.
     VaultDeleted,
+}
+
+/// What a key held before a change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Previous {
+    /// Nobody had asked for it then, or it was too large.
+    #[default]
+    NotNoted,
+    /// Nothing: it was not there.
+    Absent,
+    /// This.
+    Record(Record),
+}
+
+impl Previous {
+    /// What it was, if it is known.
+    pub fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Record(record) => Some(record),
+            Self::NotNoted | Self::Absent => None,
+        }
+    }
 }
 
 impl Change {

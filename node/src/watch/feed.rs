@@ -33,6 +33,15 @@ struct Group {
     places: BTreeMap<u64, Place>,
 }
 
+/// Changes that a place has taken, of which some may not be those that it follows.
+pub(super) struct Taken {
+    pub(super) revised: Vec<Arc<Revised>>,
+    /// There are no others up to here.
+    pub(super) up_to: Revision,
+    /// Nor behind that.
+    pub(super) is_all: bool,
+}
+
 #[derive(Debug)]
 struct Place {
     /// The first entry that is wanted.
@@ -64,6 +73,10 @@ impl Feed {
 
     pub(super) fn previous_since(&self) -> Option<Revision> {
         self.previous_since
+    }
+
+    pub(super) fn latest(&self) -> Revision {
+        self.latest
     }
 
     pub(super) fn measures(&self) -> (u64, u64) {
@@ -141,16 +154,14 @@ impl Feed {
         }
     }
 
-    /// Some of the changes that a place has not seen, and up to where they are all that there are.
-    pub(super) fn take(
-        &mut self,
-        interest: &Interest,
-        id: u64,
-    ) -> Result<(Vec<Arc<Revised>>, Revision), ApiError> {
+    /// Some of the changes that a place has not seen.
+    pub(super) fn take(&mut self, interest: &Interest, id: u64) -> Result<Taken, ApiError> {
         self.check_open()?;
         let group = self.groups.get_mut(interest).expect("a group is there as long as a place of it");
         let place = group.places.get_mut(&id).expect("a place is there until it is left");
-        let Some(pending) = place.pending else { return Ok((Vec::new(), self.latest)) };
+        let Some(pending) = place.pending else {
+            return Ok(Taken { revised: Vec::new(), up_to: self.latest, is_all: true });
+        };
         if pending <= self.floor {
             return Err(self.compacted());
         }
@@ -159,17 +170,20 @@ impl Feed {
         for revised in self.held.range(first..) {
             if taken_bytes > WATCH_BATCH_BYTES {
                 place.pending = Some(revised.revision);
-                return Ok((taken, Revision(revised.revision.0 - 1)));
+                let up_to = Revision(revised.revision.0 - 1);
+                return Ok(Taken { revised: taken, up_to, is_all: false });
             }
             taken_bytes += bytes(revised);
             taken.push(revised.clone());
         }
         place.pending = None;
-        Ok((taken, self.latest))
+        Ok(Taken { revised: taken, up_to: self.latest, is_all: true })
     }
 
+    /// Drops the oldest changes. The newest entry stays, however much it has changed.
     fn trim(&mut self) {
         while self.held_bytes > self.bytes_max
+            && self.held.len() > 1
             && let Some(oldest) = self.held.pop_front()
         {
             self.held_bytes -= bytes(&oldest);
@@ -205,8 +219,8 @@ fn bytes(revised: &Revised) -> u64 {
     let record = |record: &Record| record.value.0.len() as u64;
     let change = |change: &Change| {
         let (values, previous) = match &change.kind {
-            ChangeKind::Put { record: new, previous, .. } => (record(new), previous.as_ref()),
-            ChangeKind::Deleted { previous, .. } => (0, previous.as_ref()),
+            ChangeKind::Put { record: new, previous, .. } => (record(new), previous.record()),
+            ChangeKind::Deleted { previous, .. } => (0, previous.record()),
             ChangeKind::VaultDeleted => (0, None),
         };
         let key = change.key().map_or(0, |key| key.0.len() as u64);

@@ -217,8 +217,8 @@ impl Kept {
         }
     }
 
-    fn entry_id(&self) -> Option<EntryId> {
-        Some(EntryId { term: TERM, index: self.last })
+    fn entry_id(&self) -> EntryId {
+        EntryId { term: TERM, index: self.last }
     }
 
     fn log_digest(&self, from: u64, to: u64) -> Result<LogDigest, ApiError> {
@@ -233,13 +233,11 @@ impl Kept {
     }
 
     fn state_digest(&self, at: Option<u64>) -> Result<StateDigest, ApiError> {
-        match at.filter(|at| *at != self.last) {
-            Some(at) => Err(ApiError::DigestNotKept { at }),
-            None => {
-                let state = postcard::to_stdvec(&self.store).expect("keys encode");
-                Ok(StateDigest { index: Some(self.last), digest: hash(&state) })
-            }
+        if let Some(at) = at.filter(|at| *at != self.last) {
+            return Err(ApiError::DigestNotKept { at });
         }
+        let state = postcard::to_stdvec(&self.store).expect("keys encode");
+        Ok(StateDigest { index: Some(self.last), digest: hash(&state) })
     }
 }
 
@@ -310,7 +308,7 @@ impl ClusterController for MemoryNode {
     }
 
     fn trigger_snapshot(&self) -> Answer<'_, SnapshotStatus> {
-        at_once(Ok(SnapshotStatus { last: self.kept().entry_id(), bytes: 0 }))
+        at_once(Ok(SnapshotStatus { last: Some(self.kept().entry_id()), bytes: 0 }))
     }
 
     fn copy_state(&self, _consistency: Consistency) -> Answer<'_, StateCopy> {
@@ -328,9 +326,9 @@ impl RaftObserver for MemoryNode {
             term: TERM,
             vote: VoteState { term: TERM, voted_for: OWN, is_committed: true },
             leader: Some(OWN),
-            last_log_index: last.map(|last| last.index),
-            committed: last,
-            applied: last,
+            last_log_index: Some(last.index),
+            committed: Some(last),
+            applied: Some(last),
             snapshot: None,
             purged: None,
         }

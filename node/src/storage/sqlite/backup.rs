@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ffi, params};
 
 use super::apply::{Position, position};
 use super::build::open_immutable;
@@ -58,16 +58,21 @@ pub fn inspect_backup(path: &Path) -> Result<BackedUp, StorageError> {
     Ok(BackedUp { applied, membership, tally: count(&connection).map_err(sqlite)? })
 }
 
-/// Puts other members into the database at `path`, durably. One of an earlier format becomes one of this version's.
+/// Puts another last entry and other members into the database at `path`, durably. One of an earlier format becomes one of this
+/// version's.
 ///
 /// # Errors
 /// It cannot be written.
-pub fn make_alone(path: &Path, membership: &StoredMembership) -> Result<(), StorageError> {
+pub fn make_alone(path: &Path, applied: LogId, membership: &StoredMembership) -> Result<(), StorageError> {
     let sqlite = |source| StorageError::Sqlite { path: path.to_owned(), source };
     let connection = open_writer(path)?;
-    let update = "INSERT OR REPLACE INTO meta (name, value) VALUES ('membership', ?1)";
-    connection.execute(update, params![encode(membership)]).map_err(sqlite)?;
-    // The journal goes into the database with that.
+    let update = "INSERT OR REPLACE INTO meta (name, value) VALUES ('applied', ?1), ('membership', ?2)";
+    connection.execute(update, params![encode(&applied), encode(membership)]).map_err(sqlite)?;
+    // To close it would empty the journal, too, and say nothing where that fails.
+    let emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    if emptied.map_err(sqlite)? != 0 {
+        return Err(sqlite(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None)));
+    }
     connection.close().map_err(|(_, source)| sqlite(source))?;
     let io = |source| StorageError::Io { path: path.to_owned(), source };
     File::open(path).and_then(|file| file.sync_all()).map_err(io)

@@ -1,5 +1,6 @@
 //! The readers' side of the state machine: a pool of connections that cannot write.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -109,6 +110,22 @@ impl ReadPool {
                 Ok(LeaseInfo { lease, ttl_ms, key_count, left_ms: None })
             })?;
             Ok(LeaseList { revision: revision(txn)?, leases: leases.collect::<Result<_, _>>()? })
+        })
+        .await
+    }
+
+    /// How long each lease lives, in milliseconds.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub async fn lease_ttls(&self) -> Result<BTreeMap<LeaseId, u64>, ApiError> {
+        self.with(|txn| {
+            let mut rows = txn.prepare_cached("SELECT lease, ttl_ms FROM leases")?;
+            let leases = rows.query_map([], |row| {
+                let number = |column: usize| row.get::<_, i64>(column).map(i64::cast_unsigned);
+                Ok((LeaseId(number(0)?), number(1)?))
+            })?;
+            leases.collect()
         })
         .await
     }

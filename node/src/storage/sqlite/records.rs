@@ -69,6 +69,13 @@ impl Store for SqlStore<'_> {
         delete.execute([sql_int(lease.0)]).map(drop)
     }
 
+    fn lease_key_count(&mut self, lease: LeaseId) -> rusqlite::Result<u32> {
+        let mut count = self.0.prepare_cached(
+            "SELECT count(*) FROM kv WHERE lease = ?1 AND space NOT IN (SELECT space FROM removed_vaults)",
+        )?;
+        count.query_row([sql_int(lease.0)], |row| row.get(0))
+    }
+
     /// Those of removed vaults are there until they are swept, which is not the same on every node.
     fn lease_keys(&mut self, lease: LeaseId) -> rusqlite::Result<Vec<(Space, Key)>> {
         let mut keys = self.0.prepare_cached(

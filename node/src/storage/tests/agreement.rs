@@ -9,10 +9,10 @@ use super::*;
 use crate::limits::SCAN_LIMIT_MAX;
 use crate::state::Space;
 use crate::types::{
-    ChangeKind, Compare, Interest, LeaseId, Operand, Operation, Record, Relation, Revision, Transaction,
-    Value, VaultName,
+    ChangeKind, Compare, Interest, LeaseId, Operand, Operation, Previous, Record, Relation, Revision,
+    Transaction, Value, VaultName,
 };
-use crate::watch::{ChangeFeed, Watcher};
+use crate::watch::{ChangeFeed, Seen, Watcher};
 
 /// Few keys, so that commands meet; one is another's beginning, and one is no text.
 fn key() -> impl Strategy<Value = Key> {
@@ -115,17 +115,24 @@ impl Follower {
     }
 
     fn catch_up(&mut self) {
-        for revised in self.watcher.look().unwrap().revised {
+        let mut told = Vec::new();
+        while let Seen { revised, is_all, .. } = self.watcher.look().unwrap()
+            && !(revised.is_empty() && is_all)
+        {
+            told.extend(revised);
+        }
+        for revised in told {
             assert!(self.seen < revised.revision, "once, and in order");
             self.seen = revised.revision;
             for change in revised.changes {
                 match change.kind {
                     ChangeKind::Put { key, record, previous } => {
-                        assert_eq!(self.keys.insert(key, record), previous);
+                        let before = self.keys.insert(key, record);
+                        assert_eq!(before.map_or(Previous::Absent, Previous::Record), previous);
                     }
                     ChangeKind::Deleted { key, previous } => {
-                        assert!(previous.is_some(), "what was not there is not removed");
-                        assert_eq!(self.keys.remove(&key), previous);
+                        let before = self.keys.remove(&key).expect("what was not there is not removed");
+                        assert_eq!(Previous::Record(before), previous);
                     }
                     ChangeKind::VaultDeleted => self.keys.clear(),
                 }
