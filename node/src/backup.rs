@@ -1,5 +1,5 @@
 //! A backup: one file, of a first line of JSON and, behind it, the database of a snapshot as it is. Every byte of it is covered by one of
-//! the two digests in the line. How it comes and goes is for others: [`file`] has it on a disk, [`restore`] makes a new cluster of it.
+//! the two digests in the line. How it comes and goes is for others: [`mod@file`] has it on a disk, [`restore`] makes a new cluster of it.
 //!
 //! ```text
 //! {"aspen_backup":1,"cluster_id":…,"bytes":28672,"digest":"…","header_digest":"…"}⏎
