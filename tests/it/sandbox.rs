@@ -22,6 +22,9 @@ use crate::lab::turn;
 /// What issue and README promise.
 const GONE_MAX: Duration = Duration::from_secs(2);
 
+/// The doctor looks at the sandbox last: it boots an emulated guest before, and asks apt-get for a kernel.
+const DOCTOR_MAX: Duration = Duration::from_secs(30);
+
 /// The order in which the stages start each other.
 const OUTER: usize = 0;
 const MIDDLE: usize = 1;
@@ -280,8 +283,11 @@ fn check_killed_while_starting(victim: usize) {
             assert!(due.elapsed() < GONE_MAX * 5, "no such stage: {:?}", stages());
         }
         kill(Pid::from_raw(stages()[victim].cast_signed()), Signal::SIGKILL).unwrap();
+        assert!(
+            comes(Instant::now() + DOCTOR_MAX, || outer.has_ended()),
+            "step {step}: the outer still runs"
+        );
         let deadline = Instant::now() + GONE_MAX;
-        assert!(comes(deadline, || outer.has_ended()), "step {step}: the outer still runs");
         assert!(comes(deadline, || bench.stages().is_empty()), "step {step}: {:?}", bench.stages());
     }
 }
