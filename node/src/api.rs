@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::backup::{StateChunks, StateCopy};
 pub use self::bounds::{check_command, check_key, check_limit, check_range, check_vault};
-pub use self::errors::{ApiError, BadRequest, TimeoutOutcome};
+pub use self::errors::{ApiError, BadRequest, LEASE_GONE, TimeoutOutcome};
 use crate::types::{
     Command, Interest, Key, KeyRange, LeaseId, NodeId, NodeInfo, Outcome, Record, Revised, Revision,
     VaultName,

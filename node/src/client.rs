@@ -6,6 +6,7 @@ pub mod load;
 pub mod watch;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use futures::FutureExt;
 use http_body_util::{BodyExt, Full, Limited};
@@ -14,6 +15,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
+use serde_json::Value as Json;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -21,6 +23,7 @@ use tokio::time::timeout;
 use self::events::{EventAnswer, EventStream};
 use crate::limits::{
     ANSWER_TIMEOUT, BACKUP_BEGIN_TIMEOUT, BACKUP_STALL_TIMEOUT, CONNECT_TIMEOUT, RESPONSE_BYTES_MAX,
+    WATCH_SILENCE_MAX,
 };
 use crate::private::BearerToken;
 
@@ -46,6 +49,24 @@ pub struct HttpAnswer {
     pub status: u16,
     /// The body.
     pub body: Bytes,
+}
+
+impl HttpAnswer {
+    /// What a refusal says, as docs/http.md has it.
+    pub fn error(&self) -> Json {
+        serde_json::from_slice::<Json>(&self.body).map_or(Json::Null, |mut body| body["error"].take())
+    }
+
+    /// Its code.
+    pub fn code(&self) -> Option<String> {
+        self.error()["code"].as_str().map(str::to_owned)
+    }
+
+    /// Its words; those of something between us and the node are its status.
+    pub fn message(&self) -> String {
+        let message = self.error()["message"].as_str().map(str::to_owned);
+        message.unwrap_or_else(|| format!("status {}", self.status))
+    }
 }
 
 /// Why there is no answer.
@@ -98,12 +119,10 @@ impl HttpConnection {
     ) -> Result<HttpAnswer, ClientError> {
         let exchanged = timeout(ANSWER_TIMEOUT, async {
             let response = self.send(method, path, body.into()).await?;
-            self.whole(response).await
+            self.whole(response.status().as_u16(), response.into_body()).await
         })
         .await;
-        let answer = exchanged.unwrap_or_else(|_| {
-            Err(self.lost(&format_args!("nothing within {} s", ANSWER_TIMEOUT.as_secs())))
-        });
+        let answer = exchanged.unwrap_or_else(|_| Err(self.silent(ANSWER_TIMEOUT)));
         if answer.is_err() {
             // An answer that comes late must not be taken for the answer to the next request.
             self.open = None;
@@ -111,45 +130,49 @@ impl HttpConnection {
         answer
     }
 
-    /// Asks for events. They have a connection of their own.
+    /// Asks for events.
     ///
     /// # Errors
-    /// There is no connection, or no answer.
+    /// As [`Self::parts`].
     pub async fn events(&self, path: &str) -> Result<EventAnswer, ClientError> {
-        let mut connection = Self::new(self.address).with_token(self.token.clone());
-        let asked = timeout(ANSWER_TIMEOUT, connection.send("GET", path, Bytes::new())).await;
-        let late = |_| self.lost(&format_args!("nothing within {} s", ANSWER_TIMEOUT.as_secs()));
-        let response = asked.map_err(late)??;
-        let is_stream = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
-        match connection.open.take() {
-            Some(open) if is_stream => {
-                Ok(EventAnswer::Events(Box::new(EventStream::new(connection, response.into_body(), open))))
-            }
-            open => {
-                connection.open = open;
-                connection.whole(response).await.map(EventAnswer::Other)
-            }
+        let parts = self.parts(path, ANSWER_TIMEOUT, WATCH_SILENCE_MAX).await?;
+        if parts.is_events {
+            return Ok(EventAnswer::Events(Box::new(EventStream::new(parts))));
         }
+        parts.refusal().await.map(EventAnswer::Other)
     }
 
-    /// An answer with all of its body.
-    async fn whole(&self, response: Response<Incoming>) -> Result<HttpAnswer, ClientError> {
-        let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| self.lost(&error))?.to_bytes();
-        Ok(HttpAnswer { status, body })
+    /// Asks for a backup, which a node makes before it answers.
+    ///
+    /// # Errors
+    /// As [`Self::parts`].
+    pub async fn backup(&self, path: &str) -> Result<HttpParts, ClientError> {
+        self.parts(path, BACKUP_BEGIN_TIMEOUT, BACKUP_STALL_TIMEOUT).await
     }
 
-    /// Asks for a backup, whose answer is too long to be held: it comes in parts, within [`BACKUP_BEGIN_TIMEOUT`]. The connection is used
-    /// up with it.
+    /// Asks for what is too long to be held, or has no end: it begins within a time, and each part comes within another. It has a
+    /// connection of its own.
     ///
     /// # Errors
     /// There is no connection, or no beginning of an answer.
-    pub async fn backup(mut self, path: &str) -> Result<HttpParts, ClientError> {
-        let sent = timeout(BACKUP_BEGIN_TIMEOUT, self.send("GET", path, Bytes::new())).await;
-        let late = |_| self.lost(&format_args!("nothing within {} s", BACKUP_BEGIN_TIMEOUT.as_secs()));
-        let response = sent.map_err(late)??;
-        Ok(HttpParts { status: response.status().as_u16(), body: response.into_body(), connection: self })
+    async fn parts(
+        &self,
+        path: &str,
+        begin_within: Duration,
+        next_within: Duration,
+    ) -> Result<HttpParts, ClientError> {
+        let mut connection = Self::new(self.address).with_token(self.token.clone());
+        let sent = timeout(begin_within, connection.send("GET", path, Bytes::new())).await;
+        let response = sent.map_err(|_| self.silent(begin_within))??;
+        let is_events = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
+        let (status, body) = (response.status().as_u16(), response.into_body());
+        Ok(HttpParts { status, is_events, body, connection, next_within })
+    }
+
+    /// All of an answer.
+    async fn whole(&self, status: u16, body: Incoming) -> Result<HttpAnswer, ClientError> {
+        let body = Limited::new(body, RESPONSE_BYTES_MAX).collect().await;
+        Ok(HttpAnswer { status, body: body.map_err(|error| self.lost(&error))?.to_bytes() })
     }
 
     /// Sends a request, and returns what begins to come.
@@ -179,6 +202,10 @@ impl HttpConnection {
         open.sender.send_request(request).await.map_err(|error| self.lost(&error))
     }
 
+    fn silent(&self, within: Duration) -> ClientError {
+        self.lost(&format_args!("nothing within {} s", within.as_secs()))
+    }
+
     fn lost(&self, reason: &dyn std::fmt::Display) -> ClientError {
         ClientError::Lost { address: self.address, reason: reason.to_string() }
     }
@@ -189,8 +216,10 @@ impl HttpConnection {
 pub struct HttpParts {
     /// The status code.
     pub status: u16,
+    is_events: bool,
     body: Incoming,
     connection: HttpConnection,
+    next_within: Duration,
 }
 
 impl HttpParts {
@@ -202,15 +231,12 @@ impl HttpParts {
     /// The next part; nothing behind the last one.
     ///
     /// # Errors
-    /// The connection breaks, or nothing comes within [`BACKUP_STALL_TIMEOUT`].
+    /// The connection breaks, or nothing comes in time.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
         loop {
-            let frame = timeout(BACKUP_STALL_TIMEOUT, self.body.frame()).await;
-            let late = |_| {
-                self.connection
-                    .lost(&format_args!("nothing more within {} s", BACKUP_STALL_TIMEOUT.as_secs()))
-            };
-            let Some(frame) = frame.map_err(late)? else { return Ok(None) };
+            let frame = timeout(self.next_within, self.body.frame()).await;
+            let frame = frame.map_err(|_| self.connection.silent(self.next_within))?;
+            let Some(frame) = frame else { return Ok(None) };
             let frame = frame.map_err(|error| self.connection.lost(&error))?;
             // Anything else than bytes says nothing here.
             if let Ok(bytes) = frame.into_data() {
@@ -224,11 +250,9 @@ impl HttpParts {
     /// # Errors
     /// As [`Self::next`], or it is long.
     pub async fn refusal(self) -> Result<HttpAnswer, ClientError> {
-        let Self { status, body, connection } = self;
-        let body = timeout(ANSWER_TIMEOUT, Limited::new(body, RESPONSE_BYTES_MAX).collect()).await;
-        let late = |_| connection.lost(&format_args!("nothing within {} s", ANSWER_TIMEOUT.as_secs()));
-        let body = body.map_err(late)?.map_err(|error| connection.lost(&error))?;
-        Ok(HttpAnswer { status, body: body.to_bytes() })
+        let Self { status, body, connection, .. } = self;
+        let answer = timeout(ANSWER_TIMEOUT, connection.whole(status, body)).await;
+        answer.unwrap_or_else(|_| Err(connection.silent(ANSWER_TIMEOUT)))
     }
 }
 

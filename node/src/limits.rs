@@ -50,8 +50,8 @@ pub const LEASE_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Those who may follow changes at once: each costs a connection, and a place.
 pub const WATCHERS_MAX: u32 = 2_000;
-/// Changes that are held in memory for those who follow them, in MiB, unless the settings say otherwise: ten seconds of a node
-/// that writes as fast as it can, and hours of one that hardly does.
+/// Changes that are held in memory for those who follow them, in MiB, unless the settings say otherwise: some 70,000
+/// of 256 bytes.
 pub const WATCH_HISTORY_MIB_DEFAULT: u64 = 32;
 /// As many as can be asked for, in MiB.
 pub const WATCH_HISTORY_MIB_MAX: u64 = 16 * 1024;

@@ -12,6 +12,10 @@ use crate::limits::{
 };
 use crate::types::{LeaseId, NodeId, Revision, VaultName};
 
+/// What may have become of a lease that is not there.
+pub const LEASE_GONE: &str =
+    "it was never granted, or was not kept alive, or was revoked; take another, and write its keys again";
+
 /// Why a request is refused or failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ApiError {
@@ -105,7 +109,7 @@ pub enum ApiError {
         limit: u32,
     },
     /// There is no such lease.
-    #[error("there is no lease {lease}: it was never granted, or was not kept alive, or was revoked")]
+    #[error("there is no lease {lease}: {LEASE_GONE}")]
     LeaseNotFound {
         /// Its number.
         lease: LeaseId,

@@ -63,7 +63,7 @@ impl Target for AspenTarget {
                 let result = code(&answer);
                 let now = match &result {
                     Ok(()) => value.into(),
-                    Err(code) if code == "cas_failed" => error(&answer)["actual"].clone(),
+                    Err(code) if code == "cas_failed" => answer.error()["actual"].take(),
                     Err(_) => return result,
                 };
                 self.seen.insert(key.to_owned(), now);
@@ -73,15 +73,10 @@ impl Target for AspenTarget {
     }
 }
 
-fn error(answer: &HttpAnswer) -> Json {
-    serde_json::from_slice::<Json>(&answer.body).map_or(Json::Null, |mut body| body["error"].take())
-}
-
 /// Success, or the code of a refusal.
 fn code(answer: &HttpAnswer) -> Result<(), String> {
     if answer.status == 200 {
         return Ok(());
     }
-    let code = error(answer)["code"].as_str().map(str::to_owned);
-    Err(code.unwrap_or_else(|| format!("status {}", answer.status)))
+    Err(answer.code().unwrap_or_else(|| format!("status {}", answer.status)))
 }

@@ -3,11 +3,8 @@
 
 use std::net::SocketAddr;
 
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-
-use super::{ClientError, HttpAnswer, HttpConnection, Open};
-use crate::limits::{RESPONSE_BYTES_MAX, WATCH_SILENCE_MAX};
+use super::{ClientError, HttpAnswer, HttpParts};
+use crate::limits::RESPONSE_BYTES_MAX;
 
 /// One event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,10 +20,8 @@ pub struct ServerEvent {
 /// The events of one request, until they end.
 #[derive(Debug)]
 pub struct EventStream {
-    connection: HttpConnection,
-    body: Incoming,
+    parts: HttpParts,
     parser: EventParser,
-    _open: Open,
 }
 
 /// What a request for events ends in.
@@ -39,13 +34,13 @@ pub enum EventAnswer {
 }
 
 impl EventStream {
-    pub(super) fn new(connection: HttpConnection, body: Incoming, open: Open) -> Self {
-        Self { connection, body, parser: EventParser::default(), _open: open }
+    pub(super) fn new(parts: HttpParts) -> Self {
+        Self { parts, parser: EventParser::default() }
     }
 
     /// The node that sends them.
     pub fn address(&self) -> SocketAddr {
-        self.connection.address()
+        self.parts.address()
     }
 
     /// The next event; `None`: there are no more.
@@ -58,14 +53,10 @@ impl EventStream {
                 return Ok(Some(event));
             }
             if self.parser.untaken() > RESPONSE_BYTES_MAX {
-                return Err(self.connection.lost(&"an event is too long"));
+                return Err(self.parts.connection.lost(&"an event is too long"));
             }
-            let late =
-                |_| self.connection.lost(&format_args!("nothing within {} s", WATCH_SILENCE_MAX.as_secs()));
-            let frame = tokio::time::timeout(WATCH_SILENCE_MAX, self.body.frame()).await.map_err(late)?;
-            match frame {
-                Some(Ok(frame)) => frame.data_ref().into_iter().for_each(|bytes| self.parser.feed(bytes)),
-                Some(Err(error)) => return Err(self.connection.lost(&error)),
+            match self.parts.next().await? {
+                Some(bytes) => self.parser.feed(&bytes),
                 None => return Ok(None),
             }
         }

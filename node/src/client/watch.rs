@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::Value as Json;
 use tokio::time::{Instant, sleep};
 
 use super::events::{EventAnswer, EventStream, ServerEvent};
@@ -59,7 +58,7 @@ pub enum Watched {
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// A node refuses, and any other would.
-    #[error("{}", message(.0))]
+    #[error("{}", .0.message())]
     Refused(HttpAnswer),
     /// No node tells, and none has for a while.
     #[error("no node can be asked:\n{}{}", .reasons.iter().map(|reason| format!("  {reason}")).collect::<Vec<_>>().join("\n"), goes_on(*.next))]
@@ -92,7 +91,7 @@ impl WatchClient {
                     if is_said_by_all(&answer) {
                         return Err(WatchError::Refused(answer));
                     }
-                    return Ok(self.lost(node, message(&answer)));
+                    return Ok(self.lost(node, answer.message()));
                 }
                 Ok(Some(event)) => {
                     let from = next_after(&event).or(self.query.from);
@@ -129,7 +128,7 @@ impl WatchClient {
                         return Err(WatchError::Refused(answer));
                     }
                     Err(Unheard::Refused(answer)) => {
-                        reasons.push(format!("{node}: {}", message(&answer)));
+                        reasons.push(format!("{node}: {}", answer.message()));
                         refusals.push(answer);
                     }
                     Err(Unheard::Lost(reason)) => reasons.push(reason),
@@ -220,25 +219,12 @@ enum Unheard {
 
 /// Whether every other node would refuse the same.
 fn is_said_by_all(answer: &HttpAnswer) -> bool {
-    matches!(answer.status, 400..=405) || matches!(code(answer).as_deref(), Some("malformed"))
+    matches!(answer.status, 400..=405) || matches!(answer.code().as_deref(), Some("malformed"))
 }
 
 /// Whether a node holds no longer what is wanted.
 fn is_gone(answer: &HttpAnswer) -> bool {
-    matches!(code(answer).as_deref(), Some("compacted" | "previous_not_noted"))
-}
-
-fn code(answer: &HttpAnswer) -> Option<String> {
-    error(answer)["code"].as_str().map(str::to_owned)
-}
-
-fn error(answer: &HttpAnswer) -> Json {
-    serde_json::from_slice::<Json>(&answer.body).map_or(Json::Null, |mut body| body["error"].take())
-}
-
-fn message(answer: &HttpAnswer) -> String {
-    let message = error(answer)["message"].as_str().map(str::to_owned);
-    message.unwrap_or_else(|| format!("status {}", answer.status))
+    matches!(answer.code().as_deref(), Some("compacted" | "previous_not_noted"))
 }
 
 fn goes_on(next: Option<u64>) -> String {

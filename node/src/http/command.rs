@@ -7,8 +7,8 @@ use serde_json::{Map, Value as JsonValue, json};
 use super::body::{bytes, key, put_bytes, record_json, value};
 use super::error::Refusal;
 use super::malformed;
-use crate::api::{ApiError, WriteResult};
-use crate::limits::SCAN_LIMIT_DEFAULT;
+use crate::api::{ApiError, LEASE_GONE, WriteResult};
+use crate::limits::{LEASE_KEYS_MAX, LEASES_MAX, SCAN_LIMIT_DEFAULT, VAULTS_MAX};
 use crate::types::{
     Command, Compare, Key, KeyRange, LeaseId, Operand, Operation, OperationResult, Outcome, Relation,
     Revision, Transaction, Value, VaultName,
@@ -297,7 +297,8 @@ impl OperationBody {
 /// What a write did, as an answer or as a refusal.
 pub(super) fn written(result: WriteResult) -> Result<Object, Refusal> {
     let revision = result.revision.0;
-    let refused = |status, code, message| Err(Refusal::new(status, code, message).with("revision", revision));
+    let refused =
+        |status, code, message: &str| Err(Refusal::new(status, code, message).with("revision", revision));
     let mut answer = match result.outcome {
         Outcome::Written | Outcome::LeaseGranted | Outcome::None => Object::new(),
         Outcome::Deleted { existed } => object("deleted", existed),
@@ -322,20 +323,22 @@ pub(super) fn written(result: WriteResult) -> Result<Object, Refusal> {
         }
         Outcome::LeaseEnded { existed: true, key_count } => object("deleted", key_count),
         Outcome::LeaseEnded { existed: false, .. } | Outcome::LeaseNotFound => {
-            let message = "there is no such lease, nothing was changed: it was never granted, or was not kept alive, or was revoked";
-            return refused(StatusCode::NOT_FOUND, "lease_not_found", message);
+            let message = format!("there is no such lease, nothing was changed: {LEASE_GONE}");
+            return refused(StatusCode::NOT_FOUND, "lease_not_found", &message);
         }
         Outcome::TooManyLeases => {
-            let message = "there are 10000 leases, and no more are allowed: revoke one first";
-            return refused(StatusCode::CONFLICT, "too_many_leases", message);
+            let message = format!("there are {LEASES_MAX} leases, and no more are allowed: revoke one first");
+            return refused(StatusCode::CONFLICT, "too_many_leases", &message);
         }
         Outcome::LeaseFull => {
-            let message = "1000 keys end with the lease, and no more are allowed, nothing was written: take another lease";
-            return refused(StatusCode::CONFLICT, "lease_full", message);
+            let message = format!(
+                "{LEASE_KEYS_MAX} keys end with the lease, and no more are allowed, nothing was written: take another lease"
+            );
+            return refused(StatusCode::CONFLICT, "lease_full", &message);
         }
         Outcome::TooManyVaults => {
-            let message = "there are 1000 vaults, and no more are allowed: delete one first";
-            return refused(StatusCode::CONFLICT, "too_many_vaults", message);
+            let message = format!("there are {VAULTS_MAX} vaults, and no more are allowed: delete one first");
+            return refused(StatusCode::CONFLICT, "too_many_vaults", &message);
         }
     };
     answer.insert("revision".to_owned(), revision.into());

@@ -25,7 +25,6 @@ struct Watch {
     is_begun: bool,
     /// What was seen and not told yet.
     untold: VecDeque<Revised>,
-    seen: Revision,
 }
 
 impl RaftNode {
@@ -45,7 +44,6 @@ impl RaftNode {
             end: request.ends.then(|| self.inner.feed.latest()),
             is_begun: false,
             untold: VecDeque::new(),
-            seen: Revision(0),
         };
         let events = stream::unfold(Some(watch), |watch| async {
             let mut watch = watch?;
@@ -73,10 +71,10 @@ impl Watch {
         while self.untold.is_empty() {
             let seen = self.look().await?;
             self.untold = seen.revised.into();
-            self.seen = seen.up_to.max(before);
-            let is_over = self.end.is_none_or(|end| self.seen >= end);
+            let up_to = seen.up_to.max(before);
+            let is_over = self.end.is_none_or(|end| up_to >= end);
             if self.untold.is_empty() && (is_over || seen.is_all) {
-                return Ok(WatchEvent::Progress { revision: self.seen });
+                return Ok(WatchEvent::Progress { revision: up_to });
             }
         }
         let revised = self.untold.pop_front().expect("there is something, or this was returned from");

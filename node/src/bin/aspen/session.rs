@@ -229,16 +229,13 @@ fn answered(answer: HttpAnswer, changes: bool) -> Result<HttpAnswer, Failure> {
     if answer.status == 200 {
         return Ok(answer);
     }
-    let body: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let text = |name: &str| body["error"][name].as_str().map(str::to_owned);
-    let status = || format!("status {}", answer.status);
-    let (code, mut message) = (text("code"), text("message").unwrap_or_else(status));
+    let (error, code, mut message) = (answer.error(), answer.code(), answer.message());
     if code.as_deref() == Some("cas_failed") {
-        let actual = &body["error"]["actual"];
-        let base64 = &body["error"]["actual_base64"];
+        let actual = &error["actual"];
+        let base64 = &error["actual_base64"];
         let found = if base64.is_null() { actual } else { base64 };
         message = format!("{message}; it holds {found}");
     }
-    let leader = body["error"]["leader"]["http"].as_str().and_then(|http| http.parse().ok());
+    let leader = error["leader"]["http"].as_str().and_then(|http| http.parse().ok());
     Err(Failure::Refused { code, message, leader, changes })
 }
