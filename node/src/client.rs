@@ -133,7 +133,7 @@ impl HttpConnection {
     /// Asks for events.
     ///
     /// # Errors
-    /// As [`Self::parts`].
+    /// There is no connection, or no beginning of an answer within [`ANSWER_TIMEOUT`].
     pub async fn events(&self, path: &str) -> Result<EventAnswer, ClientError> {
         let parts = self.parts(path, ANSWER_TIMEOUT, WATCH_SILENCE_MAX).await?;
         if parts.is_events {
@@ -145,7 +145,7 @@ impl HttpConnection {
     /// Asks for a backup, which a node makes before it answers.
     ///
     /// # Errors
-    /// As [`Self::parts`].
+    /// There is no connection, or no beginning of an answer within [`BACKUP_BEGIN_TIMEOUT`].
     pub async fn backup(&self, path: &str) -> Result<HttpParts, ClientError> {
         self.parts(path, BACKUP_BEGIN_TIMEOUT, BACKUP_STALL_TIMEOUT).await
     }

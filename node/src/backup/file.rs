@@ -85,6 +85,13 @@ pub struct NewBackup {
     is_finished: bool,
 }
 
+/// Locks an open file, if nobody else has; whether it is still the one at `path`. Whoever has held it may have given it another name,
+/// or removed it, since it was opened.
+pub(super) fn takes(file: &File, path: &Path) -> bool {
+    let number = |metadata: io::Result<fs::Metadata>| metadata.ok().map(|file| (file.dev(), file.ino()));
+    file.try_lock().is_ok() && number(file.metadata()) == number(fs::symlink_metadata(path))
+}
+
 impl NewBackup {
     /// Begins a backup that is to be at `path`.
     ///
@@ -103,10 +110,7 @@ impl NewBackup {
         options.write(true).create(true).truncate(false).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
         let file = options.open(&partial).map_err(io)?;
         // What a crash has left is nobody's.
-        let is_ours = file.try_lock().is_ok();
-        // Whoever has held it may have given it its name since it was opened.
-        let number = |metadata: io::Result<fs::Metadata>| metadata.ok().map(|metadata| metadata.ino());
-        if !is_ours || number(file.metadata()) != number(fs::metadata(&partial)) {
+        if !takes(&file, &partial) {
             return Err(FileError::Busy { path: partial });
         }
         let emptied = file.set_permissions(Permissions::from_mode(0o600)).and_then(|()| file.set_len(0));

@@ -9,13 +9,13 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rand::RngExt;
 
 use super::Header;
-use super::file::{FileError, OldBackup};
+use super::file::{FileError, OldBackup, takes};
 use crate::cluster::identity::{IDENTITY_FILE, Identity, IdentityError};
 use crate::limits::{RESTORED_REVISIONS_AHEAD, RESTORED_TERMS_AHEAD};
 use crate::storage::log::{LOG_FILE, RedbLogStore};
@@ -174,15 +174,12 @@ impl Site {
             io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound => busy(),
             _ => io(error),
         })?;
-        mark.try_lock().map_err(|_| busy())?;
-        let had_key = dir.join(IDENTITY_FILE).exists();
-        let mut site = Self { dir: dir.to_owned(), mark, is_made, had_key, is_done: false };
         // Whoever has worked here meanwhile may be done, and its mark gone.
-        let number = |metadata: io::Result<fs::Metadata>| metadata.ok().map(|metadata| metadata.ino());
-        if number(site.mark.metadata()) != number(fs::metadata(&path)) {
-            site.is_done = true;
+        if !takes(&mark, &path) {
             return Err(busy());
         }
+        let had_key = dir.join(IDENTITY_FILE).exists();
+        let mut site = Self { dir: dir.to_owned(), mark, is_made, had_key, is_done: false };
         if let Err(error) = check_free(dir, if is_begun { &ours } else { &ours[..1] }) {
             site.is_done = true;
             fs::remove_file(&path).map_err(io)?;

@@ -7,6 +7,7 @@ use rusqlite::{Connection, ffi, params};
 
 use super::apply::{Position, position};
 use super::build::open_immutable;
+use super::inspect::check_integrity;
 use super::{StorageError, check_format, open_writer};
 use crate::storage::entry::encode;
 use crate::types::raft_types::{LogId, StoredMembership};
@@ -47,13 +48,9 @@ pub fn inspect_backup(path: &Path) -> Result<BackedUp, StorageError> {
     let connection = open_immutable(path)?;
     let sqlite = |source| StorageError::Sqlite { path: path.to_owned(), source };
     check_format(path, &connection)?;
-    let check = connection.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
-    let corrupt = |what: &str| StorageError::Corrupt { path: path.to_owned(), what: what.to_owned() };
-    match check.map_err(sqlite)?.as_str() {
-        "ok" => {}
-        fault => return Err(corrupt(fault)),
-    }
+    check_integrity(path, &connection)?;
     let Position { applied, membership } = position(path, &connection)?;
+    let corrupt = |what: &str| StorageError::Corrupt { path: path.to_owned(), what: what.to_owned() };
     let applied = applied.ok_or_else(|| corrupt("the applied index"))?;
     Ok(BackedUp { applied, membership, tally: count(&connection).map_err(sqlite)? })
 }

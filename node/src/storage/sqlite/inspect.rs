@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use rusqlite::Connection;
+
 use super::apply::{Position, position};
 use super::build::open_immutable;
 use super::generation::Generation;
@@ -61,11 +63,15 @@ pub fn check_snapshot(path: &Path, meta: &SnapshotMeta) -> Result<(), StorageErr
 /// # Errors
 /// It cannot be read, or its check fails.
 pub fn inspect_snapshot(path: &Path) -> Result<SnapshotMeta, StorageError> {
-    let connection = open_immutable(path)?;
-    let sqlite = |source| StorageError::Sqlite { path: path.to_owned(), source };
+    check_integrity(path, &open_immutable(path)?)?;
+    super::build::read_meta(path)
+}
+
+/// SQLite's own check of the database at `path`, which is open.
+pub(super) fn check_integrity(path: &Path, connection: &Connection) -> Result<(), StorageError> {
     let check = connection.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
-    match check.map_err(sqlite)?.as_str() {
-        "ok" => super::build::read_meta(path),
+    match check.map_err(|source| StorageError::Sqlite { path: path.to_owned(), source })?.as_str() {
+        "ok" => Ok(()),
         fault => Err(StorageError::Corrupt { path: path.to_owned(), what: fault.to_owned() }),
     }
 }
