@@ -7,6 +7,7 @@ cat > node.toml <<TOML
 id = 1
 raft_listen = "10.0.2.15:4001"
 http_listen = "10.0.2.15:8001"
+http_insecure = true
 
 [[peers]]
 id = 1

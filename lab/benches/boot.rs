@@ -31,8 +31,7 @@ const DISK_BYTES: u64 = 256 << 20;
 const MEMORY_MIB: u32 = 128;
 /// What the smallest init prints.
 const BARE: &str = "ASPEN-BARE";
-const CONFIG: &str =
-    "hostname = 'n1'\naddress = '10.1.2.10/24'\n[node]\nid = 1\nhttp_listen = '0.0.0.0:7001'\n";
+const CONFIG: &str = "hostname = 'n1'\naddress = '10.1.2.10/24'\n[node]\nid = 1\nhttp_listen = '0.0.0.0:7001'\nhttp_insecure = true\n";
 
 /// What a boot cost.
 struct Boot<T> {

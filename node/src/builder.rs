@@ -70,7 +70,7 @@ pub struct Node {
     state_machine: StateMachineThread,
     server: RaftServer,
     stop_http: oneshot::Sender<()>,
-    http: JoinSet<std::io::Result<()>>,
+    http: JoinSet<()>,
     tasks: JoinSet<()>,
     raft_thread: RaftThread,
     endpoint_id: EndpointKey,
@@ -97,6 +97,26 @@ impl NodeBuilder {
     #[must_use]
     pub fn listen(self, raft: SocketAddr, http: SocketAddr) -> Self {
         self.say(|said| (said.raft_listen, said.http_listen) = (Some(raft), Some(http)))
+    }
+
+    /// Listens for clients off this host without TLS or without a token, where everybody is trusted.
+    #[must_use]
+    pub fn with_insecure_http(self) -> Self {
+        self.say(|said| said.http_insecure = Some(true))
+    }
+
+    /// Shows clients a certificate, from files in PEM, and speaks HTTPS with them.
+    #[must_use]
+    pub fn with_certificate(self, certificates: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.say(|said| {
+            (said.http_tls_cert_file, said.http_tls_key_file) = (Some(certificates.into()), Some(key.into()));
+        })
+    }
+
+    /// Answers only clients that show the token in a file.
+    #[must_use]
+    pub fn with_token_file(self, path: impl Into<PathBuf>) -> Self {
+        self.say(|said| said.http_token_file = Some(path.into()))
     }
 
     /// Founds a cluster of this node alone, unless it is a member already.

@@ -3,9 +3,11 @@
 pub mod aspen;
 pub mod events;
 pub mod load;
+pub mod ticket;
 pub mod watch;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -15,15 +17,20 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde_json::Value as Json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use self::events::{EventAnswer, EventStream};
+use self::ticket::TicketWay;
 use crate::limits::{
     ANSWER_TIMEOUT, BACKUP_BEGIN_TIMEOUT, BACKUP_STALL_TIMEOUT, CONNECT_TIMEOUT, RESPONSE_BYTES_MAX,
-    WATCH_SILENCE_MAX,
+    TLS_HANDSHAKE_TIMEOUT, WATCH_SILENCE_MAX,
 };
 use crate::private::BearerToken;
 
@@ -31,8 +38,40 @@ use crate::private::BearerToken;
 #[derive(Debug)]
 pub struct HttpConnection {
     address: SocketAddr,
-    token: Option<BearerToken>,
+    credentials: Credentials,
     open: Option<Open>,
+}
+
+/// What a client shows, and whom it trusts.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials {
+    /// Shown with every request, if there is one.
+    pub token: Option<BearerToken>,
+    /// How the nodes are reached.
+    pub way: Way,
+    /// Whether the token is shown where it can be read on the way: over plain HTTP, off this host.
+    pub is_insecure: bool,
+}
+
+/// How nodes are reached.
+#[derive(Debug, Clone, Default)]
+pub enum Way {
+    /// Over TCP, as it is.
+    #[default]
+    Plain,
+    /// Over TCP, by HTTPS.
+    Tls(ClientTls),
+    /// Over QUIC, by a ticket.
+    Ticket(Arc<TicketWay>),
+}
+
+/// HTTPS.
+#[derive(Debug, Clone)]
+pub struct ClientTls {
+    /// Whom to trust.
+    pub config: Arc<ClientConfig>,
+    /// What the certificates of the nodes are to name; absent: each node's address.
+    pub name: Option<ServerName<'static>>,
 }
 
 #[derive(Debug)]
@@ -93,13 +132,13 @@ pub enum ClientError {
 impl HttpConnection {
     /// A connection to `address`, not made yet.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, token: None, open: None }
+        Self { address, credentials: Credentials::default(), open: None }
     }
 
-    /// The same, which shows a token if there is one.
+    /// The same, with something to show.
     #[must_use]
-    pub fn with_token(self, token: Option<BearerToken>) -> Self {
-        Self { token, ..self }
+    pub fn with_credentials(self, credentials: Credentials) -> Self {
+        Self { credentials, ..self }
     }
 
     /// The node at its other end.
@@ -161,7 +200,7 @@ impl HttpConnection {
         begin_within: Duration,
         next_within: Duration,
     ) -> Result<HttpParts, ClientError> {
-        let mut connection = Self::new(self.address).with_token(self.token.clone());
+        let mut connection = Self::new(self.address).with_credentials(self.credentials.clone());
         let sent = timeout(begin_within, connection.send("GET", path, Bytes::new())).await;
         let response = sent.map_err(|_| self.silent(begin_within))??;
         let is_events = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
@@ -187,7 +226,8 @@ impl HttpConnection {
             .uri(path)
             .header(HOST, self.address.to_string())
             .header(CONTENT_TYPE, "application/json");
-        if let Some(token) = &self.token {
+        if let Some(token) = &self.credentials.token {
+            self.check_privacy()?;
             request = request.header(AUTHORIZATION, token.header());
         }
         let request = request.body(Full::new(body)).map_err(|error| self.lost(&error))?;
@@ -196,10 +236,20 @@ impl HttpConnection {
             None => false,
         };
         if !is_usable {
-            self.open = Some(open(self.address).await?);
+            self.open = Some(open(self.address, &self.credentials.way).await?);
         }
         let Some(open) = &mut self.open else { return Err(self.lost(&"no connection")) };
         open.sender.send_request(request).await.map_err(|error| self.lost(&error))
+    }
+
+    /// Whether what is shown is read by the node alone.
+    fn check_privacy(&self) -> Result<(), ClientError> {
+        let Credentials { way, is_insecure, .. } = &self.credentials;
+        if !matches!(way, Way::Plain) || *is_insecure || self.address.ip().is_loopback() {
+            return Ok(());
+        }
+        let reason = "a token is not shown over plain HTTP, where others can read it: ask at https://, or say --insecure";
+        Err(ClientError::Connect { address: self.address, reason: reason.to_owned() })
     }
 
     fn silent(&self, within: Duration) -> ClientError {
@@ -256,13 +306,30 @@ impl HttpParts {
     }
 }
 
-async fn open(address: SocketAddr) -> Result<Open, ClientError> {
+async fn open(address: SocketAddr, way: &Way) -> Result<Open, ClientError> {
     let failed =
         |reason: &dyn std::fmt::Display| ClientError::Connect { address, reason: reason.to_string() };
-    let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+    if let Way::Ticket(ticket) = way {
+        let stream = ticket.open(address).await.map_err(|reason| failed(&reason))?;
+        return shake_hands(stream, failed).await;
+    }
     let late = |_| failed(&format_args!("nothing within {} s", CONNECT_TIMEOUT.as_secs()));
+    let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
     let stream = connected.map_err(late)?.map_err(|error| failed(&error))?;
     stream.set_nodelay(true).map_err(|error| failed(&error))?;
+    let Way::Tls(tls) = way else { return shake_hands(stream, failed).await };
+    let name = tls.name.clone().unwrap_or_else(|| ServerName::from(address.ip()));
+    let shaken = timeout(TLS_HANDSHAKE_TIMEOUT, TlsConnector::from(tls.config.clone()).connect(name, stream));
+    let late = |_| failed(&format_args!("no TLS within {} s", TLS_HANDSHAKE_TIMEOUT.as_secs()));
+    let stream = shaken.await.map_err(late)?.map_err(|error| failed(&format_args!("no TLS: {error}")))?;
+    shake_hands(stream, failed).await
+}
+
+/// Begins to speak HTTP.
+async fn shake_hands(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    failed: impl Fn(&dyn std::fmt::Display) -> ClientError,
+) -> Result<Open, ClientError> {
     let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
     let mut driver = JoinSet::new();
     // Its error reaches the request that is under way.

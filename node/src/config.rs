@@ -3,6 +3,7 @@
 //! The command line goes before the environment, that before the file, and the file before the default. Every key of the file is also
 //! a flag, and a variable with `ASPEN_` before it.
 
+mod credentials;
 mod entry;
 mod file;
 mod peer;
@@ -21,7 +22,9 @@ use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use self::entry::{Advertise, Entry, SecretSource, TokenFiles};
+pub use self::credentials::CredentialFiles;
+use self::credentials::credential_files;
+pub use self::entry::{Advertise, Entry, SecretSource};
 use self::entry::{entry, promotion_policy, secret_source};
 use self::file::FileConfig;
 pub use self::peer::{PeerArg, PeerArgError};
@@ -110,6 +113,18 @@ pub struct RunArgs {
     /// Let clients read that show the token in this file; it needs --http-token-file, too
     #[arg(long, value_name = "FILE", env = "ASPEN_HTTP_READ_TOKEN_FILE")]
     pub http_read_token_file: Option<PathBuf>,
+    /// Speak HTTPS, and show the certificate in this file, in PEM; it needs --http-tls-key-file, too
+    #[arg(long, value_name = "FILE", env = "ASPEN_HTTP_TLS_CERT_FILE")]
+    pub http_tls_cert_file: Option<PathBuf>,
+    /// The certificate's private key, in PEM
+    #[arg(long, value_name = "FILE", env = "ASPEN_HTTP_TLS_KEY_FILE")]
+    pub http_tls_key_file: Option<PathBuf>,
+    /// Answer only clients with a certificate that an authority in this file has signed [default: everybody]
+    #[arg(long, value_name = "FILE", env = "ASPEN_HTTP_TLS_CLIENT_CA_FILE")]
+    pub http_tls_client_ca_file: Option<PathBuf>,
+    /// Listen for clients off this host without TLS or without a token: for networks in which everybody is trusted
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "ASPEN_HTTP_INSECURE")]
+    pub http_insecure: Option<bool>,
     /// Join the cluster of this ticket, which `aspen cluster ticket` prints, unless the node is a member already
     #[arg(long, value_name = "TICKET", env = "ASPEN_TICKET")]
     pub ticket: Option<AspenClusterTicket>,
@@ -246,8 +261,10 @@ pub struct Config {
     pub advertise: Advertise,
     /// What the nodes of the cluster know.
     pub secret: Option<SecretSource>,
-    /// Where the tokens of clients are.
-    pub tokens: TokenFiles,
+    /// What is shown on HTTP, and wanted to be shown.
+    pub credentials: CredentialFiles,
+    /// Whether others than this host may be answered without TLS or without a token.
+    pub http_insecure: bool,
     /// How it becomes a member.
     pub entry: Entry,
     /// Whether it gossips, if that is said.
@@ -330,6 +347,26 @@ pub enum ConfigError {
         "http_read_token_file is given without http_token_file: everybody could do everything without a token"
     )]
     ReadTokenAlone,
+    /// A part of TLS without the other.
+    #[error("{given} is given without {missing}: TLS needs both")]
+    HalfOfTls {
+        /// Which one is there.
+        given: &'static str,
+        /// Which one is not.
+        missing: &'static str,
+    },
+    /// Whoever is on the way could read everything.
+    #[error(
+        "http_listen is {0}, which others reach, and without TLS whoever is on the way reads and changes what is sent: give \
+         http_tls_cert_file and http_tls_key_file, or http_insecure where everybody is trusted"
+    )]
+    PlainHttp(SocketAddr),
+    /// Everybody could do everything.
+    #[error(
+        "http_listen is {0}, and whoever reaches it could read and write everything: give http_token_file or \
+         http_tls_client_ca_file, or http_insecure where everybody is trusted"
+    )]
+    OpenHttp(SocketAddr),
     /// More voters than there may be.
     #[error("target_voters is {0}, 1 to {VOTERS_MAX} are allowed")]
     TargetVoters(u32),
@@ -390,6 +427,7 @@ impl Config {
         let entry = entry(&args, &file, &mut sources)?;
         let promotion = promotion_policy(&args, &file, &mut sources)?;
         let secret = secret_source(&args, &file, &mut sources);
+        let credentials = credential_files(&args, &file, &mut sources)?;
         let snapshots = snapshot_policy(&args, &file, &mut sources)?;
         let mut size = |key, typed, file, max| checked_size(key, sources.pick(key, typed, file), max);
         let disk_reserve =
@@ -417,14 +455,10 @@ impl Config {
                 http: sources.pick("http_advertise", args.http_advertise, file.http_advertise),
             },
             secret,
-            tokens: TokenFiles {
-                full: sources.pick("http_token_file", args.http_token_file, file.http_token_file),
-                read: sources.pick(
-                    "http_read_token_file",
-                    args.http_read_token_file,
-                    file.http_read_token_file,
-                ),
-            },
+            credentials,
+            http_insecure: sources
+                .pick("http_insecure", args.http_insecure, file.http_insecure)
+                .unwrap_or(false),
             entry,
             gossip: sources.pick("gossip", args.gossip, file.gossip),
             promotion,
@@ -471,8 +505,6 @@ impl Config {
             ("raft_advertise", address(&self.advertise.raft)),
             ("http_advertise", address(&self.advertise.http)),
             ("secret_file", secret_file),
-            ("http_token_file", self.tokens.full.as_ref().map(|path| text(&path.display()))),
-            ("http_read_token_file", self.tokens.read.as_ref().map(|path| text(&path.display()))),
             ("ticket", ticket),
             ("target_voters", target_voters.map(|count| count.to_string())),
             ("replace_after_s", replace_after.map(|after| after.as_secs().to_string())),
@@ -481,6 +513,7 @@ impl Config {
             ("data_dir", text(&self.data_dir.display())),
             ("raft_listen", text(&self.raft_listen)),
             ("http_listen", text(&self.http_listen)),
+            ("http_insecure", self.http_insecure.to_string()),
             ("bootstrap", (self.entry == Entry::Bootstrap).to_string()),
             ("gossip", self.gossips().to_string()),
             ("heartbeat_ms", ms(self.timing.heartbeat)),
@@ -500,12 +533,15 @@ impl Config {
             value,
             source: sources.get(key).cloned().unwrap_or(Source::Default),
         };
-        let present = may_be_absent.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        let files =
+            self.credential_settings().map(|(key, path)| (key, path.map(|path| text(&path.display()))));
+        let present = may_be_absent.into_iter().chain(files).filter_map(|(key, value)| Some((key, value?)));
         present.chain(values).map(setting).collect()
     }
 
     fn check(&self) -> Result<(), ConfigError> {
         self.check_entry()?;
+        self.check_credentials()?;
         if self.id == Some(NodeId(0)) || self.peers.iter().any(|(id, _)| *id == NodeId(0)) {
             return Err(ConfigError::ZeroId);
         }

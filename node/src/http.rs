@@ -5,15 +5,17 @@ mod backup;
 mod body;
 mod cluster;
 mod command;
+mod credentials;
 mod deadline;
 mod error;
 mod kv;
 mod leases;
 mod observe;
 mod raw;
+mod server;
 mod token;
 mod vaults;
-mod watch;
+mod watches;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -25,12 +27,14 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post};
 use axum::{Router, middleware};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
-pub use self::auth::Tokens;
+pub use self::credentials::{Credentials, CredentialsError};
+pub use self::server::serve;
 use crate::api::{ApiError, BadRequest, ClusterController, KeyValueStore, RaftObserver};
 use crate::limits::HTTP_BODY_BYTES_MAX;
 use crate::metrics::Metrics;
-use crate::network::secret::ClusterId;
+use crate::network::secret::{ClusterId, ClusterSecrets};
 use crate::types::{NodeId, NodeInfo};
 
 /// What the routes talk to.
@@ -46,10 +50,17 @@ pub struct HttpState {
     pub metrics: Arc<Metrics>,
     /// The members that /cluster/init takes when it is told none.
     pub peers: Arc<BTreeMap<NodeId, NodeInfo>>,
-    /// What clients have to show.
-    pub tokens: Arc<Tokens>,
-    /// Which cluster can be joined with a ticket; absent: none.
-    pub cluster_id: Option<ClusterId>,
+    /// What is shown, and wanted to be shown, by now.
+    pub credentials: watch::Receiver<Credentials>,
+    /// By which a cluster can be joined with a ticket; absent: none can.
+    pub secrets: Option<watch::Receiver<ClusterSecrets>>,
+}
+
+impl HttpState {
+    /// The cluster's name, if it has a secret.
+    fn cluster_id(&self) -> Option<ClusterId> {
+        self.secrets.as_ref().map(|secrets| secrets.borrow().first().cluster_id())
+    }
 }
 
 impl Debug for HttpState {
@@ -79,18 +90,6 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, HttpError> {
     TcpListener::bind(address).await.map_err(|source| HttpError::Bind { address, source })
 }
 
-/// Serves until `stop` resolves; then answers what is under way.
-///
-/// # Errors
-/// The listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    state: HttpState,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    axum::serve(listener, router(state)).with_graceful_shutdown(stop).await
-}
-
 /// The routes.
 pub fn router(state: HttpState) -> Router {
     Router::new()
@@ -108,7 +107,7 @@ pub fn router(state: HttpState) -> Router {
         .route("/kv/write", post(kv::write))
         .route("/kv/delete", post(kv::delete))
         .route("/kv/scan", post(kv::scan))
-        .route("/kv/watch", get(watch::watch))
+        .route("/kv/watch", get(watches::watch))
         .route("/kv/key/{*key}", get(raw::read).put(raw::write).delete(raw::delete))
         .route("/leases", get(leases::list).post(leases::grant))
         .route("/lease/{id}/keep", post(leases::keep))

@@ -3,7 +3,8 @@
 //!
 //! Read the modules in this order; each names only those above it:
 //!
-//! 1. [`limits`], [`types`], [`plant`], [`private`]: the bounds, the words, bugs planted on purpose, and what only its owner may read.
+//! 1. [`limits`], [`types`], [`plant`], [`private`], [`tls`]: the bounds, the words, bugs planted on purpose, what only its owner may
+//!    read, and certificates.
 //! 2. [`api`]: what a node can be asked, and how it refuses.
 //! 3. [`state`]: what a command does. Pure.
 //! 4. [`watch`]: the last changes of the state, and who follows them.
@@ -40,6 +41,7 @@ pub mod raft;
 pub mod run;
 pub mod state;
 pub mod storage;
+pub mod tls;
 pub mod types;
 pub mod watch;
 

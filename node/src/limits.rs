@@ -15,6 +15,21 @@ pub const RPC_MESSAGE_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Largest HTTP body, in bytes: two values of the longest kind in base64, and room for their envelope.
 pub const HTTP_BODY_BYTES_MAX: u32 = 8 * 1024 * 1024;
 
+/// Bytes that a request has before its body, at most: a key of the longest kind, with each byte as three, fits with room to spare.
+pub const HTTP_HEAD_BYTES_MAX: u32 = 64 * 1024;
+/// Connections of clients at once, further ones wait until the kernel refuses them: as many as may follow changes, and as many again.
+pub const HTTP_CONNECTIONS_MAX: u32 = 4_000;
+/// How long a connection may be without a request, and a request without its end of the head.
+pub const HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client may take nothing of what it is sent: its connection is closed then.
+pub const HTTP_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a TLS handshake may take, in which a client that is far away needs two round trips.
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a file with certificates or a key: all that browsers trust are a quarter of it.
+pub const TLS_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// How often it is looked whether the files of tokens and certificates have changed.
+pub const CREDENTIALS_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Keys that one `SetMulti` or `DeleteMulti` names.
 pub const KEYS_PER_COMMAND_MAX: u32 = 100;
 /// Comparisons of a transaction, and operations of each of its branches.
@@ -117,6 +132,14 @@ pub const PEER_KEEP_ALIVE: Duration = Duration::from_millis(500);
 pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// Requests of one peer served at once; further ones wait in its QUIC streams.
 pub const PEER_REQUESTS_MAX: u32 = 256;
+/// Clients over QUIC at once: each is a connection on Raft's own endpoint, and somebody who has nothing to show is one, too.
+pub const CLIENT_CONNECTIONS_MAX: u32 = 50;
+/// Streams that one of them has at once.
+pub const CLIENT_STREAMS_MAX: u32 = 10;
+/// Streams that wait to be served.
+pub const CLIENT_STREAMS_WAITING_MAX: u32 = 64;
+/// Secrets that a cluster has at once: the present one, and the one that takes its place.
+pub const SECRETS_MAX: u32 = 2;
 /// Refused connections are logged at most this often; all are counted.
 pub const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
 

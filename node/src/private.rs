@@ -1,11 +1,14 @@
 //! What only its owner may read: small files that hold a secret, and bearer tokens (RFC 6750), which clients show to a node.
 
+mod keeper;
+
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+pub use self::keeper::FileKeeper;
 use crate::limits::{PRIVATE_FILE_BYTES_MAX, TOKEN_BYTES_MIN};
 
 /// The variable that has a client's token where no file does.
@@ -41,11 +44,20 @@ pub enum PrivateError {
     },
 }
 
-/// Reads a file that nobody else may read.
+/// Reads a short file that nobody else may read.
 ///
 /// # Errors
 /// It cannot be read, or others may read it.
 pub fn read(path: &Path) -> Result<String, PrivateError> {
+    // One more than may be, and the end of the line.
+    read_up_to(path, PRIVATE_FILE_BYTES_MAX + 2)
+}
+
+/// Reads the beginning of a file that nobody else may read.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_up_to(path: &Path, bytes_max: u64) -> Result<String, PrivateError> {
     let io = |source| PrivateError::Io { path: path.to_owned(), source };
     let file = File::open(path).map_err(io)?;
     let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
@@ -53,8 +65,7 @@ pub fn read(path: &Path) -> Result<String, PrivateError> {
         return Err(PrivateError::TooOpen { path: path.to_owned(), mode });
     }
     let mut text = String::new();
-    // One more than may be, and the end of the line.
-    file.take(PRIVATE_FILE_BYTES_MAX + 2).read_to_string(&mut text).map_err(io)?;
+    file.take(bytes_max).read_to_string(&mut text).map_err(io)?;
     Ok(text)
 }
 

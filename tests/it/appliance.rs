@@ -19,8 +19,7 @@ use crate::host;
 use crate::lab::{Turn, turn};
 
 /// One node with an address of its own.
-pub(crate) const CONFIG: &str =
-    "hostname = 'n1'\naddress = '10.1.2.10/24'\n[node]\nid = 1\nhttp_listen = '0.0.0.0:7001'\n";
+pub(crate) const CONFIG: &str = "hostname = 'n1'\naddress = '10.1.2.10/24'\n[node]\nid = 1\nhttp_listen = '0.0.0.0:7001'\nhttp_insecure = true\n";
 const DATA: &str = "aspen-data";
 
 /// A folder for a machine, and what every machine needs.

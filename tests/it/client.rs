@@ -2,7 +2,6 @@
 #![allow(clippy::disallowed_methods, reason = "a test starts what it tests")]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -89,40 +88,6 @@ fn cluster_is_shown_on_a_terminal_and_nowhere_else() {
     }
     // The terminal is as it was.
     assert!(shown.contains("\u{1b}[?1049h") && shown.contains("\u{1b}[?1049l"), "{shown}");
-}
-
-#[test]
-fn node_with_tokens_answers_only_who_shows_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str, text: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
-    let (full, read) = (file("full", &"f".repeat(40)), file("read", &"r".repeat(40)));
-    let mut nodes = Nodes::new(1);
-    nodes.start_alone(1, &["--bootstrap", "--http-token-file", &full, "--http-read-token-file", &read]);
-    // Whether it is alive everybody may know.
-    nodes.comes("leader", || get(nodes.http(1), "/health").ok().filter(|(status, _)| *status == 200));
-    let (status, answer) = get(nodes.http(1), "/cluster/status").unwrap();
-    assert_eq!((status, &answer["error"]["code"]), (401, &"unauthorized".into()), "{answer}");
-
-    let node = nodes.http(1).to_string();
-    let types = |words: &[&str], code: i32| {
-        let output = Command::new(client()).args(["--node", &node]).args(words).output().unwrap();
-        assert_eq!(output.status.code(), Some(code), "{words:?}: {output:?}");
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-    };
-    types(&["--token-file", &full, "kv", "put", "k", "v"], 0);
-    assert_eq!(types(&["--token-file", &read, "kv", "get", "k"], 0), "v");
-    assert!(types(&["--token-file", &read, "kv", "put", "k", "w"], 3).contains("for reading only"));
-    assert!(types(&["kv", "get", "k"], 3).contains("a token is needed"));
-    assert!(types(&["--token-file", &full, "cluster", "status"], 0).contains("leader"));
-    let other = file("other", &"o".repeat(40));
-    assert!(types(&["--token-file", &other, "kv", "get", "k"], 3).contains("a token is needed"));
-    std::fs::set_permissions(&other, PermissionsExt::from_mode(0o644)).unwrap();
-    assert!(types(&["--token-file", &other, "kv", "get", "k"], 3).contains("run `chmod 600"));
 }
 
 #[test]

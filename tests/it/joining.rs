@@ -12,7 +12,7 @@ use aspen_node::cluster::ticket::AspenClusterTicket;
 use aspen_node::network::AddressBook;
 use aspen_node::network::iroh::{Admission, JoinError, RaftEndpoint};
 use aspen_node::network::join::Wish;
-use aspen_node::network::secret::{ClusterSecret, new_secret};
+use aspen_node::network::secret::{ClusterSecrets, new_secret};
 use aspen_node::types::{NodeId, NodeInfo};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -200,7 +200,7 @@ fn secret_of_another_cluster_lets_nobody_in() {
 
     // Whoever has made up the rest of the ticket.
     let count = 20 * rounds();
-    let secret = ClusterSecret::parse(new_secret(), "a test").unwrap();
+    let secret = ClusterSecrets::parse(new_secret(), "a test").unwrap();
     let rss = |nodes: &Nodes| {
         let status = fs::read_to_string(format!("/proc/{}/status", nodes.process(1))).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -222,7 +222,7 @@ fn secret_of_another_cluster_lets_nobody_in() {
             assert!(matches!(error, JoinError::WrongSecret), "{error}");
         }
         // The right secret does not help with another's key, and gives no number that nobody can hold.
-        let right = ClusterSecret::read(&closed.file).unwrap();
+        let right = ClusterSecrets::read(&closed.file).unwrap();
         let error = endpoint.ask(&right, member, &anywhere(), Wish::Join(None)).await.unwrap_err();
         assert!(matches!(error, JoinError::WrongSecret), "{error}");
         let wish = Wish::Join(Some(NodeId(u64::MAX)));
@@ -237,6 +237,67 @@ fn secret_of_another_cluster_lets_nobody_in() {
     assert_eq!(members(&status).0, [1]);
     let grown = rss(&closed.nodes).saturating_sub(before);
     assert!(grown < 32 * 1024 * 1024, "{grown} bytes after {count} handshakes");
+}
+
+/// The secret is replaced step by step while the nodes run, and in between either one counts.
+#[test]
+fn secret_is_replaced_while_the_nodes_run() {
+    let mut closed = Closed::founded(6, &[]);
+    closed.join(2);
+    closed.counts(1, (2, 1));
+    let [old, new] = [closed.secret.clone(), new_secret()];
+    let old_ticket = closed.ticket(1);
+    let give = |closed: &Closed, secrets: &[&str], step: usize| {
+        write_secret(&closed.file, &secrets.join("\n"));
+        closed.nodes.comes("word of other secrets", || {
+            let counts = |id| {
+                closed
+                    .nodes
+                    .last_words(id)
+                    .matches("the secrets of the cluster have changed, and count as they are now")
+                    .count()
+            };
+            [1, 2].into_iter().all(|id| counts(id) == step).then_some(())
+        });
+    };
+    let of_newcomers = closed.file.with_file_name("of-newcomers");
+    let ask = |closed: &mut Closed, id: u64, secret: &str, ticket: &str| {
+        write_secret(&of_newcomers, secret);
+        closed.nodes.start_alone(id, &["--secret-file", word(&of_newcomers), "--ticket", ticket]);
+    };
+    give(&closed, &[&old, &new], 1);
+    assert_eq!(closed.ticket(1), old_ticket);
+    give(&closed, &[&new, &old], 2);
+    let new_ticket = closed.ticket(1);
+    assert_ne!(new_ticket, old_ticket);
+    ask(&mut closed, 3, &new, &new_ticket);
+    closed.counts(1, (3, 1));
+    ask(&mut closed, 4, &old, &old_ticket);
+    closed.counts(1, (4, 1));
+    // Damage is no reason to stop.
+    write_secret(&closed.file, &format!("{new}\n{new}\n{old}"));
+    closed.nodes.comes("word of it", || {
+        closed.nodes.last_words(1).contains("holds more than 2 secrets").then_some(())
+    });
+    give(&closed, &[&new], 3);
+    ask(&mut closed, 5, &old, &old_ticket);
+    closed
+        .nodes
+        .comes("refusal", || closed.nodes.last_words(5).contains("it has another secret").then_some(()));
+    closed.nodes.end(5, Signal::SIGKILL);
+    ask(&mut closed, 6, &new, &new_ticket);
+    closed.counts(1, (5, 1));
+
+    // They gossip under their new name: one that moves is found.
+    assert!(closed.nodes.end(2, Signal::SIGTERM).success());
+    closed.nodes.give_addresses(&[2]);
+    closed.start(2, &[]);
+    let moved = json!(closed.nodes.member(2).raft.to_string());
+    closed.nodes.comes("new address", || {
+        let status = closed.status(1);
+        let members = status["members"].as_array().unwrap();
+        members.iter().any(|member| member["raft"] == moved).then_some(())
+    });
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod browser;
 mod by_hand;
 mod client;
 mod cloud_hypervisor;
+mod credentials;
 mod disks;
 mod etcd;
 mod fabric;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aspen_node::api::Consistency;
+use aspen_node::client::Credentials;
 use aspen_node::client::watch::{WatchClient, WatchQuery, Watched};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -231,7 +232,7 @@ fn watch_goes_on_at_another_node_and_misses_nothing() {
     // Only one of them is named; it learns of the others.
     let mut query = WatchQuery::new(Consistency::Linearizable);
     query.parameters.push(("prefix", "k/".to_owned()));
-    let mut watch = WatchClient::new(vec![addresses[0]], None, query);
+    let mut watch = WatchClient::new(vec![addresses[0]], Credentials::default(), query);
     let mut told_by = match runtime.block_on(watch.next()).unwrap() {
         Watched::By(node) => node,
         other => panic!("{other:?}"),

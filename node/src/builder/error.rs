@@ -8,10 +8,9 @@ use crate::cluster::joining::NotJoined;
 use crate::cluster::metadata::MetadataError;
 use crate::cluster::retired::RetiredError;
 use crate::config::ConfigError;
-use crate::http::HttpError;
+use crate::http::{CredentialsError, HttpError};
 use crate::network::iroh::EndpointError;
 use crate::network::secret::SecretError;
-use crate::private::PrivateError;
 use crate::raft::RaftStartError;
 use crate::storage::StorageError;
 use crate::types::{EndpointKey, NodeId};
@@ -39,9 +38,9 @@ pub enum StartError {
     /// No secret.
     #[error(transparent)]
     Secret(#[from] SecretError),
-    /// A token of clients.
+    /// What clients are shown, or have to show.
     #[error(transparent)]
-    Token(#[from] PrivateError),
+    Credentials(#[from] CredentialsError),
     /// What the node knows of its cluster.
     #[error(transparent)]
     Metadata(#[from] MetadataError),

@@ -1,27 +1,29 @@
 //! A start, step by step: addresses, stores, Raft, peers, and clients last.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::raft_thread::RaftThread;
-use super::way_in::WayIn;
+use super::way_in::{Secrets, WayIn};
 use super::{Node, StartError, make_data_dir};
 use crate::api::{ApiError, ClusterController};
 use crate::cluster::discovery::{DiscoveryParts, GossipPeerDiscovery};
 use crate::cluster::identity::Identity;
+use crate::cluster::metadata::MetadataStore;
 use crate::cluster::retired::check_not_retired;
 use crate::cluster::reunion::Reunion;
 use crate::config::Config;
-use crate::http::{self, HttpState, Tokens};
+use crate::http::{self, Credentials, HttpState};
+use crate::limits::CLIENT_STREAMS_WAITING_MAX;
 use crate::metrics::Metrics;
-use crate::network::iroh::{Admission, Newcomers, RaftEndpoint, RaftServer};
+use crate::network::iroh::{Admission, ClientStream, Newcomers, RaftEndpoint, RaftServer};
+use crate::network::secret::ClusterSecrets;
 use crate::network::{AddressBook, AddressSource};
-use crate::private::BearerToken;
+use crate::private::FileKeeper;
 use crate::raft::{LearnerPromotionCoordinator, NodeFailureDetector, Parts, RaftNode, RaftStartError};
 use crate::storage::StorageError;
 use crate::storage::log::{LOG_FILE, RedbLogStore};
@@ -42,9 +44,7 @@ impl Start {
         check_not_retired(data_dir)?;
         let identity = Identity::load_or_create(data_dir)?;
         self.check_endpoint(&identity)?;
-        let token = |path: &Option<PathBuf>| path.as_deref().map(BearerToken::read).transpose();
-        let tokens =
-            Tokens { full: token(&self.config.tokens.full)?, read: token(&self.config.tokens.read)? };
+        let credentials = Credentials::keep(self.config.credentials.clone())?;
         // Addresses first: a node that is already running is noticed before its stores are touched.
         let listener = http::bind(self.config.http_listen).await?;
         let raft_thread = RaftThread::start().map_err(StartError::Thread)?;
@@ -55,7 +55,7 @@ impl Start {
         let admission = Arc::new(Admission::new(peers.iter().map(|(_, info)| info.endpoint_id)));
         let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen, book, admission);
         let endpoint = raft_thread.run(endpoint).await?;
-        let started = self.start_at(listener, endpoint.clone(), raft_thread, &identity, tokens).await;
+        let started = self.start_at(listener, endpoint.clone(), raft_thread, &identity, credentials).await;
         if started.is_err() {
             endpoint.close().await;
         }
@@ -69,10 +69,10 @@ impl Start {
         endpoint: RaftEndpoint,
         raft_thread: RaftThread,
         identity: &Identity,
-        tokens: Tokens,
+        (keeper, credentials): (FileKeeper<Credentials>, watch::Receiver<Credentials>),
     ) -> Result<Node, StartError> {
         let data_dir = &self.config.data_dir;
-        let way_in = WayIn::find(&self.config, identity, &endpoint).await?;
+        let mut way_in = WayIn::find(&self.config, identity, &endpoint).await?;
         let log = RedbLogStore::open(&data_dir.join(LOG_FILE), way_in.id)?;
         let state_machine = SqliteStateMachine::open(data_dir)?.behind(log.durable());
         // The names of new files: without them what is synced in the files would be lost with the power.
@@ -108,17 +108,21 @@ impl Start {
         tasks.spawn_on(detector.run(), raft_thread.handle());
         let coordinator = LearnerPromotionCoordinator::new(raft.clone(), way_in.promotion);
         tasks.spawn_on(coordinator.run(), raft_thread.handle());
+        let (secrets, metadata) = way_in.secrets.take().unzip();
+        let secrets = secrets.map(|Secrets { keeper, known }| {
+            tasks.spawn(keeper.run());
+            known
+        });
         let members = keep_house(&raft, &raft_thread, &mut tasks);
-        let door = Door { endpoint, members };
-        let server = self.open(door, &raft, &raft_thread, &mut tasks, identity, &way_in).await?;
+        let door = Door { endpoint, members, kept: secrets.clone().zip(metadata) };
+        let (clients, streams) = mpsc::channel(CLIENT_STREAMS_WAITING_MAX as usize);
+        let server = self.open(door, clients, &raft, &raft_thread, &mut tasks, identity, &way_in).await?;
         if way_in.founds {
             found(&raft, &way_in).await?;
         }
-        if tokens.full.is_none() && !self.config.http_listen.ip().is_loopback() {
-            let http = self.config.http_listen;
-            tracing::info!(%http, "whoever reaches this address can read and write: http_token_file has clients show a token");
-        }
-        let (stop_http, http) = self.serve_clients(&raft, listener, metrics, &way_in, tokens);
+        tasks.spawn(keeper.run());
+        let (stop_http, http) =
+            self.serve_clients(&raft, (listener, streams), metrics, &way_in, (credentials, secrets));
         Ok(Node {
             id: way_in.id,
             raft,
@@ -137,20 +141,21 @@ impl Start {
     async fn open(
         &self,
         door: Door,
+        clients: mpsc::Sender<ClientStream>,
         raft: &RaftNode,
         raft_thread: &RaftThread,
         tasks: &mut JoinSet<()>,
         identity: &Identity,
         way_in: &WayIn,
     ) -> Result<RaftServer, StartError> {
-        let Door { endpoint, members } = door;
+        let Door { endpoint, members, kept } = door;
         let mut newcomers = None;
-        if let Some((secret, metadata)) = way_in.secret.clone() {
+        if let Some((secrets, metadata)) = kept {
             let gossip = self.config.gossips().then(|| endpoint.gossip());
             if let (Some(gossip), Some(info)) = (gossip.clone(), way_in.info.clone()) {
                 let discovery = GossipPeerDiscovery::new(DiscoveryParts {
                     gossip,
-                    secret: secret.clone(),
+                    secrets: secrets.clone(),
                     identity: identity.clone(),
                     id: way_in.id,
                     info,
@@ -168,7 +173,7 @@ impl Start {
                 let raft = raft.clone();
                 let reunion = Reunion {
                     endpoint: endpoint.clone(),
-                    secret: secret.clone(),
+                    secrets: secrets.clone(),
                     info,
                     raft,
                     members,
@@ -176,20 +181,21 @@ impl Start {
                 };
                 tasks.spawn(reunion.run());
             }
-            newcomers = Some(Newcomers { secret, service: Arc::new(raft.clone()), gossip });
+            newcomers = Some(Newcomers { secrets, service: Arc::new(raft.clone()), gossip });
         }
         let service = Arc::new(raft.clone());
-        Ok(raft_thread.run(async move { endpoint.serve(service, newcomers) }).await)
+        let clients = Some(clients).filter(|_| self.config.answers_over_quic());
+        Ok(raft_thread.run(async move { endpoint.serve(service, newcomers, clients) }).await)
     }
 
     fn serve_clients(
         &self,
         raft: &RaftNode,
-        listener: TcpListener,
+        (listener, streams): (TcpListener, mpsc::Receiver<ClientStream>),
         metrics: Arc<Metrics>,
         way_in: &WayIn,
-        tokens: Tokens,
-    ) -> (oneshot::Sender<()>, JoinSet<std::io::Result<()>>) {
+        (credentials, secrets): (watch::Receiver<Credentials>, Option<watch::Receiver<ClusterSecrets>>),
+    ) -> (oneshot::Sender<()>, JoinSet<()>) {
         // A node that was let in belongs to a cluster, even while it has heard nothing of it.
         let own = way_in.info.clone().filter(|_| way_in.founds).map(|info| (way_in.id, info));
         let node = Arc::new(raft.clone());
@@ -199,14 +205,14 @@ impl Start {
             observer: node,
             metrics,
             peers: Arc::new(own.into_iter().chain(self.config.peers.iter().cloned()).collect()),
-            tokens: Arc::new(tokens),
-            cluster_id: way_in.secret.as_ref().map(|(secret, _)| secret.cluster_id()),
+            credentials,
+            secrets,
         };
         let (stop_http, stopped) = oneshot::channel();
         // A dropped sender means a dropped node: then the server stops, too.
         let until = async move { drop(stopped.await) };
         let mut http = JoinSet::new();
-        http.spawn(http::serve(listener, state, until));
+        http.spawn(http::serve(listener, streams, state, until));
         (stop_http, http)
     }
 
@@ -230,6 +236,8 @@ impl Start {
 struct Door {
     endpoint: RaftEndpoint,
     members: watch::Receiver<BTreeMap<NodeId, NodeInfo>>,
+    /// What the nodes of the cluster know, and what this one has kept of them.
+    kept: Option<(watch::Receiver<ClusterSecrets>, MetadataStore)>,
 }
 
 /// Starts what goes on beside Raft for as long as that does; the members, as they change.

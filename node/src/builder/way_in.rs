@@ -1,5 +1,7 @@
 //! Which member of which cluster a node is: by its settings, by what it has kept, or by asking to be let in.
 
+use tokio::sync::watch;
+
 use super::StartError;
 use crate::cluster::identity::Identity;
 use crate::cluster::joining;
@@ -7,7 +9,8 @@ use crate::cluster::metadata::MetadataStore;
 use crate::config::{Config, ConfigError, Entry, SecretSource};
 use crate::network::Peer;
 use crate::network::iroh::RaftEndpoint;
-use crate::network::secret::ClusterSecret;
+use crate::network::secret::{ClusterSecrets, SecretError};
+use crate::private::FileKeeper;
 use crate::raft::PromotionPolicy;
 use crate::storage::log::{LOG_FILE, RedbLogStore};
 use crate::types::{NodeId, NodeInfo};
@@ -23,13 +26,20 @@ pub(super) struct WayIn {
     /// Who and where it is, where somebody has to know.
     pub(super) info: Option<NodeInfo>,
     /// What the nodes of its cluster know, and what it has kept of them.
-    pub(super) secret: Option<(ClusterSecret, MetadataStore)>,
+    pub(super) secrets: Option<(Secrets, MetadataStore)>,
     /// Whom it was told of.
     pub(super) introduced: Vec<Peer>,
     /// How many members should vote.
     pub(super) promotion: PromotionPolicy,
     /// Whether it founds a cluster.
     pub(super) founds: bool,
+}
+
+/// The secrets of a cluster, and who notices that they change.
+#[derive(Debug)]
+pub(super) struct Secrets {
+    pub(super) keeper: FileKeeper<ClusterSecrets>,
+    pub(super) known: watch::Receiver<ClusterSecrets>,
 }
 
 impl WayIn {
@@ -41,8 +51,8 @@ impl WayIn {
     ) -> Result<Self, StartError> {
         let needs_info = config.entry != Entry::Wait || config.secret.is_some();
         let info = needs_info.then(|| config.info(identity.endpoint_id())).transpose()?;
-        let secret = secret(config)?;
-        let metadata = secret.as_ref().map(|_| MetadataStore::open(&config.data_dir)).transpose()?;
+        let secrets = secrets(config)?;
+        let metadata = secrets.as_ref().map(|_| MetadataStore::open(&config.data_dir)).transpose()?;
         let kept = match &metadata {
             Some(metadata) => metadata.own_id()?,
             None => None,
@@ -65,14 +75,15 @@ impl WayIn {
             (None, None) => (config.entry == Entry::Bootstrap).then_some(FOUNDER),
         };
         let founds = config.entry == Entry::Bootstrap && !is_member;
-        let Some((secret, metadata)) = secret.zip(metadata) else {
+        let Some((secrets, metadata)) = secrets.zip(metadata) else {
             let id = id.ok_or(ConfigError::MissingId)?;
             let introduced = Vec::new();
-            return Ok(Self { id, info, secret: None, introduced, promotion: config.promotion, founds });
+            return Ok(Self { id, info, secrets: None, introduced, promotion: config.promotion, founds });
         };
         let id = match (&config.entry, &info) {
             (Entry::Join(ticket), Some(info)) if !is_member => {
-                let (id, welcome) = joining::join(endpoint, &secret, ticket, id, info).await?;
+                let known = secrets.known.borrow().clone();
+                let (id, welcome) = joining::join(endpoint, &known, ticket, id, info).await?;
                 tracing::info!(%id, members = welcome.members.len(), "let in");
                 metadata.set_welcome(id, &welcome)?;
                 id
@@ -82,14 +93,24 @@ impl WayIn {
         let mut promotion = config.promotion;
         promotion.target_voters = promotion.target_voters.or(metadata.target_voters()?);
         let introduced = metadata.nodes()?;
-        Ok(Self { id, info, secret: Some((secret, metadata)), introduced, promotion, founds })
+        Ok(Self { id, info, secrets: Some((secrets, metadata)), introduced, promotion, founds })
     }
 }
 
-fn secret(config: &Config) -> Result<Option<ClusterSecret>, StartError> {
-    Ok(match &config.secret {
-        Some(SecretSource::File(path)) => Some(ClusterSecret::read(path)?),
-        Some(SecretSource::Environment) => ClusterSecret::from_environment()?,
-        None => None,
-    })
+fn secrets(config: &Config) -> Result<Option<Secrets>, StartError> {
+    let what = "the secrets of the cluster";
+    let (keeper, known) = match &config.secret {
+        Some(SecretSource::File(path)) => {
+            let path = path.clone();
+            FileKeeper::new(what, vec![path.clone()], move || ClusterSecrets::read(&path))?
+        }
+        Some(SecretSource::Environment) => match ClusterSecrets::from_environment()? {
+            Some(secrets) => {
+                FileKeeper::new(what, Vec::new(), move || Ok::<_, SecretError>(secrets.clone()))?
+            }
+            None => return Ok(None),
+        },
+        None => return Ok(None),
+    };
+    Ok(Some(Secrets { keeper, known }))
 }

@@ -6,9 +6,8 @@ use std::net::SocketAddr;
 use serde_json::{Value as Json, json};
 
 use super::load::{Operation, Target};
-use super::{ClientError, HttpAnswer, HttpConnection};
+use super::{ClientError, Credentials, HttpAnswer, HttpConnection};
 use crate::api::Consistency;
-use crate::private::BearerToken;
 
 /// One client of one node.
 #[derive(Debug)]
@@ -25,10 +24,10 @@ impl AspenTarget {
         Self { connection: HttpConnection::new(address), consistency, seen: HashMap::new() }
     }
 
-    /// The same, which shows a token if there is one.
+    /// The same, with something to show.
     #[must_use]
-    pub fn with_token(self, token: Option<BearerToken>) -> Self {
-        Self { connection: self.connection.with_token(token), ..self }
+    pub fn with_credentials(self, credentials: Credentials) -> Self {
+        Self { connection: self.connection.with_credentials(credentials), ..self }
     }
 
     async fn post(&mut self, path: &str, body: &Json) -> Result<HttpAnswer, String> {

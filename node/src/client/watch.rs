@@ -7,10 +7,9 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::{Instant, sleep};
 
 use super::events::{EventAnswer, EventStream, ServerEvent};
-use super::{ClientError, HttpAnswer, HttpConnection};
+use super::{ClientError, Credentials, HttpAnswer, HttpConnection};
 use crate::api::{ClusterStatus, Consistency};
 use crate::limits::{WATCH_RETRY, WATCH_RETRY_TIMEOUT};
-use crate::private::BearerToken;
 
 /// What to follow, as `GET /kv/watch` has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,7 +27,7 @@ pub struct WatchQuery {
 pub struct WatchClient {
     /// The next one to ask first.
     nodes: VecDeque<SocketAddr>,
-    token: Option<BearerToken>,
+    credentials: Credentials,
     query: WatchQuery,
     open: Option<Box<EventStream>>,
     lost_since: Option<Instant>,
@@ -72,8 +71,8 @@ pub enum WatchError {
 
 impl WatchClient {
     /// Follows changes by way of these nodes and, once one of them is reached, of the other members.
-    pub fn new(nodes: Vec<SocketAddr>, token: Option<BearerToken>, query: WatchQuery) -> Self {
-        Self { nodes: nodes.into(), token, query, open: None, lost_since: None, has_come_on: true }
+    pub fn new(nodes: Vec<SocketAddr>, credentials: Credentials, query: WatchQuery) -> Self {
+        Self { nodes: nodes.into(), credentials, query, open: None, lost_since: None, has_come_on: true }
     }
 
     /// Waits for something to say.
@@ -149,7 +148,7 @@ impl WatchClient {
 
     /// Asks one node, and hears where it begins.
     async fn begin(&mut self, node: SocketAddr) -> Result<Box<EventStream>, Unheard> {
-        let connection = HttpConnection::new(node).with_token(self.token.clone());
+        let connection = HttpConnection::new(node).with_credentials(self.credentials.clone());
         let lost = |error: ClientError| Unheard::Lost(error.to_string());
         let mut events = match connection.events(&self.query.path()).await.map_err(lost)? {
             EventAnswer::Events(events) => events,

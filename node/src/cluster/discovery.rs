@@ -26,7 +26,7 @@ use super::identity::Identity;
 use super::metadata::{MetadataError, MetadataStore};
 use crate::limits::{ANNOUNCE_INTERVAL, ANNOUNCE_INTERVAL_MIN, ANNOUNCE_QUEUE_MAX, GOSSIP_RETRY};
 use crate::network::iroh::{Admission, GossipGate};
-use crate::network::secret::ClusterSecret;
+use crate::network::secret::ClusterSecrets;
 use crate::network::{AddressBook, AddressSource, Peer};
 use crate::raft::RaftNode;
 use crate::types::{EndpointKey, NodeId, NodeInfo};
@@ -36,8 +36,8 @@ use crate::types::{EndpointKey, NodeId, NodeInfo};
 pub struct DiscoveryParts {
     /// The way to the other nodes.
     pub gossip: Gossip,
-    /// Names the cluster to it.
-    pub secret: ClusterSecret,
+    /// The first names the cluster to it.
+    pub secrets: watch::Receiver<ClusterSecrets>,
     /// Signs what this node says.
     pub identity: Identity,
     /// This node.
@@ -79,6 +79,8 @@ enum Lost {
     Gossip(#[from] ApiError),
     #[error("it was not read fast enough")]
     Lagged,
+    #[error("the cluster has another secret")]
+    Renamed,
     #[error("it has ended")]
     Ended,
 }
@@ -128,7 +130,8 @@ impl GossipPeerDiscovery {
     }
 
     async fn take_part(&mut self) -> Result<(), Lost> {
-        let topic = TopicId::from_bytes(self.parts.secret.topic());
+        let mut secrets = self.parts.secrets.clone();
+        let topic = TopicId::from_bytes(secrets.borrow_and_update().first().topic());
         let options =
             JoinOptions { bootstrap: self.others().collect(), subscription_capacity: ANNOUNCE_QUEUE_MAX };
         let (sender, mut receiver) = self.parts.gossip.subscribe_with_opts(topic, options).await?.split();
@@ -148,6 +151,12 @@ impl GossipPeerDiscovery {
                 changed = admissions.changed() => {
                     changed.map_err(|_| Lost::Ended)?;
                     self.parts.gate.close_expelled();
+                }
+                changed = secrets.changed() => {
+                    changed.map_err(|_| Lost::Ended)?;
+                    if secrets.borrow().first().topic() != *topic.as_bytes() {
+                        return Err(Lost::Renamed);
+                    }
                 }
                 changed = self.parts.members.changed() => {
                     changed.map_err(|_| Lost::Ended)?;

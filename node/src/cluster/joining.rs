@@ -11,7 +11,7 @@ use crate::api::{ApiError, BadRequest};
 use crate::limits::{JOIN_HOPS_MAX, JOIN_LOG_INTERVAL, JOIN_RETRY};
 use crate::network::iroh::{JoinError, RaftEndpoint};
 use crate::network::join::{Welcome, Wish};
-use crate::network::secret::{ClusterId, ClusterSecret};
+use crate::network::secret::{ClusterId, ClusterSecrets};
 use crate::types::{NodeId, NodeInfo};
 
 /// Why a node will never be let in as it is.
@@ -19,7 +19,8 @@ use crate::types::{NodeId, NodeInfo};
 pub enum NotJoined {
     /// The ticket or the secret is another cluster's.
     #[error(
-        "the ticket is of cluster {ticket}, but the secret is that of cluster {secret}: take both from the same cluster"
+        "the ticket is of cluster {ticket}, but the secret is that of cluster {secret}: take both from the same cluster, and a new ticket where the \
+         secret was replaced"
     )]
     OtherCluster {
         /// What the ticket says.
@@ -43,13 +44,14 @@ pub enum NotJoined {
 /// It will never be one.
 pub async fn join(
     endpoint: &RaftEndpoint,
-    secret: &ClusterSecret,
+    secrets: &ClusterSecrets,
     ticket: &AspenClusterTicket,
     id: Option<NodeId>,
     info: &NodeInfo,
 ) -> Result<(NodeId, Welcome), NotJoined> {
-    if ticket.cluster_id != secret.cluster_id() {
-        return Err(NotJoined::OtherCluster { ticket: ticket.cluster_id, secret: secret.cluster_id() });
+    if secrets.iter().all(|secret| secret.cluster_id() != ticket.cluster_id) {
+        let secret = secrets.first().cluster_id();
+        return Err(NotJoined::OtherCluster { ticket: ticket.cluster_id, secret });
     }
     let others = || ticket.peers.iter().filter(|peer| peer.endpoint_id != info.endpoint_id);
     let is_far = |peer: &NodeInfo| !peer.raft.ip().is_loopback();
@@ -60,7 +62,7 @@ pub async fn join(
     let (mut pause, mut last_said): (Duration, Option<Instant>) = (JOIN_RETRY[0], None);
     loop {
         for peer in others() {
-            let error = match ask_around(endpoint, secret, peer, id, info).await {
+            let error = match ask_around(endpoint, secrets, peer, id, info).await {
                 Ok((id, welcome)) => return Ok((id, welcome)),
                 Err(JoinError::Refused(error)) if is_final(&error) => return Err(NotJoined::Refused(error)),
                 Err(error) => error,
@@ -80,14 +82,14 @@ pub async fn join(
 /// Asks a node, and whom it names as the leader.
 async fn ask_around(
     endpoint: &RaftEndpoint,
-    secret: &ClusterSecret,
+    secrets: &ClusterSecrets,
     first: &NodeInfo,
     id: Option<NodeId>,
     info: &NodeInfo,
 ) -> Result<(NodeId, Welcome), JoinError> {
     let mut at = first.clone();
     for _ in 0..JOIN_HOPS_MAX {
-        match endpoint.ask(secret, &at, info, Wish::Join(id)).await {
+        match endpoint.ask(secrets, &at, info, Wish::Join(id)).await {
             Ok(welcome) => return welcome.id.map(|id| (id, welcome)).ok_or(JoinError::Malformed),
             Err(JoinError::NotLeader { leader: Some(leader) }) => at = leader.info,
             Err(error) => return Err(error),

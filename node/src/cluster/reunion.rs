@@ -11,7 +11,7 @@ use super::metadata::MetadataStore;
 use crate::network::AddressSource;
 use crate::network::iroh::{JoinError, RaftEndpoint};
 use crate::network::join::{Welcome, Wish};
-use crate::network::secret::ClusterSecret;
+use crate::network::secret::ClusterSecrets;
 use crate::raft::RaftNode;
 use crate::types::{NodeId, NodeInfo};
 
@@ -21,7 +21,7 @@ pub struct Reunion {
     /// The way to the others.
     pub endpoint: RaftEndpoint,
     /// By which they believe each other.
-    pub secret: ClusterSecret,
+    pub secrets: watch::Receiver<ClusterSecrets>,
     /// Who and where this node is.
     pub info: NodeInfo,
     /// Whether it hears of a leader.
@@ -54,8 +54,9 @@ impl Reunion {
     /// Asks everybody; whether this node is a member by the word of whoever knows the latest.
     async fn ask_around(&self) -> Option<bool> {
         let mut latest: Option<Welcome> = None;
+        let secrets = self.secrets.borrow().clone();
         for peer in self.known() {
-            match self.endpoint.ask(&self.secret, &peer, &self.info, Wish::Members).await {
+            match self.endpoint.ask(&secrets, &peer, &self.info, Wish::Members).await {
                 // One that was removed itself may know no better.
                 Ok(welcome) if latest.as_ref().is_none_or(|latest| latest.as_of < welcome.as_of) => {
                     latest = Some(welcome);

@@ -22,15 +22,6 @@ pub struct Advertise {
     pub http: Option<SocketAddr>,
 }
 
-/// Where the tokens of clients are.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TokenFiles {
-    /// That of those who may do everything; absent: everybody may.
-    pub full: Option<PathBuf>,
-    /// That of those who may read.
-    pub read: Option<PathBuf>,
-}
-
 /// Where the cluster's secret is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretSource {
@@ -92,9 +83,6 @@ impl Config {
             Entry::Join(_) if self.secret.is_none() => return Err(ConfigError::TicketWithoutSecret),
             Entry::Wait if !self.peers.is_empty() && self.id.is_none() => return Err(ConfigError::MissingId),
             _ => {}
-        }
-        if self.tokens.read.is_some() && self.tokens.full.is_none() {
-            return Err(ConfigError::ReadTokenAlone);
         }
         if self.gossip == Some(true) && self.secret.is_none() {
             return Err(ConfigError::GossipWithoutSecret);

@@ -35,6 +35,34 @@ fn bad_settings_say_what_to_do() {
     );
 }
 
+/// What others reach is private, unless that is not wanted.
+#[test]
+fn http_off_this_host_needs_a_certificate_and_something_to_be_shown() {
+    let base = ["--id", "1", "--data-dir", "d", "--http-listen", "10.0.0.1:8001"];
+    let tls = [&base[..], &["--http-tls-cert-file", "c", "--http-tls-key-file", "k"]].concat();
+    let plain = "http_listen is 10.0.0.1:8001, which others reach, and without TLS whoever is on the way reads and changes what is \
+                 sent: give http_tls_cert_file and http_tls_key_file, or http_insecure where everybody is trusted";
+    check(&base, plain);
+    check(&[&base[..], &["--http-token-file", "t"]].concat(), plain);
+    check(
+        &tls,
+        "http_listen is 10.0.0.1:8001, and whoever reaches it could read and write everything: give http_token_file or \
+         http_tls_client_ca_file, or http_insecure where everybody is trusted",
+    );
+    for enough in
+        [["--http-token-file", "t"], ["--http-tls-client-ca-file", "a"], ["--http-insecure", "--bootstrap"]]
+    {
+        assert!(Config::load(args(&[&tls[..], &enough].concat())).is_ok(), "{enough:?}");
+    }
+    assert!(Config::load(args(&[&base[..], &["--http-insecure"]].concat())).is_ok());
+    assert!(Config::load(args(&["--id", "1", "--data-dir", "d", "--http-listen", "[::1]:8001"])).is_ok());
+    let half = |given, missing| format!("{given} is given without {missing}: TLS needs both");
+    let of_half = |flag: &'static str| [&base[..], &[flag, "f"]].concat();
+    check(&of_half("--http-tls-cert-file"), &half("http_tls_cert_file", "http_tls_key_file"));
+    check(&of_half("--http-tls-key-file"), &half("http_tls_key_file", "http_tls_cert_file"));
+    check(&of_half("--http-tls-client-ca-file"), &half("http_tls_client_ca_file", "http_tls_cert_file"));
+}
+
 #[test]
 fn flags_go_before_the_file() {
     let dir = tempfile::tempdir().unwrap();

@@ -11,11 +11,11 @@ use crate::private::BearerToken;
 
 /// The tokens of a node.
 #[derive(Debug, Clone, Default)]
-pub struct Tokens {
+pub(super) struct Tokens {
     /// Whoever has it may do everything; absent: everybody may.
-    pub full: Option<BearerToken>,
+    pub(super) full: Option<BearerToken>,
     /// Whoever has it may read.
-    pub read: Option<BearerToken>,
+    pub(super) read: Option<BearerToken>,
 }
 
 /// What a header allows.
@@ -44,7 +44,7 @@ impl Tokens {
 /// Lets a request through whose token allows it. Whether the node is alive everybody may ask.
 pub(super) async fn checked(State(state): State<HttpState>, request: Request, next: Next) -> Response {
     let needed = needed(request.method(), request.uri().path());
-    let right = state.tokens.right(request.headers().get(header::AUTHORIZATION));
+    let right = state.credentials.borrow().tokens.right(request.headers().get(header::AUTHORIZATION));
     if right >= needed {
         return next.run(request).await;
     }

@@ -39,7 +39,7 @@ pub(super) async fn backup(
         state.cluster.copy_state(consistency).await?;
     let header = Header {
         format: FORMAT,
-        cluster_id: state.cluster_id.map(|id| id.to_string()),
+        cluster_id: state.cluster_id().map(|id| id.to_string()),
         node: state.cluster.status().id,
         revision: last.index,
         term: last.term,

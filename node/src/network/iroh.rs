@@ -4,6 +4,7 @@
 mod addresses;
 mod admission;
 mod append;
+mod client;
 mod gate;
 mod join;
 mod pool;
@@ -26,11 +27,13 @@ use iroh_gossip::net::Gossip;
 use irpc::WithChannels;
 use irpc_iroh::read_request;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 pub use self::addresses::{AddressBook, AddressSource};
 pub use self::admission::Admission;
+use self::client::{ALPN as CLIENT_ALPN, ClientHandler};
+pub use self::client::{ClientEndpoint, ClientStream};
 pub use self::gate::GossipGate;
 pub use self::join::JoinError;
 use self::join::JoinHandler;
@@ -41,7 +44,7 @@ use super::rpc::{
     ALPN, AppendEntries, Confirmed, Forward, KeepLease, PreVote, RaftMessage, RaftProtocol, ReadIndex,
     RequestVote, TransferLeader,
 };
-use super::secret::ClusterSecret;
+use super::secret::ClusterSecrets;
 use super::snapshot::{self, InstallSnapshot};
 use super::{Appended, Delivery, Peer, RaftService, Transport, TransportError};
 use crate::api::{ApiError, WriteResult};
@@ -71,6 +74,8 @@ mod close_code {
     pub(super) const DONE: u32 = 4;
     /// Too many ask at once.
     pub(super) const BUSY: u32 = 5;
+    /// The node could not tell one client from another.
+    pub(super) const NOTHING_TO_SHOW: u32 = 6;
 }
 
 /// Why the endpoint cannot be opened.
@@ -89,6 +94,26 @@ pub enum EndpointError {
 /// The public key of a secret key.
 pub fn endpoint_id(secret: &[u8; 32]) -> EndpointKey {
     EndpointKey(*SecretKey::from_bytes(secret).public().as_bytes())
+}
+
+/// How connections behave.
+fn transport_config() -> Result<QuicTransportConfig, String> {
+    let idle = PEER_IDLE_TIMEOUT.try_into().map_err(|_| "bad idle time-out".to_owned())?;
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(PEER_ACKS_AHEAD)).max_ack_delay(Some(PEER_ACK_DELAY));
+    Ok(QuicTransportConfig::builder()
+        .ack_frequency_config(Some(acks))
+        .keep_alive_interval(PEER_KEEP_ALIVE)
+        .default_path_keep_alive_interval(PEER_KEEP_ALIVE)
+        .default_path_max_idle_timeout(PEER_IDLE_TIMEOUT)
+        .max_idle_timeout(Some(idle))
+        .initial_rtt(PEER_INITIAL_RTT)
+        .receive_window(VarInt::from_u32(STRANGER_WINDOW_BYTES))
+        // noq 1.4 makes every datagram of a batch as small as its first one, and panics when it then writes a control frame that
+        // has no room there: a node that was just restarted under load died of it.
+        .enable_segmentation_offload(false)
+        .max_concurrent_uni_streams(VarInt::from_u32(PEER_ONE_WAY_STREAMS_MAX))
+        .build())
 }
 
 /// The node's endpoint.
@@ -116,26 +141,10 @@ impl RaftEndpoint {
         admission: Arc<Admission>,
     ) -> Result<Self, EndpointError> {
         let failed = |reason: String| EndpointError::Bind { address, reason };
-        let idle = PEER_IDLE_TIMEOUT.try_into().map_err(|_| failed("bad idle time-out".to_owned()))?;
-        let mut acks = AckFrequencyConfig::default();
-        acks.ack_eliciting_threshold(VarInt::from_u32(PEER_ACKS_AHEAD)).max_ack_delay(Some(PEER_ACK_DELAY));
-        let transport = QuicTransportConfig::builder()
-            .ack_frequency_config(Some(acks))
-            .keep_alive_interval(PEER_KEEP_ALIVE)
-            .default_path_keep_alive_interval(PEER_KEEP_ALIVE)
-            .default_path_max_idle_timeout(PEER_IDLE_TIMEOUT)
-            .max_idle_timeout(Some(idle))
-            .initial_rtt(PEER_INITIAL_RTT)
-            .receive_window(VarInt::from_u32(STRANGER_WINDOW_BYTES))
-            // noq 1.4 makes every datagram of a batch as small as its first one, and panics when it then writes a control frame that
-            // has no room there: a node that was just restarted under load died of it.
-            .enable_segmentation_offload(false)
-            .max_concurrent_uni_streams(VarInt::from_u32(PEER_ONE_WAY_STREAMS_MAX))
-            .build();
         let gate = GossipGate::new(admission.clone());
         let endpoint = Endpoint::builder(presets::Minimal)
             .hooks(gate.clone())
-            .transport_config(transport)
+            .transport_config(transport_config().map_err(failed)?)
             .secret_key(SecretKey::from_bytes(&secret))
             .relay_mode(RelayMode::Disabled)
             .address_lookup(book.lookup())
@@ -156,18 +165,25 @@ impl RaftEndpoint {
         IrohTransport { pool: RaftConnectionPool::new(endpoint, book, self.runtime.clone()) }
     }
 
-    /// Asks one node of a cluster for something that it grants to whoever knows the secret; `info` is who and where this one is.
+    /// Asks one node of a cluster for something that it grants to whoever knows one of its secrets; `info` is who and where this one is.
     ///
     /// # Errors
     /// Why it did not.
     pub async fn ask(
         &self,
-        secret: &ClusterSecret,
+        secrets: &ClusterSecrets,
         at: &NodeInfo,
         info: &NodeInfo,
         wish: Wish,
     ) -> Result<Welcome, JoinError> {
-        join::ask(&self.endpoint, &self.book, secret, at, info, wish).await
+        for secret in secrets.iter() {
+            match join::ask(&self.endpoint, &self.book, secret, at, info, wish).await {
+                // It may know the other one.
+                Err(JoinError::WrongSecret) => {}
+                answered => return answered,
+            }
+        }
+        Err(JoinError::WrongSecret)
     }
 
     /// Who may speak to it.
@@ -197,13 +213,20 @@ impl RaftEndpoint {
 
     /// Answers requests from now on: Raft's and those of gossip from admitted peers only, and those to join from whoever knows the
     /// secret.
-    pub fn serve(&self, service: Arc<dyn RaftService>, newcomers: Option<Newcomers>) -> RaftServer {
+    /// The streams of clients are handed on, if there is somewhere.
+    pub fn serve(
+        &self,
+        service: Arc<dyn RaftService>,
+        newcomers: Option<Newcomers>,
+        clients: Option<mpsc::Sender<ClientStream>>,
+    ) -> RaftServer {
         let admission = self.admission.clone();
         let router = Router::builder(self.endpoint.clone());
         let mut router = router.accept(ALPN, RaftHandler { service, admission: admission.clone() });
-        if let Some(Newcomers { secret, service, gossip }) = newcomers {
+        router = router.accept(CLIENT_ALPN, ClientHandler::new(clients));
+        if let Some(Newcomers { secrets, service, gossip }) = newcomers {
             let own_key = EndpointKey(*self.endpoint.id().as_bytes());
-            router = router.accept(JOIN_ALPN, JoinHandler::new(service, secret, own_key, admission.clone()));
+            router = router.accept(JOIN_ALPN, JoinHandler::new(service, secrets, own_key, admission.clone()));
             if let Some(gossip) = gossip {
                 router = router.accept(GOSSIP_ALPN, GossipHandler { gossip, admission });
             }
@@ -214,8 +237,8 @@ impl RaftEndpoint {
 
 /// What a node serves besides Raft if it knows the secret of its cluster.
 pub struct Newcomers {
-    /// The secret.
-    pub secret: ClusterSecret,
+    /// The secrets, as they change.
+    pub secrets: watch::Receiver<ClusterSecrets>,
     /// Lets nodes in.
     pub service: Arc<dyn JoinService>,
     /// Tells members where the others are.
@@ -224,7 +247,7 @@ pub struct Newcomers {
 
 impl Debug for Newcomers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Newcomers").field("secret", &self.secret).finish_non_exhaustive()
+        f.debug_struct("Newcomers").field("gossip", &self.gossip).finish_non_exhaustive()
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::SECRETS_MAX;
 use crate::private::{self, PrivateError};
 use crate::types::EndpointKey;
 
@@ -73,6 +74,14 @@ pub enum SecretError {
         /// The file or the variable.
         place: String,
     },
+    /// More than a change from one to another needs.
+    #[error(
+        "{place} holds more than {SECRETS_MAX} secrets: the present one, and one that it is replaced with, are enough"
+    )]
+    TooMany {
+        /// The file or the variable.
+        place: String,
+    },
     /// Anybody could guess it.
     #[error("the secret of {place} is no random one: `aspen-node secret` prints one that nobody can guess")]
     Guessable {
@@ -86,19 +95,27 @@ pub fn new_secret() -> String {
     data_encoding::HEXLOWER.encode(&rand::random::<[u8; SECRET_BYTES]>())
 }
 
-impl ClusterSecret {
-    /// Reads the secret from a file that only its owner may read.
+/// The secrets of a cluster: a node shows by the first that it belongs there, and believes whoever knows one of them. So its nodes
+/// are given another one while they run: first as their second, then as their first, and then alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterSecrets {
+    first: ClusterSecret,
+    others: Vec<ClusterSecret>,
+}
+
+impl ClusterSecrets {
+    /// Reads secrets from a file that only its owner may read.
     ///
     /// # Errors
-    /// The file cannot be read, may be read by others, or holds no secret.
+    /// The file cannot be read, may be read by others, or holds none.
     pub fn read(path: &Path) -> Result<Self, SecretError> {
         Self::parse(private::read(path)?, &path.display().to_string())
     }
 
-    /// The secret of the environment, if it has one.
+    /// The secrets of the environment, if it has any.
     ///
     /// # Errors
-    /// It is no secret.
+    /// They are none.
     pub fn from_environment() -> Result<Option<Self>, SecretError> {
         match std::env::var(SECRET_VARIABLE) {
             Ok(text) if text.is_empty() => Ok(None),
@@ -110,6 +127,41 @@ impl ClusterSecret {
         }
     }
 
+    /// Takes a text with a secret on each line, which is overwritten, from a place that errors name.
+    ///
+    /// # Errors
+    /// They are none, or too many.
+    pub fn parse(text: String, place: &str) -> Result<Self, SecretError> {
+        let secrets: Result<Vec<_>, _> =
+            text.split_whitespace().map(|word| ClusterSecret::parse(word.to_owned(), place)).collect();
+        overwrite(text.into_bytes());
+        let mut others = secrets?;
+        if others.len() > SECRETS_MAX as usize {
+            return Err(SecretError::TooMany { place: place.to_owned() });
+        }
+        if others.is_empty() {
+            return Err(SecretError::Malformed { place: place.to_owned() });
+        }
+        Ok(Self { first: others.remove(0), others })
+    }
+
+    /// The one by which this node shows that it belongs to the cluster, and by which the cluster is named.
+    pub fn first(&self) -> &ClusterSecret {
+        &self.first
+    }
+
+    /// All of them, the first one first.
+    pub fn iter(&self) -> impl Iterator<Item = &ClusterSecret> {
+        [&self.first].into_iter().chain(&self.others)
+    }
+
+    /// The one by which a proof was made, if it was made by one of them.
+    pub fn proven(&self, proof: &Proof, prover: Prover, session: &[u8; 32]) -> Option<&ClusterSecret> {
+        self.iter().find(|secret| secret.accepts(proof, prover, session))
+    }
+}
+
+impl ClusterSecret {
     /// Takes a text, which is overwritten, from a place that errors name.
     ///
     /// # Errors
@@ -214,6 +266,24 @@ mod tests {
         assert!(!other.accepts(&proof, Prover::Joiner(joiner), &[7; 32]));
         assert_ne!(secret.cluster_id(), other.cluster_id());
         assert_ne!(secret.topic(), other.topic());
+    }
+
+    #[test]
+    fn two_secrets_are_taken_and_the_first_is_shown() {
+        let other = new_secret();
+        let both = ClusterSecrets::parse(format!("{TEXT}\n{other}\n"), "s").unwrap();
+        let (one, two) = (secret(TEXT).unwrap(), secret(&other).unwrap());
+        assert!(*both.first() == one && both.iter().eq([&one, &two]));
+        let joiner = Prover::Joiner(EndpointKey([1; 32]));
+        for known in [&one, &two] {
+            assert_eq!(both.proven(&known.prove(joiner, &[7; 32]), joiner, &[7; 32]), Some(known));
+        }
+        let stranger = secret(&new_secret()).unwrap().prove(joiner, &[7; 32]);
+        assert_eq!(both.proven(&stranger, joiner, &[7; 32]), None);
+        let text = |text: String| ClusterSecrets::parse(text, "s").unwrap_err().to_string();
+        assert!(text(format!("{TEXT} {other} {TEXT}")).starts_with("s holds more than 2 secrets"));
+        assert!(text(format!("{TEXT}\nx")).starts_with("s does not hold 64 hexadecimal digits"));
+        assert!(text("\n".to_owned()).starts_with("s does not hold 64 hexadecimal digits"));
     }
 
     #[test]

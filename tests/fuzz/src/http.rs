@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aspen_node::http::{HttpState, Tokens, router};
+use aspen_node::http::{Credentials, HttpState, router};
 use aspen_node::metrics::Metrics;
-use aspen_node::network::secret::ClusterId;
+use aspen_node::network::secret::ClusterSecrets;
 use aspen_node::types::NodeId;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use serde_json::Value as Json;
+use tokio::sync::watch;
 use tower::ServiceExt;
 
 use super::memory::{MemoryNode, info};
@@ -43,14 +44,16 @@ pub fn run(input: &[u8]) -> bool {
 /// The routes of a fresh node.
 fn routes() -> Router {
     let node = Arc::new(MemoryNode::default());
+    let secret = data_encoding::HEXLOWER.encode(&std::array::from_fn::<_, 32, _>(|place| place as u8));
+    let secrets = ClusterSecrets::parse(secret, "a test").expect("it is random enough");
     router(HttpState {
         cluster: node.clone(),
         store: node.clone(),
         observer: node,
         metrics: Arc::new(Metrics::new(&[])),
         peers: Arc::new(BTreeMap::from([1, 2, 3].map(|id| (NodeId(id.into()), info(id))))),
-        tokens: Arc::new(Tokens::default()),
-        cluster_id: Some(ClusterId([9; 16])),
+        credentials: watch::channel(Credentials::default()).1,
+        secrets: Some(watch::channel(secrets).1),
     })
 }
 

@@ -11,8 +11,8 @@ use aspen_node::limits::{
 use clap::{Args, ValueEnum, value_parser};
 use serde_json::{Map, Value as Json, json};
 
+use super::access::Access;
 use super::kv::ConsistencyArg;
-use super::session::Access;
 
 /// What `aspen bench` is asked.
 #[derive(Debug, Args)]
@@ -85,7 +85,7 @@ pub(crate) fn run(args: &BenchArgs, access: &Access, is_json: bool) -> Result<St
     let consistency = args.consistency.into();
     let measured = runtime.block_on(load::run(&load, |number| {
         let node = access.nodes[number as usize % access.nodes.len()];
-        AspenTarget::new(node, consistency).with_token(access.token.clone())
+        AspenTarget::new(node, consistency).with_credentials(access.credentials.clone())
     }));
     if measured.latencies_us.is_empty() {
         let failures = measured.failures.iter().map(|(code, count)| format!("{count} times {code}"));

@@ -8,8 +8,9 @@ use clap::{Args, Subcommand};
 use futures::future::join_all;
 use serde_json::{Value as Json, json};
 
+use super::access::Access;
 use super::kv::printed;
-use super::session::{Access, Failure, Session};
+use super::session::{Failure, Session};
 
 /// What can be done with a cluster.
 #[derive(Debug, Subcommand)]

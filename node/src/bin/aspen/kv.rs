@@ -213,7 +213,7 @@ pub(crate) async fn run(command: &KvCommand, session: &mut Session) -> Result<Ve
 
 /// Prints changes until nobody reads them any more.
 async fn watch(query: WatchQuery, session: &Session) -> Result<Vec<u8>, Failure> {
-    let mut watch = WatchClient::new(session.access.nodes.clone(), session.access.token.clone(), query);
+    let mut watch = WatchClient::new(session.access.nodes.clone(), session.access.credentials.clone(), query);
     let (mut out, mut is_lost) = (std::io::stdout().lock(), false);
     loop {
         let data = match watch.next().await? {

@@ -1,6 +1,7 @@
 //! `aspen`: the client of a cluster. Words in, exit code out.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that fails says where"))]
 
+mod access;
 mod backup;
 mod bench;
 mod cluster;
@@ -11,14 +12,11 @@ mod tui;
 
 use std::error::Error as _;
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use aspen_node::private::BearerToken;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use self::session::{Access, Failure, Session};
+use self::session::{Failure, Session};
 
 /// The key is absent, or what it holds is not what was expected; or a backup is damaged.
 const EXIT_NOT_SO: u8 = 1;
@@ -36,19 +34,8 @@ written is not known; 3 refused, or nobody answers; 64 the command line is wrong
 #[derive(Debug, Parser)]
 #[command(name = "aspen", version = aspen_node::VERSION, about = "The client of an Aspen cluster", after_help = CODES)]
 struct Cli {
-    /// HTTP address of a node; of several the first that can be reached is asked
-    #[arg(
-        long = "node",
-        global = true,
-        value_name = "ADDRESS",
-        value_delimiter = ',',
-        env = "ASPEN_NODE",
-        default_value = "127.0.0.1:8001"
-    )]
-    nodes: Vec<SocketAddr>,
-    /// Show the nodes the token in this file; the variable `ASPEN_TOKEN` can have it instead
-    #[arg(long, global = true, value_name = "FILE", env = "ASPEN_TOKEN_FILE")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    access: access::AccessArgs,
     /// Print the node's answer as JSON
     #[arg(long, global = true)]
     json: bool,
@@ -123,8 +110,8 @@ fn tell(failure: &Failure) -> ExitCode {
 /// Does what was typed; what to print.
 fn run(cli: &Cli) -> Result<Vec<u8>, Failure> {
     let text = match &cli.command {
-        Command::Tui => return tui::run(access(cli)?),
-        Command::Bench(args) => bench::run(args, &access(cli)?, cli.json)?,
+        Command::Tui => return tui::run(cli.access.access()?),
+        Command::Bench(args) => bench::run(args, &cli.access.access()?, cli.json)?,
         Command::Kv(command) => return on_session(cli, async |session| kv::run(command, session).await),
         Command::Lease(command) => {
             return on_session(cli, async |session| lease::run(command, session).await);
@@ -151,21 +138,12 @@ fn run(cli: &Cli) -> Result<Vec<u8>, Failure> {
     Ok(text.into_bytes())
 }
 
-/// Whom to ask, and what to show them.
-fn access(cli: &Cli) -> Result<Access, Failure> {
-    let token = match &cli.token_file {
-        Some(path) => Some(BearerToken::read(path)?),
-        None => BearerToken::from_environment()?,
-    };
-    Ok(Access { nodes: cli.nodes.clone(), token })
-}
-
 fn on_session(
     cli: &Cli,
     work: impl AsyncFnOnce(&mut Session) -> Result<Vec<u8>, Failure>,
 ) -> Result<Vec<u8>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Io)?;
-    let mut session = Session::new(access(cli)?, cli.json);
+    let mut session = Session::new(cli.access.access()?, cli.json);
     runtime.block_on(work(&mut session))
 }
 

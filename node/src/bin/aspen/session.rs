@@ -6,9 +6,9 @@ use aspen_node::backup::file::FileError;
 use aspen_node::backup::restore::RestoreError;
 use aspen_node::client::watch::WatchError;
 use aspen_node::client::{ClientError, HttpAnswer, HttpConnection, HttpParts};
-use aspen_node::private::{BearerToken, PrivateError};
 use serde_json::Value as Json;
 
+use super::access::{Access, AccessError};
 use super::{EXIT_NOT_SO, EXIT_REFUSED, EXIT_UNKNOWN, EXIT_USAGE};
 
 /// How often the leader may change while it is looked for.
@@ -56,9 +56,9 @@ pub(crate) enum Failure {
     /// A data directory that could not be made of one.
     #[error(transparent)]
     Restore(#[from] RestoreError),
-    /// No token.
+    /// Nothing that could be asked, or shown.
     #[error(transparent)]
-    Token(#[from] PrivateError),
+    Access(#[from] AccessError),
     /// Something that is shown, and nowhere to show it.
     #[error("aspen tui needs a terminal: for scripts there is `aspen --json cluster status`")]
     NoTerminal,
@@ -86,23 +86,9 @@ impl Failure {
                 None | Some("timeout" | "leader_lost") if *changes => EXIT_UNKNOWN,
                 _ => EXIT_REFUSED,
             },
-            Self::Json(_) => EXIT_USAGE,
+            Self::Json(_) | Self::Access(AccessError::Usage(_)) => EXIT_USAGE,
             _ => EXIT_REFUSED,
         }
-    }
-}
-
-/// The nodes that can be asked, and what is shown to them.
-#[derive(Debug, Clone)]
-pub(crate) struct Access {
-    pub(crate) nodes: Vec<SocketAddr>,
-    pub(crate) token: Option<BearerToken>,
-}
-
-impl Access {
-    /// A connection to a node, not made yet.
-    pub(crate) fn connection(&self, node: SocketAddr) -> HttpConnection {
-        HttpConnection::new(node).with_token(self.token.clone())
     }
 }
 

@@ -20,7 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::app::{App, Input, Request};
-use super::session::{Access, Failure};
+use super::access::Access;
+use super::session::Failure;
 
 /// How often the cluster is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@ use iroh::endpoint::{Connection, VarInt};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::{Admission, close_code, remote_key};
@@ -18,7 +18,7 @@ use crate::limits::{
     JOINERS_MAX, STRANGERS_MAX,
 };
 use crate::network::join::{ALPN, JoinAnswer, JoinRefusal, JoinRequest, JoinService, Welcome, Wish};
-use crate::network::secret::{ClusterSecret, Prover};
+use crate::network::secret::{ClusterSecret, ClusterSecrets, Prover};
 use crate::network::{AddressBook, Peer};
 use crate::types::{EndpointKey, NodeInfo};
 
@@ -55,7 +55,7 @@ pub enum JoinError {
 #[derive(Clone)]
 pub(super) struct JoinHandler {
     service: Arc<dyn JoinService>,
-    secret: ClusterSecret,
+    secrets: watch::Receiver<ClusterSecrets>,
     own_key: EndpointKey,
     admission: Arc<Admission>,
     /// One for each stranger that is heard.
@@ -73,13 +73,13 @@ impl Debug for JoinHandler {
 impl JoinHandler {
     pub(super) fn new(
         service: Arc<dyn JoinService>,
-        secret: ClusterSecret,
+        secrets: watch::Receiver<ClusterSecrets>,
         own_key: EndpointKey,
         admission: Arc<Admission>,
     ) -> Self {
         let strangers = Arc::new(Semaphore::new(STRANGERS_MAX as usize));
         let joiners = Arc::new(Semaphore::new(JOINERS_MAX as usize));
-        Self { service, secret, own_key, admission, strangers, joiners }
+        Self { service, secrets, own_key, admission, strangers, joiners }
     }
 
     /// Hears whoever asks, and answers.
@@ -95,15 +95,15 @@ impl JoinHandler {
         });
         let (mut send, request) = heard.await.map_err(lost)??;
         let (key, session) = (remote_key(connection), session(connection)?);
-        let is_known = self.secret.accepts(&request.proof, Prover::Joiner(key), &session);
+        let known = self.secrets.borrow().proven(&request.proof, Prover::Joiner(key), &session).cloned();
         // The key is what later counts, so it has to be the asker's own.
-        let is_known = is_known && request.info.endpoint_id == key;
+        let known = known.filter(|_| request.info.endpoint_id == key);
         // It is none any more, or is told so at once.
         drop(stranger);
-        let answer = if is_known {
+        let answer = if let Some(secret) = &known {
             let Ok(_joiner) = self.joiners.acquire().await else { return Ok(()) };
             let verdict = self.service.grant(request.wish, request.info).await;
-            JoinAnswer::Proven { proof: self.secret.prove(Prover::Member(self.own_key), &session), verdict }
+            JoinAnswer::Proven { proof: secret.prove(Prover::Member(self.own_key), &session), verdict }
         } else {
             self.admission.refused(&key, "it does not know the cluster's secret");
             JoinAnswer::WrongSecret
@@ -111,7 +111,7 @@ impl JoinHandler {
         send.write_all(&encode(&answer)?).await.map_err(lost)?;
         send.finish().map_err(lost)?;
         // Whoever closes first may cut off what is under way.
-        let patience = if is_known { JOIN_TIMEOUT } else { JOIN_REQUEST_TIMEOUT };
+        let patience = if known.is_some() { JOIN_TIMEOUT } else { JOIN_REQUEST_TIMEOUT };
         timeout(patience, connection.closed()).await.map(drop).map_err(lost)
     }
 }

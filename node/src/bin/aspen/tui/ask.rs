@@ -10,7 +10,8 @@ use tokio::time::timeout;
 use super::LOOK_TIMEOUT;
 use super::app::{Change, Input};
 use super::cluster::{Look, Member, State};
-use crate::session::{Access, Session};
+use crate::access::Access;
+use crate::session::Session;
 
 /// Looks at the cluster once: who belongs to it by the word of the first node that answers, and what each says of itself.
 pub(crate) async fn look(access: Access) -> Input {
