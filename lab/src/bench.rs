@@ -8,6 +8,7 @@
 mod cluster;
 mod disk;
 mod etcd;
+mod outage;
 mod table;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use self::cluster::{Cluster, Setting};
+use self::outage::Outage;
 use crate::cli::{BenchArgs, BenchWork, Rival};
 use crate::limits::bench::{
     DISK_WAIT, DISK_WAITS_MAX, FILL_CLIENTS, SLOW_DISK, STOP_LOOK_INTERVAL, TRIES_MAX, WARM_UP,
@@ -104,6 +106,9 @@ struct Results<'a> {
     /// Systems and their versions.
     versions: Vec<String>,
     rounds: Vec<Round>,
+    /// What was measured instead, where that was asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    outages: Vec<Outage>,
 }
 
 /// Why there are no figures.
@@ -260,11 +265,18 @@ fn measure(
         folder,
         log: &log,
     };
-    let mut results = Results { settings: args, versions, rounds: Vec::new() };
-    let measured = rounds(args, &interfaces, &setting, &is_stopping, &mut results);
+    let mut results = Results { settings: args, versions, rounds: Vec::new(), outages: Vec::new() };
+    let measured = match args.outages {
+        None => rounds(args, &interfaces, &setting, &is_stopping, &mut results),
+        Some(times) => outages(times, &interfaces, &setting, &is_stopping, &mut results),
+    };
     // Also where it ended early: what was measured was measured.
-    if !results.rounds.is_empty() {
-        let text = if args.json { table::json(&results) } else { table::text(&interfaces, &results) };
+    if !results.rounds.is_empty() || !results.outages.is_empty() {
+        let text = match args.outages {
+            _ if args.json => table::json(&results),
+            None => table::text(&interfaces, &results),
+            Some(_) => outage::text(&results.outages),
+        };
         out.write_all(text.as_bytes()).map_err(BenchError::Report)?;
     }
     measured
@@ -298,6 +310,27 @@ fn rounds(
             let (interface, disk_us) = (*interface, micros(disk));
             results.rounds.push(Round { interface, number, disk_us, is_slow, memory_bytes, figures });
         }
+    }
+    Ok(())
+}
+
+/// One cluster of each system, whose gateways speak for it.
+fn outages(
+    times: u32,
+    interfaces: &[Interface],
+    setting: &Setting<'_>,
+    is_stopping: &AtomicBool,
+    results: &mut Results<'_>,
+) -> Result<(), BenchError> {
+    let runtime = tokio::runtime::Runtime::new().map_err(BenchError::Clients)?;
+    for interface in interfaces.iter().filter(|interface| **interface != Interface::EtcdGrpc) {
+        let measured = runtime.block_on(async {
+            tokio::select! {
+                outages = outage::measure(*interface, setting, times) => outages,
+                () = stopped(is_stopping) => Err(BenchError::Interrupted),
+            }
+        });
+        results.outages.extend(measured?);
     }
     Ok(())
 }

@@ -247,6 +247,10 @@ pub struct BenchArgs {
     /// [default: runs/bench-TIME]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Restart the leader so many times, and kill it as often, and print for how long nothing is written, instead of what else is
+    /// measured
+    #[arg(long, value_name = "N", conflicts_with_all = ["work", "clients", "rounds", "seconds", "keys", "value_bytes", "fsync_delay_ms"], value_parser = clap::value_parser!(u32).range(1..=i64::from(bench::OUTAGES_MAX)))]
+    pub outages: Option<u32>,
     /// Print every figure as JSON
     #[arg(long)]
     pub json: bool,

@@ -20,7 +20,7 @@ use crate::cluster::ticket::AspenClusterTicket;
 use crate::config::{Config, RunArgs};
 use crate::limits::HTTP_DRAIN_TIMEOUT;
 use crate::network::iroh::RaftServer;
-use crate::raft::RaftNode;
+use crate::raft::{Failed, RaftNode};
 use crate::storage::log::RedbLogStore;
 use crate::storage::sqlite::StateMachineThread;
 use crate::types::{EndpointKey, NodeId};
@@ -197,7 +197,7 @@ impl Node {
     }
 
     /// Returns when the node has failed by itself, with the reason.
-    pub async fn failed(&self) -> String {
+    pub async fn failed(&self) -> Failed {
         self.raft.failed().await
     }
 

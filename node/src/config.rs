@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue};
-use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
 
 pub use self::credentials::CredentialFiles;
 use self::credentials::credential_files;
@@ -170,9 +171,15 @@ pub struct RunArgs {
     /// Hold so many MiB of changes in memory for those who follow them [default: 32]
     #[arg(long, value_name = "MIB", env = "ASPEN_WATCH_HISTORY_MIB")]
     pub watch_history_mib: Option<u64>,
+    /// Start again by itself after a fault of its own, three times within ten minutes at most [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "ASPEN_RESTART_ON_FAILURE")]
+    pub restart_on_failure: Option<bool>,
     /// What to log: a level, or a filter such as `aspen_node=debug,openraft=warn` [default: `aspen_node=info,error`]
     #[arg(long, value_name = "FILTER", env = "ASPEN_LOG")]
     pub log: Option<String>,
+    /// How the log is written [default: text]
+    #[arg(long, value_name = "FORMAT", value_enum, env = "ASPEN_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
     /// Which of them come from the environment, by name of the field.
     #[arg(skip)]
     pub from_environment: BTreeSet<String>,
@@ -283,8 +290,33 @@ pub struct Config {
     pub disk_reserve: u64,
     /// Bytes of changes that are held for those who follow them.
     pub watch_history: u64,
+    /// Whether it starts again by itself after a fault of its own.
+    pub restart_on_failure: bool,
     /// What to log.
     pub log: String,
+    /// How.
+    pub log_format: LogFormat,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Lines for people
+    #[default]
+    Text,
+    /// A JSON object on each line
+    Json,
+}
+
+impl LogFormat {
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
 }
 
 /// Why the settings are refused.
@@ -468,9 +500,13 @@ impl Config {
             snapshots,
             disk_reserve: mib(disk_reserve.unwrap_or(DISK_RESERVE_MIB_DEFAULT)),
             watch_history: mib(watch_history.unwrap_or(WATCH_HISTORY_MIB_DEFAULT)),
+            restart_on_failure: sources
+                .pick("restart_on_failure", args.restart_on_failure, file.restart_on_failure)
+                .unwrap_or(true),
             log: sources
                 .pick("log", args.log, file.log)
                 .unwrap_or_else(|| "aspen_node=info,error".to_owned()),
+            log_format: sources.pick("log_format", args.log_format, file.log_format).unwrap_or_default(),
         };
         config.check()?;
         let settings = config.settings(&sources.found);
@@ -525,7 +561,9 @@ impl Config {
             ("snapshot_mib_max", mib(self.snapshots.bytes_max)),
             ("disk_reserve_mib", mib(self.disk_reserve)),
             ("watch_history_mib", mib(self.watch_history)),
+            ("restart_on_failure", self.restart_on_failure.to_string()),
             ("log", text(&self.log)),
+            ("log_format", text(&self.log_format.name())),
             ("peers", format!("[{}]", peers.join(", "))),
         ];
         let setting = |(key, value)| Setting {

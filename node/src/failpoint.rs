@@ -64,10 +64,12 @@ pub enum FailPoint {
     InstallNamed,
     /// The one before is removed.
     InstallDone,
+    /// Raft is handed entries to append, and panics: a fault of the program, which goes on without it.
+    AppendPanics,
 }
 
 /// Every point with its name.
-pub const FAIL_POINTS: [(&str, FailPoint); 24] = [
+pub const FAIL_POINTS: [(&str, FailPoint); 25] = [
     ("append-before", FailPoint::AppendBefore),
     ("append-after", FailPoint::AppendAfter),
     ("vote-before", FailPoint::VoteBefore),
@@ -92,6 +94,7 @@ pub const FAIL_POINTS: [(&str, FailPoint); 24] = [
     ("install-prepared", FailPoint::InstallPrepared),
     ("install-named", FailPoint::InstallNamed),
     ("install-done", FailPoint::InstallDone),
+    ("append-panics", FailPoint::AppendPanics),
 ];
 
 /// Why a node refuses the point that it is asked for.
@@ -144,6 +147,7 @@ impl FailPoint {
             && *point == self
             && left.fetch_sub(1, Ordering::Relaxed) == 1
         {
+            assert!(self != Self::AppendPanics, "as {VARIABLE} has it");
             // Whoever waits for it wants to know that it is this.
             let _ = writeln!(std::io::stderr(), "{DIES_AT}{self:?}");
             std::process::abort();

@@ -110,6 +110,11 @@ pub const LEASE_MARGIN: u32 = 10;
 pub const LEASE_MARKS: u32 = 16;
 /// How often two clocks are looked at for one moment at which both were: a thread can be held up between them.
 pub const LEASE_CLOCK_LOOKS: u32 = 3;
+/// How often a node that has failed by a fault of its own starts again within [`RESTART_WINDOW`]: a fault that comes by chance does not
+/// come so often.
+pub const RESTARTS_MAX: u32 = 3;
+/// See [`RESTARTS_MAX`].
+pub const RESTART_WINDOW: Duration = Duration::from_secs(600);
 /// How long a leader that stops waits for its successor: it takes a few round trips, or the successor stops as well.
 pub const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a stop may take: what is under way is answered, then the stores are closed.

@@ -136,6 +136,15 @@ impl Debug for RaftNode {
     }
 }
 
+/// Why a node has failed by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// For people.
+    pub reason: String,
+    /// Whether something could not be stored, or read again.
+    pub is_of_storage: bool,
+}
+
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum RaftStartError {
@@ -248,13 +257,15 @@ impl RaftNode {
     }
 
     /// Returns when Raft has stopped by itself, with the reason.
-    pub async fn failed(&self) -> String {
+    pub async fn failed(&self) -> Failed {
         // They change with terms and members only, and end with Raft.
         let mut metrics = self.inner.raft.server_metrics();
         while metrics.changed().await.is_ok() {}
         match self.metrics().running_state {
-            Err(fatal) => fatal.to_string(),
-            Ok(()) => Fatal::<TypeConfig>::Stopped.to_string(),
+            Err(fatal @ Fatal::StorageError(_)) => Failed { reason: fatal.to_string(), is_of_storage: true },
+            Err(fatal) => Failed { reason: fatal.to_string(), is_of_storage: false },
+            // It has not come to say anything.
+            Ok(()) => Failed { reason: Fatal::<TypeConfig>::Panicked.to_string(), is_of_storage: false },
         }
     }
 

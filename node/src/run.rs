@@ -1,10 +1,10 @@
 //! The program `aspen-node`, also reachable as a part of another program: settings, signals, exit codes.
 
+mod failures;
+
 use std::error::Error;
-use std::ffi::CString;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,14 +14,16 @@ use tokio::time::Instant;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
+use self::failures::Failures;
 use crate::builder::{NodeBuilder, StartError, make_data_dir};
 use crate::cluster::identity::Identity;
 use crate::cluster::retired::RetiredError;
-use crate::config::{Cli, CliCommand, Config, ConfigError, EXIT_USAGE, RunArgs};
+use crate::config::{Cli, CliCommand, Config, ConfigError, EXIT_USAGE, LogFormat, RunArgs};
 use crate::failpoint::{self, FailPointError};
 use crate::limits::{DISK_FULL_RESTART, RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
 use crate::network::secret::new_secret;
 use crate::plant::{self, PlantError};
+use crate::raft::Failed;
 use crate::storage;
 
 /// Under which name a supervisor is told our public key: a variable of our own, as `sd_notify(3)` has it.
@@ -29,6 +31,9 @@ pub const ENDPOINT_ID: &str = "X_ASPEN_ENDPOINT_ID";
 
 /// The data directory is of an earlier state (`EX_DATAERR`, sysexits.h).
 pub const EXIT_RETIRED: u8 = 65;
+
+/// What is said of a node that does not start again.
+const OFTEN: &str = ". It has done so several times within ten minutes: its log says more, and it does not start again by itself";
 
 /// Why the program ends with an error.
 #[derive(Debug, thiserror::Error)]
@@ -49,8 +54,14 @@ enum RunError {
     NoDataDir(PathBuf),
     #[error("{}", faults_text(*.0))]
     Faults(usize),
-    #[error("the node failed: {0}")]
-    Failed(String),
+    #[error("the node failed: {reason}{}", if *is_often { OFTEN } else { "" })]
+    Failed {
+        reason: String,
+        /// Whether what it had stored could not be written or read.
+        is_of_storage: bool,
+        /// Whether it has failed too often to start again.
+        is_often: bool,
+    },
     #[error("the node had no room on its disk: {0}")]
     NoRoom(String),
     #[error("the node cannot start again")]
@@ -76,6 +87,7 @@ fn faults_text(count: usize) -> String {
 
 /// Does what was typed.
 pub fn main(cli: Cli) -> ExitCode {
+    let mut format = LogFormat::Text;
     let result = match cli.command {
         Some(CliCommand::Identity { data_dir }) => print_identity(&data_dir),
         Some(CliCommand::Validate { data_dir }) => validate(&data_dir),
@@ -85,10 +97,13 @@ pub fn main(cli: Cli) -> ExitCode {
             let _ = writeln!(std::io::stdout(), "{}", new_secret());
             Ok(())
         }
-        None => settings(cli.run).and_then(run),
+        None => settings(cli.run).and_then(|config| {
+            format = config.log_format;
+            run(config)
+        }),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };
-    report(&error);
+    report(&error, format);
     match error {
         RunError::Plant(_) | RunError::FailPoint(_) | RunError::Config(_) | RunError::LogFilter { .. } => {
             ExitCode::from(EXIT_USAGE)
@@ -148,6 +163,10 @@ fn run(config: Config) -> Result<(), RunError> {
         .parse::<Targets>()
         .map_err(|error| RunError::LogFilter { filter: config.log.clone(), reason: error.to_string() })?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let lines = match config.log_format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(RunError::Runtime)?;
@@ -155,15 +174,16 @@ fn run(config: Config) -> Result<(), RunError> {
     runtime.shutdown_timeout(RUNTIME_STOP_TIMEOUT);
     match result? {
         End::Stopped => Ok(()),
-        End::Again => Err(RunError::Again(start_again())),
+        End::Again(failures) => Err(RunError::Again(failures.start_again())),
     }
 }
 
 /// What came of a node that has not failed for good.
 enum End {
     Stopped,
-    /// Its disk was full. What has failed for want of room is whole, and opened anew it goes on where it was.
-    Again,
+    /// Its disk was full: what has failed for want of room is whole, and opened anew it goes on where it was. Or it has failed by a
+    /// fault of its own, and has not done so often.
+    Again(Failures),
 }
 
 async fn serve(config: Config) -> Result<End, RunError> {
@@ -176,30 +196,33 @@ async fn serve(config: Config) -> Result<End, RunError> {
             _ = interrupt.recv() => {}
         }
     };
-    let began = Instant::now();
-    let Err(error) = serve_until(config, &mut stop).await else { return Ok(End::Stopped) };
-    if !error.is_for_room() {
-        return Err(error);
-    }
+    let (began, format, restarts) = (Instant::now(), config.log_format, config.restart_on_failure);
+    let Err(mut error) = serve_until(config, &mut stop).await else { return Ok(End::Stopped) };
+    let mut failures = Failures::before();
     let [short, long] = DISK_FULL_RESTART;
-    let pause = if began.elapsed() > long { short } else { long };
-    report(&error);
-    tracing::warn!(again_s = pause.as_secs(), "the disk is full, the node starts again");
+    let pause = match &mut error {
+        error if error.is_for_room() => {
+            if began.elapsed() > long {
+                short
+            } else {
+                long
+            }
+        }
+        // What a disk has not kept may look as if it had, to whoever reads it again.
+        RunError::Failed { is_of_storage: false, is_often, .. } if restarts => {
+            *is_often = !failures.note().map_err(RunError::Again)?;
+            if *is_often {
+                return Err(error);
+            }
+            short
+        }
+        _ => return Err(error),
+    };
+    report(&error, format);
+    tracing::warn!(again_s = pause.as_secs(), "the node starts again");
     tokio::select! {
         () = stop() => Ok(End::Stopped),
-        () = tokio::time::sleep(pause) => Ok(End::Again),
-    }
-}
-
-/// Becomes the same program with the same arguments: whatever is still open is closed with that, and nobody has to know what it is.
-/// It returns only where that fails.
-fn start_again() -> std::io::Error {
-    let words = std::env::args_os().map(|word| CString::new(word.into_vec()));
-    match words.collect::<Result<Vec<_>, _>>() {
-        Ok(words) => {
-            nix::unistd::execv(c"/proc/self/exe", &words).map_or_else(Into::into, |never| match never {})
-        }
-        Err(error) => error.into(),
+        () = tokio::time::sleep(pause) => Ok(End::Again(failures)),
     }
 }
 
@@ -216,7 +239,7 @@ async fn serve_until(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(),
     tell(&[NotifyState::Ready, NotifyState::Custom(&endpoint_id)]);
     let failed = tokio::select! {
         () = stop() => None,
-        reason = node.failed() => Some(reason),
+        failed = node.failed() => Some(failed),
     };
     let is_for_room = failed.is_some() && node.ran_out_of_room();
     tracing::info!("stopping");
@@ -225,8 +248,10 @@ async fn serve_until(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(),
     }
     let stopped = tokio::time::timeout(STOP_TIMEOUT, node.stop()).await;
     match (failed, stopped) {
-        (Some(reason), _) if is_for_room => Err(RunError::NoRoom(reason)),
-        (Some(reason), _) => Err(RunError::Failed(reason)),
+        (Some(Failed { reason, .. }), _) if is_for_room => Err(RunError::NoRoom(reason)),
+        (Some(Failed { reason, is_of_storage }), _) => {
+            Err(RunError::Failed { reason, is_of_storage, is_often: false })
+        }
         (None, Err(_)) => Err(RunError::StopTimeout),
         (None, Ok(())) => {
             tracing::info!("stopped");
@@ -242,14 +267,24 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Prints an error, each cause on a line of its own.
-fn report(error: &RunError) {
-    let mut text = format!("aspen-node: {error}\n");
+/// Prints an error, each cause on a line of its own; or as a line of a log that machines read.
+fn report(error: &RunError, format: LogFormat) {
+    let mut causes = Vec::new();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let _ = writeln!(text, "  because: {error}");
+        causes.push(error.to_string());
         cause = error.source();
     }
+    let text = match format {
+        LogFormat::Text => {
+            let causes = causes.iter().map(|cause| format!("  because: {cause}\n")).collect::<String>();
+            format!("aspen-node: {error}\n{causes}")
+        }
+        LogFormat::Json => {
+            let error = serde_json::json!({ "level": "ERROR", "message": error.to_string(), "because": causes });
+            format!("{error}\n")
+        }
+    };
     // Nobody reads: nobody can be told.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

@@ -79,3 +79,22 @@ fn nodes_on_a_slow_disk_end_with_the_benchmark() {
     });
     assert_eq!(left.collect::<Vec<_>>(), Vec::<String>::new());
 }
+
+/// The leader goes in both ways, and somebody else leads on.
+#[test]
+fn outages_are_measured_while_the_leader_goes() {
+    let (_turn, home) = (turn(), tempfile::tempdir().unwrap());
+    let output = bench(home.path(), None, &["--outages", "2", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let results: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let outages = results["outages"].as_array().unwrap();
+    let of = |end: &str| {
+        let of_it = outages.iter().filter(|outage| outage["end"] == end);
+        of_it.map(|outage| outage["longest_us"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let (restarts, kills) = (of("restart"), of("kill"));
+    assert_eq!((restarts.len(), kills.len()), (2, 2), "{results:#}");
+    // Nobody is elected sooner after the last word of a leader that dies.
+    assert!(kills.iter().all(|us| *us > 500_000), "{kills:?}");
+    assert!(restarts.iter().all(|us| *us < u64::MAX), "{restarts:?}");
+}

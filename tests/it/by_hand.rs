@@ -1,6 +1,7 @@
 //! What README.md does by hand: nodes founded, written through a follower, read from another, killed and restarted one by
 //! one, stopped. No lab, no namespaces.
 
+use std::fs;
 use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
@@ -289,7 +290,7 @@ fn raw_bytes_go_in_and_out_by_key_and_under_conditions() {
 fn settings_come_from_flags_environment_and_file() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("node.toml");
-    std::fs::write(&file, "id = 2\nheartbeat_ms = 150\n").unwrap();
+    fs::write(&file, "id = 2\nheartbeat_ms = 150\n").unwrap();
     let node = |words: &[&str], environment: &[(&str, &str)]| {
         let mut command = node_command();
         command.args(words).envs(environment.iter().copied()).output().unwrap()
@@ -326,4 +327,29 @@ fn settings_come_from_flags_environment_and_file() {
     let output = node(&words, &[("ASPEN_ID", ""), ("ASPEN_LOG", ""), ("ASPEN_PEERS", "")]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("id = 2") && text.contains("log = \"aspen_node=info,error\""), "{text}");
+}
+
+/// A line for a machine is one object, also where a node ends with an error.
+#[test]
+fn log_is_json_where_that_is_asked() {
+    let mut nodes = Nodes::new(2);
+    let words = ["--bootstrap", "--log-format", "json"];
+    nodes.start_alone(1, &words);
+    nodes.succeeds(1, "/kv/write", &set("k", "v"));
+    assert!(nodes.end(1, Signal::SIGTERM).success());
+    let lines = |nodes: &Nodes, id: u64| -> Vec<Value> {
+        nodes.last_words(id).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let said = lines(&nodes, 1);
+    let ready = said.iter().find(|line| line["message"] == "ready").unwrap();
+    assert_eq!((&ready["level"], &ready["id"]), (&json!("INFO"), &json!("1")), "{ready}");
+    assert!(ready["timestamp"].is_string() && ready["target"] == "aspen_node::run", "{ready}");
+
+    // Its directory has a file where its log should be a file.
+    fs::create_dir(nodes.data(2).join("log.redb")).unwrap();
+    nodes.start_alone(2, &words);
+    assert!(!nodes.ended(2).success());
+    let said = lines(&nodes, 2);
+    let last = said.last().unwrap();
+    assert!(last["level"] == "ERROR" && last["because"].is_array(), "{last}");
 }

@@ -99,7 +99,8 @@ fn settle(nodes: &Nodes, ids: &[u64]) {
 fn die_at(nodes: &mut Nodes, name: &str, point: FailPoint) {
     let fail = |passage: u32| (VARIABLE, format!("{name}:{passage}"));
     match point {
-        FailPoint::AppendBefore
+        FailPoint::AppendPanics
+        | FailPoint::AppendBefore
         | FailPoint::AppendAfter
         | FailPoint::ApplyBefore
         | FailPoint::ApplyUncommitted
@@ -266,7 +267,9 @@ fn written_during(nodes: &mut Nodes, work: impl FnOnce(&mut Nodes, &Mutex<Acknow
 #[test]
 fn node_that_dies_at_any_point_comes_back_with_everything_that_was_acknowledged() {
     under_writes(|nodes, acknowledged| {
-        for (name, point) in FAIL_POINTS {
+        // At one of them it panics, and goes on.
+        let deadly = FAIL_POINTS.into_iter().filter(|(_, point)| *point != FailPoint::AppendPanics);
+        for (name, point) in deadly {
             die_at(nodes, name, point);
             let mut dead = vec![VICTIM];
             if counts_alone(point) {
@@ -284,6 +287,22 @@ fn node_that_dies_at_any_point_comes_back_with_everything_that_was_acknowledged(
             // It takes part again, and has everything.
             check_in_between(nodes, acknowledged);
         }
+    });
+}
+
+/// A fault of the program ends a node when it comes again and again, and takes nothing with it.
+#[test]
+fn node_that_panics_again_and_again_starts_again_three_times() {
+    under_writes(|nodes, acknowledged| {
+        nodes.end(VICTIM, Signal::SIGTERM);
+        nodes.start_with(VICTIM, &IDS, &[(VARIABLE, "append-panics:20".to_owned())]);
+        let status = nodes.ended(VICTIM);
+        let words = nodes.last_words(VICTIM);
+        assert_eq!(status.code(), Some(1), "{words}");
+        assert_eq!(words.matches("the node starts again").count(), 3, "{words}");
+        assert!(words.contains("It has done so several times within ten minutes"), "{words}");
+        nodes.start(VICTIM, &IDS);
+        check_in_between(nodes, acknowledged);
     });
 }
 

@@ -47,6 +47,7 @@ pub(super) struct Setting<'a> {
 pub(super) struct Cluster {
     interface: Interface,
     folder: PathBuf,
+    commands: Vec<Program>,
     members: Vec<Running>,
     addresses: Vec<Addresses>,
     leader: SocketAddr,
@@ -76,8 +77,8 @@ impl Cluster {
                 .collect(),
         };
         let leader = addresses[0].client;
-        let mut cluster = Self { interface, folder, members: Vec::new(), addresses, leader };
-        for (place, command) in (1..).zip(&commands) {
+        let mut cluster = Self { interface, folder, commands, members: Vec::new(), addresses, leader };
+        for (place, command) in (1..).zip(&cluster.commands) {
             let console = setting.folder.join(format!("{}-n{place}.log", interface.system()));
             cluster.members.push(command.start(None, &console, setting.log)?);
         }
@@ -101,9 +102,7 @@ impl Cluster {
                 }
             }
             if began.elapsed() > READY_MAX {
-                let console = self.members[0].console_tail();
-                let system = self.interface.system();
-                return Err(BenchError::NotReady { system, waited: READY_MAX, console });
+                return Err(self.not_ready(0));
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
@@ -128,6 +127,51 @@ impl Cluster {
     /// Whether the same member still leads.
     pub(super) async fn is_led_as_before(&self) -> bool {
         leads(self.interface, self.leader).await
+    }
+
+    /// Where clients find each member.
+    pub(super) fn clients(&self) -> Vec<SocketAddr> {
+        self.addresses.iter().map(|addresses| addresses.client).collect()
+    }
+
+    /// Sends the leader a signal, and waits until its process is gone; which member it was.
+    pub(super) async fn end_leader(&mut self, signal: Signal) -> Result<usize, BenchError> {
+        self.find_leader().await?;
+        let place = self.addresses.iter().position(|addresses| addresses.client == self.leader).unwrap_or(0);
+        let began = Instant::now();
+        self.members[place].signal(signal)?;
+        while self.members[place].exited().is_none() {
+            if began.elapsed() > READY_MAX {
+                return Err(self.not_ready(place));
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        Ok(place)
+    }
+
+    /// Starts a member whose process is gone.
+    pub(super) fn start_again(&mut self, place: usize, setting: &Setting<'_>) -> Result<(), BenchError> {
+        let console = setting.folder.join(format!("{}-n{}.log", self.interface.system(), place + 1));
+        self.members[place] = self.commands[place].start(None, &console, setting.log)?;
+        Ok(())
+    }
+
+    /// Waits until a member knows who leads.
+    pub(super) async fn await_member(&self, place: usize) -> Result<(), BenchError> {
+        let began = Instant::now();
+        while !knows_leader(self.interface, self.addresses[place].client).await {
+            self.check()?;
+            if began.elapsed() > READY_MAX {
+                return Err(self.not_ready(place));
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    fn not_ready(&self, place: usize) -> BenchError {
+        let console = self.members[place].console_tail();
+        BenchError::NotReady { system: self.interface.system(), waited: READY_MAX, console }
     }
 
     /// The most memory that one of its processes has had, in bytes.
@@ -234,13 +278,22 @@ async fn found(client: SocketAddr) -> bool {
 async fn leads(interface: Interface, client: SocketAddr) -> bool {
     match interface {
         Interface::EtcdGateway | Interface::EtcdGrpc => etcd::leads(client).await,
-        Interface::AspenHttp => {
-            let mut connection = HttpConnection::new(client);
-            let Ok(answer) = connection.request("GET", "/cluster/status", "").await else { return false };
-            let status: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
-            status["role"] == "leader"
-        }
+        Interface::AspenHttp => status(client).await["role"] == "leader",
     }
+}
+
+async fn knows_leader(interface: Interface, client: SocketAddr) -> bool {
+    match interface {
+        Interface::EtcdGateway | Interface::EtcdGrpc => etcd::knows_leader(client).await,
+        Interface::AspenHttp => !status(client).await["leader"].is_null(),
+    }
+}
+
+/// What an Aspen node says of its cluster; null if it says nothing.
+async fn status(client: SocketAddr) -> Json {
+    let mut connection = HttpConnection::new(client);
+    let Ok(answer) = connection.request("GET", "/cluster/status", "").await else { return Json::Null };
+    serde_json::from_slice(&answer.body).unwrap_or_default()
 }
 
 /// Ports that nobody has at the moment, on loopback.

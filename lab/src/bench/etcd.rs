@@ -6,7 +6,7 @@ use aspen_node::client::HttpConnection;
 use aspen_node::client::load::{Operation, Target};
 use aspen_node::limits::{ANSWER_TIMEOUT, CONNECT_TIMEOUT};
 use data_encoding::BASE64;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
@@ -15,9 +15,18 @@ use crate::target::etcd;
 
 /// Whether the member at this address says that it leads.
 pub(super) async fn leads(client: SocketAddr) -> bool {
+    etcd::leads(&status(client).await)
+}
+
+/// Whether the member at this address says who leads.
+pub(super) async fn knows_leader(client: SocketAddr) -> bool {
+    status(client).await["leader"].as_str().is_some_and(|leader| leader != "0")
+}
+
+async fn status(client: SocketAddr) -> Json {
     let (mut connection, status) = (HttpConnection::new(client), etcd::status_request());
     let answer = connection.request("POST", &status.path, status.body.unwrap_or_default()).await;
-    answer.is_ok_and(|answer| etcd::leads(&serde_json::from_slice(&answer.body).unwrap_or_default()))
+    answer.ok().and_then(|answer| serde_json::from_slice(&answer.body).ok()).unwrap_or_default()
 }
 
 /// A client of the JSON gateway.

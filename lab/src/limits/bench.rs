@@ -36,3 +36,11 @@ pub const TRIES_MAX: u32 = 2;
 pub const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// How often it is looked whether the user wants an end.
 pub const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// Most times that the leader goes in each way.
+pub const OUTAGES_MAX: u32 = 1_000;
+/// Writers at each member that notice for how long nothing is written: one waits for its answer while another asks.
+pub const OUTAGE_WRITERS: u32 = 2;
+/// How long a writer that was refused waits: it measures to the millisecond.
+pub const OUTAGE_RETRY: Duration = Duration::from_millis(1);
+/// How long a cluster is left alone before its leader goes, and after all are back.
+pub const OUTAGE_PAUSE: Duration = Duration::from_millis(500);

@@ -37,7 +37,7 @@ pub(super) fn node_toml(plan: &Plan, node: &PlannedNode, data: &Path, pace: Pace
     use std::fmt::Write;
     let real_ms = |planned_ms| pace.to_real(Duration::from_millis(planned_ms)).as_millis();
     let mut text = format!(
-        "id = {}\ndata_dir = {}\nraft_listen = \"{}:{}\"\nhttp_listen = \"{}:{}\"\nhttp_insecure = true\n\
+        "id = {}\ndata_dir = {}\nraft_listen = \"{}:{}\"\nhttp_listen = \"{}:{}\"\nhttp_insecure = true\nrestart_on_failure = false\n\
          heartbeat_ms = {}\nelection_ms_min = {}\nelection_ms_max = {}\n",
         node.raft_id,
         // JSON's strings are TOML's, too.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::ConfigError;
+use super::{ConfigError, LogFormat};
 use crate::cluster::ticket::AspenClusterTicket;
 use crate::raft::LeaseClock;
 use crate::types::{EndpointKey, NodeId, NodeInfo};
@@ -43,7 +43,9 @@ pub(super) struct FileConfig {
     pub(super) snapshot_entries: Option<u64>,
     pub(super) snapshot_log_mib: Option<u64>,
     pub(super) snapshot_mib_max: Option<u64>,
+    pub(super) restart_on_failure: Option<bool>,
     pub(super) log: Option<String>,
+    pub(super) log_format: Option<LogFormat>,
 }
 
 /// One `[[peers]]`.

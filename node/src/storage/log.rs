@@ -39,6 +39,7 @@ pub use self::inspect::{LogReport, inspect};
 use self::writer::{LogOp, Writer};
 use super::StorageError;
 use super::entry::{decode_entry, entry_size};
+use crate::failpoint::FailPoint;
 use crate::limits::{APPEND_BYTES_MAX, LOG_PAGES_BYTES_MAX, LOG_QUEUE_MAX};
 use crate::metrics::StoreMetrics;
 use crate::plant::Plant;
@@ -343,6 +344,7 @@ impl RaftLogStorage<TypeConfig> for RedbLogStore {
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
+        FailPoint::AppendPanics.pass();
         let entries: Vec<Entry> = entries.into_iter().collect();
         {
             let mut cache = lock(&self.shared.cache);
