@@ -135,6 +135,8 @@ pub const PEER_INITIAL_RTT: Duration = Duration::from_millis(100);
 pub const PEER_KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// Silence after which a connection to a peer is given up and dialled again; QUIC alone would wait half a minute.
 pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_millis(2_500);
+/// How long a connection to a peer over which nothing is sent is kept: longer than anything that is done again and again waits.
+pub const PEER_UNUSED_MAX: Duration = Duration::from_secs(60);
 /// Requests of one peer served at once; further ones wait in its QUIC streams.
 pub const PEER_REQUESTS_MAX: u32 = 256;
 /// Clients over QUIC at once: each is a connection on Raft's own endpoint, and somebody who has nothing to show is one, too.

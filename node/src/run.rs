@@ -281,7 +281,8 @@ fn report(error: &RunError, format: LogFormat) {
             format!("aspen-node: {error}\n{causes}")
         }
         LogFormat::Json => {
-            let error = serde_json::json!({ "level": "ERROR", "message": error.to_string(), "because": causes });
+            let error =
+                serde_json::json!({ "level": "ERROR", "message": error.to_string(), "because": causes });
             format!("{error}\n")
         }
     };

@@ -3,11 +3,12 @@
 //!
 //! A dial goes on while the requests that wait for it give up, so that a short time limit never starves a slow link.
 //! A connection is dropped after the first Raft RPC that has no answer in time: QUIC alone would take seconds to notice
-//! a dead peer. A client's request may rightly take long, so its time-out says nothing about the connection.
+//! a dead peer. A client's request may rightly take long, so its time-out says nothing about the connection. One over which nothing
+//! was sent for long is closed: who led once does not go on telling everybody that it is there.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -24,7 +25,7 @@ use tokio::time::{Instant, timeout_at};
 use super::AddressBook;
 use super::append::AppendStream;
 use super::close_code;
-use crate::limits::{DIAL_TIMEOUT, PEER_WINDOW_BYTES, SNAPSHOT_STEP_TIMEOUT};
+use crate::limits::{DIAL_TIMEOUT, PEER_UNUSED_MAX, PEER_WINDOW_BYTES, SNAPSHOT_STEP_TIMEOUT};
 use crate::network::rpc::{self, ALPN, RaftMessage, RaftProtocol};
 use crate::network::snapshot::{self, InstallSnapshot, SnapshotError};
 use crate::network::{Appended, Peer, TransportError};
@@ -61,7 +62,7 @@ pub struct RaftConnectionPool {
     book: AddressBook,
     /// Of Raft's thread.
     runtime: Handle,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug, Default)]
@@ -77,11 +78,22 @@ pub(super) struct Slot {
     number: u64,
     class: Class,
     dial: Dial,
+    /// When it was last asked for. Whoever uses it has a clone.
+    used: Arc<Mutex<Instant>>,
+}
+
+impl Slot {
+    fn is_idle(&self) -> bool {
+        let is_held = Arc::strong_count(&self.used) > 1;
+        !is_held && held(&self.used).elapsed() >= PEER_UNUSED_MAX
+    }
 }
 
 impl RaftConnectionPool {
     pub(super) fn new(endpoint: Endpoint, book: AddressBook, runtime: Handle) -> Self {
-        Self { endpoint, book, runtime, state: Mutex::default() }
+        let state = Arc::new(Mutex::new(State::default()));
+        runtime.spawn(close_idle(Arc::downgrade(&state)));
+        Self { endpoint, book, runtime, state }
     }
 
     /// Sends a request over the connection to a peer, which is dialled if there is none.
@@ -205,7 +217,7 @@ impl RaftConnectionPool {
 
     /// The connection to a peer, or the dial under way, or a new dial.
     fn slot(&self, to: &Peer, class: Class) -> Slot {
-        let mut state = self.state.lock().expect("nothing panics while it holds this lock");
+        let mut state = held(&self.state);
         let key = (to.info.clone(), class);
         let usable = state.peers.get(&key).filter(|slot| match slot.dial.peek() {
             None => true,
@@ -213,20 +225,22 @@ impl RaftConnectionPool {
             Some(Err(_)) => false,
         });
         if let Some(slot) = usable {
+            *held(&slot.used) = Instant::now();
             return slot.clone();
         }
         state.next += 1;
         // Whoever asks: a connection is driven where it was dialled. It goes on when nobody waits for it any more.
         let dialled = self.runtime.spawn(dial(self.endpoint.clone(), self.book.dial(&to.info), to.info.raft));
         let dial = dialled.map(|dialled| dialled.unwrap_or_else(|ended| Err(ended.to_string())));
-        let slot = Slot { number: state.next, class, dial: dial.boxed().shared() };
+        let used = Arc::new(Mutex::new(Instant::now()));
+        let slot = Slot { number: state.next, class, dial: dial.boxed().shared(), used };
         state.peers.insert(key, slot.clone());
         slot
     }
 
     /// Drops a connection, unless another has taken its place already.
     pub(super) fn forget(&self, to: &Peer, slot: &Slot) {
-        let mut state = self.state.lock().expect("nothing panics while it holds this lock");
+        let mut state = held(&self.state);
         let key = (to.info.clone(), slot.class);
         if state.peers.get(&key).is_some_and(|present| present.number == slot.number) {
             state.peers.remove(&key);
@@ -235,6 +249,25 @@ impl RaftConnectionPool {
             connection.close(VarInt::from_u32(close_code::GIVEN_UP), b"given up after a request that failed");
         }
     }
+}
+
+/// Closes connections that nobody uses, for as long as there is a pool.
+async fn close_idle(state: Weak<Mutex<State>>) {
+    loop {
+        tokio::time::sleep(PEER_UNUSED_MAX / 4).await;
+        let Some(state) = state.upgrade() else { return };
+        let idle: Vec<Slot> =
+            held(&state).peers.extract_if(|_, slot| slot.is_idle()).map(|(_, slot)| slot).collect();
+        for slot in idle {
+            if let Some(Ok(connection)) = slot.dial.peek() {
+                connection.close(VarInt::from_u32(close_code::DONE), b"nothing was sent for long");
+            }
+        }
+    }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while it holds this lock")
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -250,5 +283,24 @@ async fn dial(endpoint: Endpoint, to: Option<EndpointAddr>, raft: SocketAddr) ->
             connection.set_receive_window(VarInt::from_u32(PEER_WINDOW_BYTES));
             Ok(connection)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_is_closed_that_was_not_used_for_long_and_that_nobody_holds() {
+        let long_ago = Instant::now() - PEER_UNUSED_MAX;
+        let dial = futures::future::ready(Err("a test".to_owned())).boxed().shared();
+        let slot = Slot { number: 1, class: Class::Raft, dial, used: Arc::new(Mutex::new(long_ago)) };
+        assert!(slot.is_idle());
+        // A stream of entries is one request, however long it goes on.
+        let stream = slot.clone();
+        assert!(!slot.is_idle());
+        drop(stream);
+        *held(&slot.used) = Instant::now();
+        assert!(!slot.is_idle());
     }
 }
