@@ -6,6 +6,7 @@ pub mod load;
 pub mod ticket;
 pub mod watch;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,7 @@ use crate::limits::{
     ANSWER_TIMEOUT, BACKUP_BEGIN_TIMEOUT, BACKUP_STALL_TIMEOUT, CONNECT_TIMEOUT, RESPONSE_BYTES_MAX,
     TLS_HANDSHAKE_TIMEOUT, WATCH_SILENCE_MAX,
 };
+use crate::network::iroh::StreamFate;
 use crate::private::BearerToken;
 
 /// A connection to one node. It is made with the first request, and again after one that failed.
@@ -70,13 +72,32 @@ pub enum Way {
 pub struct ClientTls {
     /// Whom to trust.
     pub config: Arc<ClientConfig>,
-    /// What the certificates of the nodes are to name; absent: each node's address.
+    /// What the certificates of the nodes are to name.
+    pub names: BTreeMap<SocketAddr, ServerName<'static>>,
+    /// The same for every node that is not among those; absent: its address.
     pub name: Option<ServerName<'static>>,
+}
+
+impl ClientTls {
+    fn name_of(&self, node: SocketAddr) -> ServerName<'static> {
+        self.names.get(&node).or(self.name.as_ref()).cloned().unwrap_or_else(|| ServerName::from(node.ip()))
+    }
+}
+
+impl Credentials {
+    /// Tells the nodes that this client is gone, where they would wait for it.
+    pub async fn close(&self) {
+        if let Way::Ticket(ticket) = &self.way {
+            ticket.close().await;
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Open {
     sender: SendRequest<Full<Bytes>>,
+    /// Of a stream over QUIC.
+    fate: Option<StreamFate>,
     /// Drives the connection; ends with it.
     _driver: JoinSet<()>,
 }
@@ -239,7 +260,13 @@ impl HttpConnection {
             self.open = Some(open(self.address, &self.credentials.way).await?);
         }
         let Some(open) = &mut self.open else { return Err(self.lost(&"no connection")) };
-        open.sender.send_request(request).await.map_err(|error| self.lost(&error))
+        let sent = open.sender.send_request(request).await;
+        let refusal = || open.fate.as_ref().and_then(StreamFate::refusal);
+        let address = self.address;
+        sent.map_err(|error| match refusal() {
+            Some(reason) => ClientError::Connect { address, reason },
+            None => ClientError::Lost { address, reason: chain(&error) },
+        })
     }
 
     /// Whether what is shown is read by the node alone.
@@ -310,29 +337,41 @@ async fn open(address: SocketAddr, way: &Way) -> Result<Open, ClientError> {
     let failed =
         |reason: &dyn std::fmt::Display| ClientError::Connect { address, reason: reason.to_string() };
     if let Way::Ticket(ticket) = way {
-        let stream = ticket.open(address).await.map_err(|reason| failed(&reason))?;
-        return shake_hands(stream, failed).await;
+        let (stream, fate) = ticket.open(address).await.map_err(|error| failed(&error))?;
+        return shake_hands(stream, Some(fate), failed).await;
     }
     let late = |_| failed(&format_args!("nothing within {} s", CONNECT_TIMEOUT.as_secs()));
     let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
     let stream = connected.map_err(late)?.map_err(|error| failed(&error))?;
     stream.set_nodelay(true).map_err(|error| failed(&error))?;
-    let Way::Tls(tls) = way else { return shake_hands(stream, failed).await };
-    let name = tls.name.clone().unwrap_or_else(|| ServerName::from(address.ip()));
+    let Way::Tls(tls) = way else { return shake_hands(stream, None, failed).await };
+    let name = tls.name_of(address);
     let shaken = timeout(TLS_HANDSHAKE_TIMEOUT, TlsConnector::from(tls.config.clone()).connect(name, stream));
     let late = |_| failed(&format_args!("no TLS within {} s", TLS_HANDSHAKE_TIMEOUT.as_secs()));
     let stream = shaken.await.map_err(late)?.map_err(|error| failed(&format_args!("no TLS: {error}")))?;
-    shake_hands(stream, failed).await
+    shake_hands(stream, None, failed).await
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// Begins to speak HTTP.
 async fn shake_hands(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    fate: Option<StreamFate>,
     failed: impl Fn(&dyn std::fmt::Display) -> ClientError,
 ) -> Result<Open, ClientError> {
     let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
     let mut driver = JoinSet::new();
     // Its error reaches the request that is under way.
     driver.spawn(connection.map(drop));
-    Ok(Open { sender, _driver: driver })
+    Ok(Open { sender, fate, _driver: driver })
 }

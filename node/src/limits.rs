@@ -21,6 +21,8 @@ pub const HTTP_HEAD_BYTES_MAX: u32 = 64 * 1024;
 pub const HTTP_CONNECTIONS_MAX: u32 = 4_000;
 /// How long a connection may be without a request, and a request without its end of the head.
 pub const HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the body of a request may take: the largest one with 280 kB/s.
+pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take nothing of what it is sent: its connection is closed then.
 pub const HTTP_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a TLS handshake may take, in which a client that is far away needs two round trips.
@@ -143,6 +145,8 @@ pub const PEER_REQUESTS_MAX: u32 = 256;
 pub const CLIENT_CONNECTIONS_MAX: u32 = 50;
 /// Streams that one of them has at once.
 pub const CLIENT_STREAMS_MAX: u32 = 10;
+/// How long a client waits at its end until the nodes know that it is gone.
+pub const CLIENT_CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Streams that wait to be served.
 pub const CLIENT_STREAMS_WAITING_MAX: u32 = 64;
 /// Secrets that a cluster has at once: the present one, and the one that takes its place.

@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
@@ -168,6 +169,7 @@ fn run(config: Config) -> Result<(), RunError> {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+    raise_open_files();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(RunError::Runtime)?;
     let result = runtime.block_on(serve(config));
@@ -175,6 +177,15 @@ fn run(config: Config) -> Result<(), RunError> {
     match result? {
         End::Stopped => Ok(()),
         End::Again(failures) => Err(RunError::Again(failures.start_again())),
+    }
+}
+
+/// As many open files as the system lets it have: each client is one.
+fn raise_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the node may have fewer open files than the system would let it");
     }
 }
 

@@ -28,9 +28,11 @@ impl Files {
     }
 
     fn put(&self, name: &str, text: &str) -> String {
-        let path = self.0.path().join(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        // At once: a node may be reading it.
+        let (path, new) = (self.0.path().join(name), self.0.path().join("new"));
+        fs::write(&new, text).unwrap();
+        fs::set_permissions(&new, Permissions::from_mode(0o600)).unwrap();
+        fs::rename(new, &path).unwrap();
         path.to_str().unwrap().to_owned()
     }
 
@@ -132,8 +134,10 @@ fn nodes_with_certificates_speak_https_and_nothing_else() {
     nodes.comes("answer", || (typed(&one, &["--ca", &trusted, "cluster", "init"]).0 == 0).then_some(()));
 
     // A follower hands it on; the status asks every member.
-    let (_, status) = typed(&two, &["--ca", &trusted, "cluster", "status"]);
-    assert!(status.contains("3 members, 3 of them vote"), "{status}");
+    nodes.comes("three members", || {
+        let (_, status) = typed(&two, &["--ca", &trusted, "cluster", "status"]);
+        status.contains("3 members, 3 of them vote").then_some(())
+    });
     check(&two, &["--ca", &trusted, "kv", "put", "k", "v"], (0, "revision"));
     check(
         &two,
@@ -150,8 +154,8 @@ fn nodes_with_certificates_speak_https_and_nothing_else() {
     check(&plain, &["kv", "get", "k"], (3, "this node speaks HTTPS"));
     check(
         &format!("https://{plain}"),
-        &["--ca", &certificate, "--cert", &named, "kv", "get", "k"],
-        (64, "--key"),
+        &["--ca", &certificate, "--client-cert", &named, "kv", "get", "k"],
+        (64, "--client-key"),
     );
     assert_eq!(get(nodes.http(1), "/health").unwrap().0, 400);
 
@@ -176,7 +180,9 @@ fn node_that_wants_certificates_answers_only_who_shows_one() {
     nodes.start_alone(1, &[&["--bootstrap", "--http-tls-client-ca-file", &of_clients], &shown[..]].concat());
     let node = format!("https://{}", nodes.http(1));
     let put = ["kv", "put", "k", "v"];
-    let with = |cert, key| [&["--ca", trusted.as_str(), "--cert", cert, "--key", key], &put[..]].concat();
+    let with = |cert, key| {
+        [&["--ca", trusted.as_str(), "--client-cert", cert, "--client-key", key], &put[..]].concat()
+    };
     nodes.comes("leader", || (typed(&node, &with(&right, &right_key)).0 == 0).then_some(()));
     // With TLS 1.3 a client learns it only when it has sent its request already.
     for words in [with(&wrong, &wrong_key), [&["--ca", trusted.as_str()], &put[..]].concat()] {
@@ -227,13 +233,13 @@ fn nodes_of_a_ticket_answer_over_quic_who_shows_a_token() {
         };
         let mut clients = Vec::new();
         for _ in 0..CLIENT_CONNECTIONS_MAX {
-            let mut client = HttpConnection::new(nodes.http(1)).with_credentials(way());
+            let mut client = HttpConnection::new(nodes.member(1).raft).with_credentials(way());
             assert_eq!(ask(&mut client).await.unwrap().status, 200);
             clients.push(client);
         }
-        let mut next = HttpConnection::new(nodes.http(1)).with_credentials(way());
+        let mut next = HttpConnection::new(nodes.member(1).raft).with_credentials(way());
         let refused = ask(&mut next).await.unwrap_err().to_string();
-        assert!(refused.contains("as many clients as it takes"), "{refused}");
+        assert!(refused.contains("as many clients over QUIC as it takes"), "{refused}");
         clients.pop();
         let until = Instant::now() + Duration::from_secs(10);
         while ask(&mut next).await.is_err() {
@@ -254,7 +260,7 @@ fn nodes_of_a_ticket_answer_over_quic_who_shows_a_token() {
         };
         by(&at_two.to_string(), &["kv", "get", "k"])
             .1
-            .contains("the node has no http_token_file")
+            .contains("this node answers nobody over QUIC")
             .then_some(())
     });
 }

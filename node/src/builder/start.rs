@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::raft_thread::RaftThread;
-use super::way_in::{Secrets, WayIn};
+use super::way_in::WayIn;
 use super::{Node, StartError, make_data_dir};
 use crate::api::{ApiError, ClusterController};
 use crate::cluster::discovery::{DiscoveryParts, GossipPeerDiscovery};
@@ -72,7 +72,8 @@ impl Start {
         (keeper, credentials): (FileKeeper<Credentials>, watch::Receiver<Credentials>),
     ) -> Result<Node, StartError> {
         let data_dir = &self.config.data_dir;
-        let mut way_in = WayIn::find(&self.config, identity, &endpoint).await?;
+        let mut tasks = JoinSet::new();
+        let mut way_in = WayIn::find(&self.config, identity, &endpoint, &mut tasks).await?;
         let log = RedbLogStore::open(&data_dir.join(LOG_FILE), way_in.id)?;
         let state_machine = SqliteStateMachine::open(data_dir)?.behind(log.durable());
         // The names of new files: without them what is synced in the files would be lost with the power.
@@ -101,7 +102,6 @@ impl Start {
             if log.ran_out_of_room() { StartError::NoRoom } else { error.into() }
         };
         let raft = raft.map_err(explained)?;
-        let mut tasks = JoinSet::new();
         // It looks at the disk, which may take long.
         tasks.spawn(async move { space.watch().await });
         let detector = NodeFailureDetector::new(raft.clone());
@@ -109,10 +109,6 @@ impl Start {
         let coordinator = LearnerPromotionCoordinator::new(raft.clone(), way_in.promotion);
         tasks.spawn_on(coordinator.run(), raft_thread.handle());
         let (secrets, metadata) = way_in.secrets.take().unzip();
-        let secrets = secrets.map(|Secrets { keeper, known }| {
-            tasks.spawn(keeper.run());
-            known
-        });
         let members = keep_house(&raft, &raft_thread, &mut tasks);
         let door = Door { endpoint, members, kept: secrets.clone().zip(metadata) };
         let (clients, streams) = mpsc::channel(CLIENT_STREAMS_WAITING_MAX as usize);

@@ -1,6 +1,7 @@
 //! Which member of which cluster a node is: by its settings, by what it has kept, or by asking to be let in.
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::StartError;
 use crate::cluster::identity::Identity;
@@ -26,7 +27,7 @@ pub(super) struct WayIn {
     /// Who and where it is, where somebody has to know.
     pub(super) info: Option<NodeInfo>,
     /// What the nodes of its cluster know, and what it has kept of them.
-    pub(super) secrets: Option<(Secrets, MetadataStore)>,
+    pub(super) secrets: Option<(watch::Receiver<ClusterSecrets>, MetadataStore)>,
     /// Whom it was told of.
     pub(super) introduced: Vec<Peer>,
     /// How many members should vote.
@@ -35,12 +36,8 @@ pub(super) struct WayIn {
     pub(super) founds: bool,
 }
 
-/// The secrets of a cluster, and who notices that they change.
-#[derive(Debug)]
-pub(super) struct Secrets {
-    pub(super) keeper: FileKeeper<ClusterSecrets>,
-    pub(super) known: watch::Receiver<ClusterSecrets>,
-}
+/// Who notices that the secrets of a cluster change, and what they are.
+type Secrets = (FileKeeper<ClusterSecrets>, watch::Receiver<ClusterSecrets>);
 
 impl WayIn {
     /// Finds it out. It takes as long as nobody lets the node in that has to ask.
@@ -48,10 +45,15 @@ impl WayIn {
         config: &Config,
         identity: &Identity,
         endpoint: &RaftEndpoint,
+        tasks: &mut JoinSet<()>,
     ) -> Result<Self, StartError> {
         let needs_info = config.entry != Entry::Wait || config.secret.is_some();
         let info = needs_info.then(|| config.info(identity.endpoint_id())).transpose()?;
-        let secrets = secrets(config)?;
+        let secrets = secrets(config)?.map(|(keeper, secrets)| {
+            // A node that waits to be let in may have been given a wrong one.
+            tasks.spawn(keeper.run());
+            secrets
+        });
         let metadata = secrets.as_ref().map(|_| MetadataStore::open(&config.data_dir)).transpose()?;
         let kept = match &metadata {
             Some(metadata) => metadata.own_id()?,
@@ -82,8 +84,7 @@ impl WayIn {
         };
         let id = match (&config.entry, &info) {
             (Entry::Join(ticket), Some(info)) if !is_member => {
-                let known = secrets.known.borrow().clone();
-                let (id, welcome) = joining::join(endpoint, &known, ticket, id, info).await?;
+                let (id, welcome) = joining::join(endpoint, &secrets, ticket, id, info).await?;
                 tracing::info!(%id, members = welcome.members.len(), "let in");
                 metadata.set_welcome(id, &welcome)?;
                 id
@@ -99,18 +100,17 @@ impl WayIn {
 
 fn secrets(config: &Config) -> Result<Option<Secrets>, StartError> {
     let what = "the secrets of the cluster";
-    let (keeper, known) = match &config.secret {
+    Ok(match &config.secret {
         Some(SecretSource::File(path)) => {
             let path = path.clone();
-            FileKeeper::new(what, vec![path.clone()], move || ClusterSecrets::read(&path))?
+            Some(FileKeeper::new(what, vec![path.clone()], move || ClusterSecrets::read(&path))?)
         }
         Some(SecretSource::Environment) => match ClusterSecrets::from_environment()? {
             Some(secrets) => {
-                FileKeeper::new(what, Vec::new(), move || Ok::<_, SecretError>(secrets.clone()))?
+                Some(FileKeeper::new(what, Vec::new(), move || Ok::<_, SecretError>(secrets.clone()))?)
             }
-            None => return Ok(None),
+            None => None,
         },
-        None => return Ok(None),
-    };
-    Ok(Some(Secrets { keeper, known }))
+        None => None,
+    })
 }

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::ticket::AspenClusterTicket;
@@ -44,13 +45,14 @@ pub enum NotJoined {
 /// It will never be one.
 pub async fn join(
     endpoint: &RaftEndpoint,
-    secrets: &ClusterSecrets,
+    secrets: &watch::Receiver<ClusterSecrets>,
     ticket: &AspenClusterTicket,
     id: Option<NodeId>,
     info: &NodeInfo,
 ) -> Result<(NodeId, Welcome), NotJoined> {
-    if secrets.iter().all(|secret| secret.cluster_id() != ticket.cluster_id) {
-        let secret = secrets.first().cluster_id();
+    let known = secrets.borrow().clone();
+    if known.iter().all(|secret| secret.cluster_id() != ticket.cluster_id) {
+        let secret = known.first().cluster_id();
         return Err(NotJoined::OtherCluster { ticket: ticket.cluster_id, secret });
     }
     let others = || ticket.peers.iter().filter(|peer| peer.endpoint_id != info.endpoint_id);
@@ -61,8 +63,9 @@ pub async fn join(
     tracing::info!(cluster = %ticket.cluster_id, peers = others().count(), "asking to be let in");
     let (mut pause, mut last_said): (Duration, Option<Instant>) = (JOIN_RETRY[0], None);
     loop {
+        let known = secrets.borrow().clone();
         for peer in others() {
-            let error = match ask_around(endpoint, secrets, peer, id, info).await {
+            let error = match ask_around(endpoint, &known, peer, id, info).await {
                 Ok((id, welcome)) => return Ok((id, welcome)),
                 Err(JoinError::Refused(error)) if is_final(&error) => return Err(NotJoined::Refused(error)),
                 Err(error) => error,

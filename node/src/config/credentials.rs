@@ -67,12 +67,11 @@ impl Config {
         Ok(())
     }
 
-    /// Whether clients may come over QUIC as well, where they show tokens, and nothing else: with a token, or where plain HTTP would be
-    /// answered, too.
+    /// Whether clients may come over QUIC as well, where they have nothing to show but a token: not where they need a certificate, and
+    /// off this host not without a token, whoever is trusted on HTTP.
     pub fn answers_over_quic(&self) -> bool {
         let CredentialFiles { token, client_authorities, .. } = &self.credentials;
-        let is_open = self.http_insecure || self.raft_listen.ip().is_loopback();
-        token.is_some() || (is_open && client_authorities.is_none())
+        client_authorities.is_none() && (token.is_some() || self.raft_listen.ip().is_loopback())
     }
 
     /// The settings of these files that have a value, for people.

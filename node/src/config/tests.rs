@@ -64,6 +64,21 @@ fn http_off_this_host_needs_a_certificate_and_something_to_be_shown() {
 }
 
 #[test]
+fn clients_come_over_quic_where_a_token_is_all_that_they_need() {
+    let answers = |words: &[&str]| {
+        let base = ["--id", "1", "--data-dir", "d", "--http-insecure"];
+        Config::load(args(&[&base[..], words].concat())).unwrap().answers_over_quic()
+    };
+    let tls = ["--http-tls-cert-file", "c", "--http-tls-key-file", "k"];
+    let by_certificate = [&tls[..], &["--http-tls-client-ca-file", "a"]].concat();
+    let token = ["--http-token-file", "t"];
+    let elsewhere = ["--raft-listen", "10.0.0.1:4001"];
+    assert!(answers(&[]) && answers(&token) && answers(&[&token[..], &elsewhere].concat()));
+    assert!(!answers(&elsewhere));
+    assert!(!answers(&by_certificate) && !answers(&[&by_certificate[..], &token].concat()));
+}
+
+#[test]
 fn flags_go_before_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("node.toml");

@@ -6,10 +6,12 @@ use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json};
+use tokio::time::timeout;
 
 use super::error::Refusal;
 use super::malformed;
 use crate::api::{ApiError, BadRequest};
+use crate::limits::HTTP_BODY_TIMEOUT;
 use crate::types::{Key, Record, Value};
 
 /// A JSON body, whatever its content type says; what is wrong with it is answered in JSON, too.
@@ -20,7 +22,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        let bytes = read_body(Bytes::from_request(request, state).await)?;
+        let RawBody(bytes) = RawBody::from_request(request, state).await?;
         // No body is an empty one: `curl -X POST` sends none.
         let bytes = if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes };
         let body = serde_json::from_slice(&bytes)
@@ -29,15 +31,27 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
-/// The bytes of a body that may have been refused.
-pub(super) fn read_body(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
-    body.map_err(|rejection| {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            BadRequest::BodyTooLarge.into()
-        } else {
-            malformed(rejection.body_text())
-        }
-    })
+/// A body as it is, which comes within a time.
+#[derive(Debug)]
+pub(super) struct RawBody(pub(super) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for RawBody {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let Ok(body) = timeout(HTTP_BODY_TIMEOUT, Bytes::from_request(request, state)).await else {
+            let text = format!("the body has not come within {} s", HTTP_BODY_TIMEOUT.as_secs());
+            return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", &text));
+        };
+        let refused = |rejection: BytesRejection| -> ApiError {
+            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                BadRequest::BodyTooLarge.into()
+            } else {
+                malformed(rejection.body_text())
+            }
+        };
+        Ok(Self(body.map_err(refused)?))
+    }
 }
 
 /// What is wrong with a query.

@@ -4,14 +4,13 @@
 //! that `If-Match` and `If-None-Match` (RFC 9110, 13.1) make a write conditional.
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::body::{query_error, read_body};
+use super::body::{RawBody, query_error};
 use super::command::{Object, in_vault, with_lease, written};
 use super::error::Refusal;
 use super::kv::key_not_found;
@@ -102,10 +101,10 @@ pub(super) async fn write(
     uri: Uri,
     query: Result<Query<WriteQuery>, QueryRejection>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    RawBody(body): RawBody,
 ) -> Result<Json<Object>, Refusal> {
     let key = key_of(uri.path())?;
-    let value = Value(read_body(body)?.to_vec());
+    let value = Value(body.to_vec());
     let put = Operation::Put { key: key.clone(), value: value.clone() };
     change(&state, query, &headers, key.clone(), Command::Set { key, value }, put).await
 }

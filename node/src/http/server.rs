@@ -7,21 +7,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures::FutureExt;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::{HttpState, router};
 use crate::limits::{
-    HTTP_CONNECTIONS_MAX, HTTP_HEAD_BYTES_MAX, HTTP_IDLE_TIMEOUT, HTTP_STALL_TIMEOUT, TLS_HANDSHAKE_TIMEOUT,
+    HTTP_BODY_BYTES_MAX, HTTP_CONNECTIONS_MAX, HTTP_DRAIN_TIMEOUT, HTTP_HEAD_BYTES_MAX, HTTP_IDLE_TIMEOUT,
+    HTTP_STALL_TIMEOUT, TLS_HANDSHAKE_TIMEOUT,
 };
 use crate::network::iroh::ClientStream;
 
@@ -41,32 +44,89 @@ pub async fn serve(
     state: HttpState,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
-    let credentials = state.credentials.clone();
+    let mut credentials = state.credentials.clone();
     let routes = TowerToHyperService::new(router(state));
     let room = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX as usize));
-    let (graceful, mut connections) = (GracefulShutdown::new(), JoinSet::new());
+    let (mut served, mut ending) = (Served::default(), JoinSet::new());
     let mut stop = pin!(stop);
     loop {
-        let (stream, place) = tokio::select! {
-            taken = take(&listener, &room) => taken,
-            Some(stream) = streams.recv() => {
-                let (routes, watcher) = (routes.clone(), graceful.watcher());
-                connections.spawn(serve_on(patient(stream), None, routes, watcher));
-                while connections.try_join_next().is_some() {}
-                continue;
+        served.forget_ended();
+        while ending.try_join_next().is_some() {}
+        tokio::select! {
+            (stream, place) = take(&listener, &room) => {
+                let tls = credentials.borrow().tls.clone();
+                served.serve(stream, tls, routes.clone(), place);
+            }
+            Some(stream) = streams.recv() => served.serve_stream(stream, routes.clone()),
+            // Who is connected has shown what does not count any more.
+            Ok(()) = credentials.changed() => {
+                let before = std::mem::take(&mut served);
+                ending.spawn(timeout(HTTP_DRAIN_TIMEOUT, before.end()).map(drop));
             }
             () = &mut stop => break,
         };
-        while connections.try_join_next().is_some() {}
-        let tls = credentials.borrow().tls.clone();
-        let (routes, watcher) = (routes.clone(), graceful.watcher());
-        connections.spawn(async move {
-            serve_one(stream, tls, routes, watcher).await;
+    }
+    drop((listener, streams));
+    served.end().await;
+    while ending.join_next().await.is_some() {}
+}
+
+/// Connections that are being served. Dropped, they are cut off.
+#[derive(Default)]
+struct Served {
+    graceful: GracefulShutdown,
+    connections: JoinSet<()>,
+    /// Dropped, it ends handshakes.
+    handshakes: watch::Sender<()>,
+}
+
+impl Served {
+    fn serve(
+        &mut self,
+        stream: TcpStream,
+        tls: Option<TlsAcceptor>,
+        routes: TowerToHyperService<Router>,
+        place: Option<OwnedSemaphorePermit>,
+    ) {
+        let (watcher, mut ended) = (self.graceful.watcher(), self.handshakes.subscribe());
+        self.connections.spawn(async move {
+            let client = stream.peer_addr().ok();
+            // Answers are small, and written at once.
+            let _ = stream.set_nodelay(true);
+            match tls {
+                None => serve_on(patient(stream), client, http(), routes, watcher).await,
+                Some(tls) => {
+                    let shaken = tokio::select! {
+                        shaken = shake_hands(stream, tls, client) => shaken,
+                        _ = ended.changed() => None,
+                    };
+                    if let Some(stream) = shaken {
+                        serve_on(stream, client, http(), routes, watcher).await;
+                    }
+                }
+            }
             drop(place);
         });
     }
-    drop((listener, streams));
-    graceful.shutdown().await;
+
+    fn serve_stream(&mut self, stream: ClientStream, routes: TowerToHyperService<Router>) {
+        let mut http = http();
+        // On a stream it is usual to say that all is asked.
+        http.half_close(true);
+        self.connections.spawn(serve_on(patient(stream), None, http, routes, self.graceful.watcher()));
+    }
+
+    fn forget_ended(&mut self) {
+        while self.connections.try_join_next().is_some() {}
+    }
+
+    /// Answers what is under way.
+    async fn end(self) {
+        let Self { graceful, connections, handshakes } = self;
+        drop(handshakes);
+        graceful.shutdown().await;
+        drop(connections);
+    }
 }
 
 /// The next connection, once there is room for it.
@@ -91,53 +151,57 @@ fn is_of_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn serve_one(
-    stream: TcpStream,
-    tls: Option<TlsAcceptor>,
-    routes: TowerToHyperService<Router>,
-    watcher: Watcher,
-) {
-    let client = stream.peer_addr().ok();
-    // Answers are small, and written at once.
-    let _ = stream.set_nodelay(true);
-    let Some(tls) = tls else { return serve_on(patient(stream), client, routes, watcher).await };
+/// TLS on a connection, if the other end speaks it; if not, it is told.
+async fn shake_hands(
+    mut stream: TcpStream,
+    tls: TlsAcceptor,
+    client: Option<SocketAddr>,
+) -> Option<TlsStream<Patient<TcpStream>>> {
     let shaken = timeout(TLS_HANDSHAKE_TIMEOUT, async {
         let mut first = [0];
         if stream.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
-            let mut stream = stream;
-            // What was not read when a connection is closed takes the answer with it.
-            let _ = stream.read(&mut [0; 4096]).await?;
             stream.write_all(PLAIN_REFUSED).await?;
             stream.shutdown().await?;
+            // What was not read when a connection is closed takes the answer with it.
+            copy(&mut stream.take(HTTP_BODY_BYTES_MAX.into()), &mut sink()).await?;
             return Ok(None);
         }
         tls.accept(patient(stream)).await.map(Some)
     });
     match shaken.await {
-        Ok(Ok(Some(stream))) => serve_on(stream, client, routes, watcher).await,
+        Ok(Ok(Some(stream))) => return Some(stream),
         Ok(Ok(None)) => tracing::debug!(?client, "a client speaks plain HTTP"),
         Ok(Err(error)) => tracing::debug!(?client, %error, "a TLS handshake has failed"),
         Err(_) => tracing::debug!(?client, "a TLS handshake has taken too long"),
     }
+    None
 }
 
+type Patient<S> = Pin<Box<TimeoutStream<S>>>;
+
 /// A connection whose other end has to take what it is sent.
-fn patient<S: AsyncRead + AsyncWrite>(stream: S) -> Pin<Box<TimeoutStream<S>>> {
+fn patient<S: AsyncRead + AsyncWrite>(stream: S) -> Patient<S> {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(HTTP_STALL_TIMEOUT));
     Box::pin(stream)
 }
 
-async fn serve_on(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    client: Option<SocketAddr>,
-    routes: TowerToHyperService<Router>,
-    watcher: Watcher,
-) {
+/// How HTTP is spoken.
+fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HTTP_IDLE_TIMEOUT)
         .max_buf_size(HTTP_HEAD_BYTES_MAX as usize);
+    http
+}
+
+async fn serve_on(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    client: Option<SocketAddr>,
+    http: http1::Builder,
+    routes: TowerToHyperService<Router>,
+    watcher: Watcher,
+) {
     let connection = http.serve_connection(TokioIo::new(stream), routes);
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(?client, %error, "a connection of a client has ended");
@@ -161,7 +225,8 @@ mod tests {
         let serve = async move {
             // Dropped, it would tell all connections to end.
             let graceful = GracefulShutdown::new();
-            serve_on(patient(theirs), None, TowerToHyperService::new(routes), graceful.watcher()).await;
+            serve_on(patient(theirs), None, http(), TowerToHyperService::new(routes), graceful.watcher())
+                .await;
             begun.elapsed()
         };
         (ours, tokio::spawn(serve))

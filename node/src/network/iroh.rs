@@ -33,7 +33,7 @@ use tokio::task::JoinSet;
 pub use self::addresses::{AddressBook, AddressSource};
 pub use self::admission::Admission;
 use self::client::{ALPN as CLIENT_ALPN, ClientHandler};
-pub use self::client::{ClientEndpoint, ClientStream};
+pub use self::client::{ClientEndpoint, ClientStream, OpenError, StreamFate};
 pub use self::gate::GossipGate;
 pub use self::join::JoinError;
 use self::join::JoinHandler;

@@ -2,16 +2,16 @@
 
 use std::error::Error;
 use std::fmt::{self, Debug, Write as _};
-use std::fs::{self, File};
+use std::fs;
 use std::future::pending;
-use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use crate::limits::{CREDENTIALS_LOOK_INTERVAL, TLS_FILE_BYTES_MAX};
+use crate::limits::CREDENTIALS_LOOK_INTERVAL;
 
 type BoxedError = Box<dyn Error + Send + Sync>;
 
@@ -21,8 +21,10 @@ pub struct FileKeeper<T> {
     what: &'static str,
     paths: Vec<PathBuf>,
     read: Box<dyn Fn() -> Result<T, BoxedError> + Send>,
-    /// What was in each of them when they were read last.
-    seen: Vec<Option<blake3::Hash>>,
+    /// How each of them was when they were read last.
+    seen: Vec<Option<State>>,
+    /// What was wrong with them since, as far as it was said.
+    said: Option<String>,
     sender: watch::Sender<T>,
 }
 
@@ -43,10 +45,10 @@ impl<T: Send + Sync + 'static> FileKeeper<T> {
         read: impl Fn() -> Result<T, E> + Send + 'static,
     ) -> Result<(Self, watch::Receiver<T>), E> {
         // First, so that a change meanwhile is noticed later.
-        let seen = paths.iter().map(|path| content(path)).collect();
+        let seen = paths.iter().map(|path| State::of(path)).collect();
         let (sender, held) = watch::channel(read()?);
         let read = Box::new(move || read().map_err(BoxedError::from));
-        Ok((Self { what, paths, read, seen, sender }, held))
+        Ok((Self { what, paths, read, seen, said: None, sender }, held))
     }
 
     /// Looks at them for as long as it runs. What is wrong is logged, and what was there before counts on.
@@ -68,13 +70,13 @@ impl<T: Send + Sync + 'static> FileKeeper<T> {
     }
 
     fn look(&mut self) {
-        let found: Vec<_> = self.paths.iter().map(|path| content(path)).collect();
+        let found: Vec<_> = self.paths.iter().map(|path| State::of(path)).collect();
         if found == self.seen {
             return;
         }
-        self.seen = found;
         match (self.read)() {
             Ok(held) => {
+                (self.seen, self.said) = (found, None);
                 self.sender.send_replace(held);
                 tracing::info!("{} have changed, and count as they are now", self.what);
             }
@@ -85,27 +87,50 @@ impl<T: Send + Sync + 'static> FileKeeper<T> {
                     let _ = write!(text, ": {reason}");
                     cause = reason.source();
                 }
-                tracing::warn!(
-                    error = text,
-                    "{} have changed, and what was there before counts on",
-                    self.what
-                );
+                // It is tried again until it is right, and said once.
+                if self.said.as_ref() != Some(&text) {
+                    tracing::warn!(
+                        error = text,
+                        "{} have changed, and what was there before counts on",
+                        self.what
+                    );
+                    self.said = Some(text);
+                }
             }
         }
     }
 }
 
-/// What is in a file, told apart; nothing where it cannot be read.
-fn content(path: &Path) -> Option<blake3::Hash> {
-    // What never ends cannot be looked at.
-    fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
-    let mut bytes = Vec::new();
-    File::open(path).ok()?.take(TLS_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).ok()?;
-    Some(blake3::hash(&bytes))
+/// A file, told from itself at another time. What is in it is not read for that: it may be a secret.
+#[derive(Debug, PartialEq, Eq)]
+struct State {
+    device: u64,
+    inode: u64,
+    mode: u32,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl State {
+    /// As it is now; nothing where it is not.
+    fn of(path: &Path) -> Option<Self> {
+        let file = fs::metadata(path).ok()?;
+        Some(Self {
+            device: file.dev(),
+            inode: file.ino(),
+            mode: file.mode(),
+            bytes: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
@@ -122,13 +147,38 @@ mod tests {
             move || fs::read_to_string(&path).ok().and_then(|text| text.parse::<u8>().ok()).ok_or(NoNumber)
         };
         let (mut keeper, held) = FileKeeper::new("numbers", vec![path.clone()], read).unwrap();
-        for (text, want) in [("2", 2), ("x", 2), ("3", 3)] {
+        for (text, want) in [("22", 22), ("x", 22), ("3", 3)] {
             fs::write(&path, text).unwrap();
             keeper.look();
             assert_eq!(*held.borrow(), want, "{text}");
         }
         fs::remove_file(&path).unwrap();
         keeper.look();
-        assert!(!held.has_changed().unwrap() || *held.borrow() == 3);
+        assert_eq!((*held.borrow(), keeper.said.as_deref()), (3, Some("no number")));
+    }
+
+    /// What was wrong may be put right without a change of what is in it.
+    #[test]
+    fn file_that_could_not_be_read_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("number");
+        fs::write(&path, "1").unwrap();
+        let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let read = {
+            let path = path.clone();
+            move || {
+                let is_private = fs::metadata(&path).is_ok_and(|file| file.mode() & 0o077 == 0);
+                is_private.then(|| fs::read_to_string(&path).unwrap()).ok_or(NoNumber)
+            }
+        };
+        mode(0o600);
+        let (mut keeper, held) = FileKeeper::new("numbers", vec![path.clone()], read).unwrap();
+        fs::write(&path, "22").unwrap();
+        mode(0o644);
+        keeper.look();
+        assert_eq!(*held.borrow(), "1");
+        mode(0o600);
+        keeper.look();
+        assert_eq!(*held.borrow(), "22");
     }
 }

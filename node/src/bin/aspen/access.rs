@@ -10,6 +10,7 @@ use aspen_node::client::{ClientTls, Credentials, HttpConnection, Way};
 use aspen_node::cluster::ticket::AspenClusterTicket;
 use aspen_node::private::{BearerToken, PrivateError};
 use aspen_node::tls::{self, CertificateFiles, TlsError};
+use serde_json::Value as Json;
 
 /// How that is typed.
 #[derive(Debug, clap::Args)]
@@ -25,7 +26,7 @@ pub(crate) struct AccessArgs {
     )]
     nodes: Vec<NodeUrl>,
     /// Ask the nodes of a ticket over QUIC, rather than those of --node; they have to have a token, unless they are on this host
-    #[arg(long, global = true, value_name = "TICKET", env = "ASPEN_TICKET", hide_env_values = true)]
+    #[arg(long, global = true, value_name = "TICKET")]
     ticket: Option<AspenClusterTicket>,
     /// Show the nodes the token in this file; the variable `ASPEN_TOKEN` can have it instead
     #[arg(long, global = true, value_name = "FILE", env = "ASPEN_TOKEN_FILE")]
@@ -36,21 +37,22 @@ pub(crate) struct AccessArgs {
     /// Speak HTTPS, and trust the authorities in this file, in PEM [default with https://: those that this host trusts]
     #[arg(long, global = true, value_name = "FILE", env = "ASPEN_CA_FILE")]
     ca: Option<PathBuf>,
-    /// The name that the nodes' certificates have [default: what stands behind https://, otherwise each node's address]
+    /// The name that all nodes' certificates have [default: what stands behind https://, otherwise each node's address]
     #[arg(long, global = true, value_name = "NAME", env = "ASPEN_TLS_NAME")]
     tls_name: Option<String>,
-    /// Show the certificate in this file, in PEM; it needs --key, too
-    #[arg(long, global = true, value_name = "FILE", env = "ASPEN_CERT_FILE")]
-    cert: Option<PathBuf>,
+    /// Show the certificate in this file, in PEM; it needs --client-key, too
+    #[arg(long, global = true, value_name = "FILE", env = "ASPEN_CLIENT_CERT_FILE")]
+    client_cert: Option<PathBuf>,
     /// The certificate's private key, in PEM
-    #[arg(long, global = true, value_name = "FILE", env = "ASPEN_KEY_FILE")]
-    key: Option<PathBuf>,
+    #[arg(long, global = true, value_name = "FILE", env = "ASPEN_CLIENT_KEY_FILE")]
+    client_key: Option<PathBuf>,
 }
 
 /// A node as it is typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct NodeUrl {
-    is_https: bool,
+    /// What was said of it.
+    is_https: Option<bool>,
     /// A name or an IP address, with a port.
     authority: String,
 }
@@ -60,9 +62,9 @@ impl FromStr for NodeUrl {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (is_https, rest) = match text.split_once("://") {
-            None => (false, text),
-            Some(("http", rest)) => (false, rest),
-            Some(("https", rest)) => (true, rest),
+            None => (None, text),
+            Some(("http", rest)) => (Some(false), rest),
+            Some(("https", rest)) => (Some(true), rest),
             Some((scheme, _)) => return Err(format!("{scheme} is neither http nor https")),
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
@@ -79,11 +81,10 @@ impl FromStr for NodeUrl {
 }
 
 impl NodeUrl {
-    /// The first address of its name.
-    fn resolve(&self) -> Result<SocketAddr, AccessError> {
-        let failed = |reason: String| AccessError::Name { name: self.authority.clone(), reason };
-        let mut found = self.authority.to_socket_addrs().map_err(|error| failed(error.to_string()))?;
-        found.next().ok_or_else(|| failed("it has no address".to_owned()))
+    /// The addresses of its name.
+    fn resolve(&self) -> Result<Vec<SocketAddr>, AccessError> {
+        let failed = |source| AccessError::Name { name: self.authority.clone(), source };
+        Ok(self.authority.to_socket_addrs().map_err(failed)?.collect())
     }
 
     /// The name, if it is no IP address.
@@ -103,8 +104,8 @@ pub(crate) enum AccessError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// A name without an address.
-    #[error("{name} cannot be found: {reason}")]
-    Name { name: String, reason: String },
+    #[error("{name} cannot be found")]
+    Name { name: String, source: std::io::Error },
     /// What was typed does not fit together.
     #[error("{0}")]
     Usage(&'static str),
@@ -123,31 +124,50 @@ impl AccessArgs {
                 (way.nodes().collect(), Way::Ticket(Arc::new(way)))
             }
             None => {
-                let nodes = self.nodes.iter().map(NodeUrl::resolve).collect::<Result<_, _>>()?;
-                (nodes, self.tls()?.map_or(Way::Plain, Way::Tls))
+                let nodes = self.resolve()?;
+                let way = self.tls(&nodes)?.map_or(Way::Plain, Way::Tls);
+                (nodes.into_iter().map(|(address, _)| address).collect(), way)
             }
         };
         Ok(Access { nodes, credentials: Credentials { token, way, is_insecure: self.insecure } })
     }
 
-    fn tls(&self) -> Result<Option<ClientTls>, AccessError> {
-        let shown = match (self.cert.clone(), self.key.clone()) {
+    /// The nodes that can be found, with the names by which they are, unless there is none.
+    fn resolve(&self) -> Result<Vec<(SocketAddr, Option<&str>)>, AccessError> {
+        let (mut found, mut unknown) = (Vec::new(), None);
+        for node in &self.nodes {
+            match node.resolve() {
+                Ok(addresses) => found.extend(addresses.into_iter().map(|address| (address, node.name()))),
+                Err(error) => unknown = unknown.or(Some(error)),
+            }
+        }
+        match unknown {
+            Some(error) if found.is_empty() => Err(error),
+            _ => Ok(found),
+        }
+    }
+
+    fn tls(&self, nodes: &[(SocketAddr, Option<&str>)]) -> Result<Option<ClientTls>, AccessError> {
+        let shown = match (self.client_cert.clone(), self.client_key.clone()) {
             (Some(certificates), Some(key)) => Some(CertificateFiles { certificates, key }),
             (None, None) => None,
-            _ => return Err(AccessError::Usage("--cert and --key need each other")),
+            _ => return Err(AccessError::Usage("--client-cert and --client-key need each other")),
         };
-        let https = self.nodes.iter().filter(|node| node.is_https).count();
+        let are_https = |is_https| self.nodes.iter().filter(|node| node.is_https == Some(is_https)).count();
+        let https = are_https(true);
         if https == 0 && self.ca.is_none() {
             let is_for_tls = shown.is_some() || self.tls_name.is_some();
-            let text = "--cert, --key and --tls-name are for nodes at https://, or need --ca";
+            let text = "--client-cert, --client-key and --tls-name are for nodes at https://, or need --ca";
             return if is_for_tls { Err(AccessError::Usage(text)) } else { Ok(None) };
         }
-        if https != 0 && https != self.nodes.len() {
-            return Err(AccessError::Usage("all nodes are asked at https://, or none"));
+        if are_https(false) != 0 || (https != 0 && https != self.nodes.len()) {
+            return Err(AccessError::Usage("all nodes are asked at https://, or none, and with --ca all"));
         }
-        let name = self.tls_name.as_deref().or_else(|| self.nodes.iter().find_map(NodeUrl::name));
-        let name = name.map(tls::server_name).transpose()?;
-        Ok(Some(ClientTls { config: tls::client(self.ca.as_deref(), shown.as_ref())?, name }))
+        let name = self.tls_name.as_deref().map(tls::server_name).transpose()?;
+        let named = nodes.iter().filter_map(|(address, name)| Some((*address, tls::server_name((*name)?))));
+        let named = named.filter(|_| name.is_none()).map(|(address, name)| name.map(|name| (address, name)));
+        let names = named.collect::<Result<_, _>>()?;
+        Ok(Some(ClientTls { config: tls::client(self.ca.as_deref(), shown.as_ref())?, names, name }))
     }
 }
 
@@ -163,6 +183,20 @@ impl Access {
     pub(crate) fn connection(&self, node: SocketAddr) -> HttpConnection {
         HttpConnection::new(node).with_credentials(self.credentials.clone())
     }
+
+    /// How a member is called here.
+    pub(crate) fn member(&self, json: &Json) -> Option<SocketAddr> {
+        let name = if matches!(self.credentials.way, Way::Ticket(_)) { "raft" } else { "http" };
+        json[name].as_str()?.parse().ok()
+    }
+
+    /// The nodes that one may be of which is known where it answers HTTP.
+    pub(crate) fn at(&self, http: SocketAddr) -> Vec<SocketAddr> {
+        match &self.credentials.way {
+            Way::Ticket(ticket) => ticket.nodes_at(http).collect(),
+            Way::Plain | Way::Tls(_) => vec![http],
+        }
+    }
 }
 
 #[cfg(test)]
@@ -173,11 +207,12 @@ mod tests {
     fn node_is_typed_with_a_port_and_perhaps_a_scheme() {
         let url = |text: &str| text.parse::<NodeUrl>();
         let plain = url("127.0.0.1:8001").unwrap();
-        assert_eq!((plain.is_https, plain.name()), (false, None));
-        assert_eq!(url("http://127.0.0.1:8001/").unwrap(), plain);
+        assert_eq!((plain.is_https, plain.name()), (None, None));
+        let said = url("http://127.0.0.1:8001/").unwrap();
+        assert_eq!((said.is_https, &said.authority), (Some(false), &plain.authority));
         let named = url("https://node.example:8001").unwrap();
-        assert_eq!((named.is_https, named.name()), (true, Some("node.example")));
-        assert_eq!(url("https://[::1]:8001").unwrap().resolve().unwrap(), "[::1]:8001".parse().unwrap());
+        assert_eq!((named.is_https, named.name()), (Some(true), Some("node.example")));
+        assert_eq!(url("https://[::1]:8001").unwrap().resolve().unwrap(), ["[::1]:8001".parse().unwrap()]);
         for wrong in ["", "a", ":1", "a:b", "a:70000", "https://a", "https://a:1/kv", "ftp://a:1"] {
             assert!(url(wrong).is_err(), "{wrong}");
         }

@@ -107,8 +107,7 @@ async fn status(session: &mut Session) -> Result<Vec<u8>, Failure> {
 
 /// What a member says of itself, if it answers.
 async fn state(access: &Access, member: &Json) -> Option<Json> {
-    let http = member["http"].as_str()?.parse().ok()?;
-    let answer = access.connection(http).request("GET", "/raft/state", "").await.ok()?;
+    let answer = access.connection(access.member(member)?).request("GET", "/raft/state", "").await.ok()?;
     (answer.status == 200).then(|| serde_json::from_slice(&answer.body).ok()).flatten()
 }
 

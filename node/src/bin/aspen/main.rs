@@ -144,7 +144,11 @@ fn on_session(
 ) -> Result<Vec<u8>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Io)?;
     let mut session = Session::new(cli.access.access()?, cli.json);
-    runtime.block_on(work(&mut session))
+    runtime.block_on(async {
+        let done = work(&mut session).await;
+        session.access.credentials.close().await;
+        done
+    })
 }
 
 #[cfg(test)]

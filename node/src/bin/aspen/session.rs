@@ -115,19 +115,28 @@ impl Session {
         body: impl Into<Vec<u8>>,
     ) -> Result<HttpAnswer, Failure> {
         let body = body.into();
-        let mut hops = 0;
+        let (mut hops, mut asked) = (0, Vec::new());
         loop {
             let answered = self.ask_once(method, path, body.clone()).await;
             match answered {
                 // Nothing was done, so it may be asked again.
                 Err(Failure::Refused { leader: Some(leader), .. }) if hops < HOPS_MAX => {
                     hops += 1;
-                    let mut connection = self.access.connection(leader);
+                    asked.extend(self.open.as_ref().map(HttpConnection::address));
+                    let others = self.access.at(leader).into_iter().filter(|node| !asked.contains(node));
+                    let mut reached = None;
+                    for node in others {
+                        let mut connection = self.access.connection(node);
+                        if connection.request("GET", "/health", "").await.is_ok() {
+                            reached = Some(connection);
+                            break;
+                        }
+                    }
                     // It may be out of reach of who is not a member: then the refusal stands.
-                    if connection.request("GET", "/health", "").await.is_err() {
+                    if reached.is_none() {
                         return answered;
                     }
-                    self.open = Some(connection);
+                    self.open = reached;
                 }
                 answered => return answered,
             }

@@ -4,39 +4,57 @@ use std::fmt::{self, Debug};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, ready};
 
-use iroh::endpoint::{Connection, PortmapperConfig, RecvStream, SendStream, VarInt, presets};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use iroh::endpoint::{
+    ConnectError, Connection, ConnectionError, PortmapperConfig, RecvStream, SendStream, VarInt, presets,
+};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode};
 use tokio::io::{AsyncRead, AsyncWrite, Join, ReadBuf, join};
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::{EndpointError, close_code, transport_config};
-use crate::limits::{CLIENT_CONNECTIONS_MAX, CLIENT_STREAMS_MAX, CONNECT_TIMEOUT, HTTP_IDLE_TIMEOUT};
-use crate::types::NodeInfo;
+use crate::limits::{
+    CLIENT_CLOSE_TIMEOUT, CLIENT_CONNECTIONS_MAX, CLIENT_STREAMS_MAX, CONNECT_TIMEOUT, HTTP_IDLE_TIMEOUT,
+};
+use crate::types::{EndpointKey, NodeInfo};
 
 /// Names the protocol and its version to iroh: HTTP/1.1 on each stream.
 pub(super) const ALPN: &[u8] = b"aspen/client/1";
 
 /// What a client is told by a node that could not tell it from others.
 const NOTHING_TO_SHOW: &[u8] =
-    b"the node has no http_token_file, without which it answers clients on this way on its own host only";
+    b"this node answers nobody over QUIC: for that it needs a http_token_file, and no http_tls_client_ca_file";
+/// What a client is told that comes too late.
+const BUSY: &[u8] = b"the node has as many clients over QUIC as it takes";
 
-/// A connection in two directions, and whose place is free when it is dropped.
+/// A stream in two directions. It has its place until it is dropped.
 pub struct ClientStream {
     io: Join<RecvStream, SendStream>,
-    _holds: Holds,
+    /// Resolves when all that was sent has come, once everything is sent.
+    ending: Option<BoxFuture<'static, ()>>,
+    /// Also of its connection.
+    _place: OwnedSemaphorePermit,
 }
 
-/// What has to live as long.
-enum Holds {
-    /// The place of a client's stream.
-    Place { _place: OwnedSemaphorePermit },
-    /// The connection to a node, and the endpoint.
-    Connection { _connection: Connection, _endpoint: Endpoint },
+/// What becomes of a stream that was opened to a node.
+#[derive(Debug, Clone)]
+pub struct StreamFate(Connection);
+
+impl StreamFate {
+    /// Why the node has refused the stream, if it has: then nothing that was sent was read.
+    pub fn refusal(&self) -> Option<String> {
+        let ConnectionError::ApplicationClosed(close) = self.0.close_reason()? else { return None };
+        let code = u32::try_from(close.error_code.into_inner()).ok()?;
+        matches!(code, close_code::BUSY | close_code::NOTHING_TO_SHOW)
+            .then(|| String::from_utf8_lossy(&close.reason).into_owned())
+    }
 }
 
 impl Debug for ClientStream {
@@ -69,7 +87,13 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
+        if self.ending.is_none() {
+            ready!(Pin::new(&mut self.io).poll_shutdown(context))?;
+            // Whoever closes the connection first cuts off what is still on its way.
+            self.ending = Some(self.io.writer().stopped().map(drop).boxed());
+        }
+        let ended = self.ending.as_mut().map_or(Poll::Ready(()), |ending| ending.as_mut().poll(context));
+        ended.map(Ok)
     }
 }
 
@@ -94,9 +118,10 @@ impl ProtocolHandler for ClientHandler {
             return Ok(());
         };
         let Ok(_place) = self.places.try_acquire() else {
-            connection.close(VarInt::from_u32(close_code::BUSY), b"the node has as many clients as it takes");
+            connection.close(VarInt::from_u32(close_code::BUSY), BUSY);
             return Ok(());
         };
+        connection.set_max_concurrent_bi_streams(VarInt::from_u32(CLIENT_STREAMS_MAX));
         let places = Arc::new(Semaphore::new(CLIENT_STREAMS_MAX as usize));
         loop {
             // Nobody closes it.
@@ -111,8 +136,14 @@ impl ProtocolHandler for ClientHandler {
                     return Ok(());
                 }
             };
-            let stream = ClientStream { io: join(recv, send), _holds: Holds::Place { _place: place } };
-            if streams.send(stream).await.is_err() {
+            let stream = ClientStream { io: join(recv, send), ending: None, _place: place };
+            if let Err(SendError(stream)) = streams.send(stream).await {
+                drop(stream);
+                // What was asked before is answered first.
+                tokio::select! {
+                    _ = places.acquire_many(CLIENT_STREAMS_MAX) => {}
+                    _ = connection.closed() => {}
+                }
                 connection.close(VarInt::from_u32(close_code::STOPPING), b"the node is stopping");
                 return Ok(());
             }
@@ -120,10 +151,42 @@ impl ProtocolHandler for ClientHandler {
     }
 }
 
-/// The endpoint of a client, which has a new key each time.
-#[derive(Debug, Clone)]
+/// Why a client has no stream to a node.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its key is none.
+    #[error("its key is none")]
+    Key,
+    /// There is no endpoint.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// There is no connection.
+    #[error("it cannot be reached over QUIC: {0}")]
+    Connect(#[from] ConnectError),
+    /// The connection was lost.
+    #[error("the connection was lost: {0}")]
+    Lost(#[from] ConnectionError),
+    /// It takes too long.
+    #[error("nothing over QUIC from {raft} within {} s", CONNECT_TIMEOUT.as_secs())]
+    Silent {
+        /// Where it was asked.
+        raft: SocketAddr,
+    },
+}
+
+/// The endpoint of a client, which has a new key each time. It has as many connections to a node as its streams need.
+#[derive(Debug)]
 pub struct ClientEndpoint {
     endpoint: Endpoint,
+    connections: Mutex<Vec<ToNode>>,
+}
+
+/// A connection to a node, and the places on it.
+#[derive(Debug)]
+struct ToNode {
+    key: EndpointKey,
+    connection: Connection,
+    places: Arc<Semaphore>,
 }
 
 impl ClientEndpoint {
@@ -140,26 +203,58 @@ impl ClientEndpoint {
             .portmapper_config(PortmapperConfig::Disabled)
             .bind()
             .await;
-        Ok(Self { endpoint: bound.map_err(|error| failed(error.to_string()))? })
+        let endpoint = bound.map_err(|error| failed(error.to_string()))?;
+        Ok(Self { endpoint, connections: Mutex::default() })
     }
 
     /// Opens a stream to a node.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn open(&self, node: &NodeInfo) -> Result<ClientStream, String> {
-        let key = EndpointId::from_bytes(&node.endpoint_id.0).map_err(|_| "its key is none".to_owned())?;
-        let address = EndpointAddr::new(key).with_ip_addr(node.raft);
+    pub async fn open(&self, node: &NodeInfo) -> Result<(ClientStream, StreamFate), OpenError> {
         let opened = timeout(CONNECT_TIMEOUT, async {
-            let connection = self.endpoint.connect(address, ALPN).await.map_err(|error| error.to_string())?;
-            let opened = connection.open_bi().await;
-            // It says why, if it does not want to.
-            let (send, recv) = opened.map_err(|error| error.to_string())?;
-            Ok::<_, String>((connection, send, recv))
+            let (connection, place) = match self.with_room(node.endpoint_id) {
+                Some(found) => found,
+                None => self.connect(node).await?,
+            };
+            let (send, recv) = connection.open_bi().await?;
+            let stream = ClientStream { io: join(recv, send), ending: None, _place: place };
+            Ok((stream, StreamFate(connection)))
         });
-        let late = |_| format!("nothing from {} within {} s", node.raft, CONNECT_TIMEOUT.as_secs());
-        let (connection, send, recv) = opened.await.map_err(late)??;
-        let _holds = Holds::Connection { _connection: connection, _endpoint: self.endpoint.clone() };
-        Ok(ClientStream { io: join(recv, send), _holds })
+        opened.await.unwrap_or(Err(OpenError::Silent { raft: node.raft }))
     }
+
+    /// A connection that has room for one more stream.
+    fn with_room(&self, key: EndpointKey) -> Option<(Connection, OwnedSemaphorePermit)> {
+        let mut connections = held(&self.connections);
+        connections.retain(|to| to.connection.close_reason().is_none());
+        connections.iter().filter(|to| to.key == key).find_map(|to| {
+            let place = to.places.clone().try_acquire_owned().ok()?;
+            Some((to.connection.clone(), place))
+        })
+    }
+
+    async fn connect(&self, node: &NodeInfo) -> Result<(Connection, OwnedSemaphorePermit), OpenError> {
+        let key = EndpointId::from_bytes(&node.endpoint_id.0).map_err(|_| OpenError::Key)?;
+        let address = EndpointAddr::new(key).with_ip_addr(node.raft);
+        let connection = self.endpoint.connect(address, ALPN).await?;
+        let places = Arc::new(Semaphore::new(CLIENT_STREAMS_MAX as usize));
+        let place = places.clone().try_acquire_owned().expect("nobody else knows of it yet");
+        let to = ToNode { key: node.endpoint_id, connection: connection.clone(), places };
+        held(&self.connections).push(to);
+        Ok((connection, place))
+    }
+
+    /// Tells the nodes that this client is gone, so that there is room for another.
+    pub async fn close(&self) {
+        for to in held(&self.connections).drain(..) {
+            to.connection.close(VarInt::from_u32(close_code::DONE), b"");
+        }
+        // They notice by themselves, a little later.
+        let _ = timeout(CLIENT_CLOSE_TIMEOUT, self.endpoint.close()).await;
+    }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while it holds this lock")
 }

@@ -27,12 +27,16 @@ pub(crate) async fn look(access: Access) -> Input {
 
 async fn look_at(access: &Access, asked: SocketAddr, mut status: Json) -> Look {
     // The leader alone knows how the others look.
-    if let Some(leader) = status["leader"]["http"].as_str().and_then(|http| http.parse::<SocketAddr>().ok())
-        && status["role"] != "leader"
-        && let Ok(of_leader) = get(access, leader, "/cluster/status", LOOK_TIMEOUT).await
-        && of_leader["role"] == "leader"
+    let leader = status["leader"]["http"].as_str().and_then(|http| http.parse().ok());
+    for leader in
+        leader.filter(|_| status["role"] != "leader").map(|http| access.at(http)).unwrap_or_default()
     {
-        status = of_leader;
+        if let Ok(of_leader) = get(access, leader, "/cluster/status", LOOK_TIMEOUT).await
+            && of_leader["role"] == "leader"
+        {
+            status = of_leader;
+            break;
+        }
     }
     let members = status["members"].as_array().map(Vec::as_slice).unwrap_or_default();
     let members = join_all(members.iter().filter_map(|json| member(access, json))).await;
@@ -46,8 +50,9 @@ async fn look_at(access: &Access, asked: SocketAddr, mut status: Json) -> Look {
 
 fn member<'a>(access: &'a Access, json: &Json) -> Option<impl Future<Output = Member> + use<'a>> {
     let (id, http) = (json["id"].as_u64()?, json["http"].as_str()?.parse().ok()?);
+    let at = access.member(json)?;
     let (is_voter, health) = (json["is_voter"] == true, json["health"].as_str().map(str::to_owned));
-    Some(async move { Member { id, http, is_voter, health, state: state(access, http).await } })
+    Some(async move { Member { id, http, is_voter, health, state: state(access, at).await } })
 }
 
 async fn state(access: &Access, http: SocketAddr) -> Option<State> {
@@ -80,7 +85,9 @@ pub(crate) async fn page(access: Access, asked: Json) -> Input {
 /// Does something.
 pub(crate) async fn change(mut access: Access, change: Change) -> Input {
     let Change { at, path, body, done } = change;
-    access.nodes = at.map_or(access.nodes, |at| vec![at]);
+    if let Some(at) = at {
+        access.nodes = access.at(at);
+    }
     let result = Session::new(access, true).post(path, &body).await;
     Input::Changed { done, result: result.map(drop).map_err(|error| error.to_string()) }
 }
