@@ -141,7 +141,7 @@ fn nodes_with_certificates_speak_https_and_nothing_else() {
     check(&two, &["--ca", &trusted, "kv", "put", "k", "v"], (0, "revision"));
     check(
         &two,
-        &["--ca", &trusted, "kv", "watch", "--prefix", "", "--from", "1", "--follow=false"],
+        &["--ca", &trusted, "kv", "watch", "--from", "1", "--no-follow"],
         (0, "k"),
     );
     let backup = files.path("backup");
@@ -211,7 +211,7 @@ fn nodes_of_a_ticket_answer_over_quic_who_shows_a_token() {
     let (code, text) = shown(&["kv", "put", "k", "v"]);
     assert!(code == 0 && text.starts_with("revision"), "{text}");
     assert_eq!(shown(&["kv", "get", "k"]), (0, "v".to_owned()));
-    assert!(shown(&["kv", "watch", "--prefix", "", "--from", "1", "--follow=false"]).1.contains('k'));
+    assert!(shown(&["kv", "watch", "--from", "1", "--no-follow"]).1.contains("put\tk\tv"));
     assert_eq!(shown(&["backup", "save", &files.path("backup")]).0, 0);
     let (code, text) = by(&ticket, &["kv", "get", "k"]);
     assert!(code == 3 && text.contains("a token is needed"), "{code}, {text}");

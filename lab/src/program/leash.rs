@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 
 use super::Program;
 
@@ -29,6 +29,11 @@ pub fn stage(mut words: impl Iterator<Item = OsString>) -> ExitCode {
     let Some(program) = words.next() else { return ExitCode::FAILURE };
     if let Err(error) = set_pdeathsig(Signal::SIGKILL) {
         eprintln!("cannot ask to be ended with the lab: {error}");
+        return ExitCode::FAILURE;
+    }
+    // The lab waits for signals, and has them blocked.
+    if let Err(error) = SigSet::empty().thread_set_mask() {
+        eprintln!("cannot take signals: {error}");
         return ExitCode::FAILURE;
     }
     let error = Command::new(&program).args(words).exec();
