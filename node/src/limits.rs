@@ -79,6 +79,13 @@ pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 pub const LEADER_RETRY: Duration = Duration::from_millis(100);
 /// How long an operation waits for a leader to be known before it is refused. Longer than a default election.
 pub const LEADER_WAIT: Duration = Duration::from_secs(3);
+/// Longest bound on the age of a read, in milliseconds: a day. Whoever takes more takes anything.
+pub const MAX_STALENESS_MS_MAX: u64 = 86_400 * 1_000;
+/// How long a read whose age is bounded waits for somebody to confirm what it sees: as long as others wait for a leader.
+pub const FRESHNESS_WAIT: Duration = LEADER_WAIT;
+/// How long the one who asks for all of those waits for its answer before the next one asks: longer than any round trip, so what
+/// does not come then is lost.
+pub const FRESHNESS_ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is looked how much room the disk has: at 100 MB/s 50 MB go in between.
 pub const DISK_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Room on the disk that is kept in reserve, in MiB: more than what comes between two looks.
@@ -352,6 +359,8 @@ const _: () = {
     assert!(PEERS_MAX as usize * 200 < JOIN_ANSWER_BYTES_MAX);
     // A refusal, which leaves nothing open, comes before a time-out, which does.
     assert!(LEADER_WAIT.as_secs() < OPERATION_TIMEOUT.as_secs());
+    assert!(FRESHNESS_WAIT.as_secs() < OPERATION_TIMEOUT.as_secs());
+    assert!(FRESHNESS_ASK_TIMEOUT.as_secs() < FRESHNESS_WAIT.as_secs());
     assert!(
         2 * HAND_OVER_TIMEOUT.as_secs()
             + HTTP_DRAIN_TIMEOUT.as_secs()

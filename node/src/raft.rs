@@ -7,6 +7,7 @@
 mod backup;
 mod compaction;
 mod following;
+mod freshness;
 mod health;
 mod lease;
 mod lease_keeper;
@@ -32,6 +33,7 @@ use openraft::{Instant as _, Raft, ServerState};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use self::freshness::Freshness;
 pub use self::health::{NodeFailureDetector, NodeHealth};
 pub use self::lease::LeaseClock;
 use self::lease::{Leases, Promise};
@@ -109,6 +111,8 @@ struct Inner {
     /// On the leader: the leases with a time to live.
     kept: Mutex<KeptLeases>,
     promise: Promise,
+    /// How old the state may be.
+    freshness: Freshness,
     /// How often a leader speaks.
     heartbeat: Duration,
     /// Who has not answered for so long is not there.
@@ -186,6 +190,7 @@ impl RaftNode {
             leases: Leases::open(parts.lease_clock, lease),
             kept: Mutex::default(),
             promise,
+            freshness: Freshness::default(),
             heartbeat: parts.timing.heartbeat,
             patience: parts.timing.election_min,
             health: Mutex::default(),
