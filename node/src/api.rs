@@ -18,7 +18,7 @@ pub use self::bounds::{
 };
 pub use self::errors::{ApiError, BadRequest, LEASE_GONE, TimeoutOutcome};
 use crate::types::{
-    Command, Interest, Key, KeyRange, LeaseId, NodeId, NodeInfo, Outcome, Record, Revised, Revision,
+    Command, Interest, Key, KeyRange, Label, LeaseId, NodeId, NodeInfo, Outcome, Record, Revised, Revision,
     VaultName,
 };
 
@@ -375,6 +375,12 @@ pub struct Member {
     /// On the leader, of the others: `healthy`, `slow`, `unresponsive`, `crashed` or `partitioned`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<String>,
+    /// In which region it is, by its own word; absent: it has not said, or was not heard since this node started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<Label>,
+    /// In which zone, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Label>,
     /// Who and where it is.
     #[serde(flatten)]
     pub info: NodeInfo,

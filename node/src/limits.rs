@@ -173,6 +173,33 @@ pub const REPLACE_AFTER_S_MIN: u64 = 5;
 /// Longest such silence, in seconds: a week.
 pub const REPLACE_AFTER_S_MAX: u64 = 7 * 86_400;
 
+/// Longest name of a region or a zone, in bytes: it stands in every answer that names the members.
+pub const LABEL_BYTES_MAX: u32 = 64;
+/// Regions that can be preferred, one after the other: there are no more continents than that.
+pub const PREFERRED_REGIONS_MAX: u32 = 16;
+/// Longest word of a node about itself, in bytes: two labels and the regions that it prefers, and as much again.
+pub const ABOUT_BYTES_MAX: usize = 2 * (2 + PREFERRED_REGIONS_MAX as usize) * (LABEL_BYTES_MAX as usize + 2);
+/// How long that word may take once there is a connection, and how long the one who gives it waits until it was heard.
+pub const ABOUT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often each member is asked what it says of itself: that changes only when it is started again.
+pub const ABOUT_INTERVAL: Duration = Duration::from_secs(10);
+/// How often one is asked that has not said it yet; drawn between four and six fifths of it, so that nodes do not ask at once.
+pub const ABOUT_RETRY: Duration = Duration::from_secs(1);
+/// How many are asked at once: each costs a handshake.
+pub const ABOUT_ASKED_AT_ONCE: usize = 8;
+
+/// How long a leader leads before it hands leadership to a preferred region: as seldom does leadership move for that reason,
+/// whoever leads.
+pub const HAND_OVER_LED_MIN: Duration = Duration::from_secs(10);
+/// How long a voter has been well, without a break, before leadership is handed to it: a region that comes and goes is left alone.
+pub const HAND_OVER_WELL_MIN: Duration = Duration::from_secs(5);
+/// Entries that it may lack all the while: what is under way over a long link under load. It has all of them before it is elected.
+pub const HAND_OVER_LAG_MAX: u64 = 1_000;
+/// How long a node does not hand leadership over again: where that fails, nobody leads for as long as an election takes.
+pub const HAND_OVER_COOL_DOWN: Duration = Duration::from_secs(30);
+/// How long it waits for its successor: round trips over the longest links, and a sync of the disk.
+pub const HAND_OVER_WAIT: Duration = OPERATION_TIMEOUT;
+
 /// How often the leader looks which members answer.
 pub const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the HTTP interface of a member that does not answer is waited for, once to take the connection and once to answer.
@@ -349,6 +376,9 @@ const _: () = {
     assert!(SCAN_LIMIT_DEFAULT <= SCAN_LIMIT_MAX);
     // A page always has room for one entry.
     assert!((KEY_BYTES_MAX + VALUE_BYTES_MAX) as u64 + RECORD_BYTES <= SCAN_BYTES_MAX as u64);
+    assert!(ABOUT_RETRY.as_secs() < ABOUT_INTERVAL.as_secs());
+    assert!(HAND_OVER_WELL_MIN.as_secs() < HAND_OVER_LED_MIN.as_secs());
+    assert!(HAND_OVER_LED_MIN.as_secs() < HAND_OVER_COOL_DOWN.as_secs());
     // Four lost keep-alives in a row are no accident.
     assert!(4 * PEER_KEEP_ALIVE.as_millis() < PEER_IDLE_TIMEOUT.as_millis());
     assert!(STRANGER_WINDOW_BYTES < PEER_WINDOW_BYTES);

@@ -14,6 +14,7 @@ use super::{Node, StartError, make_data_dir};
 use crate::api::{ApiError, ClusterController};
 use crate::cluster::discovery::{DiscoveryParts, GossipPeerDiscovery};
 use crate::cluster::identity::Identity;
+use crate::cluster::labels::LabelExchange;
 use crate::cluster::retired::check_not_retired;
 use crate::cluster::reunion::Reunion;
 use crate::config::Config;
@@ -22,7 +23,9 @@ use crate::metrics::Metrics;
 use crate::network::iroh::{Admission, Newcomers, RaftEndpoint, RaftServer};
 use crate::network::{AddressBook, AddressSource};
 use crate::private::BearerToken;
-use crate::raft::{LearnerPromotionCoordinator, NodeFailureDetector, Parts, RaftNode, RaftStartError};
+use crate::raft::{
+    LeaderPlacement, LearnerPromotionCoordinator, NodeFailureDetector, Parts, RaftNode, RaftStartError,
+};
 use crate::storage::StorageError;
 use crate::storage::log::{LOG_FILE, RedbLogStore};
 use crate::storage::snapshot::sync_dir;
@@ -89,6 +92,7 @@ impl Start {
             timing: self.config.timing,
             lease_clock: self.config.lease_clock,
             promotion: way_in.promotion,
+            about: self.config.about.clone(),
             snapshots: self.config.snapshots,
             log: log.clone(),
             state_machine,
@@ -108,6 +112,8 @@ impl Start {
         tasks.spawn_on(detector.run(), raft_thread.handle());
         let coordinator = LearnerPromotionCoordinator::new(raft.clone(), way_in.promotion);
         tasks.spawn_on(coordinator.run(), raft_thread.handle());
+        let placement = LeaderPlacement::new(raft.clone());
+        tasks.spawn_on(placement.run(), raft_thread.handle());
         let members = keep_house(&raft, &raft_thread, &mut tasks);
         let door = Door { endpoint, members };
         let server = self.open(door, &raft, &raft_thread, &mut tasks, identity, &way_in).await?;
@@ -144,6 +150,9 @@ impl Start {
         way_in: &WayIn,
     ) -> Result<RaftServer, StartError> {
         let Door { endpoint, members } = door;
+        let labels =
+            LabelExchange::new(endpoint.clone(), raft.clone(), identity.endpoint_id(), members.clone());
+        tasks.spawn(labels.run());
         let mut newcomers = None;
         if let Some((secret, metadata)) = way_in.secret.clone() {
             let gossip = self.config.gossips().then(|| endpoint.gossip());
@@ -179,7 +188,8 @@ impl Start {
             newcomers = Some(Newcomers { secret, service: Arc::new(raft.clone()), gossip });
         }
         let service = Arc::new(raft.clone());
-        Ok(raft_thread.run(async move { endpoint.serve(service, newcomers) }).await)
+        let about = self.config.about.clone();
+        Ok(raft_thread.run(async move { endpoint.serve(service, &about, newcomers) }).await)
     }
 
     fn serve_clients(

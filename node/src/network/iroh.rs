@@ -1,6 +1,7 @@
 //! The transport over iroh: one QUIC endpoint without relays and without any lookup, so that a closed network just
 //! works and nothing leaves it. Peers are known by public key and dialled at the addresses of the membership.
 
+mod about;
 mod addresses;
 mod admission;
 mod append;
@@ -29,6 +30,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use self::about::AboutHandler;
+pub use self::about::AskError;
 pub use self::addresses::{AddressBook, AddressSource};
 pub use self::admission::Admission;
 pub use self::gate::GossipGate;
@@ -36,6 +39,7 @@ pub use self::join::JoinError;
 use self::join::JoinHandler;
 pub use self::pool::RaftConnectionPool;
 use self::pool::{Class, OnTimeout};
+use super::about::{ALPN as ABOUT_ALPN, About};
 use super::join::{ALPN as JOIN_ALPN, JoinService, Welcome, Wish};
 use super::rpc::{
     ALPN, AppendEntries, Confirmed, Forward, KeepLease, PreVote, RaftMessage, RaftProtocol, ReadIndex,
@@ -170,6 +174,14 @@ impl RaftEndpoint {
         join::ask(&self.endpoint, &self.book, secret, at, info, wish).await
     }
 
+    /// Asks a member what it says of itself.
+    ///
+    /// # Errors
+    /// Why it did not.
+    pub async fn ask_about(&self, of: &NodeInfo) -> Result<About, AskError> {
+        about::ask(&self.endpoint, &self.book, of).await
+    }
+
     /// Who may speak to it.
     pub fn admission(&self) -> &Arc<Admission> {
         &self.admission
@@ -195,12 +207,18 @@ impl RaftEndpoint {
         Gossip::builder().alpn(GOSSIP_ALPN).spawn(self.endpoint.clone())
     }
 
-    /// Answers requests from now on: Raft's and those of gossip from admitted peers only, and those to join from whoever knows the
-    /// secret.
-    pub fn serve(&self, service: Arc<dyn RaftService>, newcomers: Option<Newcomers>) -> RaftServer {
+    /// Answers requests from now on: Raft's, those of gossip and what this node says of itself from admitted peers only, and those to
+    /// join from whoever knows the secret.
+    pub fn serve(
+        &self,
+        service: Arc<dyn RaftService>,
+        about: &About,
+        newcomers: Option<Newcomers>,
+    ) -> RaftServer {
         let admission = self.admission.clone();
         let router = Router::builder(self.endpoint.clone());
-        let mut router = router.accept(ALPN, RaftHandler { service, admission: admission.clone() });
+        let router = router.accept(ALPN, RaftHandler { service, admission: admission.clone() });
+        let mut router = router.accept(ABOUT_ALPN, AboutHandler::new(about, admission.clone()));
         if let Some(Newcomers { secret, service, gossip }) = newcomers {
             let own_key = EndpointKey(*self.endpoint.id().as_bytes());
             router = router.accept(JOIN_ALPN, JoinHandler::new(service, secret, own_key, admission.clone()));

@@ -217,6 +217,8 @@ impl Kept {
             id: *id,
             is_voter: *is_voter,
             health: None,
+            region: None,
+            zone: None,
             info: info.clone(),
         };
         ClusterStatus {

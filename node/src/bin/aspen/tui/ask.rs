@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::LOOK_TIMEOUT;
 use super::app::{Change, Input};
 use super::cluster::{Look, Member, State};
+use crate::cluster::place;
 use crate::session::{Access, Session};
 
 /// Looks at the cluster once: who belongs to it by the word of the first node that answers, and what each says of itself.
@@ -46,7 +47,8 @@ async fn look_at(access: &Access, asked: SocketAddr, mut status: Json) -> Look {
 fn member<'a>(access: &'a Access, json: &Json) -> Option<impl Future<Output = Member> + use<'a>> {
     let (id, http) = (json["id"].as_u64()?, json["http"].as_str()?.parse().ok()?);
     let (is_voter, health) = (json["is_voter"] == true, json["health"].as_str().map(str::to_owned));
-    Some(async move { Member { id, http, is_voter, health, state: state(access, http).await } })
+    let place = place(json);
+    Some(async move { Member { id, http, is_voter, health, place, state: state(access, http).await } })
 }
 
 async fn state(access: &Access, http: SocketAddr) -> Option<State> {
