@@ -217,6 +217,7 @@ fn draw(case: &Case) -> History {
             call_ns: call_ns + late,
             return_ns: Some(return_ns + late),
             outcome,
+            max_staleness_ms: None,
         });
     }
     for (texts, prefix, count) in [

@@ -1,6 +1,7 @@
 //! The checks: pure functions from what was seen to a [`Verdict`]. They start nothing and ask nobody.
 
 pub mod alive;
+pub mod bounded_staleness;
 pub mod durable;
 pub mod linearizable;
 pub mod minority_refuses;
@@ -69,6 +70,7 @@ pub fn judge(evidence: &Evidence<'_>, budget: &Budget) -> Vec<Verdict> {
     let mut verdicts = vec![receipts::check(plan, record), alive::check(plan, record)];
     verdicts.extend(plan.checks.iter().map(|check| match check {
         PlannedCheck::Linearizable => linearizable::check(history, budget).since(record.origin_ns).verdict(),
+        PlannedCheck::BoundedStaleness => bounded_staleness::check(history, budget, record.origin_ns),
         PlannedCheck::Durable => durable::check(history, record, budget),
         PlannedCheck::Raft => raft::check(plan, observations, record.origin_ns),
         PlannedCheck::Recovers { within_ms } => {

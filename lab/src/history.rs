@@ -152,6 +152,8 @@ pub struct Call<'a> {
     pub key: &'a str,
     /// What is asked for.
     pub op: Op<&'a str>,
+    /// Of a read: how old its answer may be, in milliseconds before the call; `None`: not at all.
+    pub max_staleness_ms: Option<u64>,
 }
 
 /// An answer, as it is written.
@@ -178,6 +180,8 @@ pub struct Operation {
     pub key: KeyIndex,
     /// What was asked for.
     pub op: Op<ValueIndex>,
+    /// Of a read: how old its answer may be, in milliseconds before the call; `None`: not at all.
+    pub max_staleness_ms: Option<u64>,
     /// When it was called, in nanoseconds since the start of the run.
     pub call_ns: u64,
     /// When the client learned the outcome, or gave up; `None`: never.
@@ -249,8 +253,18 @@ impl<W: Write> HistoryWriter<W> {
             Op::Cas { expected, value } => ("cas", Some(expected), Some(value)),
             Op::Delete => ("delete", None, None),
         };
-        let Call { id, client, node, at_ns, key, .. } = *call;
-        self.write_line(&CallLine { call: id, client, node, at_ns, op, key, expected, value })
+        let Call { id, client, node, at_ns, key, max_staleness_ms, .. } = *call;
+        self.write_line(&CallLine {
+            call: id,
+            client,
+            node,
+            at_ns,
+            op,
+            key,
+            expected,
+            value,
+            max_staleness_ms,
+        })
     }
 
     /// Writes the answer to a call. An operation that gets no answer needs no line: it is unknown.
@@ -311,6 +325,8 @@ struct CallLine<'a> {
     expected: Option<Option<&'a str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_staleness_ms: Option<u64>,
 }
 
 /// An answer's line; see [`CallLine`].

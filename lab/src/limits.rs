@@ -53,6 +53,8 @@ pub const LOAD_AFTER_FAULTS: Duration = Duration::from_secs(10);
 /// Shortest time a fault lasts, a victim stays dead, or passes between repetitions: a probe over a cut is
 /// given this long to come through.
 pub const FAULT_LASTS_MIN: Duration = Duration::from_millis(500);
+/// Shortest `workload.max_staleness`: less than a round trip allows nothing that a strict read does not.
+pub const STALENESS_MIN: Duration = Duration::from_millis(100);
 /// Shortest `recovers: within`: less than one heartbeat of the default cannot be told from none.
 pub const RECOVERS_WITHIN_MIN: Duration = Duration::from_millis(100);
 

@@ -57,6 +57,9 @@ pub struct Plan {
     /// How many of them, the first ones, found the cluster; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub founders: Option<u16>,
+    /// Where the leader should be, the best zone first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub preferred_zones: Vec<String>,
     /// The directed links that are not perfect, for the whole run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<StandingLink>,
@@ -142,6 +145,9 @@ pub struct PlannedWorkload {
     /// How reads and scans are confirmed.
     #[serde(default, skip_serializing_if = "is_default")]
     pub reads: Reads,
+    /// How old the answers to every other read of each reader may be; absent: none may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_staleness_ms: Option<u64>,
     /// How often each operation is chosen.
     pub mix: Mix,
     /// They read and write; each moves on to another node when it is refused.
@@ -194,6 +200,8 @@ pub enum PlannedCheck {
     },
     /// Nodes that a partition leaves without a majority acknowledge nothing.
     MinorityRefuses,
+    /// No read whose age is bounded is older than that.
+    BoundedStaleness,
     /// What was acknowledged is there in the end, and the same on every member.
     Durable,
     /// What Raft promises holds for every state, log and vote that was seen.
@@ -232,6 +240,7 @@ impl Plan {
             raft: planned_raft(scenario.raft()),
             nodes: nodes(scenario, seed, vendor, host),
             founders: Some(scenario.founders()).filter(|count| usize::from(*count) < scenario.nodes().len()),
+            preferred_zones: scenario.preferred_zones().to_vec(),
             links: scenario.links().to_vec(),
             workload: workload(scenario.workload(), scenario.nodes().len(), seed),
             duration_ms: ms(scenario.duration()),
@@ -310,6 +319,7 @@ fn planned_check(check: &Check) -> PlannedCheck {
         Check::Linearizable => PlannedCheck::Linearizable,
         Check::Recovers { within } => PlannedCheck::Recovers { within_ms: ms(within) },
         Check::MinorityRefuses => PlannedCheck::MinorityRefuses,
+        Check::BoundedStaleness => PlannedCheck::BoundedStaleness,
         Check::Durable => PlannedCheck::Durable,
         Check::Raft => PlannedCheck::Raft,
     }
@@ -346,7 +356,8 @@ fn nodes(scenario: &Scenario, seed: u64, vendor: [u8; 3], host: impl Fn(u8) -> I
 
 /// Clients are spread evenly; the seed decides where that begins.
 fn workload(workload: Workload, nodes_count: usize, seed: u64) -> PlannedWorkload {
-    let Workload { kind, clients: clients_count, keys, rate_per_s, reads, mix } = workload;
+    let Workload { kind, clients: clients_count, keys, rate_per_s, reads, max_staleness, mix } = workload;
+    let max_staleness_ms = max_staleness.map(ms);
     let nodes_count = u32::from(node_count(nodes_count));
     let mut draws = Draws::new(seed, draw::Purpose::Clients);
     let first = draws.below(nodes_count);
@@ -357,7 +368,18 @@ fn workload(workload: Workload, nodes_count: usize, seed: u64) -> PlannedWorkloa
     };
     let clients = (0..clients_count).map(|id| client(id, first + id)).collect();
     let readers = (0..nodes_count).map(|position| client(clients_count + position, position)).collect();
-    PlannedWorkload { kind, keys, rate_per_s, reads, mix, clients, reader_rate_per_s: READER_RATE, readers }
+    let reader_rate_per_s = READER_RATE;
+    PlannedWorkload {
+        kind,
+        keys,
+        rate_per_s,
+        reads,
+        max_staleness_ms,
+        mix,
+        clients,
+        reader_rate_per_s,
+        readers,
+    }
 }
 
 fn steps(faults: &[Fault], seed: u64) -> Vec<Step> {

@@ -288,6 +288,8 @@ fn start_clients(stage: &Stage, load: &Arc<Load>) -> JoinSet<()> {
             node: planned.node,
             is_pinned,
             interval,
+            // Those who only read: what the others learn has to be what is there.
+            max_staleness_ms: workload.max_staleness_ms.filter(|_| is_pinned),
             dialect: Dialect::of(plan),
             node_names: names.clone(),
         };

@@ -55,6 +55,7 @@ pub struct Scenario {
     memories_mib: Vec<u32>,
     founders: u16,
     links: Vec<StandingLink>,
+    preferred_zones: Vec<String>,
     target: Target,
     raft: RaftSettings,
     workload: Workload,
@@ -111,6 +112,8 @@ pub struct Workload {
     pub rate_per_s: u32,
     /// How reads and scans are confirmed.
     pub reads: Reads,
+    /// How old the answers to every other read of the clients that only read may be; `None`: none may.
+    pub max_staleness: Option<Duration>,
     /// How often each operation is chosen.
     pub mix: Mix,
 }
@@ -165,6 +168,8 @@ pub enum Check {
     },
     /// Nodes that a partition leaves without a majority acknowledge nothing.
     MinorityRefuses,
+    /// No read whose age is bounded is older than that.
+    BoundedStaleness,
     /// What was acknowledged is there in the end, and the same on every member.
     Durable,
     /// What Raft promises holds for every state, log and vote that was seen (Raft paper, figure 3).
@@ -312,6 +317,11 @@ impl Scenario {
     /// The directed links that are not perfect, for the whole run; each pair at most once, in order.
     pub fn links(&self) -> &[StandingLink] {
         &self.links
+    }
+
+    /// Where the leader should be, the best zone first.
+    pub fn preferred_zones(&self) -> &[String] {
+        &self.preferred_zones
     }
 
     /// What is under test.

@@ -35,6 +35,8 @@ const LEADER_ISOLATED: Story =
 
 const LEASE_READS: Story =
     Story { name: "lease-reads", yaml: include_str!("../../topologies/lease-reads.yaml") };
+const THREE_REGIONS: Story =
+    Story { name: "three-regions", yaml: include_str!("../../topologies/three-regions.yaml") };
 const BLACKOUT: Story = Story { name: "blackout", yaml: include_str!("../../topologies/blackout.yaml") };
 const LEFT_BEHIND: Story =
     Story { name: "left-behind", yaml: include_str!("../../topologies/left-behind.yaml") };
@@ -50,7 +52,7 @@ struct Row {
     checks: &'static [&'static str],
 }
 
-const ROWS: [Row; 10] = [
+const ROWS: [Row; 11] = [
     Row {
         bug: "stale-read",
         story: LEADER_ISOLATED,
@@ -72,6 +74,8 @@ const ROWS: [Row; 10] = [
     Row { bug: "watch-skips", story: THREE_NODES, checks: &["raft"] },
     // A leader that wakes answers what has been waiting.
     Row { bug: "lease-unchecked", story: LEASE_READS, checks: &["linearizable"] },
+    // The region that is cut off goes on answering from what it had.
+    Row { bug: "bound-unchecked", story: THREE_REGIONS, checks: &["bounded_staleness"] },
     // Nobody is left to tell a node which term it is.
     Row { bug: "vote-not-persisted", story: BLACKOUT, checks: &["raft"] },
     // The nodes start again one at a time, so their states differ.

@@ -49,6 +49,14 @@ impl Dialect {
         }
     }
 
+    /// The request for what a node itself has of a key, if that is not older. Only Aspen is asked so.
+    pub fn bounded_request(self, key: &str, max_staleness_ms: u64) -> Request {
+        match self.target {
+            Target::Aspen => aspen::bounded_request(key, max_staleness_ms),
+            Target::Etcd => etcd::request(key, &Op::Read),
+        }
+    }
+
     /// The request for what a node itself has of a key, however old.
     pub fn stale_request(self, key: &str) -> Request {
         match self.target {

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use self::stored::StoredRun;
 use crate::check::linearizable::{self, Budget};
-use crate::check::{self, Evidence, Status, Verdict, counted};
+use crate::check::{self, Evidence, Status, Verdict, bounded_staleness, counted};
 use crate::cli::VerifyArgs;
 use crate::history::{History, HistoryError, Outcome, read_history};
 use crate::limits::CHECK_WITNESS_TIME_MAX;
@@ -153,6 +153,8 @@ fn judge_history(path: &Path, input: impl BufRead, budget: &Budget) -> Result<Ju
     let history =
         read_history(input).map_err(|source| VerifyError::History { path: path.to_owned(), source })?;
     let mut verdict = linearizable::check(&history, budget).verdict();
+    let has_bounded = history.operations.iter().any(|operation| operation.max_staleness_ms.is_some());
+    let bounded = has_bounded.then(|| bounded_staleness::check(&history, budget, 0));
     if verdict.status == Status::Pass && answered(&history) == 0 {
         // A pass that looked at nothing is worth nothing.
         verdict.status = Status::Invalid;
@@ -166,8 +168,9 @@ fn judge_history(path: &Path, input: impl BufRead, budget: &Budget) -> Result<Ju
         counted(history.clients.count() as u64, "client"),
         counted(history.nodes.count() as u64, "node"),
     );
-    let text = report::history_text(&head, &verdict);
-    Ok(Judgement { status: verdict.status, verdicts: vec![verdict], aborted: None, text })
+    let verdicts: Vec<Verdict> = [verdict].into_iter().chain(bounded).collect();
+    let text = report::history_text(&head, &verdicts);
+    Ok(Judgement { status: check::overall(&verdicts), verdicts, aborted: None, text })
 }
 
 /// Operations that took place, as far as their clients know.

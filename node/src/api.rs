@@ -6,16 +6,19 @@ mod bounds;
 mod errors;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 pub use self::backup::{StateChunks, StateCopy};
-pub use self::bounds::{check_command, check_key, check_limit, check_range, check_vault};
+pub use self::bounds::{
+    check_command, check_key, check_limit, check_max_staleness, check_range, check_vault,
+};
 pub use self::errors::{ApiError, BadRequest, LEASE_GONE, TimeoutOutcome};
 use crate::types::{
-    Command, Interest, Key, KeyRange, LeaseId, NodeId, NodeInfo, Outcome, Record, Revised, Revision,
+    Command, Interest, Key, KeyRange, Label, LeaseId, NodeId, NodeInfo, Outcome, Record, Revised, Revision,
     VaultName,
 };
 
@@ -82,7 +85,8 @@ pub trait KeyValueStore: Send + Sync {
     /// The record under a key.
     ///
     /// # Errors
-    /// A linearizable read that no quorum confirmed is an error, never stale data.
+    /// A linearizable read that no quorum confirmed is an error, never stale data. One whose age is bounded, and nobody could confirm, is
+    /// [`ApiError::TooStale`].
     fn read(&self, request: ReadRequest) -> Answer<'_, ReadResult>;
 
     /// Proposes a command and waits until it is applied.
@@ -163,6 +167,11 @@ pub enum Consistency {
     Lease,
     /// What this node has applied, however old.
     Stale,
+    /// What this node has applied, if that has every write that was acknowledged longer than this before the read began. At
+    /// most [`MAX_STALENESS_MS_MAX`](crate::limits::MAX_STALENESS_MS_MAX).
+    // In JSON it is `stale` with a bound of its own beside it.
+    #[serde(skip)]
+    Bounded(Duration),
 }
 
 impl Consistency {
@@ -171,7 +180,7 @@ impl Consistency {
         match self {
             Self::Linearizable => "linearizable",
             Self::Lease => "lease",
-            Self::Stale => "stale",
+            Self::Stale | Self::Bounded(_) => "stale",
         }
     }
 }
@@ -185,7 +194,7 @@ pub enum ConfirmedBy {
     Nobody,
     /// The leader, whom nobody can have replaced yet.
     Lease,
-    /// A quorum, which still followed the leader when it was asked.
+    /// A quorum, which still followed the leader when it was asked; of a read whose age is bounded, that was that long ago.
     Quorum,
 }
 
@@ -216,6 +225,8 @@ pub struct ReadRequest {
 pub struct ReadResult {
     /// Who says that it is not too old.
     pub confirmed_by: ConfirmedBy,
+    /// Of a [`Consistency::Bounded`] read: every write that was acknowledged so many milliseconds before it began is seen.
+    pub staleness_ms: Option<u64>,
     /// The last entry applied when it was read.
     pub revision: Revision,
     /// The record, where the key exists.
@@ -266,6 +277,8 @@ pub enum ScanDetail {
 pub struct ScanResult {
     /// Who says that it is not too old.
     pub confirmed_by: ConfirmedBy,
+    /// As that of a [`ReadResult`].
+    pub staleness_ms: Option<u64>,
     /// The last entry applied when it was read.
     pub revision: Revision,
     /// The records, in the order of their keys.
@@ -362,6 +375,12 @@ pub struct Member {
     /// On the leader, of the others: `healthy`, `slow`, `unresponsive`, `crashed` or `partitioned`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<String>,
+    /// In which region it is, by its own word; absent: it has not said, or was not heard since this node started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<Label>,
+    /// In which zone, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Label>,
     /// Who and where it is.
     #[serde(flatten)]
     pub info: NodeInfo,

@@ -3,6 +3,7 @@
 pub mod discovery;
 pub mod identity;
 pub mod joining;
+pub mod labels;
 pub mod metadata;
 pub mod retired;
 pub mod reunion;

@@ -7,6 +7,7 @@ mod credentials;
 mod entry;
 mod file;
 mod peer;
+mod region;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,12 +34,13 @@ use self::source::Sources;
 pub use self::source::{Setting, Source};
 use crate::cluster::ticket::AspenClusterTicket;
 use crate::limits::{
-    DISK_RESERVE_MIB_DEFAULT, DISK_RESERVE_MIB_MAX, PEERS_MAX, REPLACE_AFTER_S_MAX, REPLACE_AFTER_S_MIN,
-    SNAPSHOT_SETTING_MAX, VOTERS_MAX, WATCH_HISTORY_MIB_DEFAULT, WATCH_HISTORY_MIB_MAX,
+    DISK_RESERVE_MIB_DEFAULT, DISK_RESERVE_MIB_MAX, PEERS_MAX, PREFERRED_REGIONS_MAX, REPLACE_AFTER_S_MAX,
+    REPLACE_AFTER_S_MIN, SNAPSHOT_SETTING_MAX, VOTERS_MAX, WATCH_HISTORY_MIB_DEFAULT, WATCH_HISTORY_MIB_MAX,
 };
+use crate::network::about::About;
 use crate::network::secret::SECRET_VARIABLE;
 use crate::raft::{LeaseClock, PromotionPolicy, RaftTiming, SnapshotPolicy, TimingError};
-use crate::types::{NodeId, NodeInfo};
+use crate::types::{Label, NodeId, NodeInfo};
 
 /// The settings are wrong (`EX_USAGE`, sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -141,6 +143,15 @@ pub struct RunArgs {
     /// Put a learner in the place of a voter that has been silent for so many seconds [default: never]
     #[arg(long, value_name = "S", env = "ASPEN_REPLACE_AFTER_S")]
     pub replace_after_s: Option<u64>,
+    /// In which region this node is, for others to see [default: none]
+    #[arg(long, value_name = "NAME", env = "ASPEN_REGION")]
+    pub region: Option<Label>,
+    /// In which part of its region it is [default: none]
+    #[arg(long, value_name = "NAME", env = "ASPEN_ZONE")]
+    pub zone: Option<Label>,
+    /// Have the leader be in the first of these regions that has a voter which is well; the same on all members [default: anywhere]
+    #[arg(long, value_name = "NAMES", env = "ASPEN_PREFERRED_REGIONS", value_delimiter = ',')]
+    pub preferred_regions: Vec<Label>,
     /// A member, this node included; once for each: `id=1,endpoint_id=HEX,raft=ADDRESS,http=ADDRESS`
     #[arg(long = "peer", value_name = "PEER", env = "ASPEN_PEERS", value_delimiter = ';')]
     pub peers: Vec<PeerArg>,
@@ -278,6 +289,8 @@ pub struct Config {
     pub gossip: Option<bool>,
     /// How many members should vote.
     pub promotion: PromotionPolicy,
+    /// What it says of itself: where it is, and where the leader should be.
+    pub about: About,
     /// The members it knows of from the start, by number; empty or with this node among them.
     pub peers: Vec<(NodeId, NodeInfo)>,
     /// Heartbeat and election.
@@ -405,6 +418,12 @@ pub enum ConfigError {
     /// A silence that may be none.
     #[error("replace_after_s is {0}, {REPLACE_AFTER_S_MIN} to {REPLACE_AFTER_S_MAX} are allowed")]
     ReplaceAfter(u64),
+    /// More regions than can be preferred.
+    #[error("preferred_regions names {0} regions, at most {PREFERRED_REGIONS_MAX} are allowed")]
+    PreferredRegions(usize),
+    /// A region that is better than itself.
+    #[error("preferred_regions names {0} twice: name each region once, the best one first")]
+    RegionTwice(Label),
     /// A number that is none.
     #[error("id is 0, node numbers start at 1")]
     ZeroId,
@@ -458,6 +477,7 @@ impl Config {
         let timing = timing(&args, &file, &mut sources);
         let entry = entry(&args, &file, &mut sources)?;
         let promotion = promotion_policy(&args, &file, &mut sources)?;
+        let about = region::about(&args, &file, &mut sources)?;
         let secret = secret_source(&args, &file, &mut sources);
         let credentials = credential_files(&args, &file, &mut sources)?;
         let snapshots = snapshot_policy(&args, &file, &mut sources)?;
@@ -494,6 +514,7 @@ impl Config {
             entry,
             gossip: sources.pick("gossip", args.gossip, file.gossip),
             promotion,
+            about,
             peers: sources.pick("peers", typed, listed).unwrap_or_default(),
             timing,
             lease_clock: sources.pick("lease_clock", args.lease_clock, file.lease_clock).unwrap_or_default(),
@@ -544,6 +565,9 @@ impl Config {
             ("ticket", ticket),
             ("target_voters", target_voters.map(|count| count.to_string())),
             ("replace_after_s", replace_after.map(|after| after.as_secs().to_string())),
+            ("region", self.about.region.as_ref().map(|region| text(region))),
+            ("zone", self.about.zone.as_ref().map(|zone| text(zone))),
+            ("preferred_regions", region::list(&self.about.preferred_regions)),
         ];
         let values = [
             ("data_dir", text(&self.data_dir.display())),

@@ -96,6 +96,13 @@ pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 pub const LEADER_RETRY: Duration = Duration::from_millis(100);
 /// How long an operation waits for a leader to be known before it is refused. Longer than a default election.
 pub const LEADER_WAIT: Duration = Duration::from_secs(3);
+/// Longest bound on the age of a read, in milliseconds: a day. Whoever takes more takes anything.
+pub const MAX_STALENESS_MS_MAX: u64 = 86_400 * 1_000;
+/// How long a read whose age is bounded waits for somebody to confirm what it sees: as long as others wait for a leader.
+pub const FRESHNESS_WAIT: Duration = LEADER_WAIT;
+/// How long the one who asks for all of those waits for its answer before the next one asks: longer than any round trip, so what
+/// does not come then is lost.
+pub const FRESHNESS_ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is looked how much room the disk has: at 100 MB/s 50 MB go in between.
 pub const DISK_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Room on the disk that is kept in reserve, in MiB: more than what comes between two looks.
@@ -199,6 +206,33 @@ pub const PROMOTION_COOL_DOWN: Duration = Duration::from_secs(3);
 pub const REPLACE_AFTER_S_MIN: u64 = 5;
 /// Longest such silence, in seconds: a week.
 pub const REPLACE_AFTER_S_MAX: u64 = 7 * 86_400;
+
+/// Longest name of a region or a zone, in bytes: it stands in every answer that names the members.
+pub const LABEL_BYTES_MAX: u32 = 64;
+/// Regions that can be preferred, one after the other: there are no more continents than that.
+pub const PREFERRED_REGIONS_MAX: u32 = 16;
+/// Longest word of a node about itself, in bytes: two labels and the regions that it prefers, and as much again.
+pub const ABOUT_BYTES_MAX: usize = 2 * (2 + PREFERRED_REGIONS_MAX as usize) * (LABEL_BYTES_MAX as usize + 2);
+/// How long that word may take once there is a connection, and how long the one who gives it waits until it was heard.
+pub const ABOUT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often each member is asked what it says of itself: that changes only when it is started again.
+pub const ABOUT_INTERVAL: Duration = Duration::from_secs(10);
+/// How often one is asked that has not said it yet; drawn between four and six fifths of it, so that nodes do not ask at once.
+pub const ABOUT_RETRY: Duration = Duration::from_secs(1);
+/// How many are asked at once: each costs a handshake.
+pub const ABOUT_ASKED_AT_ONCE: usize = 8;
+
+/// How long a leader leads before it hands leadership to a preferred region: as seldom does leadership move for that reason,
+/// whoever leads.
+pub const HAND_OVER_LED_MIN: Duration = Duration::from_secs(10);
+/// How long a voter has been well, without a break, before leadership is handed to it: a region that comes and goes is left alone.
+pub const HAND_OVER_WELL_MIN: Duration = Duration::from_secs(5);
+/// Entries that it may lack all the while: what is under way over a long link under load. It has all of them before it is elected.
+pub const HAND_OVER_LAG_MAX: u64 = 1_000;
+/// How long a node does not hand leadership over again: where that fails, nobody leads for as long as an election takes.
+pub const HAND_OVER_COOL_DOWN: Duration = Duration::from_secs(30);
+/// How long it waits for its successor: round trips over the longest links, and a sync of the disk.
+pub const HAND_OVER_WAIT: Duration = OPERATION_TIMEOUT;
 
 /// How often the leader looks which members answer.
 pub const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
@@ -376,6 +410,9 @@ const _: () = {
     assert!(SCAN_LIMIT_DEFAULT <= SCAN_LIMIT_MAX);
     // A page always has room for one entry.
     assert!((KEY_BYTES_MAX + VALUE_BYTES_MAX) as u64 + RECORD_BYTES <= SCAN_BYTES_MAX as u64);
+    assert!(ABOUT_RETRY.as_secs() < ABOUT_INTERVAL.as_secs());
+    assert!(HAND_OVER_WELL_MIN.as_secs() < HAND_OVER_LED_MIN.as_secs());
+    assert!(HAND_OVER_LED_MIN.as_secs() < HAND_OVER_COOL_DOWN.as_secs());
     // Four lost keep-alives in a row are no accident.
     assert!(4 * PEER_KEEP_ALIVE.as_millis() < PEER_IDLE_TIMEOUT.as_millis());
     assert!(STRANGER_WINDOW_BYTES < PEER_WINDOW_BYTES);
@@ -386,6 +423,8 @@ const _: () = {
     assert!(PEERS_MAX as usize * 200 < JOIN_ANSWER_BYTES_MAX);
     // A refusal, which leaves nothing open, comes before a time-out, which does.
     assert!(LEADER_WAIT.as_secs() < OPERATION_TIMEOUT.as_secs());
+    assert!(FRESHNESS_WAIT.as_secs() < OPERATION_TIMEOUT.as_secs());
+    assert!(FRESHNESS_ASK_TIMEOUT.as_secs() < FRESHNESS_WAIT.as_secs());
     assert!(
         2 * HAND_OVER_TIMEOUT.as_secs()
             + HTTP_DRAIN_TIMEOUT.as_secs()

@@ -222,7 +222,14 @@ mod tests {
             term: 2,
             leader: None,
             is_initialized: true,
-            members: vec![Member { id: NodeId(1), is_voter: true, health: None, info }],
+            members: vec![Member {
+                id: NodeId(1),
+                is_voter: true,
+                health: None,
+                region: None,
+                zone: None,
+                info,
+            }],
             refused_connections: 5,
         };
         let measures = Measures {

@@ -3,6 +3,7 @@
 //! A transport delivers one request to one peer and brings its answer back within a time limit. It knows nothing of
 //! elections; what it cannot deliver is an error that says whether the peer may have seen the request.
 
+pub mod about;
 pub mod iroh;
 pub mod join;
 pub mod rpc;

@@ -34,10 +34,12 @@ pub enum Plant {
     WatchSkips,
     /// A node that believes it leads takes that for a lease.
     LeaseUnchecked,
+    /// A read whose age is bounded is answered however old what the node has is.
+    BoundUnchecked,
 }
 
 /// Every bug with its name.
-pub const PLANTS: [(&str, Plant); 11] = [
+pub const PLANTS: [(&str, Plant); 12] = [
     ("stale-read", Plant::StaleRead),
     ("ack-before-quorum", Plant::AckBeforeQuorum),
     ("cas-ignores-expected", Plant::CasIgnoresExpected),
@@ -45,6 +47,7 @@ pub const PLANTS: [(&str, Plant); 11] = [
     ("scan-skips", Plant::ScanSkips),
     ("watch-skips", Plant::WatchSkips),
     ("lease-unchecked", Plant::LeaseUnchecked),
+    ("bound-unchecked", Plant::BoundUnchecked),
     ("vote-not-persisted", Plant::VoteNotPersisted),
     ("apply-twice-after-restart", Plant::ApplyTwiceAfterRestart),
     ("snapshot-drops-tail", Plant::SnapshotDropsTail),
@@ -123,7 +126,7 @@ mod tests {
             Some("stale-reads"),
             true,
             Err("ASPEN_PLANT names `stale-reads`, which is no planted bug: take one of stale-read, \
-                 ack-before-quorum, cas-ignores-expected, lost-delete, scan-skips, watch-skips, lease-unchecked, vote-not-persisted, \
+                 ack-before-quorum, cas-ignores-expected, lost-delete, scan-skips, watch-skips, lease-unchecked, bound-unchecked, vote-not-persisted, \
                  apply-twice-after-restart, snapshot-drops-tail, ack-before-fsync, or unset ASPEN_PLANT"),
         );
         check(

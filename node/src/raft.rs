@@ -7,11 +7,13 @@
 mod backup;
 mod compaction;
 mod following;
+mod freshness;
 mod health;
 mod lease;
 mod lease_keeper;
 mod membership;
 mod operations;
+mod preference;
 mod promotion;
 mod proposals;
 mod settings;
@@ -32,16 +34,19 @@ use openraft::{Instant as _, Raft, ServerState};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use self::freshness::Freshness;
 pub use self::health::{NodeFailureDetector, NodeHealth};
 pub use self::lease::LeaseClock;
 use self::lease::{Leases, Promise};
 use self::lease_keeper::KeptLeases;
 use self::operations::bounded;
+pub use self::preference::LeaderPlacement;
 pub use self::promotion::{LearnerPromotionCoordinator, PromotionPolicy};
 use self::proposals::{Proposals, proposals};
 pub use self::settings::{RaftTiming, SnapshotPolicy, TimingError};
 use crate::api::{ApiError, BadRequest, TimeoutOutcome, WriteResult, check_command};
 use crate::limits::{BACKUPS_MAX, OPERATIONS_IN_FLIGHT_MAX, REUNION_INTERVAL};
+use crate::network::about::About;
 use crate::network::iroh::Admission;
 use crate::network::rpc::{Confirmed, KeepLease, ReadIndex, StreamAppended};
 use crate::network::snapshot::{InstallSnapshot, SnapshotStart};
@@ -70,6 +75,8 @@ pub struct Parts {
     pub lease_clock: LeaseClock,
     /// How many members should vote.
     pub promotion: PromotionPolicy,
+    /// What it says of itself.
+    pub about: About,
     /// When snapshots are made.
     pub snapshots: SnapshotPolicy,
     /// The log, open.
@@ -109,6 +116,8 @@ struct Inner {
     /// On the leader: the leases with a time to live.
     kept: Mutex<KeptLeases>,
     promise: Promise,
+    /// How old the state may be.
+    freshness: Freshness,
     /// How often a leader speaks.
     heartbeat: Duration,
     /// Who has not answered for so long is not there.
@@ -116,6 +125,10 @@ struct Inner {
     /// On the leader: how the other members look.
     health: Mutex<BTreeMap<NodeId, NodeHealth>>,
     promotion: PromotionPolicy,
+    /// What this node says of itself.
+    about: About,
+    /// What the others have said of themselves.
+    told_about: Mutex<BTreeMap<NodeId, About>>,
     /// The members are changed by one at a time.
     changing: Arc<AsyncMutex<()>>,
     /// When a leader has spoken last.
@@ -195,10 +208,13 @@ impl RaftNode {
             leases: Leases::open(parts.lease_clock, lease),
             kept: Mutex::default(),
             promise,
+            freshness: Freshness::default(),
             heartbeat: parts.timing.heartbeat,
             patience: parts.timing.election_min,
             health: Mutex::default(),
             promotion: parts.promotion,
+            about: parts.about,
+            told_about: Mutex::default(),
             changing: Arc::default(),
             spoken_to: Mutex::new(Instant::now()),
             is_stopping: AtomicBool::new(false),
@@ -301,6 +317,16 @@ impl RaftNode {
                 return;
             }
         }
+    }
+
+    /// Takes down what the other members have said of themselves.
+    pub fn note_about(&self, told: BTreeMap<NodeId, About>) {
+        *self.inner.told_about.lock().expect("nothing panics while it holds this lock") = told;
+    }
+
+    /// What each of them has said, as far as it was heard.
+    fn told_about(&self) -> BTreeMap<NodeId, About> {
+        self.inner.told_about.lock().expect("nothing panics while it holds this lock").clone()
     }
 
     /// Says in the log who leads, if that is not what was said before.

@@ -3,6 +3,7 @@
 //! It does nothing: no I/O, no checks beyond the shape of a value.
 
 mod change;
+mod label;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use self::change::{Change, ChangeKind, Interest, Previous, Revised};
+pub use self::label::{Label, LabelError};
 use crate::limits::COMMAND_DEPTH_MAX;
 
 /// A member's number in the cluster, 1 and up. Chosen by the operator, never reused.

@@ -112,6 +112,10 @@ fn commands_do_what_they_say() {
     assert_eq!(aspen.types(&["kv", "scan"]), "greeting\tworld\nraw\t\\xff\\x00\\n\n");
     assert_eq!(aspen.types(&["kv", "scan", "--keys", "r"]), "raw\n");
     assert_eq!(aspen.types(&["kv", "scan", "--count"]), "2\n");
+    assert_eq!(aspen.types(&["kv", "get", "greeting", "--max-staleness", "0"]), "world");
+    assert_eq!(aspen.types(&["kv", "scan", "g", "--max-staleness", "60000"]), "greeting\tworld\n");
+    let said = aspen.fails(&["kv", "get", "a", "--max-staleness", "1", "--consistency", "stale"], 64);
+    assert!(said.contains("cannot be used with"), "{said}");
     aspen.types(&["kv", "put", "a", "1", "--vault", "v"]);
     assert_eq!(aspen.types(&["kv", "vaults"]), "v\n");
     assert_eq!(aspen.types(&["kv", "get", "a", "--vault", "v", "--consistency", "lease"]), "1");

@@ -139,11 +139,7 @@ fn nodes_with_certificates_speak_https_and_nothing_else() {
         status.contains("3 members, 3 of them vote").then_some(())
     });
     check(&two, &["--ca", &trusted, "kv", "put", "k", "v"], (0, "revision"));
-    check(
-        &two,
-        &["--ca", &trusted, "kv", "watch", "--from", "1", "--no-follow"],
-        (0, "k"),
-    );
+    check(&two, &["--ca", &trusted, "kv", "watch", "--from", "1", "--no-follow"], (0, "k"));
     let backup = files.path("backup");
     check(&one, &["--ca", &trusted, "backup", "save", &backup], (0, ""));
     check(&three, &["--ca", &trusted, "--tls-name", "node.example", "kv", "get", "k"], (0, "v"));

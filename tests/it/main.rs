@@ -28,6 +28,7 @@ mod nodes;
 mod programs;
 mod qemu;
 mod receipts;
+mod regions;
 mod report;
 mod rig;
 mod runs;

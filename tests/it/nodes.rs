@@ -259,15 +259,26 @@ impl Nodes {
 
     /// Asks again and again until `what` is there.
     #[track_caller]
-    pub(crate) fn comes<T>(&self, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    pub(crate) fn comes<T>(&self, what: &str, ask: impl FnMut() -> Option<T>) -> T {
+        self.comes_within(COMES_MAX, what, ask)
+    }
+
+    /// The same, for so long.
+    #[track_caller]
+    pub(crate) fn comes_within<T>(
+        &self,
+        limit: Duration,
+        what: &str,
+        mut ask: impl FnMut() -> Option<T>,
+    ) -> T {
         let began = Instant::now();
         loop {
             if let Some(answer) = ask() {
                 return answer;
             }
-            if began.elapsed() > COMES_MAX {
+            if began.elapsed() > limit {
                 let logs = self.members.iter().map(|member| self.last_words(member.id)).collect::<String>();
-                panic!("no {what} within {COMES_MAX:?}:\n{logs}");
+                panic!("no {what} within {limit:?}:\n{logs}");
             }
             std::thread::sleep(Duration::from_millis(20));
         }

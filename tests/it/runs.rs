@@ -19,6 +19,9 @@ use crate::verify::judged_again;
 const SHORT: &str = "nodes: { count: 3 }\nduration: 8s\nfaults:\n  \
                      - { at: 1s, for: 4s, partition: [[leader], [rest]] }\nchecks: [linearizable]\n";
 
+/// The regions of three-regions' nodes.
+const REGIONS: [&str; 5] = ["eu", "eu", "us", "us", "asia"];
+
 #[track_caller]
 fn row(run: &Run, name: &str, seed: u64) -> String {
     assert_eq!(run.code, Some(0), "{name}, seed {seed}: {}", run.output());
@@ -49,6 +52,15 @@ fn row(run: &Run, name: &str, seed: u64) -> String {
     }
     if name == "lease-reads" {
         assert!(record.counts.by_lease >= Some(1_000), "{}", run.output());
+    }
+    if name == "three-regions" {
+        // It is where it is wanted, is lost, and comes back.
+        let leaders: Vec<&str> = record.leaders.iter().map(|seen| REGIONS[seen.node.position()]).collect();
+        let is_back = leaders
+            .iter()
+            .position(|region| *region != "eu")
+            .is_some_and(|lost| leaders[lost..].contains(&"eu"));
+        assert!(is_back, "seed {seed}: {leaders:?} have led: {}", run.output());
     }
     if name == "left-behind" {
         assert!(snapshots_taken(&run.directory) >= 2, "{}", run.output());

@@ -41,7 +41,7 @@ fn histories() -> PathBuf {
 }
 
 /// The story of each file, and a line of what is said about it.
-const STORIES: [(&str, i32, &str); 5] = [
+const STORIES: [(&str, i32, &str); 6] = [
     // Ann has her seat acknowledged by a leader that is cut off. The next leader never had that entry, and Cleo, two
     // seconds later, finds the seat free. Bob's seat, on another key, came through.
     ("lost-write.jsonl", 1, "1   ann     n1    0.001000 s  0.004000 s  write ann -> ok"),
@@ -54,6 +54,8 @@ const STORIES: [(&str, i32, &str); 5] = [
     // Ann's write times out, is not seen at first, and takes effect after Bob's later write: an unknown outcome may.
     // Cleo's write was never answered and never seen.
     ("late-write.jsonl", 0, "PASS     linearizable: all 6 operations on 1 key can be explained"),
+    // Bob takes what may be a second old. That the lamp is off is not that old at first; half a second later it is too old.
+    ("too-old.jsonl", 1, "3   bob     n3    2.500000 s  2.501000 s  read -> nothing"),
     // A key that starts absent, a value that comes back after a delete, a swap that failed, a write that was refused.
     ("returning-value.jsonl", 0, "PASS     linearizable: all 7 operations on 1 key can be explained"),
 ];

@@ -32,7 +32,7 @@ use self::register::{Register, Registers};
 use self::search::Found;
 use self::witness::Conflict;
 use super::{Status, Verdict, counted};
-use crate::history::{History, KeyIndex, Op, Outcome};
+use crate::history::{History, KeyIndex, Op, Operation, Outcome};
 use crate::limits::{
     CHECK_CONFIGURATIONS_MAX, CHECK_PENDING_MAX, CHECK_TIME_MAX, CHECK_VIOLATIONS_MAX, CHECK_WITNESS_TIME_MAX,
 };
@@ -132,11 +132,25 @@ pub struct LinearizableResult {
     pub undecided: Vec<Undecided>,
 }
 
-/// Judges a history within a budget.
+/// What becomes of reads whose age is bounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BoundedReads {
+    /// They promise less, and are left out.
+    LeftOut,
+    /// Each takes effect between as long before its call as it may be old, and its return.
+    Judged,
+}
+
+/// Judges a history within a budget. Reads whose age is bounded are left out.
 pub fn check(history: &History, budget: &Budget) -> LinearizableResult {
+    check_with(history, BoundedReads::LeftOut, budget)
+}
+
+/// The same, and says what becomes of reads whose age is bounded.
+pub fn check_with(history: &History, bounded: BoundedReads, budget: &Budget) -> LinearizableResult {
     let deadline = Deadline::new(budget.time, budget.configurations_max);
-    let mut result = LinearizableResult { counts: count(history), ..LinearizableResult::default() };
-    let mut registers = Registers::new(history);
+    let mut result = LinearizableResult { counts: count(history, bounded), ..LinearizableResult::default() };
+    let mut registers = Registers::new(history, bounded);
     for index in (0_u32..).take(history.keys.count()) {
         let key = KeyIndex(index);
         let register = registers.register(key);
@@ -188,9 +202,12 @@ fn judge(register: &Register, deadline: &Deadline) -> Decision {
     }
 }
 
-fn count(history: &History) -> Counts {
-    let mut counts = Counts { operations: history.operations.len() as u64, ..Counts::default() };
-    for operation in &history.operations {
+fn count(history: &History, bounded: BoundedReads) -> Counts {
+    let mut counts = Counts::default();
+    let is_judged =
+        |operation: &&Operation| operation.max_staleness_ms.is_none() || bounded == BoundedReads::Judged;
+    for operation in history.operations.iter().filter(is_judged) {
+        counts.operations += 1;
         let one = match (operation.outcome, operation.op) {
             (Outcome::Refused { .. }, _) => &mut counts.refused,
             (Outcome::Unknown, _) => &mut counts.unknown,

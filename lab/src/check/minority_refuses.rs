@@ -32,7 +32,9 @@ pub fn check(plan: &Plan, history: &History, record: &RunRecord) -> Verdict {
         for node in &fault.minority {
             let name = &plan.nodes[node.position()].name;
             let before = asked;
-            let on_node = history.operations.iter().filter(|operation| history.node(operation.node) == name);
+            // What may be old, a node may answer alone.
+            let strict = history.operations.iter().filter(|operation| operation.max_staleness_ms.is_none());
+            let on_node = strict.filter(|operation| history.node(operation.node) == name);
             for operation in on_node.filter(|operation| operation.call_ns < ended_ns) {
                 let is_open = operation.return_ns.is_none_or(|at_ns| at_ns >= ended_ns);
                 let is_called_in_it = operation.call_ns >= began_ns;

@@ -106,12 +106,14 @@ fn wanted<'a>(
     }
     for node in &fault.touched {
         let name = &plan.nodes[node.position()].name;
-        // An answer is enough, also to what was called before: the client that asks this node may still wait for that.
+        // An answer is enough, also to what was called before: the client that asks this node may still wait for that. One
+        // that may be old is none, since a node gives it alone.
         want(format!("{name} answers"), Some(*node), &|since_ns| {
             history
                 .operations
                 .iter()
-                .filter(|operation| is_answered(operation) && history.node(operation.node) == name)
+                .filter(|operation| is_answered(operation) && operation.max_staleness_ms.is_none())
+                .filter(|operation| history.node(operation.node) == name)
                 .filter_map(|operation| operation.return_ns)
                 .filter(|return_ns| (since_ns..record.load_ended_ns).contains(return_ns))
                 .min()

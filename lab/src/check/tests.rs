@@ -61,7 +61,8 @@ fn history(writes: &[(u64, Option<u64>)]) -> History {
         let (id, client, value) = (OpId(number), format!("c{number}"), format!("v{number}"));
         let op = Op::Write { value: value.as_str() };
         let at_ns = call * SECOND / 10;
-        out.call(&Call { id, client: &client, node: "n1", at_ns, key: "k", op }).unwrap();
+        out.call(&Call { id, client: &client, node: "n1", at_ns, key: "k", op, max_staleness_ms: None })
+            .unwrap();
         let outcome = answer.map_or(Outcome::Refused { reason: "no_quorum" }, |_| Outcome::Done);
         let at_ns = answer.unwrap_or(*call) * SECOND / 10;
         out.answer(&Answer { id, at_ns, outcome }).unwrap();

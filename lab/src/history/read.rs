@@ -71,6 +71,7 @@ struct Line<'a> {
     expected: Option<Option<Text<'a>>>,
     #[serde(borrow, default, deserialize_with = "present")]
     value: Option<Option<Text<'a>>>,
+    max_staleness_ms: Option<u64>,
     outcome: Option<OutcomeName>,
     #[serde(borrow, default, deserialize_with = "present")]
     actual: Option<Option<Text<'a>>>,
@@ -140,6 +141,10 @@ impl Reader {
             ("reason", record.reason.is_some()),
             ("expected", record.expected.is_some() && !matches!(record.op, Some(OpName::Cas))),
             ("value", record.value.is_some() && matches!(record.op, Some(OpName::Read | OpName::Delete))),
+            (
+                "max_staleness_ms",
+                record.max_staleness_ms.is_some() && !matches!(record.op, Some(OpName::Read)),
+            ),
         ] {
             if there {
                 return Err(HistoryError::Extra { line, field, record: name });
@@ -179,6 +184,7 @@ impl Reader {
             node,
             key,
             op,
+            max_staleness_ms: record.max_staleness_ms,
             call_ns,
             return_ns: None,
             outcome,
@@ -209,6 +215,7 @@ impl Reader {
             ("op", record.op.is_some()),
             ("key", record.key.is_some()),
             ("expected", record.expected.is_some()),
+            ("max_staleness_ms", record.max_staleness_ms.is_some()),
             ("value", record.value.is_some() && !is_read_ok),
             ("actual", record.actual.is_some() && !matches!(record.outcome, Some(OutcomeName::CasFailed))),
             ("reason", record.reason.is_some() && !matches!(record.outcome, Some(OutcomeName::Refused))),

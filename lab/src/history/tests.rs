@@ -28,7 +28,9 @@ fn every_operation_and_outcome_is_read_back() {
     let mut writer = HistoryWriter::new(Vec::new());
     for (index, &op) in (0_u64..).zip(&calls) {
         let (id, at_ns) = (OpId(u64::MAX - index), index * 10);
-        writer.call(&Call { id, client: "c1", node: "n1", at_ns, key: "k", op }).unwrap();
+        writer
+            .call(&Call { id, client: "c1", node: "n1", at_ns, key: "k", op, max_staleness_ms: None })
+            .unwrap();
         if let Some(&outcome) = outcomes.get(usize::try_from(index).unwrap()) {
             writer.answer(&Answer { id, at_ns: at_ns + 5, outcome }).unwrap();
         }
@@ -49,7 +51,17 @@ fn every_operation_and_outcome_is_read_back() {
 fn lines_are_as_documented() {
     let mut writer = HistoryWriter::new(Vec::new());
     let op = Op::Cas { expected: None, value: "v9" };
-    writer.call(&Call { id: OpId(7), client: "c1", node: "n2", at_ns: 123, key: "k3", op }).unwrap();
+    writer
+        .call(&Call {
+            id: OpId(7),
+            client: "c1",
+            node: "n2",
+            at_ns: 123,
+            key: "k3",
+            op,
+            max_staleness_ms: None,
+        })
+        .unwrap();
     writer.answer(&Answer { id: OpId(7), at_ns: 456, outcome: Outcome::Done }).unwrap();
     let outcome = Outcome::CasFailed { actual: None };
     writer.answer(&Answer { id: OpId(8), at_ns: 457, outcome }).unwrap();
@@ -57,6 +69,17 @@ fn lines_are_as_documented() {
     let answers = "{\"answer\":7,\"at_ns\":456,\"outcome\":\"ok\"}\n\
                    {\"answer\":8,\"at_ns\":457,\"outcome\":\"cas_failed\",\"actual\":null}\n";
     assert_eq!(text, format!("{CALL}\n{answers}"));
+}
+
+#[test]
+fn how_old_a_read_may_be_is_kept() {
+    let mut writer = HistoryWriter::new(Vec::new());
+    let (id, max_staleness_ms) = (OpId(1), Some(250));
+    let call = Call { id, client: "c", node: "n", at_ns: 9, key: "k", op: Op::Read, max_staleness_ms };
+    writer.call(&call).unwrap();
+    let text = String::from_utf8(writer.into_inner()).unwrap();
+    assert!(text.ends_with("\"op\":\"read\",\"key\":\"k\",\"max_staleness_ms\":250}\n"), "{text}");
+    assert_eq!(read_history(text.as_bytes()).unwrap().operations[0].max_staleness_ms, Some(250));
 }
 
 #[test]
@@ -125,6 +148,10 @@ fn fields_must_fit_the_record() {
     check(
         r#"{"call":9,"client":"c1","node":"n2","at_ns":456,"op":"delete","key":"k","value":"v"}"#,
         "line 3: value does not belong in this call of delete",
+    );
+    check(
+        r#"{"call":9,"client":"c1","node":"n2","at_ns":456,"op":"delete","key":"k","max_staleness_ms":5}"#,
+        "line 3: max_staleness_ms does not belong in this call of delete",
     );
     check(
         r#"{"call":9,"node":"n2","at_ns":456,"op":"read","key":"k"}"#,

@@ -54,6 +54,12 @@ pub(super) fn node_toml(plan: &Plan, node: &PlannedNode, data: &Path, pace: Pace
     if let Some(entries) = plan.raft.snapshot_entries {
         let _ = writeln!(text, "snapshot_entries = {entries}");
     }
+    if let Some(zone) = &node.zone {
+        let _ = writeln!(text, "region = \"{zone}\"");
+    }
+    if !plan.preferred_zones.is_empty() {
+        let _ = writeln!(text, "preferred_regions = [\"{}\"]", plan.preferred_zones.join("\", \""));
+    }
     for peer in &plan.nodes {
         let endpoint_id = Identity::from_secret(peer.secret_key_seed.0).endpoint_id();
         let _ = write!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::violation::conflicts;
 use super::{Report, exit_code};
-use crate::check::{Status, Verdict, seconds};
+use crate::check::{Status, Verdict, linearizable, overall, seconds};
 use crate::cluster::Boot;
 use crate::cluster::pace::Pace;
 use crate::plan::Plan;
@@ -156,18 +156,25 @@ pub(super) fn reason(status: Status) -> &'static str {
     }
 }
 
-/// The verdict on a history alone, below a line that says which.
-pub fn history_text(head: &str, verdict: &Verdict) -> String {
+/// The verdicts on a history alone, below a line that says which.
+pub fn history_text(head: &str, verdicts: &[Verdict]) -> String {
     let mut out = format!("{head}\n\n");
     // Writing to a String cannot fail.
-    let _ = write_check(&mut out, verdict, 0);
-    let reason = match verdict.status {
+    for verdict in verdicts {
+        let _ = write_check(&mut out, verdict, 0);
+    }
+    let status = overall(verdicts);
+    let is_strict = |verdict: &Verdict| verdict.check == linearizable::NAME && verdict.status == Status::Pass;
+    let reason = match status {
         Status::Pass => "the history is linearizable",
+        Status::Fail if verdicts.iter().any(is_strict) => {
+            "but for a read that is older than it may be, the history is linearizable"
+        }
         Status::Fail => "the history is not linearizable",
         Status::Unknown => "the check could not decide, see --time and --configurations",
         Status::Invalid => "the history does not allow a verdict",
     };
-    let (word, exit_code) = (word(verdict.status), exit_code(verdict.status));
+    let (word, exit_code) = (word(status), exit_code(status));
     let _ = writeln!(out, "\n{word} ({reason}), exit code {exit_code}");
     out
 }

@@ -106,6 +106,12 @@ pub enum Mistake {
     #[error("raft.election is {}..{}, its end must be later than its beginning", human(*min), human(*max))]
     ElectionOrder { min: Duration, max: Duration },
 
+    #[error(
+        "raft.preferred_zones names {}, which {}: name zones of nodes, each once, the best one first",
+        quoted(value),
+        if *is_zone { "is named before" } else { "is no zone" }
+    )]
+    PreferredZone { value: String, is_zone: bool },
     #[error("target is {}, aspen and etcd are allowed", quoted(value))]
     Target { value: String },
     #[error("{what} is not for target etcd, {why}: leave it out")]
@@ -223,7 +229,7 @@ pub enum Mistake {
 
     #[error("checks is empty, a run that nothing judges shows nothing")]
     NoChecks,
-    #[error("unknown check {}{} checks are linearizable, durable, raft, recovers, minority_refuses", quoted(name), did_you_mean(*close))]
+    #[error("unknown check {}{} checks are linearizable, durable, raft, recovers, minority_refuses, bounded_staleness", quoted(name), did_you_mean(*close))]
     UnknownCheck { name: String, close: Option<&'static str> },
     #[error("check {name} is given twice")]
     CheckTwice { name: &'static str },
@@ -237,6 +243,12 @@ pub enum Mistake {
     MinorityRefusesNotTrue { found: String },
     #[error("minority_refuses needs a partition that leaves a group without a majority, no fault does")]
     NoMinority,
+    #[error("bounded_staleness needs reads that may be old: give workload.max_staleness")]
+    NothingStale,
+    #[error(
+        "bounded_staleness does not go together with clock: a node measures the age of what it has with its own"
+    )]
+    StalenessByWrongClock,
     #[error("recovers needs a fault to recover from, the scenario has none")]
     NothingToRecover,
 }

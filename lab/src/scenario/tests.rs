@@ -39,6 +39,7 @@ fn every_topology_is_a_valid_scenario() {
         "pause-leader",
         "split-brain",
         "three-nodes",
+        "three-regions",
     ] {
         assert!(names.iter().any(|there| there == name), "{name} is missing from {names:?}");
     }

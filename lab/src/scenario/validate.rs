@@ -20,6 +20,7 @@ use crate::limits::{
     ELECTION_MAX_DEFAULT, ELECTION_MIN_DEFAULT, HEARTBEAT_DEFAULT, HEARTBEAT_MAX, HEARTBEAT_MIN,
     KEYS_DEFAULT, KEYS_MAX, LOAD_AFTER_FAULTS, LOAD_DURATION_MIN, MISTAKES_MAX, OPERATIONS_MAX,
     PLANNED_DURATION_MAX, RATE_DEFAULT, SCENARIO_NAME_BYTES_MAX, SNAPSHOT_ENTRIES_MAX, SNAPSHOT_ENTRIES_MIN,
+    STALENESS_MIN,
 };
 use crate::scenario::mistake::Mistake;
 use crate::scenario::parse::{self, Path, Position, Raw};
@@ -32,10 +33,16 @@ const SCENARIO: Section = Section {
     keys: &["name", "about", "target", "nodes", "links", "raft", "workload", "duration", "faults", "checks"],
     keys_later: &[],
 };
-const RAFT: Section =
-    Section { name: "raft", keys: &["heartbeat", "election", "snapshot_entries"], keys_later: &[] };
-const WORKLOAD: Section =
-    Section { name: "workload", keys: &["kind", "clients", "keys", "rate", "reads", "mix"], keys_later: &[] };
+const RAFT: Section = Section {
+    name: "raft",
+    keys: &["heartbeat", "election", "snapshot_entries", "preferred_zones"],
+    keys_later: &[],
+};
+const WORKLOAD: Section = Section {
+    name: "workload",
+    keys: &["kind", "clients", "keys", "rate", "reads", "max_staleness", "mix"],
+    keys_later: &[],
+};
 const MIX: Section =
     Section { name: "workload.mix", keys: &["read", "write", "cas", "delete", "scan"], keys_later: &[] };
 
@@ -46,6 +53,7 @@ const WORKLOAD_DEFAULT: Workload = Workload {
     keys: KEYS_DEFAULT,
     rate_per_s: RATE_DEFAULT,
     reads: Reads::Linearizable,
+    max_staleness: None,
     mix: MIX_DEFAULT,
 };
 
@@ -99,6 +107,7 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
     let links = fields
         .get("links")
         .map_or_else(|| Some(Vec::new()), |value| links::standing(&value, nodes.as_ref(), findings));
+    let preferred_zones = fields.get("raft").and_then(|value| zones(&value, nodes.as_ref(), findings));
     let raft = fields.get("raft").map_or_else(|| Some(raft_default()), |value| raft(&value, findings));
     let workload = fields.get("workload").map_or(Some(WORKLOAD_DEFAULT), |value| workload(&value, findings));
     let faults = fields
@@ -107,12 +116,18 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
     let names = nodes.as_ref().map(|nodes| nodes.names.as_slice());
     let checks = fields
         .require("checks", findings)
-        .and_then(|value| checks::checks(&value, names, faults.as_deref(), findings));
+        .and_then(|value| checks::checks(&value, names, workload.as_ref(), faults.as_deref(), findings));
     if target == Some(Target::Etcd) {
         if nodes.as_ref().is_some_and(|nodes| usize::from(nodes.founders) < nodes.names.len())
             && let Some(place) = fields.get("nodes")
         {
             let (what, why) = ("nodes.founders", "whose members are those that it begins with");
+            findings.add(&place.path, Mistake::EtcdLacks { what, why });
+        }
+        if preferred_zones.is_some()
+            && let Some(place) = fields.get("raft")
+        {
+            let (what, why) = ("raft.preferred_zones", "whose leader is wherever it is elected");
             findings.add(&place.path, Mistake::EtcdLacks { what, why });
         }
         etcd_lacks(&fields, raft, workload.as_ref(), faults.as_deref(), checks.as_deref(), findings);
@@ -132,6 +147,7 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
         founders,
         target: target?,
         links: links?,
+        preferred_zones: preferred_zones.unwrap_or_default(),
         raft: raft?,
         workload: workload?,
         duration: duration?,
@@ -194,6 +210,29 @@ fn raft(value: &Value<'_>, findings: &mut Findings) -> Option<RaftSettings> {
     Some(RaftSettings { heartbeat, election_min, election_max, snapshot_entries: snapshot_entries? })
 }
 
+/// `raft.preferred_zones`, if they are given and right: zones that there are, none twice.
+fn zones(value: &Value<'_>, nodes: Option<&Nodes>, findings: &mut Findings) -> Option<Vec<String>> {
+    // What else is wrong with it, `raft` says.
+    let fields = Fields::open(value, "raft", &RAFT, &mut Findings::default())?;
+    let value = fields.get("preferred_zones")?;
+    let mut zones: Vec<String> = Vec::new();
+    let mut is_whole = true;
+    for item in fields::items(&value, "raft.preferred_zones", "a list of zones", findings)? {
+        let Some(zone) = units::text(&item, "raft.preferred_zones", findings) else {
+            is_whole = false;
+            continue;
+        };
+        // Nodes that are wrong themselves have no zones that are known.
+        let is_zone = nodes.is_none_or(|nodes| nodes.is_zone(zone));
+        if !is_zone || zones.iter().any(|before| before == zone) {
+            findings.add(&item.path, Mistake::PreferredZone { value: zone.to_owned(), is_zone });
+            is_whole = false;
+        }
+        zones.push(zone.to_owned());
+    }
+    (is_whole && !zones.is_empty()).then_some(zones)
+}
+
 /// `1s..2s`: the shortest and the longest election timeout.
 fn election(value: &Value<'_>, findings: &mut Findings) -> Option<(Duration, Duration)> {
     let text = units::text(value, "raft.election", findings)?;
@@ -224,12 +263,17 @@ fn workload(value: &Value<'_>, findings: &mut Findings) -> Option<Workload> {
     let rate_per_s = fields.get("rate").map_or(Some(RATE_DEFAULT), |value| units::rate(&value, findings));
     let mix = fields.get("mix").map_or(Some(MIX_DEFAULT), |value| mix(&value, findings));
     let reads = fields.get("reads").map_or(Some(Reads::Linearizable), |value| reads(&value, findings));
+    let max_staleness = fields.get("max_staleness").map_or(Some(None), |value| {
+        let (min, max) = (STALENESS_MIN, PLANNED_DURATION_MAX);
+        units::duration(&value, "workload.max_staleness", min, max, findings).map(Some)
+    });
     Some(Workload {
         kind: kind?,
         clients: clients?,
         keys: keys?,
         rate_per_s: rate_per_s?,
         reads: reads?,
+        max_staleness: max_staleness?,
         mix: mix?,
     })
 }
@@ -282,6 +326,9 @@ fn etcd_lacks(
     }
     if workload.is_some_and(|workload| workload.reads == Reads::Lease) {
         lacks("workload", "reads: lease", "which has no such reads");
+    }
+    if workload.is_some_and(|workload| workload.max_staleness.is_some()) {
+        lacks("workload", "workload.max_staleness", "which has no such reads");
     }
     let machine = faults.into_iter().flatten().find(|fault| fault.action.needs_machine());
     if let Some(fault) = machine {

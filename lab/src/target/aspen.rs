@@ -48,6 +48,12 @@ pub(super) fn stale_request(key: &str) -> Request {
     Request::post("/kv/read", &json!({ "key": key, "consistency": "stale" }))
 }
 
+/// The request for what a node itself has of a key, if that is not older. In the time of the wall: machines that are slower than
+/// planned have less of it, and never more, than the plan allows.
+pub(super) fn bounded_request(key: &str, max_staleness_ms: u64) -> Request {
+    Request::post("/kv/read", &json!({ "key": key, "max_staleness_ms": max_staleness_ms }))
+}
+
 /// A page of a scan.
 pub(super) fn page(body: &Json) -> Option<Page> {
     let entries = body["entries"].as_array()?;
@@ -94,7 +100,13 @@ pub(super) fn outcome(op: &Op<String>, answer: Result<Response, RequestError>) -
 fn is_refusal(code: &str) -> bool {
     matches!(
         code,
-        "not_leader" | "no_quorum" | "too_many_operations" | "disk_full" | "malformed" | "key_empty"
+        "not_leader"
+            | "no_quorum"
+            | "too_stale"
+            | "too_many_operations"
+            | "disk_full"
+            | "malformed"
+            | "key_empty"
     ) || code.ends_with("_too_large")
 }
 

@@ -145,19 +145,27 @@ impl Load {
                 recorder.writer.answer(&Answer { id, at_ns, outcome })
             } else {
                 let Reading { client, node, key, .. } = reading;
-                recorder.writer.call(&Call { id, client, node, at_ns, key, op: Op::Read })
+                let max_staleness_ms = None;
+                recorder.writer.call(&Call { id, client, node, at_ns, key, op: Op::Read, max_staleness_ms })
             };
             recorder.keep(written);
         }
     }
 
-    fn call(&self, client: &str, node: &str, key: &str, op: &Op<String>) -> OpId {
+    fn call(
+        &self,
+        client: &str,
+        node: &str,
+        key: &str,
+        op: &Op<String>,
+        max_staleness_ms: Option<u64>,
+    ) -> OpId {
         let mut recorder = self.recorder();
         let id = OpId(recorder.next);
         recorder.next += 1;
         let op = op.as_ref();
         // Under the lock, so that times do not go back in the file.
-        let call = Call { id, client, node, at_ns: nanos(self.clock.now()), key, op };
+        let call = Call { id, client, node, at_ns: nanos(self.clock.now()), key, op, max_staleness_ms };
         let written = recorder.writer.call(&call);
         recorder.keep(written);
         id
@@ -214,6 +222,8 @@ pub struct Client<R> {
     pub is_pinned: bool,
     /// Time from one call to the next, where the answer is faster than that.
     pub interval: Duration,
+    /// How old the answer to every other one of its reads may be, in milliseconds; `None`: no answer may.
+    pub max_staleness_ms: Option<u64>,
     /// How it speaks to nodes.
     pub dialect: Dialect,
     /// The names of the nodes, by index.
@@ -234,9 +244,11 @@ impl<R: Rng> Client<R> {
         let interval_ms = u32::try_from(self.interval.as_millis()).unwrap_or(u32::MAX);
         let phase = Duration::from_millis(u64::from(self.choices.draw(interval_ms)));
         let mut due = load.clock.now() + phase;
+        let mut is_strict = false;
         while !load.is_stopped() {
             load.clock.sleep_until(due).await;
-            let outcome = self.operate(&load, channel.as_mut()).await;
+            is_strict = !is_strict;
+            let outcome = self.operate(&load, channel.as_mut(), is_strict).await;
             let is_served = !matches!(outcome, Outcome::Refused { .. } | Outcome::Unknown);
             if !is_served && !self.is_pinned {
                 self.node = self.another_node();
@@ -247,12 +259,18 @@ impl<R: Rng> Client<R> {
         }
     }
 
-    async fn operate(&mut self, load: &Load, channel: &mut dyn Channel) -> Outcome<String> {
+    /// Does one thing. A read that is not strict may be old, if this client's may.
+    async fn operate(&mut self, load: &Load, channel: &mut dyn Channel, is_strict: bool) -> Outcome<String> {
         let node = &self.node_names[self.node.position()];
         match self.choices.choose() {
             Choice::One { key, op } => {
-                let id = load.call(&self.name, node, &key, &op);
-                let answer = channel.request(self.dialect.request(&key, &op), CLIENT_TIMEOUT).await;
+                let bound_ms = self.max_staleness_ms.filter(|_| !is_strict && op == Op::Read);
+                let request = match bound_ms {
+                    Some(bound_ms) => self.dialect.bounded_request(&key, bound_ms),
+                    None => self.dialect.request(&key, &op),
+                };
+                let id = load.call(&self.name, node, &key, &op, bound_ms);
+                let answer = channel.request(request, CLIENT_TIMEOUT).await;
                 load.note_lease(&answer);
                 let outcome = self.dialect.outcome(&op, answer);
                 load.answer(id, &outcome);
@@ -261,7 +279,7 @@ impl<R: Rng> Client<R> {
             }
             Choice::Scan { prefix, keys } => {
                 let ids: Vec<OpId> =
-                    keys.iter().map(|key| load.call(&self.name, node, key, &Op::Read)).collect();
+                    keys.iter().map(|key| load.call(&self.name, node, key, &Op::Read, None)).collect();
                 let answer = channel.request(self.dialect.scan_request(&prefix), CLIENT_TIMEOUT).await;
                 load.note_lease(&answer);
                 let outcomes = self.dialect.scan_outcomes(&keys, answer);

@@ -1,9 +1,11 @@
 //! The bounds of what is asked: checked at the front door, and again where a command is applied.
 
-use super::BadRequest;
+use std::time::Duration;
+
+use super::{BadRequest, Consistency};
 use crate::limits::{
     COMMAND_BYTES_MAX, KEY_BYTES_MAX, KEYS_PER_COMMAND_MAX, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN,
-    SCAN_LIMIT_MAX, TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX, VAULT_NAME_BYTES_MAX,
+    MAX_STALENESS_MS_MAX, SCAN_LIMIT_MAX, TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX, VAULT_NAME_BYTES_MAX,
 };
 use crate::types::{Command, Compare, Key, KeyRange, Operand, Operation, Transaction, Value, VaultName};
 
@@ -134,6 +136,19 @@ pub fn check_range(range: &KeyRange) -> Result<(), BadRequest> {
 /// What a limit may be.
 pub fn check_limit(limit: u32) -> Result<(), BadRequest> {
     if limit == 0 || limit > SCAN_LIMIT_MAX { Err(BadRequest::ScanLimit(limit)) } else { Ok(()) }
+}
+
+/// Refuses a bound on a read's age that is over its own.
+///
+/// # Errors
+/// What it may be.
+pub fn check_max_staleness(consistency: Consistency) -> Result<(), BadRequest> {
+    match consistency {
+        Consistency::Bounded(max) if max > Duration::from_millis(MAX_STALENESS_MS_MAX) => {
+            Err(BadRequest::MaxStaleness(u64::try_from(max.as_millis()).unwrap_or(u64::MAX)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a key over its bound.

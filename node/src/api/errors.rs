@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::LeaderHint;
 use crate::limits::{
     COMMAND_BYTES_MAX, HTTP_BODY_BYTES_MAX, JOIN_ID_MAX, KEY_BYTES_MAX, KEYS_PER_COMMAND_MAX,
-    LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LOG_DIGEST_RANGE_MAX, PEERS_MAX, SCAN_LIMIT_MAX,
-    TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX, VAULT_NAME_BYTES_MAX, VOTERS_MAX,
+    LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LOG_DIGEST_RANGE_MAX, MAX_STALENESS_MS_MAX, PEERS_MAX,
+    SCAN_LIMIT_MAX, TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX, VAULT_NAME_BYTES_MAX, VOTERS_MAX,
 };
 use crate::types::{LeaseId, NodeId, Revision, VaultName};
 
@@ -146,6 +146,14 @@ pub enum ApiError {
     TooManyBackups {
         /// How many may be.
         limit: u32,
+    },
+    /// Nobody could confirm that this node's state is as new as it was to be.
+    #[error("{}", too_stale_text(*staleness_ms, *max_staleness_ms))]
+    TooStale {
+        /// How old it may be, in milliseconds; `None`: nobody has told since the node started, or its clocks do not.
+        staleness_ms: Option<u64>,
+        /// How old it might have been.
+        max_staleness_ms: u64,
     },
 }
 
@@ -286,6 +294,9 @@ pub enum BadRequest {
     /// An address that nobody can dial.
     #[error("a node that joins says that it is at {0}, where nobody can reach it")]
     NoAddress(SocketAddr),
+    /// A bound on the age of a read.
+    #[error("max_staleness_ms is {0}, 0 to {MAX_STALENESS_MS_MAX} are allowed")]
+    MaxStaleness(u64),
 }
 
 /// As much of a text as fits into a message.
@@ -311,6 +322,16 @@ fn not_leader_text(leader: Option<&LeaderHint>) -> String {
     }
 }
 
+fn too_stale_text(staleness_ms: Option<u64>, max_staleness_ms: u64) -> String {
+    let age = match staleness_ms {
+        Some(ms) => format!("what this node has may be {ms} ms old"),
+        None => "nobody says how old what this node has is".to_owned(),
+    };
+    format!(
+        "{age}, at most {max_staleness_ms} ms are asked for, and no leader confirms anything newer: ask another node, or allow more"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -333,6 +354,20 @@ mod tests {
         check(
             ApiError::Timeout { within_ms: 5000, outcome: TimeoutOutcome::Unknown },
             "not finished within 5000 ms: the outcome is unknown, the write may still take effect",
+        );
+        check(
+            BadRequest::MaxStaleness(86_400_001),
+            "max_staleness_ms is 86400001, 0 to 86400000 are allowed",
+        );
+        check(
+            ApiError::TooStale { staleness_ms: Some(5_210), max_staleness_ms: 1_000 },
+            "what this node has may be 5210 ms old, at most 1000 ms are asked for, and no leader confirms anything newer: ask another node, \
+             or allow more",
+        );
+        check(
+            ApiError::TooStale { staleness_ms: None, max_staleness_ms: 0 },
+            "nobody says how old what this node has is, at most 0 ms are asked for, and no leader confirms anything newer: ask another node, \
+             or allow more",
         );
     }
 }

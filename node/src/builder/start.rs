@@ -13,6 +13,7 @@ use super::{Node, StartError, make_data_dir};
 use crate::api::{ApiError, ClusterController};
 use crate::cluster::discovery::{DiscoveryParts, GossipPeerDiscovery};
 use crate::cluster::identity::Identity;
+use crate::cluster::labels::LabelExchange;
 use crate::cluster::metadata::MetadataStore;
 use crate::cluster::retired::check_not_retired;
 use crate::cluster::reunion::Reunion;
@@ -24,7 +25,9 @@ use crate::network::iroh::{Admission, ClientStream, Newcomers, RaftEndpoint, Raf
 use crate::network::secret::ClusterSecrets;
 use crate::network::{AddressBook, AddressSource};
 use crate::private::FileKeeper;
-use crate::raft::{LearnerPromotionCoordinator, NodeFailureDetector, Parts, RaftNode, RaftStartError};
+use crate::raft::{
+    LeaderPlacement, LearnerPromotionCoordinator, NodeFailureDetector, Parts, RaftNode, RaftStartError,
+};
 use crate::storage::StorageError;
 use crate::storage::log::{LOG_FILE, RedbLogStore};
 use crate::storage::snapshot::sync_dir;
@@ -90,6 +93,7 @@ impl Start {
             timing: self.config.timing,
             lease_clock: self.config.lease_clock,
             promotion: way_in.promotion,
+            about: self.config.about.clone(),
             snapshots: self.config.snapshots,
             log: log.clone(),
             state_machine,
@@ -108,6 +112,8 @@ impl Start {
         tasks.spawn_on(detector.run(), raft_thread.handle());
         let coordinator = LearnerPromotionCoordinator::new(raft.clone(), way_in.promotion);
         tasks.spawn_on(coordinator.run(), raft_thread.handle());
+        let placement = LeaderPlacement::new(raft.clone());
+        tasks.spawn_on(placement.run(), raft_thread.handle());
         let (secrets, metadata) = way_in.secrets.take().unzip();
         let members = keep_house(&raft, &raft_thread, &mut tasks);
         let door = Door { endpoint, members, kept: secrets.clone().zip(metadata) };
@@ -145,6 +151,9 @@ impl Start {
         way_in: &WayIn,
     ) -> Result<RaftServer, StartError> {
         let Door { endpoint, members, kept } = door;
+        let labels =
+            LabelExchange::new(endpoint.clone(), raft.clone(), identity.endpoint_id(), members.clone());
+        tasks.spawn(labels.run());
         let mut newcomers = None;
         if let Some((secrets, metadata)) = kept {
             let gossip = self.config.gossips().then(|| endpoint.gossip());
@@ -181,7 +190,8 @@ impl Start {
         }
         let service = Arc::new(raft.clone());
         let clients = Some(clients).filter(|_| self.config.answers_over_quic());
-        Ok(raft_thread.run(async move { endpoint.serve(service, newcomers, clients) }).await)
+        let about = self.config.about.clone();
+        Ok(raft_thread.run(async move { endpoint.serve(service, &about, newcomers, clients) }).await)
     }
 
     fn serve_clients(

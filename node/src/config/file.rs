@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{ConfigError, LogFormat};
 use crate::cluster::ticket::AspenClusterTicket;
 use crate::raft::LeaseClock;
-use crate::types::{EndpointKey, NodeId, NodeInfo};
+use crate::types::{EndpointKey, Label, NodeId, NodeInfo};
 
 /// The keys of node.toml. Those that are absent come from the command line or a default.
 #[derive(Debug, Default, Deserialize)]
@@ -32,6 +32,9 @@ pub(super) struct FileConfig {
     pub(super) gossip: Option<bool>,
     pub(super) target_voters: Option<u32>,
     pub(super) replace_after_s: Option<u64>,
+    pub(super) region: Option<Label>,
+    pub(super) zone: Option<Label>,
+    pub(super) preferred_regions: Option<Vec<Label>>,
     #[serde(default)]
     pub(super) peers: Vec<FilePeer>,
     pub(super) heartbeat_ms: Option<u64>,

@@ -79,6 +79,26 @@ fn clients_come_over_quic_where_a_token_is_all_that_they_need() {
 }
 
 #[test]
+fn regions_are_short_words_and_each_is_preferred_once() {
+    let load = |words: &[&str]| Config::load(args(&[&["--id", "1", "--data-dir", "d"], words].concat()));
+    let about = load(&["--region", "eu-1", "--zone", "a", "--preferred-regions", "eu-1,us_2"]).unwrap().about;
+    let text = |label: Option<&Label>| label.map(|label| label.as_str().to_owned());
+    assert_eq!(text(about.region.as_ref()), Some("eu-1".to_owned()));
+    assert_eq!(text(about.zone.as_ref()), Some("a".to_owned()));
+    assert_eq!(about.preferred_regions.len(), 2);
+    assert_eq!(load(&[]).unwrap().about, About::default());
+    let refused = |words: &[&str]| load(words).unwrap_err().to_string();
+    let twice = "preferred_regions names eu twice: name each region once, the best one first";
+    assert_eq!(refused(&["--preferred-regions", "eu,us,eu"]), twice);
+    let many: Vec<String> = (0..17).map(|number| format!("r{number}")).collect();
+    let text = "preferred_regions names 17 regions, at most 16 are allowed";
+    assert_eq!(refused(&["--preferred-regions", &many.join(",")]), text);
+    let error = Cli::try_parse_from(["aspen-node", "--region", "a b"]).unwrap_err().to_string();
+    let want = "`a b` is no name of a region or zone: 1 to 64 of A-Z, a-z, 0-9, _ and - are allowed";
+    assert!(error.contains(want), "{error}");
+}
+
+#[test]
 fn flags_go_before_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("node.toml");

@@ -1,5 +1,7 @@
 //! Keys and values in JSON: text in `key` and `value`, other bytes in `key_base64` and `value_base64`.
 
+use std::time::Duration;
+
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{FromRequest, Request};
@@ -10,7 +12,7 @@ use tokio::time::timeout;
 
 use super::error::Refusal;
 use super::malformed;
-use crate::api::{ApiError, BadRequest};
+use crate::api::{ApiError, BadRequest, Consistency};
 use crate::limits::HTTP_BODY_TIMEOUT;
 use crate::types::{Key, Record, Value};
 
@@ -57,6 +59,23 @@ impl<S: Send + Sync> FromRequest<S> for RawBody {
 /// What is wrong with a query.
 pub(super) fn query_error(rejection: QueryRejection) -> Refusal {
     malformed(rejection.body_text()).into()
+}
+
+/// How fresh a read is to be, by its two fields: a bound on its age is one of a stale read.
+pub(super) fn freshness(
+    consistency: Option<Consistency>,
+    max_staleness_ms: Option<u64>,
+) -> Result<Consistency, ApiError> {
+    match (consistency, max_staleness_ms) {
+        (consistency, None) => Ok(consistency.unwrap_or_default()),
+        (None | Some(Consistency::Stale), Some(ms)) => Ok(Consistency::Bounded(Duration::from_millis(ms))),
+        (Some(other), Some(_)) => {
+            let word = other.as_str();
+            Err(malformed(format!(
+                "`max_staleness_ms` is of stale reads, and `consistency` is {word}: leave one of them out"
+            )))
+        }
+    }
 }
 
 /// The key of a request.

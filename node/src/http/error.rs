@@ -49,6 +49,7 @@ impl From<ApiError> for Refusal {
             ApiError::TooManyBackups { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_backups"),
             ApiError::NotLeader { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not_leader"),
             ApiError::NoQuorum => (StatusCode::SERVICE_UNAVAILABLE, "no_quorum"),
+            ApiError::TooStale { .. } => (StatusCode::SERVICE_UNAVAILABLE, "too_stale"),
             ApiError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
             ApiError::LeaderLost => (StatusCode::GATEWAY_TIMEOUT, "leader_lost"),
             ApiError::SnapshotTooLarge { .. } => (StatusCode::INSUFFICIENT_STORAGE, "snapshot_too_large"),
@@ -65,6 +66,7 @@ impl From<ApiError> for Refusal {
         let refusal = Self::new(status, code, error.to_string());
         match error {
             ApiError::NotLeader { leader } => refusal.with("leader", leader.map_or(Json_::Null, leader_json)),
+            ApiError::TooStale { staleness_ms, .. } => refusal.with("staleness_ms", staleness_ms),
             ApiError::Compacted { oldest } => refusal.with("oldest_revision", oldest.0),
             ApiError::PreviousNotNoted { since } => refusal.with("since_revision", since.0),
             _ => refusal,
@@ -93,6 +95,7 @@ fn bad_request_code(bad: &BadRequest) -> &'static str {
         BadRequest::KeyCount(_) | BadRequest::TransactionLength { .. } => "batch_too_large",
         BadRequest::CommandTooLarge(_) => "command_too_large",
         BadRequest::ScanLimit(_) => "scan_limit",
+        BadRequest::MaxStaleness(_) => "max_staleness",
         BadRequest::ContinuationToken => "continuation_token",
         BadRequest::LogRange { .. } => "log_range",
         BadRequest::BeyondLog { .. } => "beyond_log",

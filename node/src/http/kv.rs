@@ -7,11 +7,13 @@ use serde::Deserialize;
 use serde_json::Value as JsonValue;
 
 use super::HttpState;
-use super::body::{Body, key, put_bytes, record_json};
+use super::body::{Body, freshness, key, put_bytes, record_json};
 use super::command::{CommandBody, Object, in_vault, key_range, with_lease, written};
 use super::error::Refusal;
 use super::token;
-use crate::api::{ApiError, ConfirmedBy, Consistency, ReadRequest, ScanDetail, ScanRequest, ScanResult};
+use crate::api::{
+    ApiError, ConfirmedBy, Consistency, ReadRequest, ReadResult, ScanDetail, ScanRequest, ScanResult,
+};
 use crate::limits::SCAN_LIMIT_DEFAULT;
 use crate::types::{Command, Key, LeaseId, Record, VaultName};
 
@@ -24,25 +26,27 @@ pub(super) struct ReadBody {
     vault: Option<VaultName>,
     key: Option<String>,
     key_base64: Option<String>,
-    #[serde(default)]
-    consistency: Consistency,
+    consistency: Option<Consistency>,
+    max_staleness_ms: Option<u64>,
 }
 
 /// POST /kv/read
 pub(super) async fn read(State(state): State<HttpState>, Body(body): Body<ReadBody>) -> Answered {
-    let consistency = body.consistency;
+    let consistency = freshness(body.consistency, body.max_staleness_ms)?;
     let request = ReadRequest { vault: body.vault, key: key(body.key, body.key_base64)?, consistency };
-    let result = state.store.read(request.clone()).await?;
-    let Some(record) = result.record else {
-        let mut refusal = key_not_found(result.revision.0);
-        if consistency == Consistency::Lease {
-            refusal = refusal.with("confirmed_by", result.confirmed_by.as_str());
-        }
-        return Err(refusal);
+    let ReadResult { confirmed_by, staleness_ms, revision, record } =
+        state.store.read(request.clone()).await?;
+    let Some(record) = record else {
+        let refusal = key_not_found(revision.0);
+        return Err(match consistency {
+            Consistency::Lease => refusal.with("confirmed_by", confirmed_by.as_str()),
+            Consistency::Bounded(_) => refusal.with("staleness_ms", staleness_ms),
+            Consistency::Linearizable | Consistency::Stale => refusal,
+        });
     };
     let mut object = record_json(Some(request.key), record);
-    object.insert("revision".to_owned(), result.revision.0.into());
-    mark_freshness(&mut object, consistency, result.confirmed_by);
+    object.insert("revision".to_owned(), revision.0.into());
+    mark_freshness(&mut object, consistency, confirmed_by, staleness_ms);
     Ok(Json(object))
 }
 
@@ -94,7 +98,8 @@ pub(super) struct ScanBody {
     limit: Option<u32>,
     detail: ScanDetail,
     continuation_token: Option<String>,
-    consistency: Consistency,
+    consistency: Option<Consistency>,
+    max_staleness_ms: Option<u64>,
 }
 
 impl ScanBody {
@@ -121,13 +126,13 @@ pub(super) async fn scan_page(state: &HttpState, body: ScanBody) -> Answered {
         after: body.continuation_token.as_deref().map(token::open).transpose().map_err(ApiError::from)?,
         limit: body.limit.unwrap_or(SCAN_LIMIT_DEFAULT),
         detail: body.detail,
-        consistency: body.consistency,
+        consistency: freshness(body.consistency, body.max_staleness_ms)?,
     };
     let (detail, consistency) = (request.detail, request.consistency);
     let page = state.store.scan(request).await?;
-    let confirmed_by = page.confirmed_by;
+    let (confirmed_by, staleness_ms) = (page.confirmed_by, page.staleness_ms);
     let mut object = page_json(page, detail);
-    mark_freshness(&mut object, consistency, confirmed_by);
+    mark_freshness(&mut object, consistency, confirmed_by, staleness_ms);
     Ok(Json(object))
 }
 
@@ -155,8 +160,14 @@ fn page_json(page: ScanResult, detail: ScanDetail) -> Object {
     object
 }
 
-/// An answer that may be old says so, and one that was to come by a lease says whether it has.
-fn mark_freshness(object: &mut Object, consistency: Consistency, confirmed_by: ConfirmedBy) {
+/// An answer that may be old says so, and how old it is at most if that was to be known; one that was to come by a lease says whether it
+/// has.
+fn mark_freshness(
+    object: &mut Object,
+    consistency: Consistency,
+    confirmed_by: ConfirmedBy,
+    staleness_ms: Option<u64>,
+) {
     match consistency {
         Consistency::Linearizable => {}
         Consistency::Lease => {
@@ -164,6 +175,10 @@ fn mark_freshness(object: &mut Object, consistency: Consistency, confirmed_by: C
         }
         Consistency::Stale => {
             object.insert("stale".to_owned(), true.into());
+        }
+        Consistency::Bounded(_) => {
+            object.insert("stale".to_owned(), true.into());
+            object.insert("staleness_ms".to_owned(), staleness_ms.into());
         }
     }
 }

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::body::{RawBody, query_error};
+use super::body::{RawBody, freshness, query_error};
 use super::command::{Object, in_vault, with_lease, written};
 use super::error::Refusal;
 use super::kv::key_not_found;
@@ -29,6 +29,8 @@ const REVISION: HeaderName = HeaderName::from_static("aspen-revision");
 const CREATE_REVISION: HeaderName = HeaderName::from_static("aspen-create-revision");
 /// Who says that a read is not too old.
 const CONFIRMED_BY: HeaderName = HeaderName::from_static("aspen-confirmed-by");
+/// How old what was read may be, in milliseconds, where that was bounded.
+const STALENESS: HeaderName = HeaderName::from_static("aspen-staleness-ms");
 /// How often the key was written since.
 const VERSION: HeaderName = HeaderName::from_static("aspen-version");
 
@@ -36,8 +38,8 @@ const VERSION: HeaderName = HeaderName::from_static("aspen-version");
 #[serde(deny_unknown_fields)]
 pub(super) struct ReadQuery {
     vault: Option<VaultName>,
-    #[serde(default)]
-    consistency: Consistency,
+    consistency: Option<Consistency>,
+    max_staleness_ms: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -63,22 +65,23 @@ pub(super) async fn read(
     query: Result<Query<ReadQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let Query(ReadQuery { vault, consistency }) = query.map_err(query_error)?;
+    let Query(ReadQuery { vault, consistency, max_staleness_ms }) = query.map_err(query_error)?;
+    let consistency = freshness(consistency, max_staleness_ms)?;
     let request = ReadRequest { vault, key: key_of(uri.path())?, consistency };
     let result = state.store.read(request).await?;
+    let number = |number: u64| HeaderValue::from(number);
     let by = (CONFIRMED_BY, HeaderValue::from_static(result.confirmed_by.as_str()));
+    let fresh = [by].into_iter().chain(result.staleness_ms.map(|ms| (STALENESS, number(ms))));
     let Some(record) = result.record else {
         let mut response = key_not_found(result.revision.0).into_response();
-        response.headers_mut().extend([by]);
+        response.headers_mut().extend(fresh);
         return Ok(response);
     };
-    let number = |number: u64| HeaderValue::from(number);
     let told = [
         (header::ETAG, tag(record.mod_revision)),
         (REVISION, number(result.revision.0)),
         (CREATE_REVISION, number(record.create_revision.0)),
         (VERSION, number(record.version)),
-        by,
     ];
     let mut response = match condition(&headers)? {
         // What the client has is still right (RFC 9110, 13.2.2); or it wanted something else.
@@ -91,7 +94,7 @@ pub(super) async fn read(
         }
         _ => ([(header::CONTENT_TYPE, "application/octet-stream")], record.value.0).into_response(),
     };
-    response.headers_mut().extend(told);
+    response.headers_mut().extend(told.into_iter().chain(fresh));
     Ok(response)
 }
 

@@ -1,6 +1,7 @@
 //! The transport over iroh: one QUIC endpoint without relays and without any lookup, so that a closed network just
 //! works and nothing leaves it. Peers are known by public key and dialled at the addresses of the membership.
 
+mod about;
 mod addresses;
 mod admission;
 mod append;
@@ -30,6 +31,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
+use self::about::AboutHandler;
+pub use self::about::AskError;
 pub use self::addresses::{AddressBook, AddressSource};
 pub use self::admission::Admission;
 use self::client::{ALPN as CLIENT_ALPN, ClientHandler};
@@ -39,6 +42,7 @@ pub use self::join::JoinError;
 use self::join::JoinHandler;
 pub use self::pool::RaftConnectionPool;
 use self::pool::{Class, OnTimeout};
+use super::about::{ALPN as ABOUT_ALPN, About};
 use super::join::{ALPN as JOIN_ALPN, JoinService, Welcome, Wish};
 use super::rpc::{
     ALPN, AppendEntries, Confirmed, Forward, KeepLease, PreVote, RaftMessage, RaftProtocol, ReadIndex,
@@ -186,6 +190,14 @@ impl RaftEndpoint {
         Err(JoinError::WrongSecret)
     }
 
+    /// Asks a member what it says of itself.
+    ///
+    /// # Errors
+    /// Why it did not.
+    pub async fn ask_about(&self, of: &NodeInfo) -> Result<About, AskError> {
+        about::ask(&self.endpoint, &self.book, of).await
+    }
+
     /// Who may speak to it.
     pub fn admission(&self) -> &Arc<Admission> {
         &self.admission
@@ -211,19 +223,20 @@ impl RaftEndpoint {
         Gossip::builder().alpn(GOSSIP_ALPN).spawn(self.endpoint.clone())
     }
 
-    /// Answers requests from now on: Raft's and those of gossip from admitted peers only, and those to join from whoever knows the
-    /// secret.
-    /// The streams of clients are handed on, if there is somewhere.
+    /// Answers requests from now on: Raft's, those of gossip and what this node says of itself from admitted peers only, and those to
+    /// join from whoever knows the secret. The streams of clients are handed on, if there is somewhere.
     pub fn serve(
         &self,
         service: Arc<dyn RaftService>,
+        about: &About,
         newcomers: Option<Newcomers>,
         clients: Option<mpsc::Sender<ClientStream>>,
     ) -> RaftServer {
         let admission = self.admission.clone();
         let router = Router::builder(self.endpoint.clone());
-        let mut router = router.accept(ALPN, RaftHandler { service, admission: admission.clone() });
-        router = router.accept(CLIENT_ALPN, ClientHandler::new(clients));
+        let router = router.accept(ALPN, RaftHandler { service, admission: admission.clone() });
+        let router = router.accept(ABOUT_ALPN, AboutHandler::new(about, admission.clone()));
+        let mut router = router.accept(CLIENT_ALPN, ClientHandler::new(clients));
         if let Some(Newcomers { secrets, service, gossip }) = newcomers {
             let own_key = EndpointKey(*self.endpoint.id().as_bytes());
             router = router.accept(JOIN_ALPN, JoinHandler::new(service, secrets, own_key, admission.clone()));

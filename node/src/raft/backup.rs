@@ -36,7 +36,8 @@ impl RaftNode {
     /// The entry up to which a backup has to go, applied on this node.
     async fn index_for(&self, consistency: Consistency) -> Result<u64, ApiError> {
         let _permit = self.admit()?;
-        if consistency == Consistency::Stale {
+        if let Consistency::Stale | Consistency::Bounded(_) = consistency {
+            self.make_fresh(consistency).await?;
             let applied = self.metrics().last_applied;
             return applied.map(|applied| applied.index).ok_or(ApiError::NotLeader { leader: None });
         }

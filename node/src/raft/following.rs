@@ -8,7 +8,8 @@ use tokio::time::timeout;
 use super::RaftNode;
 use super::operations::bounded;
 use crate::api::{
-    ApiError, Consistency, TimeoutOutcome, WatchEvent, WatchRequest, WatchStream, check_range, check_vault,
+    ApiError, Consistency, TimeoutOutcome, WatchEvent, WatchRequest, WatchStream, check_max_staleness,
+    check_range, check_vault,
 };
 use crate::limits::WATCH_PROGRESS_INTERVAL;
 use crate::types::{Revised, Revision};
@@ -32,6 +33,7 @@ impl RaftNode {
     /// that was acknowledged before.
     pub(super) async fn follow(&self, request: WatchRequest) -> Result<WatchStream, ApiError> {
         check_range(&request.interest.range)?;
+        check_max_staleness(request.consistency)?;
         request.interest.vault.as_ref().map_or(Ok(()), check_vault)?;
         let permit = self.admit()?;
         bounded(TimeoutOutcome::NothingWritten, self.make_fresh(request.consistency)).await?;

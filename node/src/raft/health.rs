@@ -3,7 +3,7 @@
 //!
 //! Whether a member answers is Raft's own word: its heartbeats are what counts. Why it does not is found out by asking its HTTP
 //! interface: a process that is gone leaves a kernel that refuses the connection, one that hangs a kernel that takes it, and what
-//! cannot be reached answers neither way. Nothing is decided by it.
+//! cannot be reached answers neither way. It decides nothing but whether leadership is handed to a member for where that is.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -69,9 +69,9 @@ enum Witness {
 
 /// Two clocks at one moment, in nanoseconds from when it does not matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Mark {
-    own_ns: i128,
-    witness_ns: i128,
+pub(super) struct Mark {
+    pub(super) own_ns: i128,
+    pub(super) witness_ns: i128,
 }
 
 /// Why there is no clock of a hypervisor.
@@ -110,18 +110,29 @@ impl Leases {
     /// Whether openraft's time was the true one from a lease before `asked_ns` until now, by [`own_ns`]. It is asked after
     /// openraft was, and openraft after `asked_ns`: so what openraft has counted lies in between.
     pub(super) fn has_true_time(&self, asked_ns: i128) -> bool {
-        let now = self.witness.as_ref().and_then(|witness| witness.mark(tolerance(self.length)));
-        now.is_some_and(|now| {
+        self.mark().is_some_and(|now| {
             let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
             no_time_is_missing(&marks, asked_ns, now, self.length)
         })
     }
 
+    /// What the clocks show now; nothing without a clock that counts all of the time.
+    pub(super) fn mark(&self) -> Option<Mark> {
+        self.witness.as_ref().and_then(|witness| witness.mark(tolerance(self.length)))
+    }
+
+    /// How much time has passed between two marks; nothing where the clocks do not agree on it.
+    pub(super) fn passed(&self, from: Mark, to: Mark) -> Option<Duration> {
+        passed(from, to, tolerance(self.length))
+    }
+
     /// Marks what the clocks show, for as long as it runs.
     pub(super) async fn keep_marks(&self) {
-        let Some(witness) = &self.witness else { return };
+        if self.witness.is_none() {
+            return;
+        }
         loop {
-            if let Some(mark) = witness.mark(tolerance(self.length)) {
+            if let Some(mark) = self.mark() {
                 let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
                 if marks.len() == LEASE_MARKS as usize {
                     marks.pop_front();
@@ -149,6 +160,14 @@ fn no_time_is_missing(marks: &VecDeque<Mark>, asked_ns: i128, now: Mark, lease: 
         let missing = (now.witness_ns - before.witness_ns) - (now.own_ns - before.own_ns);
         missing.abs() <= nanos(tolerance(lease))
     })
+}
+
+/// How much time has passed between two marks: the longer one of what the clocks have counted, nothing if they differ by more than
+/// `tolerance`.
+fn passed(from: Mark, to: Mark, tolerance: Duration) -> Option<Duration> {
+    let (own_ns, witness_ns) = (to.own_ns - from.own_ns, to.witness_ns - from.witness_ns);
+    let counted = u64::try_from(own_ns.max(witness_ns).max(0)).unwrap_or(u64::MAX);
+    ((own_ns - witness_ns).abs() <= nanos(tolerance)).then(|| Duration::from_nanos(counted))
 }
 
 impl Witness {
@@ -292,6 +311,22 @@ mod tests {
     fn nothing_is_known_of_the_time_before_the_first_mark() {
         check(&[], 1_000, (1_000, 51_000), false);
         check(&[(1, 50_001)], 1_000, (1_000, 51_000), false);
+    }
+
+    #[test]
+    fn time_between_two_marks_is_that_of_the_slower_clock_and_unknown_after_a_pause() {
+        let tolerance = Duration::from_millis(50);
+        let check = |from: (i128, i128), to: (i128, i128), want_ms: Option<u64>| {
+            let got = passed(mark(from.0, from.1), mark(to.0, to.1), tolerance);
+            assert_eq!(got, want_ms.map(Duration::from_millis));
+        };
+        check((0, 50_000), (1_000, 51_000), Some(1_000));
+        check((0, 50_000), (1_000, 51_040), Some(1_040));
+        check((0, 50_000), (1_000, 50_960), Some(1_000));
+        check((0, 50_000), (1_000, 54_000), None);
+        check((0, 50_000), (1_000, 49_000), None);
+        // The other way round: nothing has passed yet.
+        check((1_000, 51_000), (0, 50_000), Some(0));
     }
 
     #[test]

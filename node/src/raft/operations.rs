@@ -12,11 +12,12 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
 use super::RaftNode;
+use super::freshness::whole_ms;
 use super::lease::own_ns;
 use crate::api::{
     Answer, ApiError, ConfirmedBy, Consistency, KeyValueStore, LeaderHint, LeaseList, ReadRequest,
     ReadResult, ScanRequest, ScanResult, TimeoutOutcome, VaultList, WatchRequest, WatchStream, WriteResult,
-    check_command, check_key, check_limit, check_range, check_vault,
+    check_command, check_key, check_limit, check_max_staleness, check_range, check_vault,
 };
 use crate::limits::{LEADER_RETRY, LEADER_WAIT, OPERATION_TIMEOUT, OPERATIONS_IN_FLIGHT_MAX};
 use crate::network::rpc::{Confirmed, KeepLease, ReadIndex};
@@ -25,16 +26,32 @@ use crate::plant::Plant;
 use crate::storage::space::DiskFull;
 use crate::types::{Command, EncodedCommand, LeaseId, NodeId, NodeInfo, Outcome, Revision};
 
+/// Why a read may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fresh {
+    /// Who says that what it will see is not too old.
+    confirmed_by: ConfirmedBy,
+    /// How old it may be, where that is bounded.
+    staleness_ms: Option<u64>,
+}
+
+impl Fresh {
+    fn by(confirmed_by: ConfirmedBy) -> Self {
+        Self { confirmed_by, staleness_ms: None }
+    }
+}
+
 impl KeyValueStore for RaftNode {
     fn read(&self, request: ReadRequest) -> Answer<'_, ReadResult> {
         async move {
             check_key(&request.key)?;
+            check_max_staleness(request.consistency)?;
             request.vault.as_ref().map_or(Ok(()), check_vault)?;
             let _permit = self.admit()?;
             bounded(TimeoutOutcome::NothingWritten, async {
-                let confirmed_by = self.make_fresh(request.consistency).await?;
+                let Fresh { confirmed_by, staleness_ms } = self.make_fresh(request.consistency).await?;
                 let found = self.inner.readers.read(request.vault, request.key).await?;
-                Ok(ReadResult { confirmed_by, ..found })
+                Ok(ReadResult { confirmed_by, staleness_ms, ..found })
             })
             .await
         }
@@ -53,13 +70,14 @@ impl KeyValueStore for RaftNode {
     fn scan(&self, request: ScanRequest) -> Answer<'_, ScanResult> {
         async move {
             check_limit(request.limit)?;
+            check_max_staleness(request.consistency)?;
             check_range(&request.range)?;
             request.vault.as_ref().map_or(Ok(()), check_vault)?;
             let _permit = self.admit()?;
             bounded(TimeoutOutcome::NothingWritten, async {
-                let confirmed_by = self.make_fresh(request.consistency).await?;
+                let Fresh { confirmed_by, staleness_ms } = self.make_fresh(request.consistency).await?;
                 let found = self.inner.readers.scan(request).await?;
-                Ok(ScanResult { confirmed_by, ..found })
+                Ok(ScanResult { confirmed_by, staleness_ms, ..found })
             })
             .await
         }
@@ -181,17 +199,22 @@ impl RaftNode {
     }
 
     /// Makes sure that a read from now on sees what its consistency asks for; by what it does.
-    pub(super) async fn make_fresh(&self, consistency: Consistency) -> Result<ConfirmedBy, ApiError> {
+    pub(super) async fn make_fresh(&self, consistency: Consistency) -> Result<Fresh, ApiError> {
         let may_use_lease = consistency == Consistency::Lease;
         if consistency == Consistency::Stale || (Plant::StaleRead.is_on() && self.leads()) {
-            return Ok(ConfirmedBy::Nobody);
+            return Ok(Fresh::by(ConfirmedBy::Nobody));
+        }
+        if let Consistency::Bounded(max) = consistency {
+            let age =
+                if Plant::BoundUnchecked.is_on() { Duration::ZERO } else { self.prove_no_older(max).await? };
+            return Ok(Fresh { confirmed_by: ConfirmedBy::Quorum, staleness_ms: Some(whole_ms(age)) });
         }
         if Plant::LeaseUnchecked.is_on() && may_use_lease && self.leads() {
-            return Ok(ConfirmedBy::Lease);
+            return Ok(Fresh::by(ConfirmedBy::Lease));
         }
         let confirmed = self.confirm_somewhere(may_use_lease).await?;
         self.await_applied(confirmed.index).await?;
-        Ok(confirmed.by)
+        Ok(Fresh::by(confirmed.by))
     }
 
     /// The index that a read must have applied, asked for here or at the leader.

@@ -81,11 +81,17 @@ impl ClusterController for RaftNode {
         let membership = metrics.membership_config.membership();
         let voters: Vec<NodeId> = membership.voter_ids().collect();
         let health = self.inner.health.lock().expect("nothing panics while it holds this lock").clone();
-        let members = membership.nodes().map(|(id, info)| Member {
-            id: *id,
-            is_voter: voters.contains(id),
-            health: health.get(id).map(|health| health.as_str().to_owned()),
-            info: info.clone(),
+        let told = self.told_about();
+        let members = membership.nodes().map(|(id, info)| {
+            let about = if *id == self.inner.id { Some(&self.inner.about) } else { told.get(id) };
+            Member {
+                id: *id,
+                is_voter: voters.contains(id),
+                health: health.get(id).map(|health| health.as_str().to_owned()),
+                region: about.and_then(|about| about.region.clone()),
+                zone: about.and_then(|about| about.zone.clone()),
+                info: info.clone(),
+            }
         });
         let leader = metrics
             .current_leader

@@ -9,7 +9,7 @@ use aspen_node::api::{
     KeyValueStore, LeaderHint, LeaseList, LogDigest, LogDigestEntry, Measures, Member, RaftObserver,
     RaftState, ReadRequest, ReadResult, ScanDetail, ScanRequest, ScanResult, SnapshotStatus, StateCopy,
     StateDigest, VaultList, VoteState, WatchEvent, WatchRequest, WatchStream, WriteResult, check_command,
-    check_key, check_limit, check_range, check_vault,
+    check_key, check_limit, check_max_staleness, check_range, check_vault,
 };
 use aspen_node::limits::{LOG_DIGEST_RANGE_MAX, SCAN_BYTES_MAX, VOTERS_MAX};
 use aspen_node::state::{Recorder, Records, Space, Store, apply};
@@ -69,10 +69,15 @@ fn at_once<'a, T: Send + 'a>(answer: Result<T, ApiError>) -> Answer<'a, T> {
 /// Who says that a read is not too old.
 fn confirmed_by(consistency: Consistency) -> ConfirmedBy {
     match consistency {
-        Consistency::Linearizable => ConfirmedBy::Quorum,
+        Consistency::Linearizable | Consistency::Bounded(_) => ConfirmedBy::Quorum,
         Consistency::Lease => ConfirmedBy::Lease,
         Consistency::Stale => ConfirmedBy::Nobody,
     }
+}
+
+/// How old a read is whose age is bounded: there is nobody else who could know more.
+fn staleness_ms(consistency: Consistency) -> Option<u64> {
+    matches!(consistency, Consistency::Bounded(_)).then_some(0)
 }
 
 impl Kept {
@@ -96,10 +101,12 @@ impl Kept {
 
     fn read(&mut self, request: ReadRequest) -> Result<ReadResult, ApiError> {
         check_key(&request.key)?;
+        check_max_staleness(request.consistency)?;
         let space = self.space(request.vault)?;
         let Ok(record) = self.store.records(space).get(&request.key);
+        let staleness_ms = staleness_ms(request.consistency);
         let (confirmed_by, revision) = (confirmed_by(request.consistency), self.revision());
-        Ok(ReadResult { confirmed_by, revision, record })
+        Ok(ReadResult { confirmed_by, staleness_ms, revision, record })
     }
 
     fn write(&mut self, command: &Command) -> Result<WriteResult, ApiError> {
@@ -116,6 +123,7 @@ impl Kept {
 
     fn scan(&mut self, request: ScanRequest) -> Result<ScanResult, ApiError> {
         check_limit(request.limit)?;
+        check_max_staleness(request.consistency)?;
         check_range(&request.range)?;
         let space = self.space(request.vault)?;
         let mut range = request.range;
@@ -124,9 +132,14 @@ impl Kept {
             after.push(0);
             range.start = range.start.max(Key(after));
         }
-        let (confirmed_by, revision) = (confirmed_by(request.consistency), self.revision());
-        let none =
-            ScanResult { confirmed_by, revision, entries: Vec::new(), is_truncated: false, count: None };
+        let none = ScanResult {
+            confirmed_by: confirmed_by(request.consistency),
+            staleness_ms: staleness_ms(request.consistency),
+            revision: self.revision(),
+            entries: Vec::new(),
+            is_truncated: false,
+            count: None,
+        };
         if request.detail == ScanDetail::Count {
             let count = self.range(space, &range, u32::MAX, u64::MAX).len() as u64;
             return Ok(ScanResult { count: Some(count), ..none });
@@ -138,6 +151,7 @@ impl Kept {
     }
 
     fn watch(&self, request: WatchRequest) -> Result<WatchStream, ApiError> {
+        check_max_staleness(request.consistency)?;
         check_range(&request.interest.range)?;
         request.interest.vault.as_ref().map_or(Ok(()), check_vault)?;
         let mut watcher = self.feed.watch(request.interest, request.from, request.with_previous)?;
@@ -203,6 +217,8 @@ impl Kept {
             id: *id,
             is_voter: *is_voter,
             health: None,
+            region: None,
+            zone: None,
             info: info.clone(),
         };
         ClusterStatus {

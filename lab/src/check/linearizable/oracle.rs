@@ -251,7 +251,7 @@ fn compare_verdicts(sketches: &[Sketch], seed: u64) -> (History, LinearizableRes
 /// Where both of our methods apply, both must say the same.
 fn agree_with_each_other(history: &History, seed: u64, tally: &mut Tally) {
     let deadline = Deadline::new(CHECK_TIME_MAX, CHECK_CONFIGURATIONS_MAX);
-    let mut registers = Registers::new(history);
+    let mut registers = Registers::new(history, BoundedReads::LeftOut);
     for index in 0..u32::try_from(history.keys.count()).unwrap() {
         let register = registers.register(KeyIndex(index));
         let found = search::search(&register.intervals, &deadline);

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use super::BoundedReads;
 use crate::history::{History, KeyIndex, Op, Operation, Outcome, ValueIndex};
 
 /// A value of this key, numbered from 1 in the order of first appearance; [`ABSENT`] is 0.
@@ -76,6 +77,7 @@ pub(super) struct Register {
 #[derive(Debug)]
 pub(super) struct Registers<'a> {
     history: &'a History,
+    bounded: BoundedReads,
     /// The number of each text within the current key; 0: none yet.
     numbers: Vec<Value>,
     /// Indices into the operations, key after key.
@@ -85,7 +87,7 @@ pub(super) struct Registers<'a> {
 }
 
 impl<'a> Registers<'a> {
-    pub(super) fn new(history: &'a History) -> Self {
+    pub(super) fn new(history: &'a History, bounded: BoundedReads) -> Self {
         let mut ends = vec![0_u32; history.keys.count()];
         for operation in &history.operations {
             ends[operation.key.0 as usize] += 1;
@@ -103,7 +105,7 @@ impl<'a> Registers<'a> {
             order[*place as usize] = index;
             *place += 1;
         }
-        Self { history, numbers: vec![0; history.values.count()], order, ends }
+        Self { history, bounded, numbers: vec![0; history.values.count()], order, ends }
     }
 
     /// The register of one key.
@@ -114,12 +116,16 @@ impl<'a> Registers<'a> {
         let mut numbering = Numbering { numbers: &mut self.numbers, used: Vec::new() };
         for &index in &self.order[range] {
             let operation = &self.history.operations[index as usize];
+            let early_ns = match (operation.max_staleness_ms, self.bounded) {
+                (Some(_), BoundedReads::LeftOut) => continue,
+                (bound_ms, _) => bound_ms.unwrap_or(0).saturating_mul(1_000_000),
+            };
             let Some((step, optional)) = step_of(operation, &mut numbering) else { continue };
             let ret = match operation.return_ns {
                 Some(return_ns) if !optional => return_ns.saturating_add(1),
                 _ => FOREVER,
             };
-            let call = operation.call_ns.saturating_add(1);
+            let call = operation.call_ns.saturating_sub(early_ns).saturating_add(1);
             intervals.push(Interval { call, ret, step, optional, operation: index });
         }
         let value_count = numbering.finish();

@@ -45,7 +45,17 @@ pub(super) fn history(sketches: &[Sketch]) -> History {
                 Op::Cas { expected, value } => Op::Cas { expected: expected.as_deref(), value },
                 Op::Delete => Op::Delete,
             };
-            writer.call(&Call { id, client: &client, node: &node, at_ns, key: &key, op }).unwrap();
+            writer
+                .call(&Call {
+                    id,
+                    client: &client,
+                    node: &node,
+                    at_ns,
+                    key: &key,
+                    op,
+                    max_staleness_ms: None,
+                })
+                .unwrap();
         }
     }
     read_history(&writer.into_inner()[..]).unwrap()

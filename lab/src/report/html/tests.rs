@@ -356,7 +356,17 @@ fn an_hour_of_fifty_nodes_and_a_million_operations_fits_a_page() {
     let read = |id: u64| {
         let (call_ns, outcome) = (id * HOUR_MS, Outcome::Read { value: None });
         let return_ns = Some(call_ns + id % 1_000 * 10_000);
-        Operation { id: OpId(id), client, node, key, op: Op::Read, call_ns, return_ns, outcome }
+        Operation {
+            id: OpId(id),
+            client,
+            node,
+            key,
+            op: Op::Read,
+            max_staleness_ms: None,
+            call_ns,
+            return_ns,
+            outcome,
+        }
     };
     history.operations.extend((0..1_000_000).map(read));
     // Every node says something else each time.

@@ -7,15 +7,17 @@ use crate::scenario::validate::fields::{
     Fields, Findings, Section, Value, closest, describe, items, wrong_type,
 };
 use crate::scenario::validate::units;
-use crate::scenario::{Check, Fault, FaultAction, Selector};
+use crate::scenario::{Check, Fault, FaultAction, Selector, Workload};
 
 const RECOVERS: Section = Section { name: "recovers", keys: &["within"], keys_later: &[] };
-const CHECKS: [&str; 5] = ["linearizable", "durable", "raft", "recovers", "minority_refuses"];
+const CHECKS: [&str; 6] =
+    ["linearizable", "durable", "raft", "recovers", "minority_refuses", "bounded_staleness"];
 
 /// All checks, or none if one of them is wrong. `nodes` and `faults` are `None` if they are wrong themselves.
 pub(super) fn checks(
     value: &Value<'_>,
     nodes: Option<&[String]>,
+    workload: Option<&Workload>,
     faults: Option<&[Fault]>,
     findings: &mut Findings,
 ) -> Option<Vec<Check>> {
@@ -38,7 +40,7 @@ pub(super) fn checks(
         let Some(check) = check(name, &place, settings, findings) else {
             continue;
         };
-        if let Some(mistake) = pointless(check, nodes, faults) {
+        if let Some(mistake) = pointless(check, nodes, workload, faults) {
             findings.add(&place, mistake);
         }
         checks.push(check);
@@ -89,7 +91,10 @@ fn check(
         ("linearizable", None) => return Some(Check::Linearizable),
         ("durable", None) => return Some(Check::Durable),
         ("raft", None) => return Some(Check::Raft),
-        ("linearizable" | "durable" | "raft", Some(_)) => Mistake::CheckSettings { name },
+        ("bounded_staleness", None) => return Some(Check::BoundedStaleness),
+        ("linearizable" | "durable" | "raft" | "bounded_staleness", Some(_)) => {
+            Mistake::CheckSettings { name }
+        }
         ("recovers", Some(settings)) => return recovers(&settings, findings),
         ("recovers", None) => Mistake::CheckBare { name, example: "{ recovers: { within: 10s } }" },
         (_, None) => Mistake::CheckBare { name, example: "{ minority_refuses: true }" },
@@ -112,10 +117,21 @@ fn recovers(settings: &Value<'_>, findings: &mut Findings) -> Option<Check> {
 }
 
 /// A check that can find nothing would pass whatever happens.
-fn pointless(check: Check, nodes: Option<&[String]>, faults: Option<&[Fault]>) -> Option<Mistake> {
-    let (nodes, faults) = (nodes?, faults?);
+fn pointless(
+    check: Check,
+    nodes: Option<&[String]>,
+    workload: Option<&Workload>,
+    faults: Option<&[Fault]>,
+) -> Option<Mistake> {
+    let (nodes, workload, faults) = (nodes?, workload?, faults?);
     match check {
         Check::Linearizable | Check::Durable | Check::Raft => None,
+        Check::BoundedStaleness if workload.max_staleness.is_none() => Some(Mistake::NothingStale),
+        // A node whose clock is slow rightly takes a second for less than it is.
+        Check::BoundedStaleness => {
+            let drifts = |fault: &Fault| matches!(fault.action, FaultAction::Clock { .. });
+            faults.iter().any(drifts).then_some(Mistake::StalenessByWrongClock)
+        }
         Check::Recovers { .. } => faults.is_empty().then_some(Mistake::NothingToRecover),
         Check::MinorityRefuses => {
             let leaves_minority = |fault: &Fault| match &fault.action {

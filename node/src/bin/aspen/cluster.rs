@@ -125,29 +125,43 @@ fn table(cluster: &Json, states: &[Option<Json>]) -> String {
     let mut text =
         format!("term {}, {leader}; {} members, {voters} of them vote\n", cluster["term"], members.len());
     let last = states.iter().flatten().filter_map(|state| state["last_log_index"].as_u64()).max();
+    let has_places = members.iter().any(|member| place(member).is_some());
+    let width = if states.is_empty() { 23 } else { 54 };
     // Writing to a String cannot fail.
-    let _ = match states {
-        [] => writeln!(text, "node votes  http"),
-        _ => writeln!(text, "node votes  http                   role            applied  behind"),
+    let mut line = |number: &str, is_voter: &str, rest: &str, place: &str| {
+        let rest = if has_places { format!("{rest:<width$}  {place}") } else { rest.to_owned() };
+        let _ = writeln!(text, "{number:<5}{is_voter:<7}{}", rest.trim_end());
     };
-    for (place, member) in members.iter().enumerate() {
+    let head =
+        if states.is_empty() { "http" } else { "http                   role            applied  behind" };
+    line("node", "votes", head, "region");
+    for (index, member) in members.iter().enumerate() {
         let is_voter = if member["is_voter"] == true { "yes" } else { "no" };
         let http = member["http"].as_str().unwrap_or_default();
-        let _ = write!(text, "{:<5}{is_voter:<7}", member["id"].to_string());
-        let _ = match states.get(place) {
-            None => writeln!(text, "{http}"),
-            Some(None) => writeln!(text, "{http:<23}does not answer"),
+        let rest = match states.get(index) {
+            None => http.to_owned(),
+            Some(None) => format!("{http:<23}does not answer"),
             Some(Some(state)) => {
                 let applied = state["applied"]["index"].as_u64();
                 let behind = last.map(|last| last - applied.map_or(0, |applied| applied.min(last)));
                 let role = state["role"].as_str().unwrap_or_default();
                 let number =
                     |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-                writeln!(text, "{http:<23}{role:<11}{:>12}{:>8}", number(applied), number(behind))
+                format!("{http:<23}{role:<11}{:>12}{:>8}", number(applied), number(behind))
             }
         };
+        line(&member["id"].to_string(), is_voter, &rest, &place(member).unwrap_or_default());
     }
     text
+}
+
+/// Where a member is, as far as it has said: its region, and its zone behind a slash.
+pub(crate) fn place(member: &Json) -> Option<String> {
+    let word = |name: &str| member[name].as_str();
+    match (word("region"), word("zone")) {
+        (Some(region), Some(zone)) => Some(format!("{region}/{zone}")),
+        (word, None) | (None, word) => word.map(str::to_owned),
+    }
 }
 
 fn snapshot_text(answer: &Json) -> String {
@@ -180,6 +194,16 @@ mod tests {
                     2    yes    127.0.0.1:8002\n\
                     3    no     127.0.0.1:8003\n";
         assert_eq!(table(&status, &[]), want);
+        let mut status = status;
+        status["members"][0]["region"] = "eu".into();
+        status["members"][0]["zone"] = "eu-1".into();
+        status["members"][1]["zone"] = "z".into();
+        let want = "term 3, node 1 leads; 3 members, 2 of them vote\n\
+                    node votes  http                   role            applied  behind  region\n\
+                    1    yes    127.0.0.1:8001         leader              120       0  eu/eu-1\n\
+                    2    yes    127.0.0.1:8002         does not answer                  z\n\
+                    3    no     127.0.0.1:8003         learner             100      20\n";
+        assert_eq!(table(&status, &[state("leader", 120), None, state("learner", 100)]), want);
         assert_eq!(
             table(&json!({ "members": [] }), &[]),
             "no cluster yet: `aspen cluster init` founds one\n"

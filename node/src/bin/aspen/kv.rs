@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 
 use aspen_node::api::Consistency;
 use aspen_node::client::watch::{WatchClient, WatchQuery, Watched};
+use aspen_node::limits::{MAX_STALENESS_MS_MAX, SCAN_LIMIT_MAX};
 use clap::{Args, Subcommand, ValueEnum, value_parser};
 use data_encoding::BASE64;
 use serde_json::{Map, Value as Json, json};
@@ -19,6 +20,8 @@ pub(crate) enum KvCommand {
         key: String,
         #[command(flatten)]
         read: ReadArgs,
+        #[command(flatten)]
+        bound: BoundArgs,
     },
     /// Set a key
     Put {
@@ -56,6 +59,8 @@ pub(crate) enum KvCommand {
         count: bool,
         #[command(flatten)]
         read: ReadArgs,
+        #[command(flatten)]
+        bound: BoundArgs,
     },
     /// Set a key if it holds what is expected
     Cas {
@@ -127,6 +132,24 @@ pub(crate) struct ReadArgs {
     consistency: ConsistencyArg,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct BoundArgs {
+    /// Take what the node has, if everything that was acknowledged so long before is in it, and refuse anything older
+    #[arg(long, value_name = "MS", conflicts_with = "consistency", value_parser = value_parser!(u64).range(..=MAX_STALENESS_MS_MAX))]
+    max_staleness: Option<u64>,
+}
+
+impl BoundArgs {
+    /// Says in a request how fresh it is to be.
+    fn put(&self, read: &ReadArgs, body: &mut Json) {
+        if let Some(ms) = self.max_staleness {
+            body["max_staleness_ms"] = ms.into();
+        } else {
+            body["consistency"] = Consistency::from(read.consistency).as_str().into();
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ConsistencyArg {
     /// A quorum
@@ -150,7 +173,7 @@ impl From<ConsistencyArg> for Consistency {
 /// Does it; what to print.
 pub(crate) async fn run(command: &KvCommand, session: &mut Session) -> Result<Vec<u8>, Failure> {
     match command {
-        KvCommand::Get { key, read } => get(key, read, session).await,
+        KvCommand::Get { key, read, bound } => get(key, read, bound, session).await,
         KvCommand::Put { key, value, lease, space } => {
             let value = value.as_ref().map_or_else(standard_input, |value| Ok(value.clone().into_bytes()))?;
             let mut set = Map::from_iter([("key".to_owned(), key.as_str().into())]);
@@ -172,13 +195,16 @@ pub(crate) async fn run(command: &KvCommand, session: &mut Session) -> Result<Ve
             let answer = write(&swap, *lease, space, session).await?;
             Ok(printed(&answer, session, |answer| format!("revision {}\n", answer["revision"])))
         }
-        KvCommand::Scan { prefix, limit, keys, count, read } => {
+        KvCommand::Scan { prefix, limit, keys, count, read, bound } => {
             let detail = match (keys, count) {
                 (_, true) => "count",
                 (true, _) => "keys",
                 _ => "records",
             };
-            scan(prefix, *limit, detail, read, session).await
+            let mut body = json!({ "prefix": prefix, "detail": detail });
+            bound.put(read, &mut body);
+            put_vault(&mut body, &read.space);
+            scan(body, *limit, session).await
         }
         KvCommand::Vaults => {
             let answer = session.get("/vaults").await?;
@@ -263,8 +289,14 @@ fn changes_text(data: &str) -> String {
     text
 }
 
-async fn get(key: &str, read: &ReadArgs, session: &mut Session) -> Result<Vec<u8>, Failure> {
-    let mut body = json!({ "key": key, "consistency": Consistency::from(read.consistency) });
+async fn get(
+    key: &str,
+    read: &ReadArgs,
+    bound: &BoundArgs,
+    session: &mut Session,
+) -> Result<Vec<u8>, Failure> {
+    let mut body = json!({ "key": key });
+    bound.put(read, &mut body);
     put_vault(&mut body, &read.space);
     let answer = session.post("/kv/read", &body).await?;
     if session.is_json {
@@ -288,24 +320,11 @@ async fn write(
 }
 
 /// Page after page, until there are as many as wanted or no more.
-async fn scan(
-    prefix: &str,
-    limit: u64,
-    detail: &str,
-    read: &ReadArgs,
-    session: &mut Session,
-) -> Result<Vec<u8>, Failure> {
-    let (mut printed, mut left, mut token) = (Vec::new(), limit, Json::Null);
+async fn scan(mut body: Json, limit: u64, session: &mut Session) -> Result<Vec<u8>, Failure> {
+    let detail = body["detail"].as_str().unwrap_or_default().to_owned();
+    let (mut printed, mut left) = (Vec::new(), limit);
     loop {
-        let page_limit = left.min(u64::from(aspen_node::limits::SCAN_LIMIT_MAX));
-        let mut body = json!({
-            "prefix": prefix,
-            "limit": page_limit,
-            "detail": detail,
-            "consistency": Consistency::from(read.consistency),
-            "continuation_token": token,
-        });
-        put_vault(&mut body, &read.space);
+        body["limit"] = left.min(u64::from(SCAN_LIMIT_MAX)).into();
         let mut page = session.post("/kv/scan", &body).await?;
         let entries = page["entries"].as_array().map_or(0, Vec::len) as u64;
         if session.is_json {
@@ -323,7 +342,7 @@ async fn scan(
             }
         }
         left = left.saturating_sub(entries);
-        token = page["continuation_token"].take();
+        body["continuation_token"] = page["continuation_token"].take();
         if page["is_truncated"] == true && left > 0 {
             continue;
         }

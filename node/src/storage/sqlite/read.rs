@@ -64,7 +64,7 @@ impl ReadPool {
     pub async fn read(&self, vault: Option<VaultName>, key: Key) -> Result<ReadResult, ApiError> {
         self.in_space(vault, move |txn, space| {
             let (revision, record) = (revision(txn)?, get_record(txn, space, &key)?);
-            Ok(ReadResult { confirmed_by: ConfirmedBy::Nobody, revision, record })
+            Ok(ReadResult { confirmed_by: ConfirmedBy::Nobody, staleness_ms: None, revision, record })
         })
         .await
     }
@@ -232,6 +232,7 @@ fn scan(txn: &Transaction<'_>, space: i64, request: &ScanRequest) -> rusqlite::R
     let first = after.as_ref().map_or(range.first(), |after| after.max(range.first()));
     let mut page = ScanResult {
         confirmed_by: ConfirmedBy::Nobody,
+        staleness_ms: None,
         revision: revision(txn)?,
         entries: Vec::new(),
         is_truncated: false,

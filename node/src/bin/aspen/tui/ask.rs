@@ -11,6 +11,7 @@ use super::LOOK_TIMEOUT;
 use super::app::{Change, Input};
 use super::cluster::{Look, Member, State};
 use crate::access::Access;
+use crate::cluster::place;
 use crate::session::Session;
 
 /// Looks at the cluster once: who belongs to it by the word of the first node that answers, and what each says of itself.
@@ -52,7 +53,8 @@ fn member<'a>(access: &'a Access, json: &Json) -> Option<impl Future<Output = Me
     let (id, http) = (json["id"].as_u64()?, json["http"].as_str()?.parse().ok()?);
     let at = access.member(json)?;
     let (is_voter, health) = (json["is_voter"] == true, json["health"].as_str().map(str::to_owned));
-    Some(async move { Member { id, http, is_voter, health, state: state(access, at).await } })
+    let place = place(json);
+    Some(async move { Member { id, http, is_voter, health, place, state: state(access, at).await } })
 }
 
 async fn state(access: &Access, http: SocketAddr) -> Option<State> {

@@ -15,6 +15,8 @@ pub(crate) struct Member {
     pub(crate) is_voter: bool,
     /// What its leader says of it.
     pub(crate) health: Option<String>,
+    /// Its region and zone, if it has said so.
+    pub(crate) place: Option<String>,
     /// What it says of itself, if it answers.
     pub(crate) state: Option<State>,
 }
@@ -174,6 +176,7 @@ pub(crate) mod tests {
             http: ([127, 0, 0, 1], 8001 + u16::try_from(place).unwrap()).into(),
             is_voter: mark != '-',
             health: (place > 0).then(|| if mark == '!' { "crashed" } else { "healthy" }.to_owned()),
+            place: None,
             state: (mark != '!').then(|| State {
                 role: if place == 0 {
                     "leader"

@@ -111,18 +111,25 @@ fn draw_cluster(app: &App, now: Instant, frame: &mut Frame<'_>, area: Rect) {
 }
 
 fn table(look: &Look) -> Table<'static> {
-    let widths = [
+    let has_places = look.members.iter().any(|member| member.place.is_some());
+    // Where there is one more column, the numbers have a little less.
+    let number = if has_places { 10 } else { 12 };
+    let mut widths = vec![
         Constraint::Length(6),
         Constraint::Length(10),
         Constraint::Length(6),
         Constraint::Length(14),
-        Constraint::Length(12),
+        Constraint::Length(number),
         Constraint::Length(9),
-        Constraint::Length(12),
+        Constraint::Length(number),
         Constraint::Min(15),
     ];
     let last = look.last();
-    let head = ["node", "role", "votes", "health", "applied", "behind", "snapshot", "http"];
+    let mut head = vec!["node", "role", "votes", "health", "applied", "behind", "snapshot", "http"];
+    if has_places {
+        widths.push(Constraint::Min(10));
+        head.push("region");
+    }
     let rows: Vec<Row<'static>> = look.members.iter().map(|member| row(member, last)).collect();
     Table::new(rows, widths)
         .header(Row::new(head).bold())
@@ -145,6 +152,7 @@ fn row(member: &Member, last: u64) -> Row<'static> {
         Cell::from(number(state.map(|state| last.saturating_sub(state.applied)))),
         Cell::from(number(state.and_then(|state| state.snapshot))),
         Cell::from(member.http.to_string()),
+        Cell::from(member.place.clone().unwrap_or_default()),
     ])
 }
 
@@ -282,6 +290,16 @@ mod tests {
         );
         app.take(Input::Looked(Err("nobody answers".to_owned())), Instant::now());
         check(&app, &["nobody answers", "now  no node can be reached"]);
+    }
+
+    #[test]
+    fn where_members_are_is_a_column_if_anybody_says_so() {
+        let mut app = app("++");
+        assert!(!shown(&app, 100, 24).contains("region"));
+        let mut look = crate::tui::cluster::tests::look(1, "++", 7);
+        look.members[1].place = Some("eu/eu-1".to_owned());
+        app.take(Input::Looked(Ok(look)), Instant::now());
+        check(&app, &["http            region", "127.0.0.1:8002  eu/eu-1"]);
     }
 
     #[test]
