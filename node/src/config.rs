@@ -5,6 +5,7 @@
 
 mod entry;
 mod file;
+mod lookups;
 mod peer;
 mod source;
 
@@ -24,6 +25,7 @@ use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcom
 pub use self::entry::{Advertise, Entry, SecretSource, TokenFiles};
 use self::entry::{entry, promotion_policy, secret_source};
 use self::file::FileConfig;
+pub use self::lookups::{LookupArgs, LookupsError, RelayModeArg};
 pub use self::peer::{PeerArg, PeerArgError};
 use self::source::Sources;
 pub use self::source::{Setting, Source};
@@ -32,6 +34,7 @@ use crate::limits::{
     DISK_RESERVE_MIB_DEFAULT, DISK_RESERVE_MIB_MAX, PEERS_MAX, REPLACE_AFTER_S_MAX, REPLACE_AFTER_S_MIN,
     SNAPSHOT_SETTING_MAX, VOTERS_MAX, WATCH_HISTORY_MIB_DEFAULT, WATCH_HISTORY_MIB_MAX,
 };
+use crate::network::lookups::Lookups;
 use crate::network::secret::SECRET_VARIABLE;
 use crate::raft::{LeaseClock, PromotionPolicy, RaftTiming, SnapshotPolicy, TimingError};
 use crate::types::{NodeId, NodeInfo};
@@ -158,6 +161,9 @@ pub struct RunArgs {
     /// What to log: a level, or a filter such as `aspen_node=debug,openraft=warn` [default: `aspen_node=info,error`]
     #[arg(long, value_name = "FILTER", env = "ASPEN_LOG")]
     pub log: Option<String>,
+    /// Relays and lookups.
+    #[command(flatten)]
+    pub lookups: LookupArgs,
     /// Which of them come from the environment, by name of the field.
     #[arg(skip)]
     pub from_environment: BTreeSet<String>,
@@ -252,6 +258,8 @@ pub struct Config {
     pub entry: Entry,
     /// Whether it gossips, if that is said.
     pub gossip: Option<bool>,
+    /// By what it finds its peers besides their addresses.
+    pub lookups: Lookups,
     /// How many members should vote.
     pub promotion: PromotionPolicy,
     /// The members it knows of from the start, by number; empty or with this node among them.
@@ -351,6 +359,9 @@ pub enum ConfigError {
     /// Too many members.
     #[error("{0} peers, at most {PEERS_MAX} are allowed")]
     PeerCount(usize),
+    /// Relays or lookups.
+    #[error(transparent)]
+    Lookups(#[from] LookupsError),
     /// Time-outs that do not fit together.
     #[error(transparent)]
     Timing(#[from] TimingError),
@@ -388,6 +399,7 @@ impl Config {
         };
         let timing = timing(&args, &file, &mut sources);
         let entry = entry(&args, &file, &mut sources)?;
+        let lookups = lookups::lookups(&args.lookups, &file, &mut sources)?;
         let promotion = promotion_policy(&args, &file, &mut sources)?;
         let secret = secret_source(&args, &file, &mut sources);
         let snapshots = snapshot_policy(&args, &file, &mut sources)?;
@@ -427,6 +439,7 @@ impl Config {
             },
             entry,
             gossip: sources.pick("gossip", args.gossip, file.gossip),
+            lookups,
             promotion,
             peers: sources.pick("peers", typed, listed).unwrap_or_default(),
             timing,
@@ -501,7 +514,7 @@ impl Config {
             source: sources.get(key).cloned().unwrap_or(Source::Default),
         };
         let present = may_be_absent.into_iter().filter_map(|(key, value)| Some((key, value?)));
-        present.chain(values).map(setting).collect()
+        present.chain(values).chain(lookups::printed(&self.lookups, text)).map(setting).collect()
     }
 
     fn check(&self) -> Result<(), ConfigError> {

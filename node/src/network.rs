@@ -5,6 +5,7 @@
 
 pub mod iroh;
 pub mod join;
+pub mod lookups;
 pub mod rpc;
 pub mod secret;
 pub mod snapshot;

@@ -12,6 +12,7 @@ use aspen_node::cluster::ticket::AspenClusterTicket;
 use aspen_node::network::AddressBook;
 use aspen_node::network::iroh::{Admission, JoinError, RaftEndpoint};
 use aspen_node::network::join::Wish;
+use aspen_node::network::lookups::Reach;
 use aspen_node::network::secret::{ClusterSecret, new_secret};
 use aspen_node::types::{NodeId, NodeInfo};
 use nix::sys::signal::Signal;
@@ -213,7 +214,8 @@ fn secret_of_another_cluster_lets_nobody_in() {
         let info = NodeInfo { endpoint_id: own.endpoint_id(), ..anywhere() };
         let admission = Arc::new(Admission::new([]));
         let any = ([127, 0, 0, 1], 0).into();
-        let bound = RaftEndpoint::bind(own.secret(), any, AddressBook::default(), admission);
+        let bound =
+            RaftEndpoint::bind(own.secret(), any, AddressBook::default(), admission, Reach::default());
         let endpoint = bound.await.unwrap();
         let member = &ticket.peers[0];
         for number in 0..count {

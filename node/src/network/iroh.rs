@@ -1,11 +1,12 @@
-//! The transport over iroh: one QUIC endpoint without relays and without any lookup, so that a closed network just
-//! works and nothing leaves it. Peers are known by public key and dialled at the addresses of the membership.
+//! The transport over iroh: one QUIC endpoint. Peers are known by public key and dialled at the addresses of the membership. It has
+//! no relay and asks nobody else unless the settings switch that on, so that a closed network just works and nothing leaves it.
 
 mod addresses;
 mod admission;
 mod append;
 mod gate;
 mod join;
+mod lookups;
 mod pool;
 
 use std::fmt::Debug;
@@ -18,10 +19,10 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use iroh::endpoint::{
-    AckFrequencyConfig, Connection, PortmapperConfig, QuicTransportConfig, VarInt, presets,
+    AckFrequencyConfig, Connection, IdleTimeout, PortmapperConfig, QuicTransportConfig, VarInt, presets,
 };
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
-use iroh::{Endpoint, RelayMode, SecretKey};
+use iroh::{Endpoint, SecretKey};
 use iroh_gossip::net::Gossip;
 use irpc::WithChannels;
 use irpc_iroh::read_request;
@@ -37,6 +38,7 @@ use self::join::JoinHandler;
 pub use self::pool::RaftConnectionPool;
 use self::pool::{Class, OnTimeout};
 use super::join::{ALPN as JOIN_ALPN, JoinService, Welcome, Wish};
+use super::lookups::{Reach, Relays};
 use super::rpc::{
     ALPN, AppendEntries, Confirmed, Forward, KeepLease, PreVote, RaftMessage, RaftProtocol, ReadIndex,
     RequestVote, TransferLeader,
@@ -84,6 +86,14 @@ pub enum EndpointError {
         /// Why.
         reason: String,
     },
+    /// Multicast DNS has no socket.
+    #[error(
+        "cannot take part in multicast DNS: {reason}. Take mdns out of the settings, or let the node use UDP port 5353"
+    )]
+    Mdns {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// The public key of a secret key.
@@ -100,12 +110,14 @@ pub struct RaftEndpoint {
     /// Who may speak to it.
     admission: Arc<Admission>,
     gate: GossipGate,
+    has_relays: bool,
     /// Where it was bound, and where connections are driven.
     runtime: Handle,
 }
 
 impl RaftEndpoint {
-    /// Binds the endpoint of the node with this secret key to a UDP address. It dials peers where the book has them, too.
+    /// Binds the endpoint of the node with this secret key to a UDP address. It dials peers where the book has them, too, and wherever
+    /// else it reaches.
     ///
     /// # Errors
     /// The address cannot be bound.
@@ -114,40 +126,27 @@ impl RaftEndpoint {
         address: SocketAddr,
         book: AddressBook,
         admission: Arc<Admission>,
+        reach: Reach,
     ) -> Result<Self, EndpointError> {
         let failed = |reason: String| EndpointError::Bind { address, reason };
         let idle = PEER_IDLE_TIMEOUT.try_into().map_err(|_| failed("bad idle time-out".to_owned()))?;
-        let mut acks = AckFrequencyConfig::default();
-        acks.ack_eliciting_threshold(VarInt::from_u32(PEER_ACKS_AHEAD)).max_ack_delay(Some(PEER_ACK_DELAY));
-        let transport = QuicTransportConfig::builder()
-            .ack_frequency_config(Some(acks))
-            .keep_alive_interval(PEER_KEEP_ALIVE)
-            .default_path_keep_alive_interval(PEER_KEEP_ALIVE)
-            .default_path_max_idle_timeout(PEER_IDLE_TIMEOUT)
-            .max_idle_timeout(Some(idle))
-            .initial_rtt(PEER_INITIAL_RTT)
-            .receive_window(VarInt::from_u32(STRANGER_WINDOW_BYTES))
-            // noq 1.4 makes every datagram of a batch as small as its first one, and panics when it then writes a control frame that
-            // has no room there: a node that was just restarted under load died of it.
-            .enable_segmentation_offload(false)
-            .max_concurrent_uni_streams(VarInt::from_u32(PEER_ONE_WAY_STREAMS_MAX))
-            .build();
         let gate = GossipGate::new(admission.clone());
-        let endpoint = Endpoint::builder(presets::Minimal)
+        let secret = SecretKey::from_bytes(&secret);
+        let id = secret.public();
+        let builder = Endpoint::builder(presets::Minimal)
             .hooks(gate.clone())
-            .transport_config(transport)
-            .secret_key(SecretKey::from_bytes(&secret))
-            .relay_mode(RelayMode::Disabled)
+            .transport_config(transport(idle))
+            .secret_key(secret)
             .address_lookup(book.lookup())
             // irpc-iroh enables iroh's default features, so the port mapper is there and on unless it is switched off.
             .portmapper_config(PortmapperConfig::Disabled)
             .clear_ip_transports()
             .bind_addr(address)
-            .map_err(|error| failed(error.to_string()))?
-            .bind()
-            .await
-            .map_err(|error| failed(io::Error::other(error).to_string()))?;
-        Ok(Self { endpoint, book, admission, gate, runtime: Handle::current() })
+            .map_err(|error| failed(error.to_string()))?;
+        let bound = lookups::equip(builder, &reach, id)?.bind().await;
+        let endpoint = bound.map_err(|error| failed(io::Error::other(error).to_string()))?;
+        let has_relays = reach.lookups.relays != Relays::Disabled;
+        Ok(Self { endpoint, book, admission, gate, has_relays, runtime: Handle::current() })
     }
 
     /// The transport to other nodes.
@@ -185,6 +184,11 @@ impl RaftEndpoint {
         self.endpoint.close().await;
     }
 
+    /// Whether it can be reached where nobody can send it a packet.
+    pub fn has_relays(&self) -> bool {
+        self.has_relays
+    }
+
     /// Where its peers are.
     pub fn book(&self) -> &AddressBook {
         &self.book
@@ -210,6 +214,25 @@ impl RaftEndpoint {
         }
         RaftServer { router: router.spawn() }
     }
+}
+
+/// How its connections behave.
+fn transport(idle: IdleTimeout) -> QuicTransportConfig {
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(PEER_ACKS_AHEAD)).max_ack_delay(Some(PEER_ACK_DELAY));
+    QuicTransportConfig::builder()
+        .ack_frequency_config(Some(acks))
+        .keep_alive_interval(PEER_KEEP_ALIVE)
+        .default_path_keep_alive_interval(PEER_KEEP_ALIVE)
+        .default_path_max_idle_timeout(PEER_IDLE_TIMEOUT)
+        .max_idle_timeout(Some(idle))
+        .initial_rtt(PEER_INITIAL_RTT)
+        .receive_window(VarInt::from_u32(STRANGER_WINDOW_BYTES))
+        // noq 1.4 makes every datagram of a batch as small as its first one, and panics when it then writes a control frame that
+        // has no room there: a node that was just restarted under load died of it.
+        .enable_segmentation_offload(false)
+        .max_concurrent_uni_streams(VarInt::from_u32(PEER_ONE_WAY_STREAMS_MAX))
+        .build()
 }
 
 /// What a node serves besides Raft if it knows the secret of its cluster.
