@@ -154,8 +154,8 @@ pub const ANNOUNCE_QUEUE_MAX: usize = 256;
 /// How long a node that has lost the gossip waits before it takes part anew.
 pub const GOSSIP_RETRY: Duration = Duration::from_secs(1);
 
-/// Relays of a node: as long as a peer is reached by none of its paths, what it is sent goes to all of them.
-pub const RELAYS_MAX: u32 = 8;
+/// Relays of a node, as many as iroh's makers have: each connection keeps a path by each of them, of the 8 that it may have.
+pub const RELAYS_MAX: u32 = 4;
 /// Longest URL of a relay, in bytes: behind `relay=` it is one string of a TXT record (RFC 6763, 6.1).
 pub const SERVER_URL_BYTES_MAX: usize = 249;
 /// Longest part of a domain, in bytes (RFC 1035, 2.3.4).

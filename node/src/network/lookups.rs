@@ -56,7 +56,7 @@ pub struct Reach {
 }
 
 /// The URL of a relay: `http` or `https`, a host, and perhaps a port and a path.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ServerUrl(Url);
 
 /// Why a URL is refused.
@@ -80,6 +80,12 @@ impl ServerUrl {
     /// The URL.
     pub fn url(&self) -> &Url {
         &self.0
+    }
+}
+
+impl fmt::Debug for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str())
     }
 }
 

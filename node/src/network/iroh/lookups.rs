@@ -193,3 +193,82 @@ impl<L: AddressLookup> AddressLookup for Sparing<L> {
         Some(found.map(move |item| item.map(|item| cut(&item, &relays))).boxed())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use iroh::SecretKey;
+
+    use super::*;
+    use crate::network::AddressBook;
+    use crate::network::iroh::{Admission, RaftEndpoint};
+
+    fn id() -> EndpointId {
+        SecretKey::from_bytes(&[1; 32]).public()
+    }
+
+    fn relay(name: &str) -> RelayUrl {
+        format!("http://{name}").parse().unwrap()
+    }
+
+    fn direct(host: u8) -> TransportAddr {
+        TransportAddr::Ip(([10, 0, 0, host], 4001).into())
+    }
+
+    async fn bind(lookups: Lookups) -> Endpoint {
+        let reach = Reach { lookups, published: None };
+        let (any, admission) = (([127, 0, 0, 1], 0).into(), Arc::new(Admission::new([])));
+        RaftEndpoint::bind([1; 32], any, AddressBook::default(), admission, reach).await.unwrap().endpoint
+    }
+
+    #[tokio::test]
+    async fn endpoint_has_what_is_switched_on_and_nothing_else() {
+        let closed = bind(Lookups::default()).await;
+        assert_eq!(closed.address_lookup().unwrap().len(), 1, "its own book");
+        assert_eq!(relay_mode(&Relays::Disabled), RelayMode::Disabled);
+        let nowhere: ServerUrl = "http://127.0.0.1:9".parse().unwrap();
+        let dns = Lookups { dns: Some("nodes.test".parse().unwrap()), ..Lookups::default() };
+        assert_eq!(bind(dns).await.address_lookup().unwrap().len(), 2);
+        let pkarr = Lookups { pkarr: Some(nowhere.clone()), ..Lookups::default() };
+        assert_eq!(bind(pkarr).await.address_lookup().unwrap().len(), 3);
+        let relays = Lookups { relays: Relays::Custom(vec![nowhere]), ..Lookups::default() };
+        assert_eq!(bind(relays).await.address_lookup().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn public_relays_are_used_only_where_the_settings_say_so() {
+        let count = |relays: Relays| relay_mode(&relays).relay_map().len();
+        assert_eq!(count(Relays::Disabled), 0);
+        assert_eq!(count(Relays::Custom(vec!["https://relay.test".parse().unwrap()])), 1);
+        assert!((1..=crate::limits::RELAYS_MAX as usize).contains(&count(Relays::Default)));
+    }
+
+    #[test]
+    fn answer_of_a_lookup_names_no_relay_of_its_own_and_not_many_addresses() {
+        let known = [relay("ours")].into();
+        let relays = ["ours", "theirs"].map(|name| TransportAddr::Relay(relay(name)));
+        let addresses = relays.into_iter().chain((1..=100).map(direct)).collect();
+        let info = EndpointInfo::from_parts(id(), EndpointData::new(addresses));
+        let used = cut(&Item::new(info, "test", None), &known);
+        assert_eq!(used.addrs().count(), LOOKED_UP_ADDRESSES_MAX);
+        assert_eq!(used.relay_urls().collect::<Vec<_>>(), [&relay("ours")]);
+    }
+
+    #[test]
+    fn peer_is_not_looked_up_with_every_dial() {
+        let sparing = Sparing::new((), Arc::default());
+        assert!(sparing.is_due(id()));
+        assert!(!sparing.is_due(id()));
+        assert!(sparing.is_due(SecretKey::from_bytes(&[2; 32]).public()));
+    }
+
+    #[test]
+    fn address_that_is_said_to_reach_the_node_is_the_only_one_that_is_published() {
+        let home = TransportAddr::Relay(relay("home"));
+        let known: Vec<TransportAddr> = (1..=100).map(direct).chain([home.clone()]).collect();
+        let said = ([192, 0, 2, 1], 4001).into();
+        let told = published(Some(said)).apply(&known).into_owned();
+        assert_eq!(told, [home.clone(), TransportAddr::Ip(said)]);
+        let told = published(None).apply(&known).into_owned();
+        assert_eq!((told.len(), &told[0]), (1 + PUBLISHED_ADDRESSES_MAX, &home));
+    }
+}
