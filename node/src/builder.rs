@@ -17,7 +17,7 @@ use self::raft_thread::RaftThread;
 use self::start::Start;
 use crate::api::{ClusterController, KeyValueStore};
 use crate::cluster::ticket::AspenClusterTicket;
-use crate::config::{Config, RunArgs};
+use crate::config::{Config, LookupArgs, RunArgs};
 use crate::limits::HTTP_DRAIN_TIMEOUT;
 use crate::network::iroh::RaftServer;
 use crate::raft::{Failed, RaftNode};
@@ -141,6 +141,12 @@ impl NodeBuilder {
     #[must_use]
     pub fn with_gossip(self, gossips: bool) -> Self {
         self.say(|said| said.gossip = Some(gossips))
+    }
+
+    /// By what it finds its peers besides their addresses: relays and lookups, all of them off unless this says otherwise.
+    #[must_use]
+    pub fn with_lookups(self, lookups: LookupArgs) -> Self {
+        self.say(|said| said.lookups = lookups)
     }
 
     /// Lets learners vote until so many members do.

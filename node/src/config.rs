@@ -6,6 +6,7 @@
 mod credentials;
 mod entry;
 mod file;
+mod lookups;
 mod peer;
 mod region;
 mod source;
@@ -29,6 +30,7 @@ use self::credentials::credential_files;
 pub use self::entry::{Advertise, Entry, SecretSource};
 use self::entry::{entry, promotion_policy, secret_source};
 use self::file::FileConfig;
+pub use self::lookups::{LookupArgs, LookupsError, RelayModeArg};
 pub use self::peer::{PeerArg, PeerArgError};
 use self::source::Sources;
 pub use self::source::{Setting, Source};
@@ -38,6 +40,7 @@ use crate::limits::{
     REPLACE_AFTER_S_MIN, SNAPSHOT_SETTING_MAX, VOTERS_MAX, WATCH_HISTORY_MIB_DEFAULT, WATCH_HISTORY_MIB_MAX,
 };
 use crate::network::about::About;
+use crate::network::lookups::Lookups;
 use crate::network::secret::SECRET_VARIABLE;
 use crate::raft::{LeaseClock, PromotionPolicy, RaftTiming, SnapshotPolicy, TimingError};
 use crate::types::{Label, NodeId, NodeInfo};
@@ -191,6 +194,9 @@ pub struct RunArgs {
     /// How the log is written [default: text]
     #[arg(long, value_name = "FORMAT", value_enum, env = "ASPEN_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
+    /// Relays and lookups.
+    #[command(flatten)]
+    pub lookups: LookupArgs,
     /// Which of them come from the environment, by name of the field.
     #[arg(skip)]
     pub from_environment: BTreeSet<String>,
@@ -287,6 +293,8 @@ pub struct Config {
     pub entry: Entry,
     /// Whether it gossips, if that is said.
     pub gossip: Option<bool>,
+    /// By what it finds its peers besides their addresses.
+    pub lookups: Lookups,
     /// How many members should vote.
     pub promotion: PromotionPolicy,
     /// What it says of itself: where it is, and where the leader should be.
@@ -439,6 +447,9 @@ pub enum ConfigError {
     /// Too many members.
     #[error("{0} peers, at most {PEERS_MAX} are allowed")]
     PeerCount(usize),
+    /// Relays or lookups.
+    #[error(transparent)]
+    Lookups(#[from] LookupsError),
     /// Time-outs that do not fit together.
     #[error(transparent)]
     Timing(#[from] TimingError),
@@ -476,6 +487,7 @@ impl Config {
         };
         let timing = timing(&args, &file, &mut sources);
         let entry = entry(&args, &file, &mut sources)?;
+        let lookups = lookups::lookups(&args.lookups, &file, &mut sources)?;
         let promotion = promotion_policy(&args, &file, &mut sources)?;
         let about = region::about(&args, &file, &mut sources)?;
         let secret = secret_source(&args, &file, &mut sources);
@@ -513,6 +525,7 @@ impl Config {
                 .unwrap_or(false),
             entry,
             gossip: sources.pick("gossip", args.gossip, file.gossip),
+            lookups,
             promotion,
             about,
             peers: sources.pick("peers", typed, listed).unwrap_or_default(),
@@ -598,7 +611,7 @@ impl Config {
         let files =
             self.credential_settings().map(|(key, path)| (key, path.map(|path| text(&path.display()))));
         let present = may_be_absent.into_iter().chain(files).filter_map(|(key, value)| Some((key, value?)));
-        present.chain(values).map(setting).collect()
+        present.chain(values).chain(lookups::printed(&self.lookups, text)).map(setting).collect()
     }
 
     fn check(&self) -> Result<(), ConfigError> {

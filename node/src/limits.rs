@@ -195,6 +195,22 @@ pub const ANNOUNCE_QUEUE_MAX: usize = 256;
 /// How long a node that has lost the gossip waits before it takes part anew.
 pub const GOSSIP_RETRY: Duration = Duration::from_secs(1);
 
+/// Relays of a node, as many as iroh's makers have: each connection keeps a path by each of them, of the 8 that it may have.
+pub const RELAYS_MAX: u32 = 4;
+/// Longest URL of a relay, in bytes: behind `relay=` it is one string of a TXT record (RFC 6763, 6.1).
+pub const SERVER_URL_BYTES_MAX: usize = 249;
+/// Longest part of a domain, in bytes (RFC 1035, 2.3.4).
+pub const DNS_LABEL_BYTES_MAX: usize = 63;
+/// Longest domain below which keys are looked up, in bytes: what stands before it has 60 of the 253 that a name may have.
+pub const DNS_ORIGIN_BYTES_MAX: usize = 193;
+/// A peer is looked up again after so long at the soonest: one that is down is dialled several times a second.
+pub const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
+/// Addresses that are taken from one answer: each is sent a packet with every dial, and anybody may have given the answer.
+pub const LOOKED_UP_ADDRESSES_MAX: usize = 16;
+/// Addresses that a node publishes which has not said at which one it is reached: a signed record has 1000 bytes at most, and with a
+/// long URL of a relay there is room for so many.
+pub const PUBLISHED_ADDRESSES_MAX: usize = 8;
+
 /// How often the leader looks whether a learner should vote.
 pub const PROMOTION_INTERVAL: Duration = Duration::from_millis(500);
 /// Entries that a learner may lack and be promoted: it has them before its vote is needed.
@@ -419,6 +435,10 @@ const _: () = {
     // Whoever hears a newcomer waits for the leader's change.
     assert!(OPERATION_TIMEOUT.as_secs() < JOIN_TIMEOUT.as_secs());
     assert!(TICKET_PEERS_MAX <= PEERS_MAX);
+    // A key has 52 characters in z-base-32, and a name 255 bytes with the length of each part (RFC 1035, 2.3.4).
+    assert!("_iroh.".len() + 52 + ".".len() + DNS_ORIGIN_BYTES_MAX + ".".len() <= 253);
+    assert!("relay=".len() + SERVER_URL_BYTES_MAX <= u8::MAX as usize);
+    assert!(PUBLISHED_ADDRESSES_MAX < LOOKED_UP_ADDRESSES_MAX);
     // A member's number, key in hexadecimal and two addresses.
     assert!(PEERS_MAX as usize * 200 < JOIN_ANSWER_BYTES_MAX);
     // A refusal, which leaves nothing open, comes before a time-out, which does.

@@ -6,6 +6,7 @@
 pub mod about;
 pub mod iroh;
 pub mod join;
+pub mod lookups;
 pub mod rpc;
 pub mod secret;
 pub mod snapshot;

@@ -12,6 +12,7 @@ use aspen_node::cluster::ticket::AspenClusterTicket;
 use aspen_node::network::AddressBook;
 use aspen_node::network::iroh::{Admission, JoinError, RaftEndpoint};
 use aspen_node::network::join::Wish;
+use aspen_node::network::lookups::Reach;
 use aspen_node::network::secret::{ClusterSecrets, new_secret};
 use aspen_node::types::{NodeId, NodeInfo};
 use nix::sys::signal::Signal;
@@ -23,8 +24,8 @@ use crate::members::members;
 use crate::nodes::{Nodes, set};
 
 /// Nodes that share a secret, which is in a file.
-struct Closed {
-    nodes: Nodes,
+pub(crate) struct Closed {
+    pub(crate) nodes: Nodes,
     secret: String,
     file: PathBuf,
     _folder: tempfile::TempDir,
@@ -44,15 +45,25 @@ fn write_secret(path: &Path, secret: &str) {
 }
 
 impl Closed {
-    /// The first of these nodes has founded a cluster; the others do not run yet.
-    fn founded(count: u64, words: &[&str]) -> Self {
+    /// None of these nodes runs yet.
+    pub(crate) fn new(count: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (secret, file) = (new_secret(), folder.path().join("secret"));
         write_secret(&file, &secret);
-        let mut closed = Self { nodes: Nodes::new(count), secret, file, _folder: folder };
-        closed.start(1, &[&["--bootstrap"], words].concat());
-        closed.nodes.succeeds(1, "/kv/write", &set("first", "of all"));
+        Self { nodes: Nodes::new(count), secret, file, _folder: folder }
+    }
+
+    /// The first of these nodes has founded a cluster; the others do not run yet.
+    fn founded(count: u64, words: &[&str]) -> Self {
+        let mut closed = Self::new(count);
+        closed.found(words);
         closed
+    }
+
+    /// Has the first node found a cluster.
+    pub(crate) fn found(&mut self, words: &[&str]) {
+        self.start(1, &[&["--bootstrap"], words].concat());
+        self.nodes.succeeds(1, "/kv/write", &set("first", "of all"));
     }
 
     /// Two of these nodes have joined the first, and all three vote.
@@ -65,28 +76,28 @@ impl Closed {
         closed
     }
 
-    fn start(&mut self, id: u64, words: &[&str]) {
+    pub(crate) fn start(&mut self, id: u64, words: &[&str]) {
         let file = self.file.clone();
         self.nodes.start_alone(id, &[&["--secret-file", word(&file)], words].concat());
     }
 
-    fn ticket(&self, id: u64) -> String {
+    pub(crate) fn ticket(&self, id: u64) -> String {
         let ticket = || get(self.nodes.http(id), "/cluster/ticket").ok().filter(|(status, _)| *status == 200);
         self.nodes.comes("ticket", ticket).1["ticket"].as_str().unwrap().to_owned()
     }
 
-    fn join(&mut self, id: u64) {
+    pub(crate) fn join(&mut self, id: u64) {
         let ticket = self.ticket(1);
         self.start(id, &["--ticket", &ticket]);
     }
 
-    fn status(&self, id: u64) -> Value {
+    pub(crate) fn status(&self, id: u64) -> Value {
         self.nodes.comes("status", || get(self.nodes.http(id), "/cluster/status").ok()).1
     }
 
     /// Waits for so many members and voters among them, as a node has it; the voters' numbers.
     #[track_caller]
-    fn counts(&self, asked: u64, want: (usize, usize)) -> Vec<u64> {
+    pub(crate) fn counts(&self, asked: u64, want: (usize, usize)) -> Vec<u64> {
         let what = format!("{} members, {} of them voters", want.0, want.1);
         self.nodes.comes(&what, || {
             let (all, voters) = members(&self.status(asked));
@@ -216,7 +227,8 @@ fn secret_of_another_cluster_lets_nobody_in() {
         let info = NodeInfo { endpoint_id: own.endpoint_id(), ..anywhere() };
         let admission = Arc::new(Admission::new([]));
         let any = ([127, 0, 0, 1], 0).into();
-        let bound = RaftEndpoint::bind(own.secret(), any, AddressBook::default(), admission);
+        let bound =
+            RaftEndpoint::bind(own.secret(), any, AddressBook::default(), admission, Reach::default());
         let endpoint = bound.await.unwrap();
         let member = &ticket.peers[0];
         for number in 0..count {

@@ -22,6 +22,7 @@ mod joining;
 mod kills;
 mod lab;
 mod leases;
+mod lookups;
 mod members;
 mod metrics;
 mod nodes;

@@ -112,6 +112,11 @@ impl Nodes {
         self.flags = flags.to_vec();
     }
 
+    /// Gives a node that does not run another address for the other members.
+    pub(crate) fn give_raft(&mut self, id: u64, address: SocketAddr) {
+        self.members.iter_mut().find(|member| member.id == id).unwrap().raft = address;
+    }
+
     /// Where a node keeps its files.
     pub(crate) fn data(&self, id: u64) -> PathBuf {
         self.directory.path().join(id.to_string())

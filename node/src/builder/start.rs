@@ -22,6 +22,7 @@ use crate::http::{self, Credentials, HttpState};
 use crate::limits::CLIENT_STREAMS_WAITING_MAX;
 use crate::metrics::Metrics;
 use crate::network::iroh::{Admission, ClientStream, Newcomers, RaftEndpoint, RaftServer};
+use crate::network::lookups::{Lookups, Reach};
 use crate::network::secret::ClusterSecrets;
 use crate::network::{AddressBook, AddressSource};
 use crate::private::FileKeeper;
@@ -56,7 +57,14 @@ impl Start {
             book.learn(&info.endpoint_id, AddressSource::Settings, info.raft);
         }
         let admission = Arc::new(Admission::new(peers.iter().map(|(_, info)| info.endpoint_id)));
-        let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen, book, admission);
+        let lookups = self.config.lookups.clone();
+        if lookups != Lookups::default() {
+            tracing::info!(?lookups, "peers are looked for beyond the addresses that are known");
+        }
+        // What it cannot say is no error here: who needs it asks again.
+        let published = self.config.info(identity.endpoint_id()).ok().map(|info| info.raft);
+        let reach = Reach { lookups, published };
+        let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen, book, admission, reach);
         let endpoint = raft_thread.run(endpoint).await?;
         let started = self.start_at(listener, endpoint.clone(), raft_thread, &identity, credentials).await;
         if started.is_err() {

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{ConfigError, LogFormat};
+use super::{ConfigError, LogFormat, RelayModeArg};
 use crate::cluster::ticket::AspenClusterTicket;
+use crate::network::lookups::{DnsOrigin, ServerUrl};
 use crate::raft::LeaseClock;
 use crate::types::{EndpointKey, Label, NodeId, NodeInfo};
 
@@ -30,6 +31,13 @@ pub(super) struct FileConfig {
     pub(super) ticket: Option<AspenClusterTicket>,
     pub(super) bootstrap: Option<bool>,
     pub(super) gossip: Option<bool>,
+    pub(super) relay_mode: Option<RelayModeArg>,
+    #[serde(default)]
+    pub(super) relay_urls: Vec<ServerUrl>,
+    pub(super) mdns: Option<bool>,
+    pub(super) dns_lookup: Option<DnsOrigin>,
+    pub(super) dns_server: Option<SocketAddr>,
+    pub(super) pkarr_relay: Option<ServerUrl>,
     pub(super) target_voters: Option<u32>,
     pub(super) replace_after_s: Option<u64>,
     pub(super) region: Option<Label>,

@@ -1,6 +1,7 @@
 //! Settings as they are typed, and what comes of them.
 
 use super::*;
+use crate::network::lookups::Relays;
 use crate::types::EndpointKey;
 
 fn args(words: &[&str]) -> RunArgs {
@@ -96,6 +97,86 @@ fn regions_are_short_words_and_each_is_preferred_once() {
     let error = Cli::try_parse_from(["aspen-node", "--region", "a b"]).unwrap_err().to_string();
     let want = "`a b` is no name of a region or zone: 1 to 64 of A-Z, a-z, 0-9, _ and - are allowed";
     assert!(error.contains(want), "{error}");
+}
+
+#[test]
+fn bad_relays_and_lookups_say_what_to_do() {
+    let check =
+        |words: &[&str], want: &str| check(&[&["--id", "1", "--data-dir", "d"], words].concat(), want);
+    let relay = ["--relay-url", "http://relay"];
+    check(
+        &["--relay-mode", "custom"],
+        "relay_mode is custom, and no relay is named: give --relay-url, or relay_urls in the file of --config",
+    );
+    for (words, mode) in [(&[][..], "disabled"), (&["--relay-mode", "default"], "default")] {
+        check(
+            &[words, &relay].concat(),
+            &format!(
+                "relay_urls are given, but relay_mode is {mode}: let it be custom to use them, or take them out of the settings"
+            ),
+        );
+    }
+    let custom = ["--relay-mode", "custom"];
+    check(
+        &[&custom[..], &relay, &["--relay-url", "http://relay/"]].concat(),
+        "relay http://relay/ is given twice",
+    );
+    let urls: Vec<String> = (1..=5).map(|number| format!("--relay-url=http://{number}.test")).collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    check(&[&custom[..], &urls].concat(), "5 relay_urls, at most 4 are allowed");
+    check(
+        &["--dns-server", "10.0.0.53:53", "--mdns"],
+        "dns_server is given, but nothing is asked by DNS: it needs dns_lookup, pkarr_relay or a relay_mode",
+    );
+    let typed =
+        |words: &[&str]| Cli::try_parse_from([&["aspen-node"], words].concat()).unwrap_err().to_string();
+    let said = typed(&["--relay-url", "relay"]);
+    assert!(said.contains("invalid value 'relay' for '--relay-url <URL>': it is no URL"), "{said}");
+    let said = typed(&["--relay-mode", "public"]);
+    assert!(said.contains("[possible values: disabled, custom, default]"), "{said}");
+    let said = typed(&["--dns-lookup", "a b"]);
+    assert!(said.contains("invalid value 'a b' for '--dns-lookup <DOMAIN>': `a b` is no part"), "{said}");
+}
+
+#[test]
+fn relays_and_lookups_are_off_unless_somebody_switches_them_on() {
+    let (config, settings) = Config::load_with_sources(args(&["--data-dir", "d"])).unwrap();
+    assert_eq!(config.lookups, Lookups::default());
+    let printed: Vec<String> = settings.iter().map(ToString::to_string).collect();
+    let printed: toml::Table = printed.join("\n").parse().unwrap();
+    assert_eq!((printed["relay_mode"].as_str(), printed["mdns"].as_bool()), (Some("disabled"), Some(false)));
+    assert!(printed["relay_urls"].as_array().unwrap().is_empty());
+    for key in ["dns_lookup", "dns_server", "pkarr_relay"] {
+        assert!(!printed.contains_key(key), "{key}");
+    }
+}
+
+#[test]
+fn relays_and_lookups_are_read_from_the_file_and_printed_as_it_has_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    let text = "data_dir = 'd'\nrelay_mode = 'custom'\nrelay_urls = ['https://a.test', 'http://b.test:3340']\nmdns = true\n\
+                dns_lookup = 'nodes.test.'\ndns_server = '10.0.0.53:53'\npkarr_relay = 'https://pkarr.test/pkarr'\n";
+    std::fs::write(&path, text).unwrap();
+    let (config, settings) =
+        Config::load_with_sources(args(&["--config", path.to_str().unwrap(), "--dns-lookup", "other.test"]))
+            .unwrap();
+    let Relays::Custom(urls) = &config.lookups.relays else { panic!("{config:?}") };
+    assert_eq!(
+        urls.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["https://a.test/", "http://b.test:3340/"]
+    );
+    assert_eq!(config.lookups.dns.as_ref().unwrap().to_string(), "other.test");
+    assert!(config.lookups.mdns && config.lookups.pkarr.is_some());
+    let printed: Vec<String> = settings.iter().map(ToString::to_string).collect();
+    std::fs::write(&path, printed.join("\n")).unwrap();
+    let again = Config::load(args(&["--config", path.to_str().unwrap()])).unwrap();
+    assert_eq!(again.lookups, config.lookups);
+    // A value that cannot be read is refused with its place.
+    std::fs::write(&path, "pkarr_relay = 'pkarr.test'\n").unwrap();
+    let error = Config::load(args(&["--config", path.to_str().unwrap()])).unwrap_err();
+    let ConfigError::Parse { source, .. } = &error else { panic!("{error}") };
+    assert!(source.to_string().contains("it is no URL (relative URL without a base)"), "{source}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The transport over iroh: one QUIC endpoint without relays and without any lookup, so that a closed network just
-//! works and nothing leaves it. Peers are known by public key and dialled at the addresses of the membership.
+//! The transport over iroh: one QUIC endpoint. Peers are known by public key and dialled at the addresses of the membership. It has
+//! no relay and asks nobody else unless the settings switch that on, so that a closed network just works and nothing leaves it.
 
 mod about;
 mod addresses;
@@ -8,6 +8,7 @@ mod append;
 mod client;
 mod gate;
 mod join;
+mod lookups;
 mod pool;
 
 use std::fmt::Debug;
@@ -23,7 +24,7 @@ use iroh::endpoint::{
     AckFrequencyConfig, Connection, PortmapperConfig, QuicTransportConfig, VarInt, presets,
 };
 use iroh::protocol::{AcceptError, ProtocolHandler, Router};
-use iroh::{Endpoint, RelayMode, SecretKey};
+use iroh::{Endpoint, SecretKey};
 use iroh_gossip::net::Gossip;
 use irpc::WithChannels;
 use irpc_iroh::read_request;
@@ -44,6 +45,7 @@ pub use self::pool::RaftConnectionPool;
 use self::pool::{Class, OnTimeout};
 use super::about::{ALPN as ABOUT_ALPN, About};
 use super::join::{ALPN as JOIN_ALPN, JoinService, Welcome, Wish};
+use super::lookups::{Reach, Relays};
 use super::rpc::{
     ALPN, AppendEntries, Confirmed, Forward, KeepLease, PreVote, RaftMessage, RaftProtocol, ReadIndex,
     RequestVote, TransferLeader,
@@ -93,6 +95,14 @@ pub enum EndpointError {
         /// Why.
         reason: String,
     },
+    /// Multicast DNS has no socket.
+    #[error(
+        "cannot take part in multicast DNS: {reason}. Take mdns out of the settings, or let the node use UDP port 5353"
+    )]
+    Mdns {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// The public key of a secret key.
@@ -129,12 +139,14 @@ pub struct RaftEndpoint {
     /// Who may speak to it.
     admission: Arc<Admission>,
     gate: GossipGate,
+    has_relays: bool,
     /// Where it was bound, and where connections are driven.
     runtime: Handle,
 }
 
 impl RaftEndpoint {
-    /// Binds the endpoint of the node with this secret key to a UDP address. It dials peers where the book has them, too.
+    /// Binds the endpoint of the node with this secret key to a UDP address. It dials peers where the book has them, too, and wherever
+    /// else it reaches.
     ///
     /// # Errors
     /// The address cannot be bound.
@@ -143,24 +155,26 @@ impl RaftEndpoint {
         address: SocketAddr,
         book: AddressBook,
         admission: Arc<Admission>,
+        reach: Reach,
     ) -> Result<Self, EndpointError> {
         let failed = |reason: String| EndpointError::Bind { address, reason };
         let gate = GossipGate::new(admission.clone());
-        let endpoint = Endpoint::builder(presets::Minimal)
+        let secret = SecretKey::from_bytes(&secret);
+        let id = secret.public();
+        let builder = Endpoint::builder(presets::Minimal)
             .hooks(gate.clone())
             .transport_config(transport_config().map_err(failed)?)
-            .secret_key(SecretKey::from_bytes(&secret))
-            .relay_mode(RelayMode::Disabled)
+            .secret_key(secret)
             .address_lookup(book.lookup())
             // irpc-iroh enables iroh's default features, so the port mapper is there and on unless it is switched off.
             .portmapper_config(PortmapperConfig::Disabled)
             .clear_ip_transports()
             .bind_addr(address)
-            .map_err(|error| failed(error.to_string()))?
-            .bind()
-            .await
-            .map_err(|error| failed(io::Error::other(error).to_string()))?;
-        Ok(Self { endpoint, book, admission, gate, runtime: Handle::current() })
+            .map_err(|error| failed(error.to_string()))?;
+        let bound = lookups::equip(builder, &reach, id)?.bind().await;
+        let endpoint = bound.map_err(|error| failed(io::Error::other(error).to_string()))?;
+        let has_relays = reach.lookups.relays != Relays::Disabled;
+        Ok(Self { endpoint, book, admission, gate, has_relays, runtime: Handle::current() })
     }
 
     /// The transport to other nodes.
@@ -211,6 +225,11 @@ impl RaftEndpoint {
     /// Closes it, where nothing was served yet.
     pub async fn close(&self) {
         self.endpoint.close().await;
+    }
+
+    /// Whether it can be reached where nobody can send it a packet.
+    pub fn has_relays(&self) -> bool {
+        self.has_relays
     }
 
     /// Where its peers are.

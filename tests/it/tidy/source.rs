@@ -48,6 +48,8 @@ const FENCES: &[Fence] = &[
         ],
     },
     Fence { name: "iroh_gossip", allowed: &["node/src/network/iroh.rs", "node/src/cluster/discovery.rs"] },
+    Fence { name: "iroh_mdns_address_lookup", allowed: &["node/src/network/iroh/lookups.rs"] },
+    Fence { name: "iroh_relay", allowed: &["tests/it/lookups/"] },
     Fence { name: "irpc", allowed: &["node/src/network/"] },
     Fence { name: "irpc_iroh", allowed: &["node/src/network/"] },
     Fence { name: "serde_yaml", allowed: &["lab/src/scenario/parse.rs"] },
