@@ -20,7 +20,7 @@ pub const HTTP_HEAD_BYTES_MAX: u32 = 64 * 1024;
 /// Connections of clients at once, further ones wait until the kernel refuses them: as many as may follow changes, and as many again.
 pub const HTTP_CONNECTIONS_MAX: u32 = 4_000;
 /// How long a connection may be without a request, and a request without its end of the head.
-pub const HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+pub const HTTP_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long the body of a request may take: the largest one with 280 kB/s.
 pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take nothing of what it is sent: its connection is closed then.
@@ -123,7 +123,7 @@ pub const LEASE_CLOCK_LOOKS: u32 = 3;
 /// come so often.
 pub const RESTARTS_MAX: u32 = 3;
 /// See [`RESTARTS_MAX`].
-pub const RESTART_WINDOW: Duration = Duration::from_secs(600);
+pub const RESTART_WINDOW: Duration = Duration::from_mins(10);
 /// How long a leader that stops waits for its successor: it takes a few round trips, or the successor stops as well.
 pub const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a stop may take: what is under way is answered, then the stores are closed.
@@ -145,7 +145,7 @@ pub const PEER_KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// Silence after which a connection to a peer is given up and dialled again; QUIC alone would wait half a minute.
 pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// How long a connection to a peer over which nothing is sent is kept: longer than anything that is done again and again waits.
-pub const PEER_UNUSED_MAX: Duration = Duration::from_secs(60);
+pub const PEER_UNUSED_MAX: Duration = Duration::from_mins(1);
 /// Requests of one peer served at once; further ones wait in its QUIC streams.
 pub const PEER_REQUESTS_MAX: u32 = 256;
 /// Clients over QUIC at once: each is a connection on Raft's own endpoint, and somebody who has nothing to show is one, too.

@@ -288,8 +288,9 @@ fn report(error: &RunError, format: LogFormat) {
     }
     let text = match format {
         LogFormat::Text => {
-            let causes = causes.iter().map(|cause| format!("  because: {cause}\n")).collect::<String>();
-            format!("aspen-node: {error}\n{causes}")
+            let mut lines = vec![format!("aspen-node: {error}")];
+            lines.extend(causes.iter().map(|cause| format!("  because: {cause}")));
+            format!("{}\n", lines.join("\n"))
         }
         LogFormat::Json => {
             let error =

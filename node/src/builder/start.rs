@@ -124,9 +124,9 @@ impl Start {
         tasks.spawn_on(placement.run(), raft_thread.handle());
         let (secrets, metadata) = way_in.secrets.take().unzip();
         let members = keep_house(&raft, &raft_thread, &mut tasks);
-        let door = Door { endpoint, members, kept: secrets.clone().zip(metadata) };
         let (clients, streams) = mpsc::channel(CLIENT_STREAMS_WAITING_MAX as usize);
-        let server = self.open(door, clients, &raft, &raft_thread, &mut tasks, identity, &way_in).await?;
+        let door = Door { endpoint, members, kept: secrets.clone().zip(metadata), clients };
+        let server = self.open(door, &raft, &raft_thread, &mut tasks, identity, &way_in).await?;
         if way_in.founds {
             found(&raft, &way_in).await?;
         }
@@ -151,14 +151,13 @@ impl Start {
     async fn open(
         &self,
         door: Door,
-        clients: mpsc::Sender<ClientStream>,
         raft: &RaftNode,
         raft_thread: &RaftThread,
         tasks: &mut JoinSet<()>,
         identity: &Identity,
         way_in: &WayIn,
     ) -> Result<RaftServer, StartError> {
-        let Door { endpoint, members, kept } = door;
+        let Door { endpoint, members, kept, clients } = door;
         let labels =
             LabelExchange::new(endpoint.clone(), raft.clone(), identity.endpoint_id(), members.clone());
         tasks.spawn(labels.run());
@@ -252,6 +251,8 @@ struct Door {
     members: watch::Receiver<BTreeMap<NodeId, NodeInfo>>,
     /// What the nodes of the cluster know, and what this one has kept of them.
     kept: Option<(watch::Receiver<ClusterSecrets>, MetadataStore)>,
+    /// Where the streams of clients go.
+    clients: mpsc::Sender<ClientStream>,
 }
 
 /// Starts what goes on beside Raft for as long as that does; the members, as they change.
