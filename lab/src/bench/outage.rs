@@ -110,14 +110,11 @@ async fn write(interface: Interface, address: SocketAddr, acknowledged: Arc<Mute
 async fn write_by<T: Target>(target: impl Fn() -> T, acknowledged: &Mutex<Vec<Instant>>) {
     let (key, mut open) = (load::key_name(0), target());
     loop {
-        match open.call(Operation::Put { key: &key, value: "v" }).await {
-            Ok(()) => {
-                held(acknowledged).push(Instant::now());
-            }
-            Err(_) => {
-                open = target();
-                tokio::time::sleep(OUTAGE_RETRY).await;
-            }
+        if open.call(Operation::Put { key: &key, value: "v" }).await.is_ok() {
+            held(acknowledged).push(Instant::now());
+        } else {
+            open = target();
+            tokio::time::sleep(OUTAGE_RETRY).await;
         }
     }
 }

@@ -212,24 +212,24 @@ async fn serve_on(
 mod tests {
     use axum::routing::get;
     use tokio::io::{DuplexStream, duplex};
-    use tokio::task::JoinHandle;
     use tokio::time::Instant;
 
     use super::*;
 
     /// The client's end of a connection with room for some bytes, and when the other end is done with it.
-    fn connection() -> (DuplexStream, JoinHandle<Duration>) {
+    fn connection() -> (DuplexStream, JoinSet<Duration>) {
         let routes = Router::new().route("/", get(async || "x".repeat(100_000)));
         let (ours, theirs) = duplex(64);
         let begun = Instant::now();
-        let serve = async move {
+        let mut served = JoinSet::new();
+        served.spawn(async move {
             // Dropped, it would tell all connections to end.
             let graceful = GracefulShutdown::new();
-            serve_on(patient(theirs), None, http(), TowerToHyperService::new(routes), graceful.watcher())
-                .await;
+            let routes = TowerToHyperService::new(routes);
+            serve_on(patient(theirs), None, http(), routes, graceful.watcher()).await;
             begun.elapsed()
-        };
-        (ours, tokio::spawn(serve))
+        });
+        (ours, served)
     }
 
     #[track_caller]
@@ -239,21 +239,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn client_that_asks_nothing_is_left() {
-        let (mut client, served) = connection();
+        let (mut client, mut served) = connection();
         client.write_all(b"GET / HTTP/1.1\r\nhost: a").await.unwrap();
-        check_about(served.await.unwrap(), HTTP_IDLE_TIMEOUT);
+        check_about(served.join_next().await.unwrap().unwrap(), HTTP_IDLE_TIMEOUT);
     }
 
     #[tokio::test(start_paused = true)]
     async fn client_that_reads_nothing_is_left() {
-        let (mut client, served) = connection();
+        let (mut client, mut served) = connection();
         client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-        check_about(served.await.unwrap(), HTTP_STALL_TIMEOUT);
+        check_about(served.join_next().await.unwrap().unwrap(), HTTP_STALL_TIMEOUT);
     }
 
     #[tokio::test(start_paused = true)]
     async fn client_that_reads_slowly_gets_all() {
-        let (mut client, served) = connection();
+        let (mut client, mut served) = connection();
         client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut read = 0;
         let mut some = [0; 10_000];
@@ -265,6 +265,6 @@ mod tests {
             sleep(HTTP_STALL_TIMEOUT / 2).await;
         }
         assert!(read > 100_000, "{read}");
-        assert!(served.await.unwrap() > 4 * HTTP_STALL_TIMEOUT);
+        assert!(served.join_next().await.unwrap().unwrap() > 4 * HTTP_STALL_TIMEOUT);
     }
 }

@@ -167,7 +167,7 @@ mod tests {
         let read = {
             let path = path.clone();
             move || {
-                let is_private = fs::metadata(&path).is_ok_and(|file| file.mode() & 0o077 == 0);
+                let is_private = fs::metadata(&path).is_ok_and(|file| file.mode().trailing_zeros() >= 6);
                 is_private.then(|| fs::read_to_string(&path).unwrap()).ok_or(NoNumber)
             }
         };

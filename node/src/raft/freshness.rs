@@ -154,6 +154,7 @@ mod tests {
     use super::*;
 
     /// So many nanoseconds by one clock, which is as good as two here.
+    #[expect(clippy::unnecessary_wraps, reason = "what is asked for is a mark that may be missing")]
     fn at(ns: i128) -> Option<Mark> {
         Some(Mark { own_ns: ns, witness_ns: ns })
     }

@@ -201,6 +201,8 @@ impl LeaderPlacement {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
 
     fn label(text: &str) -> Label {
@@ -237,7 +239,7 @@ mod tests {
         check(&standing("us", &[well("asia")]), &["eu"], None);
         check(&standing("us", &[well("eu")]), &[], None);
         let nowhere = Seen { region: None, ..well("eu") };
-        check(&standing("us", &[nowhere.clone()]), &["eu"], None);
+        check(&standing("us", slice::from_ref(&nowhere)), &["eu"], None);
         check(&standing("", &[nowhere]), &["eu"], None);
     }
 
@@ -250,7 +252,7 @@ mod tests {
     #[test]
     fn voter_that_was_not_well_for_long_or_wants_something_else_is_passed_over() {
         let lately = Seen { well: HAND_OVER_WELL_MIN.saturating_sub(Duration::from_millis(1)), ..well("eu") };
-        check(&standing("us", &[lately.clone()]), &["eu"], None);
+        check(&standing("us", slice::from_ref(&lately)), &["eu"], None);
         check(&standing("us", &[lately, well("eu")]), &["eu"], Some(3));
         check(&standing("us", &[Seen { well: HAND_OVER_WELL_MIN, ..well("eu") }]), &["eu"], Some(2));
         let other = Seen { agrees: false, ..well("eu") };

@@ -32,7 +32,7 @@ fn every_kind_of_mistake_is_refused_with_its_place() {
         }
         cases_count += 1;
     }
-    assert_eq!(cases_count, 97);
+    assert_eq!(cases_count, 101);
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn characters_that_cannot_be_seen_have_places_too() {
     check(
         "checks: [durabel]\r\nfaults:\r\n  - at: 3s\r\n    at: 4s\r\n    for: 1\r\n    link:\r\n      from: n1\r\n      to: n9\r\n      loss: 100%\r\nnodes: { count: 3 }\r\nabout: ä\r\nname: ÄÖ\r\n",
         "\
-s.yaml:1:10: unknown check \"durabel\", did you mean durable? checks are linearizable, durable, raft, recovers, minority_refuses
+s.yaml:1:10: unknown check \"durabel\", did you mean durable? checks are linearizable, durable, raft, recovers, minority_refuses, bounded_staleness
 s.yaml:4:5: key at is given twice
 s.yaml:5:10: for is 1, a duration needs a unit: 1s, 1ms, 1us or 1m
 s.yaml:8:11: unknown node \"n9\": nodes are n1, n2, n3; roles are leader, follower, random, rest

@@ -1,5 +1,6 @@
 //! Whom to ask, what to show them, and whom to trust.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -118,16 +119,13 @@ impl AccessArgs {
             Some(path) => Some(BearerToken::read(path)?),
             None => BearerToken::from_environment()?,
         };
-        let (nodes, way) = match &self.ticket {
-            Some(ticket) => {
-                let way = TicketWay::new(ticket.clone());
-                (way.nodes().collect(), Way::Ticket(Arc::new(way)))
-            }
-            None => {
-                let nodes = self.resolve()?;
-                let way = self.tls(&nodes)?.map_or(Way::Plain, Way::Tls);
-                (nodes.into_iter().map(|(address, _)| address).collect(), way)
-            }
+        let (nodes, way) = if let Some(ticket) = &self.ticket {
+            let way = TicketWay::new(ticket.clone());
+            (way.nodes().collect(), Way::Ticket(Arc::new(way)))
+        } else {
+            let nodes = self.resolve()?;
+            let way = self.tls(&nodes)?.map_or(Way::Plain, Way::Tls);
+            (nodes.into_iter().map(|(address, _)| address).collect(), way)
         };
         Ok(Access { nodes, credentials: Credentials { token, way, is_insecure: self.insecure } })
     }
@@ -164,9 +162,12 @@ impl AccessArgs {
             return Err(AccessError::Usage("all nodes are asked at https://, or none, and with --ca all"));
         }
         let name = self.tls_name.as_deref().map(tls::server_name).transpose()?;
-        let named = nodes.iter().filter_map(|(address, name)| Some((*address, tls::server_name((*name)?))));
-        let named = named.filter(|_| name.is_none()).map(|(address, name)| name.map(|name| (address, name)));
-        let names = named.collect::<Result<_, _>>()?;
+        let mut names = BTreeMap::new();
+        for (address, typed) in nodes {
+            if let (None, Some(typed)) = (&name, typed) {
+                names.insert(*address, tls::server_name(typed)?);
+            }
+        }
         Ok(Some(ClientTls { config: tls::client(self.ca.as_deref(), shown.as_ref())?, names, name }))
     }
 }
