@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use aspen_node::http::{Credentials, HttpState, router};
 use aspen_node::metrics::Metrics;
-use aspen_node::network::secret::ClusterSecrets;
+use aspen_node::network::secret::{ClusterSecrets, new_secret};
 use aspen_node::types::NodeId;
 use axum::Router;
 use axum::body::Body;
@@ -44,8 +44,7 @@ pub fn run(input: &[u8]) -> bool {
 /// The routes of a fresh node.
 fn routes() -> Router {
     let node = Arc::new(MemoryNode::default());
-    let secret = data_encoding::HEXLOWER.encode(&std::array::from_fn::<_, 32, _>(|place| place as u8));
-    let secrets = ClusterSecrets::parse(secret, "a test").expect("it is random enough");
+    let secrets = ClusterSecrets::parse(new_secret(), "a test").expect("it is random enough");
     router(HttpState {
         cluster: node.clone(),
         store: node.clone(),
