@@ -109,19 +109,42 @@ fn crates() -> Result<Vec<Crate>, SbomError> {
 /// [`SbomError`].
 pub(super) fn licences(more: &[&str]) -> Result<String, SbomError> {
     // The same choice in whatever order is one.
-    let sorted = |licence: String| {
+    let sorted = |licence: &str| {
         let mut choices: Vec<&str> = licence.split(" OR ").collect();
         choices.sort_unstable();
-        if licence.contains(['(', ')']) || licence.contains(" AND ") { licence } else { choices.join(" OR ") }
+        if licence.contains(['(', ')']) { licence.to_owned() } else { choices.join(" OR ") }
     };
     let crates = crates()?;
     let named = crates.iter().filter(|part| part.licence.is_some()).map(licence);
-    let all: BTreeSet<String> =
-        more.iter().map(|licence| (*licence).to_owned()).chain(named).map(sorted).collect();
+    let all: BTreeSet<String> = more
+        .iter()
+        .map(|licence| (*licence).to_owned())
+        .chain(named)
+        .flat_map(|licence| conjuncts(&licence).into_iter().map(sorted).collect::<Vec<_>>())
+        .collect();
     let group = |licence: &String| {
         if licence.contains(' ') { format!("({licence})") } else { licence.clone() }
     };
     Ok(all.iter().map(group).collect::<Vec<_>>().join(" AND "))
+}
+
+/// The parts of an SPDX expression all of which count, each without the parentheses around it.
+fn conjuncts(licence: &str) -> Vec<&str> {
+    let (mut parts, mut begin, mut depth) = (Vec::new(), 0, 0_u32);
+    for (place, character) in licence.char_indices() {
+        match character {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            ' ' if depth == 0 && licence[place..].starts_with(" AND ") => {
+                parts.push(&licence[begin..place]);
+                begin = place + " AND ".len();
+            }
+            _ => {}
+        }
+    }
+    parts.push(&licence[begin..]);
+    let bare = |part| str::strip_prefix(part, '(').and_then(|part| part.strip_suffix(')')).unwrap_or(part);
+    parts.into_iter().map(bare).collect()
 }
 
 const APPLIANCE: &str = "SPDXRef-appliance";
@@ -262,6 +285,13 @@ mod tests {
         // What only tests need is not in the appliance.
         assert_eq!(licence("proptest"), None);
         assert!(packages.iter().skip(2).all(|package| package["licenseDeclared"] != "NOASSERTION"));
+    }
+
+    #[test]
+    fn licence_that_is_several_is_each_of_them() {
+        assert_eq!(conjuncts("(MIT OR Apache-2.0) AND Unicode-3.0"), ["MIT OR Apache-2.0", "Unicode-3.0"]);
+        assert_eq!(conjuncts("MIT OR Apache-2.0"), ["MIT OR Apache-2.0"]);
+        assert_eq!(conjuncts("A AND (B AND C OR D)"), ["A", "B AND C OR D"]);
     }
 
     #[test]
