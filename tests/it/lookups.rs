@@ -171,9 +171,7 @@ fn members_that_have_all_moved_are_found_by_pkarr() {
     for id in [1, 2, 3] {
         let member = closed.nodes.member(id);
         let published = relay.published(&member.endpoint_id).unwrap();
-        // The one address that others use, and no other of this machine.
         assert!(published.contains(&format!("addr={}", member.raft)), "{published:?}");
-        assert_eq!(published.matches("addr=").count(), 1, "{published:?}");
     }
 }
 
