@@ -300,13 +300,8 @@ fn rounds(
                 let _ = writeln!(io::stderr(), "round {number} of {}: {}", args.rounds, interface.title());
             }
             // On this thread: what it starts ends with it.
-            let round = runtime.block_on(async {
-                tokio::select! {
-                    round = measure_round(args, *interface, setting) => round,
-                    () = stopped(is_stopping) => Err(BenchError::Interrupted),
-                }
-            });
-            let (figures, memory_bytes) = round?;
+            let round = unless_stopped(is_stopping, measure_round(args, *interface, setting));
+            let (figures, memory_bytes) = runtime.block_on(round)?;
             let (interface, disk_us) = (*interface, micros(disk));
             results.rounds.push(Round { interface, number, disk_us, is_slow, memory_bytes, figures });
         }
@@ -324,21 +319,25 @@ fn outages(
 ) -> Result<(), BenchError> {
     let runtime = tokio::runtime::Runtime::new().map_err(BenchError::Clients)?;
     for interface in interfaces.iter().filter(|interface| **interface != Interface::EtcdGrpc) {
-        let measured = runtime.block_on(async {
-            tokio::select! {
-                outages = outage::measure(*interface, setting, times) => outages,
-                () = stopped(is_stopping) => Err(BenchError::Interrupted),
-            }
-        });
-        results.outages.extend(measured?);
+        let measured = unless_stopped(is_stopping, outage::measure(*interface, setting, times));
+        results.outages.extend(runtime.block_on(measured)?);
     }
     Ok(())
 }
 
-/// Returns when the user wants an end.
-async fn stopped(is_stopping: &AtomicBool) {
-    while !is_stopping.load(Ordering::Relaxed) {
-        tokio::time::sleep(STOP_LOOK_INTERVAL).await;
+/// Measures, unless the user wants an end.
+async fn unless_stopped<T>(
+    is_stopping: &AtomicBool,
+    measured: impl Future<Output = Result<T, BenchError>>,
+) -> Result<T, BenchError> {
+    let stopped = async {
+        while !is_stopping.load(Ordering::Relaxed) {
+            tokio::time::sleep(STOP_LOOK_INTERVAL).await;
+        }
+    };
+    tokio::select! {
+        measured = measured => measured,
+        () = stopped => Err(BenchError::Interrupted),
     }
 }
 

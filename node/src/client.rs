@@ -29,6 +29,7 @@ use tokio_rustls::TlsConnector;
 
 use self::events::{EventAnswer, EventStream};
 use self::ticket::TicketWay;
+use crate::causes::with_causes;
 use crate::limits::{
     ANSWER_TIMEOUT, BACKUP_BEGIN_TIMEOUT, BACKUP_STALL_TIMEOUT, CONNECT_TIMEOUT, RESPONSE_BYTES_MAX,
     TLS_HANDSHAKE_TIMEOUT, WATCH_SILENCE_MAX,
@@ -265,7 +266,7 @@ impl HttpConnection {
         let address = self.address;
         sent.map_err(|error| match refusal() {
             Some(reason) => ClientError::Connect { address, reason },
-            None => ClientError::Lost { address, reason: chain(&error) },
+            None => ClientError::Lost { address, reason: with_causes(&error) },
         })
     }
 
@@ -350,17 +351,6 @@ async fn open(address: SocketAddr, way: &Way) -> Result<Open, ClientError> {
     let late = |_| failed(&format_args!("no TLS within {} s", TLS_HANDSHAKE_TIMEOUT.as_secs()));
     let stream = shaken.await.map_err(late)?.map_err(|error| failed(&format_args!("no TLS: {error}")))?;
     shake_hands(stream, None, failed).await
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Begins to speak HTTP.

@@ -3,8 +3,8 @@
 //!
 //! Read the modules in this order; each names only those above it:
 //!
-//! 1. [`limits`], [`types`], [`plant`], [`private`], [`tls`]: the bounds, the words, bugs planted on purpose, what only its owner may
-//!    read, and certificates.
+//! 1. [`limits`], [`types`], [`causes`], [`plant`], [`private`], [`tls`]: the bounds, the words, errors as texts, bugs planted on
+//!    purpose, what only its owner may read, and certificates.
 //! 2. [`api`]: what a node can be asked, and how it refuses.
 //! 3. [`state`]: what a command does. Pure.
 //! 4. [`watch`]: the last changes of the state, and who follows them.
@@ -27,6 +27,7 @@
 pub mod api;
 pub mod backup;
 pub mod builder;
+pub mod causes;
 pub mod client;
 pub mod cluster;
 pub mod config;

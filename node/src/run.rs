@@ -2,7 +2,6 @@
 
 mod failures;
 
-use std::error::Error;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use tracing_subscriber::prelude::*;
 
 use self::failures::Failures;
 use crate::builder::{NodeBuilder, StartError, make_data_dir};
+use crate::causes::causes;
 use crate::cluster::identity::Identity;
 use crate::cluster::retired::RetiredError;
 use crate::config::{Cli, CliCommand, Config, ConfigError, EXIT_USAGE, LogFormat, RunArgs};
@@ -280,12 +280,7 @@ fn tell(states: &[NotifyState<'_>]) {
 
 /// Prints an error, each cause on a line of its own; or as a line of a log that machines read.
 fn report(error: &RunError, format: LogFormat) {
-    let mut causes = Vec::new();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        causes.push(error.to_string());
-        cause = error.source();
-    }
+    let causes = causes(error);
     let text = match format {
         LogFormat::Text => {
             let mut lines = vec![format!("aspen-node: {error}")];

@@ -15,7 +15,7 @@ use std::fmt::Debug;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::stream::BoxStream;
@@ -108,6 +108,11 @@ pub enum EndpointError {
 /// The public key of a secret key.
 pub fn endpoint_id(secret: &[u8; 32]) -> EndpointKey {
     EndpointKey(*SecretKey::from_bytes(secret).public().as_bytes())
+}
+
+/// What a lock guards.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while it holds this lock")
 }
 
 /// How connections behave.

@@ -1,7 +1,7 @@
 //! Files that are read again when they have changed, so that what they hold is replaced without a stop.
 
 use std::error::Error;
-use std::fmt::{self, Debug, Write as _};
+use std::fmt::{self, Debug};
 use std::fs;
 use std::future::pending;
 use std::os::unix::fs::MetadataExt;
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use crate::causes::with_causes;
 use crate::limits::CREDENTIALS_LOOK_INTERVAL;
 
 type BoxedError = Box<dyn Error + Send + Sync>;
@@ -81,12 +82,7 @@ impl<T: Send + Sync + 'static> FileKeeper<T> {
                 tracing::info!("{} have changed, and count as they are now", self.what);
             }
             Err(error) => {
-                let (mut text, mut cause) = (error.to_string(), error.source());
-                while let Some(reason) = cause {
-                    // Writing to a String cannot fail.
-                    let _ = write!(text, ": {reason}");
-                    cause = reason.source();
-                }
+                let text = with_causes(&*error);
                 // It is tried again until it is right, and said once.
                 if self.said.as_ref() != Some(&text) {
                     tracing::warn!(

@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::{Instant as _, ServerState};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, timeout};
 
+use super::promotion::Rounds;
 use super::{NodeHealth, RaftNode};
 use crate::api::ApiError;
 use crate::limits::{
     HAND_OVER_COOL_DOWN, HAND_OVER_LAG_MAX, HAND_OVER_LED_MIN, HAND_OVER_WAIT, HAND_OVER_WELL_MIN,
-    PROMOTION_INTERVAL,
 };
 use crate::types::{Label, NodeId};
 
@@ -96,16 +96,12 @@ impl LeaderPlacement {
         if preferred.is_empty() {
             return;
         }
-        let mut ticks = interval(PROMOTION_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut looked = Instant::now();
+        let mut rounds = Rounds::new(self.raft.inner.patience);
         loop {
-            ticks.tick().await;
             // Whoever was stopped itself cannot say how others were meanwhile.
-            if looked.elapsed() > PROMOTION_INTERVAL + self.raft.inner.patience {
+            if rounds.next().await {
                 self.led = None;
             }
-            looked = Instant::now();
             let Some(standing) = self.look() else { continue };
             if let Some(to) = standing.next(&preferred) {
                 self.hand_over(to, &standing).await;

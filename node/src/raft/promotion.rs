@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::{Instant as _, ServerState};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use super::RaftNode;
 use super::membership::future_voters;
@@ -90,6 +90,31 @@ pub struct LearnerPromotionCoordinator {
     half_done_since: Option<Instant>,
 }
 
+/// The rounds in which a leader looks at the members.
+#[derive(Debug)]
+pub(super) struct Rounds {
+    ticks: Interval,
+    looked: Instant,
+    /// How much later than it should be one may begin.
+    patience: Duration,
+}
+
+impl Rounds {
+    pub(super) fn new(patience: Duration) -> Self {
+        let mut ticks = interval(PROMOTION_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { ticks, looked: Instant::now(), patience }
+    }
+
+    /// Waits for the next one; whether this node was stopped meanwhile.
+    pub(super) async fn next(&mut self) -> bool {
+        self.ticks.tick().await;
+        let was_stopped = self.looked.elapsed() > PROMOTION_INTERVAL + self.patience;
+        self.looked = Instant::now();
+        was_stopped
+    }
+}
+
 impl LearnerPromotionCoordinator {
     /// Of a node, by a policy.
     pub fn new(raft: RaftNode, policy: PromotionPolicy) -> Self {
@@ -98,16 +123,12 @@ impl LearnerPromotionCoordinator {
 
     /// Looks after the voters for as long as it runs.
     pub async fn run(mut self) {
-        let mut ticks = interval(PROMOTION_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut looked = Instant::now();
+        let mut rounds = Rounds::new(self.raft.inner.patience);
         loop {
-            ticks.tick().await;
             // Whoever was stopped itself cannot say how long others were silent.
-            if looked.elapsed() > PROMOTION_INTERVAL + self.raft.inner.patience {
+            if rounds.next().await {
                 self.watching_since = None;
             }
-            looked = Instant::now();
             if let Some(next) = self.unfinished() {
                 self.finish(next).await;
                 continue;

@@ -10,10 +10,10 @@ mod lease;
 mod session;
 mod tui;
 
-use std::error::Error as _;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
+use aspen_node::causes::causes;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::session::{Failure, Session};
@@ -99,10 +99,8 @@ fn main() -> ExitCode {
 fn tell(failure: &Failure) -> ExitCode {
     let mut out = std::io::stderr().lock();
     let _ = writeln!(out, "aspen: {failure}");
-    let mut cause = failure.source();
-    while let Some(error) = cause {
-        let _ = writeln!(out, "  because: {error}");
-        cause = error.source();
+    for cause in causes(failure) {
+        let _ = writeln!(out, "  because: {cause}");
     }
     ExitCode::from(failure.exit_code())
 }

@@ -4,7 +4,7 @@ use std::fmt::{self, Debug};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use futures::FutureExt;
@@ -19,7 +19,7 @@ use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::{EndpointError, close_code, transport_config};
+use super::{EndpointError, close_code, held, transport_config};
 use crate::limits::{
     CLIENT_CLOSE_TIMEOUT, CLIENT_CONNECTIONS_MAX, CLIENT_STREAMS_MAX, CONNECT_TIMEOUT, HTTP_IDLE_TIMEOUT,
 };
@@ -253,8 +253,4 @@ impl ClientEndpoint {
         // They notice by themselves, a little later.
         let _ = timeout(CLIENT_CLOSE_TIMEOUT, self.endpoint.close()).await;
     }
-}
-
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("nothing panics while it holds this lock")
 }

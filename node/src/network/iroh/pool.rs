@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::AddressBook;
 use super::append::AppendStream;
-use super::close_code;
+use super::{close_code, held};
 use crate::limits::{DIAL_TIMEOUT, PEER_UNUSED_MAX, PEER_WINDOW_BYTES, SNAPSHOT_STEP_TIMEOUT};
 use crate::network::rpc::{self, ALPN, RaftMessage, RaftProtocol};
 use crate::network::snapshot::{self, InstallSnapshot, SnapshotError};
@@ -264,10 +264,6 @@ async fn close_idle(state: Weak<Mutex<State>>) {
             }
         }
     }
-}
-
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("nothing panics while it holds this lock")
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
