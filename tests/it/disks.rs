@@ -145,10 +145,10 @@ fn follower_whose_disk_is_full_takes_nothing_and_catches_up() {
     });
 }
 
-/// Fills a disk under a node faster than anybody looks, until the node says that it starts again.
+/// Fills a disk under a node faster than anybody looks, until the node says that it had no room and starts again.
 fn fill(cluster: &OnDisks, victim: u64) {
     let (nodes, large) = (&cluster.nodes, "x".repeat(LARGE));
-    let again = || nodes.last_words(victim).matches("the disk is full, the node starts again").count();
+    let again = || nodes.last_words(victim).matches("aspen-node: the node had no room on its disk").count();
     let before = again();
     let mut number = 0;
     nodes.comes("full disk", || {
