@@ -76,6 +76,10 @@ pub const ELECTION_MIN_DEFAULT: Duration = Duration::from_secs(1);
 pub const ELECTION_MAX_DEFAULT: Duration = Duration::from_secs(2);
 /// Longest election timeout that a scenario may ask for.
 pub const ELECTION_MAX: Duration = Duration::from_mins(1);
+/// Shortest silence after which a scenario may have a voter replaced: the node's own bound.
+pub const REPLACE_AFTER_MIN: Duration = Duration::from_secs(aspen_node::limits::REPLACE_AFTER_S_MIN);
+/// Longest such silence of a scenario.
+pub const REPLACE_AFTER_MAX: Duration = PLANNED_DURATION_MAX;
 /// The shortest election timeout is at least this many heartbeats: one late heartbeat must not depose a
 /// leader.
 pub const ELECTION_HEARTBEATS_MIN: u32 = 3;

@@ -131,6 +131,9 @@ pub struct PlannedRaft {
     /// Entries after which a snapshot is made; absent, the node's own number counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_entries: Option<u32>,
+    /// How long a voter is silent before a learner votes in its place; absent, none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replace_after_ms: Option<u64>,
 }
 
 /// The load, client by client.
@@ -305,12 +308,13 @@ fn mac([second, third, fourth]: [u8; 3], last: u16) -> MacAddress {
 }
 
 fn planned_raft(raft: RaftSettings) -> PlannedRaft {
-    let RaftSettings { heartbeat, election_min, election_max, snapshot_entries } = raft;
+    let RaftSettings { heartbeat, election_min, election_max, snapshot_entries, replace_after } = raft;
     PlannedRaft {
         heartbeat_ms: ms(heartbeat),
         election_ms_min: ms(election_min),
         election_ms_max: ms(election_max),
         snapshot_entries,
+        replace_after_ms: replace_after.map(ms),
     }
 }
 

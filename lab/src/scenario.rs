@@ -75,6 +75,8 @@ pub struct RaftSettings {
     pub election_max: Duration,
     /// Entries after which a snapshot is made; `None`: the node's own number.
     pub snapshot_entries: Option<u32>,
+    /// How long a voter may be silent before a learner votes in its place; `None`: for ever.
+    pub replace_after: Option<Duration>,
 }
 
 /// What is under test.

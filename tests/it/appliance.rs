@@ -6,15 +6,19 @@ mod restarts;
 
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use aspen_init::report::{Exit, Line, Ready, Reason};
 use aspen_lab::image::fat::FatFile;
 use aspen_lab::image::workshop::Workshop;
 use aspen_lab::image::{ImageFolder, config_disk, data, disk, ensure};
+use aspen_node::cluster::ticket::AspenClusterTicket;
+use aspen_node::network::secret::{ClusterSecrets, new_secret};
 use serde_json::{Value as Json, json};
 
 use self::machine::{Disk, Machine};
+use crate::credentials::{Authority, Files, typed};
 use crate::host;
 use crate::lab::{Turn, turn};
 
@@ -165,6 +169,70 @@ fn addresses_come_from_a_server_and_from_a_router() {
         machine.order("system_powerdown", &json!({}));
         assert_eq!(await_exit(&mut machine).reason, Reason::PowerButton);
     }
+}
+
+/// Certificates, tokens and the cluster's secret come in files of the config disk, and are on no disk of the machine.
+#[test]
+fn private_files_of_the_config_disk_are_the_nodes() {
+    let Some(bench) = Bench::open() else { return };
+    let files = Files::new();
+    let authority = Authority::new();
+    let trusted = authority.put(&files, "trusted");
+    let [certificate, key] = authority.sign(&files, "node", "n1.example");
+    let (token, secret) = (files.put("token", &"t".repeat(40)), new_secret());
+    let node_toml = "http_tls_cert_file = '/run/aspen/private/node-certificate.pem'\n\
+                     http_tls_key_file = '/run/aspen/private/node.key'\nhttp_token_file = '/run/aspen/private/token'\n\
+                     secret_file = '/run/aspen/private/secret'\nbootstrap = true\n";
+    let config = CONFIG.replace("http_insecure = true\n", "raft_listen = '10.1.2.10:7000'\n");
+    let read = |path: &str| fs::read(path).unwrap();
+    let (certificate, key, shown) = (read(&certificate), read(&key), read(&token));
+    let disk = bench.path("config");
+    let file = |path, bytes| FatFile { path, bytes };
+    config_disk::write(
+        &disk,
+        &[
+            file("aspen.conf", config.as_bytes()),
+            file("node.toml", node_toml.as_bytes()),
+            file("private/node-certificate.pem", &certificate),
+            file("private/node.key", &key),
+            file("private/token", &shown),
+            file("private/secret", secret.as_bytes()),
+        ],
+    )
+    .unwrap();
+    let data = bench.disk("data", 128, 0, b"");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let network = format!("user,restrict=on,net=10.1.2.0/24,hostfwd=tcp:127.0.0.1:{port}-10.1.2.10:7001");
+    let mut machine = bench.start_on(&network, &[(&disk, ""), (&data, DATA)], "");
+    await_ready(&mut machine);
+    let ask = |words: &[&str]| {
+        let known = ["--ca", &trusted, "--tls-name", "n1.example", "--token-file", &token];
+        typed(&format!("https://127.0.0.1:{port}"), &[&known, words].concat())
+    };
+    assert_eq!(
+        ask(&["kv", "put", "k", "v"]).0,
+        0,
+        "{:?}\n{}",
+        ask(&["cluster", "status"]),
+        machine.console()
+    );
+    let (code, ticket) = ask(&["cluster", "ticket"]);
+    assert_eq!(code, 0, "{ticket}");
+    let ticket: AspenClusterTicket = ticket.trim().parse().unwrap();
+    assert_eq!(
+        ticket.cluster_id,
+        ClusterSecrets::parse(secret.clone(), "a test").unwrap().first().cluster_id()
+    );
+    machine.order("system_powerdown", &json!({}));
+    assert_eq!(await_exit(&mut machine).reason, Reason::PowerButton);
+    let console = machine.console();
+    let named = "node-certificate.pem, node.key, secret, token for the node, in /run/aspen/private";
+    assert!(console.contains(named) && !console.contains(&secret), "{console}");
+    let kept = fs::read(&data).unwrap();
+    assert!(
+        !kept.windows(secret.len()).any(|part| part == secret.as_bytes()),
+        "the secret is on the data disk"
+    );
 }
 
 /// A cloud makes the image's disk larger than it is: partition and file system take all of it, once.

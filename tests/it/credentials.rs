@@ -20,14 +20,14 @@ use crate::nodes::Nodes;
 use crate::programs::client;
 
 /// Files that nobody else may read.
-struct Files(tempfile::TempDir);
+pub(crate) struct Files(tempfile::TempDir);
 
 impl Files {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn put(&self, name: &str, text: &str) -> String {
+    pub(crate) fn put(&self, name: &str, text: &str) -> String {
         // At once: a node may be reading it.
         let (path, new) = (self.0.path().join(name), self.0.path().join("new"));
         fs::write(&new, text).unwrap();
@@ -42,22 +42,22 @@ impl Files {
 }
 
 /// One who signs certificates.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
     /// Puts its own certificate into a file.
-    fn put(&self, files: &Files, name: &str) -> String {
+    pub(crate) fn put(&self, files: &Files, name: &str) -> String {
         files.put(name, &self.0.pem())
     }
 
     /// Signs a certificate for a name or an address, and puts it and its key into files.
-    fn sign(&self, files: &Files, file: &str, name: &str) -> [String; 2] {
+    pub(crate) fn sign(&self, files: &Files, file: &str, name: &str) -> [String; 2] {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new([name.to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
@@ -67,7 +67,7 @@ impl Authority {
 }
 
 /// Types a command of the client; its exit code and what it says.
-fn typed(node: &str, words: &[&str]) -> (i32, String) {
+pub(crate) fn typed(node: &str, words: &[&str]) -> (i32, String) {
     let output = Command::new(client()).args(["--node", node]).args(words).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.code().unwrap(), String::from_utf8(text).unwrap())

@@ -33,7 +33,7 @@ pub(crate) fn turn() -> Turn {
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The scenarios of `topologies/` that every driver can run.
-pub(crate) const TOPOLOGIES: [&str; 14] = [
+pub(crate) const TOPOLOGIES: [&str; 15] = [
     "three-nodes",
     "leader-isolated",
     "split-brain",
@@ -47,6 +47,7 @@ pub(crate) const TOPOLOGIES: [&str; 14] = [
     "blackout",
     "rolling-restart",
     "grow-and-shrink",
+    "self-healing",
     "three-regions",
 ];
 

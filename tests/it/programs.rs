@@ -17,7 +17,8 @@ pub(crate) fn planted_node() -> PathBuf {
 /// The client of a cluster.
 pub(crate) fn client() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| built(&["--bin", "aspen"], "aspen")).clone()
+    // With a test beside it: only then are the features of dependencies what tests want of them, and nothing is built twice.
+    BUILT.get_or_init(|| built(&["--bin", "aspen", "--test", "it"], "aspen")).clone()
 }
 
 fn built(what: &[&str], path: &str) -> PathBuf {

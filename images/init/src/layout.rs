@@ -21,6 +21,10 @@ pub const CONFIG_FILE: &str = "aspen.conf";
 pub const CONFIG_NODE_FILE: &str = "node.toml";
 /// The node's secret key, on the config disk, as the node stores it. Used by a node that has none yet.
 pub const CONFIG_SECRET_FILE: &str = "secret.key";
+/// The folder on the config disk whose files are nobody's but the node's: certificates, tokens, the cluster's secret.
+pub const CONFIG_PRIVATE_FOLDER: &str = "private";
+/// Where the node finds them, under the names that they have there.
+pub const NODE_PRIVATE: &str = "/run/aspen/private";
 
 /// Label of the data disk's ext4.
 pub const DATA_LABEL: &str = "ASPEN-DATA";

@@ -10,6 +10,10 @@ pub const CONFIG_BYTES_MAX: u64 = 256 * 1024;
 pub const NODE_CONFIG_BYTES_MAX: u64 = 256 * 1024;
 /// Longest secret key file, in bytes: 64 digits and a line end, with room for another form.
 pub const SECRET_BYTES_MAX: u64 = 4 * 1024;
+/// Files in the config disk's folder `private`: the node has settings for seven, and each may be replaced by one beside it.
+pub const PRIVATE_FILES_MAX: usize = 16;
+/// Longest of them, in bytes: a chain of certificates and a bundle of authorities have a few KiB each.
+pub const PRIVATE_BYTES_MAX: u64 = 64 * 1024;
 /// Longest value of one key, in bytes, lists at their longest included.
 pub const VALUE_BYTES_MAX: usize = 64 * 1024;
 /// Addresses of the one interface.

@@ -175,9 +175,10 @@ fn supervisor(
     console: &Arc<Console>,
     events: &SyncSender<Event>,
 ) -> Result<Supervisor, BootError> {
-    let (config, secret) = told.disk.map(|disk| (disk.node_config, disk.secret)).unwrap_or_default();
+    let (config, secret, private) =
+        told.disk.map(|disk| (disk.node_config, disk.secret, disk.private)).unwrap_or_default();
     let flags = told.settings.node_flags;
-    let settings = NodeSettings { flags, config: config.unwrap_or_default(), secret };
+    let settings = NodeSettings { flags, config: config.unwrap_or_default(), secret, private };
     Ok(Supervisor::new(settings, Arc::clone(console), events.clone())?)
 }
 

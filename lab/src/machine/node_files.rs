@@ -54,6 +54,9 @@ pub(super) fn node_toml(plan: &Plan, node: &PlannedNode, data: &Path, pace: Pace
     if let Some(entries) = plan.raft.snapshot_entries {
         let _ = writeln!(text, "snapshot_entries = {entries}");
     }
+    if let Some(after_ms) = plan.raft.replace_after_ms {
+        let _ = writeln!(text, "replace_after_s = {}", real_ms(after_ms).div_ceil(1_000));
+    }
     if let Some(zone) = &node.zone {
         let _ = writeln!(text, "region = \"{zone}\"");
     }

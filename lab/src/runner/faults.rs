@@ -5,6 +5,7 @@ mod clock;
 mod cut;
 mod kill;
 mod link;
+mod lose;
 mod members;
 mod pause;
 mod restart;
@@ -145,6 +146,7 @@ impl Tools {
             let strike = Strike { step, draw: *draw, number: record };
             match &step.action {
                 FaultAction::Kill { who } => self.kill(&strike, *who).await?,
+                FaultAction::Lose { who } => self.lose(&strike, *who).await?,
                 FaultAction::Restart { who } => self.restart(&strike, *who).await?,
                 FaultAction::Members { change, who } => self.change_members(&strike, *change, *who).await?,
                 FaultAction::Pause { who } => self.pause(&strike, *who).await?,
@@ -189,9 +191,19 @@ impl Tools {
     /// The node that a fault of one node is aimed at, and the term that it leads, if it does. Whoever has such a fault already is
     /// not hit by another.
     async fn choose_victim(&self, strike: &Strike<'_>, who: Selector) -> Option<Victim> {
+        self.choose_victim_among(strike, who, |_| true).await
+    }
+
+    /// The same, among those who may be hit.
+    async fn choose_victim_among(
+        &self,
+        strike: &Strike<'_>,
+        who: Selector,
+        may_be_hit: impl Fn(NodeIndex) -> bool,
+    ) -> Option<Victim> {
         let choose = |roles: &Roles| {
             let (mut free, busy) = (roles.clone(), self.busy());
-            free.alive.retain(|node| !busy.contains(node));
+            free.alive.retain(|node| !busy.contains(node) && may_be_hit(*node));
             resolve_one(who, &free, strike.draw).map(|node| (node, roles.leader == Some(node)))
         };
         let ((node, is_leader), term) = self.await_roles(strike, choose).await?;
@@ -370,6 +382,7 @@ fn aim(plan: &Plan, action: &FaultAction, roles: &Roles, draw: u32) -> Result<Ai
             })
         }
         FaultAction::Kill { .. }
+        | FaultAction::Lose { .. }
         | FaultAction::Restart { .. }
         | FaultAction::Members { .. }
         | FaultAction::Pause { .. }

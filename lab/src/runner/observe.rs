@@ -264,7 +264,7 @@ impl Watch {
         }
     }
 
-    /// Notes that a node is about to be put back to an earlier state: whatever it still says does not count.
+    /// Notes that a node is out for good, or about to be put back to an earlier state: whatever it still says does not count.
     pub(super) fn retire(&self, node: NodeIndex) {
         let mut last = self.last();
         last.down.insert(node);

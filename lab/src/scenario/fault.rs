@@ -17,8 +17,8 @@ pub struct Fault {
     pub at: Duration,
     /// What breaks.
     pub action: FaultAction,
-    /// `for`: how long a link or a node suffers; `restart_after`: how long a victim stays dead; `by`: how far it is put back. A change
-    /// of the members has none.
+    /// `for`: how long a link or a node suffers; `restart_after`: how long a victim stays dead; `by`: how far it is put back; `within`: how
+    /// long another may take to be in its place. A change of the members has none.
     pub lasts: Duration,
     /// How often, 1 or more.
     pub times: u32,
@@ -58,6 +58,11 @@ pub enum FaultAction {
     /// A node gets SIGKILL, or its machine loses power.
     Kill {
         /// The victim.
+        who: Selector,
+    },
+    /// A node gets SIGKILL, or its machine loses power, and is never started again: the cluster puts another in its place.
+    Lose {
+        /// The victim, which votes.
         who: Selector,
     },
     /// A node is asked to stop, and started again.
@@ -160,6 +165,7 @@ impl FaultAction {
             Self::Partition { .. }
             | Self::Link { .. }
             | Self::Kill { .. }
+            | Self::Lose { .. }
             | Self::Restart { .. }
             | Self::Members { .. }
             | Self::Pause { .. } => false,
@@ -171,6 +177,7 @@ impl FaultAction {
         match self {
             Self::Partition { .. } | Self::Link { .. } => None,
             Self::Kill { who }
+            | Self::Lose { who }
             | Self::Restart { who }
             | Self::Members { who, .. }
             | Self::Pause { who }
@@ -186,6 +193,7 @@ impl FaultAction {
             Self::Partition { .. } => "partition",
             Self::Link { .. } => "link",
             Self::Kill { .. } => "kill",
+            Self::Lose { .. } => "lose",
             Self::Restart { .. } => "restart",
             Self::Members { change, .. } => change.key(),
             Self::Pause { .. } => "pause",
@@ -210,6 +218,7 @@ impl fmt::Display for FaultAction {
                 write!(f, "{}", effect.text(&names(from), &names(to), *is_both_ways))
             }
             Self::Kill { who } => write!(f, "kill {who}"),
+            Self::Lose { who } => write!(f, "lose {who}"),
             Self::Restart { who } => write!(f, "restart {who}"),
             Self::Members { change, who } => write!(f, "{} {who}", change.key()),
             Self::Pause { who } => write!(f, "pause {who}"),

@@ -128,7 +128,7 @@ pub enum Mistake {
     #[error("faults: {count}, 0 to {FAULTS_MAX} are allowed; every and times repeat one")]
     FaultCount { count: usize },
     #[error(
-        "a fault must say what breaks or changes: partition, kill, restart, link, pause, suspend, rollback, clock, add, promote or remove"
+        "a fault must say what breaks or changes: partition, kill, lose, restart, link, pause, suspend, rollback, clock, add, promote or remove"
     )]
     FaultKindMissing,
     #[error("a fault breaks one thing: {second} besides {first}")]
@@ -147,6 +147,14 @@ pub enum Mistake {
     MemberNoMore { name: String },
     #[error("{name} is no learner by then: add it first")]
     NoLearner { name: String },
+    #[error("{name} does not vote by then, so nobody would be put in its place")]
+    NoVoter { name: String },
+    #[error("{name} may vote by then, in the place of one that was lost")]
+    MayVote { name: String },
+    #[error("nobody can be put in the place of the one that is lost: add a learner for each before")]
+    NobodyInstead,
+    #[error("{}", lost_for_good(*within, *replace_after))]
+    LostForGood { within: Duration, replace_after: Option<Duration> },
     #[error("{name} is no member by then")]
     NoMember { name: String },
     #[error(
@@ -293,6 +301,17 @@ pub(super) fn human(duration: Duration) -> String {
         _ if us.is_multiple_of(1_000_000) => format!("{}s", us / 1_000_000),
         _ if us.is_multiple_of(1_000) => format!("{}ms", us / 1_000),
         _ => format!("{us}us"),
+    }
+}
+
+fn lost_for_good(within: Duration, replace_after: Option<Duration>) -> String {
+    match replace_after {
+        None => "nobody is put in the place of the one that is lost: set raft.replace_after".to_owned(),
+        Some(after) => format!(
+            "within is {}, more than raft.replace_after is needed, which is {}: the cluster waits for so long before it does anything",
+            human(within),
+            human(after)
+        ),
     }
 }
 

@@ -19,8 +19,8 @@ use crate::limits::{
     ABOUT_BYTES_MAX, CLIENTS_DEFAULT, CLIENTS_MAX, ELECTION_HEARTBEATS_MIN, ELECTION_MAX,
     ELECTION_MAX_DEFAULT, ELECTION_MIN_DEFAULT, HEARTBEAT_DEFAULT, HEARTBEAT_MAX, HEARTBEAT_MIN,
     KEYS_DEFAULT, KEYS_MAX, LOAD_AFTER_FAULTS, LOAD_DURATION_MIN, MISTAKES_MAX, OPERATIONS_MAX,
-    PLANNED_DURATION_MAX, RATE_DEFAULT, SCENARIO_NAME_BYTES_MAX, SNAPSHOT_ENTRIES_MAX, SNAPSHOT_ENTRIES_MIN,
-    STALENESS_MIN,
+    PLANNED_DURATION_MAX, RATE_DEFAULT, REPLACE_AFTER_MAX, REPLACE_AFTER_MIN, SCENARIO_NAME_BYTES_MAX,
+    SNAPSHOT_ENTRIES_MAX, SNAPSHOT_ENTRIES_MIN, STALENESS_MIN,
 };
 use crate::scenario::mistake::Mistake;
 use crate::scenario::parse::{self, Path, Position, Raw};
@@ -35,7 +35,7 @@ const SCENARIO: Section = Section {
 };
 const RAFT: Section = Section {
     name: "raft",
-    keys: &["heartbeat", "election", "snapshot_entries", "preferred_zones"],
+    keys: &["heartbeat", "election", "snapshot_entries", "preferred_zones", "replace_after"],
     keys_later: &[],
 };
 const WORKLOAD: Section = Section {
@@ -112,7 +112,7 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
     let workload = fields.get("workload").map_or(Some(WORKLOAD_DEFAULT), |value| workload(&value, findings));
     let faults = fields
         .get("faults")
-        .map_or_else(|| Some(Vec::new()), |value| faults::faults(&value, nodes.as_ref(), findings));
+        .map_or_else(|| Some(Vec::new()), |value| faults::faults(&value, nodes.as_ref(), raft, findings));
     let names = nodes.as_ref().map(|nodes| nodes.names.as_slice());
     let checks = fields
         .require("checks", findings)
@@ -186,6 +186,7 @@ fn raft_default() -> RaftSettings {
         election_min: ELECTION_MIN_DEFAULT,
         election_max: ELECTION_MAX_DEFAULT,
         snapshot_entries: None,
+        replace_after: None,
     }
 }
 
@@ -201,13 +202,18 @@ fn raft(value: &Value<'_>, findings: &mut Findings) -> Option<RaftSettings> {
         units::number(&value, "raft.snapshot_entries", SNAPSHOT_ENTRIES_MIN, SNAPSHOT_ENTRIES_MAX, findings)
             .map(Some)
     });
+    let replace_after = fields.get("replace_after").map_or(Some(None), |value| {
+        units::duration(&value, "raft.replace_after", REPLACE_AFTER_MIN, REPLACE_AFTER_MAX, findings)
+            .map(Some)
+    });
     let (heartbeat, (election_min, election_max)) = (heartbeat?, election?);
     if election_min < heartbeat * ELECTION_HEARTBEATS_MIN {
         let place = fields.get("election").or_else(|| fields.get("heartbeat"))?;
         findings.add(&place.path, Mistake::ElectionShort { min: election_min, heartbeat });
         return None;
     }
-    Some(RaftSettings { heartbeat, election_min, election_max, snapshot_entries: snapshot_entries? })
+    let (snapshot_entries, replace_after) = (snapshot_entries?, replace_after?);
+    Some(RaftSettings { heartbeat, election_min, election_max, snapshot_entries, replace_after })
 }
 
 /// `raft.preferred_zones`, if they are given and right: zones that there are, none twice.
@@ -324,6 +330,9 @@ fn etcd_lacks(
     if raft.is_some_and(|raft| raft.snapshot_entries.is_some()) {
         lacks("raft", "raft.snapshot_entries", "which keeps 5000 entries behind a snapshot");
     }
+    if raft.is_some_and(|raft| raft.replace_after.is_some()) {
+        lacks("raft", "raft.replace_after", "whose members are those that it begins with");
+    }
     if workload.is_some_and(|workload| workload.reads == Reads::Lease) {
         lacks("workload", "reads: lease", "which has no such reads");
     }
@@ -334,8 +343,9 @@ fn etcd_lacks(
     if let Some(fault) = machine {
         lacks("faults", fault.action.key(), "whose members are processes without a machine of their own");
     }
-    let change =
-        faults.into_iter().flatten().find(|fault| matches!(fault.action, FaultAction::Members { .. }));
+    let changes =
+        |fault: &&Fault| matches!(fault.action, FaultAction::Members { .. } | FaultAction::Lose { .. });
+    let change = faults.into_iter().flatten().find(changes);
     if let Some(fault) = change {
         lacks("faults", fault.action.key(), "whose members are those that it begins with");
     }

@@ -18,7 +18,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aspen_init::control::NodeState;
-use aspen_init::layout::{LAST_WORDS, NODE, NODE_CONFIG, NODE_DATA, NODE_NOTIFY, NODE_SECRET_FILE};
+use aspen_init::layout::{
+    LAST_WORDS, NODE, NODE_CONFIG, NODE_DATA, NODE_NOTIFY, NODE_PRIVATE, NODE_SECRET_FILE,
+};
 use aspen_init::limits::{
     NODE_KILL_MAX, NODE_LINE_BYTES_MAX, NODE_LOOK_INTERVAL, NODE_STOP_MAX, OUTPUT_DRAIN_MAX, RESTART_WAIT_MAX,
 };
@@ -29,7 +31,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use self::back_off::{BackOff, Verdict};
-use self::secret::{is_secret_key, keep_secret};
+use self::secret::{is_secret_key, keep_secret, write_private};
 use self::words::LastWords;
 use super::clock;
 use super::console::Console;
@@ -109,6 +111,8 @@ pub(super) struct NodeSettings {
     pub(super) config: String,
     /// Its secret key, for a node that has none.
     pub(super) secret: Option<String>,
+    /// Files that its settings may name, by their names: certificates, tokens, the cluster's secret.
+    pub(super) private: Vec<(String, String)>,
 }
 
 /// The node and its past. It cannot be printed, either: flags are what the node is told.
@@ -153,6 +157,10 @@ impl Supervisor {
         make_private(folder)
             .and_then(|()| fs::write(NODE_CONFIG, &settings.config))
             .map_err(failed(NODE_CONFIG))?;
+        for (name, text) in &settings.private {
+            let path = format!("{NODE_PRIVATE}/{name}");
+            write_private(Path::new(&path), text).map_err(failed(&path))?;
+        }
         make_private(Path::new(NODE_DATA)).map_err(failed(NODE_DATA))?;
         if let Some(secret) = &settings.secret {
             // Kept, a wrong one would be the node's for good.

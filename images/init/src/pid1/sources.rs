@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use aspen_init::config::{self, ConfigError, Entry, Settings, Source};
-use aspen_init::layout::FW_CFG_PREFIX;
+use aspen_init::layout::{FW_CFG_PREFIX, NODE_PRIVATE};
 use aspen_init::limits::VALUE_READ_BYTES_MAX;
 use aspen_init::texts::head;
 use nix::errno::Errno;
@@ -109,6 +109,10 @@ fn open_entries(sys: &Path, command_line: &str) -> Result<Vec<Entry>, SourceErro
 fn tell(told: &Told, console: &Console) {
     if let Some(disk) = &told.disk {
         console.say(format_args!("config disk {}", disk.device.display()));
+        let private: Vec<&str> = disk.private.iter().map(|(name, _)| name.as_str()).collect();
+        if !private.is_empty() {
+            console.say(format_args!("{} for the node, in {NODE_PRIVATE}", private.join(", ")));
+        }
     }
     for source in [Source::ConfigDisk, Source::CommandLine, Source::FwCfg, Source::Smbios] {
         let keys: Vec<&str> = told

@@ -70,7 +70,7 @@ impl<'a> View<'a> {
     pub(super) fn kind(&self, fault: &FaultRecord) -> FaultKind {
         match self.sources.plan.steps.get(fault.step).map(|step| &step.action) {
             Some(FaultAction::Link { effect, .. }) if !effect.is_cut() => FaultKind::Slow,
-            Some(FaultAction::Kill { .. }) => FaultKind::Kill,
+            Some(FaultAction::Kill { .. } | FaultAction::Lose { .. }) => FaultKind::Kill,
             Some(FaultAction::Restart { .. }) => FaultKind::Restart,
             Some(FaultAction::Members { .. }) => FaultKind::Members,
             Some(FaultAction::Pause { .. }) => FaultKind::Pause,

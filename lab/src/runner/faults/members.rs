@@ -1,5 +1,8 @@
 //! Members that come, vote and leave while the cluster serves.
 
+use std::collections::BTreeMap;
+
+use aspen_node::api::ClusterStatus;
 use serde_json::{Value as Json, json};
 
 use super::{Strike, Tools};
@@ -93,21 +96,25 @@ impl Tools {
 
     /// What a node is to the cluster by its leader's word, and the leader's last entry.
     async fn standing(&self, node: NodeIndex) -> Option<(Standing, u64)> {
-        let (roles, _) = self.watch.roles(self.clock.now());
-        let mut channel = self.cluster.channel(roles.leader?);
-        let status = ask(channel.as_mut(), Request::get("/cluster/status")).await?;
-        if status["role"] != "leader" {
-            return None;
-        }
-        let state = self.plan.target.state(channel.as_mut()).await?;
-        let members = status["members"].as_array()?;
-        let member = members.iter().find(|member| member["id"] == node.raft_id());
-        let standing = match member {
+        let (leader, members) = self.members().await?;
+        let state = self.plan.target.state(self.cluster.channel(leader).as_mut()).await?;
+        let standing = match members.get(&node.raft_id()) {
             None => Standing::Outside,
-            Some(member) if member["is_voter"] == true => Standing::Voter,
-            Some(_) => Standing::Learner,
+            Some(true) => Standing::Voter,
+            Some(false) => Standing::Learner,
         };
         Some((standing, state.last_log_index.unwrap_or(0)))
+    }
+
+    /// Who leads, and whether each member votes by its word, by their numbers.
+    pub(super) async fn members(&self) -> Option<(NodeIndex, BTreeMap<u64, bool>)> {
+        let (roles, _) = self.watch.roles(self.clock.now());
+        let leader = roles.leader?;
+        let mut channel = self.cluster.channel(leader);
+        let status = ask(channel.as_mut(), Request::get("/cluster/status")).await?;
+        let status = serde_json::from_value::<ClusterStatus>(status).ok()?;
+        let members = status.members.into_iter().map(|member| (member.id.0, member.is_voter));
+        (status.role == "leader").then(|| (leader, members.collect()))
     }
 
     /// Waits until a leader says that a node is what is wanted; what one has said last, and its last entry.

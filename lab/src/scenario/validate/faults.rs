@@ -12,7 +12,7 @@ use crate::scenario::validate::fields::{Fields, Findings, Section, Value, items}
 use crate::scenario::validate::nodes::Nodes;
 use crate::scenario::validate::selectors::{ROLES, Selected, fits, selectors};
 use crate::scenario::validate::{links, units};
-use crate::scenario::{ClockError, Fault, FaultAction, MemberChange, Selector};
+use crate::scenario::{ClockError, Fault, FaultAction, MemberChange, RaftSettings, Selector};
 
 const FAULT: Section = Section {
     name: "a fault",
@@ -21,6 +21,8 @@ const FAULT: Section = Section {
         "for",
         "partition",
         "kill",
+        "lose",
+        "within",
         "restart",
         "restart_after",
         "add",
@@ -41,9 +43,10 @@ const FAULT: Section = Section {
 };
 
 /// The kinds of fault, and the key that says how long each lasts, if it lasts.
-const KINDS: [(&str, Option<&str>); 11] = [
+const KINDS: [(&str, Option<&str>); 12] = [
     ("partition", Some("for")),
     ("kill", Some("restart_after")),
+    ("lose", Some("within")),
     ("restart", Some("restart_after")),
     ("add", None),
     ("promote", None),
@@ -54,14 +57,15 @@ const KINDS: [(&str, Option<&str>); 11] = [
     ("rollback", Some("by")),
     ("clock", Some("for")),
 ];
-const LASTS_KEYS: [&str; 3] = ["for", "restart_after", "by"];
+const LASTS_KEYS: [&str; 4] = ["for", "restart_after", "by", "within"];
 /// What can be wrong with a clock.
 const CLOCK_KEYS: [&str; 2] = ["step", "drift"];
 
-/// All faults, or none if one of them is wrong. `nodes` is `None` if their names are not known.
+/// All faults, or none if one of them is wrong. `nodes` is `None` if their names are not known, and `raft` if that is wrong itself.
 pub(super) fn faults(
     value: &Value<'_>,
     nodes: Option<&Nodes>,
+    raft: Option<RaftSettings>,
     findings: &mut Findings,
 ) -> Option<Vec<Fault>> {
     let list = items(value, "faults", "a list", findings)?;
@@ -93,7 +97,16 @@ pub(super) fn faults(
             return None;
         }
     }
-    let changes_members = |fault: &Fault| matches!(fault.action, FaultAction::Members { .. });
+    for (fault, item) in faults.iter().zip(&list) {
+        let FaultAction::Lose { .. } = fault.action else { continue };
+        let Some(RaftSettings { replace_after, .. }) = raft else { continue };
+        if replace_after.is_none_or(|after| fault.lasts <= after) {
+            findings.add(&item.path, Mistake::LostForGood { within: fault.lasts, replace_after });
+            return None;
+        }
+    }
+    let changes_members =
+        |fault: &Fault| matches!(fault.action, FaultAction::Members { .. } | FaultAction::Lose { .. });
     if let Some(nodes) = nodes
         && (faults.iter().any(changes_members) || usize::from(nodes.founders) < nodes.names.len())
         && !members::are_possible(&faults, &list, nodes, findings)
@@ -143,6 +156,7 @@ fn fault(value: &Value<'_>, nodes: Option<&Nodes>, findings: &mut Findings) -> O
     let action = match kind {
         "partition" => partition(&body, nodes, findings),
         "kill" => one_node(&body, "kill", nodes, findings).map(|who| FaultAction::Kill { who }),
+        "lose" => one_node(&body, "lose", nodes, findings).map(|who| FaultAction::Lose { who }),
         "restart" => one_node(&body, "restart", nodes, findings).map(|who| FaultAction::Restart { who }),
         "add" => members::named(&body, "add", nodes, findings)
             .map(|who| FaultAction::Members { change: MemberChange::Add, who }),

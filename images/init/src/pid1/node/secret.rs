@@ -1,4 +1,4 @@
-//! The node's secret key, from the config disk to a node that has none.
+//! What is secret, from the config disk to the node: its key, if it has none, and files that its settings name.
 
 use std::fs;
 use std::io::{self, Write};
@@ -6,6 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use aspen_init::layout::NODE_SECRET_FILE;
+
+use super::super::disk::make_private;
 
 /// Whether a text is a secret key as the node stores it: 32 bytes in hexadecimal digits of lower case.
 pub(super) fn is_secret_key(text: &str) -> bool {
@@ -28,6 +30,15 @@ pub(super) fn keep_secret(folder: &Path, secret: &str) -> io::Result<bool> {
     fs::rename(&unfinished, &path)?;
     fs::File::open(folder)?.sync_all()?;
     Ok(true)
+}
+
+/// Writes a file that only its owner may read, and its folder.
+pub(super) fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        make_private(folder)?;
+    }
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
 }
 
 #[cfg(test)]

@@ -4,9 +4,13 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use aspen_init::layout::{CONFIG_FILE, CONFIG_LABEL, CONFIG_NODE_FILE, CONFIG_SECRET_FILE};
-use aspen_init::limits::{CONFIG_BYTES_MAX, NODE_CONFIG_BYTES_MAX, SECRET_BYTES_MAX};
-use fatfs::{FileSystem, FsOptions};
+use aspen_init::layout::{
+    CONFIG_FILE, CONFIG_LABEL, CONFIG_NODE_FILE, CONFIG_PRIVATE_FOLDER, CONFIG_SECRET_FILE,
+};
+use aspen_init::limits::{
+    CONFIG_BYTES_MAX, NODE_CONFIG_BYTES_MAX, PRIVATE_BYTES_MAX, PRIVATE_FILES_MAX, SECRET_BYTES_MAX,
+};
+use fatfs::{Dir, FileSystem, FsOptions};
 
 use super::super::devices::BlockDevice;
 
@@ -20,6 +24,8 @@ pub(in super::super) struct ConfigDisk {
     pub(in super::super) node_config: Option<String>,
     /// Its `secret.key`.
     pub(in super::super) secret: Option<String>,
+    /// The files in its folder `private`, by their names.
+    pub(in super::super) private: Vec<(String, String)>,
 }
 
 impl std::fmt::Debug for ConfigDisk {
@@ -48,7 +54,7 @@ pub(in super::super) enum ConfigDiskError {
         /// Its device.
         device: PathBuf,
         /// The file.
-        file: &'static str,
+        file: String,
         /// What is wrong.
         source: io::Error,
     },
@@ -58,17 +64,23 @@ pub(in super::super) enum ConfigDiskError {
         /// Its device.
         device: PathBuf,
         /// The file.
-        file: &'static str,
+        file: String,
         /// How many are allowed.
         bytes_max: u64,
     },
+    /// There are too many.
+    #[error(
+        "{CONFIG_PRIVATE_FOLDER} on the config disk {} has more than {PRIVATE_FILES_MAX} files: leave only what node.toml names",
+        .0.display()
+    )]
+    Many(PathBuf),
     /// A file is no text.
     #[error("{file} on the config disk {} is no UTF-8 text: write it again", .device.display())]
     NoText {
         /// Its device.
         device: PathBuf,
         /// The file.
-        file: &'static str,
+        file: String,
     },
 }
 
@@ -109,35 +121,67 @@ fn read(device: PathBuf) -> Result<ConfigDisk, ConfigDiskError> {
     let damaged = |source| ConfigDiskError::Damaged { device: device.clone(), source };
     let file = File::open(&device).map_err(damaged)?;
     let system = FileSystem::new(file, FsOptions::new()).map_err(damaged)?;
-    let text = |file, bytes_max| text(&system, &device, file, bytes_max);
+    let root = system.root_dir();
+    let text = |file: &str, bytes_max| text(&root, &device, file, bytes_max);
     let (config, node_config, secret) = (
         text(CONFIG_FILE, CONFIG_BYTES_MAX)?,
         text(CONFIG_NODE_FILE, NODE_CONFIG_BYTES_MAX)?,
         text(CONFIG_SECRET_FILE, SECRET_BYTES_MAX)?,
     );
-    Ok(ConfigDisk { config, node_config, secret, device: device.clone() })
+    let mut private = Vec::new();
+    for name in private_files(&root).map_err(damaged)? {
+        if private.len() == PRIVATE_FILES_MAX {
+            return Err(ConfigDiskError::Many(device));
+        }
+        let Some(text) = text(&format!("{CONFIG_PRIVATE_FOLDER}/{name}"), PRIVATE_BYTES_MAX)? else {
+            continue;
+        };
+        private.push((name, text));
+    }
+    Ok(ConfigDisk { config, node_config, secret, private, device: device.clone() })
+}
+
+/// The names of the files in the folder `private`, if there is one.
+fn private_files<D: Read + Write + Seek>(root: &Dir<'_, D>) -> io::Result<Vec<String>> {
+    let folder = match root.open_dir(CONFIG_PRIVATE_FOLDER) {
+        Ok(folder) => folder,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names = Vec::new();
+    for entry in folder.iter().take(PRIVATE_FILES_MAX * 4) {
+        let entry = entry?;
+        if entry.is_file() {
+            names.push(entry.file_name());
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// A file, if it is there.
 fn text<D: Read + Write + Seek>(
-    system: &FileSystem<D>,
+    root: &Dir<'_, D>,
     device: &Path,
-    file: &'static str,
+    file: &str,
     bytes_max: u64,
 ) -> Result<Option<String>, ConfigDiskError> {
-    let device = || device.to_owned();
-    let failed = |source| ConfigDiskError::File { device: device(), file, source };
+    let place = || (device.to_owned(), file.to_owned());
+    let failed = |source| {
+        let (device, file) = place();
+        ConfigDiskError::File { device, file, source }
+    };
     let mut bytes = Vec::new();
-    match system.root_dir().open_file(file) {
+    match root.open_file(file) {
         Ok(found) => found.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(failed(source)),
     };
+    let (device, file) = place();
     if bytes.len() as u64 > bytes_max {
-        return Err(ConfigDiskError::Long { device: device(), file, bytes_max });
+        return Err(ConfigDiskError::Long { device, file, bytes_max });
     }
-    let text = String::from_utf8(bytes);
-    text.map(Some).map_err(|_no_text| ConfigDiskError::NoText { device: device(), file })
+    String::from_utf8(bytes).map(Some).map_err(|_no_text| ConfigDiskError::NoText { device, file })
 }
 
 #[cfg(test)]
@@ -156,6 +200,7 @@ mod tests {
         let label = format!("{label:11}").into_bytes().try_into().unwrap();
         fatfs::format_volume(open(), FormatVolumeOptions::new().volume_label(label)).unwrap();
         let system = FileSystem::new(open(), FsOptions::new()).unwrap();
+        system.root_dir().create_dir("private").unwrap();
         for (name, bytes) in files {
             let mut file = system.root_dir().create_file(name).unwrap();
             file.write_all(bytes).unwrap();
@@ -201,7 +246,7 @@ mod tests {
         assert_eq!(disk.device, at("b"));
         assert_eq!(disk.config.as_deref(), Some("hostname = 'n1'\n"));
         assert_eq!(disk.node_config.as_deref(), Some("id = 1\n"));
-        assert_eq!(disk.secret, None);
+        assert_eq!((disk.secret, disk.private), (None, Vec::new()));
         assert!(find_at(["a", "c"].into_iter().map(at)).unwrap().is_none());
     }
 
@@ -247,6 +292,22 @@ mod tests {
             &["d"],
             "secret.key on the config disk DIR/d has more than 4096 bytes: shorten it",
         );
+        let many: Vec<String> = (0..=PRIVATE_FILES_MAX).map(|number| format!("private/{number}")).collect();
+        let many: Vec<(&str, &[u8])> = many.iter().map(|name| (name.as_str(), b"x".as_slice())).collect();
+        volume(&at("f"), "ASPEN-CFG", &many);
+        check_refused(
+            dir.path(),
+            &["f"],
+            "private on the config disk DIR/f has more than 16 files: leave only what node.toml names",
+        );
+        volume(&at("g"), "ASPEN-CFG", &[("private/tls.crt", &[0xff])]);
+        check_refused(
+            dir.path(),
+            &["g"],
+            "private/tls.crt on the config disk DIR/g is no UTF-8 text: write it again",
+        );
+        volume(&at("h"), "ASPEN-CFG", &many[1..]);
+        assert_eq!(find_at([at("h")].into_iter()).unwrap().unwrap().private.len(), PRIVATE_FILES_MAX);
         let mut bytes = fs::read(at("a")).unwrap();
         bytes[11..13].copy_from_slice(&[1, 1]);
         fs::write(at("e"), bytes).unwrap();

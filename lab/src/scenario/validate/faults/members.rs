@@ -34,44 +34,63 @@ pub(super) fn are_possible(
 ) -> bool {
     let mut order: Vec<(usize, &Fault)> = faults.iter().enumerate().collect();
     order.sort_by_key(|(place, fault)| (fault.at, *place));
-    let mut voters: BTreeSet<NodeIndex> = (0..nodes.founders).map(NodeIndex).collect();
-    let mut learners: BTreeSet<NodeIndex> = BTreeSet::new();
-    let mut gone: BTreeSet<NodeIndex> = BTreeSet::new();
-    // Voters that have left by a role.
-    let mut anonymous = 0;
-    let name = |node: NodeIndex| nodes.names[node.position()].clone();
+    let voters = (0..nodes.founders).map(NodeIndex).collect();
+    let mut members = Members { names: &nodes.names, voters, ..Members::default() };
     for (place, fault) in order {
-        let may_be_gone = |node: NodeIndex| anonymous > 0 && voters.contains(&node);
-        let mistake = match fault.action {
-            ref action if matches!(action.victim(), Some(Selector::Node(node)) if may_be_gone(node)) => {
-                let Some(Selector::Node(node)) = action.victim() else { unreachable!("it was just matched") };
-                Some(Mistake::MayBeGone { name: name(node) })
+        if let Some(mistake) = members.mistake(fault).or_else(|| members.nobody_votes()) {
+            findings.add(&list[place].path, mistake);
+            return false;
+        }
+    }
+    true
+}
+
+/// Who belongs to the cluster, as far as that is known before a run.
+#[derive(Default)]
+struct Members<'a> {
+    /// Those of all nodes.
+    names: &'a [String],
+    voters: BTreeSet<NodeIndex>,
+    learners: BTreeSet<NodeIndex>,
+    gone: BTreeSet<NodeIndex>,
+    /// Voters that have left by a role.
+    anonymous: usize,
+    /// Voters that were lost. A learner votes in the place of each; nobody knows which.
+    losses: usize,
+}
+
+impl Members<'_> {
+    fn name(&self, node: NodeIndex) -> String {
+        self.names[node.position()].clone()
+    }
+
+    fn may_be_gone(&self, node: NodeIndex) -> bool {
+        let may_vote = self.voters.contains(&node) || (self.losses > 0 && self.learners.contains(&node));
+        self.anonymous > 0 && may_vote
+    }
+
+    fn nobody_votes(&self) -> Option<Mistake> {
+        let left = self.voters.len() + self.losses;
+        (left <= self.anonymous).then_some(Mistake::NobodyVotes { left, anonymous: self.anonymous })
+    }
+
+    /// Why a fault cannot be, if it cannot; otherwise it has happened.
+    fn mistake(&mut self, fault: &Fault) -> Option<Mistake> {
+        if let Some(Selector::Node(node)) = fault.action.victim()
+            && self.may_be_gone(node)
+        {
+            return Some(Mistake::MayBeGone { name: self.name(node) });
+        }
+        match fault.action {
+            FaultAction::Members { .. } | FaultAction::Lose { .. } if fault.times > 1 => {
+                Some(Mistake::ChangedTwice)
             }
-            FaultAction::Members { .. } if fault.times > 1 => Some(Mistake::ChangedTwice),
-            FaultAction::Members { change, who: Selector::Node(node) } => match change {
-                MemberChange::Add if voters.contains(&node) || learners.contains(&node) => {
-                    Some(Mistake::MemberAlready { name: name(node) })
-                }
-                MemberChange::Add if gone.contains(&node) => Some(Mistake::MemberNoMore { name: name(node) }),
-                MemberChange::Add => {
-                    learners.insert(node);
-                    None
-                }
-                MemberChange::Promote if learners.remove(&node) => {
-                    voters.insert(node);
-                    None
-                }
-                MemberChange::Promote => Some(Mistake::NoLearner { name: name(node) }),
-                MemberChange::Remove if voters.remove(&node) || learners.remove(&node) => {
-                    gone.insert(node);
-                    None
-                }
-                MemberChange::Remove => Some(Mistake::NoMember { name: name(node) }),
-            },
+            FaultAction::Members { change, who: Selector::Node(node) } => self.change(change, node),
             FaultAction::Members { .. } => {
-                anonymous += 1;
+                self.anonymous += 1;
                 None
             }
+            FaultAction::Lose { who } => self.lose(who),
             // Who has a majority depends on who is a member by then.
             FaultAction::Partition { .. } => Some(Mistake::CutWhileChanging { what: "partition" }),
             FaultAction::Link { effect, .. } if effect.is_cut() => {
@@ -79,19 +98,55 @@ pub(super) fn are_possible(
             }
             FaultAction::Rollback { .. } => Some(Mistake::CutWhileChanging { what: "rollback" }),
             ref other => match other.victim() {
-                Some(Selector::Node(node)) if !voters.contains(&node) && !learners.contains(&node) => {
-                    Some(Mistake::NoMember { name: name(node) })
+                Some(Selector::Node(node))
+                    if !self.voters.contains(&node) && !self.learners.contains(&node) =>
+                {
+                    Some(Mistake::NoMember { name: self.name(node) })
                 }
                 _ => None,
             },
-        };
-        let mistake = mistake.or_else(|| {
-            (voters.len() <= anonymous).then_some(Mistake::NobodyVotes { left: voters.len(), anonymous })
-        });
-        if let Some(mistake) = mistake {
-            findings.add(&list[place].path, mistake);
-            return false;
         }
     }
-    true
+
+    /// A change of one node's standing.
+    fn change(&mut self, change: MemberChange, node: NodeIndex) -> Option<Mistake> {
+        let name = self.name(node);
+        match change {
+            MemberChange::Add if self.voters.contains(&node) || self.learners.contains(&node) => {
+                Some(Mistake::MemberAlready { name })
+            }
+            MemberChange::Add if self.gone.contains(&node) => Some(Mistake::MemberNoMore { name }),
+            MemberChange::Add => {
+                self.learners.insert(node);
+                None
+            }
+            MemberChange::Promote if self.losses > 0 => Some(Mistake::MayVote { name }),
+            MemberChange::Promote if self.learners.remove(&node) => {
+                self.voters.insert(node);
+                None
+            }
+            MemberChange::Promote => Some(Mistake::NoLearner { name }),
+            MemberChange::Remove if self.voters.remove(&node) || self.learners.remove(&node) => {
+                self.gone.insert(node);
+                None
+            }
+            MemberChange::Remove => Some(Mistake::NoMember { name }),
+        }
+    }
+
+    /// A loss, for which there has to be a learner.
+    fn lose(&mut self, who: Selector) -> Option<Mistake> {
+        if self.learners.len() <= self.losses {
+            return Some(Mistake::NobodyInstead);
+        }
+        match who {
+            Selector::Node(node) if self.voters.remove(&node) => {
+                self.gone.insert(node);
+            }
+            Selector::Node(node) => return Some(Mistake::NoVoter { name: self.name(node) }),
+            _ => self.anonymous += 1,
+        }
+        self.losses += 1;
+        None
+    }
 }
