@@ -57,6 +57,9 @@ pub struct Plan {
     /// How many of them, the first ones, found the cluster; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub founders: Option<u16>,
+    /// How the nodes find each other, if they are not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joins: Option<PlannedJoins>,
     /// Where the leader should be, the best zone first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub preferred_zones: Vec<String>,
@@ -117,6 +120,15 @@ pub struct PlannedNode {
     pub raft_port: u16,
     /// The TCP port of its HTTP interface.
     pub http_port: u16,
+}
+
+/// The first node founds a cluster by itself, and the others ask to be let in with its ticket and the secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedJoins {
+    /// How many are to vote; the others learn.
+    pub voters: u16,
+    /// The cluster's secret: as little of one as the nodes' keys are.
+    pub secret: Bytes32,
 }
 
 /// What node.toml says of Raft; times in whole milliseconds.
@@ -243,6 +255,10 @@ impl Plan {
             raft: planned_raft(scenario.raft()),
             nodes: nodes(scenario, seed, vendor, host),
             founders: Some(scenario.founders()).filter(|count| usize::from(*count) < scenario.nodes().len()),
+            joins: scenario.joined_voters().map(|voters| PlannedJoins {
+                voters,
+                secret: Bytes32(Draws::new(seed, draw::Purpose::Secret).bytes32()),
+            }),
             preferred_zones: scenario.preferred_zones().to_vec(),
             links: scenario.links().to_vec(),
             workload: workload(scenario.workload(), scenario.nodes().len(), seed),

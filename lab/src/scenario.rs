@@ -54,6 +54,7 @@ pub struct Scenario {
     zones: Vec<Option<String>>,
     memories_mib: Vec<u32>,
     founders: u16,
+    joined_voters: Option<u16>,
     links: Vec<StandingLink>,
     preferred_zones: Vec<String>,
     target: Target,
@@ -304,6 +305,11 @@ impl Scenario {
     /// The zone of each node that has one, in the order of [`Self::nodes`].
     pub fn zones(&self) -> &[Option<String>] {
         &self.zones
+    }
+
+    /// Where the nodes join by a ticket: how many of them are to vote.
+    pub fn joined_voters(&self) -> Option<u16> {
+        self.joined_voters
     }
 
     /// How many nodes, the first ones, found the cluster; the others wait outside.

@@ -148,6 +148,7 @@ impl Target {
     /// What founds a cluster, if its nodes do not do so by themselves.
     pub(crate) fn found_request(self, plan: &Plan) -> Option<Request> {
         match self {
+            Self::Aspen if plan.joins.is_some() => None,
             Self::Aspen => {
                 let members: Vec<u64> = plan.founders().map(NodeIndex::raft_id).collect();
                 Some(Request::post("/cluster/init", &json!({ "members": members })))

@@ -2,17 +2,25 @@
 //! from the plan.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aspen_node::cluster::identity::Identity;
+use aspen_node::cluster::ticket::AspenClusterTicket;
+use aspen_node::network::secret::ClusterSecrets;
+use aspen_node::types::NodeInfo;
+use data_encoding::HEXLOWER;
 
 use super::cluster::SetUpError;
 use crate::cluster::pace::Pace;
 use crate::fabric::tap::TapConfig;
-use crate::plan::{MacAddress, Plan, PlannedNode};
+use crate::plan::{MacAddress, Plan, PlannedJoins, PlannedNode};
+
+/// The cluster's secret, in the folder of private files.
+const SECRET_FILE: &str = "secret";
 
 /// The node's directory with its key and node.toml; the path of the latter.
 pub(super) fn write_node_files(
@@ -25,15 +33,43 @@ pub(super) fn write_node_files(
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&data);
     made.map_err(|source| SetUpError::Io { path: data.clone(), source })?;
     Identity::from_secret(node.secret_key_seed.0).store(&data)?;
+    let private = home.join("private");
+    for file in private_files(plan) {
+        let path = private.join(file.name);
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&private);
+        let written = made.and_then(|()| {
+            let mut options = fs::OpenOptions::new();
+            let mut to = options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+            to.write_all(file.text.as_bytes())
+        });
+        written.map_err(|source| SetUpError::Io { path, source })?;
+    }
     let config = home.join("node.toml");
     // Where this host stands still, so do all nodes; and what stops one of them does not stop the host's clock.
-    let text = format!("lease_clock = \"own\"\n{}", node_toml(plan, node, &data, pace));
+    let text = format!("lease_clock = \"own\"\n{}", node_toml(plan, node, &data, &private, pace));
     fs::write(&config, text).map_err(|source| SetUpError::Io { path: config.clone(), source })?;
     Ok(config)
 }
 
-/// The text of node.toml. Raft's times are those of the wall.
-pub(super) fn node_toml(plan: &Plan, node: &PlannedNode, data: &Path, pace: Pace) -> String {
+/// A file that a node's settings name, and that only the node may read.
+pub(super) struct PrivateFile {
+    /// In the folder of such files.
+    pub(super) name: &'static str,
+    pub(super) text: String,
+}
+
+/// All of them.
+pub(super) fn private_files(plan: &Plan) -> Vec<PrivateFile> {
+    let secret = |joins: PlannedJoins| PrivateFile { name: SECRET_FILE, text: secret(joins) };
+    plan.joins.map(secret).into_iter().collect()
+}
+
+fn secret(joins: PlannedJoins) -> String {
+    HEXLOWER.encode(&joins.secret.0)
+}
+
+/// The text of node.toml. Raft's times are those of the wall. Private files are in this folder, as the node sees it.
+pub(super) fn node_toml(plan: &Plan, node: &PlannedNode, data: &Path, private: &Path, pace: Pace) -> String {
     use std::fmt::Write;
     let real_ms = |planned_ms| pace.to_real(Duration::from_millis(planned_ms)).as_millis();
     let mut text = format!(
@@ -63,15 +99,41 @@ pub(super) fn node_toml(plan: &Plan, node: &PlannedNode, data: &Path, pace: Pace
     if !plan.preferred_zones.is_empty() {
         let _ = writeln!(text, "preferred_regions = [\"{}\"]", plan.preferred_zones.join("\", \""));
     }
+    if let Some(joins) = plan.joins {
+        let secret = serde_json::Value::from(private.join(SECRET_FILE).to_string_lossy());
+        let founder = &plan.nodes[0];
+        let way = if node == founder {
+            format!("bootstrap = true\ntarget_voters = {}", joins.voters)
+        } else {
+            format!("ticket = \"{}\"", ticket(joins, founder))
+        };
+        let _ = writeln!(text, "secret_file = {secret}\n{way}");
+        return text;
+    }
     for peer in &plan.nodes {
-        let endpoint_id = Identity::from_secret(peer.secret_key_seed.0).endpoint_id();
+        let NodeInfo { endpoint_id, raft, http } = info(peer);
         let _ = write!(
             text,
-            "\n[[peers]]\nid = {}\nendpoint_id = \"{endpoint_id}\"\nraft = \"{}:{}\"\nhttp = \"{}:{}\"\n",
-            peer.raft_id, peer.ip, peer.raft_port, peer.ip, peer.http_port,
+            "\n[[peers]]\nid = {}\nendpoint_id = \"{endpoint_id}\"\nraft = \"{raft}\"\nhttp = \"{http}\"\n",
+            peer.raft_id,
         );
     }
     text
+}
+
+/// Who a node will be.
+fn info(node: &PlannedNode) -> NodeInfo {
+    NodeInfo {
+        endpoint_id: Identity::from_secret(node.secret_key_seed.0).endpoint_id(),
+        raft: (node.ip, node.raft_port).into(),
+        http: (node.ip, node.http_port).into(),
+    }
+}
+
+/// What the founder's cluster will be found by.
+fn ticket(joins: PlannedJoins, founder: &PlannedNode) -> AspenClusterTicket {
+    let secrets = ClusterSecrets::parse(secret(joins), "the plan").expect("64 digits are a secret");
+    AspenClusterTicket::new(secrets.first().cluster_id(), [info(founder)])
 }
 
 /// An interface of the plan's network, which knows all the others.

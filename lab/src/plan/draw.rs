@@ -22,6 +22,8 @@ pub(super) enum Purpose {
     Clients = 5,
     /// One word for each repetition of each fault, in the order of the file.
     Faults = 6,
+    /// The cluster's secret.
+    Secret = 7,
 }
 
 /// A stream.

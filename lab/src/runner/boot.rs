@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use aspen_node::api::ClusterStatus;
+
 use super::Stage;
 use super::record::{Conduct, EventKind};
 use crate::check::counted;
 use crate::cluster::{ClusterError, Request};
 use crate::limits::{BOOT_WAIT_MAX, LOOK_INTERVAL, OBSERVE_TIMEOUT};
 use crate::plan::NodeIndex;
-use crate::target::HEALTH;
+use crate::target::{HEALTH, ask};
 
 /// Why there is no cluster.
 #[derive(Debug, thiserror::Error)]
@@ -35,12 +37,26 @@ pub enum BootError {
         /// What it answered.
         answer: String,
     },
+    /// The nodes have not all found each other, or not enough of them vote.
+    #[error(
+        "{members} members have joined and {voters} vote within {} s, {want} were to vote: see the nodes' consoles",
+        BOOT_WAIT_MAX.as_secs()
+    )]
+    Apart {
+        /// Who has joined.
+        members: usize,
+        /// Who votes.
+        voters: usize,
+        /// How many were to.
+        want: usize,
+    },
     /// The user has ended the run.
     #[error("the run was ended before the cluster was up")]
     Interrupted,
 }
 
-/// Starts every node, and waits until all of them answer. They are no cluster yet, and have nothing to say to each other.
+/// Starts every node, and waits until all of them answer. They are no cluster yet, and have nothing to say to each other, unless they join
+/// one by themselves: then they do not answer before they are members.
 pub(crate) async fn start(stage: &Stage, conduct: &Conduct) -> Result<(), BootError> {
     conduct.event(EventKind::Phase, "boot", counted(stage.plan.nodes.len() as u64, "node"));
     let deadline = stage.clock.now() + BOOT_WAIT_MAX;
@@ -70,7 +86,46 @@ pub(crate) async fn found(stage: &Stage, conduct: &Conduct) -> Result<(), BootEr
     for node in stage.plan.founders() {
         await_ok(stage, conduct, node, &Request::get(HEALTH), deadline).await?;
     }
-    Ok(())
+    match stage.plan.joins {
+        Some(joins) => await_voters(stage, conduct, joins.voters.into(), deadline).await,
+        None => Ok(()),
+    }
+}
+
+/// Waits until every node is a member and as many vote as should, by the first one's word.
+async fn await_voters(
+    stage: &Stage,
+    conduct: &Conduct,
+    want: usize,
+    deadline: Duration,
+) -> Result<(), BootError> {
+    let mut channel = stage.cluster.channel(NodeIndex(0));
+    let mut seen = (0, 0);
+    loop {
+        let status = ask(channel.as_mut(), Request::get("/cluster/status")).await;
+        if let Some(status) = status.and_then(|json| serde_json::from_value::<ClusterStatus>(json).ok()) {
+            seen = (status.members.len(), status.members.iter().filter(|member| member.is_voter).count());
+        }
+        if seen == (stage.plan.nodes.len(), want) {
+            conduct.event(EventKind::Phase, "joined", format!("{} members, {want} of them vote", seen.0));
+            return Ok(());
+        }
+        go_on(stage, conduct)?;
+        if stage.clock.now() >= deadline {
+            let (members, voters) = seen;
+            return Err(BootError::Apart { members, voters, want });
+        }
+        stage.clock.sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// Whether there is still something to wait for.
+fn go_on(stage: &Stage, conduct: &Conduct) -> Result<(), BootError> {
+    if *stage.interrupt.borrow() {
+        return Err(BootError::Interrupted);
+    }
+    super::note_deaths(stage, conduct);
+    if conduct.has_deaths() { Err(BootError::Ended) } else { Ok(()) }
 }
 
 /// Asks a node until it answers with 200.
@@ -87,13 +142,7 @@ async fn await_ok(
         if answer.is_ok_and(|response| response.status == 200) {
             return Ok(());
         }
-        if *stage.interrupt.borrow() {
-            return Err(BootError::Interrupted);
-        }
-        super::note_deaths(stage, conduct);
-        if conduct.has_deaths() {
-            return Err(BootError::Ended);
-        }
+        go_on(stage, conduct)?;
         if stage.clock.now() >= deadline {
             return Err(BootError::Silent {
                 name: stage.name(node).to_owned(),

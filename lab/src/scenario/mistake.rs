@@ -92,6 +92,12 @@ pub enum Mistake {
     NodeName { of: NameOf, value: String },
     #[error("{value} is not allowed as a {of} name, it has a meaning of its own")]
     NodeNameReserved { of: NameOf, value: String },
+    #[error(
+        "nodes.founders is not for nodes that join by a ticket: the first founds the cluster, leave it out"
+    )]
+    FoundersWhoJoin,
+    #[error("nodes.join is {}, ticket is allowed", quoted(value))]
+    Join { value: String },
     #[error("node {name} is named twice")]
     NodeTwice { name: String },
     #[error("zone {name} has the name of a node, nobody could tell which one is meant")]
@@ -151,6 +157,10 @@ pub enum Mistake {
     NoVoter { name: String },
     #[error("{name} may vote by then, in the place of one that was lost")]
     MayVote { name: String },
+    #[error("which nodes vote shows when they have joined: {kind} wants a role here, not {name}")]
+    JoinsByItself { kind: &'static str, name: String },
+    #[error("{what} does not go together with nodes that only learn yet: let all of them vote")]
+    CutWhileLearning { what: &'static str },
     #[error("nobody can be put in the place of the one that is lost: add a learner for each before")]
     NobodyInstead,
     #[error("{}", lost_for_good(*within, *replace_after))]

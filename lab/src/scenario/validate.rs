@@ -124,6 +124,12 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
             let (what, why) = ("nodes.founders", "whose members are those that it begins with");
             findings.add(&place.path, Mistake::EtcdLacks { what, why });
         }
+        if nodes.as_ref().is_some_and(|nodes| nodes.joined_voters.is_some())
+            && let Some(place) = fields.get("nodes")
+        {
+            let (what, why) = ("nodes.join", "whose members are told of each other");
+            findings.add(&place.path, Mistake::EtcdLacks { what, why });
+        }
         if preferred_zones.is_some()
             && let Some(place) = fields.get("raft")
         {
@@ -136,7 +142,7 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
     if let (Some(workload), Some(duration)) = (&workload, duration) {
         operations(&fields, workload.rate_per_s, duration, findings);
     }
-    let Nodes { names, zones, memories_mib, founders } = nodes?;
+    let Nodes { names, zones, memories_mib, founders, joined_voters } = nodes?;
     Some(Scenario {
         name: name?,
         about: about?,
@@ -145,6 +151,7 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
         zones,
         memories_mib,
         founders,
+        joined_voters,
         target: target?,
         links: links?,
         preferred_zones: preferred_zones.unwrap_or_default(),

@@ -70,7 +70,8 @@ impl<'a> View<'a> {
     pub(super) fn kind(&self, fault: &FaultRecord) -> FaultKind {
         match self.sources.plan.steps.get(fault.step).map(|step| &step.action) {
             Some(FaultAction::Link { effect, .. }) if !effect.is_cut() => FaultKind::Slow,
-            Some(FaultAction::Kill { .. } | FaultAction::Lose { .. }) => FaultKind::Kill,
+            Some(FaultAction::Kill { .. }) => FaultKind::Kill,
+            Some(FaultAction::Lose { .. }) => FaultKind::Lose,
             Some(FaultAction::Restart { .. }) => FaultKind::Restart,
             Some(FaultAction::Members { .. }) => FaultKind::Members,
             Some(FaultAction::Pause { .. }) => FaultKind::Pause,
@@ -142,6 +143,8 @@ pub(super) enum FaultKind {
     Slow,
     /// A node that is dead.
     Kill,
+    /// A node that is dead for good.
+    Lose,
     /// A node that was asked to stop.
     Restart,
     /// Members that come, vote or leave.
@@ -157,10 +160,11 @@ pub(super) enum FaultKind {
 }
 
 impl FaultKind {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Cut,
         Self::Slow,
         Self::Kill,
+        Self::Lose,
         Self::Restart,
         Self::Members,
         Self::Pause,
@@ -175,6 +179,7 @@ impl FaultKind {
             Self::Cut => "cut",
             Self::Slow => "slow links",
             Self::Kill => "kill",
+            Self::Lose => "lose",
             Self::Restart => "restart",
             Self::Members => "members",
             Self::Pause => "pause",
@@ -190,6 +195,7 @@ impl FaultKind {
             Self::Cut => "band-cut",
             Self::Slow => "band-slow",
             Self::Kill => "band-kill",
+            Self::Lose => "band-lose",
             Self::Restart => "band-restart",
             Self::Members => "band-members",
             Self::Pause => "band-pause",

@@ -8,7 +8,8 @@ use crate::scenario::parse::Raw;
 use crate::scenario::validate::fields::{Fields, Findings, Section, Value, closest, items};
 use crate::scenario::validate::units;
 
-const NODES: Section = Section { name: "nodes", keys: &["count", "founders", "memory"], keys_later: &[] };
+const NODES: Section =
+    Section { name: "nodes", keys: &["count", "founders", "join", "voters", "memory"], keys_later: &[] };
 const NODE: Section = Section { name: "a node", keys: &["id", "zone", "memory"], keys_later: &["role"] };
 
 /// Words that select nodes, and names that the lab gives to its own parts.
@@ -23,8 +24,10 @@ pub(super) struct Nodes {
     pub(super) zones: Vec<Option<String>>,
     /// As many: the memory of each, in MiB.
     pub(super) memories_mib: Vec<u32>,
-    /// How many of them, the first ones, found the cluster.
+    /// How many of them, the first ones, found the cluster; all, where they join it by themselves.
     pub(super) founders: u16,
+    /// Where they join by themselves: how many are to vote.
+    pub(super) joined_voters: Option<u16>,
 }
 
 impl Nodes {
@@ -89,6 +92,7 @@ pub(super) fn nodes(value: &Value<'_>, findings: &mut Findings) -> Option<Nodes>
     let count = units::number(&count, "nodes.count", 1, NODES_MAX.into(), findings);
     let memory_mib = memory_mib(&fields, findings)?;
     let count = count?;
+    let joined_voters = joined_voters(&fields, count, findings);
     let founders = fields
         .get("founders")
         .map_or(Some(count), |value| units::number(&value, "nodes.founders", 1, count, findings))?;
@@ -99,7 +103,34 @@ pub(super) fn nodes(value: &Value<'_>, findings: &mut Findings) -> Option<Nodes>
         memories_mib: vec![memory_mib; names.len()],
         names,
         founders,
+        joined_voters,
     })
+}
+
+/// How many are to vote of nodes that join by themselves, if they do; nothing if that is wrong.
+fn joined_voters(fields: &Fields<'_>, count: u32, findings: &mut Findings) -> Option<u16> {
+    let (join, voters) = (fields.get("join"), fields.get("voters"));
+    for (given, missing) in [("join", "voters"), ("voters", "join")] {
+        if let (Some(path), None, false) =
+            (fields.key_path(given), fields.get(missing), fields.is_misspelt(missing))
+        {
+            findings.add(&path, Mistake::Alone { given, missing });
+        }
+    }
+    if let (Some(_), Some(path)) = (&join, fields.key_path("founders")) {
+        findings.add(&path, Mistake::FoundersWhoJoin);
+        return None;
+    }
+    let join = join.map(|value| match units::text(&value, "nodes.join", findings)? {
+        "ticket" => Some(()),
+        other => {
+            findings.add(&value.path, Mistake::Join { value: other.to_owned() });
+            None
+        }
+    });
+    let voters = voters.map(|value| units::number(&value, "nodes.voters", 1, count, findings));
+    join.flatten()?;
+    voters.flatten().map(|voters| u16::try_from(voters).expect("at most NODES_MAX"))
 }
 
 /// The memory that a map names, or the default.

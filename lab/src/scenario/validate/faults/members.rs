@@ -35,7 +35,8 @@ pub(super) fn are_possible(
     let mut order: Vec<(usize, &Fault)> = faults.iter().enumerate().collect();
     order.sort_by_key(|(place, fault)| (fault.at, *place));
     let voters = (0..nodes.founders).map(NodeIndex).collect();
-    let mut members = Members { names: &nodes.names, voters, ..Members::default() };
+    let spares = nodes.joined_voters.map(|voters| nodes.names.len() - usize::from(voters));
+    let mut members = Members { names: &nodes.names, voters, spares, ..Members::default() };
     for (place, fault) in order {
         if let Some(mistake) = members.mistake(fault).or_else(|| members.nobody_votes()) {
             findings.add(&list[place].path, mistake);
@@ -50,7 +51,10 @@ pub(super) fn are_possible(
 struct Members<'a> {
     /// Those of all nodes.
     names: &'a [String],
+    /// And all who have joined by themselves, since nobody knows which of them vote.
     voters: BTreeSet<NodeIndex>,
+    /// Where nodes join by themselves: how many do not vote.
+    spares: Option<usize>,
     learners: BTreeSet<NodeIndex>,
     gone: BTreeSet<NodeIndex>,
     /// Voters that have left by a role.
@@ -70,7 +74,7 @@ impl Members<'_> {
     }
 
     fn nobody_votes(&self) -> Option<Mistake> {
-        let left = self.voters.len() + self.losses;
+        let left = self.voters.len() + self.losses - self.spares.unwrap_or(0);
         (left <= self.anonymous).then_some(Mistake::NobodyVotes { left, anonymous: self.anonymous })
     }
 
@@ -85,6 +89,12 @@ impl Members<'_> {
             FaultAction::Members { .. } | FaultAction::Lose { .. } if fault.times > 1 => {
                 Some(Mistake::ChangedTwice)
             }
+            FaultAction::Members { change: MemberChange::Promote, who: Selector::Node(node) }
+            | FaultAction::Lose { who: Selector::Node(node) }
+                if self.spares.is_some() =>
+            {
+                Some(Mistake::JoinsByItself { kind: fault.action.key(), name: self.name(node) })
+            }
             FaultAction::Members { change, who: Selector::Node(node) } => self.change(change, node),
             FaultAction::Members { .. } => {
                 self.anonymous += 1;
@@ -92,11 +102,9 @@ impl Members<'_> {
             }
             FaultAction::Lose { who } => self.lose(who),
             // Who has a majority depends on who is a member by then.
-            FaultAction::Partition { .. } => Some(Mistake::CutWhileChanging { what: "partition" }),
-            FaultAction::Link { effect, .. } if effect.is_cut() => {
-                Some(Mistake::CutWhileChanging { what: "link with loss: 100%" })
-            }
-            FaultAction::Rollback { .. } => Some(Mistake::CutWhileChanging { what: "rollback" }),
+            FaultAction::Partition { .. } => Some(self.cut("partition")),
+            FaultAction::Link { effect, .. } if effect.is_cut() => Some(self.cut("link with loss: 100%")),
+            FaultAction::Rollback { .. } => Some(self.cut("rollback")),
             ref other => match other.victim() {
                 Some(Selector::Node(node))
                     if !self.voters.contains(&node) && !self.learners.contains(&node) =>
@@ -105,6 +113,14 @@ impl Members<'_> {
                 }
                 _ => None,
             },
+        }
+    }
+
+    /// Why a fault cannot be that leaves some without a majority.
+    fn cut(&self, what: &'static str) -> Mistake {
+        match self.spares {
+            Some(1..) => Mistake::CutWhileLearning { what },
+            _ => Mistake::CutWhileChanging { what },
         }
     }
 
@@ -136,7 +152,7 @@ impl Members<'_> {
 
     /// A loss, for which there has to be a learner.
     fn lose(&mut self, who: Selector) -> Option<Mistake> {
-        if self.learners.len() <= self.losses {
+        if self.learners.len() + self.spares.unwrap_or(0) <= self.losses {
             return Some(Mistake::NobodyInstead);
         }
         match who {
