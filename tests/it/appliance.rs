@@ -183,7 +183,9 @@ fn private_files_of_the_config_disk_are_the_nodes() {
     let node_toml = "http_tls_cert_file = '/run/aspen/private/node-certificate.pem'\n\
                      http_tls_key_file = '/run/aspen/private/node.key'\nhttp_token_file = '/run/aspen/private/token'\n\
                      secret_file = '/run/aspen/private/secret'\nbootstrap = true\n";
-    let config = CONFIG.replace("http_insecure = true\n", "raft_listen = '10.1.2.10:7000'\n");
+    let config = CONFIG
+        .replace("0.0.0.0", "10.1.2.10")
+        .replace("http_insecure = true\n", "raft_listen = '10.1.2.10:7000'\n");
     let read = |path: &str| fs::read(path).unwrap();
     let (certificate, key, shown) = (read(&certificate), read(&key), read(&token));
     let disk = bench.path("config");
