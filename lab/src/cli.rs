@@ -456,6 +456,8 @@ pub enum SabotageArg {
     IgnorePauses,
     /// A kill kills nobody.
     IgnoreKills,
+    /// A disk whose power is cut loses nothing.
+    IgnorePowerCuts,
     /// A machine that is suspended goes on.
     IgnoreSuspends,
     /// A machine is not put back.

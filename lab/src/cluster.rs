@@ -160,6 +160,17 @@ impl Boot {
     }
 }
 
+/// What a power cut did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PowerCut {
+    /// How the node ended.
+    pub exit: Exit,
+    /// Sectors that were written and not synced, and are as they were.
+    pub lost_sectors: u64,
+    /// Names that were made, moved or removed, and are as they were.
+    pub lost_names: u64,
+}
+
 /// What a clock said when it was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockReading {
@@ -214,6 +225,12 @@ pub trait Cluster: Debug + Send + Sync {
     /// # Errors
     /// It could not be ended, or does not run.
     fn kill(&self, node: NodeIndex) -> BoxFuture<'_, Result<Exit, ClusterError>>;
+
+    /// Ends a node without warning, and has its disk lose what was not synced, or a part of it that `draw` decides.
+    ///
+    /// # Errors
+    /// As [`kill`](Self::kill); its disk is none that loses anything.
+    fn cut_power(&self, node: NodeIndex, draw: u32) -> BoxFuture<'_, Result<PowerCut, ClusterError>>;
 
     /// Whether the host sees a node's process.
     fn runs(&self, node: NodeIndex) -> BoxFuture<'_, bool>;

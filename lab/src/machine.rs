@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use self::vm::HypervisorError;
 use self::vm::control::ControlError;
-use crate::cluster::{ClockReading, Footprint, Vitals};
+use crate::cluster::{ClockReading, Footprint, PowerCut, Vitals};
 use crate::fabric::{self, TapError};
 use crate::plan::ClockError;
 use crate::program::{Exit, ProgramError};
+use crate::volume::MountError;
 
 pub mod calibration;
 pub mod cloud_hypervisor;
@@ -44,6 +45,15 @@ pub trait Machine: Send {
     /// # Errors
     /// It was not started, or the host cannot kill it.
     fn kill(&mut self) -> Result<Exit, MachineError>;
+
+    /// Ends it at once, and has its disk lose what was not synced, or a part of it that `draw` decides. A program of a test may spare
+    /// the disk.
+    ///
+    /// # Errors
+    /// As [`kill`](Self::kill); its disk is none that loses anything, or cannot be mounted again.
+    fn cut_power(&mut self, _draw: u32, _is_spared: bool) -> Result<PowerCut, MachineError> {
+        Err(MachineError::KeepsAll(self.name().to_owned()))
+    }
 
     /// Asks it to stop and waits.
     ///
@@ -182,6 +192,8 @@ pub enum Sabotage {
     IgnorePauses,
     /// A kill kills nobody.
     IgnoreKills,
+    /// A disk loses nothing.
+    IgnorePowerCuts,
     /// A machine that is suspended goes on.
     IgnoreSuspends,
     /// A machine is not put back.
@@ -198,6 +210,17 @@ pub enum MachineError {
         "{0} is a process on this host: only a virtual machine can be saved, put back, or have a clock of its own"
     )]
     Process(String),
+    /// Its disk is the host's.
+    #[error("the disk of {0} loses nothing")]
+    KeepsAll(String),
+    /// Its disk.
+    #[error("the disk of {name}")]
+    Volume {
+        /// The machine.
+        name: String,
+        /// What went wrong.
+        source: MountError,
+    },
     /// It does not go on from what was saved.
     #[error(
         "{name} did not go on from what was saved of it within {waited:?}; the end of its console:\n{console_end}"

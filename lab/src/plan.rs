@@ -281,6 +281,11 @@ impl Plan {
         self.steps.iter().find(|step| step.action.needs_machine()).map(|step| step.action.key())
     }
 
+    /// Whether nodes lose what their disks have not synced.
+    pub fn cuts_power(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.action, FaultAction::PowerCut { .. }))
+    }
+
     /// The nodes that found the cluster, in order.
     pub fn founders(&self) -> impl Iterator<Item = NodeIndex> + use<> {
         (0..self.founders.unwrap_or(node_count(self.nodes.len()))).map(NodeIndex)

@@ -40,13 +40,7 @@ impl OnDisks {
         for id in IDS {
             let folder = nodes.data(id);
             let key = fs::read(folder.join("identity.key")).unwrap();
-            match Mounted::new(&folder) {
-                Ok(disk) => disks.push(disk),
-                Err(error) => {
-                    host::lacks("fuse", &format!("FUSE ({error})"));
-                    return None;
-                }
-            }
+            disks.push(host::volume(&folder)?);
             nodes.give_identity(id, &key);
         }
         Some(Self { nodes, disks })

@@ -51,6 +51,9 @@ pub(crate) const TOPOLOGIES: [&str; 15] = [
     "three-regions",
 ];
 
+/// Those that no machine can run.
+pub(crate) const PROCESS_TOPOLOGIES: [&str; 1] = ["power-cut"];
+
 /// The others, which need virtual machines.
 pub(crate) const MACHINE_TOPOLOGIES: [&str; 3] = ["suspend-leader", "rollback", "wrong-clocks"];
 

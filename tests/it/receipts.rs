@@ -1,5 +1,6 @@
 //! Each kind of fault is switched off in secret while everything else believes that it happened: its receipt must be missed.
 
+use crate::host;
 use crate::lab::{bench, run, write_scenario};
 
 /// Runs a short scenario with this part and a fault switched off, and wants the receipt to miss all of `unseen`.
@@ -87,4 +88,15 @@ fn kill_that_kills_nobody_is_no_pass() {
         "faults:\n  - { at: 1s, kill: follower, restart_after: 1s }",
         &["the process ended by signal 9 and was gone", "a new incarnation serves"],
     );
+}
+
+#[test]
+fn power_cut_that_loses_nothing_is_no_pass() {
+    if host::has_volumes() {
+        check(
+            "ignore-power-cuts",
+            "faults:\n  - { at: 1s, power_cut: follower, restart_after: 1s }",
+            &["its disk lost something of what was not synced"],
+        );
+    }
 }

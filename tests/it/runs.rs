@@ -9,8 +9,9 @@ use aspen_lab::runner::record::{FaultRecord, RunRecord};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::host;
 use crate::lab::{
-    MACHINE_TOPOLOGIES, Run, Running, TOPOLOGIES, bench, processes_with_argument, rounds, run, topology,
+    MACHINE_TOPOLOGIES, PROCESS_TOPOLOGIES, Run, Running, TOPOLOGIES, bench, processes_with_argument, rounds, run, topology,
     write_scenario,
 };
 use crate::verify::judged_again;
@@ -43,6 +44,7 @@ fn row(run: &Run, name: &str, seed: u64) -> String {
         // Besides the leader they aim at nodes that may lead.
         "rolling-restart" => 2..=5,
         "grow-and-shrink" => 1..=3,
+        "power-cut" => 2..=7,
         _ => 1..=1,
     };
     assert!(hits.contains(&elections), "{name}, seed {seed}: {elections} faults cost a leader its office");
@@ -79,8 +81,11 @@ fn snapshots_taken(directory: &Path) -> usize {
 fn every_topology_passes_with_every_receipt() {
     let Some((_turn, home)) = bench() else { return };
     let mut table = "scenario         seed  answered  faults elections\n".to_owned();
+    // A file system of our own is something that a host may not have.
+    let own: &[&str] = if host::has_volumes() { &PROCESS_TOPOLOGIES } else { &[] };
+    let topologies = [&TOPOLOGIES[..], own].concat();
     let runs: Vec<(&str, u64)> =
-        TOPOLOGIES.iter().flat_map(|name| (1..=rounds()).map(move |seed| (*name, seed))).collect();
+        topologies.iter().flat_map(|name| (1..=rounds()).map(move |seed| (*name, seed))).collect();
     for pair in runs.chunks(2) {
         let running: Vec<Running> = pair
             .iter()
@@ -106,7 +111,7 @@ fn every_topology_passes_with_every_receipt() {
 fn every_file_of_topologies_is_run() {
     let entries = fs::read_dir(topology("three-nodes").parent().unwrap()).unwrap();
     let mut found: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    let mut known: Vec<_> = [TOPOLOGIES.as_slice(), &MACHINE_TOPOLOGIES]
+    let mut known: Vec<_> = [TOPOLOGIES.as_slice(), &PROCESS_TOPOLOGIES, &MACHINE_TOPOLOGIES]
         .concat()
         .iter()
         .map(|name| format!("{name}.yaml"))

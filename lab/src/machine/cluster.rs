@@ -18,7 +18,8 @@ use super::{Machine, MachineError, ProbeError, Prober, Sabotage};
 use crate::cluster::http::HttpChannel;
 use crate::cluster::pace::Pace;
 use crate::cluster::{
-    Channel, ClockReading, Cluster, ClusterError, Footprint, FrameCounts, Held, NodePair, Probe, Vitals,
+    Channel, ClockReading, Cluster, ClusterError, Footprint, FrameCounts, Held, NodePair, PowerCut, Probe,
+    Vitals,
     link_id,
 };
 use crate::fabric::namespace::Namespace;
@@ -30,6 +31,7 @@ use crate::limits::{LINK_DELAY_MAX, NODE_STOP_MAX};
 use crate::link::{LinkId, LinkRule, PortIndex};
 use crate::plan::{ClockError, NodeIndex, Plan};
 use crate::program::{Exit, ProgramError};
+use crate::volume::MountError;
 
 /// Machines on a fabric.
 pub struct MachineCluster {
@@ -69,6 +71,9 @@ pub enum SetUpError {
     /// A node's key.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// A disk that can lose what it was given.
+    #[error("a disk that loses what is not synced, which needs /dev/fuse")]
+    Volume(#[from] MountError),
     /// The log of programs.
     #[error(transparent)]
     Program(#[from] ProgramError),
@@ -194,6 +199,12 @@ impl Cluster for MachineCluster {
             return futures::future::ready(Ok(Exit::Signal(9))).boxed();
         }
         self.order(node, "killing it", |machine| machine.kill())
+    }
+
+    fn cut_power(&self, node: NodeIndex, draw: u32) -> BoxFuture<'_, Result<PowerCut, ClusterError>> {
+        self.want(node, false);
+        let is_spared = self.sabotage == Some(Sabotage::IgnorePowerCuts);
+        self.order(node, "cutting its power", move |machine| machine.cut_power(draw, is_spared))
     }
 
     fn runs(&self, node: NodeIndex) -> BoxFuture<'_, bool> {

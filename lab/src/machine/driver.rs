@@ -84,6 +84,12 @@ pub enum DriverError {
          --driver qemu, which emulates machines where KVM runs none"
     )]
     Process(&'static str),
+    /// A fault that only a process can have.
+    #[error(
+        "the scenario has the fault power_cut, for which a node's disk has to be one of the lab's own, and machines have files: take \
+         --driver process, or the fault kill, which a machine's page cache does not survive either"
+    )]
+    Machines,
     /// How fast they are.
     #[error("cannot find out how fast the machines are")]
     Calibration(#[from] CalibrationError),
@@ -94,7 +100,9 @@ impl DriverError {
     pub fn is_refused(&self) -> bool {
         match self {
             Self::SetUp(SetUpError::Fabric(FabricError::Kernel(error))) => error.is_refused(),
-            Self::Process(_) | Self::SetUp(SetUpError::Fabric(FabricError::Uncounted(_))) => true,
+            Self::Process(_)
+            | Self::Machines
+            | Self::SetUp(SetUpError::Volume(_) | SetUpError::Fabric(FabricError::Uncounted(_))) => true,
             _ => false,
         }
     }
@@ -118,6 +126,9 @@ pub async fn set_up(
         && let Some(fault) = plan.needs_machines()
     {
         return Err(DriverError::Process(fault));
+    }
+    if driver.has_machines() && plan.cuts_power() {
+        return Err(DriverError::Machines);
     }
     let log = ProgramLog::open(&directory.join("programs.log")).map_err(SetUpError::from)?;
     // First of all: what this host cannot have is told before anything is measured.
@@ -166,6 +177,7 @@ fn wiring(
         Some(
             Sabotage::IgnorePauses
             | Sabotage::IgnoreKills
+            | Sabotage::IgnorePowerCuts
             | Sabotage::IgnoreSuspends
             | Sabotage::IgnoreRollbacks
             | Sabotage::IgnoreClocks,

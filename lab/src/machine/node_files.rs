@@ -19,6 +19,8 @@ use crate::cluster::pace::Pace;
 use crate::fabric::tap::TapConfig;
 use crate::plan::{MacAddress, Plan, PlannedJoins, PlannedNode};
 
+/// What a process keeps, in its home.
+pub(super) const DATA: &str = "data";
 /// The cluster's secret, in the folder of private files.
 const SECRET_FILE: &str = "secret";
 
@@ -29,7 +31,7 @@ pub(super) fn write_node_files(
     pace: Pace,
     home: &Path,
 ) -> Result<PathBuf, SetUpError> {
-    let data = home.join("data");
+    let data = home.join(DATA);
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&data);
     made.map_err(|source| SetUpError::Io { path: data.clone(), source })?;
     Identity::from_secret(node.secret_key_seed.0).store(&data)?;

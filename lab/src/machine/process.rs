@@ -10,12 +10,16 @@ use nix::sys::signal::Signal;
 
 use super::probe::NamespaceProber;
 use super::{Machine, MachineError, Prober};
-use crate::cluster::{Footprint, Vitals};
+use crate::cluster::{Footprint, PowerCut, Vitals};
 use crate::fabric::namespace::Namespace;
 use crate::limits::{PAUSE_WAIT_MAX, POLL_INTERVAL};
 use crate::program::{Exit, ProcessStat, Program, ProgramError, ProgramLog, Running, tail};
+use crate::volume::Lost;
 
+mod disk;
 pub(super) mod nodes;
+
+pub use self::disk::LossyDisk;
 
 /// A node as a process.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ pub struct ProcessMachine {
     program: Program,
     console: PathBuf,
     log: ProgramLog,
+    /// Where its node keeps everything, if that may be lost.
+    disk: Option<LossyDisk>,
     running: Option<Running>,
 }
 
@@ -45,7 +51,13 @@ impl ProcessMachine {
         // A machine that is being ordered about keeps its namespace.
         let prober = namespace.try_clone().map(|namespace| Arc::new(NamespaceProber::new(namespace)));
         let prober = prober.map_err(|source| MachineError::Network { name: name.to_owned(), source })?;
-        Ok(Self { name: name.to_owned(), namespace, prober, program, console, log, running: None })
+        Ok(Self { name: name.to_owned(), namespace, prober, program, console, log, disk: None, running: None })
+    }
+
+    /// The same, whose power can be cut.
+    #[must_use]
+    pub fn with_disk(self, disk: Option<LossyDisk>) -> Self {
+        Self { disk, ..self }
     }
 
     /// Its network namespace: where probes from this machine start.
@@ -109,6 +121,20 @@ impl Machine for ProcessMachine {
         };
         let killed = running.kill();
         killed.map_err(|source| self.failed(source))
+    }
+
+    fn cut_power(&mut self, draw: u32, is_spared: bool) -> Result<PowerCut, MachineError> {
+        let keeps_all = || MachineError::KeepsAll(self.name.clone());
+        let failed = |source| MachineError::Volume { name: self.name.clone(), source };
+        // Whatever the node does, there is something to lose.
+        self.disk.as_ref().ok_or_else(keeps_all)?.write_unsynced().map_err(failed)?;
+        let exit = self.kill()?;
+        let lost = match &mut self.disk {
+            Some(disk) if !is_spared => disk.cut(draw),
+            _ => Ok(Lost::default()),
+        };
+        let lost = lost.map_err(|source| MachineError::Volume { name: self.name.clone(), source })?;
+        Ok(PowerCut { exit, lost_sectors: lost.sectors, lost_names: lost.names })
     }
 
     fn terminate(&mut self, limit: Duration) -> Result<Exit, MachineError> {

@@ -326,6 +326,7 @@ fn patterns(out: &mut Markup) {
         (FaultKind::Cut.pattern(), 12, "M-3 3l6 -6M0 12l12 -12M9 15l6 -6"),
         (FaultKind::Slow.pattern(), 10, "M2 2h1M7 7h1"),
         (FaultKind::Kill.pattern(), 12, "M0 0l12 12M12 0l-12 12"),
+        (FaultKind::PowerCut.pattern(), 12, "M7 1l-3 5h4l-3 5"),
         (FaultKind::Lose.pattern(), 12, "M3 3l6 6M9 3l-6 6"),
         (FaultKind::Restart.pattern(), 12, "M2 6a4 4 0 1 0 2 -3"),
         (FaultKind::Members.pattern(), 12, "M6 3v6M3 6h6"),

@@ -146,6 +146,7 @@ impl Tools {
             let strike = Strike { step, draw: *draw, number: record };
             match &step.action {
                 FaultAction::Kill { who } => self.kill(&strike, *who).await?,
+                FaultAction::PowerCut { who } => self.cut_power(&strike, *who).await?,
                 FaultAction::Lose { who } => self.lose(&strike, *who).await?,
                 FaultAction::Restart { who } => self.restart(&strike, *who).await?,
                 FaultAction::Members { change, who } => self.change_members(&strike, *change, *who).await?,
@@ -382,6 +383,7 @@ fn aim(plan: &Plan, action: &FaultAction, roles: &Roles, draw: u32) -> Result<Ai
             })
         }
         FaultAction::Kill { .. }
+        | FaultAction::PowerCut { .. }
         | FaultAction::Lose { .. }
         | FaultAction::Restart { .. }
         | FaultAction::Members { .. }

@@ -60,6 +60,11 @@ pub enum FaultAction {
         /// The victim.
         who: Selector,
     },
+    /// A node gets SIGKILL, and its disk loses what was not synced, or a part of it.
+    PowerCut {
+        /// The victim.
+        who: Selector,
+    },
     /// A node gets SIGKILL, or its machine loses power, and is never started again: the cluster puts another in its place.
     Lose {
         /// The victim, which votes.
@@ -165,6 +170,7 @@ impl FaultAction {
             Self::Partition { .. }
             | Self::Link { .. }
             | Self::Kill { .. }
+            | Self::PowerCut { .. }
             | Self::Lose { .. }
             | Self::Restart { .. }
             | Self::Members { .. }
@@ -177,6 +183,7 @@ impl FaultAction {
         match self {
             Self::Partition { .. } | Self::Link { .. } => None,
             Self::Kill { who }
+            | Self::PowerCut { who }
             | Self::Lose { who }
             | Self::Restart { who }
             | Self::Members { who, .. }
@@ -193,6 +200,7 @@ impl FaultAction {
             Self::Partition { .. } => "partition",
             Self::Link { .. } => "link",
             Self::Kill { .. } => "kill",
+            Self::PowerCut { .. } => "power_cut",
             Self::Lose { .. } => "lose",
             Self::Restart { .. } => "restart",
             Self::Members { change, .. } => change.key(),
@@ -218,6 +226,7 @@ impl fmt::Display for FaultAction {
                 write!(f, "{}", effect.text(&names(from), &names(to), *is_both_ways))
             }
             Self::Kill { who } => write!(f, "kill {who}"),
+            Self::PowerCut { who } => write!(f, "power cut {who}"),
             Self::Lose { who } => write!(f, "lose {who}"),
             Self::Restart { who } => write!(f, "restart {who}"),
             Self::Members { change, who } => write!(f, "{} {who}", change.key()),

@@ -134,7 +134,7 @@ pub enum Mistake {
     #[error("faults: {count}, 0 to {FAULTS_MAX} are allowed; every and times repeat one")]
     FaultCount { count: usize },
     #[error(
-        "a fault must say what breaks or changes: partition, kill, lose, restart, link, pause, suspend, rollback, clock, add, promote or remove"
+        "a fault must say what breaks or changes: partition, kill, power_cut, lose, restart, link, pause, suspend, rollback, clock, add, promote or remove"
     )]
     FaultKindMissing,
     #[error("a fault breaks one thing: {second} besides {first}")]

@@ -195,6 +195,9 @@ fn auto(
     directory: &Path,
     tell: &mut dyn FnMut(&str),
 ) -> Result<Choice, OuterError> {
+    if plan.cuts_power() {
+        return process(args, directory, "driver: process, whose disks can lose what is not synced".to_owned());
+    }
     let log = log(directory)?;
     // First what is quick and needs no image.
     let first = cloud_hypervisor::find(&log).ok().filter(|_| kvm::try_guest(&log).is_ok());

@@ -159,6 +159,7 @@ fn sabotage(argument: SabotageArg) -> Sabotage {
         SabotageArg::IgnoreRollbacks => Sabotage::IgnoreRollbacks,
         SabotageArg::IgnoreClocks => Sabotage::IgnoreClocks,
         SabotageArg::IgnoreKills => Sabotage::IgnoreKills,
+        SabotageArg::IgnorePowerCuts => Sabotage::IgnorePowerCuts,
     }
 }
 

@@ -23,10 +23,16 @@ const BLOCK_BYTES: u32 = 4096;
 
 /// Why a volume is not there.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot mount a file system at {}", .path.display())]
+#[error("cannot use a file system of our own at {}", .path.display())]
 pub struct MountError {
     path: PathBuf,
     source: io::Error,
+}
+
+impl MountError {
+    pub(crate) fn new(path: &Path, source: io::Error) -> Self {
+        Self { path: path.to_owned(), source }
+    }
 }
 
 /// A volume that is mounted. Dropped, it is gone with all that was on it.
@@ -87,7 +93,7 @@ impl Mounted {
     }
 
     fn failed(&self, source: io::Error) -> MountError {
-        MountError { path: self.path.clone(), source }
+        MountError::new(&self.path, source)
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {

@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::ProcessMachine;
+use super::{LossyDisk, ProcessMachine};
 use crate::cluster::pace::Pace;
 use crate::fabric::namespace::Namespace;
 use crate::fabric::wiring::Wiring;
@@ -13,7 +13,7 @@ use crate::link::PortIndex;
 use crate::machine::Machine;
 use crate::machine::cluster::SetUpError;
 use crate::machine::driver::NodeProgram;
-use crate::machine::node_files::{tap_config, write_node_files};
+use crate::machine::node_files::{DATA, tap_config, write_node_files};
 use crate::plan::{NodeIndex, Plan, PlannedNode, Target};
 use crate::program::{Program, ProgramLog};
 use crate::target::etcd::{self, Member};
@@ -31,15 +31,16 @@ pub(in crate::machine) fn machines(
         let node = &plan.nodes[index.position()];
         let PlannedNode { name, mac, ip, .. } = node;
         let home = directory.join("nodes").join(name);
+        let disk = plan.cuts_power().then(|| LossyDisk::new(&home.join(DATA))).transpose()?;
         let command = match plan.target {
             Target::Aspen => command(program, &write_node_files(plan, node, pace, &home)?),
-            Target::Etcd => etcd_command(plan, program, pace, index, &home.join("data"))?,
+            Target::Etcd => etcd_command(plan, program, pace, index, &home.join(DATA))?,
         };
         let namespace = Namespace::create()?;
         wiring.connect(PortIndex(index.0), &namespace, &tap_config(plan, "eth0", *mac, *ip))?;
         let console = home.join("console.log");
         let machine = ProcessMachine::new(name, namespace, command, console, log.clone())?;
-        Ok(Box::new(machine))
+        Ok(Box::new(machine.with_disk(disk)))
     };
     plan.node_indexes().map(machine).collect()
 }

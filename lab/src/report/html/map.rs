@@ -198,7 +198,7 @@ pub(super) fn fault(view: &View<'_>, fault: &FaultRecord, out: &mut Markup) {
                 if is_victim {
                     let (x, y) = circle.of(node);
                     let path = match kind {
-                        FaultKind::Kill | FaultKind::Lose | FaultKind::Rollback => {
+                        FaultKind::Kill | FaultKind::PowerCut | FaultKind::Lose | FaultKind::Rollback => {
                             format!("M{} {}l16 16m0 -16l-16 16", Px(x - 8.0), Px(y - 8.0))
                         }
                         FaultKind::Members if fault.removed.contains(&node) => {

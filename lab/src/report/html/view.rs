@@ -71,6 +71,7 @@ impl<'a> View<'a> {
         match self.sources.plan.steps.get(fault.step).map(|step| &step.action) {
             Some(FaultAction::Link { effect, .. }) if !effect.is_cut() => FaultKind::Slow,
             Some(FaultAction::Kill { .. }) => FaultKind::Kill,
+            Some(FaultAction::PowerCut { .. }) => FaultKind::PowerCut,
             Some(FaultAction::Lose { .. }) => FaultKind::Lose,
             Some(FaultAction::Restart { .. }) => FaultKind::Restart,
             Some(FaultAction::Members { .. }) => FaultKind::Members,
@@ -143,6 +144,8 @@ pub(super) enum FaultKind {
     Slow,
     /// A node that is dead.
     Kill,
+    /// A node that is dead, and its disk not whole.
+    PowerCut,
     /// A node that is dead for good.
     Lose,
     /// A node that was asked to stop.
@@ -160,10 +163,11 @@ pub(super) enum FaultKind {
 }
 
 impl FaultKind {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Cut,
         Self::Slow,
         Self::Kill,
+        Self::PowerCut,
         Self::Lose,
         Self::Restart,
         Self::Members,
@@ -179,6 +183,7 @@ impl FaultKind {
             Self::Cut => "cut",
             Self::Slow => "slow links",
             Self::Kill => "kill",
+            Self::PowerCut => "power cut",
             Self::Lose => "lose",
             Self::Restart => "restart",
             Self::Members => "members",
@@ -195,6 +200,7 @@ impl FaultKind {
             Self::Cut => "band-cut",
             Self::Slow => "band-slow",
             Self::Kill => "band-kill",
+            Self::PowerCut => "band-power-cut",
             Self::Lose => "band-lose",
             Self::Restart => "band-restart",
             Self::Members => "band-members",

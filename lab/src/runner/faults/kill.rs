@@ -1,11 +1,15 @@
-//! Nodes that end without warning and are started again.
+//! Nodes that end without warning and are started again, their disks whole or not.
 
 use super::{NotBack, Strike, Tools, Victim};
+use crate::check::counted;
+use crate::cluster::PowerCut;
 use crate::observations::Incarnation;
 use crate::plan::{NodeIndex, Selector};
 use crate::program::Exit;
 use crate::runner::RunError;
 use crate::runner::record::{EventKind, Proof};
+
+const KILLED: &str = "the process ended by signal 9 and was gone";
 
 impl Tools {
     /// Kills a node, starts it again, and waits until it serves.
@@ -24,7 +28,27 @@ impl Tools {
         let text = format!("kill {role}{name}");
         self.note_victim(strike, &text, node, began_ns, leads_term);
         self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: ended by {exit}"));
-        self.bring_back(strike, node, before, "the process ended by signal 9 and was gone", exit).await
+        self.bring_back(strike, node, before, (KILLED, exit), None).await
+    }
+
+    /// Kills a node, has its disk lose what was not synced, starts it again, and waits until it serves.
+    pub(super) async fn cut_power(&self, strike: &Strike<'_>, who: Selector) -> Result<(), RunError> {
+        let Some(Victim { node, role, before, leads_term }) = self.claim(strike, who).await else {
+            return Ok(());
+        };
+        let name = self.name(node);
+        let cut = self.cluster.cut_power(node, strike.draw).await?;
+        if cut.exit != Exit::Signal(9) {
+            // It was dead before.
+            self.conduct.death(node, name, &cut.exit.to_string(), self.cluster.console_end(node));
+            return Ok(());
+        }
+        let began_ns = self.conduct.now_ns();
+        let text = format!("power cut {role}{name}");
+        self.note_victim(strike, &text, node, began_ns, leads_term);
+        let lost = lost_text(&cut);
+        self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: ended by {}, {lost}", cut.exit));
+        self.bring_back(strike, node, before, (KILLED, cut.exit), Some(lost_something(&cut))).await
     }
 
     /// Starts a node again that has ended, after a while, and waits until it serves. What it did is the receipt, together with how it
@@ -34,8 +58,8 @@ impl Tools {
         strike: &Strike<'_>,
         node: NodeIndex,
         before: Option<Incarnation>,
-        ended: &str,
-        exit: Exit,
+        (ended, exit): (&str, Exit),
+        besides: Option<Proof>,
     ) -> Result<(), RunError> {
         let is_gone = !self.cluster.runs(node).await;
         self.clock.sleep(strike.lasts()).await;
@@ -48,8 +72,24 @@ impl Tools {
             is_seen: is_gone,
             detail: if is_gone { exit.to_string() } else { format!("{exit}, and the host still saw it") },
         };
-        self.close(strike, ended_ns, vec![gone, serves_anew(before, served)], "serves again");
+        let mut proofs = vec![gone];
+        proofs.extend(besides);
+        proofs.push(serves_anew(before, served));
+        self.close(strike, ended_ns, proofs, "serves again");
         Ok(())
+    }
+}
+
+fn lost_text(cut: &PowerCut) -> String {
+    format!("lost {} and {}", counted(cut.lost_sectors, "sector"), counted(cut.lost_names, "name"))
+}
+
+/// That a disk lost something of what was not synced.
+fn lost_something(cut: &PowerCut) -> Proof {
+    Proof {
+        what: "its disk lost something of what was not synced".to_owned(),
+        is_seen: cut.lost_sectors + cut.lost_names > 0,
+        detail: lost_text(cut),
     }
 }
 

@@ -29,7 +29,7 @@ impl Tools {
         };
         self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: ended by {exit}"));
         let ended = "the process ended as it was asked to, and was gone";
-        self.bring_back(strike, node, before, ended, exit).await
+        self.bring_back(strike, node, before, (ended, exit), None).await
     }
 
     fn died(&self, node: NodeIndex, how: &str) {

@@ -138,6 +138,7 @@ fn pointless(
                 FaultAction::Partition { groups } => has_minority(groups, nodes.len()),
                 FaultAction::Link { .. }
                 | FaultAction::Kill { .. }
+                | FaultAction::PowerCut { .. }
                 | FaultAction::Lose { .. }
                 | FaultAction::Restart { .. }
                 | FaultAction::Members { .. }

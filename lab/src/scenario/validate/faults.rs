@@ -21,6 +21,7 @@ const FAULT: Section = Section {
         "for",
         "partition",
         "kill",
+        "power_cut",
         "lose",
         "within",
         "restart",
@@ -43,9 +44,10 @@ const FAULT: Section = Section {
 };
 
 /// The kinds of fault, and the key that says how long each lasts, if it lasts.
-const KINDS: [(&str, Option<&str>); 12] = [
+const KINDS: [(&str, Option<&str>); 13] = [
     ("partition", Some("for")),
     ("kill", Some("restart_after")),
+    ("power_cut", Some("restart_after")),
     ("lose", Some("within")),
     ("restart", Some("restart_after")),
     ("add", None),
@@ -157,6 +159,7 @@ fn fault(value: &Value<'_>, nodes: Option<&Nodes>, findings: &mut Findings) -> O
     let action = match kind {
         "partition" => partition(&body, nodes, findings),
         "kill" => one_node(&body, "kill", nodes, findings).map(|who| FaultAction::Kill { who }),
+        "power_cut" => one_node(&body, "power_cut", nodes, findings).map(|who| FaultAction::PowerCut { who }),
         "lose" => one_node(&body, "lose", nodes, findings).map(|who| FaultAction::Lose { who }),
         "restart" => one_node(&body, "restart", nodes, findings).map(|who| FaultAction::Restart { who }),
         "add" => members::named(&body, "add", nodes, findings)
