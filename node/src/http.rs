@@ -29,6 +29,7 @@ use axum::{Router, middleware};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+pub(crate) use self::body::{bytes, put_bytes};
 pub use self::credentials::{Credentials, CredentialsError};
 pub use self::server::serve;
 use crate::api::{ApiError, BadRequest, ClusterController, KeyValueStore, RaftObserver};
