@@ -20,14 +20,14 @@ use crate::nodes::Nodes;
 use crate::programs::client;
 
 /// Files that nobody else may read.
-struct Files(tempfile::TempDir);
+pub(crate) struct Files(tempfile::TempDir);
 
 impl Files {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn put(&self, name: &str, text: &str) -> String {
+    pub(crate) fn put(&self, name: &str, text: &str) -> String {
         // At once: a node may be reading it.
         let (path, new) = (self.0.path().join(name), self.0.path().join("new"));
         fs::write(&new, text).unwrap();
