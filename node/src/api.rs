@@ -299,7 +299,7 @@ pub struct VaultList {
 }
 
 /// The leases of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseList {
     /// The last entry applied when they were read.
     pub revision: Revision,
@@ -308,7 +308,7 @@ pub struct LeaseList {
 }
 
 /// A lease.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseInfo {
     /// Its number.
     pub lease: LeaseId,

@@ -1,7 +1,10 @@
-//! The client's side of the HTTP interface: one connection to one node, kept alive; and a generator of load on top of it.
+//! The client's side of the HTTP interface: one connection to one node, kept alive; on top of it a client of a whole cluster, and a
+//! generator of load.
 
 pub mod aspen;
+pub mod cluster;
 pub mod events;
+mod json;
 pub mod load;
 pub mod ticket;
 pub mod watch;
@@ -36,6 +39,7 @@ use crate::limits::{
 };
 use crate::network::iroh::StreamFate;
 use crate::private::BearerToken;
+use crate::types::NodeInfo;
 
 /// A connection to one node. It is made with the first request, and again after one that failed.
 #[derive(Debug)]
@@ -66,6 +70,24 @@ pub enum Way {
     Tls(ClientTls),
     /// Over QUIC, by a ticket.
     Ticket(Arc<TicketWay>),
+}
+
+impl Way {
+    /// The address by which a member is called on this way; `None`: the ticket does not name it.
+    pub fn address_of(&self, member: &NodeInfo) -> Option<SocketAddr> {
+        match self {
+            Self::Ticket(ticket) => ticket.address_of(&member.endpoint_id),
+            Self::Plain | Self::Tls(_) => Some(member.http),
+        }
+    }
+
+    /// How a node may be called of which is known where it answers HTTP: several nodes of a ticket can say the same of that.
+    pub fn nodes_at(&self, http: SocketAddr) -> Vec<SocketAddr> {
+        match self {
+            Self::Ticket(ticket) => ticket.nodes_at(http).collect(),
+            Self::Plain | Self::Tls(_) => vec![http],
+        }
+    }
 }
 
 /// HTTPS.
@@ -115,7 +137,9 @@ pub struct HttpAnswer {
 impl HttpAnswer {
     /// What a refusal says, as docs/http.md has it.
     pub fn error(&self) -> Json {
-        serde_json::from_slice::<Json>(&self.body).map_or(Json::Null, |mut body| body["error"].take())
+        let body = serde_json::from_slice::<Json>(&self.body).unwrap_or_default();
+        // Something in between may say anything.
+        body.get("error").cloned().unwrap_or_default()
     }
 
     /// Its code.

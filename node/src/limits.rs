@@ -399,6 +399,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest answer that a client takes, in bytes: a page of a scan whose bytes all have to be escaped.
 pub const RESPONSE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// How often in one request a client is sent on to another leader.
+pub const LEADER_HOPS_MAX: u32 = 3;
 /// Clients of one benchmark: each has a connection, and an open file.
 pub const BENCH_CLIENTS_MAX: u32 = 10_000;
 /// Keys of one benchmark: their names have ten digits.

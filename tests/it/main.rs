@@ -22,6 +22,7 @@ mod joining;
 mod kills;
 mod lab;
 mod leases;
+mod library;
 mod lookups;
 mod members;
 mod metrics;

@@ -6,7 +6,7 @@ use tokio::sync::OnceCell;
 
 use crate::cluster::ticket::AspenClusterTicket;
 use crate::network::iroh::{ClientEndpoint, ClientStream, OpenError, StreamFate};
-use crate::types::NodeInfo;
+use crate::types::{EndpointKey, NodeInfo};
 
 /// The way to the nodes that a ticket names. They are called by the addresses at which they reach each other, since those at which they
 /// answer HTTP may be of their own hosts, and alike.
@@ -37,6 +37,11 @@ impl TicketWay {
     /// The nodes, in the ticket's order.
     pub fn nodes(&self) -> impl Iterator<Item = SocketAddr> {
         self.nodes.iter().map(|node| node.raft)
+    }
+
+    /// Where the node with this key is.
+    pub fn address_of(&self, endpoint_id: &EndpointKey) -> Option<SocketAddr> {
+        self.nodes.iter().find(|node| node.endpoint_id == *endpoint_id).map(|node| node.raft)
     }
 
     /// Those that answer HTTP at an address.

@@ -75,6 +75,11 @@ impl WatchClient {
         Self { nodes: nodes.into(), credentials, query, open: None, lost_since: None, has_come_on: true }
     }
 
+    /// The first revision that was not told, as soon as that is known.
+    pub fn next_revision(&self) -> Option<u64> {
+        self.query.from
+    }
+
     /// Waits for something to say.
     ///
     /// # Errors
@@ -179,9 +184,8 @@ impl WatchClient {
         let status =
             answer.ok().and_then(|answer| serde_json::from_slice::<ClusterStatus>(&answer.body).ok());
         for member in status.into_iter().flat_map(|status| status.members) {
-            if !self.nodes.contains(&member.info.http) {
-                self.nodes.push_back(member.info.http);
-            }
+            let node = self.credentials.way.address_of(&member.info);
+            self.nodes.extend(node.filter(|node| !self.nodes.contains(node)));
         }
     }
 }

@@ -89,7 +89,7 @@ pub(super) fn value(text: Option<String>, base64: Option<String>) -> Result<Valu
 }
 
 /// The bytes of the one field of the two that is given.
-pub(super) fn bytes(name: &str, text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, ApiError> {
+pub(crate) fn bytes(name: &str, text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, ApiError> {
     match (text, base64) {
         (Some(text), None) => Ok(text.into_bytes()),
         (None, Some(base64)) => data_encoding::BASE64
@@ -103,7 +103,7 @@ pub(super) fn bytes(name: &str, text: Option<String>, base64: Option<String>) ->
 }
 
 /// Puts bytes under `name` where they are text, otherwise under `name_base64`.
-pub(super) fn put_bytes(object: &mut Map<String, Json>, name: &str, bytes: Vec<u8>) {
+pub(crate) fn put_bytes(object: &mut Map<String, Json>, name: &str, bytes: Vec<u8>) {
     match String::from_utf8(bytes) {
         Ok(text) => object.insert(name.to_owned(), text.into()),
         Err(error) => {

@@ -15,7 +15,7 @@ use crate::types::{
 };
 
 /// A JSON object.
-pub(super) type Object = Map<String, JsonValue>;
+pub(crate) type Object = Map<String, JsonValue>;
 
 /// The one field of `command`, or of an operation.
 #[derive(Debug, Deserialize)]
@@ -295,7 +295,7 @@ impl OperationBody {
 }
 
 /// What a write did, as an answer or as a refusal.
-pub(super) fn written(result: WriteResult) -> Result<Object, Refusal> {
+pub(crate) fn written(result: WriteResult) -> Result<Object, Refusal> {
     let revision = result.revision.0;
     let refused =
         |status, code, message: &str| Err(Refusal::new(status, code, message).with("revision", revision));

@@ -9,7 +9,7 @@ use crate::api::{ApiError, BadRequest, LeaderHint};
 
 /// An error on its way out: `{"error": {"code": …, "message": …}}` and what else the code carries.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     status: StatusCode,
     code: &'static str,
     message: String,
@@ -28,7 +28,7 @@ impl Refusal {
     }
 
     /// What stands in the body.
-    pub(super) fn json(self) -> Json_ {
+    pub(crate) fn json(self) -> Json_ {
         let mut error = Map::new();
         error.insert("code".to_owned(), self.code.into());
         error.insert("message".to_owned(), self.message.into());

@@ -22,7 +22,7 @@ type Answered = Result<Json<Object>, Refusal>;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ReadBody {
+pub(crate) struct ReadBody {
     vault: Option<VaultName>,
     key: Option<String>,
     key_base64: Option<String>,
@@ -30,12 +30,24 @@ pub(super) struct ReadBody {
     max_staleness_ms: Option<u64>,
 }
 
+impl ReadBody {
+    pub(crate) fn request(self) -> Result<ReadRequest, ApiError> {
+        let consistency = freshness(self.consistency, self.max_staleness_ms)?;
+        Ok(ReadRequest { vault: self.vault, key: key(self.key, self.key_base64)?, consistency })
+    }
+}
+
 /// POST /kv/read
 pub(super) async fn read(State(state): State<HttpState>, Body(body): Body<ReadBody>) -> Answered {
-    let consistency = freshness(body.consistency, body.max_staleness_ms)?;
-    let request = ReadRequest { vault: body.vault, key: key(body.key, body.key_base64)?, consistency };
-    let ReadResult { confirmed_by, staleness_ms, revision, record } =
-        state.store.read(request.clone()).await?;
+    let request = body.request()?;
+    let result = state.store.read(request.clone()).await?;
+    Ok(Json(read_json(request, result)?))
+}
+
+/// What a read has seen, as an answer or as a refusal.
+pub(crate) fn read_json(request: ReadRequest, result: ReadResult) -> Result<Object, Refusal> {
+    let ReadResult { confirmed_by, staleness_ms, revision, record } = result;
+    let consistency = request.consistency;
     let Some(record) = record else {
         let refusal = key_not_found(revision.0);
         return Err(match consistency {
@@ -47,7 +59,7 @@ pub(super) async fn read(State(state): State<HttpState>, Body(body): Body<ReadBo
     let mut object = record_json(Some(request.key), record);
     object.insert("revision".to_owned(), revision.0.into());
     mark_freshness(&mut object, consistency, confirmed_by, staleness_ms);
-    Ok(Json(object))
+    Ok(object)
 }
 
 /// The answer to a read of a key that is not there.
@@ -58,16 +70,21 @@ pub(super) fn key_not_found(revision: u64) -> Refusal {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct WriteBody {
+pub(crate) struct WriteBody {
     vault: Option<VaultName>,
     lease: Option<LeaseId>,
     command: CommandBody,
 }
 
+impl WriteBody {
+    pub(crate) fn command(self) -> Result<Command, ApiError> {
+        Ok(with_lease(self.lease, self.command.command(self.vault)?))
+    }
+}
+
 /// POST /kv/write
 pub(super) async fn write(State(state): State<HttpState>, Body(body): Body<WriteBody>) -> Answered {
-    let command = with_lease(body.lease, body.command.command(body.vault)?);
-    Ok(Json(written(state.store.write(command).await?)?))
+    Ok(Json(written(state.store.write(body.command()?).await?)?))
 }
 
 #[derive(Debug, Deserialize)]
@@ -87,7 +104,7 @@ pub(super) async fn delete(State(state): State<HttpState>, Body(body): Body<Dele
 /// Every field is optional: a scan of everything is `{}`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct ScanBody {
+pub(crate) struct ScanBody {
     vault: Option<VaultName>,
     prefix: Option<String>,
     prefix_base64: Option<String>,
@@ -107,6 +124,21 @@ impl ScanBody {
     pub(super) fn of_vault(vault: VaultName) -> Self {
         Self { vault: Some(vault), ..Self::default() }
     }
+
+    pub(crate) fn request(self) -> Result<ScanRequest, ApiError> {
+        Ok(ScanRequest {
+            vault: self.vault,
+            range: key_range([
+                (self.prefix, self.prefix_base64),
+                (self.start, self.start_base64),
+                (self.end, self.end_base64),
+            ])?,
+            after: self.continuation_token.as_deref().map(token::open).transpose()?,
+            limit: self.limit.unwrap_or(SCAN_LIMIT_DEFAULT),
+            detail: self.detail,
+            consistency: freshness(self.consistency, self.max_staleness_ms)?,
+        })
+    }
 }
 
 /// POST /kv/scan
@@ -116,27 +148,20 @@ pub(super) async fn scan(State(state): State<HttpState>, Body(body): Body<ScanBo
 
 /// A page of a scan, whichever route asks for it.
 pub(super) async fn scan_page(state: &HttpState, body: ScanBody) -> Answered {
-    let request = ScanRequest {
-        vault: body.vault,
-        range: key_range([
-            (body.prefix, body.prefix_base64),
-            (body.start, body.start_base64),
-            (body.end, body.end_base64),
-        ])?,
-        after: body.continuation_token.as_deref().map(token::open).transpose().map_err(ApiError::from)?,
-        limit: body.limit.unwrap_or(SCAN_LIMIT_DEFAULT),
-        detail: body.detail,
-        consistency: freshness(body.consistency, body.max_staleness_ms)?,
-    };
-    let (detail, consistency) = (request.detail, request.consistency);
-    let page = state.store.scan(request).await?;
-    let (confirmed_by, staleness_ms) = (page.confirmed_by, page.staleness_ms);
-    let mut object = page_json(page, detail);
-    mark_freshness(&mut object, consistency, confirmed_by, staleness_ms);
-    Ok(Json(object))
+    let request = body.request()?;
+    let page = state.store.scan(request.clone()).await?;
+    Ok(Json(page_json(&request, page)))
 }
 
-fn page_json(page: ScanResult, detail: ScanDetail) -> Object {
+/// A page as an answer.
+pub(crate) fn page_json(request: &ScanRequest, page: ScanResult) -> Object {
+    let (confirmed_by, staleness_ms) = (page.confirmed_by, page.staleness_ms);
+    let mut object = entries_json(page, request.detail);
+    mark_freshness(&mut object, request.consistency, confirmed_by, staleness_ms);
+    object
+}
+
+fn entries_json(page: ScanResult, detail: ScanDetail) -> Object {
     let mut object = Object::new();
     object.insert("revision".to_owned(), page.revision.0.into());
     if let Some(count) = page.count {

@@ -24,7 +24,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct WatchQuery {
+pub(crate) struct WatchQuery {
     vault: Option<VaultName>,
     key: Option<String>,
     key_base64: Option<String>,
@@ -41,6 +41,16 @@ pub(super) struct WatchQuery {
     follow: Option<bool>,
 }
 
+impl WatchQuery {
+    pub(crate) fn request(self) -> Result<WatchRequest, ApiError> {
+        let (from, with_previous) = (self.from_revision.map(Revision), self.previous);
+        let (vault, consistency) = (self.vault.clone(), self.consistency);
+        let ends = self.follow == Some(false);
+        let interest = Interest { vault, range: range(self)? };
+        Ok(WatchRequest { interest, from, with_previous, consistency, ends })
+    }
+}
+
 /// GET /kv/watch
 pub(super) async fn watch(
     State(state): State<HttpState>,
@@ -48,11 +58,9 @@ pub(super) async fn watch(
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, axum::Error>>>, Refusal> {
     let Query(query) = query.map_err(query_error)?;
-    let (from, with_previous) = (last_seen(&headers)?.or(query.from_revision), query.previous);
-    let (vault, consistency) = (query.vault.clone(), query.consistency);
-    let ends = query.follow == Some(false);
-    let interest = Interest { vault, range: range(query)? };
-    let request = WatchRequest { interest, from: from.map(Revision), with_previous, consistency, ends };
+    let mut request = query.request()?;
+    request.from = last_seen(&headers)?.map(Revision).or(request.from);
+    let with_previous = request.with_previous;
     let events = state.store.watch(request).await?;
     Ok(Sse::new(events.map(move |event| match event {
         Ok(event) => event_of(event, with_previous),
@@ -85,6 +93,13 @@ fn range(query: WatchQuery) -> Result<KeyRange, ApiError> {
     Ok(KeyRange::of_key(&key))
 }
 
+/// All changes of one revision.
+pub(crate) fn revised_json(Revised { revision, changes }: Revised, with_previous: bool) -> JsonValue {
+    let changes: Vec<JsonValue> =
+        changes.into_iter().map(|change| change_json(change, with_previous).into()).collect();
+    json!({ "revision": revision.0, "changes": changes })
+}
+
 fn event_of(event: WatchEvent, with_previous: bool) -> Result<Event, axum::Error> {
     match event {
         WatchEvent::Begun { revision } => Event::default()
@@ -95,12 +110,10 @@ fn event_of(event: WatchEvent, with_previous: bool) -> Result<Event, axum::Error
             .event("progress")
             .id(revision.to_string())
             .json_data(json!({ "revision": revision.0 })),
-        WatchEvent::Changed(Revised { revision, changes }) => {
-            let changes: Vec<JsonValue> =
-                changes.into_iter().map(|change| change_json(change, with_previous).into()).collect();
-            let data = json!({ "revision": revision.0, "changes": changes });
-            Event::default().event("change").id(revision.to_string()).json_data(data)
-        }
+        WatchEvent::Changed(revised) => Event::default()
+            .event("change")
+            .id(revised.revision.to_string())
+            .json_data(revised_json(revised, with_previous)),
     }
 }
 

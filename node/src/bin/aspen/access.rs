@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use aspen_node::client::cluster::ClusterClient;
 use aspen_node::client::ticket::TicketWay;
 use aspen_node::client::{ClientTls, Credentials, HttpConnection, Way};
 use aspen_node::cluster::ticket::AspenClusterTicket;
 use aspen_node::private::{BearerToken, PrivateError};
 use aspen_node::tls::{self, CertificateFiles, TlsError};
-use serde_json::Value as Json;
 
 /// How that is typed.
 #[derive(Debug, clap::Args)]
@@ -185,18 +185,9 @@ impl Access {
         HttpConnection::new(node).with_credentials(self.credentials.clone())
     }
 
-    /// How a member is called here.
-    pub(crate) fn member(&self, json: &Json) -> Option<SocketAddr> {
-        let name = if matches!(self.credentials.way, Way::Ticket(_)) { "raft" } else { "http" };
-        json[name].as_str()?.parse().ok()
-    }
-
-    /// The nodes that one may be of which is known where it answers HTTP.
-    pub(crate) fn at(&self, http: SocketAddr) -> Vec<SocketAddr> {
-        match &self.credentials.way {
-            Way::Ticket(ticket) => ticket.nodes_at(http).collect(),
-            Way::Plain | Way::Tls(_) => vec![http],
-        }
+    /// A client of all of them.
+    pub(crate) fn client(self) -> ClusterClient {
+        ClusterClient::new(self.nodes, self.credentials)
     }
 }
 

@@ -4,14 +4,16 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use aspen_node::api::Consistency;
 use aspen_node::backup::Header;
 use aspen_node::backup::file::{self, NewBackup};
 use aspen_node::backup::restore::{self, FirstNode, Restored};
+use aspen_node::client::cluster::ClusterClientError;
 use aspen_node::types::NodeId;
 use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
 
-use super::session::{Failure, Session, failed};
+use super::session::{Failure, Session};
 
 /// What can be done with backups.
 #[derive(Debug, Subcommand)]
@@ -62,9 +64,9 @@ pub(crate) struct RestoreArgs {
 /// Takes a backup from a node and checks it as it comes; what to print.
 pub(crate) async fn save(args: &SaveArgs, session: &mut Session) -> Result<Vec<u8>, Failure> {
     let mut new = NewBackup::create(&args.file, args.force)?;
-    let consistency = if args.stale { "stale" } else { "linearizable" };
-    let mut parts = session.backup(&format!("/cluster/backup?consistency={consistency}")).await?;
-    while let Some(part) = parts.next().await.map_err(|error| failed(error, false))? {
+    let consistency = if args.stale { Consistency::Stale } else { Consistency::Linearizable };
+    let mut parts = session.client.backup(consistency).await?;
+    while let Some(part) = parts.next().await.map_err(ClusterClientError::from)? {
         new.push(&part)?;
     }
     let header = new.finish()?;

@@ -3,12 +3,12 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 
-use aspen_node::types::EndpointKey;
+use aspen_node::client::cluster::ClusterClient;
+use aspen_node::types::{EndpointKey, NodeInfo};
 use clap::{Args, Subcommand};
 use futures::future::join_all;
 use serde_json::{Value as Json, json};
 
-use super::access::Access;
 use super::kv::printed;
 use super::session::{Failure, Session};
 
@@ -96,7 +96,7 @@ pub(crate) async fn run(command: &ClusterCommand, session: &mut Session) -> Resu
 async fn status(session: &mut Session) -> Result<Vec<u8>, Failure> {
     let mut answer = session.get("/cluster/status").await?;
     let members = answer["members"].as_array().cloned().unwrap_or_default();
-    let states = join_all(members.iter().map(|member| state(&session.access, member))).await;
+    let states = join_all(members.iter().map(|member| state(&session.client, member))).await;
     if session.is_json {
         for (member, state) in answer["members"].as_array_mut().into_iter().flatten().zip(&states) {
             member["state"] = state.clone().unwrap_or_default();
@@ -106,8 +106,10 @@ async fn status(session: &mut Session) -> Result<Vec<u8>, Failure> {
 }
 
 /// What a member says of itself, if it answers.
-async fn state(access: &Access, member: &Json) -> Option<Json> {
-    let answer = access.connection(access.member(member)?).request("GET", "/raft/state", "").await.ok()?;
+async fn state(client: &ClusterClient, member: &Json) -> Option<Json> {
+    let info: NodeInfo = serde_json::from_value(member.clone()).ok()?;
+    let node = client.credentials().way.address_of(&info)?;
+    let answer = client.connection(node).request("GET", "/raft/state", "").await.ok()?;
     (answer.status == 200).then(|| serde_json::from_slice(&answer.body).ok()).flatten()
 }
 

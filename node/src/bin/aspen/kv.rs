@@ -239,7 +239,8 @@ pub(crate) async fn run(command: &KvCommand, session: &mut Session) -> Result<Ve
 
 /// Prints changes until nobody reads them any more.
 async fn watch(query: WatchQuery, session: &Session) -> Result<Vec<u8>, Failure> {
-    let mut watch = WatchClient::new(session.access.nodes.clone(), session.access.credentials.clone(), query);
+    let client = &session.client;
+    let mut watch = WatchClient::new(client.nodes().to_vec(), client.credentials().clone(), query);
     let (mut out, mut is_lost) = (std::io::stdout().lock(), false);
     loop {
         let data = match watch.next().await? {

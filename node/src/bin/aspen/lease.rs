@@ -54,8 +54,7 @@ pub(crate) async fn run(command: &LeaseCommand, session: &mut Session) -> Result
         }
         LeaseCommand::Keep { lease, forever: true } => keep_forever(*lease, session).await,
         LeaseCommand::Revoke { lease } => {
-            let answer = session.ask("DELETE", &format!("/lease/{lease}"), Vec::new()).await?;
-            let answer = session.read(&answer)?;
+            let answer = session.ask("DELETE", &format!("/lease/{lease}"), "").await?;
             Ok(printed(&answer, session, |answer| {
                 format!("{} removed, revision {}\n", answer["deleted"], answer["revision"])
             }))

@@ -141,10 +141,10 @@ fn on_session(
     work: impl AsyncFnOnce(&mut Session) -> Result<Vec<u8>, Failure>,
 ) -> Result<Vec<u8>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Io)?;
-    let mut session = Session::new(cli.access.access()?, cli.json);
+    let mut session = Session::new(cli.access.access()?.client(), cli.json);
     runtime.block_on(async {
         let done = work(&mut session).await;
-        session.access.credentials.close().await;
+        session.client.close().await;
         done
     })
 }

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use futures::future::join_all;
+use aspen_node::types::NodeInfo;
+use futures::future::{OptionFuture, join_all};
 use serde_json::Value as Json;
 use tokio::time::timeout;
 
@@ -29,8 +30,10 @@ pub(crate) async fn look(access: Access) -> Input {
 async fn look_at(access: &Access, asked: SocketAddr, mut status: Json) -> Look {
     // The leader alone knows how the others look.
     let leader = status["leader"]["http"].as_str().and_then(|http| http.parse().ok());
-    for leader in
-        leader.filter(|_| status["role"] != "leader").map(|http| access.at(http)).unwrap_or_default()
+    for leader in leader
+        .filter(|_| status["role"] != "leader")
+        .map(|http| access.credentials.way.nodes_at(http))
+        .unwrap_or_default()
     {
         if let Ok(of_leader) = get(access, leader, "/cluster/status", LOOK_TIMEOUT).await
             && of_leader["role"] == "leader"
@@ -50,15 +53,20 @@ async fn look_at(access: &Access, asked: SocketAddr, mut status: Json) -> Look {
 }
 
 fn member<'a>(access: &'a Access, json: &Json) -> Option<impl Future<Output = Member> + use<'a>> {
-    let (id, http) = (json["id"].as_u64()?, json["http"].as_str()?.parse().ok()?);
-    let at = access.member(json)?;
+    let id = json["id"].as_u64()?;
+    let info: NodeInfo = serde_json::from_value(json.clone()).ok()?;
+    let at = access.credentials.way.address_of(&info);
     let (is_voter, health) = (json["is_voter"] == true, json["health"].as_str().map(str::to_owned));
     let place = place(json);
-    Some(async move { Member { id, http, is_voter, health, place, state: state(access, at).await } })
+    let http = info.http;
+    Some(async move {
+        let state = OptionFuture::from(at.map(|at| state(access, at))).await.flatten();
+        Member { id, http, is_voter, health, place, state }
+    })
 }
 
-async fn state(access: &Access, http: SocketAddr) -> Option<State> {
-    let state = get(access, http, "/raft/state", LOOK_TIMEOUT).await.ok()?;
+async fn state(access: &Access, at: SocketAddr) -> Option<State> {
+    let state = get(access, at, "/raft/state", LOOK_TIMEOUT).await.ok()?;
     let index = |name: &str| state[name]["index"].as_u64();
     Some(State {
         role: state["role"].as_str()?.to_owned(),
@@ -80,7 +88,7 @@ async fn get(access: &Access, node: SocketAddr, path: &str, within: Duration) ->
 
 /// Asks for a page of keys.
 pub(crate) async fn page(access: Access, asked: Json) -> Input {
-    let answer = Session::new(access, true).post("/kv/scan", &asked).await;
+    let answer = Session::new(access.client(), true).post("/kv/scan", &asked).await;
     Input::Page { asked, answer: answer.map_err(|error| error.to_string()) }
 }
 
@@ -88,8 +96,8 @@ pub(crate) async fn page(access: Access, asked: Json) -> Input {
 pub(crate) async fn change(mut access: Access, change: Change) -> Input {
     let Change { at, path, body, done } = change;
     if let Some(at) = at {
-        access.nodes = access.at(at);
+        access.nodes = access.credentials.way.nodes_at(at);
     }
-    let result = Session::new(access, true).post(path, &body).await;
+    let result = Session::new(access.client(), true).post(path, &body).await;
     Input::Changed { done, result: result.map(drop).map_err(|error| error.to_string()) }
 }
