@@ -1,7 +1,7 @@
 //! Nodes on disks of the lab's own, which run full and fail: writes are refused, reads go on, and nothing is lost.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aspen_lab::volume::Mounted;
 use nix::sys::signal::Signal;
@@ -40,7 +40,7 @@ impl OnDisks {
         for id in IDS {
             let folder = nodes.data(id);
             let key = fs::read(folder.join("identity.key")).unwrap();
-            disks.push(host::volume(&folder)?);
+            disks.push(volume(&folder)?);
             nodes.give_identity(id, &key);
         }
         Some(Self { nodes, disks })
@@ -75,6 +75,19 @@ impl OnDisks {
     fn disk(&self, id: u64) -> &Mounted {
         &self.disks[usize::try_from(id - 1).unwrap()]
     }
+}
+
+/// A disk of the lab's own over a folder, if this host allows that; if not, the test is skipped.
+#[track_caller]
+pub(crate) fn volume(folder: &Path) -> Option<Mounted> {
+    let mounted = Mounted::new(folder);
+    mounted.map_err(|error| host::lacks("fuse", &format!("FUSE ({error})"))).ok()
+}
+
+/// Whether there can be such disks.
+#[track_caller]
+pub(crate) fn has_volumes() -> bool {
+    volume(tempfile::tempdir().unwrap().path()).is_some()
 }
 
 fn is_leader(nodes: &Nodes, id: u64) -> bool {

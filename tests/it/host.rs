@@ -1,9 +1,7 @@
 //! What this host has and lacks.
 
 use std::env;
-use std::path::{Path, PathBuf};
-
-use aspen_lab::volume::Mounted;
+use std::path::PathBuf;
 
 /// The first of these programs that is on the PATH, or where only root's has it.
 pub(crate) fn program(names: &[&str]) -> Option<PathBuf> {
@@ -37,17 +35,4 @@ pub(crate) fn qemu() -> Option<PathBuf> {
         lacks("qemu", "qemu-system-x86_64 (apt-get install qemu-system-x86)");
     }
     found
-}
-
-/// A disk of the lab's own over a folder, if this host allows that; if not, the test is skipped.
-#[track_caller]
-pub(crate) fn volume(folder: &Path) -> Option<Mounted> {
-    let mounted = Mounted::new(folder);
-    mounted.map_err(|error| lacks("fuse", &format!("FUSE ({error})"))).ok()
-}
-
-/// Whether there can be such disks.
-#[track_caller]
-pub(crate) fn has_volumes() -> bool {
-    volume(tempfile::tempdir().unwrap().path()).is_some()
 }

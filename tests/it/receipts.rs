@@ -1,6 +1,6 @@
 //! Each kind of fault is switched off in secret while everything else believes that it happened: its receipt must be missed.
 
-use crate::host;
+use crate::disks::has_volumes;
 use crate::lab::{bench, run, write_scenario};
 
 /// Runs a short scenario with this part and a fault switched off, and wants the receipt to miss all of `unseen`.
@@ -92,7 +92,7 @@ fn kill_that_kills_nobody_is_no_pass() {
 
 #[test]
 fn power_cut_that_loses_nothing_is_no_pass() {
-    if host::has_volumes() {
+    if has_volumes() {
         check(
             "ignore-power-cuts",
             "faults:\n  - { at: 1s, power_cut: follower, restart_after: 1s }",

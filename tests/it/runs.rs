@@ -9,10 +9,10 @@ use aspen_lab::runner::record::{FaultRecord, RunRecord};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::host;
+use crate::disks::has_volumes;
 use crate::lab::{
-    MACHINE_TOPOLOGIES, PROCESS_TOPOLOGIES, Run, Running, TOPOLOGIES, bench, processes_with_argument, rounds, run, topology,
-    write_scenario,
+    MACHINE_TOPOLOGIES, PROCESS_TOPOLOGIES, Run, Running, TOPOLOGIES, bench, processes_with_argument, rounds,
+    run, topology, write_scenario,
 };
 use crate::verify::judged_again;
 
@@ -82,7 +82,7 @@ fn every_topology_passes_with_every_receipt() {
     let Some((_turn, home)) = bench() else { return };
     let mut table = "scenario         seed  answered  faults elections\n".to_owned();
     // A file system of our own is something that a host may not have.
-    let own: &[&str] = if host::has_volumes() { &PROCESS_TOPOLOGIES } else { &[] };
+    let own: &[&str] = if has_volumes() { &PROCESS_TOPOLOGIES } else { &[] };
     let topologies = [&TOPOLOGIES[..], own].concat();
     let runs: Vec<(&str, u64)> =
         topologies.iter().flat_map(|name| (1..=rounds()).map(move |seed| (*name, seed))).collect();

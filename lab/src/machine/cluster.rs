@@ -19,8 +19,7 @@ use crate::cluster::http::HttpChannel;
 use crate::cluster::pace::Pace;
 use crate::cluster::{
     Channel, ClockReading, Cluster, ClusterError, Footprint, FrameCounts, Held, NodePair, PowerCut, Probe,
-    Vitals,
-    link_id,
+    Vitals, link_id,
 };
 use crate::fabric::namespace::Namespace;
 use crate::fabric::wiring::{Fabric, Wiring};

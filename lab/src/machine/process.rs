@@ -51,7 +51,16 @@ impl ProcessMachine {
         // A machine that is being ordered about keeps its namespace.
         let prober = namespace.try_clone().map(|namespace| Arc::new(NamespaceProber::new(namespace)));
         let prober = prober.map_err(|source| MachineError::Network { name: name.to_owned(), source })?;
-        Ok(Self { name: name.to_owned(), namespace, prober, program, console, log, disk: None, running: None })
+        Ok(Self {
+            name: name.to_owned(),
+            namespace,
+            prober,
+            program,
+            console,
+            log,
+            disk: None,
+            running: None,
+        })
     }
 
     /// The same, whose power can be cut.

@@ -196,7 +196,11 @@ fn auto(
     tell: &mut dyn FnMut(&str),
 ) -> Result<Choice, OuterError> {
     if plan.cuts_power() {
-        return process(args, directory, "driver: process, whose disks can lose what is not synced".to_owned());
+        return process(
+            args,
+            directory,
+            "driver: process, whose disks can lose what is not synced".to_owned(),
+        );
     }
     let log = log(directory)?;
     // First what is quick and needs no image.

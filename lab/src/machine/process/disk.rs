@@ -40,12 +40,13 @@ impl LossyDisk {
     pub(super) fn cut(&mut self, draw: u32) -> Result<Lost, MountError> {
         let mut random = ChaCha8Rng::seed_from_u64(draw.into());
         // Losing nothing is no power cut, as far as anybody can see.
-        let loss = if random.random_range(0..3) == 0 { Loss::All } else { Loss::Some(random.random_range(1..100)) };
-        let lost = self.mounted.cut(loss, &mut random)?;
+        let loss =
+            if random.random_range(0..3) == 0 { Loss::All } else { Loss::Some(random.random_range(1..100)) };
+        let gone = self.mounted.cut(loss, &mut random)?;
         let path = self.folder.join(UNSYNCED);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(MountError::new(&path, error)),
-            _ => Ok(lost),
+            _ => Ok(gone),
         }
     }
 }

@@ -47,7 +47,11 @@ impl Tools {
         let text = format!("power cut {role}{name}");
         self.note_victim(strike, &text, node, began_ns, leads_term);
         let lost = lost_text(&cut);
-        self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: ended by {}, {lost}", cut.exit));
+        self.conduct.event(
+            EventKind::Fault,
+            strike.label(),
+            format!("{text}: ended by {}, {lost}", cut.exit),
+        );
         self.bring_back(strike, node, before, (KILLED, cut.exit), Some(lost_something(&cut))).await
     }
 
