@@ -84,7 +84,7 @@ const ROWS: [Row; 11] = [
     Row { bug: "snapshot-drops-tail", story: LEFT_BEHIND, checks: &["raft"] },
 ];
 
-/// Bugs that no scenario of processes shows: killing one takes no power from its disk. `tests/it/kills.rs` does.
+/// Bugs that only a power cut shows, for which a host has to have FUSE: `tests/it/kills.rs` does.
 #[cfg(test)]
 const ELSEWHERE: [&str; 1] = ["ack-before-fsync"];
 

@@ -38,12 +38,16 @@ pub(super) fn check_component(row: &Component, text: impl Fn(&str) -> Option<Str
 }
 
 fn defines_type(text: &str, name: &str) -> bool {
-    text.lines().map(|line| line.trim_start_matches("pub(super) ").trim_start_matches("pub ")).any(|line| {
-        let rest = ["struct ", "enum ", "trait ", "type "].iter().find_map(|kind| line.strip_prefix(kind));
-        let rest = rest.and_then(|rest| rest.strip_prefix(name));
-        !name.is_empty()
-            && rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
-    })
+    let whose = ["pub(super) ", "pub(crate) ", "pub "];
+    text.lines().map(|line| whose.iter().find_map(|whose| line.strip_prefix(whose)).unwrap_or(line)).any(
+        |line| {
+            let rest =
+                ["struct ", "enum ", "trait ", "type "].iter().find_map(|kind| line.strip_prefix(kind));
+            let rest = rest.and_then(|rest| rest.strip_prefix(name));
+            !name.is_empty()
+                && rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+        },
+    )
 }
 
 /// Whether there is such a function, with a test attribute just above it.
