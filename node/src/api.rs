@@ -403,6 +403,10 @@ pub struct ClusterStatus {
     pub is_initialized: bool,
     /// The members, by number.
     pub members: Vec<Member>,
+    /// Whether they are being changed. Until that is done, a majority of those who voted before has to agree, too: who takes one of
+    /// them away now may take the cluster's majority.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_changing: bool,
     /// Connections that were refused because their key belongs to no member.
     pub refused_connections: u64,
 }

@@ -230,6 +230,7 @@ mod tests {
                 zone: None,
                 info,
             }],
+            is_changing: false,
             refused_connections: 5,
         };
         let measures = Measures {

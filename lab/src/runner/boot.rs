@@ -100,13 +100,15 @@ async fn await_voters(
     deadline: Duration,
 ) -> Result<(), BootError> {
     let mut channel = stage.cluster.channel(NodeIndex(0));
-    let mut seen = (0, 0);
+    // Before a change is done, a voter of before may not be missed.
+    let (mut seen, mut is_changing) = ((0, 0), true);
     loop {
         let status = ask(channel.as_mut(), Request::get("/cluster/status")).await;
         if let Some(status) = status.and_then(|json| serde_json::from_value::<ClusterStatus>(json).ok()) {
             seen = (status.members.len(), status.members.iter().filter(|member| member.is_voter).count());
+            is_changing = status.is_changing;
         }
-        if seen == (stage.plan.nodes.len(), want) {
+        if seen == (stage.plan.nodes.len(), want) && !is_changing {
             conduct.event(EventKind::Phase, "joined", format!("{} members, {want} of them vote", seen.0));
             return Ok(());
         }

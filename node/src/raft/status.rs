@@ -93,6 +93,8 @@ impl ClusterController for RaftNode {
                 info: info.clone(),
             }
         });
+        let is_joint = membership.get_joint_config().len() > 1;
+        let is_changing = is_joint || metrics.committed_membership_config != metrics.membership_config;
         let leader = metrics
             .current_leader
             .map(|id| LeaderHint { id, http: membership.get_node(&id).map(|info| info.http.to_string()) });
@@ -104,6 +106,7 @@ impl ClusterController for RaftNode {
             leader,
             is_initialized: !voters.is_empty(),
             members: members.collect(),
+            is_changing,
             refused_connections: self.inner.admission.refused_count(),
         }
     }

@@ -229,6 +229,7 @@ impl Kept {
             leader: Some(LeaderHint { id: OWN, http: Some(info(1).http.to_string()) }),
             is_initialized: true,
             members: self.members.iter().map(member).collect(),
+            is_changing: false,
             refused_connections: 0,
         }
     }

@@ -72,7 +72,7 @@ impl Tools {
         while seen.replaced.is_none() && self.clock.now() < began + strike.lasts() {
             self.clock.sleep(LOOK_INTERVAL).await;
             self.watch.refresh(self.cluster.as_ref(), self.clock.as_ref()).await;
-            let Some((_, members)) = self.members().await else { continue };
+            let Some((_, members)) = self.settled_members().await else { continue };
             let voters: BTreeSet<u64> =
                 members.iter().filter(|(_, votes)| **votes).map(|(id, _)| *id).collect();
             let (roles, _) = self.watch.roles(self.clock.now());
@@ -98,7 +98,7 @@ impl Tools {
     async fn voters(&self, strike: &Strike<'_>) -> Option<BTreeSet<u64>> {
         let leads = |roles: &Roles| roles.leader.ok_or(ResolveError::NoLeader);
         self.await_roles(strike, leads).await?;
-        let Some((_, members)) = self.members().await else {
+        let Some((_, members)) = self.settled_members().await else {
             self.give_up(strike, &strike.step.action.to_string(), "no leader says who is a member");
             return None;
         };

@@ -96,7 +96,7 @@ impl Tools {
 
     /// What a node is to the cluster by its leader's word, and the leader's last entry.
     async fn standing(&self, node: NodeIndex) -> Option<(Standing, u64)> {
-        let (leader, members) = self.members().await?;
+        let (leader, members) = self.settled_members().await?;
         let state = self.plan.target.state(self.cluster.channel(leader).as_mut()).await?;
         let standing = match members.get(&node.raft_id()) {
             None => Standing::Outside,
@@ -106,15 +106,15 @@ impl Tools {
         Some((standing, state.last_log_index.unwrap_or(0)))
     }
 
-    /// Who leads, and whether each member votes by its word, by their numbers.
-    pub(super) async fn members(&self) -> Option<(NodeIndex, BTreeMap<u64, bool>)> {
+    /// Who leads, and whether each member votes by its word, by their numbers; nothing while they are being changed.
+    pub(super) async fn settled_members(&self) -> Option<(NodeIndex, BTreeMap<u64, bool>)> {
         let (roles, _) = self.watch.roles(self.clock.now());
         let leader = roles.leader?;
         let mut channel = self.cluster.channel(leader);
         let status = ask(channel.as_mut(), Request::get("/cluster/status")).await?;
         let status = serde_json::from_value::<ClusterStatus>(status).ok()?;
         let members = status.members.into_iter().map(|member| (member.id.0, member.is_voter));
-        (status.role == "leader").then(|| (leader, members.collect()))
+        (status.role == "leader" && !status.is_changing).then(|| (leader, members.collect()))
     }
 
     /// Waits until a leader says that a node is what is wanted; what one has said last, and its last entry.

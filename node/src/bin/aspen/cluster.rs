@@ -124,8 +124,16 @@ fn table(cluster: &Json, states: &[Option<Json>]) -> String {
         Some(id) => format!("node {id} leads"),
         None => "nobody is known to lead".to_owned(),
     };
-    let mut text =
-        format!("term {}, {leader}; {} members, {voters} of them vote\n", cluster["term"], members.len());
+    let changing = if cluster["is_changing"] == true {
+        "; they are being changed: take none of them away now"
+    } else {
+        ""
+    };
+    let mut text = format!(
+        "term {}, {leader}; {} members, {voters} of them vote{changing}\n",
+        cluster["term"],
+        members.len()
+    );
     let last = states.iter().flatten().filter_map(|state| state["last_log_index"].as_u64()).max();
     let has_places = members.iter().any(|member| place(member).is_some());
     let width = if states.is_empty() { 23 } else { 54 };
@@ -206,6 +214,9 @@ mod tests {
                     2    yes    127.0.0.1:8002         does not answer                  z\n\
                     3    no     127.0.0.1:8003         learner             100      20\n";
         assert_eq!(table(&status, &[state("leader", 120), None, state("learner", 100)]), want);
+        status["is_changing"] = true.into();
+        let changing = "members, 2 of them vote; they are being changed: take none of them away now\n";
+        assert!(table(&status, &[]).contains(changing));
         assert_eq!(
             table(&json!({ "members": [] }), &[]),
             "no cluster yet: `aspen cluster init` founds one\n"
