@@ -46,12 +46,11 @@ pub trait Machine: Send {
     /// It was not started, or the host cannot kill it.
     fn kill(&mut self) -> Result<Exit, MachineError>;
 
-    /// Ends it at once, and has its disk lose what was not synced, or a part of it that `draw` decides. A program of a test may spare
-    /// the disk.
+    /// Ends it at once, and has its disk lose what was not synced, or a part of it that `draw` decides.
     ///
     /// # Errors
     /// As [`kill`](Self::kill); its disk is none that loses anything, or cannot be mounted again.
-    fn cut_power(&mut self, _draw: u32, _is_spared: bool) -> Result<PowerCut, MachineError> {
+    fn cut_power(&mut self, _draw: u32) -> Result<PowerCut, MachineError> {
         Err(MachineError::KeepsAll(self.name().to_owned()))
     }
 

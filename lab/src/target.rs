@@ -3,6 +3,7 @@
 pub mod aspen;
 pub mod etcd;
 
+use aspen_node::api::ClusterStatus;
 use serde_json::{Value as Json, json};
 
 use crate::cluster::{Channel, Request, RequestError, Response};
@@ -170,6 +171,11 @@ impl Target {
             Self::Etcd => Exit::Signal(15),
         }
     }
+}
+
+/// What a node knows of its cluster, if it answers.
+pub(crate) async fn cluster_status(channel: &mut dyn Channel) -> Option<ClusterStatus> {
+    serde_json::from_value(ask(channel, Request::get("/cluster/status")).await?).ok()
 }
 
 /// Asks for a path; nothing if there is no answer, or another than 200.

@@ -303,7 +303,7 @@ fn thousand_watchers_see_their_own_and_none_waits_for_another() {
     let mut watches: Vec<(usize, Watch)> = (0..1_000).map(|number| open(number % 100)).collect();
     watches.extend((0..50).map(|_| open(7)));
     let _unread = Watch::open(to, "");
-    let writes = 20_usize;
+    let writes = 20_u32;
     let began = Instant::now();
     std::thread::scope(|scope| {
         for writer in 0..10 {
@@ -335,7 +335,7 @@ fn thousand_watchers_see_their_own_and_none_waits_for_another() {
         let told = began.elapsed().as_secs_f64();
         println!(
             "{:.0} writes/s under 1,051 watchers; all was told {:.1} s after the last",
-            100.0 * 20.0 / written,
+            100.0 * f64::from(writes) / written,
             told - written
         );
     }

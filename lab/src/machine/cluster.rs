@@ -202,8 +202,11 @@ impl Cluster for MachineCluster {
 
     fn cut_power(&self, node: NodeIndex, draw: u32) -> BoxFuture<'_, Result<PowerCut, ClusterError>> {
         self.want(node, false);
-        let is_spared = self.sabotage == Some(Sabotage::IgnorePowerCuts);
-        self.order(node, "cutting its power", move |machine| machine.cut_power(draw, is_spared))
+        if self.sabotage == Some(Sabotage::IgnorePowerCuts) {
+            let spared = |exit| PowerCut { exit, lost_sectors: 0, lost_names: 0 };
+            return self.order(node, "killing it", move |machine| machine.kill().map(spared));
+        }
+        self.order(node, "cutting its power", move |machine| machine.cut_power(draw))
     }
 
     fn runs(&self, node: NodeIndex) -> BoxFuture<'_, bool> {

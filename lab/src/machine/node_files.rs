@@ -22,7 +22,7 @@ use crate::plan::{MacAddress, Plan, PlannedJoins, PlannedNode};
 /// What a process keeps, in its home.
 pub(super) const DATA: &str = "data";
 /// The cluster's secret, in the folder of private files.
-const SECRET_FILE: &str = "secret";
+pub(super) const SECRET_FILE: &str = "secret";
 
 /// The node's directory with its key and node.toml; the path of the latter.
 pub(super) fn write_node_files(
@@ -36,13 +36,13 @@ pub(super) fn write_node_files(
     made.map_err(|source| SetUpError::Io { path: data.clone(), source })?;
     Identity::from_secret(node.secret_key_seed.0).store(&data)?;
     let private = home.join("private");
-    for file in private_files(plan) {
-        let path = private.join(file.name);
+    if let Some(secret) = cluster_secret(plan) {
+        let path = private.join(SECRET_FILE);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&private);
         let written = made.and_then(|()| {
             let mut options = fs::OpenOptions::new();
             let mut to = options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-            to.write_all(file.text.as_bytes())
+            to.write_all(secret.as_bytes())
         });
         written.map_err(|source| SetUpError::Io { path, source })?;
     }
@@ -53,17 +53,9 @@ pub(super) fn write_node_files(
     Ok(config)
 }
 
-/// A file that a node's settings name, and that only the node may read.
-pub(super) struct PrivateFile {
-    /// In the folder of such files.
-    pub(super) name: &'static str,
-    pub(super) text: String,
-}
-
-/// All of them.
-pub(super) fn private_files(plan: &Plan) -> Vec<PrivateFile> {
-    let secret = |joins: PlannedJoins| PrivateFile { name: SECRET_FILE, text: secret(joins) };
-    plan.joins.map(secret).into_iter().collect()
+/// What the nodes of a cluster know, where they join it by themselves.
+pub(super) fn cluster_secret(plan: &Plan) -> Option<String> {
+    plan.joins.map(secret)
 }
 
 fn secret(joins: PlannedJoins) -> String {

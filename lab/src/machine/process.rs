@@ -14,7 +14,6 @@ use crate::cluster::{Footprint, PowerCut, Vitals};
 use crate::fabric::namespace::Namespace;
 use crate::limits::{PAUSE_WAIT_MAX, POLL_INTERVAL};
 use crate::program::{Exit, ProcessStat, Program, ProgramError, ProgramLog, Running, tail};
-use crate::volume::Lost;
 
 mod disk;
 pub(super) mod nodes;
@@ -132,17 +131,16 @@ impl Machine for ProcessMachine {
         killed.map_err(|source| self.failed(source))
     }
 
-    fn cut_power(&mut self, draw: u32, is_spared: bool) -> Result<PowerCut, MachineError> {
-        let keeps_all = || MachineError::KeepsAll(self.name.clone());
-        let failed = |source| MachineError::Volume { name: self.name.clone(), source };
+    fn cut_power(&mut self, draw: u32) -> Result<PowerCut, MachineError> {
+        let name = self.name.clone();
+        let failed = |source| MachineError::Volume { name: name.clone(), source };
+        let Some(mut disk) = self.disk.take() else { return Err(MachineError::KeepsAll(name)) };
         // Whatever the node does, there is something to lose.
-        self.disk.as_ref().ok_or_else(keeps_all)?.write_unsynced().map_err(failed)?;
-        let exit = self.kill()?;
-        let lost = match &mut self.disk {
-            Some(disk) if !is_spared => disk.cut(draw),
-            _ => Ok(Lost::default()),
-        };
-        let lost = lost.map_err(|source| MachineError::Volume { name: self.name.clone(), source })?;
+        let written = disk.write_unsynced();
+        let ended = self.kill();
+        let lost = written.and_then(|()| disk.cut(draw));
+        self.disk = Some(disk);
+        let (exit, lost) = (ended?, lost.map_err(failed)?);
         Ok(PowerCut { exit, lost_sectors: lost.sectors, lost_names: lost.names })
     }
 

@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use aspen_node::api::ClusterStatus;
-
 use super::Stage;
 use super::record::{Conduct, EventKind};
 use crate::check::counted;
 use crate::cluster::{ClusterError, Request};
 use crate::limits::{BOOT_WAIT_MAX, LOOK_INTERVAL, OBSERVE_TIMEOUT};
 use crate::plan::NodeIndex;
-use crate::target::{HEALTH, ask};
+use crate::target::{HEALTH, cluster_status};
 
 /// Why there is no cluster.
 #[derive(Debug, thiserror::Error)]
@@ -103,8 +101,7 @@ async fn await_voters(
     // Before a change is done, a voter of before may not be missed.
     let (mut seen, mut is_changing) = ((0, 0), true);
     loop {
-        let status = ask(channel.as_mut(), Request::get("/cluster/status")).await;
-        if let Some(status) = status.and_then(|json| serde_json::from_value::<ClusterStatus>(json).ok()) {
+        if let Some(status) = cluster_status(channel.as_mut()).await {
             seen = (status.members.len(), status.members.iter().filter(|member| member.is_voter).count());
             is_changing = status.is_changing;
         }

@@ -178,6 +178,11 @@ impl FaultAction {
         }
     }
 
+    /// Whether who is a member is another one afterwards.
+    pub fn changes_members(&self) -> bool {
+        matches!(self, Self::Members { .. } | Self::Lose { .. })
+    }
+
     /// The one node that it is aimed at, if it is a fault of one.
     pub fn victim(&self) -> Option<Selector> {
         match self {

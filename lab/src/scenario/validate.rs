@@ -25,7 +25,7 @@ use crate::limits::{
 use crate::scenario::mistake::Mistake;
 use crate::scenario::parse::{self, Path, Position, Raw};
 use crate::scenario::{
-    Check, Fault, FaultAction, Located, Mix, RaftSettings, Reads, Scenario, Target, Workload, WorkloadKind,
+    Check, Fault, Located, Mix, RaftSettings, Reads, Scenario, Target, Workload, WorkloadKind,
 };
 
 const SCENARIO: Section = Section {
@@ -350,9 +350,7 @@ fn etcd_lacks(
     if let Some(fault) = machine {
         lacks("faults", fault.action.key(), "whose members are processes without a machine of their own");
     }
-    let changes =
-        |fault: &&Fault| matches!(fault.action, FaultAction::Members { .. } | FaultAction::Lose { .. });
-    let change = faults.into_iter().flatten().find(changes);
+    let change = faults.into_iter().flatten().find(|fault| fault.action.changes_members());
     if let Some(fault) = change {
         lacks("faults", fault.action.key(), "whose members are those that it begins with");
     }

@@ -17,7 +17,7 @@ use crate::api::{ApiError, BadRequest, TimeoutOutcome};
 use crate::limits::{HAND_OVER_TIMEOUT, JOIN_ID_MAX, LEADER_WAIT, PEERS_MAX, VOTERS_MAX};
 use crate::network::Peer;
 use crate::network::join::{JoinRefusal, JoinService, Welcome, Wish};
-use crate::types::raft_types::Membership;
+use crate::types::raft_types::{Membership, StoredMembership};
 use crate::types::{NodeId, NodeInfo, TypeConfig};
 
 impl RaftNode {
@@ -286,6 +286,11 @@ impl JoinService for RaftNode {
     }
 }
 
+/// Whether the members are being changed: two majorities have to agree, or nobody knows yet that the present ones are who they are.
+pub(super) fn is_changing(present: &StoredMembership, committed: &StoredMembership) -> bool {
+    present.membership().get_joint_config().len() > 1 || present != committed
+}
+
 /// Who votes once the change that is under way is done.
 pub(super) fn future_voters(membership: &Membership) -> BTreeSet<NodeId> {
     membership.get_joint_config().last().cloned().unwrap_or_default()
@@ -312,5 +317,32 @@ fn changed<T>(
         Err(RaftError::APIError(error @ ClientWriteError::PreconditionFailed(_))) => {
             Err(BadRequest::Membership(error.to_string()).into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::types::EndpointKey;
+
+    /// Who votes, by one majority or by two.
+    fn stored(majorities: &[&[u64]]) -> StoredMembership {
+        let address = ([127, 0, 0, 1], 9).into();
+        let info = NodeInfo { endpoint_id: EndpointKey([1; 32]), raft: address, http: address };
+        let ids = |ids: &&[u64]| ids.iter().copied().map(NodeId).collect::<BTreeSet<NodeId>>();
+        let majorities: Vec<BTreeSet<NodeId>> = majorities.iter().map(ids).collect();
+        let nodes: BTreeMap<NodeId, NodeInfo> =
+            majorities.iter().flatten().map(|id| (*id, info.clone())).collect();
+        StoredMembership::new(None, Membership::new(majorities, nodes).unwrap())
+    }
+
+    #[test]
+    fn members_are_being_changed_until_one_majority_is_left_and_known_to_be() {
+        let (one, both, five) =
+            (stored(&[&[1]]), stored(&[&[1], &[1, 2, 3, 4, 5]]), stored(&[&[1, 2, 3, 4, 5]]));
+        assert!(!is_changing(&one, &one) && !is_changing(&five, &five));
+        assert!(is_changing(&both, &one) && is_changing(&both, &both) && is_changing(&five, &both));
     }
 }

@@ -11,7 +11,7 @@ use openraft::{Instant as _, ServerState};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use super::RaftNode;
-use super::membership::future_voters;
+use super::membership::{future_voters, is_changing};
 use crate::api::ApiError;
 use crate::limits::{PROMOTION_COOL_DOWN, PROMOTION_INTERVAL, PROMOTION_LAG_MAX};
 use crate::types::NodeId;
@@ -180,8 +180,7 @@ impl LearnerPromotionCoordinator {
     fn look(&mut self) -> Option<(Standing, BTreeSet<NodeId>)> {
         let metrics = self.raft.metrics();
         let membership = metrics.membership_config.membership();
-        let is_settled = membership.get_joint_config().len() == 1
-            && metrics.committed_membership_config == metrics.membership_config;
+        let is_settled = !is_changing(&metrics.membership_config, &metrics.committed_membership_config);
         let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
         if metrics.state != ServerState::Leader || !is_settled {
             self.since = None;

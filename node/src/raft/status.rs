@@ -6,6 +6,7 @@ use futures::FutureExt;
 use openraft::async_runtime::WatchReceiver;
 use openraft::vote::RaftLeaderId;
 
+use super::membership::is_changing;
 use super::operations::bounded;
 use super::{RaftNode, init_error, role_name};
 use crate::api::{
@@ -93,8 +94,7 @@ impl ClusterController for RaftNode {
                 info: info.clone(),
             }
         });
-        let is_joint = membership.get_joint_config().len() > 1;
-        let is_changing = is_joint || metrics.committed_membership_config != metrics.membership_config;
+        let is_changing = is_changing(&metrics.membership_config, &metrics.committed_membership_config);
         let leader = metrics
             .current_leader
             .map(|id| LeaderHint { id, http: membership.get_node(&id).map(|info| info.http.to_string()) });

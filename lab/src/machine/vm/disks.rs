@@ -15,7 +15,7 @@ use crate::image::config_disk;
 use crate::image::fat::FatFile;
 use crate::limits::machines::DATA_DISK_BYTES;
 use crate::machine::cluster::SetUpError;
-use crate::machine::node_files::{node_toml, private_files, tap_config};
+use crate::machine::node_files::{SECRET_FILE, cluster_secret, node_toml, tap_config};
 use crate::plan::{Plan, PlannedNode};
 
 /// The file of what survives a kill, in the machine's folder.
@@ -59,16 +59,14 @@ fn write_config_disk(path: &Path, plan: &Plan, node: &PlannedNode, pace: Pace) -
     let (data, private) = (Path::new(layout::NODE_DATA), Path::new(layout::NODE_PRIVATE));
     let node_settings = node_toml(plan, node, data, private, pace);
     let secret = HEXLOWER.encode(&node.secret_key_seed.0) + "\n";
-    let private: Vec<(String, String)> = private_files(plan)
-        .into_iter()
-        .map(|file| (format!("{}/{}", layout::CONFIG_PRIVATE_FOLDER, file.name), file.text))
-        .collect();
+    let cluster_secret = cluster_secret(plan);
+    let secret_path = format!("{}/{SECRET_FILE}", layout::CONFIG_PRIVATE_FOLDER);
     let mut files = vec![
         FatFile { path: layout::CONFIG_FILE, bytes: settings.as_bytes() },
         FatFile { path: layout::CONFIG_NODE_FILE, bytes: node_settings.as_bytes() },
         FatFile { path: layout::CONFIG_SECRET_FILE, bytes: secret.as_bytes() },
     ];
-    files.extend(private.iter().map(|(path, text)| FatFile { path, bytes: text.as_bytes() }));
+    files.extend(cluster_secret.iter().map(|text| FatFile { path: &secret_path, bytes: text.as_bytes() }));
     Ok(config_disk::write(path, &files)?)
 }
 

@@ -9,50 +9,55 @@ use crate::program::Exit;
 use crate::runner::RunError;
 use crate::runner::record::{EventKind, Proof};
 
-const KILLED: &str = "the process ended by signal 9 and was gone";
-
 impl Tools {
     /// Kills a node, starts it again, and waits until it serves.
     pub(super) async fn kill(&self, strike: &Strike<'_>, who: Selector) -> Result<(), RunError> {
-        let Some(Victim { node, role, before, leads_term }) = self.claim(strike, who).await else {
-            return Ok(());
-        };
-        let name = self.name(node);
-        let exit = self.cluster.kill(node).await?;
-        if exit != Exit::Signal(9) {
-            // It was dead before it was killed.
-            self.conduct.death(node, name, &exit.to_string(), self.cluster.console_end(node));
-            return Ok(());
-        }
-        let began_ns = self.conduct.now_ns();
-        let text = format!("kill {role}{name}");
-        self.note_victim(strike, &text, node, began_ns, leads_term);
-        self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: ended by {exit}"));
-        self.bring_back(strike, node, before, (KILLED, exit), None).await
+        let Some(victim) = self.claim(strike, who).await else { return Ok(()) };
+        let exit = self.cluster.kill(victim.node).await?;
+        self.killed(strike, &victim, "kill", exit, None).await
     }
 
-    /// Kills a node, has its disk lose what was not synced, starts it again, and waits until it serves.
+    /// The same, and its disk loses what was not synced.
     pub(super) async fn cut_power(&self, strike: &Strike<'_>, who: Selector) -> Result<(), RunError> {
-        let Some(Victim { node, role, before, leads_term }) = self.claim(strike, who).await else {
-            return Ok(());
-        };
-        let name = self.name(node);
-        let cut = self.cluster.cut_power(node, strike.draw).await?;
-        if cut.exit != Exit::Signal(9) {
-            // It was dead before.
-            self.conduct.death(node, name, &cut.exit.to_string(), self.cluster.console_end(node));
+        let Some(victim) = self.claim(strike, who).await else { return Ok(()) };
+        let cut = self.cluster.cut_power(victim.node, strike.draw).await?;
+        self.killed(strike, &victim, "power cut", cut.exit, Some(lost_something(&cut))).await
+    }
+
+    /// What comes after a node was killed, of which there may be more to prove.
+    async fn killed(
+        &self,
+        strike: &Strike<'_>,
+        victim: &Victim,
+        what: &str,
+        exit: Exit,
+        besides: Option<Proof>,
+    ) -> Result<(), RunError> {
+        let Victim { node, role, before, leads_term } = *victim;
+        if self.was_dead(node, exit) {
             return Ok(());
         }
         let began_ns = self.conduct.now_ns();
-        let text = format!("power cut {role}{name}");
+        let text = format!("{what} {role}{}", self.name(node));
         self.note_victim(strike, &text, node, began_ns, leads_term);
-        let lost = lost_text(&cut);
-        self.conduct.event(
-            EventKind::Fault,
-            strike.label(),
-            format!("{text}: ended by {}, {lost}", cut.exit),
-        );
-        self.bring_back(strike, node, before, (KILLED, cut.exit), Some(lost_something(&cut))).await
+        let lost = besides.as_ref().map_or_else(String::new, |proof| format!(", {}", proof.detail));
+        self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: ended by {exit}{lost}"));
+        let ended = ("the process ended by signal 9 and was gone", exit);
+        self.bring_back(strike, node, before, ended, besides).await
+    }
+
+    /// Whether a node that was to be killed had ended by itself before, which is noted.
+    pub(super) fn was_dead(&self, node: NodeIndex, exit: Exit) -> bool {
+        let was_dead = exit != Exit::Signal(9);
+        if was_dead {
+            self.died(node, &exit.to_string());
+        }
+        was_dead
+    }
+
+    /// Notes that a node has ended as it should not have.
+    pub(super) fn died(&self, node: NodeIndex, how: &str) {
+        self.conduct.death(node, self.name(node), how, self.cluster.console_end(node));
     }
 
     /// Starts a node again that has ended, after a while, and waits until it serves. What it did is the receipt, together with how it
@@ -84,16 +89,16 @@ impl Tools {
     }
 }
 
-fn lost_text(cut: &PowerCut) -> String {
-    format!("lost {} and {}", counted(cut.lost_sectors, "sector"), counted(cut.lost_names, "name"))
-}
-
 /// That a disk lost something of what was not synced.
 fn lost_something(cut: &PowerCut) -> Proof {
     Proof {
         what: "its disk lost something of what was not synced".to_owned(),
         is_seen: cut.lost_sectors + cut.lost_names > 0,
-        detail: lost_text(cut),
+        detail: format!(
+            "lost {} and {}",
+            counted(cut.lost_sectors, "sector"),
+            counted(cut.lost_names, "name")
+        ),
     }
 }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::{Strike, Tools, Victim};
 use crate::limits::LOOK_INTERVAL;
 use crate::plan::{NodeIndex, ResolveError, Roles, Selector};
-use crate::program::Exit;
 use crate::runner::RunError;
 use crate::runner::record::{EventKind, Proof};
 
@@ -58,9 +57,7 @@ impl Tools {
         let name = self.name(node);
         self.watch.retire(node);
         let exit = self.cluster.kill(node).await?;
-        if exit != Exit::Signal(9) {
-            // It was dead before it was killed.
-            self.conduct.death(node, name, &exit.to_string(), self.cluster.console_end(node));
+        if self.was_dead(node, exit) {
             return Ok(());
         }
         let (began_ns, began) = (self.conduct.now_ns(), self.clock.now());

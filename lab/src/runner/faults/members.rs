@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use aspen_node::api::ClusterStatus;
 use serde_json::{Value as Json, json};
 
 use super::{Strike, Tools};
@@ -12,7 +11,7 @@ use crate::limits::{CLIENT_TIMEOUT, LOOK_INTERVAL, MEMBERS_CHANGE_MAX, RESTART_W
 use crate::plan::{MemberChange, NodeIndex, Roles, Selector, resolve_one};
 use crate::runner::RunError;
 use crate::runner::record::{EventKind, Proof};
-use crate::target::{Dialect, ask};
+use crate::target::{Dialect, cluster_status};
 use crate::workload::register;
 
 /// What a node is to the cluster, by its leader's word.
@@ -110,9 +109,7 @@ impl Tools {
     pub(super) async fn settled_members(&self) -> Option<(NodeIndex, BTreeMap<u64, bool>)> {
         let (roles, _) = self.watch.roles(self.clock.now());
         let leader = roles.leader?;
-        let mut channel = self.cluster.channel(leader);
-        let status = ask(channel.as_mut(), Request::get("/cluster/status")).await?;
-        let status = serde_json::from_value::<ClusterStatus>(status).ok()?;
+        let status = cluster_status(self.cluster.channel(leader).as_mut()).await?;
         let members = status.members.into_iter().map(|member| (member.id.0, member.is_voter));
         (status.role == "leader" && !status.is_changing).then(|| (leader, members.collect()))
     }

@@ -1,7 +1,7 @@
 //! Nodes that are asked to stop, as for an upgrade, and are started again.
 
 use super::{Strike, Tools, Victim};
-use crate::plan::{NodeIndex, Selector};
+use crate::plan::Selector;
 use crate::runner::record::EventKind;
 use crate::runner::{RunError, causes};
 
@@ -30,9 +30,5 @@ impl Tools {
         self.conduct.event(EventKind::Fault, strike.label(), format!("{text}: ended by {exit}"));
         let ended = "the process ended as it was asked to, and was gone";
         self.bring_back(strike, node, before, (ended, exit), None).await
-    }
-
-    fn died(&self, node: NodeIndex, how: &str) {
-        self.conduct.death(node, self.name(node), how, self.cluster.console_end(node));
     }
 }

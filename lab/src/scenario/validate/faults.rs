@@ -107,10 +107,8 @@ pub(super) fn faults(
             return None;
         }
     }
-    let changes_members =
-        |fault: &Fault| matches!(fault.action, FaultAction::Members { .. } | FaultAction::Lose { .. });
     if let Some(nodes) = nodes
-        && (faults.iter().any(changes_members)
+        && (faults.iter().any(|fault| fault.action.changes_members())
             || usize::from(nodes.joined_voters.unwrap_or(nodes.founders)) < nodes.names.len())
         && !members::are_possible(&faults, &list, nodes, findings)
     {

@@ -10,7 +10,7 @@ use aspen_init::layout::{
 use aspen_init::limits::{
     CONFIG_BYTES_MAX, NODE_CONFIG_BYTES_MAX, PRIVATE_BYTES_MAX, PRIVATE_FILES_MAX, SECRET_BYTES_MAX,
 };
-use fatfs::{Dir, FileSystem, FsOptions};
+use fatfs::{Dir, DirEntry, FileSystem, FsOptions};
 
 use super::super::devices::BlockDevice;
 
@@ -129,10 +129,11 @@ fn read(device: PathBuf) -> Result<ConfigDisk, ConfigDiskError> {
         text(CONFIG_SECRET_FILE, SECRET_BYTES_MAX)?,
     );
     let mut private = Vec::new();
-    for name in private_files(&root).map_err(damaged)? {
-        if private.len() == PRIVATE_FILES_MAX {
-            return Err(ConfigDiskError::Many(device));
-        }
+    let names = private_files(&root).map_err(damaged)?;
+    if names.len() > PRIVATE_FILES_MAX {
+        return Err(ConfigDiskError::Many(device));
+    }
+    for name in names {
         let Some(text) = text(&format!("{CONFIG_PRIVATE_FOLDER}/{name}"), PRIVATE_BYTES_MAX)? else {
             continue;
         };
@@ -141,20 +142,16 @@ fn read(device: PathBuf) -> Result<ConfigDisk, ConfigDiskError> {
     Ok(ConfigDisk { config, node_config, secret, private, device: device.clone() })
 }
 
-/// The names of the files in the folder `private`, if there is one.
+/// The names of the files in the folder `private`, if there is one; of too many, one more than there may be.
 fn private_files<D: Read + Write + Seek>(root: &Dir<'_, D>) -> io::Result<Vec<String>> {
     let folder = match root.open_dir(CONFIG_PRIVATE_FOLDER) {
         Ok(folder) => folder,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let mut names = Vec::new();
-    for entry in folder.iter().take(PRIVATE_FILES_MAX * 4) {
-        let entry = entry?;
-        if entry.is_file() {
-            names.push(entry.file_name());
-        }
-    }
+    let files = folder.iter().filter(|entry| entry.as_ref().map_or(true, DirEntry::is_file));
+    let names = files.map(|entry| entry.map(|entry| entry.file_name())).take(PRIVATE_FILES_MAX + 1);
+    let mut names: Vec<String> = names.collect::<io::Result<_>>()?;
     names.sort();
     Ok(names)
 }

@@ -86,9 +86,7 @@ impl Members<'_> {
             return Some(Mistake::MayBeGone { name: self.name(node) });
         }
         match fault.action {
-            FaultAction::Members { .. } | FaultAction::Lose { .. } if fault.times > 1 => {
-                Some(Mistake::ChangedTwice)
-            }
+            ref action if action.changes_members() && fault.times > 1 => Some(Mistake::ChangedTwice),
             FaultAction::Members { change: MemberChange::Promote, who: Selector::Node(node) }
             | FaultAction::Lose { who: Selector::Node(node) }
                 if self.spares.is_some() =>
