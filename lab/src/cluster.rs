@@ -16,6 +16,7 @@ use crate::fabric::FabricKind;
 use crate::limits::machines::SLOWDOWN_MAX;
 use crate::link::{LinkId, LinkRule};
 use crate::plan::{ClockError, NodeIndex};
+use crate::pressure::Pressure;
 use crate::program::Exit;
 
 /// The time of a run. The simulation has its own.
@@ -315,6 +316,9 @@ pub trait Cluster: Debug + Send + Sync {
     /// # Errors
     /// It does not run.
     fn footprint(&self, node: NodeIndex) -> BoxFuture<'_, Result<Footprint, ClusterError>>;
+
+    /// How much the processors of its host are waited for; `None`: it has none, or its kernel does not count.
+    fn pressure(&self) -> Option<Pressure>;
 
     /// Sets the rules of these directed links and makes all others perfect; the frames of every link when that took hold.
     ///

@@ -19,6 +19,7 @@ pub mod machine;
 pub mod memory;
 pub mod observations;
 pub mod plan;
+pub mod pressure;
 pub mod program;
 pub mod report;
 pub mod rig;

@@ -129,11 +129,14 @@ pub async fn run(stage: Stage, files: Files) -> Result<RunRecord, RunError> {
     let observer = Observer::start(&stage, &conduct);
     let mut clients = start_clients(&stage, &load);
     let origin = first_answer(&stage, &load).await;
+    let pressure_before = stage.cluster.pressure();
     conduct.event(EventKind::Phase, "load", format!("{} clients", clients.len()));
     let breaker = Breaker::new(&stage, conduct.clone(), observer.watch(), origin, links);
     let held = hold(&stage, &load, &conduct, breaker, origin).await;
     load.stop();
     let load_ended = stage.clock.now();
+    let pressure =
+        stage.cluster.pressure().zip(pressure_before).map(|(now, before)| now.share_since(&before));
     conduct.event(EventKind::Phase, "settle", "the load ends");
     drain(&stage, &conduct, &mut clients).await;
     let outside = observer.watch().outside();
@@ -147,7 +150,8 @@ pub async fn run(stage: Stage, files: Files) -> Result<RunRecord, RunError> {
     }
     observer.stop().await;
     note_deaths(&stage, &conduct);
-    let costs = Costs { up_ns: nanos(origin.saturating_sub(began)), nodes: footprints(&stage).await };
+    let costs =
+        Costs { up_ns: nanos(origin.saturating_sub(began)), nodes: footprints(&stage).await, pressure };
     stop_nodes(&stage, &conduct).await;
     for defect in stage.cluster.defects() {
         conduct.defect(defect);

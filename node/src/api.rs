@@ -397,7 +397,7 @@ pub struct ClusterStatus {
     pub role: String,
     /// The present term.
     pub term: u64,
-    /// Who leads, as far as this node knows.
+    /// Who leads, as far as this node knows; `None`, too, where that one has not been heard of for seconds.
     pub leader: Option<LeaderHint>,
     /// Whether the node is part of a cluster.
     pub is_initialized: bool,
@@ -407,6 +407,9 @@ pub struct ClusterStatus {
     /// them away now may take the cluster's majority.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_changing: bool,
+    /// Whether this node was removed, and has heard of it: the rest is what it knew last.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_removed: bool,
     /// Connections that were refused because their key belongs to no member.
     pub refused_connections: u64,
 }

@@ -168,11 +168,20 @@ impl NodeBuilder {
     /// # Errors
     /// What could not be opened or bound. The process should end: a store may still be open.
     pub async fn start(self) -> Result<Node, StartError> {
+        let started = self.start_until(std::future::pending()).await?;
+        Ok(started.expect("nobody has stopped it"))
+    }
+
+    /// The same, given up in good order when `stop` ends first: then there is no node.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_until(self, stop: impl Future<Output = ()>) -> Result<Option<Node>, StartError> {
         let config = match self.settings {
             Settings::Said(said) => Config::load(*said)?,
             Settings::Checked(config) => *config,
         };
-        Start { config }.run().await
+        Start { config }.run(stop).await
     }
 }
 

@@ -10,6 +10,7 @@ pub mod ticket;
 pub mod watch;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +22,8 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, InvalidMessage};
 use serde_json::Value as Json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -73,18 +74,21 @@ pub enum Way {
 }
 
 impl Way {
-    /// The address by which a member is called on this way; `None`: the ticket does not name it.
-    pub fn address_of(&self, member: &NodeInfo) -> Option<SocketAddr> {
+    /// The address by which a member is called on this way. It may be one that the ticket does not name.
+    pub fn address_of(&self, member: &NodeInfo) -> SocketAddr {
         match self {
-            Self::Ticket(ticket) => ticket.address_of(&member.endpoint_id),
-            Self::Plain | Self::Tls(_) => Some(member.http),
+            Self::Ticket(ticket) => {
+                ticket.learn(member);
+                member.raft
+            }
+            Self::Plain | Self::Tls(_) => member.http,
         }
     }
 
     /// How a node may be called of which is known where it answers HTTP: several nodes of a ticket can say the same of that.
     pub fn nodes_at(&self, http: SocketAddr) -> Vec<SocketAddr> {
         match self {
-            Self::Ticket(ticket) => ticket.nodes_at(http).collect(),
+            Self::Ticket(ticket) => ticket.nodes_at(http),
             Self::Plain | Self::Tls(_) => vec![http],
         }
     }
@@ -373,8 +377,16 @@ async fn open(address: SocketAddr, way: &Way) -> Result<Open, ClientError> {
     let name = tls.name_of(address);
     let shaken = timeout(TLS_HANDSHAKE_TIMEOUT, TlsConnector::from(tls.config.clone()).connect(name, stream));
     let late = |_| failed(&format_args!("no TLS within {} s", TLS_HANDSHAKE_TIMEOUT.as_secs()));
-    let stream = shaken.await.map_err(late)?.map_err(|error| failed(&format_args!("no TLS: {error}")))?;
+    let stream = shaken.await.map_err(late)?.map_err(|error| failed(&no_tls(&error)))?;
     shake_hands(stream, None, failed).await
+}
+
+/// Why there is no TLS.
+fn no_tls(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    let is_other = matches!(cause, Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)));
+    let hint = if is_other { ": it seems to speak plain HTTP, then leave `https://` out" } else { "" };
+    format!("no TLS: {error}{hint}")
 }
 
 /// Begins to speak HTTP.

@@ -31,7 +31,7 @@ use tokio::sync::watch;
 
 pub(crate) use self::body::{bytes, put_bytes};
 pub use self::credentials::{Credentials, CredentialsError};
-pub use self::server::serve;
+pub use self::server::{serve, serve_newcomer};
 use crate::api::{ApiError, BadRequest, ClusterController, KeyValueStore, RaftObserver};
 use crate::limits::HTTP_BODY_BYTES_MAX;
 use crate::metrics::Metrics;
@@ -127,6 +127,15 @@ pub fn router(state: HttpState) -> Router {
         .layer(middleware::from_fn_with_state(state.clone(), auth::checked))
         .layer(middleware::from_fn_with_state(state.metrics.clone(), observe::timed))
         .with_state(state)
+}
+
+/// The routes of a node that waits to be let into its cluster.
+fn newcomer_router() -> Router {
+    let refused = async || {
+        let text = "this node waits to be let into its cluster: its log says who does not let it in, and why";
+        error::Refusal::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, "joining", text)
+    };
+    Router::new().route("/health", get(observe::newcomer_health)).fallback(refused)
 }
 
 fn not_found() -> error::Refusal {

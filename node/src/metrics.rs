@@ -231,6 +231,7 @@ mod tests {
                 info,
             }],
             is_changing: false,
+            is_removed: false,
             refused_connections: 5,
         };
         let measures = Measures {

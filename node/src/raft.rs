@@ -133,6 +133,8 @@ struct Inner {
     changing: Arc<AsyncMutex<()>>,
     /// When a leader has spoken last.
     spoken_to: Mutex<Instant>,
+    /// Whether others have said since that this node is no member.
+    was_removed: AtomicBool,
     /// Whether leadership is handed over, and not taken.
     is_stopping: AtomicBool,
     /// One permit per client operation under way.
@@ -217,6 +219,7 @@ impl RaftNode {
             told_about: Mutex::default(),
             changing: Arc::default(),
             spoken_to: Mutex::new(Instant::now()),
+            was_removed: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
             permits: Semaphore::new(OPERATIONS_IN_FLIGHT_MAX as usize),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX as usize)),
@@ -270,6 +273,17 @@ impl RaftNode {
     /// Notes that somebody has sent entries or a heartbeat, and had a right to.
     fn note_spoken_to(&self) {
         *self.inner.spoken_to.lock().expect("nothing panics while it holds this lock") = Instant::now();
+        self.note_membership(true);
+    }
+
+    /// Takes down whether this node is a member by the word of whoever knows the latest.
+    pub fn note_membership(&self, is_member: bool) {
+        self.inner.was_removed.store(!is_member, Ordering::Relaxed);
+    }
+
+    /// Whether this node is a member no more: others say so, and no leader speaks to it.
+    pub fn is_removed(&self) -> bool {
+        self.inner.was_removed.load(Ordering::Relaxed) && self.is_alone_since(self.loneliness())
     }
 
     /// Returns when Raft has stopped by itself, with the reason.

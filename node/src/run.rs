@@ -240,10 +240,9 @@ async fn serve(config: Config) -> Result<End, RunError> {
 /// A node from its start to its end.
 async fn serve_until(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(), RunError> {
     let (raft, http) = (config.raft_listen, config.http_listen);
-    let node = tokio::select! {
-        node = NodeBuilder::from(config).start() => node?,
-        // It may wait for room. Nothing was acknowledged, and what is open is closed with the process.
-        () = stop() => return Ok(()),
+    let Some(node) = Box::pin(NodeBuilder::from(config).start_until(stop())).await? else {
+        tracing::info!("stopped");
+        return Ok(());
     };
     tracing::info!(id = %node.id(), endpoint_id = %node.endpoint_id(), %raft, %http, version = crate::BUILD, "ready");
     let endpoint_id = format!("{ENDPOINT_ID}={}", node.endpoint_id());

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use crate::host;
-use crate::lab::turn;
+use crate::lab::whole_turn;
 
 fn bench(folder: &Path, path: Option<&str>, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
@@ -24,7 +24,7 @@ fn both_systems_are_measured_and_nothing_is_left() {
     if host::program(&["etcd"]).is_none() {
         return host::lacks("etcd", "etcd (apt-get install etcd-server)");
     }
-    let (_turn, home) = (turn(), tempfile::tempdir().unwrap());
+    let (_turn, home) = (whole_turn(), tempfile::tempdir().unwrap());
     let short =
         ["--versus", "etcd", "--rounds", "1", "--seconds", "1", "--clients", "2", "--keys", "100", "--json"];
     let output = bench(home.path(), None, &short);
@@ -62,7 +62,7 @@ fn nodes_on_a_slow_disk_end_with_the_benchmark() {
     if host::program(&["strace"]).is_none() {
         return host::lacks("etcd", "strace (apt-get install strace)");
     }
-    let (_turn, home) = (turn(), tempfile::tempdir().unwrap());
+    let (_turn, home) = (whole_turn(), tempfile::tempdir().unwrap());
     let slow =
         ["--fsync-delay-ms", "20", "--rounds", "1", "--seconds", "1", "--clients", "1", "--work", "put"];
     let output = bench(home.path(), None, &[&slow[..], &["--keys", "10", "--json"]].concat());
@@ -83,7 +83,7 @@ fn nodes_on_a_slow_disk_end_with_the_benchmark() {
 /// The leader goes in both ways, and somebody else leads on.
 #[test]
 fn outages_are_measured_while_the_leader_goes() {
-    let (_turn, home) = (turn(), tempfile::tempdir().unwrap());
+    let (_turn, home) = (whole_turn(), tempfile::tempdir().unwrap());
     let output = bench(home.path(), None, &["--outages", "2", "--json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let results: Value = serde_json::from_slice(&output.stdout).unwrap();

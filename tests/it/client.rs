@@ -120,6 +120,11 @@ fn commands_do_what_they_say() {
     assert_eq!(aspen.types(&["kv", "vaults"]), "v\n");
     assert_eq!(aspen.types(&["kv", "get", "a", "--vault", "v", "--consistency", "lease"]), "1");
     assert!(aspen.types(&["kv", "delete", "greeting", "raw", "nothing"]).starts_with("2 removed, revision "));
+    let none = aspen.types_into(&["--json", "kv", "get", "none"], b"");
+    let said: serde_json::Value = serde_json::from_slice(&none.stdout).unwrap();
+    assert_eq!((none.status.code(), &said["error"]["code"]), (Some(1), &"key_not_found".into()), "{said}");
+    assert!(aspen.fails(&["kv", "cas", "k", "v"], 64).contains("<--expect <VALUE>|--absent>"));
+    assert!(aspen.types(&["cluster", "remove", "77"]).starts_with("node 77 is no member"));
     let read = aspen.types(&["--json", "kv", "get", "a", "--vault", "v"]);
     assert_eq!(serde_json::from_str::<serde_json::Value>(&read).unwrap()["value"], "1");
 

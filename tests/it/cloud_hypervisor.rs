@@ -4,7 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use crate::host;
-use crate::lab::{MACHINE_TOPOLOGIES, Run, Running, bench, rounds, time_story, topology, write_scenario};
+use crate::lab::{
+    MACHINE_TOPOLOGIES, Run, Running, rounds, time_story, topology, whole_bench, write_scenario,
+};
 use crate::rig;
 
 /// A cut, a pause and a power cut, in as little time as they take.
@@ -60,7 +62,7 @@ fn machines_of_cloud_hypervisor_pass_with_every_receipt() {
     let Some(hypervisor) = host::program(&["cloud-hypervisor"]) else {
         return host::lacks("cloud-hypervisor", "cloud-hypervisor on the search path");
     };
-    let Some((_turn, home)) = bench() else { return };
+    let Some((_turn, home)) = whole_bench() else { return };
     let [story, time] = [("story", STORY), ("time", &time_story(20))]
         .map(|(name, text)| write_scenario(home.path(), name, text));
     let others = ["split-brain", "leader-isolated", "lossy-wan", "crash-storm", "pause-leader"];
@@ -88,7 +90,7 @@ fn killed_lab_leaves_nothing_of_its_machines() {
     let Some(hypervisor) = host::program(&["cloud-hypervisor"]) else {
         return host::lacks("cloud-hypervisor", "cloud-hypervisor on the search path");
     };
-    let Some((_turn, home)) = bench() else { return };
+    let Some((_turn, home)) = whole_bench() else { return };
     let faults = [
         ("switch", "suspend: follower", "and ended", "2"),
         ("kernel", "partition: [[leader], [rest]]", "in force", "3"),

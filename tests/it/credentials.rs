@@ -97,9 +97,12 @@ fn node_with_tokens_answers_only_who_shows_one() {
     check(&node, &["kv", "get", "k"], (3, "a token is needed"));
     check(&node, &["--token-file", &full, "cluster", "status"], (0, "leader"));
     let other = files.put("other", &"o".repeat(40));
-    check(&node, &["--token-file", &other, "kv", "get", "k"], (3, "a token is needed"));
+    check(&node, &["--token-file", &other, "kv", "get", "k"], (3, "the token that was shown is none"));
     fs::set_permissions(&other, Permissions::from_mode(0o644)).unwrap();
     check(&node, &["--token-file", &other, "kv", "get", "k"], (3, "run `chmod 600"));
+
+    let (secure, trusted) = (format!("https://{node}"), Authority::new().put(&files, "trusted"));
+    check(&secure, &["--ca", &trusted, "kv", "get", "k"], (3, "it seems to speak plain HTTP"));
 
     // A token is replaced while the node runs, unless it is none.
     let old = files.put("old", &"f".repeat(40));
@@ -110,7 +113,7 @@ fn node_with_tokens_answers_only_who_shows_one() {
     nodes.comes("new token", || {
         (typed(&node, &["--token-file", &full, "kv", "get", "k"]) == (0, "v".to_owned())).then_some(())
     });
-    check(&node, &["--token-file", &old, "kv", "get", "k"], (3, "a token is needed"));
+    check(&node, &["--token-file", &old, "kv", "get", "k"], (3, "the token that was shown is none"));
 }
 
 #[test]

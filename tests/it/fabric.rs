@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use serde_json::Value as Json;
 
 use crate::host;
-use crate::lab::{Run, bench, run, turn, write_scenario};
+use crate::lab::{Run, bench, run, whole_bench, whole_turn, write_scenario};
 
 /// The exit code of a host that lacks something.
 const REFUSED: i32 = 3;
@@ -36,14 +36,14 @@ fn expect_conformance(checked: &Output) {
 
 #[test]
 fn links_of_the_switch_do_what_is_asked_of_them() {
-    let Some(_turn) = bench() else { return };
+    let Some(_turn) = whole_bench() else { return };
     expect_conformance(&lab(&["fabric-check", "--fabric", "switch", "--json"]));
 }
 
 /// In a guest that is a complete host, where this one lacks netem.
 #[test]
 fn links_of_the_kernels_fabric_do_what_is_asked_of_them() {
-    let Some(bench) = bench() else { return };
+    let Some(bench) = whole_bench() else { return };
     let here = lab(&["fabric-check", "--fabric", "kernel", "--json"]);
     if here.status.code() != Some(REFUSED) {
         return expect_conformance(&here);
@@ -54,7 +54,7 @@ fn links_of_the_kernels_fabric_do_what_is_asked_of_them() {
     if host::qemu().is_none() || host::program(&["mke2fs"]).is_none() {
         return host::lacks("qemu", &refusal);
     }
-    let _turn = turn();
+    let _turn = whole_turn();
     expect_conformance(&lab(&["rig", "fabric-check", "--fabric", "kernel", "--json"]));
 }
 

@@ -92,7 +92,8 @@ impl Closed {
     }
 
     pub(crate) fn status(&self, id: u64) -> Value {
-        self.nodes.comes("status", || get(self.nodes.http(id), "/cluster/status").ok()).1
+        let status = || get(self.nodes.http(id), "/cluster/status").ok().filter(|(status, _)| *status == 200);
+        self.nodes.comes("status", status).1
     }
 
     /// Waits for so many members and voters among them, as a node has it; the voters' numbers.
@@ -199,6 +200,27 @@ fn learner_is_promoted_by_hand_where_no_number_of_voters_is_wanted() {
         post(closed.nodes.http(1), "/cluster/promote-learner", &json!({ "id": learner })).unwrap();
     assert_eq!(status, 200, "{answer}");
     assert_eq!(closed.counts(2, (2, 2)), [1, 2]);
+}
+
+#[test]
+fn newcomer_that_nobody_lets_in_says_so_and_stops_in_good_order() {
+    let mut closed = Closed::founded(2, &[]);
+    let ticket = closed.ticket(1);
+    closed.nodes.end(1, Signal::SIGKILL);
+    closed.start(2, &["--ticket", &ticket]);
+    let newcomer = closed.nodes.http(2);
+    let health = closed.nodes.comes("health of a newcomer", || get(newcomer, "/health").ok());
+    let want =
+        json!({ "live": true, "ready": false, "reason": "this node waits to be let into its cluster" });
+    assert_eq!(health, (503, want));
+    let (status, answer) = post(newcomer, "/kv/read", &json!({ "key": "k" })).unwrap();
+    assert_eq!((status, &answer["error"]["code"]), (503, &json!("joining")), "{answer}");
+    closed.nodes.comes("word of who does not let it in", || {
+        closed.nodes.last_words(2).contains("not let in yet").then_some(())
+    });
+    assert_eq!(closed.nodes.end(2, Signal::SIGTERM).code(), Some(0));
+    let words = closed.nodes.last_words(2);
+    assert!(words.contains(": stopped") && !words.contains("ERROR"), "{words}");
 }
 
 #[test]
@@ -408,8 +430,21 @@ fn removed_member_is_refused_at_once() {
     closed.nodes.comes("word that it was removed", || {
         closed.nodes.last_words(3).contains("this node was removed from its cluster").then_some(())
     });
-    let (status, answer) = post(closed.nodes.http(3), "/kv/read", &json!({ "key": "first" })).unwrap();
-    assert_eq!(status, 503, "{answer}");
+    let removed = closed.nodes.http(3);
+    for (path, body) in [
+        ("/kv/read", json!({ "key": "first" })),
+        ("/kv/read", json!({ "key": "first", "consistency": "stale" })),
+        ("/kv/write", set("k", "v")),
+    ] {
+        let (status, answer) = post(removed, path, &body).unwrap();
+        assert_eq!((status, &answer["error"]["code"]), (503, &json!("removed")), "{path}: {answer}");
+    }
+    let (status, answer) = get(removed, "/cluster/ticket").unwrap();
+    assert_eq!((status, &answer["error"]["code"]), (503, &json!("removed")), "{answer}");
+    let (status, health) = get(removed, "/health").unwrap();
+    assert_eq!((status, &health["ready"]), (503, &json!(false)), "{health}");
+    let own = closed.status(3);
+    assert_eq!((&own["is_removed"], &own["leader"]), (&json!(true), &json!(null)), "{own}");
     closed.nodes.succeeds(2, "/kv/write", &set("k", "without it"));
 }
 

@@ -1,4 +1,4 @@
-//! Starts the `lab` under test, one cluster at a time, and reads what it leaves.
+//! Starts the `lab` under test, no more clusters at a time than this host runs well, and reads what it leaves.
 
 #![allow(clippy::disallowed_methods, reason = "a test starts the program that it tests")]
 
@@ -15,18 +15,63 @@ use serde_json::Value as Json;
 
 use crate::host;
 
-/// The right to run a cluster: two cores run one well, and two badly. A lock on a file, since some test runners give
-/// every test a process of its own.
+/// So many clusters of a few nodes two cores run well: these wait most of the time.
+const PLACES: u16 = 2;
+/// Where the ports of nodes begin: below those that Linux gives to clients, one of which could hold the port of a node that starts
+/// again (`ip_local_port_range`, `ip(7)`).
+const PORTS_FROM: u16 = 20_000;
+/// So many ports has the cluster of one place.
+const PORTS: u16 = 6_000;
+
+/// The right to run a cluster in one of the places, or in all of them. Locks on files, since some test runners give every test a
+/// process of its own.
 pub(crate) struct Turn {
-    _file: fs::File,
+    place: u16,
+    _files: Vec<fs::File>,
 }
 
-/// Waits for the right to run a cluster.
+impl Turn {
+    /// The ports of this cluster's place, beginning anywhere.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = u16> + use<> {
+        let (from, skipped) = (PORTS_FROM + self.place * PORTS, rand::random_range(0..PORTS));
+        (from..from + PORTS).cycle().skip(skipped.into()).take(PORTS.into())
+    }
+}
+
+fn lock_file(name: &str) -> fs::File {
+    fs::File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)).unwrap()
+}
+
+fn place_file(place: u16) -> fs::File {
+    lock_file(&format!("place-{place}"))
+}
+
+/// Those who wait for places take their turns, or one that waits for all of them would wait for ever.
+fn queue() -> fs::File {
+    let queue = lock_file("queue");
+    queue.lock().unwrap();
+    queue
+}
+
+/// Waits for the right to run a cluster beside others.
 pub(crate) fn turn() -> Turn {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("one-cluster-at-a-time");
-    let file = fs::File::create(path).unwrap();
-    file.lock().unwrap();
-    Turn { _file: file }
+    let _queue = queue();
+    loop {
+        for place in 0..PLACES {
+            let file = place_file(place);
+            if file.try_lock().is_ok() {
+                return Turn { place, _files: vec![file] };
+            }
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+}
+
+/// Waits for the right to run a cluster that takes what this host has, or of which it is measured how fast it is.
+pub(crate) fn whole_turn() -> Turn {
+    let _queue = queue();
+    let files = (0..PLACES).map(place_file).inspect(|file| file.lock().unwrap());
+    Turn { place: 0, _files: files.collect() }
 }
 
 /// How often it is looked whether what is waited for is so.
@@ -95,9 +140,14 @@ fn can_run() -> bool {
     false
 }
 
-/// The right to run a cluster, and a folder for what it leaves; none where this host cannot run any.
+/// The right to run a cluster beside others, and a folder for what it leaves; none where this host cannot run any.
 pub(crate) fn bench() -> Option<(Turn, tempfile::TempDir)> {
     can_run().then(|| (turn(), tempfile::tempdir().unwrap()))
+}
+
+/// The same for a cluster that has the host for itself.
+pub(crate) fn whole_bench() -> Option<(Turn, tempfile::TempDir)> {
+    can_run().then(|| (whole_turn(), tempfile::tempdir().unwrap()))
 }
 
 /// A scenario of the repository.

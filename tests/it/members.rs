@@ -33,7 +33,7 @@ fn change(nodes: &Nodes, id: u64, path: &str, body: &Value) -> Value {
         if ["change_in_progress", "timeout"].iter().any(|code| answer["error"]["code"] == *code) {
             return None;
         }
-        assert_eq!(status, 200, "{path} {body}: {answer}");
+        assert_eq!(status, 200, "{path} {body}: {answer}\n{}", nodes.last_words(id));
         Some(answer)
     })
 }
@@ -82,6 +82,19 @@ fn empty_learner_gets_everything_votes_leads_and_the_others_leave() {
     let written = nodes.succeeds(others[1], "/kv/write", &set("last", "v"));
     let read = nodes.succeeds(others[1], "/kv/read", &json!({ "key": "last" }));
     assert_eq!(read["mod_revision"], written["revision"]);
+
+    // A learner that is removed hears nothing of it: it knows that what it hands on was not read, and that no leader speaks to it.
+    change(&nodes, 4, "/cluster/remove-member", &json!({ "id": others[1] }));
+    let refused = nodes.comes("refusal", || {
+        let (status, answer) = post(nodes.http(others[1]), "/kv/write", &set("more", "v")).unwrap();
+        (status == 503).then_some(answer)
+    });
+    assert_eq!(refused["error"]["code"], "not_leader", "{refused}");
+    nodes.comes("health without a leader", || {
+        let (status, health) = get(nodes.http(others[1]), "/health").unwrap();
+        (status == 503 && health["reason"] == "no leader is known").then_some(())
+    });
+    assert_eq!(post(nodes.http(4), "/kv/read", &json!({ "key": "more" })).unwrap().0, 404);
 }
 
 /// Three that run, and a fourth that does not yet.

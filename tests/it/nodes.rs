@@ -61,7 +61,16 @@ pub(crate) struct Nodes {
     pub(crate) flags: Vec<&'static str>,
     /// Variables that every node has in its environment.
     pub(crate) environment: Vec<(&'static str, String)>,
-    _turn: lab::Turn,
+    turn: lab::Turn,
+}
+
+/// So many addresses where nobody listens, by UDP and TCP.
+fn free_addresses(turn: &lab::Turn, count: u64) -> Vec<SocketAddr> {
+    let at = turn.ports().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let is_free = |at: &SocketAddr| UdpSocket::bind(at).is_ok() && TcpListener::bind(at).is_ok();
+    let free: Vec<_> = at.filter(is_free).take(count.try_into().unwrap()).collect();
+    assert_eq!(free.len() as u64, count, "there are not enough free ports");
+    free
 }
 
 impl Drop for Nodes {
@@ -75,14 +84,10 @@ impl Nodes {
     pub(crate) fn new(count: u64) -> Self {
         let turn = lab::turn();
         let directory = tempfile::tempdir().unwrap();
-        let any = (Ipv4Addr::LOCALHOST, 0);
-        // All at once, so that no port is given twice.
-        let sockets: Vec<_> =
-            (0..count).map(|_| (UdpSocket::bind(any).unwrap(), TcpListener::bind(any).unwrap())).collect();
-        let members = sockets.iter().zip(1..).map(|((raft, http), id)| Member {
+        let members = free_addresses(&turn, count).into_iter().zip(1..).map(|(address, id)| Member {
             id,
-            raft: raft.local_addr().unwrap(),
-            http: http.local_addr().unwrap(),
+            raft: address,
+            http: address,
             endpoint_id: endpoint_id(&directory.path().join(id.to_string())),
             process: None,
         });
@@ -92,7 +97,7 @@ impl Nodes {
             directory,
             flags: Vec::new(),
             environment: Vec::new(),
-            _turn: turn,
+            turn,
         }
     }
 
@@ -173,12 +178,9 @@ impl Nodes {
 
     /// Gives a node that does not run other addresses.
     pub(crate) fn give_addresses(&mut self, ids: &[u64]) {
-        let any = (Ipv4Addr::LOCALHOST, 0);
-        let sockets: Vec<_> =
-            ids.iter().map(|_| (UdpSocket::bind(any).unwrap(), TcpListener::bind(any).unwrap())).collect();
-        for (id, (raft, http)) in ids.iter().zip(sockets) {
+        for (id, address) in ids.iter().zip(free_addresses(&self.turn, ids.len() as u64)) {
             let member = self.members.iter_mut().find(|member| member.id == *id).unwrap();
-            (member.raft, member.http) = (raft.local_addr().unwrap(), http.local_addr().unwrap());
+            (member.raft, member.http) = (address, address);
         }
     }
 
@@ -291,7 +293,7 @@ impl Nodes {
 
     /// Waits until a node answers at all.
     pub(crate) fn answers(&self, id: u64) {
-        self.comes("answer", || get(self.http(id), "/raft/state").ok());
+        self.comes("answer", || get(self.http(id), "/raft/state").ok().filter(|(status, _)| *status == 200));
     }
 
     /// Waits until a node answers 200.

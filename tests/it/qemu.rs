@@ -14,7 +14,7 @@ use aspen_lab::image::digest::of_bytes;
 use crate::host;
 use crate::lab::{
     MACHINE_TOPOLOGIES, Run, Running, TOPOLOGIES, Turn, bench, rounds, run, time_story, topology,
-    write_scenario,
+    whole_bench, write_scenario,
 };
 
 /// A cut, a pause, a power cut, and a cut round the machine that is off, in as little time as they take.
@@ -35,7 +35,7 @@ pub(crate) const RUN_MAX: Duration = Duration::from_mins(15);
 /// The right to run a cluster of virtual machines; none where this host has no QEMU.
 pub(crate) fn machines() -> Option<(Turn, tempfile::TempDir)> {
     host::qemu()?;
-    bench()
+    whole_bench()
 }
 
 #[track_caller]

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use crate::disks::has_volumes;
 use crate::lab::{
     MACHINE_TOPOLOGIES, PROCESS_TOPOLOGIES, Run, Running, TOPOLOGIES, bench, processes_with_argument, rounds,
-    run, topology, write_scenario,
+    run, topology, whole_bench, write_scenario,
 };
 use crate::verify::judged_again;
 
@@ -79,7 +79,7 @@ fn snapshots_taken(directory: &Path) -> usize {
 
 #[test]
 fn every_topology_passes_with_every_receipt() {
-    let Some((_turn, home)) = bench() else { return };
+    let Some((_turn, home)) = whole_bench() else { return };
     let mut table = "scenario         seed  answered  faults elections\n".to_owned();
     // A file system of our own is something that a host may not have.
     let own: &[&str] = if has_volumes() { &PROCESS_TOPOLOGIES } else { &[] };
@@ -123,7 +123,7 @@ fn every_file_of_topologies_is_run() {
 
 #[test]
 fn two_runs_side_by_side_pass_and_equal_seeds_plan_the_same() {
-    let Some((_turn, home)) = bench() else { return };
+    let Some((_turn, home)) = whole_bench() else { return };
     let file = write_scenario(home.path(), "short", SHORT);
     let runs: Vec<Running> = [("a", "5"), ("b", "5"), ("c", "6")]
         .iter()

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-use crate::lab::{bench, rounds};
+use crate::lab::{bench, rounds, whole_bench};
 use crate::programs::planted_node;
 use crate::verify::judged_again;
 
@@ -28,7 +28,7 @@ fn found(run: &Path, check: &str) -> Json {
 
 #[test]
 fn every_planted_bug_is_caught_by_name_and_the_sound_node_passes() {
-    let Some((_turn, home)) = bench() else { return };
+    let Some((_turn, home)) = whole_bench() else { return };
     let (node, out, runs) = (planted_node(), home.path().join("selftest"), rounds().to_string());
     let output = selftest(&[
         "--runs",

@@ -162,11 +162,12 @@ fn version(program: &Path, name: &'static str, workshop: &Workshop<'_>) -> Resul
 pub(super) fn build(workshop: &mut Workshop<'_>) -> Result<(PathBuf, PathBuf), ProgramsError> {
     let sources = sources().ok_or(ProgramsError::NoSources)?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // The lab too, since features are those that all of them want together: `cargo lab` then has nothing to build again.
+    // With the features that the lab wants of what they share, too: after `cargo lab` there is next to nothing to build.
     let program = Program::new(cargo)
-        .args(["build", "--release", "--message-format=json-render-diagnostics", "--bins"])
+        .args(["build", "--release", "--message-format=json-render-diagnostics"])
         .args([format!("--target={TARGET}"), format!("--config={STATIC}")])
         .args(["--package=aspen-lab", "--package=aspen-node", "--package=aspen-init"])
+        .args(["--bin=aspen-node", "--bin=aspen-init"])
         .in_folder(&sources);
     let kept = std::env::vars_os().filter(|(name, _value)| !is_cargos_own(&name.to_string_lossy()));
     let program = kept.fold(program, |program, (name, value)| program.env(name, value));

@@ -29,6 +29,7 @@ use crate::limits::machines::RETIRE_MAX;
 use crate::limits::{LINK_DELAY_MAX, NODE_STOP_MAX};
 use crate::link::{LinkId, LinkRule, PortIndex};
 use crate::plan::{ClockError, NodeIndex, Plan};
+use crate::pressure::Pressure;
 use crate::program::{Exit, ProgramError};
 use crate::volume::MountError;
 
@@ -309,6 +310,10 @@ impl Cluster for MachineCluster {
 
     fn footprint(&self, node: NodeIndex) -> BoxFuture<'_, Result<Footprint, ClusterError>> {
         self.order(node, "measuring it", |machine| machine.footprint())
+    }
+
+    fn pressure(&self) -> Option<Pressure> {
+        Pressure::now()
     }
 
     fn set_links(

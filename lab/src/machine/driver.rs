@@ -78,18 +78,6 @@ pub enum DriverError {
     /// The machines and their network.
     #[error(transparent)]
     SetUp(#[from] SetUpError),
-    /// A fault that only a machine can have.
-    #[error(
-        "the scenario has the fault {0}, for which every node needs a machine of its own, and the driver process has none: take \
-         --driver qemu, which emulates machines where KVM runs none"
-    )]
-    Process(&'static str),
-    /// A fault that only a process can have.
-    #[error(
-        "the scenario has the fault power_cut, for which a node's disk has to be one of the lab's own, and machines have files: take \
-         --driver process, or the fault kill, which a machine's page cache does not survive either"
-    )]
-    Machines,
     /// How fast they are.
     #[error("cannot find out how fast the machines are")]
     Calibration(#[from] CalibrationError),
@@ -100,9 +88,7 @@ impl DriverError {
     pub fn is_refused(&self) -> bool {
         match self {
             Self::SetUp(SetUpError::Fabric(FabricError::Kernel(error))) => error.is_refused(),
-            Self::Process(_)
-            | Self::Machines
-            | Self::SetUp(SetUpError::Volume(_) | SetUpError::Fabric(FabricError::Uncounted(_))) => true,
+            Self::SetUp(SetUpError::Volume(_) | SetUpError::Fabric(FabricError::Uncounted(_))) => true,
             _ => false,
         }
     }
@@ -122,14 +108,6 @@ pub async fn set_up(
     sabotage: Option<Sabotage>,
     tell: &mut (dyn FnMut(String) + Send),
 ) -> Result<World, DriverError> {
-    if !driver.has_machines()
-        && let Some(fault) = plan.needs_machines()
-    {
-        return Err(DriverError::Process(fault));
-    }
-    if driver.has_machines() && plan.cuts_power() {
-        return Err(DriverError::Machines);
-    }
     let log = ProgramLog::open(&directory.join("programs.log")).map_err(SetUpError::from)?;
     // First of all: what this host cannot have is told before anything is measured.
     let mut wiring = wiring(driver, fabric, plan, sabotage, &log)?;

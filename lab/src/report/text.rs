@@ -96,6 +96,13 @@ pub(super) fn came_up(costs: &Costs, pace: Pace) -> String {
             s(boot.node_ms)
         );
     }
+    if let Some(pressure) = costs.pressure {
+        let _ = write!(
+            text,
+            "; in {:.0} % of the load's time a processor of the host was waited for",
+            100.0 * pressure
+        );
+    }
     text
 }
 

@@ -150,13 +150,16 @@ pub struct Settled {
 }
 
 /// What the nodes took of their host, and how the cluster came up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Costs {
     /// From the start of the first node to the first answered operation, or to the end of waiting for it, in nanoseconds of the
     /// plan.
     pub up_ns: u64,
     /// What each node took that ran at the end of the load.
     pub nodes: Vec<(NodeIndex, Footprint)>,
+    /// In which share of the load's time somebody waited for a processor of the host, from 0 to 1; `None`: nobody counts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<f64>,
 }
 
 /// What happened in a run.

@@ -46,6 +46,18 @@ pub enum ChoiceError {
     /// Memory.
     #[error(transparent)]
     Memory(#[from] Overcommitted),
+    /// A fault that only a machine can have.
+    #[error(
+        "the scenario has the fault {0}, for which every node needs a machine of its own, and the driver process has none: take \
+         --driver qemu, which emulates machines where KVM runs none"
+    )]
+    NeedsMachines(&'static str),
+    /// A fault that only a process can have.
+    #[error(
+        "the scenario has the fault power_cut, for which a node's disk has to be one of the lab's own, and machines have files: take \
+         --driver process, or the fault kill, which a machine's page cache does not survive either"
+    )]
+    NeedsProcesses,
     /// The image that is named.
     #[error(transparent)]
     Image(ImageError),
@@ -97,11 +109,25 @@ pub(crate) fn choose(
     directory: &Path,
     tell: &mut dyn FnMut(&str),
 ) -> Result<Choice, OuterError> {
+    check_faults(args, plan)?;
     let choice = choose_any(args, plan, directory, tell)?;
     if !matches!(choice.driver, Driver::Process(_)) {
         memory::check(plan).map_err(ChoiceError::from)?;
     }
     Ok(choice)
+}
+
+/// Refuses faults that what is asked for cannot have, before an image is built for it.
+fn check_faults(args: &MachineArgs, plan: &Plan) -> Result<(), ChoiceError> {
+    let is_process = args.node_bin.is_some() || plan.target == Target::Etcd || plan.cuts_power();
+    match (args.driver, plan.needs_machines()) {
+        (DriverArg::Qemu | DriverArg::CloudHypervisor, _) if plan.cuts_power() => {
+            Err(ChoiceError::NeedsProcesses)
+        }
+        (DriverArg::Process, Some(fault)) => Err(ChoiceError::NeedsMachines(fault)),
+        (DriverArg::Auto, Some(fault)) if is_process => Err(ChoiceError::NeedsMachines(fault)),
+        _ => Ok(()),
+    }
 }
 
 fn choose_any(

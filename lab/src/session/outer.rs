@@ -98,6 +98,8 @@ impl OuterError {
                 ChoiceError::Qemu(_)
                 | ChoiceError::CloudHypervisor(_)
                 | ChoiceError::Memory(_)
+                | ChoiceError::NeedsMachines(_)
+                | ChoiceError::NeedsProcesses
                 | ChoiceError::Lacks { .. }
                 | ChoiceError::NoImage(_),
             ) => 3,

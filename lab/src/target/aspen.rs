@@ -103,6 +103,8 @@ fn is_refusal(code: &str) -> bool {
         "not_leader"
             | "no_quorum"
             | "too_stale"
+            | "removed"
+            | "joining"
             | "too_many_operations"
             | "disk_full"
             | "malformed"

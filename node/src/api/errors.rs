@@ -155,6 +155,12 @@ pub enum ApiError {
         /// How old it might have been.
         max_staleness_ms: u64,
     },
+    /// The node belongs to the cluster no more.
+    #[error(
+        "this node was removed from its cluster: ask another one. To have it back, stop it, and start it as a new member with an empty \
+         data directory"
+    )]
+    Removed,
 }
 
 /// What a time-out leaves open.
@@ -246,7 +252,7 @@ pub enum BadRequest {
         last: Option<u64>,
     },
     /// Members that make no cluster.
-    #[error("member {0} is not among the configured peers: {1}")]
+    #[error("{}", unknown_member_text(*.0, .1))]
     UnknownMember(NodeId, String),
     /// A cluster without this node.
     #[error("node {0} is asked to found a cluster that it is no member of")]
@@ -310,6 +316,13 @@ fn shortened(text: &str) -> String {
 
 fn held_text(first: u64, last: Option<u64>) -> String {
     last.map_or("no entry".to_owned(), |last| format!("entries {first} to {last}"))
+}
+
+fn unknown_member_text(id: NodeId, peers: &str) -> String {
+    let known = if peers.is_empty() { "there are none" } else { peers };
+    format!(
+        "node {id} is not among the configured peers ({known}): name it as one with --peer, or give the new node's endpoint_id, raft and http"
+    )
 }
 
 fn not_leader_text(leader: Option<&LeaderHint>) -> String {

@@ -42,7 +42,7 @@ pub(super) struct Start {
 }
 
 impl Start {
-    pub(super) async fn run(self) -> Result<Node, StartError> {
+    pub(super) async fn run(self, stop: impl Future<Output = ()>) -> Result<Option<Node>, StartError> {
         let Config { data_dir, peers, .. } = &self.config;
         make_data_dir(data_dir)?;
         check_not_retired(data_dir)?;
@@ -66,8 +66,11 @@ impl Start {
         let reach = Reach { lookups, published };
         let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen, book, admission, reach);
         let endpoint = raft_thread.run(endpoint).await?;
-        let started = self.start_at(listener, endpoint.clone(), raft_thread, &identity, credentials).await;
-        if started.is_err() {
+        let started = tokio::select! {
+            started = self.start_at(listener, endpoint.clone(), raft_thread, &identity, credentials) => started.map(Some),
+            () = stop => Ok(None),
+        };
+        if !matches!(started, Ok(Some(_))) {
             endpoint.close().await;
         }
         started
@@ -84,7 +87,8 @@ impl Start {
     ) -> Result<Node, StartError> {
         let data_dir = &self.config.data_dir;
         let mut tasks = JoinSet::new();
-        let mut way_in = WayIn::find(&self.config, identity, &endpoint, &mut tasks).await?;
+        let way_in = WayIn::find(&self.config, identity, &endpoint, &mut tasks);
+        let mut way_in = http::serve_newcomer(&listener, credentials.clone(), way_in).await?;
         let log = RedbLogStore::open(&data_dir.join(LOG_FILE), way_in.id)?;
         let state_machine = SqliteStateMachine::open(data_dir)?.behind(log.durable());
         // The names of new files: without them what is synced in the files would be lost with the power.

@@ -77,7 +77,7 @@ impl ClusterClient {
     /// A client of the nodes of a ticket, over QUIC. They want a token, unless they are on this host.
     pub fn by_ticket(ticket: AspenClusterTicket, token: Option<BearerToken>) -> Self {
         let way = TicketWay::new(ticket);
-        let nodes = way.nodes().collect();
+        let nodes = way.nodes();
         Self::new(nodes, Credentials { token, way: Way::Ticket(Arc::new(way)), is_insecure: false })
     }
 
@@ -196,9 +196,14 @@ impl ClusterClient {
         let node = kept.as_ref().map(HttpConnection::address);
         let others = self.nodes.iter().filter(|other| Some(**other) != node);
         let others: Vec<HttpConnection> = others.map(|node| self.connection(*node)).collect();
-        let mut reasons = Vec::new();
+        let (mut reasons, mut removed) = (Vec::new(), None);
         for mut connection in kept.into_iter().chain(others) {
             match connection.request(method, path, body.clone()).await {
+                // It has done nothing, and never will.
+                Ok(answer) if answer.code().as_deref() == Some("removed") => {
+                    self.ask_last(connection.address());
+                    removed = Some(ClusterClientError::refused(answer, changes));
+                }
                 Ok(answer) => {
                     let node = connection.address();
                     self.open = Some(connection);
@@ -214,7 +219,7 @@ impl ClusterClient {
                 }
             }
         }
-        Err(ClusterClientError::Unreachable(reasons))
+        Err(removed.unwrap_or(ClusterClientError::Unreachable(reasons)))
     }
 
     /// Has a node asked after the others from now on: it may hang, or be of no use for long.

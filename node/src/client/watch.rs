@@ -185,7 +185,9 @@ impl WatchClient {
             answer.ok().and_then(|answer| serde_json::from_slice::<ClusterStatus>(&answer.body).ok());
         for member in status.into_iter().flat_map(|status| status.members) {
             let node = self.credentials.way.address_of(&member.info);
-            self.nodes.extend(node.filter(|node| !self.nodes.contains(node)));
+            if !self.nodes.contains(&node) {
+                self.nodes.push_back(node);
+            }
         }
     }
 }

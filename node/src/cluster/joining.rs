@@ -1,6 +1,5 @@
 //! How a node becomes a member by a ticket: it asks those whom the ticket names, until one of them leads it to the leader.
 
-use std::error::Error;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::ticket::AspenClusterTicket;
 use crate::api::{ApiError, BadRequest};
+use crate::causes::with_causes;
 use crate::limits::{JOIN_HOPS_MAX, JOIN_LOG_INTERVAL, JOIN_RETRY};
 use crate::network::iroh::{JoinError, RaftEndpoint};
 use crate::network::join::{Welcome, Wish};
@@ -72,8 +72,7 @@ pub async fn join(
             };
             if last_said.is_none_or(|said| said.elapsed() >= JOIN_LOG_INTERVAL) {
                 last_said = Some(Instant::now());
-                let reason = error.source().map(ToString::to_string).unwrap_or_default();
-                tracing::warn!(peer = %peer.raft, %error, reason, "not let in yet");
+                tracing::warn!(peer = %peer.raft, error = with_causes(&error), "not let in yet");
             }
         }
         // Those that were started together do not go on asking together.

@@ -35,7 +35,7 @@ pub struct MetadataStore {
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataError {
     /// Another process has it open.
-    #[error("{path} is in use by another process")]
+    #[error("{path} is in use by another process: stop that node first")]
     InUse {
         /// The file.
         path: PathBuf,
@@ -271,6 +271,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let _first = MetadataStore::open(dir.path()).unwrap();
         let error = MetadataStore::open(dir.path()).unwrap_err().to_string();
-        assert!(error.ends_with("cluster.redb is in use by another process"), "{error}");
+        assert!(
+            error.ends_with("cluster.redb is in use by another process: stop that node first"),
+            "{error}"
+        );
     }
 }

@@ -42,6 +42,7 @@ impl Reunion {
                 continue;
             }
             let Some(is_member) = self.ask_around().await else { continue };
+            self.raft.note_membership(is_member);
             if !is_member && !has_said {
                 tracing::warn!(
                     "this node was removed from its cluster: stop it, and start it as a new member with an empty data directory"

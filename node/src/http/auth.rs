@@ -52,7 +52,11 @@ pub(super) async fn checked(State(state): State<HttpState>, request: Request, ne
         let text = "this token is for reading only";
         return Refusal::new(StatusCode::FORBIDDEN, "forbidden", text).into_response();
     }
-    let text = "a token is needed: send it as `Authorization: Bearer …`";
+    let text = if request.headers().contains_key(header::AUTHORIZATION) {
+        "the token that was shown is none of this node's: show one that is in its http_token_file or http_read_token_file"
+    } else {
+        "a token is needed: `aspen` shows that of --token-file, others send it as `Authorization: Bearer …`"
+    };
     let mut response = Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", text).into_response();
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response

@@ -56,7 +56,10 @@ pub(super) struct TicketAnswer {
 /// GET /cluster/ticket
 pub(super) async fn ticket(State(state): State<HttpState>) -> Result<Json<TicketAnswer>, Refusal> {
     let cluster_id = state.cluster_id().ok_or(ApiError::NoSecret)?;
-    let ClusterStatus { id, mut members, leader, .. } = state.cluster.status();
+    let ClusterStatus { id, mut members, leader, is_removed, .. } = state.cluster.status();
+    if is_removed {
+        return Err(ApiError::Removed.into());
+    }
     if members.is_empty() {
         return Err(ApiError::NotLeader { leader: None }.into());
     }

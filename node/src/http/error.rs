@@ -50,6 +50,7 @@ impl From<ApiError> for Refusal {
             ApiError::NotLeader { .. } => (StatusCode::SERVICE_UNAVAILABLE, "not_leader"),
             ApiError::NoQuorum => (StatusCode::SERVICE_UNAVAILABLE, "no_quorum"),
             ApiError::TooStale { .. } => (StatusCode::SERVICE_UNAVAILABLE, "too_stale"),
+            ApiError::Removed => (StatusCode::SERVICE_UNAVAILABLE, "removed"),
             ApiError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
             ApiError::LeaderLost => (StatusCode::GATEWAY_TIMEOUT, "leader_lost"),
             ApiError::SnapshotTooLarge { .. } => (StatusCode::INSUFFICIENT_STORAGE, "snapshot_too_large"),

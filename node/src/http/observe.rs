@@ -23,10 +23,20 @@ use crate::metrics::{self, Metrics};
 pub(super) async fn health(State(state): State<HttpState>) -> (StatusCode, Json<JsonValue>) {
     let status = state.cluster.status();
     let reason = match (status.is_initialized, &status.leader) {
+        _ if status.is_removed => Some("this node was removed from its cluster"),
         (false, _) => Some("not part of a cluster yet: POST /cluster/init on one node"),
         (true, None) => Some("no leader is known"),
         (true, Some(_)) => None,
     };
+    health_of(reason)
+}
+
+/// The same where the node waits to be let into its cluster.
+pub(super) async fn newcomer_health() -> (StatusCode, Json<JsonValue>) {
+    health_of(Some("this node waits to be let into its cluster"))
+}
+
+fn health_of(reason: Option<&str>) -> (StatusCode, Json<JsonValue>) {
     let code = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(json!({ "live": true, "ready": reason.is_none(), "reason": reason })))
 }

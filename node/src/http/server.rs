@@ -21,7 +21,7 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{HttpState, router};
+use super::{Credentials, HttpState, newcomer_router, router};
 use crate::limits::{
     HTTP_BODY_BYTES_MAX, HTTP_CONNECTIONS_MAX, HTTP_DRAIN_TIMEOUT, HTTP_HEAD_BYTES_MAX, HTTP_IDLE_TIMEOUT,
     HTTP_STALL_TIMEOUT, TLS_HANDSHAKE_TIMEOUT,
@@ -44,8 +44,35 @@ pub async fn serve(
     state: HttpState,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
-    let mut credentials = state.credentials.clone();
-    let routes = TowerToHyperService::new(router(state));
+    let credentials = state.credentials.clone();
+    let (served, mut ending) = take_all(&listener, &mut streams, credentials, router(state), stop).await;
+    drop((listener, streams));
+    served.end().await;
+    while ending.join_next().await.is_some() {}
+}
+
+/// Says to whoever asks over TCP that the node is not let in yet, until `let_in` resolves, and returns what that does.
+pub async fn serve_newcomer<T: Send>(
+    listener: &TcpListener,
+    credentials: watch::Receiver<Credentials>,
+    let_in: impl Future<Output = T> + Send,
+) -> T {
+    let (_clients, mut streams) = mpsc::channel(1);
+    let mut found = None;
+    let stop = async { found = Some(let_in.await) };
+    take_all(listener, &mut streams, credentials, newcomer_router(), stop).await;
+    found.expect("it is what has stopped it")
+}
+
+/// Takes connections and streams until `stop` resolves: those that are being served then, and those that end.
+async fn take_all(
+    listener: &TcpListener,
+    streams: &mut mpsc::Receiver<ClientStream>,
+    mut credentials: watch::Receiver<Credentials>,
+    routes: Router,
+    stop: impl Future<Output = ()> + Send,
+) -> (Served, JoinSet<()>) {
+    let routes = TowerToHyperService::new(routes);
     let room = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX as usize));
     let (mut served, mut ending) = (Served::default(), JoinSet::new());
     let mut stop = pin!(stop);
@@ -53,7 +80,7 @@ pub async fn serve(
         served.forget_ended();
         while ending.try_join_next().is_some() {}
         tokio::select! {
-            (stream, place) = take(&listener, &room) => {
+            (stream, place) = take(listener, &room) => {
                 let tls = credentials.borrow().tls.clone();
                 served.serve(stream, tls, routes.clone(), place);
             }
@@ -63,12 +90,9 @@ pub async fn serve(
                 let before = std::mem::take(&mut served);
                 ending.spawn(timeout(HTTP_DRAIN_TIMEOUT, before.end()).map(drop));
             }
-            () = &mut stop => break,
+            () = &mut stop => return (served, ending),
         };
     }
-    drop((listener, streams));
-    served.end().await;
-    while ending.join_next().await.is_some() {}
 }
 
 /// Connections that are being served. Dropped, they are cut off.

@@ -12,7 +12,6 @@ mod lookups;
 mod pool;
 
 use std::fmt::Debug;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -54,6 +53,7 @@ use super::secret::ClusterSecrets;
 use super::snapshot::{self, InstallSnapshot};
 use super::{Appended, Delivery, Peer, RaftService, Transport, TransportError};
 use crate::api::{ApiError, WriteResult};
+use crate::causes::with_causes;
 use crate::limits::{
     ENDPOINT_CLOSE_TIMEOUT, PEER_ACK_DELAY, PEER_ACKS_AHEAD, PEER_IDLE_TIMEOUT, PEER_INITIAL_RTT,
     PEER_KEEP_ALIVE, PEER_ONE_WAY_STREAMS_MAX, PEER_REQUESTS_MAX, PEER_WINDOW_BYTES, STRANGER_WINDOW_BYTES,
@@ -70,8 +70,8 @@ const GOSSIP_ALPN: &[u8] = b"aspen/gossip/1";
 
 /// Application error codes with which a connection is closed.
 mod close_code {
-    /// The other's key belongs to no member.
-    pub(super) const NOT_A_MEMBER: u32 = 1;
+    /// The other's key belongs to no member any more.
+    pub(super) const REMOVED: u32 = 1;
     /// The connection has not worked as it should; the peer dials again.
     pub(super) const GIVEN_UP: u32 = 3;
     /// The node is stopping.
@@ -82,6 +82,8 @@ mod close_code {
     pub(super) const BUSY: u32 = 5;
     /// The node could not tell one client from another.
     pub(super) const NOTHING_TO_SHOW: u32 = 6;
+    /// The other's key belongs to no member: nothing of what it has sent was read.
+    pub(super) const NOT_A_MEMBER: u32 = 7;
 }
 
 /// Why the endpoint cannot be opened.
@@ -177,7 +179,7 @@ impl RaftEndpoint {
             .bind_addr(address)
             .map_err(|error| failed(error.to_string()))?;
         let bound = lookups::equip(builder, &reach, id)?.bind().await;
-        let endpoint = bound.map_err(|error| failed(io::Error::other(error).to_string()))?;
+        let endpoint = bound.map_err(|error| failed(with_causes(&error)))?;
         let has_relays = reach.lookups.relays != Relays::Disabled;
         Ok(Self { endpoint, book, admission, gate, has_relays, runtime: Handle::current() })
     }
@@ -424,8 +426,8 @@ fn answered<T>(peer: &Peer, answer: Result<T, String>) -> Result<T, TransportErr
     answer.map_err(|reason| TransportError::Refused { peer: peer.id, reason })
 }
 
-/// What a peer is told that is none any more.
-const REMOVED: &[u8] = b"not a member of this cluster";
+/// What a peer is told that is none.
+const NO_MEMBER: &[u8] = b"not a member of this cluster";
 
 /// The key of the other end, if it may speak; otherwise the connection is closed.
 fn admitted(admission: &Admission, connection: &Connection) -> Option<EndpointKey> {
@@ -434,7 +436,7 @@ fn admitted(admission: &Admission, connection: &Connection) -> Option<EndpointKe
         return Some(key);
     }
     admission.refused(&key, "its key belongs to no member");
-    connection.close(VarInt::from_u32(close_code::NOT_A_MEMBER), REMOVED);
+    connection.close(VarInt::from_u32(close_code::NOT_A_MEMBER), NO_MEMBER);
     None
 }
 
@@ -488,7 +490,7 @@ impl ProtocolHandler for RaftHandler {
             let message = tokio::select! {
                 message = read_request::<RaftProtocol>(&connection) => message,
                 () = &mut expelled => {
-                    connection.close(VarInt::from_u32(close_code::NOT_A_MEMBER), REMOVED);
+                    connection.close(VarInt::from_u32(close_code::REMOVED), NO_MEMBER);
                     break;
                 }
             };

@@ -93,6 +93,7 @@ impl Watch {
         }
         match timeout(WATCH_PROGRESS_INTERVAL, self.watcher.changed()).await {
             Ok(seen) => seen,
+            Err(_) if self.node.is_removed() => Err(ApiError::Removed),
             Err(_) if !self.may_be_alone && self.node.is_alone_since(self.node.loneliness()) => {
                 Err(ApiError::NoQuorum)
             }

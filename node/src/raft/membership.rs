@@ -7,14 +7,14 @@ use std::sync::atomic::Ordering;
 use futures::future::BoxFuture;
 use futures::{FutureExt, future};
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::errors::{ChangeMembershipError, ClientWriteError, ForwardReason, RaftError};
 use openraft::{ChangeMembers, Instant};
 use tokio::sync::oneshot;
 
 use super::RaftNode;
 use super::operations::{bounded, not_leader};
 use crate::api::{ApiError, BadRequest, TimeoutOutcome};
-use crate::limits::{HAND_OVER_TIMEOUT, JOIN_ID_MAX, LEADER_WAIT, PEERS_MAX, VOTERS_MAX};
+use crate::limits::{HAND_OVER_TIMEOUT, JOIN_ID_MAX, LEADER_RETRY, LEADER_WAIT, PEERS_MAX, VOTERS_MAX};
 use crate::network::Peer;
 use crate::network::join::{JoinRefusal, JoinService, Welcome, Wish};
 use crate::types::raft_types::{Membership, StoredMembership};
@@ -57,7 +57,7 @@ impl RaftNode {
         {
             return Err(BadRequest::EndpointTaken { id, other: *other }.into());
         }
-        changed(self.inner.raft.add_learner(id, info, false).await)
+        self.changed(|| self.inner.raft.add_learner(id, info.clone(), false)).await
     }
 
     /// Lets a node in that knows the cluster's secret. Under a key that is a member already it is that member, which may have
@@ -123,7 +123,7 @@ impl RaftNode {
             Some(known) if *known == info => Ok(()),
             Some(known) if known.endpoint_id == info.endpoint_id => {
                 let moved = ChangeMembers::SetNodes([(id, info)].into());
-                changed(self.inner.raft.change_membership(moved, true).await)
+                self.changed(|| self.inner.raft.change_membership(moved.clone(), true)).await
             }
             _ => Err(ApiError::MemberExists { id }),
         }
@@ -156,7 +156,7 @@ impl RaftNode {
         {
             return Ok(());
         }
-        changed(self.inner.raft.change_membership(voters, retain).await)
+        self.changed(|| self.inner.raft.change_membership(voters.clone(), retain)).await
     }
 
     /// The same without those that are left over, if these are the voters now and nothing is under way.
@@ -195,9 +195,30 @@ impl RaftNode {
             self.make_voters(voters, false).await
         } else if membership.get_node(&id).is_some() {
             let gone = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
-            changed(self.inner.raft.change_membership(gone, false).await)
+            self.changed(|| self.inner.raft.change_membership(gone.clone(), false)).await
         } else {
             Ok(())
+        }
+    }
+
+    /// Makes a change, again while nothing has come of it since this leader is so new that no quorum has answered it yet: writes wait
+    /// for that as long.
+    async fn changed<T, F>(&self, attempt: impl Fn() -> F) -> Result<(), ApiError>
+    where
+        F: Future<Output = Result<T, ChangeError>>,
+    {
+        let give_up = tokio::time::Instant::now() + LEADER_WAIT;
+        loop {
+            let made = attempt().await;
+            let is_new = matches!(
+                &made,
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))
+                    if forward.reason == ForwardReason::LeaseExpired
+            );
+            if !is_new || tokio::time::Instant::now() >= give_up {
+                return sorted(made);
+            }
+            tokio::time::sleep(LEADER_RETRY).await;
         }
     }
 
@@ -296,10 +317,10 @@ pub(super) fn future_voters(membership: &Membership) -> BTreeSet<NodeId> {
     membership.get_joint_config().last().cloned().unwrap_or_default()
 }
 
+type ChangeError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
+
 /// Sorts what a change can end in.
-fn changed<T>(
-    result: Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>,
-) -> Result<(), ApiError> {
+fn sorted<T>(result: Result<T, ChangeError>) -> Result<(), ApiError> {
     match result {
         Ok(_) => Ok(()),
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {

@@ -130,6 +130,9 @@ impl KeyValueStore for RaftNode {
 impl RaftNode {
     /// Counts an operation in, or refuses it.
     pub(super) fn admit(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        if self.is_removed() {
+            return Err(ApiError::Removed);
+        }
         let full = ApiError::TooManyOperations { limit: OPERATIONS_IN_FLIGHT_MAX };
         self.inner.permits.try_acquire().map_err(|_| full)
     }

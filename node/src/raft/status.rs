@@ -95,8 +95,8 @@ impl ClusterController for RaftNode {
             }
         });
         let is_changing = is_changing(&metrics.membership_config, &metrics.committed_membership_config);
-        let leader = metrics
-            .current_leader
+        let heard = metrics.current_leader.filter(|_| !self.is_alone_since(self.loneliness()));
+        let leader = heard
             .map(|id| LeaderHint { id, http: membership.get_node(&id).map(|info| info.http.to_string()) });
         ClusterStatus {
             id: self.inner.id,
@@ -107,6 +107,7 @@ impl ClusterController for RaftNode {
             is_initialized: !voters.is_empty(),
             members: members.collect(),
             is_changing,
+            is_removed: self.is_removed(),
             refused_connections: self.inner.admission.refused_count(),
         }
     }

@@ -230,6 +230,7 @@ impl Kept {
             is_initialized: true,
             members: self.members.iter().map(member).collect(),
             is_changing: false,
+            is_removed: false,
             refused_connections: 0,
         }
     }

@@ -121,7 +121,7 @@ impl AccessArgs {
         };
         let (nodes, way) = if let Some(ticket) = &self.ticket {
             let way = TicketWay::new(ticket.clone());
-            (way.nodes().collect(), Way::Ticket(Arc::new(way)))
+            (way.nodes(), Way::Ticket(Arc::new(way)))
         } else {
             let nodes = self.resolve()?;
             let way = self.tls(&nodes)?.map_or(Way::Plain, Way::Tls);

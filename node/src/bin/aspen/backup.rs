@@ -90,7 +90,8 @@ pub(crate) fn restore(args: &RestoreArgs, is_json: bool) -> Result<String, Failu
     }
     let dir = data_dir.display();
     Ok(format!(
-        "node {id}, alone in a new cluster: {}\nstart it with `aspen-node --data-dir {dir} --raft-listen {raft} --http-listen {http}`\n",
+        "node {id}, alone in a new cluster: {}\nstart it with `aspen-node --data-dir {dir} --raft-listen {raft} --http-listen {http}`, and with \
+         --secret-file where others are to join it by a ticket\n",
         in_short(&header)
     ))
 }

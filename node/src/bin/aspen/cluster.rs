@@ -85,11 +85,21 @@ pub(crate) async fn run(command: &ClusterCommand, session: &mut Session) -> Resu
             ("/cluster/add-learner", body)
         }
         ClusterCommand::Promote { id } => ("/cluster/promote-learner", json!({ "id": id })),
-        ClusterCommand::Remove { id } => ("/cluster/remove-member", json!({ "id": id })),
+        ClusterCommand::Remove { id } => return remove(*id, session).await,
         ClusterCommand::Transfer { id } => ("/cluster/transfer-leader", json!({ "id": id })),
     };
     let answer = session.post(path, &body).await?;
     Ok(printed(&answer, session, |answer| table(answer, &[])))
+}
+
+/// Takes a member out, or says that there is none.
+async fn remove(id: u64, session: &mut Session) -> Result<Vec<u8>, Failure> {
+    let before = session.get("/cluster/status").await?;
+    let answer = session.post("/cluster/remove-member", &json!({ "id": id })).await?;
+    let was_member = before["members"].as_array().into_iter().flatten().any(|member| member["id"] == id);
+    let said =
+        if was_member { String::new() } else { format!("node {id} is no member, so nothing has changed\n") };
+    Ok(printed(&answer, session, |answer| said + &table(answer, &[])))
 }
 
 /// The members as the node knows them, and what each says of itself.
@@ -108,7 +118,7 @@ async fn status(session: &mut Session) -> Result<Vec<u8>, Failure> {
 /// What a member says of itself, if it answers.
 async fn state(client: &ClusterClient, member: &Json) -> Option<Json> {
     let info: NodeInfo = serde_json::from_value(member.clone()).ok()?;
-    let node = client.credentials().way.address_of(&info)?;
+    let node = client.credentials().way.address_of(&info);
     let answer = client.connection(node).request("GET", "/raft/state", "").await.ok()?;
     (answer.status == 200).then(|| serde_json::from_slice(&answer.body).ok()).flatten()
 }
@@ -129,11 +139,17 @@ fn table(cluster: &Json, states: &[Option<Json>]) -> String {
     } else {
         ""
     };
-    let mut text = format!(
-        "term {}, {leader}; {} members, {voters} of them vote{changing}\n",
-        cluster["term"],
-        members.len()
-    );
+    let removed = if cluster["is_removed"] == true {
+        "this node was removed from its cluster, so ask another one; it knew last:\n"
+    } else {
+        ""
+    };
+    let count = match members.len() {
+        1 => "1 member".to_owned(),
+        count => format!("{count} members"),
+    };
+    let mut text =
+        format!("{removed}term {}, {leader}; {count}, {voters} of them vote{changing}\n", cluster["term"]);
     let last = states.iter().flatten().filter_map(|state| state["last_log_index"].as_u64()).max();
     let has_places = members.iter().any(|member| place(member).is_some());
     let width = if states.is_empty() { 23 } else { 54 };
@@ -217,6 +233,10 @@ mod tests {
         status["is_changing"] = true.into();
         let changing = "members, 2 of them vote; they are being changed: take none of them away now\n";
         assert!(table(&status, &[]).contains(changing));
+        status["is_removed"] = true.into();
+        assert!(
+            table(&status, &[]).starts_with("this node was removed from its cluster, so ask another one")
+        );
         assert_eq!(
             table(&json!({ "members": [] }), &[]),
             "no cluster yet: `aspen cluster init` founds one\n"

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use aspen_node::api::Consistency;
 use aspen_node::client::watch::{WatchClient, WatchQuery, Watched};
 use aspen_node::limits::{MAX_STALENESS_MS_MAX, SCAN_LIMIT_MAX};
-use clap::{Args, Subcommand, ValueEnum, value_parser};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum, value_parser};
 use data_encoding::BASE64;
 use serde_json::{Map, Value as Json, json};
 
@@ -63,16 +63,17 @@ pub(crate) enum KvCommand {
         bound: BoundArgs,
     },
     /// Set a key if it holds what is expected
+    #[command(group = ArgGroup::new("found").required(true))]
     Cas {
         /// The key
         key: String,
         /// Its new value
         value: String,
         /// It has to hold this
-        #[arg(long, value_name = "VALUE", required_unless_present = "absent")]
+        #[arg(long, value_name = "VALUE", group = "found")]
         expect: Option<String>,
         /// It must not be there
-        #[arg(long, conflicts_with = "expect")]
+        #[arg(long, group = "found")]
         absent: bool,
         /// Have the key end with this lease
         #[arg(long, value_name = "LEASE")]

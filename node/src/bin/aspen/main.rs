@@ -92,7 +92,13 @@ fn main() -> ExitCode {
                 Ok(()) | Err(_) => ExitCode::SUCCESS,
             }
         }
-        Err(failure) => tell(&failure),
+        Err(failure) => {
+            if cli.json {
+                // A closed pipe is no error of ours.
+                let _ = writeln!(std::io::stdout(), "{}", failure.json());
+            }
+            tell(&failure)
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use aspen_node::backup::file::FileError;
 use aspen_node::backup::restore::RestoreError;
 use aspen_node::client::cluster::{ClusterClient, ClusterClientError};
 use aspen_node::client::watch::WatchError;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::access::AccessError;
 use super::{EXIT_NOT_SO, EXIT_REFUSED, EXIT_UNKNOWN, EXIT_USAGE};
@@ -65,6 +65,16 @@ impl Failure {
     /// Whether a node refuses with this code.
     pub(crate) fn is_refused(&self, with: &str) -> bool {
         matches!(self, Self::Cluster(error) if error.code() == Some(with))
+    }
+
+    /// As a node says it or, where none has, in the same form without a code.
+    pub(crate) fn json(&self) -> Json {
+        let said = match self {
+            Self::Cluster(error) => error.refusal().map(|refusal| refusal.answer.error()),
+            _ => None,
+        };
+        let error = said.filter(Json::is_object).unwrap_or_else(|| json!({ "message": self.to_string() }));
+        json!({ "error": error })
     }
 
     /// The exit code that goes with it.

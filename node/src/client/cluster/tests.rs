@@ -164,6 +164,18 @@ async fn node_that_cannot_serve_is_asked_last_next_time() {
 }
 
 #[tokio::test]
+async fn next_node_is_asked_where_one_was_removed() {
+    let removed = |_: &str| Some((503, r#"{"error":{"code":"removed","message":"m"}}"#.to_owned()));
+    let (gone, other) = (FakeNode::new(removed).await, FakeNode::new(writes()).await);
+    let mut client = client(&[gone.address, other.address]);
+    client.write(set()).await.unwrap();
+    assert_eq!((gone.asked().len(), other.asked().len()), (1, 1));
+    assert_eq!(client.nodes(), [other.address, gone.address]);
+    let error = self::client(&[gone.address, nobody().await]).write(set()).await.unwrap_err();
+    assert_eq!((error.code(), error.is_unknown()), (Some("removed"), false));
+}
+
+#[tokio::test]
 async fn leader_is_asked_as_often_as_it_may_change_and_no_more() {
     let promote = "POST /cluster/promote-learner";
     let leader =

@@ -7,7 +7,7 @@ use iroh::endpoint::{
     AfterHandshakeOutcome, BeforeConnectOutcome, Connection, EndpointHooks, VarInt, WeakConnectionHandle,
 };
 
-use super::{Admission, GOSSIP_ALPN, REMOVED, close_code, remote_key};
+use super::{Admission, GOSSIP_ALPN, NO_MEMBER, close_code, remote_key};
 use crate::types::EndpointKey;
 
 /// Watches the connections of gossip. Clones share them.
@@ -29,7 +29,7 @@ impl GossipGate {
             let is_admitted = self.admission.admits(key);
             match handle.upgrade() {
                 Some(connection) if !is_admitted => {
-                    connection.close(VarInt::from_u32(close_code::NOT_A_MEMBER), REMOVED);
+                    connection.close(VarInt::from_u32(close_code::REMOVED), NO_MEMBER);
                     false
                 }
                 connection => connection.is_some(),

@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use futures::stream::BoxStream;
-use iroh::endpoint::{Connection, VarInt};
+use iroh::endpoint::{Connection, ConnectionError, VarInt};
 use iroh::{Endpoint, EndpointAddr};
 use irpc::Client;
 use irpc::channel::oneshot;
@@ -86,6 +86,13 @@ impl Slot {
     fn is_idle(&self) -> bool {
         let is_held = Arc::strong_count(&self.used) > 1;
         !is_held && held(&self.used).elapsed() >= PEER_UNUSED_MAX
+    }
+
+    /// Whether the peer has closed the connection at its door, before it has read anything.
+    fn is_refused(&self) -> bool {
+        let Some(Ok(connection)) = self.dial.peek() else { return false };
+        let Some(ConnectionError::ApplicationClosed(close)) = connection.close_reason() else { return false };
+        close.error_code == VarInt::from_u32(close_code::NOT_A_MEMBER)
     }
 }
 
@@ -207,9 +214,14 @@ impl RaftConnectionPool {
 
     /// Drops the connection over which a request failed.
     fn failed(&self, to: &Peer, slot: &Slot, error: irpc::Error) -> TransportError {
+        let is_refused = slot.is_refused();
         self.forget(to, slot);
         let (peer, reason) = (to.id, error.to_string());
         match error {
+            _ if is_refused => TransportError::Unreachable {
+                peer,
+                reason: "it does not take this node for a member".to_owned(),
+            },
             irpc::Error::Request { .. } => TransportError::Unreachable { peer, reason },
             _ => TransportError::Lost { peer, reason },
         }

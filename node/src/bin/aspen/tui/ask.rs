@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use aspen_node::types::NodeInfo;
-use futures::future::{OptionFuture, join_all};
+use futures::future::join_all;
 use serde_json::Value as Json;
 use tokio::time::timeout;
 
@@ -20,6 +20,9 @@ pub(crate) async fn look(access: Access) -> Input {
     let mut reasons = Vec::new();
     for node in &access.nodes {
         match get(&access, *node, "/cluster/status", LOOK_TIMEOUT).await {
+            Ok(status) if status["is_removed"] == true => {
+                reasons.push(format!("{node} was removed from its cluster"));
+            }
             Ok(status) => return Input::Looked(Ok(look_at(&access, *node, status).await)),
             Err(reason) => reasons.push(reason),
         }
@@ -60,7 +63,7 @@ fn member<'a>(access: &'a Access, json: &Json) -> Option<impl Future<Output = Me
     let place = place(json);
     let http = info.http;
     Some(async move {
-        let state = OptionFuture::from(at.map(|at| state(access, at))).await.flatten();
+        let state = state(access, at).await;
         Member { id, http, is_voter, health, place, state }
     })
 }
