@@ -172,7 +172,7 @@ impl NodeBuilder {
         Ok(started.expect("nobody has stopped it"))
     }
 
-    /// The same, given up in good order when `stop` ends first: then there is no node.
+    /// The same, given up when `stop` ends first: its peers and clients are told, and there is no node. The process should end then, too.
     ///
     /// # Errors
     /// As [`Self::start`].

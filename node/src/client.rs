@@ -74,8 +74,8 @@ pub enum Way {
 }
 
 impl Way {
-    /// The address by which a member is called on this way. It may be one that the ticket does not name.
-    pub fn address_of(&self, member: &NodeInfo) -> SocketAddr {
+    /// The address by which a member is called on this way, from now on where the ticket does not name it.
+    pub fn learn_address(&self, member: &NodeInfo) -> SocketAddr {
         match self {
             Self::Ticket(ticket) => {
                 ticket.learn(member);

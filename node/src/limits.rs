@@ -126,6 +126,8 @@ pub const RESTARTS_MAX: u32 = 3;
 pub const RESTART_WINDOW: Duration = Duration::from_mins(10);
 /// How long a leader that stops waits for its successor: it takes a few round trips, or the successor stops as well.
 pub const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long until a successor that has not taken over is asked again: the message may be lost with the connection that it was sent on.
+pub const HAND_OVER_AGAIN: Duration = Duration::from_millis(250);
 /// How long a stop may take: what is under way is answered, then the stores are closed.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long closed connections are waited for at a stop: on a healthy network it takes less than a second.

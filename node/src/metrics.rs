@@ -89,7 +89,7 @@ type Gauge = (&'static str, &'static str, fn(&Moment<'_>) -> u64);
 const GAUGES: [Gauge; 16] = [
     ("raft_term", "Present term", |now| now.raft.term),
     ("raft_is_leader", "1 on the leader", |now| u64::from(now.raft.role == "leader")),
-    ("raft_has_leader", "1 where a leader is known", |now| u64::from(now.raft.leader.is_some())),
+    ("raft_has_leader", "1 where a leader is known", |now| u64::from(now.cluster.leader.is_some())),
     ("raft_voters", "Members that vote", |now| members(now, true)),
     ("raft_learners", "Members that do not vote", |now| members(now, false)),
     ("raft_last_log_index", "Last entry of the log", |now| now.raft.last_log_index.unwrap_or(0)),

@@ -39,6 +39,7 @@ pub use self::health::{NodeFailureDetector, NodeHealth};
 pub use self::lease::LeaseClock;
 use self::lease::{Leases, Promise};
 use self::lease_keeper::KeptLeases;
+use self::membership::index_of;
 use self::operations::bounded;
 pub use self::preference::LeaderPlacement;
 pub use self::promotion::{LearnerPromotionCoordinator, PromotionPolicy};
@@ -274,6 +275,11 @@ impl RaftNode {
     fn note_spoken_to(&self) {
         *self.inner.spoken_to.lock().expect("nothing panics while it holds this lock") = Instant::now();
         self.note_membership(true);
+    }
+
+    /// The entry that has made the members those that this node knows.
+    pub fn members_as_of(&self) -> u64 {
+        index_of(&self.inner.raft.server_metrics().borrow_watched().membership_config)
     }
 
     /// Takes down whether this node is a member by the word of whoever knows the latest.

@@ -156,7 +156,7 @@ fn changes_are_followed_and_keys_end_with_leases_as_typed() {
     assert!(aspen.types(&["lease", "revoke", &lease]).starts_with("1 removed, revision "));
     assert!(aspen.fails(&["lease", "keep", &lease], 1).contains(&format!("there is no lease {lease}")));
     assert!(aspen.fails(&["lease", "keep", "--forever", &lease], 1).contains("there is no lease"));
-    assert!(aspen.fails(&["lease", "grant", "0.5"], 3).contains("the lease's ttl_ms is 500"));
+    assert!(aspen.fails(&["lease", "grant", "0.5"], 64).contains("such as 10 or 1.5, from 1 to 2592000"));
 
     let watch = ["kv", "watch", "--no-follow", "--from", &lease];
     let told = aspen.types(&watch);

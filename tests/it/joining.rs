@@ -394,7 +394,7 @@ fn cluster_whose_addresses_all_change_while_it_is_down_comes_back() {
     for id in ids {
         nodes.start(id, &ids);
     }
-    nodes.comes("cluster", || post(nodes.http(1), "/cluster/init", &json!({})).ok());
+    nodes.succeeds(1, "/cluster/init", &json!({}));
     nodes.succeeds(2, "/kv/write", &set("k", "before"));
     for id in ids {
         assert_eq!(nodes.end(id, Signal::SIGTERM).code(), Some(0));
@@ -446,6 +446,27 @@ fn removed_member_is_refused_at_once() {
     let own = closed.status(3);
     assert_eq!((&own["is_removed"], &own["leader"]), (&json!(true), &json!(null)), "{own}");
     closed.nodes.succeeds(2, "/kv/write", &set("k", "without it"));
+}
+
+/// Whoever was away when it came knows less than it does itself.
+#[test]
+fn member_is_not_removed_by_the_word_of_one_that_does_not_know_it_yet() {
+    let mut closed = Closed::three_voters(4);
+    assert_eq!(closed.nodes.end(3, Signal::SIGTERM).code(), Some(0));
+    closed.join(4);
+    closed.counts(4, (4, 3));
+    for id in [1, 2, 4] {
+        closed.nodes.end(id, Signal::SIGKILL);
+    }
+    closed.start(3, &[]);
+    closed.start(4, &["--log", "aspen_node=debug"]);
+    // Two are not there: with the third word of that it has asked everybody once.
+    closed.nodes.comes_within(Duration::from_mins(1), "second round of questions", || {
+        (closed.nodes.last_words(4).matches("asked in vain").count() > 2).then_some(())
+    });
+    let words = closed.nodes.last_words(4);
+    assert!(!words.contains("this node was removed"), "{words}");
+    assert_eq!(closed.status(4)["is_removed"], json!(null));
 }
 
 /// Its key was a member's, which has acknowledged what nobody else may have.

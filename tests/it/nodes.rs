@@ -65,9 +65,12 @@ pub(crate) struct Nodes {
 }
 
 /// So many addresses where nobody listens, by UDP and TCP.
-fn free_addresses(turn: &lab::Turn, count: u64) -> Vec<SocketAddr> {
+fn free_addresses(turn: &lab::Turn, count: u64, others: &[Member]) -> Vec<SocketAddr> {
     let at = turn.ports().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    let is_free = |at: &SocketAddr| UdpSocket::bind(at).is_ok() && TcpListener::bind(at).is_ok();
+    // Somebody whose address it is may not run at present.
+    let is_known = |at: &SocketAddr| others.iter().any(|other| other.raft == *at || other.http == *at);
+    let is_free =
+        |at: &SocketAddr| !is_known(at) && UdpSocket::bind(at).is_ok() && TcpListener::bind(at).is_ok();
     let free: Vec<_> = at.filter(is_free).take(count.try_into().unwrap()).collect();
     assert_eq!(free.len() as u64, count, "there are not enough free ports");
     free
@@ -84,7 +87,7 @@ impl Nodes {
     pub(crate) fn new(count: u64) -> Self {
         let turn = lab::turn();
         let directory = tempfile::tempdir().unwrap();
-        let members = free_addresses(&turn, count).into_iter().zip(1..).map(|(address, id)| Member {
+        let members = free_addresses(&turn, count, &[]).into_iter().zip(1..).map(|(address, id)| Member {
             id,
             raft: address,
             http: address,
@@ -178,7 +181,7 @@ impl Nodes {
 
     /// Gives a node that does not run other addresses.
     pub(crate) fn give_addresses(&mut self, ids: &[u64]) {
-        for (id, address) in ids.iter().zip(free_addresses(&self.turn, ids.len() as u64)) {
+        for (id, address) in ids.iter().zip(free_addresses(&self.turn, ids.len() as u64, &self.members)) {
             let member = self.members.iter_mut().find(|member| member.id == *id).unwrap();
             (member.raft, member.http) = (address, address);
         }

@@ -190,12 +190,15 @@ fn machine_that_never_serves_is_told_with_the_end_of_its_console() {
     }
 }
 
-/// Every topology passes on machines as it does on processes; in one round the one that README.md names.
+/// Every topology passes on machines as it does on processes. It takes hours where they are emulated: in one round there are only the
+/// stories above, which have each kind of fault in less time.
 #[test]
 fn topologies_pass_on_machines() {
+    if rounds() == 1 {
+        return;
+    }
     let Some((_turn, home)) = machines() else { return };
-    let all = [TOPOLOGIES.as_slice(), &MACHINE_TOPOLOGIES].concat();
-    let names = if rounds() == 1 { vec!["split-brain"] } else { all };
+    let names = [TOPOLOGIES.as_slice(), &MACHINE_TOPOLOGIES].concat();
     for (name, seed) in names.iter().flat_map(|name| (1..=rounds()).map(move |seed| (name, seed))) {
         let (file, seed) = (topology(name), seed.to_string());
         let words = [file.to_str().unwrap(), "--seed", &seed, "--driver", "qemu"];

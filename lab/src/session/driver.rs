@@ -48,10 +48,14 @@ pub enum ChoiceError {
     Memory(#[from] Overcommitted),
     /// A fault that only a machine can have.
     #[error(
-        "the scenario has the fault {0}, for which every node needs a machine of its own, and the driver process has none: take \
-         --driver qemu, which emulates machines where KVM runs none"
+        "the scenario has the fault {fault}, for which every node needs a machine of its own, and the driver process has none: {remedy}"
     )]
-    NeedsMachines(&'static str),
+    NeedsMachines {
+        /// As it is written.
+        fault: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// A fault that only a process can have.
     #[error(
         "the scenario has the fault power_cut, for which a node's disk has to be one of the lab's own, and machines have files: take \
@@ -119,15 +123,22 @@ pub(crate) fn choose(
 
 /// Refuses faults that what is asked for cannot have, before an image is built for it.
 fn check_faults(args: &MachineArgs, plan: &Plan) -> Result<(), ChoiceError> {
-    let is_process = args.node_bin.is_some() || plan.target == Target::Etcd || plan.cuts_power();
-    match (args.driver, plan.needs_machines()) {
-        (DriverArg::Qemu | DriverArg::CloudHypervisor, _) if plan.cuts_power() => {
-            Err(ChoiceError::NeedsProcesses)
-        }
-        (DriverArg::Process, Some(fault)) => Err(ChoiceError::NeedsMachines(fault)),
-        (DriverArg::Auto, Some(fault)) if is_process => Err(ChoiceError::NeedsMachines(fault)),
-        _ => Ok(()),
-    }
+    let Some(fault) = plan.needs_machines() else {
+        let is_machine = matches!(args.driver, DriverArg::Qemu | DriverArg::CloudHypervisor);
+        return if is_machine && plan.cuts_power() { Err(ChoiceError::NeedsProcesses) } else { Ok(()) };
+    };
+    let remedy = if plan.cuts_power() {
+        "the fault power_cut needs that one, so write two scenarios"
+    } else if plan.target == Target::Etcd {
+        "the target etcd runs on no other, so leave the fault out"
+    } else if args.node_bin.is_some() {
+        "leave --node-bin out, which is a program for that one"
+    } else if args.driver == DriverArg::Process {
+        "take --driver qemu, which emulates machines where KVM runs none"
+    } else {
+        return Ok(());
+    };
+    Err(ChoiceError::NeedsMachines { fault, remedy })
 }
 
 fn choose_any(
@@ -358,4 +369,51 @@ fn image(args: &MachineArgs, directory: &Path, tell: &mut dyn FnMut(&str)) -> Re
 fn log(directory: &Path) -> Result<ProgramLog, OuterError> {
     let log = ProgramLog::open(&directory.join("programs.log"));
     Ok(log.map_err(ChoiceError::Log)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::scenario::Scenario;
+
+    #[derive(Debug, Parser)]
+    struct Typed {
+        #[command(flatten)]
+        machines: MachineArgs,
+    }
+
+    /// What is refused of these faults, with these words.
+    #[track_caller]
+    fn check(words: &[&str], target: &str, faults: &str, want: Option<&str>) {
+        let machines = Typed::parse_from([&["lab"], words].concat()).machines;
+        let text = format!(
+            "name: a\nabout: A test.\n{target}nodes: {{ count: 3 }}\nduration: 20s\nfaults:\n{faults}checks: [linearizable]\n"
+        );
+        let plan = Plan::new(&Scenario::parse("a.yaml", &text).unwrap(), 1);
+        let refused = check_faults(&machines, &plan).err().map(|error| error.to_string());
+        assert_eq!(refused.is_some(), want.is_some(), "{words:?}: {refused:?}");
+        assert!(refused.unwrap_or_default().ends_with(want.unwrap_or_default()), "{words:?}");
+    }
+
+    #[test]
+    fn faults_that_a_driver_cannot_have_are_refused_with_what_can_be_done() {
+        let suspend = "  - { at: 1s, for: 3s, suspend: n1 }\n";
+        let cut = "  - { at: 1s, power_cut: n1, restart_after: 1s }\n";
+        for words in [&[][..], &["--driver", "qemu"], &["--driver", "cloud-hypervisor"]] {
+            check(words, "", suspend, None);
+        }
+        for words in [&[][..], &["--driver", "process"], &["--node-bin", "aspen-node"]] {
+            check(words, "", cut, None);
+        }
+        let emulate = "take --driver qemu, which emulates machines where KVM runs none";
+        check(&["--driver", "process"], "", suspend, Some(emulate));
+        let leave_out = "leave --node-bin out, which is a program for that one";
+        check(&["--node-bin", "aspen-node"], "", suspend, Some(leave_out));
+        let two = "the fault power_cut needs that one, so write two scenarios";
+        check(&[], "", &format!("{suspend}{}", cut.replace("1s, power", "8s, power")), Some(two));
+        let kill = "or the fault kill, which a machine's page cache does not survive either";
+        check(&["--driver", "qemu"], "", cut, Some(kill));
+    }
 }

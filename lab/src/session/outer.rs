@@ -98,7 +98,7 @@ impl OuterError {
                 ChoiceError::Qemu(_)
                 | ChoiceError::CloudHypervisor(_)
                 | ChoiceError::Memory(_)
-                | ChoiceError::NeedsMachines(_)
+                | ChoiceError::NeedsMachines { .. }
                 | ChoiceError::NeedsProcesses
                 | ChoiceError::Lacks { .. }
                 | ChoiceError::NoImage(_),

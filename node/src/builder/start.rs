@@ -19,7 +19,7 @@ use crate::cluster::retired::check_not_retired;
 use crate::cluster::reunion::Reunion;
 use crate::config::Config;
 use crate::http::{self, Credentials, HttpState};
-use crate::limits::CLIENT_STREAMS_WAITING_MAX;
+use crate::limits::{CLIENT_STREAMS_WAITING_MAX, ENDPOINT_CLOSE_TIMEOUT};
 use crate::metrics::Metrics;
 use crate::network::iroh::{Admission, ClientStream, Newcomers, RaftEndpoint, RaftServer};
 use crate::network::lookups::{Lookups, Reach};
@@ -71,7 +71,8 @@ impl Start {
             () = stop => Ok(None),
         };
         if !matches!(started, Ok(Some(_))) {
-            endpoint.close().await;
+            // Whoever does not hear of it will notice.
+            let _ = tokio::time::timeout(ENDPOINT_CLOSE_TIMEOUT, endpoint.close()).await;
         }
         started
     }
@@ -87,8 +88,9 @@ impl Start {
     ) -> Result<Node, StartError> {
         let data_dir = &self.config.data_dir;
         let mut tasks = JoinSet::new();
-        let way_in = WayIn::find(&self.config, identity, &endpoint, &mut tasks);
-        let mut way_in = http::serve_newcomer(&listener, credentials.clone(), way_in).await?;
+        tasks.spawn(keeper.run());
+        let door = (&listener, credentials.clone());
+        let mut way_in = WayIn::find(&self.config, identity, &endpoint, door, &mut tasks).await?;
         let log = RedbLogStore::open(&data_dir.join(LOG_FILE), way_in.id)?;
         let state_machine = SqliteStateMachine::open(data_dir)?.behind(log.durable());
         // The names of new files: without them what is synced in the files would be lost with the power.
@@ -134,7 +136,6 @@ impl Start {
         if way_in.founds {
             found(&raft, &way_in).await?;
         }
-        tasks.spawn(keeper.run());
         let (stop_http, http) =
             self.serve_clients(&raft, (listener, streams), metrics, &way_in, (credentials, secrets));
         Ok(Node {

@@ -1,5 +1,6 @@
 //! Which member of which cluster a node is: by its settings, by what it has kept, or by asking to be let in.
 
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -8,6 +9,7 @@ use crate::cluster::identity::Identity;
 use crate::cluster::joining;
 use crate::cluster::metadata::MetadataStore;
 use crate::config::{Config, ConfigError, Entry, SecretSource};
+use crate::http::{self, Credentials};
 use crate::network::Peer;
 use crate::network::iroh::RaftEndpoint;
 use crate::network::secret::{ClusterSecrets, SecretError};
@@ -40,11 +42,12 @@ pub(super) struct WayIn {
 type Secrets = (FileKeeper<ClusterSecrets>, watch::Receiver<ClusterSecrets>);
 
 impl WayIn {
-    /// Finds it out. It takes as long as nobody lets the node in that has to ask.
+    /// Finds it out. It takes as long as nobody lets the node in that has to ask; meanwhile clients are told so.
     pub(super) async fn find(
         config: &Config,
         identity: &Identity,
         endpoint: &RaftEndpoint,
+        (listener, credentials): (&TcpListener, watch::Receiver<Credentials>),
         tasks: &mut JoinSet<()>,
     ) -> Result<Self, StartError> {
         let needs_info = config.entry != Entry::Wait || config.secret.is_some();
@@ -84,7 +87,8 @@ impl WayIn {
         };
         let id = match (&config.entry, &info) {
             (Entry::Join(ticket), Some(info)) if !is_member => {
-                let (id, welcome) = joining::join(endpoint, &secrets, ticket, id, info).await?;
+                let joined = joining::join(endpoint, &secrets, ticket, id, info);
+                let (id, welcome) = http::serve_newcomer(listener, credentials, joined).await?;
                 tracing::info!(%id, members = welcome.members.len(), "let in");
                 metadata.set_welcome(id, &welcome)?;
                 id

@@ -142,16 +142,21 @@ impl ClusterClient {
     /// As [`Self::request`]; an age cannot be bounded here.
     pub async fn backup(&self, consistency: Consistency) -> Result<HttpParts, ClusterClientError> {
         let path = format!("/cluster/backup?consistency={}", unbounded(consistency)?.as_str());
-        let mut reasons = Vec::new();
+        let (mut reasons, mut outside) = (Vec::new(), None);
         for node in &self.nodes {
             match self.connection(*node).backup(&path).await {
                 Ok(parts) if parts.status == 200 => return Ok(parts),
-                Ok(refused) => return Err(ClusterClientError::refused(refused.refusal().await?, false)),
+                Ok(refused) => match refused.refusal().await? {
+                    refusal if is_outside(&refusal) => {
+                        outside = Some(ClusterClientError::refused(refusal, false));
+                    }
+                    refusal => return Err(ClusterClientError::refused(refusal, false)),
+                },
                 Err(error @ ClientError::Connect { .. }) => reasons.push(error.to_string()),
                 Err(error @ ClientError::Lost { .. }) => return Err(error.into()),
             }
         }
-        Err(ClusterClientError::Unreachable(reasons))
+        Err(outside.unwrap_or(ClusterClientError::Unreachable(reasons)))
     }
 
     /// An answer of 200, and whose it is.
@@ -196,13 +201,12 @@ impl ClusterClient {
         let node = kept.as_ref().map(HttpConnection::address);
         let others = self.nodes.iter().filter(|other| Some(**other) != node);
         let others: Vec<HttpConnection> = others.map(|node| self.connection(*node)).collect();
-        let (mut reasons, mut removed) = (Vec::new(), None);
+        let (mut reasons, mut outside) = (Vec::new(), None);
         for mut connection in kept.into_iter().chain(others) {
             match connection.request(method, path, body.clone()).await {
-                // It has done nothing, and never will.
-                Ok(answer) if answer.code().as_deref() == Some("removed") => {
+                Ok(answer) if is_outside(&answer) => {
                     self.ask_last(connection.address());
-                    removed = Some(ClusterClientError::refused(answer, changes));
+                    outside = Some(ClusterClientError::refused(answer, changes));
                 }
                 Ok(answer) => {
                     let node = connection.address();
@@ -219,7 +223,7 @@ impl ClusterClient {
                 }
             }
         }
-        Err(removed.unwrap_or(ClusterClientError::Unreachable(reasons)))
+        Err(outside.unwrap_or(ClusterClientError::Unreachable(reasons)))
     }
 
     /// Has a node asked after the others from now on: it may hang, or be of no use for long.
@@ -263,6 +267,11 @@ impl Answered {
 
 /// The status of a node that cannot do what it is asked, while another one might.
 const UNAVAILABLE: u16 = 503;
+
+/// Whether it is a node that answers which belongs to the cluster no more, or not yet: it has done nothing, and another one may be asked.
+fn is_outside(answer: &HttpAnswer) -> bool {
+    matches!(answer.code().as_deref(), Some("removed" | "joining"))
+}
 
 /// Whether a request can write something.
 fn may_change(method: &str, path: &str) -> bool {

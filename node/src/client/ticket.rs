@@ -6,6 +6,7 @@ use std::sync::{RwLock, RwLockReadGuard};
 use tokio::sync::OnceCell;
 
 use crate::cluster::ticket::AspenClusterTicket;
+use crate::limits::PEERS_MAX;
 use crate::network::iroh::{ClientEndpoint, ClientStream, OpenError, StreamFate};
 use crate::types::NodeInfo;
 
@@ -40,10 +41,14 @@ impl TicketWay {
         self.known().iter().map(|node| node.raft).collect()
     }
 
-    /// Takes down where a member is, of which a node of this way speaks: it can be called from now on.
+    /// Takes down where a member is, of which a node of this way speaks: it can be called there from now on. Where it was before, and
+    /// whoever was there before, counts no more.
     pub fn learn(&self, member: &NodeInfo) {
-        if !self.known().contains(member) {
-            self.nodes.write().expect("nothing panics while it holds this lock").push(member.clone());
+        let mut nodes = self.nodes.write().expect("nothing panics while it holds this lock");
+        if !nodes.contains(member) {
+            nodes.retain(|known| known.endpoint_id != member.endpoint_id && known.raft != member.raft);
+            nodes.truncate(PEERS_MAX as usize - 1);
+            nodes.push(member.clone());
         }
     }
 
@@ -68,5 +73,32 @@ impl TicketWay {
         if let Some(endpoint) = self.endpoint.get() {
             endpoint.close().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::secret::{ClusterSecrets, new_secret};
+    use crate::types::EndpointKey;
+
+    #[test]
+    fn member_is_called_where_it_was_last_said_to_be() {
+        let node = |key: u8, port: u16| NodeInfo {
+            endpoint_id: EndpointKey([key; 32]),
+            raft: ([127, 0, 0, 1], port).into(),
+            http: ([127, 0, 0, 1], port + 1_000).into(),
+        };
+        let cluster_id = ClusterSecrets::parse(new_secret(), "a test").unwrap().first().cluster_id();
+        let way = TicketWay::new(AspenClusterTicket::new(cluster_id, [node(1, 4_001), node(2, 4_002)]));
+        let known = || way.known().clone();
+        way.learn(&node(2, 4_002));
+        assert_eq!(known(), [node(1, 4_001), node(2, 4_002)]);
+        way.learn(&node(1, 4_003));
+        assert_eq!(known(), [node(2, 4_002), node(1, 4_003)]);
+        // A new member, with the address of one that is gone.
+        way.learn(&node(3, 4_002));
+        assert_eq!(known(), [node(1, 4_003), node(3, 4_002)]);
+        assert_eq!(way.nodes_at(([127, 0, 0, 1], 5_002).into()), [([127, 0, 0, 1], 4_002).into()]);
     }
 }

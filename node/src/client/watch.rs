@@ -184,7 +184,7 @@ impl WatchClient {
         let status =
             answer.ok().and_then(|answer| serde_json::from_slice::<ClusterStatus>(&answer.body).ok());
         for member in status.into_iter().flat_map(|status| status.members) {
-            let node = self.credentials.way.address_of(&member.info);
+            let node = self.credentials.way.learn_address(&member.info);
             if !self.nodes.contains(&node) {
                 self.nodes.push_back(node);
             }

@@ -73,7 +73,8 @@ impl Reunion {
             self.endpoint.book().learn(&info.endpoint_id, AddressSource::Word, info.raft);
         }
         self.endpoint.admission().introduce(infos().map(|info| info.endpoint_id));
-        Some(latest.id.is_some())
+        // Where nobody knows more than this node, nobody knows that it was removed: they may have been away when it came.
+        Some(latest.id.is_some() || latest.as_of <= self.raft.members_as_of())
     }
 
     /// Whom to ask: every member that this node knows, and whoever else it has heard of.

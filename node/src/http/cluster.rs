@@ -143,13 +143,22 @@ pub(super) async fn promote_learner(
     Ok(Json(state.cluster.status()))
 }
 
+/// What has become of the members, and whether there was one to remove.
+#[derive(Debug, Serialize)]
+pub(super) struct RemoveAnswer {
+    #[serde(flatten)]
+    status: ClusterStatus,
+    was_member: bool,
+}
+
 /// POST /cluster/remove-member
 pub(super) async fn remove_member(
     State(state): State<HttpState>,
     Body(body): Body<MemberBody>,
-) -> Result<Json<ClusterStatus>, Refusal> {
+) -> Result<Json<RemoveAnswer>, Refusal> {
+    let was_member = state.cluster.status().members.iter().any(|member| member.id == body.id);
     state.cluster.remove_member(body.id).await?;
-    Ok(Json(state.cluster.status()))
+    Ok(Json(RemoveAnswer { status: state.cluster.status(), was_member }))
 }
 
 /// POST /cluster/transfer-leader

@@ -60,7 +60,9 @@ pub async fn serve_newcomer<T: Send>(
     let (_clients, mut streams) = mpsc::channel(1);
     let mut found = None;
     let stop = async { found = Some(let_in.await) };
-    take_all(listener, &mut streams, credentials, newcomer_router(), stop).await;
+    let (served, _ending) = take_all(listener, &mut streams, credentials, newcomer_router(), stop).await;
+    // Whoever still keeps an answer waiting is cut off.
+    let _ = timeout(HTTP_DRAIN_TIMEOUT, served.end()).await;
     found.expect("it is what has stopped it")
 }
 
@@ -80,6 +82,8 @@ async fn take_all(
         served.forget_ended();
         while ending.try_join_next().is_some() {}
         tokio::select! {
+            biased;
+            () = &mut stop => return (served, ending),
             (stream, place) = take(listener, &room) => {
                 let tls = credentials.borrow().tls.clone();
                 served.serve(stream, tls, routes.clone(), place);
@@ -90,7 +94,6 @@ async fn take_all(
                 let before = std::mem::take(&mut served);
                 ending.spawn(timeout(HTTP_DRAIN_TIMEOUT, before.end()).map(drop));
             }
-            () = &mut stop => return (served, ending),
         };
     }
 }

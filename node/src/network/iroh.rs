@@ -72,10 +72,10 @@ const GOSSIP_ALPN: &[u8] = b"aspen/gossip/1";
 mod close_code {
     /// The other's key belongs to no member any more.
     pub(super) const REMOVED: u32 = 1;
-    /// The connection has not worked as it should; the peer dials again.
-    pub(super) const GIVEN_UP: u32 = 3;
     /// The node is stopping.
     pub(super) const STOPPING: u32 = 2;
+    /// The connection has not worked as it should; the peer dials again.
+    pub(super) const GIVEN_UP: u32 = 3;
     /// All is said.
     pub(super) const DONE: u32 = 4;
     /// Too many ask at once.

@@ -14,7 +14,9 @@ use tokio::sync::oneshot;
 use super::RaftNode;
 use super::operations::{bounded, not_leader};
 use crate::api::{ApiError, BadRequest, TimeoutOutcome};
-use crate::limits::{HAND_OVER_TIMEOUT, JOIN_ID_MAX, LEADER_RETRY, LEADER_WAIT, PEERS_MAX, VOTERS_MAX};
+use crate::limits::{
+    HAND_OVER_AGAIN, HAND_OVER_TIMEOUT, JOIN_ID_MAX, LEADER_RETRY, LEADER_WAIT, PEERS_MAX, VOTERS_MAX,
+};
 use crate::network::Peer;
 use crate::network::join::{JoinRefusal, JoinService, Welcome, Wish};
 use crate::types::raft_types::{Membership, StoredMembership};
@@ -88,7 +90,8 @@ impl RaftNode {
                 id
             }
         };
-        let welcome = self.members_for(&info)?;
+        let present = self.inner.raft.server_metrics().borrow_watched().membership_config.clone();
+        let welcome = self.members_for(&info, &present)?;
         // Another leader may have made other changes meanwhile.
         if welcome.id == Some(own) { Ok(welcome) } else { Err(ApiError::ChangeInProgress) }
     }
@@ -98,10 +101,8 @@ impl RaftNode {
         self.metrics().replication.is_some_and(|matched| matched.get(&id).copied().flatten().is_some())
     }
 
-    /// What whoever asks has to know of the members that this node knows.
-    fn members_for(&self, info: &NodeInfo) -> Result<Welcome, ApiError> {
-        let metrics = self.inner.raft.server_metrics().borrow_watched().clone();
-        let membership = metrics.membership_config.membership();
+    /// What whoever asks has to know of these members.
+    fn members_for(&self, info: &NodeInfo, membership: &StoredMembership) -> Result<Welcome, ApiError> {
         let members: Vec<Peer> =
             membership.nodes().map(|(id, info)| Peer { id: *id, info: info.clone() }).collect();
         if members.is_empty() {
@@ -109,7 +110,7 @@ impl RaftNode {
         }
         let own = members.iter().find(|peer| peer.info.endpoint_id == info.endpoint_id);
         Ok(Welcome {
-            as_of: metrics.membership_config.log_id().as_ref().map_or(0, |id| id.index),
+            as_of: index_of(membership),
             id: own.map(|peer| peer.id),
             members,
             target_voters: self.inner.promotion.target_voters,
@@ -201,13 +202,15 @@ impl RaftNode {
         }
     }
 
-    /// Makes a change, again while nothing has come of it since this leader is so new that no quorum has answered it yet: writes wait
-    /// for that as long.
+    /// Makes a change, again while this leader is so new that no quorum has answered it yet: writes wait for that as long. In another
+    /// term the change would be one of other members.
     async fn changed<T, F>(&self, attempt: impl Fn() -> F) -> Result<(), ApiError>
     where
         F: Future<Output = Result<T, ChangeError>>,
     {
         let give_up = tokio::time::Instant::now() + LEADER_WAIT;
+        let term = || self.inner.raft.server_metrics().borrow_watched().vote.leader_id().term;
+        let begun = term();
         loop {
             let made = attempt().await;
             let is_new = matches!(
@@ -215,7 +218,7 @@ impl RaftNode {
                 Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))
                     if forward.reason == ForwardReason::LeaseExpired
             );
-            if !is_new || tokio::time::Instant::now() >= give_up {
+            if !is_new || term() != begun || tokio::time::Instant::now() >= give_up {
                 return sorted(made);
             }
             tokio::time::sleep(LEADER_RETRY).await;
@@ -231,14 +234,17 @@ impl RaftNode {
         if metrics.borrow_watched().current_leader == Some(to) {
             return Ok(());
         }
-        let asked = self.inner.raft.trigger().transfer_leader(to).await;
-        asked.map_err(|fatal| Self::stopping(&fatal))?;
-        while metrics.borrow_watched().current_leader != Some(to) {
-            if metrics.changed().await.is_err() {
-                return Err(ApiError::Stopping { reason: "raft stopped".to_owned() });
+        loop {
+            // Where another leads already it does nothing.
+            let asked = self.inner.raft.trigger().transfer_leader(to).await;
+            asked.map_err(|fatal| Self::stopping(&fatal))?;
+            let taken = metrics.wait_until(|metrics| metrics.current_leader == Some(to));
+            match tokio::time::timeout(HAND_OVER_AGAIN, taken).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(_)) => return Err(ApiError::Stopping { reason: "raft stopped".to_owned() }),
+                Err(_) => {}
             }
         }
-        Ok(())
     }
 
     /// Hands leadership to another voter before this node stops, if it leads: nobody has to miss it first. From now on it takes
@@ -267,6 +273,9 @@ impl RaftNode {
 
     /// The present members, as the leader has them.
     fn membership(&self) -> Result<Membership, ApiError> {
+        if self.is_removed() {
+            return Err(ApiError::Removed);
+        }
         let leader = self.leader();
         if leader.as_ref().is_none_or(|leader| leader.id != self.inner.id) {
             return Err(not_leader(
@@ -285,7 +294,12 @@ impl JoinService for RaftNode {
             error => JoinRefusal::Refused(error),
         };
         let id = match wish {
-            Wish::Members => return future::ready(self.members_for(&info).map_err(refused)).boxed(),
+            Wish::Members => {
+                // A change that is under way may never come to be, where this node leads without the others.
+                let settled =
+                    self.inner.raft.server_metrics().borrow_watched().committed_membership_config.clone();
+                return future::ready(self.members_for(&info, &settled).map_err(refused)).boxed();
+            }
             Wish::Join(id) => id,
         };
         async move {
@@ -315,6 +329,11 @@ pub(super) fn is_changing(present: &StoredMembership, committed: &StoredMembersh
 /// Who votes once the change that is under way is done.
 pub(super) fn future_voters(membership: &Membership) -> BTreeSet<NodeId> {
     membership.get_joint_config().last().cloned().unwrap_or_default()
+}
+
+/// The entry that has made these the members.
+pub(super) fn index_of(membership: &StoredMembership) -> u64 {
+    membership.log_id().as_ref().map_or(0, |id| id.index)
 }
 
 type ChangeError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use aspen_node::limits::{LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN};
 use clap::Subcommand;
 use serde_json::{Value as Json, json};
 use tokio::time::{Instant, sleep_until};
@@ -37,8 +38,15 @@ pub(crate) enum LeaseCommand {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
+    let bounds = LEASE_TTL_MS_MIN..=LEASE_TTL_MS_MAX;
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds.ok_or_else(|| "a number of seconds is needed, such as 10 or 1.5".to_owned())
+    seconds.filter(|ttl| bounds.contains(&millis(*ttl))).ok_or_else(|| {
+        format!(
+            "a number of seconds is needed, such as 10 or 1.5, from {} to {}",
+            bounds.start() / 1_000,
+            bounds.end() / 1_000
+        )
+    })
 }
 
 /// Does it; what to print.

@@ -164,15 +164,20 @@ async fn node_that_cannot_serve_is_asked_last_next_time() {
 }
 
 #[tokio::test]
-async fn next_node_is_asked_where_one_was_removed() {
-    let removed = |_: &str| Some((503, r#"{"error":{"code":"removed","message":"m"}}"#.to_owned()));
-    let (gone, other) = (FakeNode::new(removed).await, FakeNode::new(writes()).await);
-    let mut client = client(&[gone.address, other.address]);
-    client.write(set()).await.unwrap();
-    assert_eq!((gone.asked().len(), other.asked().len()), (1, 1));
-    assert_eq!(client.nodes(), [other.address, gone.address]);
-    let error = self::client(&[gone.address, nobody().await]).write(set()).await.unwrap_err();
-    assert_eq!((error.code(), error.is_unknown()), (Some("removed"), false));
+async fn next_node_is_asked_where_one_belongs_to_no_cluster() {
+    for code in ["removed", "joining"] {
+        let refuses = |_: &str| Some((503, format!(r#"{{"error":{{"code":"{code}","message":"m"}}}}"#)));
+        let (outside, other) = (FakeNode::new(refuses).await, FakeNode::new(writes()).await);
+        let mut client = client(&[outside.address, other.address]);
+        client.write(set()).await.unwrap();
+        assert_eq!((outside.asked().len(), other.asked().len()), (1, 1));
+        assert_eq!(client.nodes(), [other.address, outside.address]);
+        let client = self::client(&[outside.address, nobody().await]);
+        let error = client.clone().write(set()).await.unwrap_err();
+        assert_eq!((error.code(), error.is_unknown()), (Some(code), false));
+        let error = client.backup(Consistency::Stale).await.unwrap_err();
+        assert_eq!(error.code(), Some(code));
+    }
 }
 
 #[tokio::test]

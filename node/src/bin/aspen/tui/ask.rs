@@ -58,7 +58,7 @@ async fn look_at(access: &Access, asked: SocketAddr, mut status: Json) -> Look {
 fn member<'a>(access: &'a Access, json: &Json) -> Option<impl Future<Output = Member> + use<'a>> {
     let id = json["id"].as_u64()?;
     let info: NodeInfo = serde_json::from_value(json.clone()).ok()?;
-    let at = access.credentials.way.address_of(&info);
+    let at = access.credentials.way.learn_address(&info);
     let (is_voter, health) = (json["is_voter"] == true, json["health"].as_str().map(str::to_owned));
     let place = place(json);
     let http = info.http;
@@ -85,6 +85,9 @@ async fn get(access: &Access, node: SocketAddr, path: &str, within: Duration) ->
     let answer = answer.map_err(|_| format!("{node} does not answer"))?.map_err(|error| error.to_string())?;
     if matches!(answer.status, 401 | 403) {
         return Err(format!("{node} wants a token: --token-file names one"));
+    }
+    if answer.status != 200 {
+        return Err(format!("{node}: {}", answer.message()));
     }
     serde_json::from_slice(&answer.body).map_err(|_| format!("{node} is no Aspen node"))
 }
