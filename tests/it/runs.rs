@@ -107,6 +107,19 @@ fn every_topology_passes_with_every_receipt() {
     }
 }
 
+/// A heartbeat that had to wait for its connection came too late once, and the connection was given up for that: one after the other.
+/// Where nothing is written, a leader has nothing but heartbeats to know that it leads.
+#[test]
+fn leader_far_from_the_others_serves_reads_of_an_idle_cluster() {
+    let Some((_turn, home)) = bench() else { return };
+    let rest = "nodes: { count: 3 }\nlinks:\n  - { between: [n1, n2], latency: 45ms }\n  - { between: [n1, n3], latency: 45ms }\n  \
+                - { between: [n2, n3], latency: 45ms }\nraft: { heartbeat: 200ms, election: 1500ms..3s }\n\
+                workload: { rate: 40/s, mix: { read: 100, write: 0, cas: 0 } }\nduration: 8s\nchecks: [linearizable]\n";
+    let file = write_scenario(home.path(), "far", rest);
+    let run = run(home.path(), "run", &[&file, "--seed", "1", "--quiet"], &[]);
+    assert_eq!(run.code, Some(0), "{}", run.output());
+}
+
 #[test]
 fn every_file_of_topologies_is_run() {
     let entries = fs::read_dir(topology("three-nodes").parent().unwrap()).unwrap();

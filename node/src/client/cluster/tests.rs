@@ -166,7 +166,7 @@ async fn node_that_cannot_serve_is_asked_last_next_time() {
 #[tokio::test]
 async fn next_node_is_asked_where_one_belongs_to_no_cluster() {
     for code in ["removed", "joining"] {
-        let refuses = |_: &str| Some((503, format!(r#"{{"error":{{"code":"{code}","message":"m"}}}}"#)));
+        let refuses = move |_: &str| Some((503, format!(r#"{{"error":{{"code":"{code}","message":"m"}}}}"#)));
         let (outside, other) = (FakeNode::new(refuses).await, FakeNode::new(writes()).await);
         let mut client = client(&[outside.address, other.address]);
         client.write(set()).await.unwrap();

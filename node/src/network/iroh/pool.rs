@@ -2,7 +2,7 @@
 //! they are needed.
 //!
 //! A dial goes on while the requests that wait for it give up, so that a short time limit never starves a slow link.
-//! A connection is dropped after the first Raft RPC that has no answer in time: QUIC alone would take seconds to notice
+//! A connection is dropped after the first Raft RPC that has no answer in its whole time: QUIC alone would take seconds to notice
 //! a dead peer. A client's request may rightly take long, so its time-out says nothing about the connection. One over which nothing
 //! was sent for long is closed: who led once does not go on telling everybody that it is there.
 
@@ -119,10 +119,12 @@ impl RaftConnectionPool {
         Res: irpc::RpcMessage,
     {
         let deadline = Instant::now() + within;
-        let (slot, client) = self.client(to, class, deadline, within).await?;
+        let (slot, client, was_there) = self.client(to, class, deadline, within).await?;
         match timeout_at(deadline, client.rpc(request)).await {
             Err(_) => {
-                if on_timeout == OnTimeout::Drop {
+                // A request that has waited for the dial had not all of its time: over a slow link each connection would be given up
+                // before anything could come back over it.
+                if on_timeout == OnTimeout::Drop && was_there {
                     self.forget(to, &slot);
                 }
                 Err(TransportError::Timeout { peer: to.id, within_ms: millis(within) })
@@ -140,7 +142,7 @@ impl RaftConnectionPool {
         within: Duration,
     ) -> Result<BoxStream<'a, Appended>, TransportError> {
         let deadline = Instant::now() + within;
-        let (slot, client) = self.client(to, Class::Raft, deadline, within).await?;
+        let (slot, client, _) = self.client(to, Class::Raft, deadline, within).await?;
         let opening = client.bidi_streaming(rpc::AppendStream, 1, 1);
         let channels = self.open(to, &slot, deadline, within, opening).await?;
         Ok(AppendStream::new(self, to, slot, within, requests, channels).into_stream())
@@ -173,7 +175,7 @@ impl RaftConnectionPool {
     ) -> Result<SnapshotResponse, TransportError> {
         let within = SNAPSHOT_STEP_TIMEOUT;
         let deadline = Instant::now() + within;
-        let (slot, client) = self.client(to, Class::Snapshot, deadline, within).await?;
+        let (slot, client, _) = self.client(to, Class::Snapshot, deadline, within).await?;
         let opening = client.bidi_streaming(request, 1, 1);
         let (parts, mut answers) = self.open(to, &slot, deadline, within, opening).await?;
         let sent = snapshot::send(file, &parts, &mut answers).await;
@@ -188,15 +190,16 @@ impl RaftConnectionPool {
         })
     }
 
-    /// The connection to a peer, dialled if there is none.
+    /// The connection to a peer, dialled if there is none; and whether there was one.
     async fn client(
         &self,
         to: &Peer,
         class: Class,
         deadline: Instant,
         within: Duration,
-    ) -> Result<(Slot, Client<RaftProtocol>), TransportError> {
+    ) -> Result<(Slot, Client<RaftProtocol>, bool), TransportError> {
         let slot = self.slot(to, class);
+        let was_there = slot.dial.peek().is_some();
         let connection = match timeout_at(deadline, slot.dial.clone()).await {
             // Nothing was sent yet, and the dial goes on.
             Err(_) => {
@@ -209,7 +212,7 @@ impl RaftConnectionPool {
             }
             Ok(Ok(connection)) => connection,
         };
-        Ok((slot, Client::boxed(IrohRemoteConnection::new(connection))))
+        Ok((slot, Client::boxed(IrohRemoteConnection::new(connection)), was_there))
     }
 
     /// Drops the connection over which a request failed.
