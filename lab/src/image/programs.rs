@@ -162,7 +162,7 @@ fn version(program: &Path, name: &'static str, workshop: &Workshop<'_>) -> Resul
 pub(super) fn build(workshop: &mut Workshop<'_>) -> Result<(PathBuf, PathBuf), ProgramsError> {
     let sources = sources().ok_or(ProgramsError::NoSources)?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // With the features that the lab wants of what they share, too: after `cargo lab` there is next to nothing to build.
+    // With the features that the lab wants of what they share, too: after `cargo lab` no dependency is built again.
     let program = Program::new(cargo)
         .args(["build", "--release", "--message-format=json-render-diagnostics"])
         .args([format!("--target={TARGET}"), format!("--config={STATIC}")])

@@ -129,8 +129,6 @@ fn check_faults(args: &MachineArgs, plan: &Plan) -> Result<(), ChoiceError> {
     };
     let remedy = if plan.cuts_power() {
         "the fault power_cut needs that one, so write two scenarios"
-    } else if plan.target == Target::Etcd {
-        "the target etcd runs on no other, so leave the fault out"
     } else if args.node_bin.is_some() {
         "leave --node-bin out, which is a program for that one"
     } else if args.driver == DriverArg::Process {
@@ -386,10 +384,10 @@ mod tests {
 
     /// What is refused of these faults, with these words.
     #[track_caller]
-    fn check(words: &[&str], target: &str, faults: &str, want: Option<&str>) {
+    fn check(words: &[&str], faults: &str, want: Option<&str>) {
         let machines = Typed::parse_from([&["lab"], words].concat()).machines;
         let text = format!(
-            "name: a\nabout: A test.\n{target}nodes: {{ count: 3 }}\nduration: 20s\nfaults:\n{faults}checks: [linearizable]\n"
+            "name: a\nabout: A test.\nnodes: {{ count: 3 }}\nduration: 20s\nfaults:\n{faults}checks: [linearizable]\n"
         );
         let plan = Plan::new(&Scenario::parse("a.yaml", &text).unwrap(), 1);
         let refused = check_faults(&machines, &plan).err().map(|error| error.to_string());
@@ -402,18 +400,18 @@ mod tests {
         let suspend = "  - { at: 1s, for: 3s, suspend: n1 }\n";
         let cut = "  - { at: 1s, power_cut: n1, restart_after: 1s }\n";
         for words in [&[][..], &["--driver", "qemu"], &["--driver", "cloud-hypervisor"]] {
-            check(words, "", suspend, None);
+            check(words, suspend, None);
         }
         for words in [&[][..], &["--driver", "process"], &["--node-bin", "aspen-node"]] {
-            check(words, "", cut, None);
+            check(words, cut, None);
         }
         let emulate = "take --driver qemu, which emulates machines where KVM runs none";
-        check(&["--driver", "process"], "", suspend, Some(emulate));
+        check(&["--driver", "process"], suspend, Some(emulate));
         let leave_out = "leave --node-bin out, which is a program for that one";
-        check(&["--node-bin", "aspen-node"], "", suspend, Some(leave_out));
+        check(&["--node-bin", "aspen-node"], suspend, Some(leave_out));
         let two = "the fault power_cut needs that one, so write two scenarios";
-        check(&[], "", &format!("{suspend}{}", cut.replace("1s, power", "8s, power")), Some(two));
+        check(&[], &format!("{suspend}{}", cut.replace("1s, power", "8s, power")), Some(two));
         let kill = "or the fault kill, which a machine's page cache does not survive either";
-        check(&["--driver", "qemu"], "", cut, Some(kill));
+        check(&["--driver", "qemu"], cut, Some(kill));
     }
 }

@@ -10,8 +10,8 @@ use crate::limits::PEERS_MAX;
 use crate::network::iroh::{ClientEndpoint, ClientStream, OpenError, StreamFate};
 use crate::types::NodeInfo;
 
-/// The way to the nodes that a ticket names, and to those of which these speak. They are called by the addresses at which they reach each other, since those at which they
-/// answer HTTP may be of their own hosts, and alike.
+/// The way to the nodes that a ticket names, and to those of which these speak. They are called by the addresses at which they reach
+/// each other, since those at which they answer HTTP may be of their own hosts, and alike.
 #[derive(Debug)]
 pub struct TicketWay {
     nodes: RwLock<Vec<NodeInfo>>,
