@@ -321,13 +321,12 @@ pub const PROBE_TRIES_MAX: usize = 3;
 pub const LOSSY_PROBE_TRIES_MAX: usize = 20;
 /// So many of them are under way at once: one after the other, each lost one would cost a wait.
 pub const LOSSY_PROBES_AT_ONCE: usize = 5;
-/// Probes that are timed over each link before it is slowed: their median is one that the host did not delay.
-pub const PROBES_BEFORE: usize = 5;
-/// Probes that are timed over each slowed link: the median of so many is near its latency, whatever the jitter.
-pub const PROBES_DURING: usize = 7;
-/// Timed probes that have to be answered, of those above: fewer have no median worth the name.
+/// Probes that are timed over each link before it is slowed, and again after: one of so many was not delayed by the host,
+/// even where one in four waits for a processor.
+pub const PROBES_TIMED: usize = 7;
+/// Timed probes that have to be answered, of those above: of fewer, the quickest may be one that the host delayed.
 pub const PROBES_ANSWERED_MIN: usize = 3;
-/// What the host itself may add to the median round trip before a link is slowed: TCP over an idle switch takes 0.1 ms,
+/// What the host itself may add to the quickest round trip before a link is slowed: TCP over an idle switch takes 0.1 ms,
 /// beside a busy cluster on two cores up to 2 ms.
 pub const ROUND_TRIP_TOLERANCE: Duration = Duration::from_millis(2);
 /// What the host may add to the mean time for which frames are held: with both cores busy one in a hundred leaves 8 ms
@@ -404,7 +403,7 @@ const _: () = {
     assert!(LOG_DIGEST_ENTRIES <= aspen_node::limits::LOG_DIGEST_RANGE_MAX);
     // A pause lasts longer than it is listened to.
     assert!(PAUSE_SILENCE.as_millis() < FAULT_LASTS_MIN.as_millis());
-    assert!(PROBES_ANSWERED_MIN <= PROBES_BEFORE && PROBES_BEFORE <= PROBES_DURING);
+    assert!(PROBES_ANSWERED_MIN <= PROBES_TIMED);
     // A probe can wait for the slowest round trip of a file: latency and jitter, there and back.
     assert!(
         PROBE_TRIES_MAX as u128 * (4 * LINK_LATENCY_MAX.as_millis() + CUT_PROBE_WAIT.as_millis())

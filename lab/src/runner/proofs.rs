@@ -55,9 +55,10 @@ pub(super) fn cut(plan: &Plan, counted: &Counted, silent: &BTreeSet<NodePair>) -
     proof("every cut link swallowed at least one frame and let none through", &missing, seen)
 }
 
-/// Whether the median round trip over every link grew by what was added to the link and to the way back, of which the
-/// jitter then and before (`jitter`) may hide some. Says nothing of links on which it may hide nearly all, or of whose
-/// round trips too few were answered in time: those are left to [`held`].
+/// Whether the quickest round trip over every link grew by what was added to the link and to the way back, of which the
+/// jitter then and before (`jitter`) may hide some. The quickest: a host that is busy makes round trips longer, never
+/// shorter. Says nothing of links on which jitter may hide nearly all, or of whose round trips too few were answered in
+/// time: those are left to [`held`].
 pub(super) fn round_trips(
     plan: &Plan,
     added: &Rules,
@@ -72,8 +73,8 @@ pub(super) fn round_trips(
         let latency = |pair: &NodePair| added.get(pair).map_or(Duration::ZERO, |rule| rule.latency);
         let wanted = latency(&(*from, *to)) + latency(&(*to, *from));
         let sure = wanted.saturating_sub(jitter((*from, *to)) + jitter((*to, *from)));
-        let medians = (before.get(pair).and_then(|times| median(times)), median(times));
-        let (Some(was), Some(is)) = medians else { continue };
+        let both = (before.get(pair).and_then(|times| quickest(times)), quickest(times));
+        let (Some(was), Some(is)) = both else { continue };
         if sure <= 2 * ROUND_TRIP_TOLERANCE {
             continue;
         }
@@ -92,11 +93,9 @@ pub(super) fn round_trips(
     (timed > 0).then(|| proof("round trips took longer by what was added to their links", &missing, seen))
 }
 
-/// The middle of enough times.
-fn median(times: &[Duration]) -> Option<Duration> {
-    let mut times = times.to_vec();
-    times.sort_unstable();
-    (times.len() >= PROBES_ANSWERED_MIN).then(|| times[times.len() / 2])
+/// The shortest of enough times.
+fn quickest(times: &[Duration]) -> Option<Duration> {
+    times.iter().copied().min().filter(|_| times.len() >= PROBES_ANSWERED_MIN)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "frames of an hour are far fewer than 2^52")]

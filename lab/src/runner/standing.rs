@@ -8,7 +8,7 @@ use super::links::{Links, RoundTrips, Rules};
 use super::proofs::{self, Share};
 use super::record::{Conduct, LinksRecord};
 use crate::cluster::{ClusterError, FrameCounts, NodePair};
-use crate::limits::{PROBES_BEFORE, PROBES_DURING, RESTART_WAIT_MAX};
+use crate::limits::{PROBES_TIMED, RESTART_WAIT_MAX};
 use crate::link::LinkRule;
 use crate::plan::Plan;
 
@@ -31,11 +31,11 @@ impl Standing {
         let slow: Vec<NodePair> =
             rules.iter().filter(|(_, rule)| !rule.latency.is_zero()).map(|(pair, _)| *pair).collect();
         let until = stage.clock.now() + RESTART_WAIT_MAX;
-        let before = links.round_trips(&slow, PROBES_BEFORE, until).await?;
+        let before = links.round_trips(&slow, PROBES_TIMED, until).await?;
         links.stand(rules.clone())?;
         links.round_trips(&slow, 1, until).await?;
         let began = links.counts()?;
-        let during = links.round_trips(&slow, PROBES_DURING, until).await?;
+        let during = links.round_trips(&slow, PROBES_TIMED, until).await?;
         Ok(Self { links, plan: stage.plan.clone(), rules, before, during, began })
     }
 

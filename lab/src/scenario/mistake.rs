@@ -10,7 +10,7 @@ use aspen_init::limits::DRIFT_PER_MILLION_MAX;
 use crate::limits::machines::{CLOCK_DRIFTED_MIN, MEMORY_MIB_MAX, MEMORY_MIB_MIN};
 use crate::limits::{
     ABOUT_BYTES_MAX, ELECTION_HEARTBEATS_MIN, FAULTS_MAX, LINK_BITS_PER_S_MAX, LINK_BITS_PER_S_MIN,
-    LINK_REORDER_MAX, LINKS_MAX, NODE_NAME_BYTES_MAX, OPERATIONS_MAX, PER_MILLION, PROBES_DURING,
+    LINK_REORDER_MAX, LINKS_MAX, NODE_NAME_BYTES_MAX, OPERATIONS_MAX, PER_MILLION, PROBES_TIMED,
     SCENARIO_NAME_BYTES_MAX,
 };
 use crate::scenario::parse::SyntaxError;
@@ -237,7 +237,7 @@ pub enum Mistake {
     ReorderMost { share: u32 },
     #[error("links.loss is 100%, which is a cut for ever: write a fault with link and for")]
     LinksCut,
-    #[error("for is {}, at least {} is needed to measure {} there and back {PROBES_DURING} times", human(*lasts), human(*min), human(*delay))]
+    #[error("for is {}, at least {} is needed to measure {} there and back {PROBES_TIMED} times", human(*lasts), human(*min), human(*delay))]
     LinkShort { lasts: Duration, min: Duration, delay: Duration },
 
     #[error("duration is {}, but a fault ends at {}", human(*duration), human(*end))]

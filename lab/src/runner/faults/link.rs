@@ -7,7 +7,7 @@ use futures::future::try_join;
 
 use super::{Strike, Tools};
 use crate::cluster::NodePair;
-use crate::limits::{PROBES_BEFORE, PROBES_DURING, RESTART_WAIT_MAX};
+use crate::limits::{PROBES_TIMED, RESTART_WAIT_MAX};
 use crate::runner::RunError;
 use crate::runner::proofs::{self, Share};
 
@@ -25,7 +25,7 @@ impl Tools {
         let timed = if is_slow { open } else { Vec::new() };
         let silent = self.links.silent(&pairs);
         let until = self.clock.now() + RESTART_WAIT_MAX;
-        let before = self.links.round_trips(&timed, PROBES_BEFORE, until).await?;
+        let before = self.links.round_trips(&timed, PROBES_TIMED, until).await?;
         let mut jitters = self.jitters(&pairs);
         self.links.strike(strike.number, aim.rules.clone())?;
         for (pair, jitter) in self.jitters(&pairs) {
@@ -44,7 +44,7 @@ impl Tools {
                 () = self.clock.sleep_until(healed_at) => Ok(()),
             }
         };
-        let measured = self.links.round_trips(&timed, PROBES_DURING, healed_at);
+        let measured = self.links.round_trips(&timed, PROBES_TIMED, healed_at);
         let ((), mut during) = try_join(unanswered, measured).await?;
         for (pair, changes) in timed.iter().zip(changes) {
             // Another fault has ended meanwhile: some of the round trips were under another rule.

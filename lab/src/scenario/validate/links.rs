@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::limits::{LINK_LATENCY_MAX, LINK_REORDER_MAX, LINKS_MAX, PER_MILLION, PROBES_DURING};
+use crate::limits::{LINK_LATENCY_MAX, LINK_REORDER_MAX, LINKS_MAX, PER_MILLION, PROBES_TIMED};
 use crate::scenario::mistake::Mistake;
 use crate::scenario::parse::Path;
 use crate::scenario::validate::fields::{Fields, Findings, Section, Value, items};
@@ -148,7 +148,7 @@ fn fault_effect(
         return None;
     }
     let delay = Duration::from_millis(u64::from(effect.latency_ms) + u64::from(effect.jitter_ms));
-    let min = 2 * delay * u32::try_from(PROBES_DURING).expect("a few");
+    let min = 2 * delay * u32::try_from(PROBES_TIMED).expect("a few");
     if let Some(lasts) = lasts.filter(|lasts| *lasts < min) {
         findings.add(path, Mistake::LinkShort { lasts, min, delay });
         return None;
