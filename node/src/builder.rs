@@ -8,6 +8,7 @@ mod way_in;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -19,8 +20,9 @@ use crate::api::{ClusterController, KeyValueStore};
 use crate::cluster::ticket::AspenClusterTicket;
 use crate::config::{Config, LookupArgs, RunArgs};
 use crate::limits::HTTP_DRAIN_TIMEOUT;
+use crate::network::incarnation::Incarnations;
 use crate::network::iroh::RaftServer;
-use crate::raft::{Failed, RaftNode};
+use crate::raft::{Failed, FailureKind, RaftNode};
 use crate::storage::log::RedbLogStore;
 use crate::storage::sqlite::StateMachineThread;
 use crate::types::{EndpointKey, NodeId};
@@ -74,6 +76,7 @@ pub struct Node {
     tasks: JoinSet<()>,
     raft_thread: RaftThread,
     endpoint_id: EndpointKey,
+    incarnations: Arc<Incarnations>,
 }
 
 /// Makes a directory for one user alone.
@@ -213,7 +216,17 @@ impl Node {
 
     /// Returns when the node has failed by itself, with the reason.
     pub async fn failed(&self) -> Failed {
-        self.raft.failed().await
+        let failed = self.raft.failed().await;
+        if !self.incarnations.is_denounced() {
+            return failed;
+        }
+        let reason = "its data directory was put back to an earlier state".to_owned();
+        Failed { reason, kind: FailureKind::Retired }
+    }
+
+    /// Returns once others say that this node was removed from its cluster. It goes on, and tells clients so.
+    pub async fn removed(&self) {
+        self.raft.removed().await;
     }
 
     /// Hands leadership over, answers what is under way, then stops Raft, its network and its stores.

@@ -93,7 +93,7 @@ pub struct RunArgs {
     /// Read the settings from a TOML file; flags go before it
     #[arg(long, value_name = "FILE", env = "ASPEN_CONFIG")]
     pub config: Option<PathBuf>,
-    /// This node's number in the cluster, 1 and up [default: 1 with --bootstrap, the next free one with --ticket]
+    /// This node's number in the cluster, 1 and up [default: 1 with --bootstrap, the next one with --ticket]
     #[arg(long, value_name = "N", env = "ASPEN_ID")]
     pub id: Option<u64>,
     /// Where the node keeps its identity, log and state
@@ -138,6 +138,10 @@ pub struct RunArgs {
     /// Found a cluster of this node alone, unless the node is a member already
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "ASPEN_BOOTSTRAP")]
     pub bootstrap: Option<bool>,
+    /// Come back as a new member, by the ticket, when this one may not go on: its data directory was put back to an earlier state, or
+    /// its cluster has removed it. What it has is set aside [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "ASPEN_REJOIN")]
+    pub rejoin: Option<bool>,
     /// Tell the other members by gossip where this node is, and hear where they are [default: true with a secret]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "ASPEN_GOSSIP")]
     pub gossip: Option<bool>,
@@ -189,6 +193,9 @@ pub struct RunArgs {
     /// Start again by itself after a fault of its own, three times within ten minutes at most [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "ASPEN_RESTART_ON_FAILURE")]
     pub restart_on_failure: Option<bool>,
+    /// Let the system write the node's memory to a file when it dies, with its keys and what clients have stored [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "ASPEN_CORE_DUMPS")]
+    pub core_dumps: Option<bool>,
     /// What to log: a level, or a filter such as `aspen_node=debug,openraft=warn` [default: `aspen_node=info,error`]
     #[arg(long, value_name = "FILTER", env = "ASPEN_LOG")]
     pub log: Option<String>,
@@ -314,6 +321,8 @@ pub struct Config {
     pub watch_history: u64,
     /// Whether it starts again by itself after a fault of its own.
     pub restart_on_failure: bool,
+    /// Whether the system may write its memory to a file.
+    pub core_dumps: bool,
     /// What to log.
     pub log: String,
     /// How.
@@ -413,6 +422,7 @@ impl Config {
             restart_on_failure: sources
                 .pick("restart_on_failure", args.restart_on_failure, file.restart_on_failure)
                 .unwrap_or(true),
+            core_dumps: sources.pick("core_dumps", args.core_dumps, file.core_dumps).unwrap_or(false),
             log: sources
                 .pick("log", args.log, file.log)
                 .unwrap_or_else(|| "aspen_node=info,error".to_owned()),
@@ -438,7 +448,7 @@ impl Config {
         let peers: Vec<String> = self.peers.iter().map(peer).collect();
         let address = |address: &Option<SocketAddr>| address.as_ref().map(|address| text(address));
         let ticket = match &self.entry {
-            Entry::Join(ticket) => Some(text(ticket)),
+            Entry::Join { ticket, .. } => Some(text(ticket)),
             Entry::Wait | Entry::Bootstrap => None,
         };
         let secret_file = match &self.secret {
@@ -464,6 +474,7 @@ impl Config {
             ("http_listen", text(&self.http_listen)),
             ("http_insecure", self.http_insecure.to_string()),
             ("bootstrap", (self.entry == Entry::Bootstrap).to_string()),
+            ("rejoin", self.rejoins().to_string()),
             ("gossip", self.gossips().to_string()),
             ("heartbeat_ms", ms(self.timing.heartbeat)),
             ("election_ms_min", ms(self.timing.election_min)),
@@ -475,6 +486,7 @@ impl Config {
             ("disk_reserve_mib", mib(self.disk_reserve)),
             ("watch_history_mib", mib(self.watch_history)),
             ("restart_on_failure", self.restart_on_failure.to_string()),
+            ("core_dumps", self.core_dumps.to_string()),
             ("log", text(&self.log)),
             ("log_format", text(&self.log_format.name())),
             ("peers", format!("[{}]", peers.join(", "))),

@@ -229,6 +229,10 @@ pub const REPLACE_AFTER_S_MAX: u64 = 7 * 86_400;
 pub const LABEL_BYTES_MAX: u32 = 64;
 /// Regions that can be preferred, one after the other: there are no more continents than that.
 pub const PREFERRED_REGIONS_MAX: u32 = 16;
+/// Longest greeting of a member, in bytes: four numbers and what tells whether there are so many, 42 at most.
+pub const GREETING_BYTES_MAX: usize = 64;
+/// How long two members may take to greet each other once there is a connection.
+pub const GREETING_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest word of a node about itself, in bytes: two labels and the regions that it prefers, and as much again.
 pub const ABOUT_BYTES_MAX: usize = 2 * (2 + PREFERRED_REGIONS_MAX as usize) * (LABEL_BYTES_MAX as usize + 2);
 /// How long that word may take once there is a connection, and how long the one who gives it waits until it was heard.

@@ -4,6 +4,7 @@
 //! elections; what it cannot deliver is an error that says whether the peer may have seen the request.
 
 pub mod about;
+pub mod incarnation;
 pub mod iroh;
 pub mod join;
 pub mod lookups;

@@ -135,7 +135,7 @@ struct Inner {
     /// When a leader has spoken last.
     spoken_to: Mutex<Instant>,
     /// Whether others have said since that this node is no member.
-    was_removed: AtomicBool,
+    was_removed: watch::Sender<bool>,
     /// Whether leadership is handed over, and not taken.
     is_stopping: AtomicBool,
     /// One permit per client operation under way.
@@ -157,8 +157,19 @@ impl Debug for RaftNode {
 pub struct Failed {
     /// For people.
     pub reason: String,
-    /// Whether something could not be stored, or read again.
-    pub is_of_storage: bool,
+    /// What is known of it.
+    pub kind: FailureKind,
+}
+
+/// What kind of failure it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// A fault of the program.
+    Fault,
+    /// Something could not be stored, or read again.
+    Storage,
+    /// None: it may not go on as the member that it was, and its data directory bears the mark of that now.
+    Retired,
 }
 
 /// Why a node cannot start.
@@ -220,7 +231,7 @@ impl RaftNode {
             told_about: Mutex::default(),
             changing: Arc::default(),
             spoken_to: Mutex::new(Instant::now()),
-            was_removed: AtomicBool::new(false),
+            was_removed: watch::Sender::new(false),
             is_stopping: AtomicBool::new(false),
             permits: Semaphore::new(OPERATIONS_IN_FLIGHT_MAX as usize),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX as usize)),
@@ -284,12 +295,20 @@ impl RaftNode {
 
     /// Takes down whether this node is a member by the word of whoever knows the latest.
     pub fn note_membership(&self, is_member: bool) {
-        self.inner.was_removed.store(!is_member, Ordering::Relaxed);
+        self.inner
+            .was_removed
+            .send_if_modified(|was_removed| std::mem::replace(was_removed, !is_member) == is_member);
     }
 
     /// Whether this node is a member no more: others say so, and no leader speaks to it.
     pub fn is_removed(&self) -> bool {
-        self.inner.was_removed.load(Ordering::Relaxed) && self.is_alone_since(self.loneliness())
+        *self.inner.was_removed.borrow() && self.is_alone_since(self.loneliness())
+    }
+
+    /// Returns once others say that this node is a member no more.
+    pub async fn removed(&self) {
+        // The sender is ours.
+        let _ = self.inner.was_removed.subscribe().wait_for(|was_removed| *was_removed).await;
     }
 
     /// Returns when Raft has stopped by itself, with the reason.
@@ -298,10 +317,12 @@ impl RaftNode {
         let mut metrics = self.inner.raft.server_metrics();
         while metrics.changed().await.is_ok() {}
         match self.metrics().running_state {
-            Err(fatal @ Fatal::StorageError(_)) => Failed { reason: fatal.to_string(), is_of_storage: true },
-            Err(fatal) => Failed { reason: fatal.to_string(), is_of_storage: false },
+            Err(fatal @ Fatal::StorageError(_)) => {
+                Failed { reason: fatal.to_string(), kind: FailureKind::Storage }
+            }
+            Err(fatal) => Failed { reason: fatal.to_string(), kind: FailureKind::Fault },
             // It has not come to say anything.
-            Ok(()) => Failed { reason: Fatal::<TypeConfig>::Panicked.to_string(), is_of_storage: false },
+            Ok(()) => Failed { reason: Fatal::<TypeConfig>::Panicked.to_string(), kind: FailureKind::Fault },
         }
     }
 

@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,13 +19,13 @@ use self::failures::Failures;
 use crate::builder::{NodeBuilder, StartError, make_data_dir};
 use crate::causes::causes;
 use crate::cluster::identity::Identity;
-use crate::cluster::retired::RetiredError;
+use crate::cluster::retired::{RetiredError, check_not_retired, mark_retired, set_aside};
 use crate::config::{Cli, CliCommand, Config, ConfigError, EXIT_USAGE, LogFormat, RunArgs};
 use crate::failpoint::{self, FailPointError};
 use crate::limits::{DISK_FULL_RESTART, RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
 use crate::network::secret::new_secret;
 use crate::plant::{self, PlantError};
-use crate::raft::Failed;
+use crate::raft::{Failed, FailureKind};
 use crate::storage;
 
 /// Under which name a supervisor is told our public key: a variable of our own, as `sd_notify(3)` has it.
@@ -47,6 +48,8 @@ enum RunError {
     Config(#[from] ConfigError),
     #[error("the log filter `{filter}` is refused: {reason}")]
     LogFilter { filter: String, reason: String },
+    #[error("cannot say whether the node's memory may be written to a file")]
+    Memory(#[source] std::io::Error),
     #[error("cannot start the runtime")]
     Runtime(#[source] std::io::Error),
     #[error(transparent)]
@@ -58,13 +61,17 @@ enum RunError {
     #[error("the node failed: {reason}{}", if *is_often { OFTEN } else { "" })]
     Failed {
         reason: String,
-        /// Whether what it had stored could not be written or read.
-        is_of_storage: bool,
+        /// Whether it was its own fault, and nothing that it has stored.
+        is_fault: bool,
         /// Whether it has failed too often to start again.
         is_often: bool,
     },
     #[error("the node had no room on its disk: {0}")]
     NoRoom(String),
+    #[error(transparent)]
+    Retired(RetiredError),
+    #[error("what the node has cannot be set aside")]
+    Aside(#[source] std::io::Error),
     #[error("the node cannot start again")]
     Again(#[source] std::io::Error),
     #[error("the node did not stop within {} s and is cut off: nothing acknowledged is lost", STOP_TIMEOUT.as_secs())]
@@ -72,6 +79,15 @@ enum RunError {
 }
 
 impl RunError {
+    /// Whether the node may not go on as the member that it was.
+    fn is_retired(&self) -> bool {
+        matches!(
+            self,
+            Self::Retired(RetiredError::Marked { .. })
+                | Self::Start(StartError::Retired(RetiredError::Marked { .. }))
+        )
+    }
+
     /// Whether nothing is wrong but that the disk was full.
     fn is_for_room(&self) -> bool {
         match self {
@@ -106,11 +122,11 @@ pub fn main(cli: Cli) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     report(&error, format);
     match error {
+        error if error.is_retired() => ExitCode::from(EXIT_RETIRED),
         RunError::Plant(_) | RunError::FailPoint(_) | RunError::Config(_) | RunError::LogFilter { .. } => {
             ExitCode::from(EXIT_USAGE)
         }
         RunError::Start(StartError::Config(_)) => ExitCode::from(EXIT_USAGE),
-        RunError::Start(StartError::Retired(RetiredError::PutBack { .. })) => ExitCode::from(EXIT_RETIRED),
         _ => ExitCode::FAILURE,
     }
 }
@@ -159,6 +175,10 @@ fn print_identity(data_dir: &Path) -> Result<(), RunError> {
 }
 
 fn run(config: Config) -> Result<(), RunError> {
+    // Nor may others of the same user read its memory, or the variables that it was given.
+    if let Err(error) = set_dumpable(config.core_dumps) {
+        return Err(RunError::Memory(error.into()));
+    }
     let filter = config
         .log
         .parse::<Targets>()
@@ -208,6 +228,7 @@ async fn serve(config: Config) -> Result<End, RunError> {
         }
     };
     let (began, format, restarts) = (Instant::now(), config.log_format, config.restart_on_failure);
+    let (data_dir, rejoins) = (config.data_dir.clone(), config.rejoins());
     let Err(mut error) = serve_until(config, &mut stop).await else { return Ok(End::Stopped) };
     let mut failures = Failures::before();
     let [short, long] = DISK_FULL_RESTART;
@@ -219,8 +240,9 @@ async fn serve(config: Config) -> Result<End, RunError> {
                 long
             }
         }
+        error if rejoins && error.is_retired() => short,
         // What a disk has not kept may look as if it had, to whoever reads it again.
-        RunError::Failed { is_of_storage: false, is_often, .. } if restarts => {
+        RunError::Failed { is_fault: true, is_often, .. } if restarts => {
             *is_often = !failures.note().map_err(RunError::Again)?;
             if *is_often {
                 return Err(error);
@@ -230,6 +252,10 @@ async fn serve(config: Config) -> Result<End, RunError> {
         _ => return Err(error),
     };
     report(&error, format);
+    if error.is_retired() {
+        let aside = set_aside(&data_dir).map_err(RunError::Aside)?;
+        tracing::warn!(aside = %aside.display(), "the node comes back as a new member");
+    }
     tracing::warn!(again_s = pause.as_secs(), "the node starts again");
     tokio::select! {
         () = stop() => Ok(End::Stopped),
@@ -240,6 +266,7 @@ async fn serve(config: Config) -> Result<End, RunError> {
 /// A node from its start to its end.
 async fn serve_until(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(), RunError> {
     let (raft, http) = (config.raft_listen, config.http_listen);
+    let (data_dir, rejoins) = (config.data_dir.clone(), config.rejoins());
     let Some(node) = Box::pin(NodeBuilder::from(config).start_until(stop())).await? else {
         tracing::info!("stopped");
         return Ok(());
@@ -250,6 +277,11 @@ async fn serve_until(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(),
     let failed = tokio::select! {
         () = stop() => None,
         failed = node.failed() => Some(failed),
+        () = node.removed(), if rejoins => {
+            let marked = mark_retired(&data_dir, "its cluster has removed it");
+            marked.map_err(RunError::Aside)?;
+            Some(Failed { reason: "removed".to_owned(), kind: FailureKind::Retired })
+        }
     };
     let is_for_room = failed.is_some() && node.ran_out_of_room();
     tracing::info!("stopping");
@@ -259,8 +291,13 @@ async fn serve_until(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(),
     let stopped = tokio::time::timeout(STOP_TIMEOUT, node.stop()).await;
     match (failed, stopped) {
         (Some(Failed { reason, .. }), _) if is_for_room => Err(RunError::NoRoom(reason)),
-        (Some(Failed { reason, is_of_storage }), _) => {
-            Err(RunError::Failed { reason, is_of_storage, is_often: false })
+        (Some(Failed { kind: FailureKind::Retired, .. }), _)
+            if let Err(retired) = check_not_retired(&data_dir) =>
+        {
+            Err(RunError::Retired(retired))
+        }
+        (Some(Failed { reason, kind }), _) => {
+            Err(RunError::Failed { reason, is_fault: kind == FailureKind::Fault, is_often: false })
         }
         (None, Err(_)) => Err(RunError::StopTimeout),
         (None, Ok(())) => {

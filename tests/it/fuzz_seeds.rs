@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use aspen_node::api::{ApiError, LeaderHint, WriteResult};
 use aspen_node::cluster::ticket::AspenClusterTicket;
 use aspen_node::network::Peer;
+use aspen_node::network::about::About;
+use aspen_node::network::incarnation::{Incarnation, Start};
 use aspen_node::network::join::{JoinAnswer, JoinRequest, Welcome, Wish};
 use aspen_node::network::rpc::{Forward, RaftProtocol, RequestVote};
 use aspen_node::network::secret::ClusterId;
@@ -133,6 +135,9 @@ fn messages() -> Vec<Seed> {
     let request = JoinRequest { proof: decode(&[7; 32]), info: info(4), wish: Wish::Join(None) };
     let members = vec![Peer { id: NodeId(1), info: info(1) }, Peer { id: NodeId(4), info: info(4) }];
     let welcome = Welcome { as_of: 9, id: Some(NodeId(4)), members, target_voters: Some(5) };
+    let label = || "eu".parse().unwrap();
+    let about = About { region: Some(label()), zone: None, preferred_regions: vec![label()] };
+    let start = |number| Start { number, mark: 1 << number };
     vec![
         message("rpc/forward.bin", 0, &RaftProtocol::Forward(Forward(command))),
         message("rpc/vaults-in-vaults.bin", 0, &RaftProtocol::Forward(vaults)),
@@ -144,6 +149,8 @@ fn messages() -> Vec<Seed> {
         message("rpc/written.bin", 8, &Ok::<_, ApiError>(written)),
         message("rpc/refused.bin", 8, &Err::<WriteResult, _>(ApiError::NotLeader { leader })),
         message("rpc/join.bin", 10, &request),
+        message("rpc/about.bin", 13, &about),
+        message("rpc/greeting.bin", 14, &Incarnation { present: start(8), previous: Some(start(7)) }),
         message("rpc/welcome.bin", 11, &JoinAnswer::Proven { proof: decode(&[8; 32]), verdict: Ok(welcome) }),
     ]
 }

@@ -1,15 +1,18 @@
 //! Nodes that find their cluster by a ticket and the secret, are let in, promoted, replaced and found again; and those that are not.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aspen_lab::cli::NODE_PART;
 use aspen_node::api::{ApiError, BadRequest};
 use aspen_node::cluster::identity::Identity;
 use aspen_node::cluster::ticket::AspenClusterTicket;
 use aspen_node::network::AddressBook;
+use aspen_node::network::incarnation::Incarnations;
 use aspen_node::network::iroh::{Admission, JoinError, RaftEndpoint};
 use aspen_node::network::join::Wish;
 use aspen_node::network::lookups::Reach;
@@ -76,8 +79,13 @@ impl Closed {
         closed
     }
 
+    /// Where the secret is.
+    pub(crate) fn secret_file(&self) -> PathBuf {
+        self.file.clone()
+    }
+
     pub(crate) fn start(&mut self, id: u64, words: &[&str]) {
-        let file = self.file.clone();
+        let file = self.secret_file();
         self.nodes.start_alone(id, &[&["--secret-file", word(&file)], words].concat());
     }
 
@@ -247,7 +255,7 @@ fn secret_of_another_cluster_lets_nobody_in() {
     runtime.block_on(async {
         let own = Identity::from_secret([7; 32]);
         let info = NodeInfo { endpoint_id: own.endpoint_id(), ..anywhere() };
-        let admission = Arc::new(Admission::new([]));
+        let admission = Arc::new(Admission::new([], Incarnations::default()));
         let any = ([127, 0, 0, 1], 0).into();
         let bound =
             RaftEndpoint::bind(own.secret(), any, AddressBook::default(), admission, Reach::default());
@@ -362,6 +370,57 @@ fn secret_is_in_nothing_that_others_see() {
             assert!(!is_in, "the secret is in {}", file.display());
         }
     }
+}
+
+/// All that a process has in memory, but for what is of the kernel or of files that anybody may read.
+fn memory(process: u32) -> Vec<u8> {
+    let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
+    let memory = File::open(format!("/proc/{process}/mem")).unwrap();
+    let mut all = Vec::new();
+    for line in maps.lines().filter(|line| line.split(' ').nth(1).unwrap().starts_with("rw")) {
+        let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let [from, to] = [from, to].map(|address| u64::from_str_radix(address, 16).unwrap());
+        let mut part = vec![0; (to - from).try_into().unwrap()];
+        // It may have gone meanwhile.
+        if memory.read_exact_at(&mut part, from).is_ok() {
+            all.append(&mut part);
+        }
+    }
+    all
+}
+
+/// A node keeps no more of the secret than keys that come from it; and none of it gets into a file when it dies, unless that is wanted.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "the limits of a process are those of the shell that starts it")]
+fn secret_is_in_no_memory_of_a_node_and_no_dump_of_one() {
+    let mut closed = Closed::new(1);
+    let folder = closed.file.parent().unwrap().to_owned();
+    let most = std::process::Command::new("sh").args(["-c", "ulimit -H -c"]).output().unwrap().stdout;
+    let (script, lab) = (folder.join("node"), env!("CARGO_BIN_EXE_lab"));
+    let text = format!(
+        "#!/bin/sh\nulimit -c $(ulimit -H -c)\ncd {}\nexec {lab} {NODE_PART} \"$@\"\n",
+        folder.display()
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, PermissionsExt::from_mode(0o700)).unwrap();
+    closed.nodes.set_up(Some(script), &[]);
+
+    closed.found(&["--core-dumps"]);
+    let memory = memory(closed.nodes.process(1));
+    let has = |bytes: &[u8]| memchr::memmem::find(&memory, bytes).is_some();
+    assert!(has(closed.nodes.data(1).to_str().unwrap().as_bytes()), "this is not the memory of the node");
+    let raw = data_encoding::HEXLOWER.decode(closed.secret.as_bytes()).unwrap();
+    assert!(!has(closed.secret.as_bytes()) && !has(&raw), "the secret is in the node's memory");
+    let ended = closed.nodes.end(1, Signal::SIGABRT);
+    assert_eq!(ended.core_dumped(), most.trim_ascii() != b"0", "{ended}");
+
+    let dumps = || fs::read_dir(&folder).unwrap().count();
+    let before = dumps();
+    closed.start(1, &[]);
+    closed.nodes.answers(1);
+    let ended = closed.nodes.end(1, Signal::SIGABRT);
+    assert!(ended.signal() == Some(Signal::SIGABRT as i32) && !ended.core_dumped(), "{ended}");
+    assert_eq!(dumps(), before);
 }
 
 #[test]

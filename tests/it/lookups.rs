@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use aspen_lab::fabric::namespace::Namespace;
 use aspen_node::cluster::identity::Identity;
 use aspen_node::cluster::ticket::AspenClusterTicket;
+use aspen_node::network::incarnation::Incarnations;
 use aspen_node::network::iroh::{Admission, JoinError, RaftEndpoint};
 use aspen_node::network::join::Wish;
 use aspen_node::network::lookups::{Lookups, Reach, Relays};
@@ -89,7 +90,7 @@ fn stranger_at_the_relay_is_let_in_no_more_than_elsewhere() {
         let info = NodeInfo { endpoint_id: own.endpoint_id(), raft: address, http: address };
         let relays = Relays::Custom(vec![relay.url().parse().unwrap()]);
         let reach = Reach { lookups: Lookups { relays, ..Lookups::default() }, published: None };
-        let admission = Arc::new(Admission::new([]));
+        let admission = Arc::new(Admission::new([], Incarnations::default()));
         let bound = RaftEndpoint::bind(own.secret(), address, AddressBook::default(), admission, reach);
         let endpoint = bound.await.unwrap();
         let wrong = ClusterSecrets::parse(new_secret(), "a test").unwrap();

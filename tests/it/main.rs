@@ -28,6 +28,7 @@ mod members;
 mod metrics;
 mod nodes;
 mod programs;
+mod put_back;
 mod qemu;
 mod receipts;
 mod regions;

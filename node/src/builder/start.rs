@@ -1,29 +1,32 @@
 //! A start, step by step: addresses, stores, Raft, peers, and clients last.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 
 use super::raft_thread::RaftThread;
 use super::way_in::WayIn;
 use super::{Node, StartError, make_data_dir};
 use crate::api::{ApiError, ClusterController};
+use crate::causes::with_causes;
 use crate::cluster::discovery::{DiscoveryParts, GossipPeerDiscovery};
 use crate::cluster::identity::Identity;
 use crate::cluster::labels::LabelExchange;
 use crate::cluster::metadata::MetadataStore;
-use crate::cluster::retired::check_not_retired;
+use crate::cluster::retired::{check_not_retired, mark_retired};
 use crate::cluster::reunion::Reunion;
 use crate::config::Config;
 use crate::http::{self, Credentials, HttpState};
 use crate::limits::{CLIENT_STREAMS_WAITING_MAX, ENDPOINT_CLOSE_TIMEOUT};
 use crate::metrics::Metrics;
+use crate::network::incarnation::{Incarnations, Starts};
 use crate::network::iroh::{Admission, ClientStream, Newcomers, RaftEndpoint, RaftServer};
 use crate::network::lookups::{Lookups, Reach};
-use crate::network::secret::ClusterSecrets;
 use crate::network::{AddressBook, AddressSource};
 use crate::private::FileKeeper;
 use crate::raft::{
@@ -51,12 +54,15 @@ impl Start {
         let credentials = Credentials::keep(self.config.credentials.clone())?;
         // Addresses first: a node that is already running is noticed before its stores are touched.
         let listener = http::bind(self.config.http_listen).await?;
+        let metadata = MetadataStore::open(data_dir)?;
+        let incarnations = Incarnations::new(metadata.next_incarnation(unix_s())?, metadata.starts()?);
         let raft_thread = RaftThread::start().map_err(StartError::Thread)?;
         let book = AddressBook::default();
         for (_, info) in peers {
             book.learn(&info.endpoint_id, AddressSource::Settings, info.raft);
         }
-        let admission = Arc::new(Admission::new(peers.iter().map(|(_, info)| info.endpoint_id)));
+        let admission =
+            Arc::new(Admission::new(peers.iter().map(|(_, info)| info.endpoint_id), incarnations));
         let lookups = self.config.lookups.clone();
         if lookups != Lookups::default() {
             tracing::info!(?lookups, "peers are looked for beyond the addresses that are known");
@@ -67,7 +73,7 @@ impl Start {
         let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen, book, admission, reach);
         let endpoint = raft_thread.run(endpoint).await?;
         let started = tokio::select! {
-            started = self.start_at(listener, endpoint.clone(), raft_thread, &identity, credentials) => started.map(Some),
+            started = self.start_at(listener, endpoint.clone(), raft_thread, (&identity, metadata), credentials) => started.map(Some),
             () = stop => Ok(None),
         };
         if !matches!(started, Ok(Some(_))) {
@@ -83,14 +89,14 @@ impl Start {
         listener: TcpListener,
         endpoint: RaftEndpoint,
         raft_thread: RaftThread,
-        identity: &Identity,
+        (identity, metadata): (&Identity, MetadataStore),
         (keeper, credentials): (FileKeeper<Credentials>, watch::Receiver<Credentials>),
     ) -> Result<Node, StartError> {
         let data_dir = &self.config.data_dir;
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run());
         let door = (&listener, credentials.clone());
-        let mut way_in = WayIn::find(&self.config, identity, &endpoint, door, &mut tasks).await?;
+        let way_in = WayIn::find(&self.config, identity, &metadata, &endpoint, door, &mut tasks).await?;
         let log = RedbLogStore::open(&data_dir.join(LOG_FILE), way_in.id)?;
         let state_machine = SqliteStateMachine::open(data_dir)?.behind(log.durable());
         // The names of new files: without them what is synced in the files would be lost with the power.
@@ -128,16 +134,18 @@ impl Start {
         tasks.spawn_on(coordinator.run(), raft_thread.handle());
         let placement = LeaderPlacement::new(raft.clone());
         tasks.spawn_on(placement.run(), raft_thread.handle());
-        let (secrets, metadata) = way_in.secrets.take().unzip();
+        let incarnations = endpoint.admission().incarnations().clone();
+        tasks.spawn(keep_starts(incarnations.seen(), metadata.clone()));
+        tasks.spawn(retire_when_denounced(incarnations.clone(), raft.clone(), data_dir.clone()));
+        metadata.set_has_had_log()?;
         let members = keep_house(&raft, &raft_thread, &mut tasks);
         let (clients, streams) = mpsc::channel(CLIENT_STREAMS_WAITING_MAX as usize);
-        let door = Door { endpoint, members, kept: secrets.clone().zip(metadata), clients };
+        let door = Door { endpoint, members, metadata, clients };
         let server = self.open(door, &raft, &raft_thread, &mut tasks, identity, &way_in).await?;
         if way_in.founds {
             found(&raft, &way_in).await?;
         }
-        let (stop_http, http) =
-            self.serve_clients(&raft, (listener, streams), metrics, &way_in, (credentials, secrets));
+        let (stop_http, http) = self.serve_clients(&raft, (listener, streams), metrics, &way_in, credentials);
         Ok(Node {
             id: way_in.id,
             raft,
@@ -149,6 +157,7 @@ impl Start {
             tasks,
             raft_thread,
             endpoint_id: identity.endpoint_id(),
+            incarnations,
         })
     }
 
@@ -162,12 +171,12 @@ impl Start {
         identity: &Identity,
         way_in: &WayIn,
     ) -> Result<RaftServer, StartError> {
-        let Door { endpoint, members, kept, clients } = door;
+        let Door { endpoint, members, metadata, clients } = door;
         let labels =
             LabelExchange::new(endpoint.clone(), raft.clone(), identity.endpoint_id(), members.clone());
         tasks.spawn(labels.run());
         let mut newcomers = None;
-        if let Some((secrets, metadata)) = kept {
+        if let Some(secrets) = way_in.secrets.clone() {
             let gossip = self.config.gossips().then(|| endpoint.gossip());
             if let (Some(gossip), Some(info)) = (gossip.clone(), way_in.info.clone()) {
                 let discovery = GossipPeerDiscovery::new(DiscoveryParts {
@@ -185,7 +194,6 @@ impl Start {
                 })?;
                 tasks.spawn(discovery.run());
             }
-            metadata.set_has_had_log()?;
             if let Some(info) = way_in.info.clone() {
                 let raft = raft.clone();
                 let reunion = Reunion {
@@ -212,7 +220,7 @@ impl Start {
         (listener, streams): (TcpListener, mpsc::Receiver<ClientStream>),
         metrics: Arc<Metrics>,
         way_in: &WayIn,
-        (credentials, secrets): (watch::Receiver<Credentials>, Option<watch::Receiver<ClusterSecrets>>),
+        credentials: watch::Receiver<Credentials>,
     ) -> (oneshot::Sender<()>, JoinSet<()>) {
         // A node that was let in belongs to a cluster, even while it has heard nothing of it.
         let own = way_in.info.clone().filter(|_| way_in.founds).map(|info| (way_in.id, info));
@@ -224,7 +232,7 @@ impl Start {
             metrics,
             peers: Arc::new(own.into_iter().chain(self.config.peers.iter().cloned()).collect()),
             credentials,
-            secrets,
+            secrets: way_in.secrets.clone(),
         };
         let (stop_http, stopped) = oneshot::channel();
         // A dropped sender means a dropped node: then the server stops, too.
@@ -254,8 +262,8 @@ impl Start {
 struct Door {
     endpoint: RaftEndpoint,
     members: watch::Receiver<BTreeMap<NodeId, NodeInfo>>,
-    /// What the nodes of the cluster know, and what this one has kept of them.
-    kept: Option<(watch::Receiver<ClusterSecrets>, MetadataStore)>,
+    /// What this node has kept of them.
+    metadata: MetadataStore,
     /// Where the streams of clients go.
     clients: mpsc::Sender<ClientStream>,
 }
@@ -277,6 +285,37 @@ fn keep_house(
     // It looks at files, for which Raft does not wait.
     tasks.spawn(async move { compactor.compact().await });
     members
+}
+
+/// Keeps which starts of others are seen, for as long as it runs.
+async fn keep_starts(mut seen: watch::Receiver<Starts>, metadata: MetadataStore) {
+    while seen.changed().await.is_ok() {
+        let (starts, metadata) = (seen.borrow_and_update().clone(), metadata.clone());
+        let kept = spawn_blocking(move || metadata.set_starts(&starts)).await;
+        if let Ok(Err(error)) = kept {
+            tracing::warn!(error = with_causes(&error), "cannot keep which starts of the others were seen");
+        }
+    }
+}
+
+/// Marks the data directory and ends Raft once another node says that this one was put back to an earlier state.
+async fn retire_when_denounced(incarnations: Arc<Incarnations>, raft: RaftNode, data_dir: PathBuf) {
+    let by = incarnations.denounced().await;
+    let reason = format!("the member with key {by} has seen a start of it that it has forgotten");
+    // Without the mark it is told again when it starts.
+    if let Ok(Err(error)) = spawn_blocking(move || mark_retired(&data_dir, &reason)).await {
+        tracing::error!(%error, "cannot mark the data directory as one that was put back");
+    }
+    raft.shutdown().await;
+}
+
+/// Seconds since 1970.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "it only has to be larger than at an earlier start, and is not trusted for that alone"
+)]
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Founds a cluster of one node, unless it belongs to one.

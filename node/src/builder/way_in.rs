@@ -28,8 +28,8 @@ pub(super) struct WayIn {
     pub(super) id: NodeId,
     /// Who and where it is, where somebody has to know.
     pub(super) info: Option<NodeInfo>,
-    /// What the nodes of its cluster know, and what it has kept of them.
-    pub(super) secrets: Option<(watch::Receiver<ClusterSecrets>, MetadataStore)>,
+    /// What the nodes of its cluster know.
+    pub(super) secrets: Option<watch::Receiver<ClusterSecrets>>,
     /// Whom it was told of.
     pub(super) introduced: Vec<Peer>,
     /// How many members should vote.
@@ -46,6 +46,7 @@ impl WayIn {
     pub(super) async fn find(
         config: &Config,
         identity: &Identity,
+        metadata: &MetadataStore,
         endpoint: &RaftEndpoint,
         (listener, credentials): (&TcpListener, watch::Receiver<Credentials>),
         tasks: &mut JoinSet<()>,
@@ -57,17 +58,10 @@ impl WayIn {
             tasks.spawn(keeper.run());
             secrets
         });
-        let metadata = secrets.as_ref().map(|_| MetadataStore::open(&config.data_dir)).transpose()?;
-        let kept = match &metadata {
-            Some(metadata) => metadata.own_id()?,
-            None => None,
-        };
+        let kept = metadata.own_id()?;
         let log = config.data_dir.join(LOG_FILE);
         let in_log = RedbLogStore::owner(&log)?;
-        if let Some(metadata) = &metadata
-            && in_log.is_none()
-            && metadata.has_had_log()?
-        {
+        if in_log.is_none() && metadata.has_had_log()? {
             return Err(StartError::LostLog { log, id: kept.or(config.id) });
         }
         let is_member = kept.is_some() || in_log.is_some_and(|(_, has_entries)| has_entries);
@@ -80,13 +74,13 @@ impl WayIn {
             (None, None) => (config.entry == Entry::Bootstrap).then_some(FOUNDER),
         };
         let founds = config.entry == Entry::Bootstrap && !is_member;
-        let Some((secrets, metadata)) = secrets.zip(metadata) else {
+        let Some(secrets) = secrets else {
             let id = id.ok_or(ConfigError::MissingId)?;
             let introduced = Vec::new();
             return Ok(Self { id, info, secrets: None, introduced, promotion: config.promotion, founds });
         };
         let id = match (&config.entry, &info) {
-            (Entry::Join(ticket), Some(info)) if !is_member => {
+            (Entry::Join { ticket, .. }, Some(info)) if !is_member => {
                 let joined = joining::join(endpoint, &secrets, ticket, id, info);
                 let (id, welcome) = http::serve_newcomer(listener, credentials, joined).await?;
                 tracing::info!(%id, members = welcome.members.len(), "let in");
@@ -98,7 +92,7 @@ impl WayIn {
         let mut promotion = config.promotion;
         promotion.target_voters = promotion.target_voters.or(metadata.target_voters()?);
         let introduced = metadata.nodes()?;
-        Ok(Self { id, info, secrets: Some((secrets, metadata)), introduced, promotion, founds })
+        Ok(Self { id, info, secrets: Some(secrets), introduced, promotion, founds })
     }
 }
 

@@ -9,7 +9,6 @@ mod announcement;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use futures::StreamExt;
 use iroh::{EndpointId, SecretKey};
@@ -93,22 +92,13 @@ pub fn read_announcement(message: &[u8]) -> Result<Peer, AnnouncementError> {
     Announcement::read(message).map(|Announcement { id, info, .. }| Peer { id, info })
 }
 
-/// Seconds since 1970.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "it only has to be larger than at an earlier start, and is not trusted for that alone"
-)]
-fn unix_s() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
 impl GossipPeerDiscovery {
     /// Reads what this node knows already, and lets it be used.
     ///
     /// # Errors
     /// The store cannot be read or written.
     pub fn new(parts: DiscoveryParts) -> Result<Self, MetadataError> {
-        let order = (parts.metadata.next_incarnation(unix_s())?, 0);
+        let order = (parts.admission.incarnations().own().present.number, 0);
         let known = parts.metadata.nodes()?.into_iter().map(|node| (node.info.endpoint_id, node));
         let known: BTreeMap<EndpointKey, Peer> = known.collect();
         for (key, node) in &known {

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::encode;
 use crate::network::Peer;
+use crate::network::incarnation::{Incarnation, Start, Starts};
 use crate::network::join::Welcome;
 use crate::types::{EndpointKey, NodeId};
 
@@ -21,8 +22,12 @@ pub const METADATA_FILE: &str = "cluster.redb";
 const FORMAT: u32 = 1;
 /// What the node knows of itself, by name.
 const OWN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("own");
-/// What it knows of the others, by key.
-const NODES: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("nodes");
+/// By the key of the node that a row is about.
+type NodeTable = TableDefinition<'static, &'static [u8; 32], &'static [u8]>;
+/// What it knows of the others.
+const NODES: NodeTable = TableDefinition::new("nodes");
+/// Which start of the others it has seen last.
+const STARTS: NodeTable = TableDefinition::new("starts");
 
 /// The store. Clones share it.
 #[derive(Debug, Clone)]
@@ -140,16 +145,40 @@ impl MetadataStore {
         })
     }
 
-    /// Names this start of the node by a number that is larger than that of every earlier one: what it says later it has said last.
-    /// The clock is asked only so that this holds, too, for a node that has lost this store.
+    /// Begins another start of the node, with a number that is larger than that of every earlier one: what it says later it has said
+    /// last. The clock is asked only so that this holds, too, for a node that has lost this store.
     ///
     /// # Errors
     /// The store cannot be written.
-    pub fn next_incarnation(&self, unix_s: u64) -> Result<u64, MetadataError> {
-        let last = self.own::<u64>("incarnation", "the number of its last start")?.unwrap_or(0);
-        let next = (last + 1).max(unix_s);
-        self.set_own("incarnation", &next)?;
+    pub fn next_incarnation(&self, unix_s: u64) -> Result<Incarnation, MetadataError> {
+        let last = self.own::<Start>("start", "its last start")?;
+        let next = last.map_or_else(|| Incarnation::first(unix_s), |last| Incarnation::after(last, unix_s));
+        self.set_own("start", &next.present)?;
         Ok(next)
+    }
+
+    /// Which starts of others this node has seen last.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn starts(&self) -> Result<Starts, MetadataError> {
+        let rows = self.rows(STARTS)?;
+        rows.iter().map(|(key, row)| Ok((*key, self.decode(row, "the start of a member")?))).collect()
+    }
+
+    /// Takes down which start of another was seen, and forgets those of which nothing is to be remembered any more.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn set_starts(&self, starts: &Starts) -> Result<(), MetadataError> {
+        self.with(|txn| {
+            let mut table = txn.open_table(STARTS)?;
+            table.retain(|key, _| starts.contains_key(&EndpointKey(*key)))?;
+            for (key, start) in starts {
+                table.insert(&key.0, encode(start).as_slice())?;
+            }
+            Ok(())
+        })
     }
 
     /// The members that this node knows of, in the order of their numbers.
@@ -157,12 +186,8 @@ impl MetadataStore {
     /// # Errors
     /// The store cannot be read.
     pub fn nodes(&self) -> Result<Vec<Peer>, MetadataError> {
-        let read = || -> Result<Vec<Vec<u8>>, redb::Error> {
-            let nodes = self.db.begin_read()?.open_table(NODES)?;
-            nodes.iter()?.map(|row| Ok(row?.1.value().to_vec())).collect()
-        };
-        let rows = read().map_err(|error| self.failed(error))?;
-        let nodes = rows.iter().map(|row| self.decode(row, "what it knows of a member"));
+        let rows = self.rows(NODES)?;
+        let nodes = rows.iter().map(|(_, row)| self.decode(row, "what it knows of a member"));
         let mut nodes: Vec<Peer> = nodes.collect::<Result<_, _>>()?;
         nodes.sort_by_key(|node| node.id);
         Ok(nodes)
@@ -178,6 +203,23 @@ impl MetadataStore {
             nodes.retain(|key, _| present.iter().any(|node| node.info.endpoint_id == EndpointKey(*key)))?;
             put(&mut nodes, present)
         })
+    }
+
+    /// What a table has of other nodes; nothing, where there is no such table yet.
+    fn rows(&self, table: NodeTable) -> Result<Vec<(EndpointKey, Vec<u8>)>, MetadataError> {
+        let read = || -> Result<_, redb::Error> {
+            let rows = match self.db.begin_read()?.open_table(table) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                rows => rows?,
+            };
+            let mut found = Vec::new();
+            for row in rows.iter()? {
+                let (key, value) = row?;
+                found.push((EndpointKey(*key.value()), value.value().to_vec()));
+            }
+            Ok(found)
+        };
+        read().map_err(|error| self.failed(error))
     }
 
     fn own<T: DeserializeOwned>(&self, name: &str, what: &'static str) -> Result<Option<T>, MetadataError> {
@@ -243,7 +285,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = MetadataStore::open(dir.path()).unwrap();
         assert_eq!(store.own_id().unwrap(), None);
-        assert_eq!(store.next_incarnation(1_000).unwrap(), 1_000);
+        let first = store.next_incarnation(1_000).unwrap();
+        assert_eq!((first.present.number, first.previous), (1_000, None));
+        let starts = Starts::from([(EndpointKey([1; 32]), first.present)]);
+        store.set_starts(&starts).unwrap();
         let members =
             [(2, 1), (1, 2)].map(|(id, byte)| Peer { id: NodeId(id), info: info(byte, 1) }).to_vec();
         let welcome = Welcome { as_of: 1, id: Some(NodeId(7)), members, target_voters: Some(5) };
@@ -256,7 +301,11 @@ mod tests {
         assert_eq!(store.target_voters().unwrap(), Some(5));
         assert!(store.has_had_log().unwrap());
         // The clock was put back.
-        assert_eq!(store.next_incarnation(10).unwrap(), 1_001);
+        let second = store.next_incarnation(10).unwrap();
+        assert_eq!((second.present.number, second.previous), (1_001, Some(first.present)));
+        assert_eq!(store.starts().unwrap(), starts);
+        store.set_starts(&Starts::new()).unwrap();
+        assert!(store.starts().unwrap().is_empty());
         let ids =
             |store: &MetadataStore| store.nodes().unwrap().iter().map(|node| node.id.0).collect::<Vec<_>>();
         assert_eq!(ids(&store), [1, 2]);

@@ -40,10 +40,20 @@ pub enum Entry {
     /// It founds a cluster.
     Bootstrap,
     /// It asks to be let in.
-    Join(AspenClusterTicket),
+    Join {
+        /// By whom.
+        ticket: AspenClusterTicket,
+        /// Whether it does so again, as another one, when it may not go on as the member that it was.
+        rejoins: bool,
+    },
 }
 
 impl Config {
+    /// Whether this node comes back as another member when it may not go on as the one that it was.
+    pub fn rejoins(&self) -> bool {
+        matches!(self.entry, Entry::Join { rejoins: true, .. })
+    }
+
     /// Whether this node takes part in the gossip.
     pub fn gossips(&self) -> bool {
         self.gossip.unwrap_or(self.secret.is_some())
@@ -80,7 +90,8 @@ impl Config {
             return Err(ConfigError::TwoEntries);
         }
         match self.entry {
-            Entry::Join(_) if self.secret.is_none() => return Err(ConfigError::TicketWithoutSecret),
+            Entry::Join { .. } if self.secret.is_none() => return Err(ConfigError::TicketWithoutSecret),
+            Entry::Join { rejoins: true, .. } if self.id.is_some() => return Err(ConfigError::Rejoin),
             Entry::Wait if !self.peers.is_empty() && self.id.is_none() => return Err(ConfigError::MissingId),
             _ => {}
         }
@@ -99,9 +110,11 @@ impl Config {
 pub(super) fn entry(args: &RunArgs, file: &FileConfig, sources: &mut Sources) -> Result<Entry, ConfigError> {
     let ticket = sources.pick("ticket", args.ticket.clone(), file.ticket.clone());
     let founds = sources.pick("bootstrap", args.bootstrap, file.bootstrap).unwrap_or(false);
+    let rejoins = sources.pick("rejoin", args.rejoin, file.rejoin).unwrap_or(false);
     match (ticket, founds) {
         (Some(_), true) => Err(ConfigError::TwoEntries),
-        (Some(ticket), false) => Ok(Entry::Join(ticket)),
+        (Some(ticket), false) => Ok(Entry::Join { ticket, rejoins }),
+        (None, _) if rejoins => Err(ConfigError::Rejoin),
         (None, true) => Ok(Entry::Bootstrap),
         (None, false) => Ok(Entry::Wait),
     }

@@ -30,6 +30,7 @@ pub(super) struct FileConfig {
     pub(super) http_insecure: Option<bool>,
     pub(super) ticket: Option<AspenClusterTicket>,
     pub(super) bootstrap: Option<bool>,
+    pub(super) rejoin: Option<bool>,
     pub(super) gossip: Option<bool>,
     pub(super) relay_mode: Option<RelayModeArg>,
     #[serde(default)]
@@ -55,6 +56,7 @@ pub(super) struct FileConfig {
     pub(super) snapshot_log_mib: Option<u64>,
     pub(super) snapshot_mib_max: Option<u64>,
     pub(super) restart_on_failure: Option<bool>,
+    pub(super) core_dumps: Option<bool>,
     pub(super) log: Option<String>,
     pub(super) log_format: Option<LogFormat>,
 }

@@ -11,7 +11,7 @@ use crate::limits::PREFERRED_REGIONS_MAX;
 use crate::types::Label;
 
 /// Names the protocol and its version to iroh. The version goes up when [`About`] reads otherwise.
-pub const ALPN: &[u8] = b"aspen/about/1";
+pub const ALPN: &[u8] = b"aspen/about/2";
 
 /// What a node says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ mod admission;
 mod append;
 mod client;
 mod gate;
+mod greeting;
 mod join;
 mod lookups;
 mod pool;
@@ -84,6 +85,8 @@ mod close_code {
     pub(super) const NOTHING_TO_SHOW: u32 = 6;
     /// The other's key belongs to no member: nothing of what it has sent was read.
     pub(super) const NOT_A_MEMBER: u32 = 7;
+    /// The other has forgotten a start of its own: nothing but its greeting was read.
+    pub(super) const PUT_BACK: u32 = 8;
 }
 
 /// Why the endpoint cannot be opened.
@@ -187,7 +190,8 @@ impl RaftEndpoint {
     /// The transport to other nodes.
     pub fn transport(&self) -> IrohTransport {
         let (endpoint, book) = (self.endpoint.clone(), self.book.clone());
-        IrohTransport { pool: RaftConnectionPool::new(endpoint, book, self.runtime.clone()) }
+        let incarnations = self.admission.incarnations().clone();
+        IrohTransport { pool: RaftConnectionPool::new(endpoint, book, incarnations, self.runtime.clone()) }
     }
 
     /// Asks one node of a cluster for something that it grants to whoever knows one of its secrets; `info` is who and where this one is.
@@ -216,7 +220,7 @@ impl RaftEndpoint {
     /// # Errors
     /// Why it did not.
     pub async fn ask_about(&self, of: &NodeInfo) -> Result<About, AskError> {
-        about::ask(&self.endpoint, &self.book, of).await
+        about::ask(&self.endpoint, &self.book, self.admission.incarnations(), of).await
     }
 
     /// Who may speak to it.
@@ -481,7 +485,7 @@ impl Debug for RaftHandler {
 
 impl ProtocolHandler for RaftHandler {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
-        let Some(key) = admitted(&self.admission, &connection) else { return Ok(()) };
+        let Some(key) = greeting::greeted(&self.admission, &connection).await else { return Ok(()) };
         connection.set_receive_window(VarInt::from_u32(PEER_WINDOW_BYTES));
         let mut expelled = pin!(self.admission.expelled(&key));
         let permits = Arc::new(Semaphore::new(PEER_REQUESTS_MAX as usize));
@@ -516,6 +520,7 @@ impl ProtocolHandler for RaftHandler {
                 drop(permit);
             });
         }
+        greeting::heed(&connection, self.admission.incarnations());
         requests.shutdown().await;
         connection.close(VarInt::from_u32(close_code::STOPPING), b"");
         Ok(())

@@ -16,7 +16,7 @@ use crate::types::{EncodedCommand, LeaseId};
 
 /// Names the protocol and its version to iroh. The version goes up when anything that travels reads otherwise: a variant that is
 /// not the last one of its enum, a field more.
-pub const ALPN: &[u8] = b"aspen/raft/6";
+pub const ALPN: &[u8] = b"aspen/raft/7";
 
 /// Raft's AppendEntries.
 #[derive(Debug, Serialize, Deserialize)]

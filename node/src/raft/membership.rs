@@ -81,8 +81,10 @@ impl RaftNode {
                 *own
             }
             None => {
-                let last = membership.nodes().map(|(id, _)| id.0).max().unwrap_or(0);
-                let id = id.unwrap_or(NodeId(last.saturating_add(1)));
+                let id = match id {
+                    Some(id) => id,
+                    None => self.next_id(&membership).await?,
+                };
                 if id == NodeId(0) || id.0 > JOIN_ID_MAX {
                     return Err(BadRequest::JoinId(id).into());
                 }
@@ -94,6 +96,15 @@ impl RaftNode {
         let welcome = self.members_for(&info, &present)?;
         // Another leader may have made other changes meanwhile.
         if welcome.id == Some(own) { Ok(welcome) } else { Err(ApiError::ChangeInProgress) }
+    }
+
+    /// A number that no member has had: one that was removed may still run.
+    async fn next_id(&self, membership: &Membership) -> Result<NodeId, ApiError> {
+        let known = self.await_applied(self.members_as_of());
+        bounded(TimeoutOutcome::NothingWritten, known).await?;
+        let last = self.inner.readers.last_member().await?;
+        let last = membership.nodes().map(|(id, _)| id.0).fold(last, u64::max);
+        Ok(NodeId(last.saturating_add(1)))
     }
 
     /// Whether a member has told this leader that it has anything.

@@ -1,10 +1,13 @@
-//! What a peer's bytes meet: every message of Raft's protocol, of a snapshot's transfer and of joining, and announcements.
+//! What a peer's bytes meet: every message of Raft's protocol, of a snapshot's transfer and of joining, announcements, greetings, and
+//! what a node says of itself.
 
 use std::fmt::Debug;
 
 use aspen_node::api::{ApiError, WriteResult};
 use aspen_node::cluster::discovery::read_announcement;
 use aspen_node::network::Peer;
+use aspen_node::network::about::About;
+use aspen_node::network::incarnation::Incarnation;
 use aspen_node::network::join::{JoinAnswer, JoinRequest};
 use aspen_node::network::rpc::{Confirmed, RaftProtocol, StreamAppended};
 use aspen_node::network::snapshot::{SnapshotAnswer, SnapshotPart};
@@ -18,7 +21,7 @@ use serde::de::DeserializeOwned;
 type Again = fn(&[u8]) -> bool;
 
 /// Every message: the first byte of an input says which one the others are.
-const MESSAGES: [Again; 13] = [
+const MESSAGES: [Again; 15] = [
     again::<RaftProtocol>,
     again::<AppendEntriesRequest>,
     again::<SnapshotPart>,
@@ -32,6 +35,8 @@ const MESSAGES: [Again; 13] = [
     again::<JoinRequest>,
     again::<JoinAnswer>,
     announcement,
+    again::<About>,
+    again::<Incarnation>,
 ];
 
 /// Reads an input as the message that its first byte names.

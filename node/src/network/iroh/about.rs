@@ -8,10 +8,11 @@ use iroh::endpoint::{Connection, VarInt};
 use iroh::protocol::{AcceptError, ProtocolHandler};
 use tokio::time::timeout;
 
-use super::{Admission, admitted, close_code};
+use super::{Admission, close_code, greeting};
 use crate::limits::{ABOUT_BYTES_MAX, ABOUT_TIMEOUT, DIAL_TIMEOUT};
 use crate::network::AddressBook;
 use crate::network::about::{ALPN, About, AboutError};
+use crate::network::incarnation::Incarnations;
 use crate::types::NodeInfo;
 
 /// Why a node has not said what it is.
@@ -20,6 +21,9 @@ pub enum AskError {
     /// There is no connection, or it speaks no such protocol.
     #[error("it cannot be reached: {0}")]
     Unreachable(String),
+    /// The two have not greeted each other.
+    #[error("it is not to be spoken to: {0}")]
+    Refused(String),
     /// The connection was lost, or nothing came in time.
     #[error("it did not answer: {0}")]
     Lost(String),
@@ -54,24 +58,31 @@ impl AboutHandler {
 
 impl ProtocolHandler for AboutHandler {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
-        if admitted(&self.admission, &connection).is_none() {
+        if greeting::greeted(&self.admission, &connection).await.is_none() {
             return Ok(());
         }
         // It asks again, if it wants to.
         if !matches!(timeout(ABOUT_TIMEOUT, self.tell(&connection)).await, Ok(Ok(()))) {
             connection.close(VarInt::from_u32(close_code::GIVEN_UP), b"not heard in time");
         }
+        greeting::heed(&connection, self.admission.incarnations());
         Ok(())
     }
 }
 
 /// Asks a member what it is.
-pub(super) async fn ask(endpoint: &Endpoint, book: &AddressBook, of: &NodeInfo) -> Result<About, AskError> {
+pub(super) async fn ask(
+    endpoint: &Endpoint,
+    book: &AddressBook,
+    incarnations: &Incarnations,
+    of: &NodeInfo,
+) -> Result<About, AskError> {
     let unreachable = AskError::Unreachable;
     let address = book.dial(of).ok_or_else(|| unreachable("its key is none".to_owned()))?;
     let dialled = timeout(DIAL_TIMEOUT, endpoint.connect(address, ALPN)).await;
     let dialled = dialled.map_err(|_| unreachable(format!("no handshake with {}", of.raft)))?;
     let connection = dialled.map_err(|error| unreachable(error.to_string()))?;
+    greeting::greet(&connection, incarnations).await.map_err(AskError::Refused)?;
     let heard = timeout(ABOUT_TIMEOUT, async {
         let mut recv = connection.accept_uni().await.map_err(lost)?;
         recv.read_to_end(ABOUT_BYTES_MAX).await.map_err(lost)

@@ -3,12 +3,13 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
 use tokio::sync::watch;
 
 use crate::limits::REFUSAL_LOG_INTERVAL;
+use crate::network::incarnation::Incarnations;
 use crate::types::EndpointKey;
 
 /// The keys that are let in, and a count of those that were not.
@@ -19,6 +20,8 @@ pub struct Admission {
     /// Who was named by a member that knows the secret: they count until the members are known, and where these are of yesterday.
     introduced: RwLock<HashSet<EndpointKey>>,
     members: RwLock<HashSet<EndpointKey>>,
+    /// Who of them has forgotten what it was.
+    incarnations: Arc<Incarnations>,
     changes: watch::Sender<u64>,
     refused: AtomicU64,
     last_logged: Mutex<Option<Instant>>,
@@ -26,11 +29,12 @@ pub struct Admission {
 
 impl Admission {
     /// Lets in whom the settings name; members follow with [`Self::set_members`].
-    pub fn new(configured: impl IntoIterator<Item = EndpointKey>) -> Self {
+    pub fn new(configured: impl IntoIterator<Item = EndpointKey>, incarnations: Incarnations) -> Self {
         Self {
             configured: RwLock::new(configured.into_iter().collect()),
             introduced: RwLock::default(),
             members: RwLock::default(),
+            incarnations: Arc::new(incarnations),
             changes: watch::Sender::new(0),
             refused: AtomicU64::new(0),
             last_logged: Mutex::new(None),
@@ -53,9 +57,18 @@ impl Admission {
             let mut known = self.members.write().expect("nothing panics while it holds this lock");
             let mut configured = self.configured.write().expect("nothing panics while it holds this lock");
             configured.retain(|key| members.contains(key) || !known.contains(key));
+            let is_let_in = |key: &EndpointKey| members.contains(key) || configured.contains(key);
+            if are_of_now {
+                self.incarnations.retain(is_let_in);
+            }
             *known = members;
         }
         self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Which starts of the others were seen.
+    pub fn incarnations(&self) -> &Arc<Incarnations> {
+        &self.incarnations
     }
 
     /// Changes whenever somebody may be let in no longer.
@@ -102,7 +115,7 @@ mod tests {
     #[test]
     fn configured_peer_is_admitted_until_it_is_removed() {
         let [configured, member, stranger] = [1, 2, 3].map(|byte| EndpointKey([byte; 32]));
-        let admission = Admission::new([configured]);
+        let admission = Admission::new([configured], Incarnations::default());
         assert!(!admission.admits(&member));
         admission.set_members([member].into(), true);
         assert!(admission.admits(&configured) && admission.admits(&member) && !admission.admits(&stranger));
@@ -120,7 +133,7 @@ mod tests {
     #[test]
     fn those_who_were_named_at_the_door_count_until_the_members_are_known() {
         let [named, member] = [1, 2].map(|byte| EndpointKey([byte; 32]));
-        let admission = Admission::new([]);
+        let admission = Admission::new([], Incarnations::default());
         admission.introduce([named]);
         admission.set_members([member].into(), false);
         assert!(admission.admits(&named));

@@ -200,6 +200,7 @@ mod tests {
 
     use super::*;
     use crate::network::AddressBook;
+    use crate::network::incarnation::Incarnations;
     use crate::network::iroh::{Admission, RaftEndpoint};
 
     fn id() -> EndpointId {
@@ -216,7 +217,8 @@ mod tests {
 
     async fn bind(lookups: Lookups) -> Endpoint {
         let reach = Reach { lookups, published: None };
-        let (any, admission) = (([127, 0, 0, 1], 0).into(), Arc::new(Admission::new([])));
+        let (any, admission) =
+            (([127, 0, 0, 1], 0).into(), Arc::new(Admission::new([], Incarnations::default())));
         RaftEndpoint::bind([1; 32], any, AddressBook::default(), admission, reach).await.unwrap().endpoint
     }
 

@@ -24,8 +24,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::AddressBook;
 use super::append::AppendStream;
-use super::{close_code, held};
+use super::{close_code, greeting, held};
 use crate::limits::{DIAL_TIMEOUT, PEER_UNUSED_MAX, PEER_WINDOW_BYTES, SNAPSHOT_STEP_TIMEOUT};
+use crate::network::incarnation::Incarnations;
 use crate::network::rpc::{self, ALPN, RaftMessage, RaftProtocol};
 use crate::network::snapshot::{self, InstallSnapshot, SnapshotError};
 use crate::network::{Appended, Peer, TransportError};
@@ -60,6 +61,7 @@ pub(super) enum Class {
 pub struct RaftConnectionPool {
     endpoint: Endpoint,
     book: AddressBook,
+    incarnations: Arc<Incarnations>,
     /// Of Raft's thread.
     runtime: Handle,
     state: Arc<Mutex<State>>,
@@ -97,10 +99,15 @@ impl Slot {
 }
 
 impl RaftConnectionPool {
-    pub(super) fn new(endpoint: Endpoint, book: AddressBook, runtime: Handle) -> Self {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        book: AddressBook,
+        incarnations: Arc<Incarnations>,
+        runtime: Handle,
+    ) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         runtime.spawn(close_idle(Arc::downgrade(&state)));
-        Self { endpoint, book, runtime, state }
+        Self { endpoint, book, incarnations, runtime, state }
     }
 
     /// Sends a request over the connection to a peer, which is dialled if there is none.
@@ -245,7 +252,9 @@ impl RaftConnectionPool {
         }
         state.next += 1;
         // Whoever asks: a connection is driven where it was dialled. It goes on when nobody waits for it any more.
-        let dialled = self.runtime.spawn(dial(self.endpoint.clone(), self.book.dial(&to.info), to.info.raft));
+        let (endpoint, incarnations) = (self.endpoint.clone(), self.incarnations.clone());
+        let dialled =
+            self.runtime.spawn(dial(endpoint, incarnations, self.book.dial(&to.info), to.info.raft));
         let dial = dialled.map(|dialled| dialled.unwrap_or_else(|ended| Err(ended.to_string())));
         let used = Arc::new(Mutex::new(Instant::now()));
         let slot = Slot { number: state.next, class, dial: dial.boxed().shared(), used };
@@ -285,12 +294,18 @@ pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-async fn dial(endpoint: Endpoint, to: Option<EndpointAddr>, raft: SocketAddr) -> Result<Connection, String> {
+async fn dial(
+    endpoint: Endpoint,
+    incarnations: Arc<Incarnations>,
+    to: Option<EndpointAddr>,
+    raft: SocketAddr,
+) -> Result<Connection, String> {
     let Some(to) = to else { return Err("its key is none".to_owned()) };
     match tokio::time::timeout(DIAL_TIMEOUT, endpoint.connect(to, ALPN)).await {
         Err(_) => Err(format!("no handshake with {raft} within {} ms", DIAL_TIMEOUT.as_millis())),
         Ok(Err(error)) => Err(error.to_string()),
         Ok(Ok(connection)) => {
+            greeting::greet(&connection, &incarnations).await?;
             connection.set_receive_window(VarInt::from_u32(PEER_WINDOW_BYTES));
             Ok(connection)
         }

@@ -178,7 +178,7 @@ impl Applier {
         let txn = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let mut digest = self.digest;
         let mut outcomes = Vec::with_capacity(entries.len());
-        let mut membership = None;
+        let (mut membership, mut last_member) = (None, 0);
         let (mut revised, notes_previous) = (Vec::new(), self.feed.notes_previous());
         for ((entry, command), is_awaited) in entries.iter().zip(commands).zip(awaited) {
             let revision = Revision(entry.log_id.index);
@@ -194,7 +194,10 @@ impl Applier {
             if !changes.is_empty() {
                 revised.push(Revised { revision, changes });
             }
-            membership = membership_of(entry).or(membership);
+            if let Some(present) = membership_of(entry) {
+                last_member = present.nodes().map(|(id, _)| id.0).fold(last_member, u64::max);
+                membership = Some(present);
+            }
             digest = chain(&digest, entry, &outcome);
             keep_digest(&txn, revision.0, &digest)?;
             // What nobody waits for can be large.
@@ -207,6 +210,7 @@ impl Applier {
         records::sweep(&txn)?;
         if let Some(membership) = membership {
             put_meta(&txn, "membership", &encode(&membership))?;
+            put_meta(&txn, LAST_MEMBER, &encode(&last_member.max(stored_last_member(&txn)?)))?;
         }
         FailPoint::ApplyUncommitted.pass();
         txn.commit()?;
@@ -226,6 +230,9 @@ impl Applier {
         Ok(outcomes)
     }
 }
+
+/// Under which name it is kept which number was the largest of all that members have had.
+pub(super) const LAST_MEMBER: &str = "last_member";
 
 /// Whether there was no room for a transaction, of which nothing is left then.
 pub(in crate::storage) fn is_disk_full(error: &rusqlite::Error) -> bool {
@@ -256,6 +263,11 @@ pub(super) fn position(path: &Path, connection: &Connection) -> Result<Position,
         applied: applied.map_err(|_| corrupt("the applied index"))?,
         membership: membership.map_err(|_| corrupt("the membership"))?.unwrap_or_default(),
     })
+}
+
+/// The largest number that any member has had; 0 where it was not kept yet.
+pub(super) fn stored_last_member(connection: &Connection) -> rusqlite::Result<u64> {
+    Ok(meta(connection, LAST_MEMBER)?.and_then(|bytes| postcard::from_bytes(&bytes).ok()).unwrap_or(0))
 }
 
 fn stored_digest(connection: &Connection) -> rusqlite::Result<[u8; 32]> {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, ffi, params};
 
-use super::apply::{Position, position};
+use super::apply::{LAST_MEMBER, Position, position};
 use super::build::open_immutable;
 use super::inspect::check_integrity;
 use super::{StorageError, check_format, open_writer};
@@ -65,6 +65,8 @@ pub fn make_alone(path: &Path, applied: LogId, membership: &StoredMembership) ->
     let connection = open_writer(path)?;
     let update = "INSERT OR REPLACE INTO meta (name, value) VALUES ('applied', ?1), ('membership', ?2)";
     connection.execute(update, params![encode(&applied), encode(membership)]).map_err(sqlite)?;
+    // Nobody has been a member of it yet.
+    connection.execute("DELETE FROM meta WHERE name = ?1", params![LAST_MEMBER]).map_err(sqlite)?;
     // To close it would empty the journal, too, and say nothing where that fails.
     let emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
     if emptied.map_err(sqlite)? != 0 {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use rusqlite::{Connection, OptionalExtension, Transaction, ffi, params};
 use tokio::sync::Semaphore;
 
-use super::apply::meta;
+use super::apply::{meta, stored_last_member};
 use super::open_read_only;
 use super::records::{get_range, get_record, sql_int, vault};
 use crate::api::{
@@ -90,6 +90,14 @@ impl ReadPool {
             Ok(VaultList { revision: revision(txn)?, vaults: vaults.collect::<Result<_, _>>()? })
         })
         .await
+    }
+
+    /// The largest number that any member has had, of those of whom this node knows.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub async fn last_member(&self) -> Result<u64, ApiError> {
+        self.with(|txn| stored_last_member(txn)).await
     }
 
     /// The leases that there are.
