@@ -117,6 +117,11 @@ impl LinkRule {
         u32::try_from(frames).unwrap_or(most).clamp(LINK_QUEUE_FRAMES_MIN, most)
     }
 
+    /// By how much a frame may be quicker than the latency: all of it, where some overtake others.
+    pub fn slack(&self) -> Duration {
+        if self.reorder_per_million > 0 { self.latency.max(self.jitter) } else { self.jitter }
+    }
+
     /// The time in which so many bytes pass.
     pub fn transmission(&self, bytes: usize) -> Duration {
         let Some(bits_per_s) = self.bits_per_s else { return Duration::ZERO };

@@ -229,8 +229,15 @@ pub const REPLACE_AFTER_S_MAX: u64 = 7 * 86_400;
 pub const LABEL_BYTES_MAX: u32 = 64;
 /// Regions that can be preferred, one after the other: there are no more continents than that.
 pub const PREFERRED_REGIONS_MAX: u32 = 16;
-/// Longest greeting of a member, in bytes: four numbers and what tells whether there are so many, 42 at most.
-pub const GREETING_BYTES_MAX: usize = 64;
+/// Starts that a node remembers besides the present one. One that was put back and is started more often than that while nobody can
+/// tell passes for what it was.
+pub const STARTS_KEPT_MAX: u32 = 64;
+/// Longest greeting of a member, in bytes: as many starts, and the present one, of three numbers.
+pub const GREETING_BYTES_MAX: usize = 2048;
+/// How often a node takes down that it is still there: what is put back to longer ago is noticed, and each costs a write.
+pub const BEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// Folders that hold what a node had which came back as a new member: each may be as large as all that it has.
+pub const SET_ASIDE_MAX: u32 = 4;
 /// How long two members may take to greet each other once there is a connection.
 pub const GREETING_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest word of a node about itself, in bytes: two labels and the regions that it prefers, and as much again.

@@ -19,7 +19,7 @@ use self::failures::Failures;
 use crate::builder::{NodeBuilder, StartError, make_data_dir};
 use crate::causes::causes;
 use crate::cluster::identity::Identity;
-use crate::cluster::retired::{RetiredError, check_not_retired, mark_retired, set_aside};
+use crate::cluster::retired::{RetiredError, check_not_retired, mark_retired};
 use crate::config::{Cli, CliCommand, Config, ConfigError, EXIT_USAGE, LogFormat, RunArgs};
 use crate::failpoint::{self, FailPointError};
 use crate::limits::{DISK_FULL_RESTART, RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
@@ -70,8 +70,8 @@ enum RunError {
     NoRoom(String),
     #[error(transparent)]
     Retired(RetiredError),
-    #[error("what the node has cannot be set aside")]
-    Aside(#[source] std::io::Error),
+    #[error("cannot mark the data directory as that of a node which its cluster has removed")]
+    Mark(#[source] std::io::Error),
     #[error("the node cannot start again")]
     Again(#[source] std::io::Error),
     #[error("the node did not stop within {} s and is cut off: nothing acknowledged is lost", STOP_TIMEOUT.as_secs())]
@@ -228,7 +228,7 @@ async fn serve(config: Config) -> Result<End, RunError> {
         }
     };
     let (began, format, restarts) = (Instant::now(), config.log_format, config.restart_on_failure);
-    let (data_dir, rejoins) = (config.data_dir.clone(), config.rejoins());
+    let rejoins = config.rejoins();
     let Err(mut error) = serve_until(config, &mut stop).await else { return Ok(End::Stopped) };
     let mut failures = Failures::before();
     let [short, long] = DISK_FULL_RESTART;
@@ -252,10 +252,6 @@ async fn serve(config: Config) -> Result<End, RunError> {
         _ => return Err(error),
     };
     report(&error, format);
-    if error.is_retired() {
-        let aside = set_aside(&data_dir).map_err(RunError::Aside)?;
-        tracing::warn!(aside = %aside.display(), "the node comes back as a new member");
-    }
     tracing::warn!(again_s = pause.as_secs(), "the node starts again");
     tokio::select! {
         () = stop() => Ok(End::Stopped),
@@ -278,9 +274,7 @@ async fn serve_until(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(),
         () = stop() => None,
         failed = node.failed() => Some(failed),
         () = node.removed(), if rejoins => {
-            let marked = mark_retired(&data_dir, "its cluster has removed it");
-            marked.map_err(RunError::Aside)?;
-            Some(Failed { reason: "removed".to_owned(), kind: FailureKind::Retired })
+            Some(Failed { reason: "its cluster has removed it".to_owned(), kind: FailureKind::Retired })
         }
     };
     let is_for_room = failed.is_some() && node.ran_out_of_room();
@@ -291,10 +285,11 @@ async fn serve_until(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(),
     let stopped = tokio::time::timeout(STOP_TIMEOUT, node.stop()).await;
     match (failed, stopped) {
         (Some(Failed { reason, .. }), _) if is_for_room => Err(RunError::NoRoom(reason)),
-        (Some(Failed { kind: FailureKind::Retired, .. }), _)
-            if let Err(retired) = check_not_retired(&data_dir) =>
-        {
-            Err(RunError::Retired(retired))
+        (Some(Failed { reason, kind: FailureKind::Retired }), _) => {
+            if check_not_retired(&data_dir).is_ok() {
+                mark_retired(&data_dir, &reason).map_err(RunError::Mark)?;
+            }
+            check_not_retired(&data_dir).map_err(RunError::Retired)
         }
         (Some(Failed { reason, kind }), _) => {
             Err(RunError::Failed { reason, is_fault: kind == FailureKind::Fault, is_often: false })

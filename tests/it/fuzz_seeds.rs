@@ -137,7 +137,7 @@ fn messages() -> Vec<Seed> {
     let welcome = Welcome { as_of: 9, id: Some(NodeId(4)), members, target_voters: Some(5) };
     let label = || "eu".parse().unwrap();
     let about = About { region: Some(label()), zone: None, preferred_regions: vec![label()] };
-    let start = |number| Start { number, mark: 1 << number };
+    let start = |number| Start { number, mark: 1 << number, beat: 300 };
     vec![
         message("rpc/forward.bin", 0, &RaftProtocol::Forward(Forward(command))),
         message("rpc/vaults-in-vaults.bin", 0, &RaftProtocol::Forward(vaults)),
@@ -150,7 +150,11 @@ fn messages() -> Vec<Seed> {
         message("rpc/refused.bin", 8, &Err::<WriteResult, _>(ApiError::NotLeader { leader })),
         message("rpc/join.bin", 10, &request),
         message("rpc/about.bin", 13, &about),
-        message("rpc/greeting.bin", 14, &Incarnation { present: start(8), previous: Some(start(7)) }),
+        message(
+            "rpc/greeting.bin",
+            14,
+            &Incarnation { present: start(8), earlier: [start(7), start(5)].into() },
+        ),
         message("rpc/welcome.bin", 11, &JoinAnswer::Proven { proof: decode(&[8; 32]), verdict: Ok(welcome) }),
     ]
 }

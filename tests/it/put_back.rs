@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+use aspen_node::limits::{ABOUT_INTERVAL, BEAT_INTERVAL};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -13,7 +15,7 @@ use crate::members::members;
 use crate::nodes::{Nodes, contents, set, three_quick_nodes};
 
 /// What a node says that the others refuse for what it has forgotten.
-const FORGOTTEN: &str = "has seen a start of it that it has forgotten";
+const FORGOTTEN: &str = "has seen of it what it has forgotten";
 
 /// A copy of a node's folder as it is now, beside it.
 #[allow(clippy::disallowed_methods, reason = "cp copies a folder with all that it has")]
@@ -68,6 +70,49 @@ fn node_that_was_put_back_neither_votes_nor_acknowledges() {
     nodes.start(leader, &ids);
     nodes.succeeds(other, "/kv/write", &set("k", "by two of three"));
     nodes.comes("all three keys", || (contents(&nodes, other, "").len() == 3).then_some(()));
+}
+
+/// As a virtual machine's disk of which a snapshot was taken while it ran.
+#[test]
+fn disk_that_was_saved_while_the_node_ran_is_found_out() {
+    let (ids, mut nodes) = three_quick_nodes();
+    // It has been there for a while.
+    has(&nodes, 3, "first");
+    nodes.signal(3, Signal::SIGSTOP);
+    let saved = saved(&nodes.data(3));
+    nodes.signal(3, Signal::SIGCONT);
+    let began = Instant::now();
+    while began.elapsed() < 2 * (BEAT_INTERVAL + ABOUT_INTERVAL) {
+        nodes.succeeds(1, "/kv/write", &set("forgotten", "by one"));
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    has(&nodes, 3, "forgotten");
+    nodes.end(3, Signal::SIGKILL);
+    put_back(&saved, &nodes.data(3));
+    nodes.start(3, &ids);
+    assert_eq!(nodes.ended(3).code(), Some(65));
+    assert!(nodes.last_words(3).contains(FORGOTTEN), "{}", nodes.last_words(3));
+}
+
+/// It meets nobody when it is started again first.
+#[test]
+fn node_that_was_put_back_is_found_out_however_often_it_was_started() {
+    let (ids, mut nodes) = three_quick_nodes();
+    put_back_after(&mut nodes, 3, |nodes| nodes.start(3, &ids));
+    for id in [1, 2] {
+        nodes.end(id, Signal::SIGKILL);
+    }
+    for _ in 0..2 {
+        nodes.start(3, &ids);
+        nodes.answers(3);
+        nodes.end(3, Signal::SIGKILL);
+    }
+    for id in [1, 2] {
+        nodes.start(id, &ids);
+    }
+    nodes.succeeds(1, "/kv/write", &set("k", "by two of three"));
+    nodes.start(3, &ids);
+    assert_eq!(nodes.ended(3).code(), Some(65));
 }
 
 /// Who leads, as the first two have it.

@@ -56,15 +56,15 @@ pub(super) fn cut(plan: &Plan, counted: &Counted, silent: &BTreeSet<NodePair>) -
 }
 
 /// Whether the quickest round trip over every link grew by what was added to the link and to the way back, of which the
-/// jitter then and before (`jitter`) may hide some. The quickest: a host that is busy makes round trips longer, never
-/// shorter. Says nothing of links on which jitter may hide nearly all, or of whose round trips too few were answered in
-/// time: those are left to [`held`].
+/// [slack](crate::link::LinkRule::slack) then and before may hide some. The quickest: a host that is busy makes round trips longer, never
+/// shorter. Says nothing of links on which slack may hide nearly all, or of whose round trips too few were answered in
+/// time: those are left to [`late`].
 pub(super) fn round_trips(
     plan: &Plan,
     added: &Rules,
     before: &RoundTrips,
     during: &RoundTrips,
-    jitter: impl Fn(NodePair) -> Duration,
+    slack: impl Fn(NodePair) -> Duration,
 ) -> Option<Proof> {
     let mut missing = Vec::new();
     let mut least: Option<(Duration, String)> = None;
@@ -72,7 +72,7 @@ pub(super) fn round_trips(
     for (pair @ (from, to), times) in during {
         let latency = |pair: &NodePair| added.get(pair).map_or(Duration::ZERO, |rule| rule.latency);
         let wanted = latency(&(*from, *to)) + latency(&(*to, *from));
-        let sure = wanted.saturating_sub(jitter((*from, *to)) + jitter((*to, *from)));
+        let sure = wanted.saturating_sub(slack((*from, *to)) + slack((*to, *from)));
         let both = (before.get(pair).and_then(|times| quickest(times)), quickest(times));
         let (Some(was), Some(is)) = both else { continue };
         if sure <= 2 * ROUND_TRIP_TOLERANCE {

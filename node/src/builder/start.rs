@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::sleep;
 
 use super::raft_thread::RaftThread;
 use super::way_in::WayIn;
@@ -18,11 +19,11 @@ use crate::cluster::discovery::{DiscoveryParts, GossipPeerDiscovery};
 use crate::cluster::identity::Identity;
 use crate::cluster::labels::LabelExchange;
 use crate::cluster::metadata::MetadataStore;
-use crate::cluster::retired::{check_not_retired, mark_retired};
+use crate::cluster::retired::{RetiredError, check_not_retired, mark_retired, set_aside};
 use crate::cluster::reunion::Reunion;
 use crate::config::Config;
 use crate::http::{self, Credentials, HttpState};
-use crate::limits::{CLIENT_STREAMS_WAITING_MAX, ENDPOINT_CLOSE_TIMEOUT};
+use crate::limits::{BEAT_INTERVAL, CLIENT_STREAMS_WAITING_MAX, ENDPOINT_CLOSE_TIMEOUT};
 use crate::metrics::Metrics;
 use crate::network::incarnation::{Incarnations, Starts};
 use crate::network::iroh::{Admission, ClientStream, Newcomers, RaftEndpoint, RaftServer};
@@ -48,11 +49,17 @@ impl Start {
     pub(super) async fn run(self, stop: impl Future<Output = ()>) -> Result<Option<Node>, StartError> {
         let Config { data_dir, peers, .. } = &self.config;
         make_data_dir(data_dir)?;
-        check_not_retired(data_dir)?;
+        match check_not_retired(data_dir) {
+            Err(RetiredError::Marked { path, reason }) if self.config.rejoins() => {
+                let aside = set_aside(data_dir)?;
+                tracing::warn!(mark = %path.display(), reason, aside = %aside.display(), "the node comes back as a new member");
+            }
+            checked => checked?,
+        }
         let identity = Identity::load_or_create(data_dir)?;
         self.check_endpoint(&identity)?;
         let credentials = Credentials::keep(self.config.credentials.clone())?;
-        // Addresses first: a node that is already running is noticed before its stores are touched.
+        // A node that is already running is noticed before its log and its state are touched.
         let listener = http::bind(self.config.http_listen).await?;
         let metadata = MetadataStore::open(data_dir)?;
         let incarnations = Incarnations::new(metadata.next_incarnation(unix_s())?, metadata.starts()?);
@@ -95,6 +102,10 @@ impl Start {
         let data_dir = &self.config.data_dir;
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run());
+        let incarnations = endpoint.admission().incarnations().clone();
+        // Before anybody can be seen.
+        tasks.spawn(keep_starts(incarnations.seen(), metadata.clone()));
+        tasks.spawn(beat(incarnations.clone(), metadata.clone()));
         let door = (&listener, credentials.clone());
         let way_in = WayIn::find(&self.config, identity, &metadata, &endpoint, door, &mut tasks).await?;
         let log = RedbLogStore::open(&data_dir.join(LOG_FILE), way_in.id)?;
@@ -134,8 +145,6 @@ impl Start {
         tasks.spawn_on(coordinator.run(), raft_thread.handle());
         let placement = LeaderPlacement::new(raft.clone());
         tasks.spawn_on(placement.run(), raft_thread.handle());
-        let incarnations = endpoint.admission().incarnations().clone();
-        tasks.spawn(keep_starts(incarnations.seen(), metadata.clone()));
         tasks.spawn(retire_when_denounced(incarnations.clone(), raft.clone(), data_dir.clone()));
         metadata.set_has_had_log()?;
         let members = keep_house(&raft, &raft_thread, &mut tasks);
@@ -298,10 +307,35 @@ async fn keep_starts(mut seen: watch::Receiver<Starts>, metadata: MetadataStore)
     }
 }
 
+/// Takes down that this node is still there, and says so from then on, for as long as it runs.
+async fn beat(incarnations: Arc<Incarnations>, metadata: MetadataStore) {
+    let mut has_failed = false;
+    loop {
+        sleep(BEAT_INTERVAL).await;
+        let (later, metadata) = (incarnations.own().later(), metadata.clone());
+        // Nobody may have seen what is forgotten with the power.
+        let kept = spawn_blocking(move || metadata.set_incarnation(&later).map(|()| later)).await;
+        match kept {
+            Ok(Ok(later)) => {
+                incarnations.set_own(later);
+                has_failed = false;
+            }
+            Ok(Err(error)) if !has_failed => {
+                tracing::warn!(error = with_causes(&error), "cannot take down that this node is still there");
+                has_failed = true;
+            }
+            // Said already, or it is stopping.
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+}
+
 /// Marks the data directory and ends Raft once another node says that this one was put back to an earlier state.
 async fn retire_when_denounced(incarnations: Arc<Incarnations>, raft: RaftNode, data_dir: PathBuf) {
     let by = incarnations.denounced().await;
-    let reason = format!("the member with key {by} has seen a start of it that it has forgotten");
+    let reason = format!(
+        "the member with key {by} has seen of it what it has forgotten: it was put back to an earlier state"
+    );
     // Without the mark it is told again when it starts.
     if let Ok(Err(error)) = spawn_blocking(move || mark_retired(&data_dir, &reason)).await {
         tracing::error!(%error, "cannot mark the data directory as one that was put back");

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::encode;
 use crate::network::Peer;
-use crate::network::incarnation::{Incarnation, Start, Starts};
+use crate::network::incarnation::{Incarnation, Starts};
 use crate::network::join::Welcome;
 use crate::types::{EndpointKey, NodeId};
 
@@ -145,16 +145,24 @@ impl MetadataStore {
         })
     }
 
-    /// Begins another start of the node, with a number that is larger than that of every earlier one: what it says later it has said
-    /// last. The clock is asked only so that this holds, too, for a node that has lost this store.
+    /// Begins another start of the node, with a number that is larger than that of every earlier one of which this store knows: what
+    /// the node says later it has said last. The clock is asked only so that this holds, too, where the store was lost.
     ///
     /// # Errors
     /// The store cannot be written.
     pub fn next_incarnation(&self, unix_s: u64) -> Result<Incarnation, MetadataError> {
-        let last = self.own::<Start>("start", "its last start")?;
-        let next = last.map_or_else(|| Incarnation::first(unix_s), |last| Incarnation::after(last, unix_s));
-        self.set_own("start", &next.present)?;
+        let last = self.own::<Incarnation>("starts", "its last starts")?;
+        let next = last.map_or_else(|| Incarnation::first(unix_s), |last| last.next(unix_s));
+        self.set_incarnation(&next)?;
         Ok(next)
+    }
+
+    /// Takes down what the node says of itself from now on.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn set_incarnation(&self, present: &Incarnation) -> Result<(), MetadataError> {
+        self.set_own("starts", present)
     }
 
     /// Which starts of others this node has seen last.
@@ -286,7 +294,9 @@ mod tests {
         let store = MetadataStore::open(dir.path()).unwrap();
         assert_eq!(store.own_id().unwrap(), None);
         let first = store.next_incarnation(1_000).unwrap();
-        assert_eq!((first.present.number, first.previous), (1_000, None));
+        assert_eq!((first.present.number, first.earlier.len()), (1_000, 0));
+        let first = first.later();
+        store.set_incarnation(&first).unwrap();
         let starts = Starts::from([(EndpointKey([1; 32]), first.present)]);
         store.set_starts(&starts).unwrap();
         let members =
@@ -302,7 +312,7 @@ mod tests {
         assert!(store.has_had_log().unwrap());
         // The clock was put back.
         let second = store.next_incarnation(10).unwrap();
-        assert_eq!((second.present.number, second.previous), (1_001, Some(first.present)));
+        assert_eq!((second.present.number, second.earlier.front()), (1_001, Some(&first.present)));
         assert_eq!(store.starts().unwrap(), starts);
         store.set_starts(&Starts::new()).unwrap();
         assert!(store.starts().unwrap().is_empty());

@@ -10,9 +10,13 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use crate::limits::RETIRED_REASON_BYTES_MAX;
+use super::identity::IDENTITY_FILE;
+use super::metadata::METADATA_FILE;
+use crate::limits::{RETIRED_REASON_BYTES_MAX, SET_ASIDE_MAX};
 use crate::storage::RESTORING_FILE;
-use crate::storage::snapshot::sync_dir;
+use crate::storage::log::LOG_FILE;
+use crate::storage::snapshot::{SNAPSHOT_DIR, sync_dir};
+use crate::storage::sqlite::is_state_file;
 
 /// The file in the data directory that says so: what is in it says what has happened.
 pub const RETIRED_FILE: &str = "retired";
@@ -41,6 +45,22 @@ pub enum RetiredError {
     Restoring {
         /// The data directory.
         path: PathBuf,
+    },
+    /// It cannot come back as another one.
+    #[error(
+        "{path} has {SET_ASIDE_MAX} folders {ASIDE_PREFIX}N of earlier members already: remove those that are not needed any more"
+    )]
+    TooManyAside {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// Nor can it.
+    #[error("cannot set aside what is in {path}")]
+    Aside {
+        /// The data directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// Nobody knows.
     #[error("cannot see whether there is {path}")]
@@ -86,32 +106,36 @@ pub fn mark_retired(data_dir: &Path, reason: &str) -> io::Result<()> {
 }
 
 /// Moves all that a node which bears the mark has into a folder of its own in the data directory, so that the node can begin anew;
-/// the folder. Nothing is lost, and the mark is what goes last: half done, it is done again.
+/// the folder. Nothing of it may be open. Nothing is lost, and the mark goes last: half done, it is done again. Files that are none of
+/// the node's stay.
 ///
 /// # Errors
-/// Something cannot be moved.
-pub fn set_aside(data_dir: &Path) -> io::Result<PathBuf> {
-    let mut number = 1;
-    let aside = loop {
-        let aside = data_dir.join(format!("{ASIDE_PREFIX}{number}"));
-        match DirBuilder::new().mode(0o700).create(&aside) {
-            Ok(()) => break aside,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
-            Err(error) => return Err(error),
-        }
-    };
+/// There are too many such folders already, or something cannot be moved.
+pub fn set_aside(data_dir: &Path) -> Result<PathBuf, RetiredError> {
+    let folders = (1..=SET_ASIDE_MAX).map(|number| data_dir.join(format!("{ASIDE_PREFIX}{number}")));
+    // The mark is in those that are whole.
+    let aside = folders.into_iter().find(|folder| !folder.join(RETIRED_FILE).exists());
+    let aside = aside.ok_or_else(|| RetiredError::TooManyAside { path: data_dir.to_owned() })?;
+    let moved = move_all(data_dir, &aside);
+    moved.map_err(|source| RetiredError::Aside { path: data_dir.to_owned(), source })?;
+    Ok(aside)
+}
+
+fn move_all(data_dir: &Path, aside: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).recursive(true).create(aside)?;
     for entry in fs::read_dir(data_dir)? {
         let name = entry?.file_name();
-        let is_left = name == RETIRED_FILE || name.to_string_lossy().starts_with(ASIDE_PREFIX);
-        if !is_left {
+        let is_own = name.to_str().is_some_and(|name| {
+            [IDENTITY_FILE, METADATA_FILE, LOG_FILE, SNAPSHOT_DIR].contains(&name) || is_state_file(name)
+        });
+        if is_own {
             fs::rename(data_dir.join(&name), aside.join(&name))?;
         }
     }
-    sync_dir(&aside)?;
+    sync_dir(aside)?;
     sync_dir(data_dir)?;
     fs::rename(data_dir.join(RETIRED_FILE), aside.join(RETIRED_FILE))?;
-    sync_dir(data_dir)?;
-    Ok(aside)
+    sync_dir(data_dir)
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -142,19 +166,30 @@ mod tests {
     #[test]
     fn what_is_set_aside_is_whole_and_out_of_the_way() {
         let dir = tempfile::tempdir().unwrap();
-        for number in 1..=2 {
-            fs::write(dir.path().join("log.redb"), "entries").unwrap();
-            fs::create_dir(dir.path().join("snapshots")).unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let own =
+            ["identity.key", "cluster.redb", "log.redb", "state-2.sqlite", "state-2.sqlite-wal", "snapshots"];
+        fs::create_dir(path("lost+found")).unwrap();
+        // As if it had ended half way.
+        fs::create_dir(path("set-aside-1")).unwrap();
+        fs::write(path("set-aside-1").join("log.redb"), "the first").unwrap();
+        for number in 1..=SET_ASIDE_MAX {
+            for name in own.iter().skip(if number == 1 { 3 } else { 0 }) {
+                fs::write(path(name), "a file").unwrap();
+            }
             mark_retired(dir.path(), "a test").unwrap();
             let aside = set_aside(dir.path()).unwrap();
-            assert_eq!(aside, dir.path().join(format!("set-aside-{number}")));
+            assert_eq!(aside, path(&format!("set-aside-{number}")));
             check_not_retired(dir.path()).unwrap();
-            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), number);
-            assert_eq!(fs::read_to_string(aside.join("log.redb")).unwrap(), "entries");
-            assert!(aside.join("snapshots").is_dir());
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1 + number as usize);
+            assert!(aside.join("state-2.sqlite-wal").exists() && aside.join("snapshots").exists());
             let error = check_not_retired(&aside).unwrap_err().to_string();
             assert!(error.contains("(a test)"), "{error}");
         }
+        assert_eq!(fs::read_to_string(path("set-aside-1").join("log.redb")).unwrap(), "the first");
+        mark_retired(dir.path(), "once more").unwrap();
+        let error = set_aside(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("has 4 folders set-aside-N of earlier members already"), "{error}");
     }
 
     #[test]

@@ -42,6 +42,10 @@ impl Reunion {
                 continue;
             }
             let Some(is_member) = self.ask_around().await else { continue };
+            // It may have been let in meanwhile.
+            if !self.raft.is_alone_since(self.raft.loneliness()) {
+                continue;
+            }
             self.raft.note_membership(is_member);
             if !is_member && !has_said {
                 tracing::warn!(

@@ -190,8 +190,8 @@ impl RaftEndpoint {
     /// The transport to other nodes.
     pub fn transport(&self) -> IrohTransport {
         let (endpoint, book) = (self.endpoint.clone(), self.book.clone());
-        let incarnations = self.admission.incarnations().clone();
-        IrohTransport { pool: RaftConnectionPool::new(endpoint, book, incarnations, self.runtime.clone()) }
+        let admission = self.admission.clone();
+        IrohTransport { pool: RaftConnectionPool::new(endpoint, book, admission, self.runtime.clone()) }
     }
 
     /// Asks one node of a cluster for something that it grants to whoever knows one of its secrets; `info` is who and where this one is.
@@ -220,7 +220,7 @@ impl RaftEndpoint {
     /// # Errors
     /// Why it did not.
     pub async fn ask_about(&self, of: &NodeInfo) -> Result<About, AskError> {
-        about::ask(&self.endpoint, &self.book, self.admission.incarnations(), of).await
+        about::ask(&self.endpoint, &self.book, &self.admission, of).await
     }
 
     /// Who may speak to it.
@@ -485,9 +485,12 @@ impl Debug for RaftHandler {
 
 impl ProtocolHandler for RaftHandler {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
-        let Some(key) = greeting::greeted(&self.admission, &connection).await else { return Ok(()) };
+        let Some(guest) = greeting::greeted(&self.admission, &connection).await else { return Ok(()) };
+        let incarnations = self.admission.incarnations();
         connection.set_receive_window(VarInt::from_u32(PEER_WINDOW_BYTES));
-        let mut expelled = pin!(self.admission.expelled(&key));
+        let mut expelled = pin!(self.admission.expelled(&guest.key));
+        let mut replaced = pin!(incarnations.replaced(&guest.key, &guest.start));
+        let mut denounced = pin!(incarnations.denounced());
         let permits = Arc::new(Semaphore::new(PEER_REQUESTS_MAX as usize));
         let mut requests = JoinSet::new();
         loop {
@@ -497,6 +500,12 @@ impl ProtocolHandler for RaftHandler {
                     connection.close(VarInt::from_u32(close_code::REMOVED), NO_MEMBER);
                     break;
                 }
+                () = &mut replaced => {
+                    connection.close(VarInt::from_u32(close_code::GIVEN_UP), b"a later start of this node is here");
+                    break;
+                }
+                // What it would answer might break a promise that it has forgotten.
+                _ = &mut denounced => break,
             };
             // A connection that ends is no error of ours: the peer dials again.
             let Ok(Some(message)) = message else { break };
@@ -520,7 +529,7 @@ impl ProtocolHandler for RaftHandler {
                 drop(permit);
             });
         }
-        greeting::heed(&connection, self.admission.incarnations());
+        greeting::heed(&connection, incarnations);
         requests.shutdown().await;
         connection.close(VarInt::from_u32(close_code::STOPPING), b"");
         Ok(())

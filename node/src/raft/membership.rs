@@ -98,13 +98,16 @@ impl RaftNode {
         if welcome.id == Some(own) { Ok(welcome) } else { Err(ApiError::ChangeInProgress) }
     }
 
-    /// A number that no member has had: one that was removed may still run.
+    /// A number that no member has had: one that was removed may still run. Where somebody was given the largest that there is, one
+    /// that no member has.
     async fn next_id(&self, membership: &Membership) -> Result<NodeId, ApiError> {
         let known = self.await_applied(self.members_as_of());
         bounded(TimeoutOutcome::NothingWritten, known).await?;
         let last = self.inner.readers.last_member().await?;
-        let last = membership.nodes().map(|(id, _)| id.0).fold(last, u64::max);
-        Ok(NodeId(last.saturating_add(1)))
+        let present: BTreeSet<u64> = membership.nodes().map(|(id, _)| id.0).collect();
+        let last = present.last().copied().unwrap_or(0).max(last);
+        let mut free = (last.saturating_add(1)..=JOIN_ID_MAX).chain(1..).filter(|id| !present.contains(id));
+        Ok(NodeId(free.next().unwrap_or_default()))
     }
 
     /// Whether a member has told this leader that it has anything.

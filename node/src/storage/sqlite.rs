@@ -39,6 +39,7 @@ pub(crate) use self::backup::sample;
 pub use self::backup::{BackedUp, Tally, inspect_backup, make_alone, tally};
 pub use self::build::SnapshotBuilder;
 use self::generation::Generation;
+pub use self::generation::is_state_file;
 pub use self::inspect::{StateReport, check_snapshot, inspect, inspect_snapshot};
 pub use self::read::ReadPool;
 use super::StorageError;

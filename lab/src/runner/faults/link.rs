@@ -26,10 +26,10 @@ impl Tools {
         let silent = self.links.silent(&pairs);
         let until = self.clock.now() + RESTART_WAIT_MAX;
         let before = self.links.round_trips(&timed, PROBES_TIMED, until).await?;
-        let mut jitters = self.jitters(&pairs);
+        let mut slacks = self.slacks(&pairs);
         self.links.strike(strike.number, aim.rules.clone())?;
-        for (pair, jitter) in self.jitters(&pairs) {
-            *jitters.entry(pair).or_default() += jitter;
+        for (pair, slack) in self.slacks(&pairs) {
+            *slacks.entry(pair).or_default() += slack;
         }
         let changes: Vec<usize> = timed.iter().map(|pair| self.links.changes(*pair)).collect();
         self.note_links(strike, &aim);
@@ -58,8 +58,8 @@ impl Tools {
         let counted = self.links.heal(strike.number)?;
         let mut proofs = Vec::new();
         if is_slow {
-            let jitter = |pair: NodePair| jitters.get(&pair).copied().unwrap_or_default();
-            proofs.extend(proofs::round_trips(&self.plan, &aim.rules, &before, &during, jitter));
+            let slack = |pair: NodePair| slacks.get(&pair).copied().unwrap_or_default();
+            proofs.extend(proofs::round_trips(&self.plan, &aim.rules, &before, &during, slack));
         }
         if is_late {
             let mut sent = counted.clone();
@@ -75,9 +75,9 @@ impl Tools {
         Ok(())
     }
 
-    /// The jitter of links and of the ways back.
-    fn jitters(&self, pairs: &[NodePair]) -> BTreeMap<NodePair, Duration> {
+    /// The slack of links and of the ways back.
+    fn slacks(&self, pairs: &[NodePair]) -> BTreeMap<NodePair, Duration> {
         let both = pairs.iter().flat_map(|pair @ (from, to)| [*pair, (*to, *from)]);
-        both.map(|pair| (pair, self.links.rule(pair).jitter)).collect()
+        both.map(|pair| (pair, self.links.rule(pair).slack())).collect()
     }
 }

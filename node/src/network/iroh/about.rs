@@ -12,7 +12,6 @@ use super::{Admission, close_code, greeting};
 use crate::limits::{ABOUT_BYTES_MAX, ABOUT_TIMEOUT, DIAL_TIMEOUT};
 use crate::network::AddressBook;
 use crate::network::about::{ALPN, About, AboutError};
-use crate::network::incarnation::Incarnations;
 use crate::types::NodeInfo;
 
 /// Why a node has not said what it is.
@@ -74,7 +73,7 @@ impl ProtocolHandler for AboutHandler {
 pub(super) async fn ask(
     endpoint: &Endpoint,
     book: &AddressBook,
-    incarnations: &Incarnations,
+    admission: &Admission,
     of: &NodeInfo,
 ) -> Result<About, AskError> {
     let unreachable = AskError::Unreachable;
@@ -82,7 +81,7 @@ pub(super) async fn ask(
     let dialled = timeout(DIAL_TIMEOUT, endpoint.connect(address, ALPN)).await;
     let dialled = dialled.map_err(|_| unreachable(format!("no handshake with {}", of.raft)))?;
     let connection = dialled.map_err(|error| unreachable(error.to_string()))?;
-    greeting::greet(&connection, incarnations).await.map_err(AskError::Refused)?;
+    greeting::greet(&connection, admission).await.map_err(AskError::Refused)?;
     let heard = timeout(ABOUT_TIMEOUT, async {
         let mut recv = connection.accept_uni().await.map_err(lost)?;
         recv.read_to_end(ABOUT_BYTES_MAX).await.map_err(lost)

@@ -6,76 +6,85 @@ use tokio::time::timeout;
 
 use super::{Admission, admitted, close_code, remote_key};
 use crate::limits::{GREETING_BYTES_MAX, GREETING_TIMEOUT};
-use crate::network::incarnation::{Incarnation, Incarnations};
+use crate::network::incarnation::{Incarnation, Incarnations, Start};
 use crate::types::EndpointKey;
 
-/// What a node is told that was put back.
-const PUT_BACK: &[u8] = b"this node has forgotten a start of it that others have seen";
+/// A member at the other end that has greeted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Guest {
+    /// Its key.
+    pub(super) key: EndpointKey,
+    /// Its present start.
+    pub(super) start: Start,
+}
 
 /// Greets the member that was dialled.
 ///
 /// # Errors
 /// Why it is not to be spoken to.
-pub(super) async fn greet(connection: &Connection, incarnations: &Incarnations) -> Result<(), String> {
+pub(super) async fn greet(connection: &Connection, admission: &Admission) -> Result<(), String> {
     let greeted = timeout(GREETING_TIMEOUT, async {
         let (mut send, mut recv) = connection.open_bi().await.map_err(text)?;
-        send.write_all(&written(incarnations)).await.map_err(text)?;
+        send.write_all(&written(admission.incarnations())).await.map_err(text)?;
         send.finish().map_err(text)?;
         read(&recv.read_to_end(GREETING_BYTES_MAX).await.map_err(text)?)
     });
-    let other = match greeted.await {
-        Ok(Ok(other)) => other,
-        Ok(Err(reason)) => {
-            heed(connection, incarnations);
-            return Err(reason);
-        }
-        Err(elapsed) => return Err(text(elapsed)),
+    let reason = match greeted.await {
+        Ok(Ok(other)) if meet(connection, admission, &other) => return Ok(()),
+        Ok(Ok(_)) => "it was put back to an earlier state".to_owned(),
+        Ok(Err(reason)) => reason,
+        Err(elapsed) => text(elapsed),
     };
-    if meet(connection, incarnations, other) {
-        Ok(())
-    } else {
-        Err("it was put back to an earlier state".to_owned())
-    }
+    heed(connection, admission.incarnations());
+    let is_refused = closed_with(connection) == Some(VarInt::from_u32(close_code::NOT_A_MEMBER));
+    Err(if is_refused { "it does not take this node for a member".to_owned() } else { reason })
 }
 
-/// The key of the member that has dialled, once it has greeted; otherwise the connection is closed.
-pub(super) async fn greeted(admission: &Admission, connection: &Connection) -> Option<EndpointKey> {
+/// The member that has dialled, once it has greeted; otherwise the connection is closed.
+pub(super) async fn greeted(admission: &Admission, connection: &Connection) -> Option<Guest> {
     let key = admitted(admission, connection)?;
-    let incarnations = admission.incarnations();
     let heard = timeout(GREETING_TIMEOUT, async {
         let (mut send, mut recv) = connection.accept_bi().await.map_err(text)?;
         let other = read(&recv.read_to_end(GREETING_BYTES_MAX).await.map_err(text)?)?;
-        if !meet(connection, incarnations, other) {
-            return Ok(false);
+        if !meet(connection, admission, &other) {
+            return Ok(None);
         }
-        send.write_all(&written(incarnations)).await.map_err(text)?;
+        send.write_all(&written(admission.incarnations())).await.map_err(text)?;
         send.finish().map_err(text)?;
-        Ok::<_, String>(true)
+        Ok::<_, String>(Some(Guest { key, start: other.present }))
     });
-    let Ok(Ok(is_welcome)) = heard.await else {
+    let Ok(Ok(guest)) = heard.await else {
+        heed(connection, admission.incarnations());
         // It dials again, if it wants to.
         connection.close(VarInt::from_u32(close_code::GIVEN_UP), b"no greeting");
         return None;
     };
-    is_welcome.then_some(key)
+    guest
 }
 
 /// Looks at why a connection has ended: the other may have said that this node was put back.
 pub(super) fn heed(connection: &Connection, incarnations: &Incarnations) {
-    if let Some(ConnectionError::ApplicationClosed(close)) = connection.close_reason()
-        && close.error_code == VarInt::from_u32(close_code::PUT_BACK)
-    {
+    if closed_with(connection) == Some(VarInt::from_u32(close_code::PUT_BACK)) {
         incarnations.note_denounced(remote_key(connection));
     }
 }
 
+/// The code with which the other has closed a connection.
+fn closed_with(connection: &Connection) -> Option<VarInt> {
+    match connection.close_reason() {
+        Some(ConnectionError::ApplicationClosed(close)) => Some(close.error_code),
+        _ => None,
+    }
+}
+
 /// Whether the other is who it was; otherwise it is told.
-fn meet(connection: &Connection, incarnations: &Incarnations, other: Incarnation) -> bool {
+fn meet(connection: &Connection, admission: &Admission, other: &Incarnation) -> bool {
     let key = remote_key(connection);
-    let is_known = incarnations.meet(&key, other);
+    let is_known = admission.incarnations().meet(&key, other);
     if !is_known {
-        tracing::warn!(endpoint_id = %key, "refused a member that was put back to an earlier state");
-        connection.close(VarInt::from_u32(close_code::PUT_BACK), PUT_BACK);
+        admission.refused(&key, "it was put back to an earlier state");
+        connection
+            .close(VarInt::from_u32(close_code::PUT_BACK), b"this node has forgotten what it has shown");
     }
     is_known
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use futures::stream::BoxStream;
-use iroh::endpoint::{Connection, ConnectionError, VarInt};
+use iroh::endpoint::{Connection, VarInt};
 use iroh::{Endpoint, EndpointAddr};
 use irpc::Client;
 use irpc::channel::oneshot;
@@ -22,11 +22,10 @@ use irpc_iroh::IrohRemoteConnection;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
-use super::AddressBook;
 use super::append::AppendStream;
+use super::{AddressBook, Admission};
 use super::{close_code, greeting, held};
 use crate::limits::{DIAL_TIMEOUT, PEER_UNUSED_MAX, PEER_WINDOW_BYTES, SNAPSHOT_STEP_TIMEOUT};
-use crate::network::incarnation::Incarnations;
 use crate::network::rpc::{self, ALPN, RaftMessage, RaftProtocol};
 use crate::network::snapshot::{self, InstallSnapshot, SnapshotError};
 use crate::network::{Appended, Peer, TransportError};
@@ -61,7 +60,7 @@ pub(super) enum Class {
 pub struct RaftConnectionPool {
     endpoint: Endpoint,
     book: AddressBook,
-    incarnations: Arc<Incarnations>,
+    admission: Arc<Admission>,
     /// Of Raft's thread.
     runtime: Handle,
     state: Arc<Mutex<State>>,
@@ -89,25 +88,18 @@ impl Slot {
         let is_held = Arc::strong_count(&self.used) > 1;
         !is_held && held(&self.used).elapsed() >= PEER_UNUSED_MAX
     }
-
-    /// Whether the peer has closed the connection at its door, before it has read anything.
-    fn is_refused(&self) -> bool {
-        let Some(Ok(connection)) = self.dial.peek() else { return false };
-        let Some(ConnectionError::ApplicationClosed(close)) = connection.close_reason() else { return false };
-        close.error_code == VarInt::from_u32(close_code::NOT_A_MEMBER)
-    }
 }
 
 impl RaftConnectionPool {
     pub(super) fn new(
         endpoint: Endpoint,
         book: AddressBook,
-        incarnations: Arc<Incarnations>,
+        admission: Arc<Admission>,
         runtime: Handle,
     ) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         runtime.spawn(close_idle(Arc::downgrade(&state)));
-        Self { endpoint, book, incarnations, runtime, state }
+        Self { endpoint, book, admission, runtime, state }
     }
 
     /// Sends a request over the connection to a peer, which is dialled if there is none.
@@ -224,14 +216,9 @@ impl RaftConnectionPool {
 
     /// Drops the connection over which a request failed.
     fn failed(&self, to: &Peer, slot: &Slot, error: irpc::Error) -> TransportError {
-        let is_refused = slot.is_refused();
         self.forget(to, slot);
         let (peer, reason) = (to.id, error.to_string());
         match error {
-            _ if is_refused => TransportError::Unreachable {
-                peer,
-                reason: "it does not take this node for a member".to_owned(),
-            },
             irpc::Error::Request { .. } => TransportError::Unreachable { peer, reason },
             _ => TransportError::Lost { peer, reason },
         }
@@ -252,9 +239,8 @@ impl RaftConnectionPool {
         }
         state.next += 1;
         // Whoever asks: a connection is driven where it was dialled. It goes on when nobody waits for it any more.
-        let (endpoint, incarnations) = (self.endpoint.clone(), self.incarnations.clone());
-        let dialled =
-            self.runtime.spawn(dial(endpoint, incarnations, self.book.dial(&to.info), to.info.raft));
+        let (endpoint, admission) = (self.endpoint.clone(), self.admission.clone());
+        let dialled = self.runtime.spawn(dial(endpoint, admission, self.book.dial(&to.info), to.info.raft));
         let dial = dialled.map(|dialled| dialled.unwrap_or_else(|ended| Err(ended.to_string())));
         let used = Arc::new(Mutex::new(Instant::now()));
         let slot = Slot { number: state.next, class, dial: dial.boxed().shared(), used };
@@ -296,7 +282,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 
 async fn dial(
     endpoint: Endpoint,
-    incarnations: Arc<Incarnations>,
+    admission: Arc<Admission>,
     to: Option<EndpointAddr>,
     raft: SocketAddr,
 ) -> Result<Connection, String> {
@@ -305,7 +291,7 @@ async fn dial(
         Err(_) => Err(format!("no handshake with {raft} within {} ms", DIAL_TIMEOUT.as_millis())),
         Ok(Err(error)) => Err(error.to_string()),
         Ok(Ok(connection)) => {
-            greeting::greet(&connection, &incarnations).await?;
+            greeting::greet(&connection, &admission).await?;
             connection.set_receive_window(VarInt::from_u32(PEER_WINDOW_BYTES));
             Ok(connection)
         }

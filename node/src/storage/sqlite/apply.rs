@@ -209,8 +209,9 @@ impl Applier {
         }
         records::sweep(&txn)?;
         if let Some(membership) = membership {
+            let last_member = last_member.max(stored_last_member(&txn)?);
             put_meta(&txn, "membership", &encode(&membership))?;
-            put_meta(&txn, LAST_MEMBER, &encode(&last_member.max(stored_last_member(&txn)?)))?;
+            put_meta(&txn, LAST_MEMBER, &encode(&last_member))?;
         }
         FailPoint::ApplyUncommitted.pass();
         txn.commit()?;
@@ -265,9 +266,14 @@ pub(super) fn position(path: &Path, connection: &Connection) -> Result<Position,
     })
 }
 
-/// The largest number that any member has had; 0 where it was not kept yet.
+/// The largest number that any member has had; where it was not kept yet, that of the present ones.
 pub(super) fn stored_last_member(connection: &Connection) -> rusqlite::Result<u64> {
-    Ok(meta(connection, LAST_MEMBER)?.and_then(|bytes| postcard::from_bytes(&bytes).ok()).unwrap_or(0))
+    if let Some(last) = meta(connection, LAST_MEMBER)?.and_then(|bytes| postcard::from_bytes(&bytes).ok()) {
+        return Ok(last);
+    }
+    let present = meta(connection, "membership")?;
+    let present = present.and_then(|bytes| postcard::from_bytes::<StoredMembership>(&bytes).ok());
+    Ok(present.iter().flat_map(StoredMembership::nodes).map(|(id, _)| id.0).max().unwrap_or(0))
 }
 
 fn stored_digest(connection: &Connection) -> rusqlite::Result<[u8; 32]> {

@@ -90,6 +90,11 @@ fn names(dir: &Path) -> io::Result<Vec<(u64, String, PathBuf)>> {
     Ok(found)
 }
 
+/// Whether a file of this name is one of the state.
+pub fn is_state_file(name: &str) -> bool {
+    parse(name).is_some()
+}
+
 fn parse(name: &str) -> Option<(u64, String)> {
     let (number, rest) = name.strip_prefix("state")?.split_once(".sqlite")?;
     let number = if number.is_empty() { 0 } else { number.strip_prefix('-')?.parse().ok()? };
