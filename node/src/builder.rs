@@ -1,6 +1,7 @@
 //! `NodeBuilder` -> [`Node`]: wires storage, network, Raft and HTTP together, owns their tasks, and stops them in the
 //! order in which nothing is lost.
 
+mod alone;
 mod error;
 mod raft_thread;
 mod start;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+pub use self::alone::serve_alone;
 pub use self::error::StartError;
 use self::raft_thread::RaftThread;
 use self::start::Start;

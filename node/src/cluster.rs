@@ -5,6 +5,7 @@ pub mod identity;
 pub mod joining;
 pub mod labels;
 pub mod metadata;
+pub mod remains;
 pub mod retired;
 pub mod reunion;
 pub mod ticket;

@@ -53,6 +53,10 @@ pub const EXIT_USAGE: u8 = 64;
 #[derive(Debug, Parser)]
 #[command(name = "aspen-node", version = crate::BUILD, about = "A member of an Aspen cluster: a replicated key-value node")]
 #[command(args_conflicts_with_subcommands = true)]
+#[command(
+    after_help = "Exit codes: 0 stopped as it was asked to, or nothing is wrong; 1 it failed or cannot start, or something is wrong; \
+                        64 the command line or a setting is wrong; 65 its data directory may not be used any more, as the file `retired` in it says."
+)]
 pub struct Cli {
     /// Something else than running the node.
     #[command(subcommand)]
@@ -196,6 +200,9 @@ pub struct RunArgs {
     /// Let the system write the node's memory to a file when it dies, with its keys and what clients have stored [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "ASPEN_CORE_DUMPS")]
     pub core_dumps: Option<bool>,
+    /// What answers clients: Raft, or this process alone and in memory, where nothing is kept [default: raft]
+    #[arg(long, value_name = "CONTROL", value_enum, env = "ASPEN_CONTROL")]
+    pub control: Option<Control>,
     /// What to log: a level, or a filter such as `aspen_node=debug,openraft=warn` [default: `aspen_node=info,error`]
     #[arg(long, value_name = "FILTER", env = "ASPEN_LOG")]
     pub log: Option<String>,
@@ -321,12 +328,35 @@ pub struct Config {
     pub watch_history: u64,
     /// Whether it starts again by itself after a fault of its own.
     pub restart_on_failure: bool,
+    /// What answers clients.
+    pub control: Control,
     /// Whether the system may write its memory to a file.
     pub core_dumps: bool,
     /// What to log.
     pub log: String,
     /// How.
     pub log_format: LogFormat,
+}
+
+/// What answers clients.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Control {
+    /// A cluster of nodes, by Raft
+    #[default]
+    Raft,
+    /// This process alone, in memory: for tests of programs that use a node
+    Deterministic,
+}
+
+impl Control {
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raft => "raft",
+            Self::Deterministic => "deterministic",
+        }
+    }
 }
 
 /// How the log is written.
@@ -388,11 +418,14 @@ impl Config {
         let listed = Some(std::mem::take(&mut file.peers)).filter(|peers| !peers.is_empty());
         let listed = listed.map(|peers| peers.into_iter().map(|peer| (peer.id, peer.info)).collect());
         let missing = |key, flag| ConfigError::Missing { key, flag };
+        let control = sources.pick("control", args.control, file.control).unwrap_or_default();
+        let data_dir = sources.pick("data_dir", args.data_dir, file.data_dir);
+        // Without Raft nothing is kept.
+        let data_dir = data_dir.or_else(|| (control == Control::Deterministic).then(PathBuf::new));
         let config = Self {
             id: sources.pick("id", args.id, file.id).map(NodeId),
-            data_dir: sources
-                .pick("data_dir", args.data_dir, file.data_dir)
-                .ok_or(missing("data_dir", "data-dir"))?,
+            control,
+            data_dir: data_dir.ok_or(missing("data_dir", "data-dir"))?,
             raft_listen: sources
                 .pick("raft_listen", args.raft_listen, file.raft_listen)
                 .unwrap_or_else(|| loopback(4001)),
@@ -486,6 +519,7 @@ impl Config {
             ("disk_reserve_mib", mib(self.disk_reserve)),
             ("watch_history_mib", mib(self.watch_history)),
             ("restart_on_failure", self.restart_on_failure.to_string()),
+            ("control", text(&self.control.name())),
             ("core_dumps", self.core_dumps.to_string()),
             ("log", text(&self.log)),
             ("log_format", text(&self.log_format.name())),

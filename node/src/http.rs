@@ -45,8 +45,8 @@ pub struct HttpState {
     pub cluster: Arc<dyn ClusterController>,
     /// Keys.
     pub store: Arc<dyn KeyValueStore>,
-    /// Insight.
-    pub observer: Arc<dyn RaftObserver>,
+    /// Insight, where there is Raft to look into.
+    pub observer: Option<Arc<dyn RaftObserver>>,
     /// What is measured.
     pub metrics: Arc<Metrics>,
     /// The members that /cluster/init takes when it is told none.
@@ -58,6 +58,10 @@ pub struct HttpState {
 }
 
 impl HttpState {
+    fn observer(&self) -> Result<&dyn RaftObserver, ApiError> {
+        self.observer.as_deref().ok_or(ApiError::Unsupported)
+    }
+
     /// The cluster's name, if it has a secret.
     fn cluster_id(&self) -> Option<ClusterId> {
         self.secrets.as_ref().map(|secrets| secrets.borrow().first().cluster_id())

@@ -9,12 +9,13 @@
 //! 3. [`state`]: what a command does. Pure.
 //! 4. [`watch`]: the last changes of the state, and who follows them.
 //! 5. [`storage`]: the log and the state machine on disk.
-//! 6. [`network`]: how Raft's messages travel, and who may send them.
-//! 7. [`raft`]: the traits of [`api`], implemented over openraft.
-//! 8. [`cluster`]: the node's identity, and how it finds its cluster.
-//! 9. [`backup`]: the whole state as one file, and a new cluster made of it.
-//! 10. [`config`], [`http`], [`builder`]: from words to a running node.
-//! 11. [`client`]: the other side of [`http`].
+//! 6. [`deterministic`]: the traits of [`api`] in memory, without Raft.
+//! 7. [`network`]: how Raft's messages travel, and who may send them.
+//! 8. [`raft`]: the traits of [`api`], implemented over openraft.
+//! 9. [`cluster`]: the node's identity, and how it finds its cluster.
+//! 10. [`backup`]: the whole state as one file, and a new cluster made of it.
+//! 11. [`config`], [`http`], [`builder`]: from words to a running node.
+//! 12. [`client`]: the other side of [`http`].
 //!
 //! Invariants of a node:
 //!
@@ -31,6 +32,7 @@ pub mod causes;
 pub mod client;
 pub mod cluster;
 pub mod config;
+pub mod deterministic;
 pub mod failpoint;
 pub mod http;
 pub mod limits;

@@ -408,6 +408,8 @@ pub const RETIRED_REASON_BYTES_MAX: u64 = 1_024;
 
 /// How long a client waits for a connection to a node.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long `aspen cluster status` waits for each member: one that hangs is to be seen, not waited for.
+pub const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a client waits for an answer: longer than any operation of a node takes.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest answer that a client takes, in bytes: a page of a scan whose bytes all have to be escaped.

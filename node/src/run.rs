@@ -16,11 +16,12 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
 use self::failures::Failures;
-use crate::builder::{NodeBuilder, StartError, make_data_dir};
+use crate::builder::{NodeBuilder, StartError, make_data_dir, serve_alone};
 use crate::causes::causes;
 use crate::cluster::identity::Identity;
+use crate::cluster::remains::Remains;
 use crate::cluster::retired::{RetiredError, check_not_retired, mark_retired};
-use crate::config::{Cli, CliCommand, Config, ConfigError, EXIT_USAGE, LogFormat, RunArgs};
+use crate::config::{Cli, CliCommand, Config, ConfigError, Control, EXIT_USAGE, LogFormat, RunArgs};
 use crate::failpoint::{self, FailPointError};
 use crate::limits::{DISK_FULL_RESTART, RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
 use crate::network::secret::new_secret;
@@ -143,19 +144,22 @@ fn validate(data_dir: &Path) -> Result<(), RunError> {
     if !data_dir.is_dir() {
         return Err(RunError::NoDataDir(data_dir.to_owned()));
     }
+    let remains = Remains::look(data_dir).map_err(StartError::from)?;
     let report = storage::validate::validate(data_dir).map_err(StartError::from)?;
     let mut text = String::new();
-    for line in &report.seen {
+    for line in remains.seen.iter().chain(&report.seen) {
         let _ = writeln!(text, "{line}");
     }
-    for fault in &report.faults {
+    let faults: Vec<String> =
+        remains.faults.into_iter().chain(report.faults.iter().map(ToString::to_string)).collect();
+    for fault in &faults {
         let _ = writeln!(text, "WRONG {fault}");
     }
-    if report.faults.is_empty() {
+    if faults.is_empty() {
         text.push_str("nothing is wrong\n");
     }
     let _ = std::io::stdout().write_all(text.as_bytes());
-    if report.faults.is_empty() { Ok(()) } else { Err(RunError::Faults(report.faults.len())) }
+    if faults.is_empty() { Ok(()) } else { Err(RunError::Faults(faults.len())) }
 }
 
 /// Prints the settings as a file would have them.
@@ -263,6 +267,15 @@ async fn serve(config: Config) -> Result<End, RunError> {
 async fn serve_until(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(), RunError> {
     let (raft, http) = (config.raft_listen, config.http_listen);
     let (data_dir, rejoins) = (config.data_dir.clone(), config.rejoins());
+    if config.control == Control::Deterministic {
+        let ready = || {
+            tracing::info!(%http, version = crate::BUILD, "ready, in memory alone: nothing is kept");
+            tell(&[NotifyState::Ready]);
+        };
+        Box::pin(serve_alone(config, ready, stop())).await?;
+        tracing::info!("stopped");
+        return Ok(());
+    }
     let Some(node) = Box::pin(NodeBuilder::from(config).start_until(stop())).await? else {
         tracing::info!("stopped");
         return Ok(());

@@ -54,7 +54,7 @@ pub enum StorageError {
     },
     /// Bytes that do not decode.
     #[error(
-        "{path}: {what} does not decode: restore it from a backup, or remove the data directory and rejoin as a new member"
+        "{path}: {what} does not decode: remove the node from its cluster, remove the data directory and rejoin as a new member"
     )]
     Corrupt {
         /// The file.

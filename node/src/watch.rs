@@ -6,12 +6,14 @@
 //! the first was left.
 
 mod feed;
+mod following;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
 use self::feed::{Feed, Taken};
+pub use self::following::Following;
 use crate::api::ApiError;
 use crate::types::{Change, Interest, Revised, Revision};
 

@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::http_client::{get, post, raw, request};
-use crate::nodes::{Nodes, node_command, set, three_nodes};
+use crate::nodes::{Nodes, node_command, set, three_nodes, validate};
 
 #[test]
 fn three_nodes_by_hand() {
@@ -153,6 +154,8 @@ fn routes_answer_as_documented() {
     check(to, "POST /cluster/init", "", (200, ""));
     check(to, "POST /cluster/init", "", (409, "already_initialized"));
     let written = nodes.succeeds(1, "/kv/write", &set("a", "1"));
+    // A write is acknowledged before it is applied: only what was read can be seen by a stale read.
+    nodes.succeeds(1, "/kv/read", &json!({ "key": "a" }));
     let read = post(to, "/kv/read", &json!({ "key": "a", "consistency": "stale" })).unwrap().1;
     assert_eq!((&read["stale"], &read["revision"]), (&json!(true), &written["revision"]));
     check(to, "GET /health", "", (200, ""));
@@ -352,4 +355,86 @@ fn log_is_json_where_that_is_asked() {
     let said = lines(&nodes, 2);
     let last = said.last().unwrap();
     assert!(last["level"] == "ERROR" && last["because"].is_array(), "{last}");
+}
+
+/// It needs no directory, and keeps nothing.
+#[test]
+fn node_in_memory_answers_clients_and_says_what_it_has_not() {
+    let mut nodes = Nodes::new(1);
+    nodes.start_alone(1, &["--control", "deterministic"]);
+    let at = nodes.http(1);
+    nodes.comes("an answer", || get(at, "/health").ok());
+    let (status, answer) = post(at, "/kv/write", &set("k", "v")).unwrap();
+    assert_eq!((status, &answer["error"]["code"]), (503, &json!("not_leader")), "{answer}");
+    assert_eq!(post(at, "/cluster/init", &json!({})).unwrap().0, 200);
+    assert_eq!(get(at, "/health").unwrap().1["ready"], json!(true));
+    for value in ["v", "w"] {
+        nodes.succeeds(1, "/kv/write", &set("k", value));
+    }
+    assert_eq!(nodes.succeeds(1, "/kv/read", &json!({ "key": "k" }))["value"], "w");
+    assert_eq!(nodes.succeeds(1, "/kv/scan", &json!({}))["entries"].as_array().unwrap().len(), 1);
+    for path in ["/raft/state", "/metrics", "/state/digest"] {
+        let (status, answer) = get(at, path).unwrap();
+        assert_eq!((status, &answer["error"]["code"]), (501, &json!("unsupported")), "{path}: {answer}");
+    }
+    assert_eq!(post(at, "/cluster/snapshot", &json!({})).unwrap().0, 501);
+    assert_eq!(nodes.end(1, Signal::SIGTERM).code(), Some(0));
+    nodes.start_alone(1, &["--control", "deterministic", "--ticket", "x"]);
+    assert_eq!(nodes.ended(1).code(), Some(64));
+    nodes.start_alone(1, &["--control", "deterministic", "--bootstrap"]);
+    nodes.comes("a fresh start", || {
+        post(at, "/kv/read", &json!({ "key": "k" })).ok().filter(|(status, _)| *status == 404)
+    });
+}
+
+/// What a directory has that its node would not start with, `validate` finds, too, and neither of the two ends otherwise than with a word.
+#[test]
+fn directory_with_which_no_node_starts_is_not_called_sound() {
+    let mut nodes = Nodes::new(1);
+    nodes.start_alone(1, &["--bootstrap"]);
+    nodes.succeeds(1, "/kv/write", &set("k", "v"));
+    assert_eq!(nodes.end(1, Signal::SIGTERM).code(), Some(0));
+    let data = nodes.data(1);
+    let (is_sound, text) = validate(&nodes, 1);
+    assert!(is_sound && text.contains("key: ") && text.contains("cluster: "), "{text}");
+    let mut check = |name: &str, broken: Option<Vec<u8>>, want: &str| {
+        let path = data.join(name);
+        let whole = fs::read(&path).ok();
+        match broken {
+            Some(bytes) => fs::write(&path, bytes).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        let (is_sound, text) = validate(&nodes, 1);
+        let line = text.lines().find(|line| line.starts_with("WRONG") && line.contains(want));
+        assert!(!is_sound && line.is_some(), "{name}: {text}");
+        nodes.start_alone(1, &["--restart-on-failure=false"]);
+        let code = nodes.ended(1).code();
+        assert!([Some(1), Some(65)].contains(&code), "{name}: {code:?}\n{}", nodes.last_words(1));
+        match whole {
+            Some(bytes) => fs::write(&path, bytes).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        fs::set_permissions(data.join("identity.key"), PermissionsExt::from_mode(0o600)).unwrap();
+    };
+    let broken = |name: &str| {
+        let mut bytes = fs::read(data.join(name)).unwrap();
+        // No page of redb is such, but the first, which says where the others are.
+        bytes[4096..].fill(0xa5);
+        Some(bytes)
+    };
+    check("identity.key", None, "is gone, and with another key");
+    check("log.redb", None, "is gone, and with it what the node has promised");
+    check("log.redb", broken("log.redb"), "log.redb");
+    check("cluster.redb", broken("cluster.redb"), "is damaged");
+    check(
+        "cluster.redb",
+        Some(fs::read(data.join("cluster.redb")).unwrap()[..30_000].to_vec()),
+        "is damaged",
+    );
+    check("retired", Some(b"a test\n".to_vec()), "(a test)");
+    let empty = tempfile::tempdir().unwrap();
+    let said = node_command().arg("validate").arg("--data-dir").arg(empty.path()).output().unwrap();
+    assert!(String::from_utf8_lossy(&said.stdout).contains("WRONG there is no node in"));
+    nodes.start_alone(1, &[]);
+    nodes.succeeds(1, "/kv/read", &json!({ "key": "k" }));
 }

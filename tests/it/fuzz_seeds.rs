@@ -24,7 +24,7 @@ use aspen_node::types::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use self::fuzz::memory::info;
+use self::fuzz::http::info;
 
 #[allow(unreachable_pub, reason = "the fuzz targets, whose library it is, call it from outside")]
 #[path = "../fuzz/src/lib.rs"]

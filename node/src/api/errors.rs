@@ -161,6 +161,12 @@ pub enum ApiError {
          data directory"
     )]
     Removed,
+    /// The node has no such thing.
+    #[error(
+        "a node that keeps everything in memory on one machine (control = \"deterministic\") has no Raft, no snapshots and no backups, and \
+         nobody else can lead"
+    )]
+    Unsupported,
 }
 
 /// What a time-out leaves open.

@@ -26,6 +26,11 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// A node of a cluster is what Raft makes.
+    #[error(
+        "a node that is built has Raft: take `deterministic` for a store in memory, or `aspen-node` with control = \"deterministic\""
+    )]
+    NoRaft,
     /// It has to rejoin as a new member.
     #[error(transparent)]
     Retired(#[from] RetiredError),

@@ -21,7 +21,7 @@ use crate::cluster::labels::LabelExchange;
 use crate::cluster::metadata::MetadataStore;
 use crate::cluster::retired::{RetiredError, check_not_retired, mark_retired, set_aside};
 use crate::cluster::reunion::Reunion;
-use crate::config::Config;
+use crate::config::{Config, Control};
 use crate::http::{self, Credentials, HttpState};
 use crate::limits::{BEAT_INTERVAL, CLIENT_STREAMS_WAITING_MAX, ENDPOINT_CLOSE_TIMEOUT};
 use crate::metrics::Metrics;
@@ -48,6 +48,9 @@ pub(super) struct Start {
 impl Start {
     pub(super) async fn run(self, stop: impl Future<Output = ()>) -> Result<Option<Node>, StartError> {
         let Config { data_dir, peers, .. } = &self.config;
+        if self.config.control == Control::Deterministic {
+            return Err(StartError::NoRaft);
+        }
         make_data_dir(data_dir)?;
         match check_not_retired(data_dir) {
             Err(RetiredError::Marked { path, reason }) if self.config.rejoins() => {
@@ -237,7 +240,7 @@ impl Start {
         let state = HttpState {
             cluster: node.clone(),
             store: node.clone(),
-            observer: node,
+            observer: Some(node),
             metrics,
             peers: Arc::new(own.into_iter().chain(self.config.peers.iter().cloned()).collect()),
             credentials,
@@ -334,7 +337,7 @@ async fn beat(incarnations: Arc<Incarnations>, metadata: MetadataStore) {
 async fn retire_when_denounced(incarnations: Arc<Incarnations>, raft: RaftNode, data_dir: PathBuf) {
     let by = incarnations.denounced().await;
     let reason = format!(
-        "the member with key {by} has seen of it what it has forgotten: it was put back to an earlier state"
+        "the member with key {by} has seen of it what it has forgotten: it was put back to an earlier state, or a copy of it runs elsewhere"
     );
     // Without the mark it is told again when it starts.
     if let Ok(Err(error)) = spawn_blocking(move || mark_retired(&data_dir, &reason)).await {

@@ -5,7 +5,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::metadata::METADATA_FILE;
 use crate::private::{self, PrivateError};
+use crate::storage::log::LOG_FILE;
 use crate::types::EndpointKey;
 
 /// The file in the data directory.
@@ -42,6 +44,15 @@ pub enum IdentityError {
         /// The file.
         path: PathBuf,
     },
+    /// It was there, since there is what its node has kept.
+    #[error(
+        "the identity file {path} is gone, and with another key this node would be a stranger to its peers: restore it; or remove it \
+         from its cluster, remove the data directory and rejoin as a new member"
+    )]
+    Gone {
+        /// The file.
+        path: PathBuf,
+    },
     /// It cannot be read, or others may read it, too.
     #[error(transparent)]
     Private(#[from] PrivateError),
@@ -58,20 +69,32 @@ impl Identity {
     /// # Errors
     /// A file that cannot be used, is damaged, or may be read by others.
     pub fn load_or_create(data_dir: &Path) -> Result<Self, IdentityError> {
-        let path = data_dir.join(IDENTITY_FILE);
-        match private::read(&path) {
-            Ok(text) => {
-                let secret = data_encoding::HEXLOWER.decode(text.trim_end().as_bytes()).ok();
-                let secret = secret.and_then(|bytes| bytes.try_into().ok());
-                secret.map(Self::from_secret).ok_or(IdentityError::Malformed { path })
-            }
-            Err(PrivateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                let identity = Self::from_secret(rand::random());
-                identity.store(data_dir)?;
-                Ok(identity)
-            }
-            Err(error) => Err(error.into()),
+        let has_none = !data_dir.join(IDENTITY_FILE).exists();
+        if has_none && !has_kept(data_dir) {
+            let identity = Self::from_secret(rand::random());
+            identity.store(data_dir)?;
+            return Ok(identity);
         }
+        Self::load(data_dir)
+    }
+
+    /// Reads the identity of a data directory.
+    ///
+    /// # Errors
+    /// As [`Self::load_or_create`], and where there is none.
+    pub fn load(data_dir: &Path) -> Result<Self, IdentityError> {
+        let path = data_dir.join(IDENTITY_FILE);
+        let text = match private::read(&path) {
+            Err(PrivateError::Io { source, .. })
+                if source.kind() == io::ErrorKind::NotFound && has_kept(data_dir) =>
+            {
+                return Err(IdentityError::Gone { path });
+            }
+            text => text?,
+        };
+        let secret = data_encoding::HEXLOWER.decode(text.trim_end().as_bytes()).ok();
+        let secret = secret.and_then(|bytes| bytes.try_into().ok());
+        secret.map(Self::from_secret).ok_or(IdentityError::Malformed { path })
     }
 
     /// Writes the identity into a data directory that has none.
@@ -103,6 +126,11 @@ impl Identity {
     pub fn endpoint_id(&self) -> EndpointKey {
         crate::network::iroh::endpoint_id(&self.secret)
     }
+}
+
+/// Whether a node was here before.
+fn has_kept(data_dir: &Path) -> bool {
+    [METADATA_FILE, LOG_FILE].iter().any(|kept| data_dir.join(kept).exists())
 }
 
 #[cfg(test)]

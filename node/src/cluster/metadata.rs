@@ -3,6 +3,8 @@
 //!
 //! That there was a log is in it, too: a node that has lost its log and kept this store does not begin anew.
 
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError};
@@ -10,9 +12,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::encode;
+use crate::causes::without_panic;
 use crate::network::Peer;
 use crate::network::incarnation::{Incarnation, Starts};
 use crate::network::join::Welcome;
+use crate::storage::log::Untouched;
 use crate::types::{EndpointKey, NodeId};
 
 /// The file in the data directory.
@@ -80,11 +84,8 @@ impl MetadataStore {
     /// It cannot be used, or a newer program has written it.
     pub fn open(data_dir: &Path) -> Result<Self, MetadataError> {
         let path = data_dir.join(METADATA_FILE);
-        let db = Database::create(&path).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => MetadataError::InUse { path: path.clone() },
-            other => MetadataError::Store { path: path.clone(), source: Box::new(other.into()) },
-        })?;
-        let store = Self { path, db: std::sync::Arc::new(db) };
+        let created = without_panic(|| Database::create(&path));
+        let store = Self::opened(path, created)?;
         match store.own::<u32>("format", "its format")? {
             Some(FORMAT) => {}
             Some(found) => return Err(MetadataError::Format { path: store.path, found }),
@@ -95,6 +96,49 @@ impl MetadataStore {
             })?,
         }
         Ok(store)
+    }
+
+    /// Opens the store of a stopped node, of which nothing is changed; `None`: there is none.
+    ///
+    /// # Errors
+    /// It cannot be used, or a newer program has written it.
+    pub fn inspect(data_dir: &Path) -> Result<Option<Self>, MetadataError> {
+        let path = data_dir.join(METADATA_FILE);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(MetadataError::Store { path, source: Box::new(redb::Error::Io(error)) });
+            }
+            Ok(file) => file,
+        };
+        if file.try_lock_shared().is_err() {
+            return Err(MetadataError::InUse { path });
+        }
+        let created = without_panic(|| {
+            let backend = Untouched::new(file).map_err(|error| DatabaseError::Storage(error.into()))?;
+            Database::builder().create_with_backend(backend)
+        });
+        let store = Self::opened(path, created)?;
+        match store.own::<u32>("format", "its format")? {
+            Some(FORMAT) => Ok(Some(store)),
+            Some(found) => Err(MetadataError::Format { path: store.path, found }),
+            None => Err(MetadataError::Corrupt { path: store.path, what: "its format" }),
+        }
+    }
+
+    fn opened(
+        path: PathBuf,
+        created: Option<Result<Database, DatabaseError>>,
+    ) -> Result<Self, MetadataError> {
+        match created {
+            None => Err(MetadataError::Corrupt { path, what: "a page of it" }),
+            Some(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(MetadataError::InUse { path }),
+            Some(Err(DatabaseError::Storage(redb::StorageError::Corrupted(_)))) => {
+                Err(MetadataError::Corrupt { path, what: "its end" })
+            }
+            Some(Err(other)) => Err(MetadataError::Store { path, source: Box::new(other.into()) }),
+            Some(Ok(db)) => Ok(Self { path, db: std::sync::Arc::new(db) }),
+        }
     }
 
     /// Which member this node is, if it was told by the cluster.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::file::FileConfig;
 use super::source::Sources;
-use super::{Config, ConfigError, RunArgs};
+use super::{Config, ConfigError, Control, RunArgs};
 use crate::cluster::ticket::AspenClusterTicket;
 use crate::limits::{REPLACE_AFTER_S_MAX, REPLACE_AFTER_S_MIN, VOTERS_MAX};
 use crate::network::secret::SECRET_VARIABLE;
@@ -86,6 +86,11 @@ impl Config {
 
     /// What the settings say of how this node comes by its cluster.
     pub(super) fn check_entry(&self) -> Result<(), ConfigError> {
+        let is_alone =
+            self.peers.is_empty() && self.secret.is_none() && !matches!(self.entry, Entry::Join { .. });
+        if self.control == Control::Deterministic && !is_alone {
+            return Err(ConfigError::Alone);
+        }
         if self.entry != Entry::Wait && !self.peers.is_empty() {
             return Err(ConfigError::TwoEntries);
         }

@@ -52,6 +52,9 @@ pub enum ConfigError {
     /// Nobody could be told from a stranger.
     #[error("gossip needs a secret: give --secret-file, or the variable {SECRET_VARIABLE}")]
     GossipWithoutSecret,
+    /// There is nobody else.
+    #[error("control = \"deterministic\" has no other members: leave out peers, ticket and secret")]
+    Alone,
     /// It could not come back, or not as another one.
     #[error("rejoin needs a ticket, by which the node comes back, and no id: it is given a new one")]
     Rejoin,

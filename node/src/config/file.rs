@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{ConfigError, LogFormat, RelayModeArg};
+use super::{ConfigError, Control, LogFormat, RelayModeArg};
 use crate::cluster::ticket::AspenClusterTicket;
 use crate::network::lookups::{DnsOrigin, ServerUrl};
 use crate::raft::LeaseClock;
@@ -57,6 +57,7 @@ pub(super) struct FileConfig {
     pub(super) snapshot_mib_max: Option<u64>,
     pub(super) restart_on_failure: Option<bool>,
     pub(super) core_dumps: Option<bool>,
+    pub(super) control: Option<Control>,
     pub(super) log: Option<String>,
     pub(super) log_format: Option<LogFormat>,
 }

@@ -34,6 +34,8 @@ fn bad_settings_say_what_to_do() {
         &[&base[..], &[&other]].concat(),
         "the peers do not name this node, 1: list every member, this one included",
     );
+    let alone = "control = \"deterministic\" has no other members: leave out peers, ticket and secret";
+    check(&["--id", "1", "--control", "deterministic", "--peer", &one], alone);
     let rejoin = "rejoin needs a ticket, by which the node comes back, and no id: it is given a new one";
     check(&["--data-dir", "d", "--bootstrap", "--rejoin"], rejoin);
     check(&["--id", "1", "--data-dir", "d", "--rejoin"], rejoin);

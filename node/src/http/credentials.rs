@@ -32,6 +32,11 @@ pub enum CredentialsError {
     /// A token.
     #[error(transparent)]
     Token(#[from] PrivateError),
+    /// Whoever may only read could write.
+    #[error(
+        "http_token_file and http_read_token_file hold the same token: who may only read has one of their own"
+    )]
+    SameToken,
     /// A certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -56,6 +61,9 @@ impl Credentials {
         let token = |path: Option<&Path>| path.map(BearerToken::read).transpose();
         let tokens =
             Tokens { full: token(files.token.as_deref())?, read: token(files.read_token.as_deref())? };
+        if tokens.full.is_some() && tokens.full == tokens.read {
+            return Err(CredentialsError::SameToken);
+        }
         let authorities = files.client_authorities.as_deref();
         let tls = files.certificate.as_ref().map(|shown| tls::server(shown, authorities)).transpose()?;
         Ok(Self { tokens, tls: tls.map(TlsAcceptor::from) })

@@ -62,6 +62,7 @@ impl From<ApiError> for Refusal {
             ApiError::TooManyWatchers { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_watchers"),
             ApiError::DigestNotKept { .. } => (StatusCode::NOT_FOUND, "digest_not_kept"),
             ApiError::Stopping { .. } => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+            ApiError::Unsupported => (StatusCode::NOT_IMPLEMENTED, "unsupported"),
             ApiError::Storage { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "storage"),
         };
         let refusal = Self::new(status, code, error.to_string());

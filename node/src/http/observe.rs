@@ -42,10 +42,13 @@ fn health_of(reason: Option<&str>) -> (StatusCode, Json<JsonValue>) {
 }
 
 /// GET /metrics
-pub(super) async fn metrics(State(state): State<HttpState>) -> ([(HeaderName, &'static str); 1], String) {
-    let (raft, measures) = (state.observer.raft_state(), state.observer.measures());
+pub(super) async fn metrics(
+    State(state): State<HttpState>,
+) -> Result<([(HeaderName, &'static str); 1], String), Refusal> {
+    let observer = state.observer()?;
+    let (raft, measures) = (observer.raft_state(), observer.measures());
     let text = state.metrics.text(&raft, &state.cluster.status(), &measures);
-    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text))
 }
 
 /// Notes how long a request has taken.
@@ -60,8 +63,8 @@ pub(super) async fn timed(State(metrics): State<Arc<Metrics>>, request: Request,
 }
 
 /// GET /raft/state
-pub(super) async fn raft_state(State(state): State<HttpState>) -> Json<RaftState> {
-    Json(state.observer.raft_state())
+pub(super) async fn raft_state(State(state): State<HttpState>) -> Result<Json<RaftState>, Refusal> {
+    Ok(Json(state.observer()?.raft_state()))
 }
 
 #[derive(Debug, Deserialize)]
@@ -77,7 +80,7 @@ pub(super) async fn log_digest(
     range: Result<Query<LogRange>, QueryRejection>,
 ) -> Result<Json<LogDigest>, Refusal> {
     let Query(range) = range.map_err(query_error)?;
-    Ok(Json(state.observer.log_digest(range.from, range.to).await?))
+    Ok(Json(state.observer()?.log_digest(range.from, range.to).await?))
 }
 
 #[derive(Debug, Deserialize)]
@@ -92,5 +95,5 @@ pub(super) async fn state_digest(
     at: Result<Query<StateAt>, QueryRejection>,
 ) -> Result<Json<StateDigest>, Refusal> {
     let Query(at) = at.map_err(query_error)?;
-    Ok(Json(state.observer.state_digest(at.at).await?))
+    Ok(Json(state.observer()?.state_digest(at.at).await?))
 }

@@ -140,11 +140,15 @@ impl Incarnations {
         self.seen.subscribe()
     }
 
-    /// Returns once another start of a node was seen than this one.
+    /// Whether another start of a node was seen since this one.
+    pub fn is_replaced(&self, key: &EndpointKey, start: &Start) -> bool {
+        is_another(&self.seen.borrow(), key, start)
+    }
+
+    /// Returns once that is so.
     pub async fn replaced(&self, key: &EndpointKey, start: &Start) {
-        let is_other = |seen: &Starts| seen.get(key).is_some_and(|last| !last.is_same(start));
         // The sender is ours.
-        let _ = self.seen.subscribe().wait_for(is_other).await;
+        let _ = self.seen.subscribe().wait_for(|seen| is_another(seen, key, start)).await;
     }
 
     /// Forgets all but these.
@@ -177,6 +181,10 @@ impl Incarnations {
             let _ = denounced.changed().await;
         }
     }
+}
+
+fn is_another(seen: &Starts, key: &EndpointKey, start: &Start) -> bool {
+    seen.get(key).is_some_and(|last| !last.is_same(start))
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ impl<T: Send + Sync + 'static> FileKeeper<T> {
                 if self.said.as_ref() != Some(&text) {
                     tracing::warn!(
                         error = text,
-                        "{} have changed, and what was there before counts on",
+                        "{} cannot be used as they are now, and what was read before counts on",
                         self.what
                     );
                     self.said = Some(text);

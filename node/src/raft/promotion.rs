@@ -138,12 +138,15 @@ impl LearnerPromotionCoordinator {
             let expected = voters.clone();
             let text =
                 |ids: &BTreeSet<NodeId>| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            let (from, to) = (text(&voters), text(&next));
+            let (from, to, gone) = (text(&voters), text(&next), text(&(&voters - &next)));
             // Others may have changed them while this waited for its turn.
             let change =
                 self.raft.change(move |node| async move { node.make_voters_from(&expected, next).await });
             match change.await {
-                Ok(()) => tracing::info!(%from, %to, "the voters were changed"),
+                Ok(()) if gone.is_empty() => tracing::info!(%from, %to, "the voters were changed"),
+                Ok(()) => tracing::warn!(
+                    %gone, %from, %to, "a voter was silent for replace_after_s: it is no member any more, and another one votes in its place"
+                ),
                 Err(ApiError::ChangeInProgress) => {}
                 Err(error) => tracing::warn!(%error, %from, %to, "the voters could not be changed"),
             }

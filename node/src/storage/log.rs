@@ -35,10 +35,12 @@ use tokio::sync::{oneshot, watch};
 use self::cache::Cache;
 pub use self::durable::DurableLog;
 use self::durable::Mark;
+pub(crate) use self::inspect::Untouched;
 pub use self::inspect::{LogReport, inspect};
 use self::writer::{LogOp, Writer};
 use super::StorageError;
 use super::entry::{decode_entry, entry_size};
+use crate::causes::without_panic;
 use crate::failpoint::FailPoint;
 use crate::limits::{APPEND_BYTES_MAX, LOG_PAGES_BYTES_MAX, LOG_QUEUE_MAX};
 use crate::metrics::StoreMetrics;
@@ -80,6 +82,12 @@ struct Shared {
     is_full: AtomicBool,
 }
 
+/// What reading a log comes to, where redb panics, too.
+fn unbroken<T>(path: &Path, read: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
+    let broken = || Err(StorageError::Corrupt { path: path.to_owned(), what: "a page of it".to_owned() });
+    without_panic(read).unwrap_or_else(broken)
+}
+
 /// Whether there was no room on the disk.
 pub(super) fn is_disk_full(error: &redb::Error) -> bool {
     matches!(error, redb::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull)
@@ -91,9 +99,10 @@ impl RedbLogStore {
     /// # Errors
     /// The file is in use, damaged, or of a later format.
     pub fn owner(path: &Path) -> Result<Option<(NodeId, bool)>, StorageError> {
-        if !path.exists() {
-            return Ok(None);
-        }
+        if path.exists() { unbroken(path, || Self::read_owner(path)) } else { Ok(None) }
+    }
+
+    fn read_owner(path: &Path) -> Result<Option<(NodeId, bool)>, StorageError> {
         let db = Database::open(path).map_err(|error| not_opened(path, error))?;
         let Some((_, node)) = stored_format(path, &db)? else { return Ok(None) };
         let Loaded { vote, last, purged, .. } = load(path, &db)?;
@@ -105,6 +114,10 @@ impl RedbLogStore {
     /// # Errors
     /// The file is in use, damaged, of a later format, or another node's.
     pub fn open(path: &Path, id: NodeId) -> Result<Self, StorageError> {
+        unbroken(path, || Self::open_here(path, id))
+    }
+
+    fn open_here(path: &Path, id: NodeId) -> Result<Self, StorageError> {
         let mut builder = Database::builder();
         builder.set_cache_size(LOG_PAGES_BYTES_MAX);
         let opened = if Plant::AckBeforeFsync.is_on() {

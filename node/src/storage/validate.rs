@@ -16,8 +16,7 @@ use super::{RESTORING_FILE, StorageError};
 use crate::types::raft_types::LogId;
 
 /// What to do about most of it.
-const REJOIN: &str = "restore the data directory from a backup of this very node that is newer than all it has promised, or remove it and rejoin \
-     as a new member";
+const REJOIN: &str = "remove the node from its cluster, remove the data directory and rejoin as a new member";
 /// What to do about a snapshot.
 const REMOVE_SNAPSHOT: &str = "remove the file: the node makes a new snapshot of its state";
 

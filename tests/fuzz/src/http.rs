@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use aspen_node::api::ClusterController;
+use aspen_node::deterministic::deterministic;
 use aspen_node::http::{Credentials, HttpState, router};
 use aspen_node::metrics::Metrics;
 use aspen_node::network::secret::{ClusterSecrets, new_secret};
-use aspen_node::types::NodeId;
+use aspen_node::types::{EndpointKey, NodeId, NodeInfo};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use futures::FutureExt;
 use http_body_util::BodyExt;
 use serde_json::Value as Json;
 use tokio::sync::watch;
 use tower::ServiceExt;
-
-use super::memory::{MemoryNode, info};
 
 /// What parts a request from the next.
 const BORDER: &[u8] = b"\n%%\n";
@@ -23,13 +24,15 @@ const BORDER: &[u8] = b"\n%%\n";
 const BODY: &[u8] = b"\n\n";
 /// Requests of one input. Further ones would find nothing that these do not.
 const REQUESTS_MAX: usize = 16;
+/// Bytes of changes that are held for watches: few, so that some are not.
+const WATCH_HISTORY: u64 = 2_000;
 
 /// Reads an input as requests with a line `%%` between them, and answers one after the other. Each is a line with method and path,
 /// lines with headers, an empty line and the body.
 pub fn run(input: &[u8]) -> bool {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     runtime.expect("a runtime can be made").block_on(async {
-        let routes = routes();
+        let routes = routes().await;
         let mut are_requests = true;
         for text in split(input, BORDER).take(REQUESTS_MAX) {
             match request(text) {
@@ -41,14 +44,22 @@ pub fn run(input: &[u8]) -> bool {
     })
 }
 
-/// The routes of a fresh node.
-fn routes() -> Router {
-    let node = Arc::new(MemoryNode::default());
+/// Who and where a node is that nobody ever dials.
+pub fn info(id: u8) -> NodeInfo {
+    let endpoint_id = EndpointKey([id; 32]);
+    NodeInfo { endpoint_id, raft: ([10, 0, 0, id], 4001).into(), http: ([10, 0, 0, id], 8001).into() }
+}
+
+/// The routes of a fresh node, which is a cluster by itself.
+async fn routes() -> Router {
+    let (own, info_of_own) = (NodeId(1), info(1));
+    let (cluster, store) = deterministic(own, info_of_own.clone(), WATCH_HISTORY);
+    cluster.init(BTreeMap::from([(own, info_of_own)])).await.expect("it is part of no cluster yet");
     let secrets = ClusterSecrets::parse(new_secret(), "a test").expect("it is random enough");
     router(HttpState {
-        cluster: node.clone(),
-        store: node.clone(),
-        observer: node,
+        cluster: Arc::new(cluster),
+        store: Arc::new(store),
+        observer: None,
         metrics: Arc::new(Metrics::new(&[])),
         peers: Arc::new(BTreeMap::from([1, 2, 3].map(|id| (NodeId(id.into()), info(id))))),
         credentials: watch::channel(Credentials::default()).1,
@@ -93,7 +104,7 @@ async fn check(routes: &Router, request: Request<Body>) {
     let has_body = request.method() != Method::HEAD;
     let Ok(response) = routes.clone().oneshot(request).await;
     let (status, content_type) = (response.status(), response.headers().get(header::CONTENT_TYPE).cloned());
-    let body = body(response).await;
+    let body = body(response);
     assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR, "{what}: {}", body.escape_ascii());
     if has_body && (status.is_client_error() || status.is_server_error()) {
         assert_eq!(content_type, Some(HeaderValue::from_static("application/json")), "{what}: {status}");
@@ -103,7 +114,12 @@ async fn check(routes: &Router, request: Request<Body>) {
     }
 }
 
-async fn body(response: Response<Body>) -> Vec<u8> {
-    let body = response.into_body().collect().await;
-    body.expect("an answer is whole").to_bytes().to_vec()
+/// All of an answer that is there at once: a watch goes on.
+fn body(response: Response<Body>) -> Vec<u8> {
+    let (mut body, mut bytes) = (response.into_body(), Vec::new());
+    while let Some(Some(frame)) = body.frame().now_or_never() {
+        let data = frame.expect("an answer is whole").into_data();
+        bytes.extend(data.unwrap_or_default());
+    }
+    bytes
 }

@@ -7,7 +7,6 @@
 pub mod command;
 pub mod config;
 pub mod http;
-pub mod memory;
 pub mod rpc;
 pub mod scenario;
 pub mod ticket;

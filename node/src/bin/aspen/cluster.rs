@@ -4,10 +4,12 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 
 use aspen_node::client::cluster::ClusterClient;
+use aspen_node::limits::STATUS_PATIENCE;
 use aspen_node::types::{EndpointKey, NodeInfo};
 use clap::{Args, Subcommand};
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use serde_json::{Value as Json, json};
+use tokio::time::timeout;
 
 use super::kv::printed;
 use super::session::{Failure, Session};
@@ -106,7 +108,16 @@ async fn remove(id: u64, session: &mut Session) -> Result<Vec<u8>, Failure> {
 async fn status(session: &mut Session) -> Result<Vec<u8>, Failure> {
     let mut answer = session.get("/cluster/status").await?;
     let members = answer["members"].as_array().cloned().unwrap_or_default();
-    let states = join_all(members.iter().map(|member| state(&session.client, member))).await;
+    // It may be asked where its address in the membership leads nowhere.
+    let own = session.get("/raft/state").await.ok().filter(|own| own["id"] == answer["id"]);
+    let states = join_all(members.iter().map(async |member| match &own {
+        Some(own) if member["id"] == own["id"] => Some(own.clone()),
+        _ => state(&session.client, member).await,
+    }));
+    let (states, healths) = join(states, healths(&session.client, &answer)).await;
+    for (member, health) in answer["members"].as_array_mut().into_iter().flatten().zip(healths) {
+        member["health"] = health;
+    }
     if session.is_json {
         for (member, state) in answer["members"].as_array_mut().into_iter().flatten().zip(&states) {
             member["state"] = state.clone().unwrap_or_default();
@@ -115,11 +126,36 @@ async fn status(session: &mut Session) -> Result<Vec<u8>, Failure> {
     Ok(printed(&answer, session, |answer| table(answer, &states)))
 }
 
-/// What a member says of itself, if it answers.
+/// What a member says of itself, if it answers. Another node may have its address by now.
 async fn state(client: &ClusterClient, member: &Json) -> Option<Json> {
+    ask(client, member, "/raft/state").await.filter(|state| state["id"] == member["id"])
+}
+
+/// How the leader finds each member, as far as it says; whoever is asked says it only where it leads itself.
+async fn healths(client: &ClusterClient, answer: &Json) -> Vec<Json> {
+    let members = |answer: &Json| answer["members"].as_array().cloned().unwrap_or_default();
+    let leads = |member: &&Json| member["id"] == answer["leader"]["id"];
+    let mut found = members(answer);
+    if answer["leader"]["id"] != answer["id"]
+        && let Some(leader) = members(answer).iter().find(leads)
+    {
+        let status = ask(client, leader, "/cluster/status").await;
+        found =
+            status.filter(|status| status["id"] == leader["id"]).as_ref().map(members).unwrap_or_default();
+    }
+    let health = |member: Json| {
+        let found = found.iter().find(|other| other["id"] == member["id"]);
+        found.map_or(Json::Null, |found| found["health"].clone())
+    };
+    members(answer).into_iter().map(health).collect()
+}
+
+/// What a member answers, unless it takes too long.
+async fn ask(client: &ClusterClient, member: &Json, path: &str) -> Option<Json> {
     let info: NodeInfo = serde_json::from_value(member.clone()).ok()?;
     let node = client.credentials().way.learn_address(&info);
-    let answer = client.connection(node).request("GET", "/raft/state", "").await.ok()?;
+    let mut connection = client.connection(node);
+    let answer = timeout(STATUS_PATIENCE, connection.request("GET", path, "")).await.ok()?.ok()?;
     (answer.status == 200).then(|| serde_json::from_slice(&answer.body).ok()).flatten()
 }
 
@@ -164,16 +200,22 @@ fn table(cluster: &Json, states: &[Option<Json>]) -> String {
     for (index, member) in members.iter().enumerate() {
         let is_voter = if member["is_voter"] == true { "yes" } else { "no" };
         let http = member["http"].as_str().unwrap_or_default();
+        // What is as it should be is not said.
+        let health = member["health"].as_str().filter(|health| *health != "healthy");
         let rest = match states.get(index) {
             None => http.to_owned(),
-            Some(None) => format!("{http:<23}does not answer"),
+            Some(None) => format!(
+                "{http:<23}{}",
+                health.map_or("does not answer".to_owned(), |health| format!("does not answer: {health}"))
+            ),
             Some(Some(state)) => {
                 let applied = state["applied"]["index"].as_u64();
                 let behind = last.map(|last| last - applied.map_or(0, |applied| applied.min(last)));
                 let role = state["role"].as_str().unwrap_or_default();
                 let number =
                     |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-                format!("{http:<23}{role:<11}{:>12}{:>8}", number(applied), number(behind))
+                let health = health.map_or_else(String::new, |health| format!("  {health}"));
+                format!("{http:<23}{role:<11}{:>12}{:>8}{health}", number(applied), number(behind))
             }
         };
         line(&member["id"].to_string(), is_voter, &rest, &place(member).unwrap_or_default());

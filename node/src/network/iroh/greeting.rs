@@ -18,11 +18,11 @@ pub(super) struct Guest {
     pub(super) start: Start,
 }
 
-/// Greets the member that was dialled.
+/// Greets the member that was dialled; its present start.
 ///
 /// # Errors
 /// Why it is not to be spoken to.
-pub(super) async fn greet(connection: &Connection, admission: &Admission) -> Result<(), String> {
+pub(super) async fn greet(connection: &Connection, admission: &Admission) -> Result<Start, String> {
     let greeted = timeout(GREETING_TIMEOUT, async {
         let (mut send, mut recv) = connection.open_bi().await.map_err(text)?;
         send.write_all(&written(admission.incarnations())).await.map_err(text)?;
@@ -30,7 +30,7 @@ pub(super) async fn greet(connection: &Connection, admission: &Admission) -> Res
         read(&recv.read_to_end(GREETING_BYTES_MAX).await.map_err(text)?)
     });
     let reason = match greeted.await {
-        Ok(Ok(other)) if meet(connection, admission, &other) => return Ok(()),
+        Ok(Ok(other)) if meet(connection, admission, &other) => return Ok(other.present),
         Ok(Ok(_)) => "it was put back to an earlier state".to_owned(),
         Ok(Err(reason)) => reason,
         Err(elapsed) => text(elapsed),

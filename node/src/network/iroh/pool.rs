@@ -26,6 +26,7 @@ use super::append::AppendStream;
 use super::{AddressBook, Admission};
 use super::{close_code, greeting, held};
 use crate::limits::{DIAL_TIMEOUT, PEER_UNUSED_MAX, PEER_WINDOW_BYTES, SNAPSHOT_STEP_TIMEOUT};
+use crate::network::incarnation::Start;
 use crate::network::rpc::{self, ALPN, RaftMessage, RaftProtocol};
 use crate::network::snapshot::{self, InstallSnapshot, SnapshotError};
 use crate::network::{Appended, Peer, TransportError};
@@ -33,7 +34,15 @@ use crate::storage::snapshot::SnapshotFile;
 use crate::types::NodeInfo;
 use crate::types::raft_types::{AppendEntriesRequest, SnapshotResponse};
 
-type Dial = Shared<BoxFuture<'static, Result<Connection, String>>>;
+type Dial = Shared<BoxFuture<'static, Result<Dialled, String>>>;
+
+/// A connection to a peer that has greeted.
+#[derive(Debug, Clone)]
+struct Dialled {
+    connection: Connection,
+    /// Which start of the peer is at the other end.
+    start: Start,
+}
 
 /// What a time-out says of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,7 +218,7 @@ impl RaftConnectionPool {
                 self.forget(to, &slot);
                 return Err(TransportError::Unreachable { peer: to.id, reason });
             }
-            Ok(Ok(connection)) => connection,
+            Ok(Ok(dialled)) => dialled.connection,
         };
         Ok((slot, Client::boxed(IrohRemoteConnection::new(connection)), was_there))
     }
@@ -230,7 +239,14 @@ impl RaftConnectionPool {
         let key = (to.info.clone(), class);
         let usable = state.peers.get(&key).filter(|slot| match slot.dial.peek() {
             None => true,
-            Some(Ok(connection)) => connection.close_reason().is_none(),
+            Some(Ok(Dialled { connection, start })) => {
+                // What is sent to a start that is over is lost, and nobody says so for long.
+                if self.admission.incarnations().is_replaced(&to.info.endpoint_id, start) {
+                    connection
+                        .close(VarInt::from_u32(close_code::GIVEN_UP), b"a later start of the peer was seen");
+                }
+                connection.close_reason().is_none()
+            }
             Some(Err(_)) => false,
         });
         if let Some(slot) = usable {
@@ -255,7 +271,7 @@ impl RaftConnectionPool {
         if state.peers.get(&key).is_some_and(|present| present.number == slot.number) {
             state.peers.remove(&key);
         }
-        if let Some(Ok(connection)) = slot.dial.peek() {
+        if let Some(Ok(Dialled { connection, .. })) = slot.dial.peek() {
             connection.close(VarInt::from_u32(close_code::GIVEN_UP), b"given up after a request that failed");
         }
     }
@@ -269,7 +285,7 @@ async fn close_idle(state: Weak<Mutex<State>>) {
         let idle: Vec<Slot> =
             held(&state).peers.extract_if(|_, slot| slot.is_idle()).map(|(_, slot)| slot).collect();
         for slot in idle {
-            if let Some(Ok(connection)) = slot.dial.peek() {
+            if let Some(Ok(Dialled { connection, .. })) = slot.dial.peek() {
                 connection.close(VarInt::from_u32(close_code::DONE), b"nothing was sent for long");
             }
         }
@@ -285,15 +301,15 @@ async fn dial(
     admission: Arc<Admission>,
     to: Option<EndpointAddr>,
     raft: SocketAddr,
-) -> Result<Connection, String> {
+) -> Result<Dialled, String> {
     let Some(to) = to else { return Err("its key is none".to_owned()) };
     match tokio::time::timeout(DIAL_TIMEOUT, endpoint.connect(to, ALPN)).await {
         Err(_) => Err(format!("no handshake with {raft} within {} ms", DIAL_TIMEOUT.as_millis())),
         Ok(Err(error)) => Err(error.to_string()),
         Ok(Ok(connection)) => {
-            greeting::greet(&connection, &admission).await?;
+            let start = greeting::greet(&connection, &admission).await?;
             connection.set_receive_window(VarInt::from_u32(PEER_WINDOW_BYTES));
-            Ok(connection)
+            Ok(Dialled { connection, start })
         }
     }
 }

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use redb::{Database, ReadableDatabase};
 
-use self::untouched::Untouched;
+pub(crate) use self::untouched::Untouched;
 use super::super::entry::{decode_command, decode_entry};
-use super::{ENTRIES, StorageError, load, redb_error, stored_format};
+use super::{ENTRIES, StorageError, load, redb_error, stored_format, unbroken};
 use crate::types::raft_types::{LogId, Vote};
 
 /// What a log holds, and what is wrong with it.
@@ -36,6 +36,10 @@ pub struct LogReport {
 /// # Errors
 /// A node has it open, it is of a later format, or it cannot be read at all.
 pub fn inspect(path: &Path) -> Result<LogReport, StorageError> {
+    unbroken(path, || read(path))
+}
+
+fn read(path: &Path) -> Result<LogReport, StorageError> {
     let io = |source| StorageError::Io { path: path.to_owned(), source };
     let file = File::open(path).map_err(io)?;
     if file.try_lock_shared().is_err() {

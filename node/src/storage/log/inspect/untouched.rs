@@ -13,7 +13,7 @@ const BLOCK_BYTES: u64 = 4096;
 
 /// A file, and the blocks that were written over it.
 #[derive(Debug)]
-pub(super) struct Untouched {
+pub(crate) struct Untouched {
     file: File,
     state: Mutex<State>,
 }
@@ -25,7 +25,7 @@ struct State {
 }
 
 impl Untouched {
-    pub(super) fn new(file: File) -> io::Result<Self> {
+    pub(crate) fn new(file: File) -> io::Result<Self> {
         let bytes = file.metadata()?.len();
         Ok(Self { file, state: Mutex::new(State { bytes, written: BTreeMap::new() }) })
     }

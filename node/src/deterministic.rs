@@ -1,63 +1,83 @@
-//! `MemoryNode`: the three traits of a node's API in memory, on one machine, with the same checks and the same state machine. It has
-//! no clock, no tasks and no randomness: the same requests get the same answers.
+//! `DeterministicKeyValueStore` and `DeterministicClusterController`: the traits of [`crate::api`] in memory, on one machine. There is no
+//! Raft, no clock, no disk and no randomness: the same requests get the same answers, and all is gone with the process.
+//!
+//! For tests of programs that use a node, and for those of a node's own interfaces: keys are checked and changed as on a real node, by
+//! the same rules and the same state machine. The node leads a cluster whose other members, if it is told of any, agree with it at once.
+//! Leases live until they are revoked, since nothing counts their time. What there is not, such as snapshots and backups, is
+//! [`ApiError::Unsupported`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use aspen_node::api::{
-    Answer, ApiError, BadRequest, ClusterController, ClusterStatus, ConfirmedBy, Consistency, EntryId,
-    KeyValueStore, LeaderHint, LeaseList, LogDigest, LogDigestEntry, Measures, Member, RaftObserver,
-    RaftState, ReadRequest, ReadResult, ScanDetail, ScanRequest, ScanResult, SnapshotStatus, StateCopy,
-    StateDigest, VaultList, VoteState, WatchEvent, WatchRequest, WatchStream, WriteResult, check_command,
-    check_key, check_limit, check_max_staleness, check_range, check_vault,
-};
-use aspen_node::limits::{LOG_DIGEST_RANGE_MAX, SCAN_BYTES_MAX, VOTERS_MAX};
-use aspen_node::state::{Recorder, Records, Space, Store, apply};
-use aspen_node::storage::memory::MemoryStore;
-use aspen_node::types::{
-    Command, EndpointKey, Key, KeyRange, LeaseId, NodeId, NodeInfo, Record, Revised, Revision, VaultName,
-};
-use aspen_node::watch::ChangeFeed;
-use futures::{FutureExt, StreamExt, stream};
+use futures::FutureExt;
 
-/// The number of the node itself, which leads.
-const OWN: NodeId = NodeId(1);
+use crate::api::{
+    Answer, ApiError, BadRequest, ClusterController, ClusterStatus, ConfirmedBy, Consistency, KeyValueStore,
+    LeaderHint, LeaseList, Member, ReadRequest, ReadResult, ScanDetail, ScanRequest, ScanResult,
+    SnapshotStatus, StateCopy, VaultList, WatchRequest, WatchStream, WriteResult, check_command, check_key,
+    check_limit, check_max_staleness, check_range, check_vault,
+};
+use crate::limits::{PEERS_MAX, SCAN_BYTES_MAX, VOTERS_MAX};
+use crate::state::{Recorder, Records, Space, Store, apply};
+use crate::storage::memory::MemoryStore;
+use crate::types::{Command, Key, KeyRange, LeaseId, NodeId, NodeInfo, Record, Revised, Revision, VaultName};
+use crate::watch::{ChangeFeed, Following};
+
 const TERM: u64 = 1;
-/// Changes that are held: few, so that some are not.
-const FEED_BYTES: u64 = 2_000;
 
-/// A node that is a cluster by itself.
-#[derive(Debug)]
-pub struct MemoryNode(Mutex<Kept>);
+/// The keys of a node that keeps everything in memory. Clones share them.
+#[derive(Debug, Clone)]
+pub struct DeterministicKeyValueStore(Shared);
 
-/// All that it holds.
+/// The cluster of such a node. Clones share it.
+#[derive(Debug, Clone)]
+pub struct DeterministicClusterController(Shared);
+
+#[derive(Debug, Clone)]
+struct Shared(Arc<Mutex<Kept>>);
+
+/// All that such a node holds.
 #[derive(Debug)]
 struct Kept {
+    own: NodeId,
+    info: NodeInfo,
     store: MemoryStore,
     feed: ChangeFeed,
-    /// The last entry: those before it are as good as known.
+    /// The last entry, as if there were a log.
     last: u64,
-    /// Every member, and whether it votes.
+    /// Every member, and whether it votes; nobody before there is a cluster.
     members: BTreeMap<NodeId, (NodeInfo, bool)>,
 }
 
-/// Who and where a node is that nobody ever dials.
-pub fn info(id: u8) -> NodeInfo {
-    let endpoint_id = EndpointKey([id; 32]);
-    NodeInfo { endpoint_id, raft: ([10, 0, 0, id], 4001).into(), http: ([10, 0, 0, id], 8001).into() }
+/// The two halves of a node of this number, which is known to clients under `info`. It holds up to `watch_history` bytes of
+/// changes for those who follow them, and is part of no cluster before [`ClusterController::init`].
+pub fn deterministic(
+    own: NodeId,
+    info: NodeInfo,
+    watch_history: u64,
+) -> (DeterministicClusterController, DeterministicKeyValueStore) {
+    let feed = ChangeFeed::new(Revision(0), watch_history);
+    let kept = Kept { own, info, store: MemoryStore::default(), feed, last: 0, members: BTreeMap::new() };
+    let shared = Shared(Arc::new(Mutex::new(kept)));
+    (DeterministicClusterController(shared.clone()), DeterministicKeyValueStore(shared))
 }
 
-impl Default for MemoryNode {
-    fn default() -> Self {
-        let members = BTreeMap::from([(OWN, (info(1), true))]);
-        let feed = ChangeFeed::new(Revision(1), FEED_BYTES);
-        Self(Mutex::new(Kept { store: MemoryStore::default(), feed, last: 1, members }))
+impl Shared {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// What it holds, once it is part of a cluster.
+    fn member(&self) -> Result<MutexGuard<'_, Kept>, ApiError> {
+        let kept = self.kept();
+        if kept.members.is_empty() { Err(ApiError::NotLeader { leader: None }) } else { Ok(kept) }
     }
 }
 
-impl MemoryNode {
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl DeterministicKeyValueStore {
+    /// Ends every watch: the node stops.
+    pub fn end_watches(&self) {
+        self.0.kept().feed.close();
     }
 }
 
@@ -150,19 +170,6 @@ impl Kept {
         Ok(ScanResult { entries, is_truncated, ..none })
     }
 
-    fn watch(&self, request: WatchRequest) -> Result<WatchStream, ApiError> {
-        check_max_staleness(request.consistency)?;
-        check_range(&request.interest.range)?;
-        request.interest.vault.as_ref().map_or(Ok(()), check_vault)?;
-        let mut watcher = self.feed.watch(request.interest, request.from, request.with_previous)?;
-        let begun = WatchEvent::Begun { revision: Revision(watcher.from().0 - 1) };
-        let seen = watcher.look()?;
-        let changed = seen.revised.into_iter().map(WatchEvent::Changed);
-        let progress = WatchEvent::Progress { revision: seen.up_to };
-        let told: Vec<_> = std::iter::once(begun).chain(changed).chain([progress]).map(Ok).collect();
-        Ok(stream::iter(told).boxed())
-    }
-
     fn vaults(&self) -> VaultList {
         let vaults = self.store.vaults().map(|(name, Space(at))| (name.clone(), Revision(at)));
         VaultList { revision: self.revision(), vaults: vaults.collect() }
@@ -176,6 +183,9 @@ impl Kept {
         if let Some((other, _)) = other {
             return Err(BadRequest::EndpointTaken { id, other: *other }.into());
         }
+        if self.members.len() >= PEERS_MAX as usize && !self.members.contains_key(&id) {
+            return Err(BadRequest::MemberCount(u64::from(PEERS_MAX) + 1).into());
+        }
         let (there, _) = self.members.entry(id).or_insert_with(|| (info.clone(), false));
         if *there == info { Ok(()) } else { Err(ApiError::MemberExists { id }) }
     }
@@ -186,6 +196,9 @@ impl Kept {
         }
         if let Some(stranger) = voters.iter().find(|id| !self.members.contains_key(id)) {
             return Err(BadRequest::NotALearner(*stranger).into());
+        }
+        if !voters.contains(&self.own) {
+            return Err(ApiError::Unsupported);
         }
         self.members.retain(|id, (_, is_voter)| retain || !*is_voter || voters.contains(id));
         for (id, (_, is_voter)) in &mut self.members {
@@ -201,15 +214,35 @@ impl Kept {
     }
 
     fn remove_member(&mut self, id: NodeId) -> Result<(), ApiError> {
-        if self.members.iter().all(|(other, (_, is_voter))| *other == id || !is_voter) {
-            return Err(BadRequest::VoterCount(0).into());
+        if id == self.own {
+            return Err(ApiError::Unsupported);
         }
         self.members.remove(&id).map(drop).ok_or(BadRequest::NotALearner(id).into())
     }
 
     fn transfer_leader(&self, to: NodeId) -> Result<(), ApiError> {
-        let is_voter = self.members.get(&to).is_some_and(|(_, is_voter)| *is_voter);
-        if is_voter { Ok(()) } else { Err(BadRequest::NotAVoter(to).into()) }
+        match self.members.get(&to) {
+            Some(_) if to == self.own => Ok(()),
+            Some((_, true)) => Err(ApiError::Unsupported),
+            _ => Err(BadRequest::NotAVoter(to).into()),
+        }
+    }
+
+    fn init(&mut self, members: BTreeMap<NodeId, NodeInfo>) -> Result<(), ApiError> {
+        if !self.members.is_empty() {
+            return Err(ApiError::AlreadyInitialized);
+        }
+        if members.len() > VOTERS_MAX as usize {
+            return Err(BadRequest::VoterCount(members.len() as u64).into());
+        }
+        if !members.contains_key(&self.own) {
+            return Err(BadRequest::NotAMember(self.own).into());
+        }
+        self.members = members.into_iter().map(|(id, info)| (id, (info, true))).collect();
+        // The entry that says so.
+        self.last += 1;
+        self.feed.publish(Vec::new(), self.revision());
+        Ok(())
     }
 
     fn status(&self) -> ClusterStatus {
@@ -221,146 +254,102 @@ impl Kept {
             zone: None,
             info: info.clone(),
         };
+        let is_initialized = !self.members.is_empty();
+        let http = Some(self.info.http.to_string());
         ClusterStatus {
-            id: OWN,
-            endpoint_id: info(1).endpoint_id.to_string(),
-            role: "leader".to_owned(),
-            term: TERM,
-            leader: Some(LeaderHint { id: OWN, http: Some(info(1).http.to_string()) }),
-            is_initialized: true,
+            id: self.own,
+            endpoint_id: self.info.endpoint_id.to_string(),
+            role: if is_initialized { "leader" } else { "learner" }.to_owned(),
+            term: if is_initialized { TERM } else { 0 },
+            leader: is_initialized.then_some(LeaderHint { id: self.own, http }),
+            is_initialized,
             members: self.members.iter().map(member).collect(),
             is_changing: false,
             is_removed: false,
             refused_connections: 0,
         }
     }
-
-    fn entry_id(&self) -> EntryId {
-        EntryId { term: TERM, index: self.last }
-    }
-
-    fn log_digest(&self, from: u64, to: u64) -> Result<LogDigest, ApiError> {
-        if from > to || to - from >= LOG_DIGEST_RANGE_MAX {
-            return Err(BadRequest::LogRange { from, to }.into());
-        }
-        if to > self.last {
-            return Err(BadRequest::BeyondLog { from, to, first: 0, last: Some(self.last) }.into());
-        }
-        let entry = |index: u64| LogDigestEntry { index, term: TERM, chain: hash(&index.to_le_bytes()) };
-        Ok(LogDigest { from, entries: (from..=to).map(entry).collect() })
-    }
-
-    fn state_digest(&self, at: Option<u64>) -> Result<StateDigest, ApiError> {
-        if let Some(at) = at.filter(|at| *at != self.last) {
-            return Err(ApiError::DigestNotKept { at });
-        }
-        let state = postcard::to_stdvec(&self.store).expect("keys encode");
-        Ok(StateDigest { index: Some(self.last), digest: hash(&state) })
-    }
 }
 
-fn hash(bytes: &[u8]) -> String {
-    blake3::hash(bytes).to_hex().to_string()
-}
-
-impl KeyValueStore for MemoryNode {
+impl KeyValueStore for DeterministicKeyValueStore {
     fn read(&self, request: ReadRequest) -> Answer<'_, ReadResult> {
-        at_once(self.kept().read(request))
+        at_once(self.0.member().and_then(|mut kept| kept.read(request)))
     }
 
     fn write(&self, command: Command) -> Answer<'_, WriteResult> {
-        at_once(self.kept().write(&command))
+        at_once(self.0.member().and_then(|mut kept| kept.write(&command)))
     }
 
     fn scan(&self, request: ScanRequest) -> Answer<'_, ScanResult> {
-        at_once(self.kept().scan(request))
+        at_once(self.0.member().and_then(|mut kept| kept.scan(request)))
     }
 
-    fn vaults(&self, _consistency: Consistency) -> Answer<'_, VaultList> {
-        at_once(Ok(self.kept().vaults()))
+    fn vaults(&self, consistency: Consistency) -> Answer<'_, VaultList> {
+        let checked = check_max_staleness(consistency).map_err(ApiError::from);
+        at_once(checked.and_then(|()| self.0.member()).map(|kept| kept.vaults()))
     }
 
     fn keep_lease(&self, lease: LeaseId) -> Answer<'_, u64> {
-        let kept = self.kept().store.leases().find(|info| info.lease == lease);
-        at_once(kept.map(|info| info.ttl_ms).ok_or(ApiError::LeaseNotFound { lease }))
+        at_once(self.0.member().and_then(|kept| {
+            let info = kept.store.leases().find(|info| info.lease == lease);
+            info.map(|info| info.ttl_ms).ok_or(ApiError::LeaseNotFound { lease })
+        }))
     }
 
-    fn leases(&self, _consistency: Consistency) -> Answer<'_, LeaseList> {
-        let kept = self.kept();
-        at_once(Ok(LeaseList { revision: kept.revision(), leases: kept.store.leases().collect() }))
+    fn leases(&self, consistency: Consistency) -> Answer<'_, LeaseList> {
+        let checked = check_max_staleness(consistency).map_err(ApiError::from);
+        let member = checked.and_then(|()| self.0.member());
+        at_once(
+            member.map(|kept| LeaseList { revision: kept.revision(), leases: kept.store.leases().collect() }),
+        )
     }
 
-    /// What there is, and its end: nothing happens while a request is answered.
     fn watch(&self, request: WatchRequest) -> Answer<'_, WatchStream> {
-        at_once(self.kept().watch(request))
+        at_once(self.0.member().and_then(|kept| {
+            check_max_staleness(request.consistency)?;
+            Ok(Following::new(&kept.feed, request)?.into_stream(|| None))
+        }))
     }
 }
 
-impl ClusterController for MemoryNode {
-    fn init(&self, _members: BTreeMap<NodeId, NodeInfo>) -> Answer<'_, ()> {
-        at_once(Err(ApiError::AlreadyInitialized))
+impl ClusterController for DeterministicClusterController {
+    fn init(&self, members: BTreeMap<NodeId, NodeInfo>) -> Answer<'_, ()> {
+        at_once(self.0.kept().init(members))
     }
 
     fn add_learner(&self, id: NodeId, info: NodeInfo) -> Answer<'_, ()> {
-        at_once(self.kept().add_learner(id, info))
+        at_once(self.0.member().and_then(|mut kept| kept.add_learner(id, info)))
     }
 
     fn change_membership(&self, voters: BTreeSet<NodeId>, retain: bool) -> Answer<'_, ()> {
-        at_once(self.kept().change_membership(&voters, retain))
+        at_once(self.0.member().and_then(|mut kept| kept.change_membership(&voters, retain)))
     }
 
     fn promote_learner(&self, id: NodeId) -> Answer<'_, ()> {
-        at_once(self.kept().promote_learner(id))
+        at_once(self.0.member().and_then(|mut kept| kept.promote_learner(id)))
     }
 
     fn remove_member(&self, id: NodeId) -> Answer<'_, ()> {
-        at_once(self.kept().remove_member(id))
+        at_once(self.0.member().and_then(|mut kept| kept.remove_member(id)))
     }
 
+    /// To itself only: nobody else is there to lead.
     fn transfer_leader(&self, to: NodeId) -> Answer<'_, ()> {
-        at_once(self.kept().transfer_leader(to))
+        at_once(self.0.member().and_then(|kept| kept.transfer_leader(to)))
     }
 
     fn status(&self) -> ClusterStatus {
-        self.kept().status()
+        self.0.kept().status()
     }
 
     fn trigger_snapshot(&self) -> Answer<'_, SnapshotStatus> {
-        at_once(Ok(SnapshotStatus { last: Some(self.kept().entry_id()), bytes: 0 }))
+        at_once(Err(ApiError::Unsupported))
     }
 
     fn copy_state(&self, _consistency: Consistency) -> Answer<'_, StateCopy> {
-        at_once(Err(ApiError::TooManyBackups { limit: 0 }))
+        at_once(Err(ApiError::Unsupported))
     }
 }
 
-impl RaftObserver for MemoryNode {
-    fn raft_state(&self) -> RaftState {
-        let last = self.kept().entry_id();
-        RaftState {
-            id: OWN,
-            incarnation: "memory".to_owned(),
-            role: "leader".to_owned(),
-            term: TERM,
-            vote: VoteState { term: TERM, voted_for: OWN, is_committed: true },
-            leader: Some(OWN),
-            last_log_index: Some(last.index),
-            committed: Some(last),
-            applied: Some(last),
-            snapshot: None,
-            purged: None,
-        }
-    }
-
-    fn log_digest(&self, from: u64, to: u64) -> Answer<'_, LogDigest> {
-        at_once(self.kept().log_digest(from, to))
-    }
-
-    fn measures(&self) -> Measures {
-        Measures::default()
-    }
-
-    fn state_digest(&self, at: Option<u64>) -> Answer<'_, StateDigest> {
-        at_once(self.kept().state_digest(at))
-    }
-}
+#[cfg(test)]
+mod tests;

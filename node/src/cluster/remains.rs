@@ -1,0 +1,75 @@
+//! What a stopped node has kept besides Raft's files: its key, what it knows of its cluster, and marks that forbid it to run.
+
+use std::path::Path;
+
+use super::identity::{IDENTITY_FILE, Identity};
+use super::metadata::{MetadataError, MetadataStore};
+use super::retired::check_not_retired;
+use crate::causes::with_causes;
+use crate::storage::RESTORING_FILE;
+use crate::storage::log::LOG_FILE;
+
+/// What was found: lines of what there is, and of what is wrong and what to do.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// What there is.
+    pub seen: Vec<String>,
+    /// What is wrong.
+    pub faults: Vec<String>,
+}
+
+impl Remains {
+    /// Looks at a data directory, and changes nothing in it.
+    ///
+    /// # Errors
+    /// The node runs, or its files are of a later version: that is no fault of theirs.
+    pub fn look(data_dir: &Path) -> Result<Self, MetadataError> {
+        let mut remains = Self::default();
+        let has_log = data_dir.join(LOG_FILE).exists();
+        let is_restoring = data_dir.join(RESTORING_FILE).exists();
+        if let Err(error) = check_not_retired(data_dir)
+            && !is_restoring
+        {
+            remains.faults.push(error.to_string());
+        }
+        let metadata = match MetadataStore::inspect(data_dir) {
+            Ok(metadata) => metadata,
+            Err(error @ (MetadataError::InUse { .. } | MetadataError::Format { .. })) => return Err(error),
+            Err(error) => {
+                remains.faults.push(with_causes(&error));
+                None
+            }
+        };
+        let has_key = data_dir.join(IDENTITY_FILE).exists();
+        if !has_key && !has_log && metadata.is_none() && remains.faults.is_empty() && !is_restoring {
+            remains
+                .faults
+                .push(format!("there is no node in {}: name its data directory", data_dir.display()));
+            return Ok(remains);
+        }
+        match Identity::load(data_dir) {
+            Ok(identity) => remains.seen.push(format!("key: {}", identity.endpoint_id())),
+            Err(error) => remains.faults.push(with_causes(&error)),
+        }
+        if let Some(metadata) = metadata
+            && let Err(error) = remains.members(&metadata, has_log)
+        {
+            remains.faults.push(with_causes(&error));
+        }
+        Ok(remains)
+    }
+
+    fn members(&mut self, metadata: &MetadataStore, has_log: bool) -> Result<(), MetadataError> {
+        let (own, nodes) = (metadata.own_id()?, metadata.nodes()?);
+        metadata.starts()?;
+        let own = own.map_or_else(String::new, |id| format!(", which has let it in as node {id}"));
+        self.seen.push(format!("cluster: {} other members are known{own}", nodes.len()));
+        if !has_log && metadata.has_had_log()? {
+            self.faults.push(format!(
+                "{LOG_FILE} is gone, and with it what the node has promised: remove it from its cluster, remove the data directory and rejoin \
+                 as a new member"
+            ));
+        }
+        Ok(())
+    }
+}
