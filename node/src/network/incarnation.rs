@@ -121,18 +121,21 @@ impl Incarnations {
         self.own.lock().expect("nothing panics while it holds this lock")
     }
 
-    /// Takes down what another node has said of itself. `false`: it was put back to an earlier state.
-    pub fn meet(&self, key: &EndpointKey, other: &Incarnation) -> bool {
-        let mut is_known = true;
+    /// Takes down what another node has said of itself.
+    ///
+    /// # Errors
+    /// What was seen of it that it does not remember: it was put back to an earlier state, or what it has said comes late.
+    pub fn meet(&self, key: &EndpointKey, other: &Incarnation) -> Result<(), Start> {
+        let mut met = Ok(());
         self.seen.send_if_modified(|seen| {
-            is_known = seen.get(key).is_none_or(|last| !other.has_forgotten(*last));
-            if !is_known {
+            if let Some(last) = seen.get(key).filter(|last| other.has_forgotten(**last)) {
+                met = Err(*last);
                 return false;
             }
             let before = seen.insert(*key, other.present);
             before.is_none_or(|before| !before.is_same(&other.present))
         });
-        is_known
+        met
     }
 
     /// What was seen of the others, as it changes.
@@ -160,8 +163,12 @@ impl Incarnations {
         });
     }
 
-    /// Takes down that another node says so of this one.
-    pub fn note_denounced(&self, by: EndpointKey) {
+    /// Takes down that another node has seen of this one what it did not remember. It may do so by now: of two greetings the first may
+    /// come last.
+    pub fn note_denounced(&self, by: EndpointKey, seen: Start) {
+        if !self.held().has_forgotten(seen) {
+            return;
+        }
         self.denounced.send_if_modified(|denounced| denounced.is_none() && denounced.replace(by).is_none());
     }
 
@@ -262,16 +269,29 @@ mod tests {
     fn what_was_seen_counts_until_it_is_forgotten() {
         let incarnations = Incarnations::new(Incarnation::first(1), Starts::from([(KEY, start(5, 7))]));
         let mut seen = incarnations.seen();
-        assert!(incarnations.meet(&KEY, &incarnation(start(5, 9), &[])));
+        incarnations.meet(&KEY, &incarnation(start(5, 9), &[])).unwrap();
         assert!(!seen.has_changed().unwrap());
-        assert!(!incarnations.meet(&KEY, &incarnation(start(6, 0), &[start(5, 8)])));
+        let put_back = incarnation(start(6, 0), &[start(5, 8)]);
+        assert_eq!(incarnations.meet(&KEY, &put_back), Err(start(5, 9)));
         let five = start(5, 0);
         let mut replaced = std::pin::pin!(incarnations.replaced(&KEY, &five));
         assert_eq!(replaced.as_mut().now_or_never(), None);
-        assert!(incarnations.meet(&KEY, &incarnation(start(7, 0), &[start(5, 9)])));
+        incarnations.meet(&KEY, &incarnation(start(7, 0), &[start(5, 9)])).unwrap();
         assert_eq!(replaced.now_or_never(), Some(()));
         assert_eq!(*seen.borrow_and_update(), Starts::from([(KEY, start(7, 0))]));
         incarnations.retain(|_| false);
-        assert!(incarnations.meet(&KEY, &incarnation(start(6, 0), &[start(3, 0)])));
+        incarnations.meet(&KEY, &incarnation(start(6, 0), &[start(3, 0)])).unwrap();
+    }
+
+    /// What it said first may have come last.
+    #[test]
+    fn node_is_not_put_back_that_remembers_by_now_what_was_seen() {
+        let incarnations = Incarnations::new(incarnation(start(5, 7), &[start(3, 2)]), Starts::new());
+        for seen in [start(5, 7), start(5, 6), start(3, 2)] {
+            incarnations.note_denounced(KEY, seen);
+            assert!(!incarnations.is_denounced(), "{seen:?}");
+        }
+        incarnations.note_denounced(KEY, start(5, 8));
+        assert!(incarnations.is_denounced());
     }
 }

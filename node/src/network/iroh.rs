@@ -85,7 +85,7 @@ mod close_code {
     pub(super) const NOTHING_TO_SHOW: u32 = 6;
     /// The other's key belongs to no member: nothing of what it has sent was read.
     pub(super) const NOT_A_MEMBER: u32 = 7;
-    /// The other has forgotten a start of its own: nothing but its greeting was read.
+    /// The other does not remember what was seen of it, which is the reason that is given: nothing but its greeting was read.
     pub(super) const PUT_BACK: u32 = 8;
 }
 

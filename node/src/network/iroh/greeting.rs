@@ -31,7 +31,7 @@ pub(super) async fn greet(connection: &Connection, admission: &Admission) -> Res
     });
     let reason = match greeted.await {
         Ok(Ok(other)) if meet(connection, admission, &other) => return Ok(other.present),
-        Ok(Ok(_)) => "it was put back to an earlier state".to_owned(),
+        Ok(Ok(_)) => "it does not remember what was seen of it".to_owned(),
         Ok(Err(reason)) => reason,
         Err(elapsed) => text(elapsed),
     };
@@ -64,8 +64,11 @@ pub(super) async fn greeted(admission: &Admission, connection: &Connection) -> O
 
 /// Looks at why a connection has ended: the other may have said that this node was put back.
 pub(super) fn heed(connection: &Connection, incarnations: &Incarnations) {
-    if closed_with(connection) == Some(VarInt::from_u32(close_code::PUT_BACK)) {
-        incarnations.note_denounced(remote_key(connection));
+    let Some(ConnectionError::ApplicationClosed(close)) = connection.close_reason() else { return };
+    if close.error_code == VarInt::from_u32(close_code::PUT_BACK)
+        && let Ok(seen) = postcard::from_bytes(&close.reason)
+    {
+        incarnations.note_denounced(remote_key(connection), seen);
     }
 }
 
@@ -77,16 +80,14 @@ fn closed_with(connection: &Connection) -> Option<VarInt> {
     }
 }
 
-/// Whether the other is who it was; otherwise it is told.
+/// Whether the other is who it was; otherwise it is told what was seen of it.
 fn meet(connection: &Connection, admission: &Admission, other: &Incarnation) -> bool {
     let key = remote_key(connection);
-    let is_known = admission.incarnations().meet(&key, other);
-    if !is_known {
-        admission.refused(&key, "it was put back to an earlier state");
-        connection
-            .close(VarInt::from_u32(close_code::PUT_BACK), b"this node has forgotten what it has shown");
-    }
-    is_known
+    let Err(seen) = admission.incarnations().meet(&key, other) else { return true };
+    admission.refused(&key, "it does not remember what was seen of it");
+    let seen = postcard::to_stdvec(&seen).expect("plain data in memory always encodes");
+    connection.close(VarInt::from_u32(close_code::PUT_BACK), &seen);
+    false
 }
 
 fn written(incarnations: &Incarnations) -> Vec<u8> {
