@@ -229,17 +229,6 @@ pub const REPLACE_AFTER_S_MAX: u64 = 7 * 86_400;
 pub const LABEL_BYTES_MAX: u32 = 64;
 /// Regions that can be preferred, one after the other: there are no more continents than that.
 pub const PREFERRED_REGIONS_MAX: u32 = 16;
-/// Starts that a node remembers besides the present one. One that was put back and is started more often than that while nobody can
-/// tell passes for what it was.
-pub const STARTS_KEPT_MAX: u32 = 64;
-/// Longest greeting of a member, in bytes: as many starts, and the present one, of three numbers.
-pub const GREETING_BYTES_MAX: usize = 2048;
-/// How often a node takes down that it is still there: what is put back to longer ago is noticed, and each costs a write.
-pub const BEAT_INTERVAL: Duration = Duration::from_secs(5);
-/// Folders that hold what a node had which came back as a new member: each may be as large as all that it has.
-pub const SET_ASIDE_MAX: u32 = 4;
-/// How long two members may take to greet each other once there is a connection.
-pub const GREETING_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest word of a node about itself, in bytes: two labels and the regions that it prefers, and as much again.
 pub const ABOUT_BYTES_MAX: usize = 2 * (2 + PREFERRED_REGIONS_MAX as usize) * (LABEL_BYTES_MAX as usize + 2);
 /// How long that word may take once there is a connection, and how long the one who gives it waits until it was heard.
@@ -250,6 +239,18 @@ pub const ABOUT_INTERVAL: Duration = Duration::from_secs(10);
 pub const ABOUT_RETRY: Duration = Duration::from_secs(1);
 /// How many are asked at once: each costs a handshake.
 pub const ABOUT_ASKED_AT_ONCE: usize = 8;
+
+/// Starts that a node remembers besides the present one. One that was put back and is started more often than that while nobody can
+/// tell passes for what it was.
+pub const STARTS_KEPT_MAX: u32 = 64;
+/// Longest greeting of a member, in bytes: as many starts, and the present one, of three numbers.
+pub const GREETING_BYTES_MAX: usize = 2048;
+/// How often a node takes down that it is still there: what is put back to longer ago is noticed, and each costs a write.
+pub const BEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// How long two members may take to greet each other once there is a connection.
+pub const GREETING_TIMEOUT: Duration = Duration::from_secs(2);
+/// Folders that hold what a node had which came back as a new member: each may be as large as all that it has.
+pub const SET_ASIDE_MAX: u32 = 4;
 
 /// How long a leader leads before it hands leadership to a preferred region: as seldom does leadership move for that reason,
 /// whoever leads.

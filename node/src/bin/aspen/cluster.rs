@@ -133,21 +133,21 @@ async fn state(client: &ClusterClient, member: &Json) -> Option<Json> {
 
 /// How the leader finds each member, as far as it says; whoever is asked says it only where it leads itself.
 async fn healths(client: &ClusterClient, answer: &Json) -> Vec<Json> {
-    let members = |answer: &Json| answer["members"].as_array().cloned().unwrap_or_default();
-    let leads = |member: &&Json| member["id"] == answer["leader"]["id"];
-    let mut found = members(answer);
-    if answer["leader"]["id"] != answer["id"]
-        && let Some(leader) = members(answer).iter().find(leads)
-    {
-        let status = ask(client, leader, "/cluster/status").await;
-        found =
-            status.filter(|status| status["id"] == leader["id"]).as_ref().map(members).unwrap_or_default();
-    }
-    let health = |member: Json| {
+    let of = |answer: &Json| answer["members"].as_array().cloned().unwrap_or_default();
+    let members = of(answer);
+    let leader = members.iter().find(|member| member["id"] == answer["leader"]["id"]);
+    let found = match leader.filter(|leader| leader["id"] != answer["id"]) {
+        None => members.clone(),
+        Some(leader) => {
+            let status = ask(client, leader, "/cluster/status").await;
+            status.filter(|status| status["id"] == leader["id"]).as_ref().map(of).unwrap_or_default()
+        }
+    };
+    let health = |member: &Json| {
         let found = found.iter().find(|other| other["id"] == member["id"]);
         found.map_or(Json::Null, |found| found["health"].clone())
     };
-    members(answer).into_iter().map(health).collect()
+    members.iter().map(health).collect()
 }
 
 /// What a member answers, unless it takes too long.
