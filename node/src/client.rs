@@ -23,7 +23,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, InvalidMessage};
+use rustls::{CertificateError, ClientConfig, InvalidMessage};
 use serde_json::Value as Json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -384,8 +384,18 @@ async fn open(address: SocketAddr, way: &Way) -> Result<Open, ClientError> {
 /// Why there is no TLS.
 fn no_tls(error: &io::Error) -> String {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
-    let is_other = matches!(cause, Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)));
-    let hint = if is_other { ": it seems to speak plain HTTP, then leave `https://` out" } else { "" };
+    let hint = match cause {
+        Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            ": it seems to speak plain HTTP, then leave `https://` out"
+        }
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            ": name the authority that has signed it with --ca"
+        }
+        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext { .. })) => {
+            ": ask by a name that it has, or say which one it has with --tls-name"
+        }
+        _ => "",
+    };
     format!("no TLS: {error}{hint}")
 }
 

@@ -9,12 +9,12 @@ mod error;
 mod file;
 mod lookups;
 mod peer;
+mod printed;
 mod region;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fmt;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -38,7 +38,7 @@ use self::source::Sources;
 pub use self::source::{Setting, Source};
 use crate::cluster::ticket::AspenClusterTicket;
 use crate::limits::{
-    DISK_RESERVE_MIB_DEFAULT, DISK_RESERVE_MIB_MAX, PEERS_MAX, SNAPSHOT_SETTING_MAX,
+    DISK_RESERVE_MIB_DEFAULT, DISK_RESERVE_MIB_MAX, MIB, PEERS_MAX, SNAPSHOT_SETTING_MAX,
     WATCH_HISTORY_MIB_DEFAULT, WATCH_HISTORY_MIB_MAX,
 };
 use crate::network::about::About;
@@ -104,16 +104,16 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", env = "ASPEN_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// UDP address for the other members [default: 127.0.0.1:4001]
-    #[arg(long, value_name = "ADDRESS", env = "ASPEN_RAFT_LISTEN")]
+    #[arg(long, value_name = "ADDRESS", value_parser = socket_address, env = "ASPEN_RAFT_LISTEN")]
     pub raft_listen: Option<SocketAddr>,
     /// TCP address for clients [default: 127.0.0.1:8001]
-    #[arg(long, value_name = "ADDRESS", env = "ASPEN_HTTP_LISTEN")]
+    #[arg(long, value_name = "ADDRESS", value_parser = socket_address, env = "ASPEN_HTTP_LISTEN")]
     pub http_listen: Option<SocketAddr>,
     /// Where other members reach --raft-listen [default: the address itself]
-    #[arg(long, value_name = "ADDRESS", env = "ASPEN_RAFT_ADVERTISE")]
+    #[arg(long, value_name = "ADDRESS", value_parser = socket_address, env = "ASPEN_RAFT_ADVERTISE")]
     pub raft_advertise: Option<SocketAddr>,
     /// Where clients reach --http-listen [default: the address itself]
-    #[arg(long, value_name = "ADDRESS", env = "ASPEN_HTTP_ADVERTISE")]
+    #[arg(long, value_name = "ADDRESS", value_parser = socket_address, env = "ASPEN_HTTP_ADVERTISE")]
     pub http_advertise: Option<SocketAddr>,
     /// Read the cluster's secret from a file, as `aspen-node secret` prints one; the variable `ASPEN_SECRET` can have it instead
     #[arg(long, value_name = "FILE", env = "ASPEN_SECRET_FILE")]
@@ -466,76 +466,6 @@ impl Config {
         Ok((config, settings))
     }
 
-    /// Every setting in TOML, with its source. One without a value is left out, as in a file.
-    fn settings(&self, sources: &BTreeMap<&'static str, Source>) -> Vec<Setting> {
-        // JSON's strings are TOML's, too, but for one character (TOML 1.0, String).
-        let text = |text: &dyn fmt::Display| {
-            serde_json::Value::from(text.to_string()).to_string().replace('\u{7f}', "\\u007f")
-        };
-        let ms = |duration: Duration| duration.as_millis().to_string();
-        let mib = |bytes: u64| (bytes / 1024 / 1024).to_string();
-        let peer = |(id, info): &(NodeId, NodeInfo)| {
-            let NodeInfo { endpoint_id, raft, http } = info;
-            format!("{{ id = {id}, endpoint_id = \"{endpoint_id}\", raft = \"{raft}\", http = \"{http}\" }}")
-        };
-        let peers: Vec<String> = self.peers.iter().map(peer).collect();
-        let address = |address: &Option<SocketAddr>| address.as_ref().map(|address| text(address));
-        let ticket = match &self.entry {
-            Entry::Join { ticket, .. } => Some(text(ticket)),
-            Entry::Wait | Entry::Bootstrap => None,
-        };
-        let secret_file = match &self.secret {
-            Some(SecretSource::File(path)) => Some(text(&path.display())),
-            Some(SecretSource::Environment) | None => None,
-        };
-        let PromotionPolicy { target_voters, replace_after } = &self.promotion;
-        let may_be_absent = [
-            ("id", self.id.map(|id| id.to_string())),
-            ("raft_advertise", address(&self.advertise.raft)),
-            ("http_advertise", address(&self.advertise.http)),
-            ("secret_file", secret_file),
-            ("ticket", ticket),
-            ("target_voters", target_voters.map(|count| count.to_string())),
-            ("replace_after_s", replace_after.map(|after| after.as_secs().to_string())),
-            ("region", self.about.region.as_ref().map(|region| text(region))),
-            ("zone", self.about.zone.as_ref().map(|zone| text(zone))),
-            ("preferred_regions", region::list(&self.about.preferred_regions)),
-        ];
-        let values = [
-            ("data_dir", text(&self.data_dir.display())),
-            ("raft_listen", text(&self.raft_listen)),
-            ("http_listen", text(&self.http_listen)),
-            ("http_insecure", self.http_insecure.to_string()),
-            ("bootstrap", (self.entry == Entry::Bootstrap).to_string()),
-            ("rejoin", self.rejoins().to_string()),
-            ("gossip", self.gossips().to_string()),
-            ("heartbeat_ms", ms(self.timing.heartbeat)),
-            ("election_ms_min", ms(self.timing.election_min)),
-            ("election_ms_max", ms(self.timing.election_max)),
-            ("lease_clock", text(&self.lease_clock.name())),
-            ("snapshot_entries", self.snapshots.entries.to_string()),
-            ("snapshot_log_mib", mib(self.snapshots.log_bytes)),
-            ("snapshot_mib_max", mib(self.snapshots.bytes_max)),
-            ("disk_reserve_mib", mib(self.disk_reserve)),
-            ("watch_history_mib", mib(self.watch_history)),
-            ("restart_on_failure", self.restart_on_failure.to_string()),
-            ("control", text(&self.control.name())),
-            ("core_dumps", self.core_dumps.to_string()),
-            ("log", text(&self.log)),
-            ("log_format", text(&self.log_format.name())),
-            ("peers", format!("[{}]", peers.join(", "))),
-        ];
-        let setting = |(key, value)| Setting {
-            key,
-            value,
-            source: sources.get(key).cloned().unwrap_or(Source::Default),
-        };
-        let files =
-            self.credential_settings().map(|(key, path)| (key, path.map(|path| text(&path.display()))));
-        let present = may_be_absent.into_iter().chain(files).filter_map(|(key, value)| Some((key, value?)));
-        present.chain(values).chain(lookups::printed(&self.lookups, text)).map(setting).collect()
-    }
-
     fn check(&self) -> Result<(), ConfigError> {
         self.check_entry()?;
         self.check_credentials()?;
@@ -616,7 +546,15 @@ fn checked_size(key: &'static str, value: Option<u64>, max: u64) -> Result<Optio
 
 /// MiB in bytes.
 fn mib(mib: u64) -> u64 {
-    mib * 1024 * 1024
+    mib * MIB
+}
+
+/// Reads an address as it is typed.
+///
+/// # Errors
+/// What is needed instead.
+pub fn socket_address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "an IP address and a port are needed, as in 127.0.0.1:4001 or [::1]:4001")
 }
 
 fn loopback(port: u16) -> SocketAddr {

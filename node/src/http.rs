@@ -4,7 +4,7 @@ mod auth;
 mod backup;
 mod body;
 mod cluster;
-pub(crate) mod command;
+pub mod command;
 mod credentials;
 mod deadline;
 pub(crate) mod error;
@@ -78,7 +78,7 @@ impl Debug for HttpState {
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// The address is taken or not ours.
-    #[error("cannot listen on TCP {address}")]
+    #[error("cannot listen on TCP {address}, which is http_listen: free it, or take another one")]
     Bind {
         /// The address.
         address: SocketAddr,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+/// A MiB, in bytes.
+pub const MIB: u64 = 1024 * 1024;
 /// Longest key, in bytes. Keys are held in memory by scans and digests.
 pub const KEY_BYTES_MAX: u32 = 1024;
 /// Longest value, in bytes: a value travels in one Raft message with its neighbours.

@@ -124,10 +124,13 @@ pub fn main(cli: Cli) -> ExitCode {
     report(&error, format);
     match error {
         error if error.is_retired() => ExitCode::from(EXIT_RETIRED),
-        RunError::Plant(_) | RunError::FailPoint(_) | RunError::Config(_) | RunError::LogFilter { .. } => {
+        RunError::Plant(_)
+        | RunError::FailPoint(_)
+        | RunError::Config(_)
+        | RunError::LogFilter { .. }
+        | RunError::Start(StartError::Config(_) | StartError::Secret(_) | StartError::Credentials(_)) => {
             ExitCode::from(EXIT_USAGE)
         }
-        RunError::Start(StartError::Config(_)) => ExitCode::from(EXIT_USAGE),
         _ => ExitCode::FAILURE,
     }
 }

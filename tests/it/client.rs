@@ -130,7 +130,8 @@ fn commands_do_what_they_say() {
 
     assert!(aspen.types(&["cluster", "transfer", "2"]).contains("node 2 leads"));
     assert!(aspen.types(&["cluster", "snapshot"]).starts_with("covers everything up to revision "));
-    aspen.types(&["cluster", "remove", "3"]);
+    let said = aspen.types(&["cluster", "remove", "3"]);
+    assert!(said.starts_with("node 3 is no member any more: if it still runs, stop it"), "{said}");
     assert!(aspen.types(&["cluster", "status"]).contains("2 members, 2 of them vote"));
     aspen.types(&["cluster", "add-learner", "3"]);
     aspen.types(&["cluster", "promote", "3"]);
@@ -144,18 +145,31 @@ fn changes_are_followed_and_keys_end_with_leases_as_typed() {
     let aspen = Typist { program: client(), nodes: &nodes };
     let lease = aspen.types(&["lease", "grant", "600"]).trim().to_owned();
     aspen.types(&["kv", "put", "a", "1\n", "--lease", &lease]);
-    assert_eq!(aspen.types(&["lease", "keep", &lease]), "600 s\n");
+    assert_eq!(aspen.types(&["lease", "keep", &lease]), "lives for another 600 s\n");
+    // The leader knows what is left, whoever is asked.
     let listed = aspen.types(&["lease", "list"]);
-    assert!(listed.starts_with(&format!("{lease}\t600\t")) && listed.ends_with("\t1\n"), "{listed}");
+    let lines: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["lease", "lives_s", "left_s", "keys"]);
+    let (left, others) = (lines[1][2], (lines[1][0], lines[1][1], lines[1][3]));
+    assert_eq!(others, (&lease[..], "600", "1"), "{listed}");
+    assert!(left.parse::<f64>().is_ok_and(|left| left <= 600.0), "{listed}");
     let transaction =
         r#"{"compare":[{"key":"b","exists":false}],"success":[{"Put":{"key":"b","value":"2"}}]}"#;
     let answer = aspen.types_into(&["kv", "txn"], transaction.as_bytes()).stdout;
     let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
     assert_eq!(answer["succeeded"], true);
-    assert!(aspen.fails(&["kv", "txn", "{"], 64).starts_with("aspen: the transaction is no JSON: "));
-    assert!(aspen.types(&["lease", "revoke", &lease]).starts_with("1 removed, revision "));
+    let said = aspen.fails(&["kv", "txn", r#"{"compare":[],"sucess":[]}"#], 64);
+    assert!(said.starts_with("aspen: the transaction is refused: unknown field `sucess`"), "{said}");
+    assert!(said.contains(" at line 1 column 22\n"), "{said}");
+    assert!(
+        aspen.types(&["lease", "revoke", &lease]).starts_with("ended, keys removed with it: 1, revision ")
+    );
     assert!(aspen.fails(&["lease", "keep", &lease], 1).contains(&format!("there is no lease {lease}")));
     assert!(aspen.fails(&["lease", "keep", "--forever", &lease], 1).contains("there is no lease"));
+    let long = aspen.types_into(&["kv", "put", "long"], &vec![b'v'; 9 << 20]);
+    let said = String::from_utf8(long.stderr).unwrap();
+    let want = "aspen: nothing was written: the value has 9437184 bytes, 0 to 1048576 are allowed\n";
+    assert_eq!((long.status.code(), &said[..]), (Some(64), want));
     assert!(aspen.fails(&["lease", "grant", "0.5"], 64).contains("such as 10 or 1.5, from 1 to 2592000"));
 
     let watch = ["kv", "watch", "--no-follow", "--from", &lease];
@@ -171,6 +185,10 @@ fn changes_are_followed_and_keys_end_with_leases_as_typed() {
             .fails(&["kv", "watch", "--from", "1", "--previous"], 3)
             .contains("nobody has asked for it earlier")
     );
+    // A refusal is JSON where answers are.
+    let refused = aspen.types_into(&["--json", "kv", "watch", "--from", "1", "--previous"], b"");
+    let refused: serde_json::Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!(refused["error"]["code"], "previous_not_noted", "{refused}");
 }
 
 /// It prints as it goes, and ends when nobody reads any more.

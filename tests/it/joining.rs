@@ -299,7 +299,7 @@ fn secret_is_replaced_while_the_nodes_run() {
                 closed
                     .nodes
                     .last_words(id)
-                    .matches("the secrets of the cluster have changed, and count as they are now")
+                    .matches("the secrets of the cluster were read again, and count as they are now")
                     .count()
             };
             [1, 2].into_iter().all(|id| counts(id) >= step).then_some(())

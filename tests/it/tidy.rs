@@ -100,6 +100,19 @@ fn every_route_and_error_code_is_documented() {
 }
 
 #[test]
+fn every_link_of_the_documents_leads_somewhere() {
+    let is_document = |path: &String| Path::new(path).extension().is_some_and(|extension| extension == "md");
+    let documents: Vec<String> = files_below("").into_iter().filter(is_document).collect();
+    assert!(documents.len() >= 8, "{documents:?}");
+    // A folder has no headings.
+    let text = |path: &str| {
+        let path = root().join(path);
+        if path.is_dir() { Some(String::new()) } else { fs::read_to_string(path).ok() }
+    };
+    none(documents.iter().flat_map(|path| documents::broken_links(path, &read(path), text)));
+}
+
+#[test]
 fn every_key_of_the_appliance_is_documented() {
     let text = read("docs/image.md");
     let is_missing = |key: &&str| !text.contains(&format!("| `{key}` |"));

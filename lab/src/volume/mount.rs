@@ -70,7 +70,11 @@ impl Mounted {
         // What the kernel still holds of files that were mapped comes too late.
         self.shared().is_off = true;
         if let Some(session) = self.session.take() {
-            session.umount_and_join().map_err(|source| self.failed(source))?;
+            match session.umount_and_join() {
+                // The kernel was handing over a request, say that a file is closed, when its file system went.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                ended => ended.map_err(|source| self.failed(source))?,
+            }
         }
         let gone = self.shared().volume.cut(loss, random);
         self.power_on()?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::LeaderHint;
 use crate::limits::{
     COMMAND_BYTES_MAX, HTTP_BODY_BYTES_MAX, JOIN_ID_MAX, KEY_BYTES_MAX, KEYS_PER_COMMAND_MAX,
-    LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LOG_DIGEST_RANGE_MAX, MAX_STALENESS_MS_MAX, PEERS_MAX,
+    LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LOG_DIGEST_RANGE_MAX, MAX_STALENESS_MS_MAX, MIB, PEERS_MAX,
     SCAN_LIMIT_MAX, TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX, VAULT_NAME_BYTES_MAX, VOTERS_MAX,
 };
 use crate::types::{LeaseId, NodeId, Revision, VaultName};
@@ -62,7 +62,8 @@ pub enum ApiError {
     LeaderLost,
     /// The disk of the leader has only its reserve left.
     #[error(
-        "nothing was written, the disk of node {node} is full: {left} bytes are left, {needed} are needed"
+        "nothing was written, the disk of node {node} is full: {} MiB are left, {} are needed",
+        left.div_ceil(MIB), needed.div_ceil(MIB)
     )]
     DiskFull {
         /// Whose disk.

@@ -24,6 +24,12 @@ pub enum FileError {
         /// Why.
         source: io::Error,
     },
+    /// It would be in a folder that is not there.
+    #[error("there is no folder {path} for the backup: make it first")]
+    NoFolder {
+        /// The folder.
+        path: PathBuf,
+    },
     /// There is such a file already.
     #[error("{path} is there already: take another name, or --force to replace it")]
     Exists {
@@ -69,7 +75,7 @@ impl FileError {
                 matches!(source, StorageError::Corrupt { .. } | StorageError::Sqlite { .. })
             }
             Self::Contradiction { .. } => true,
-            Self::Io { .. } | Self::Exists { .. } | Self::Busy { .. } => false,
+            Self::Io { .. } | Self::NoFolder { .. } | Self::Exists { .. } | Self::Busy { .. } => false,
         }
     }
 }
@@ -92,6 +98,11 @@ pub(super) fn takes(file: &File, path: &Path) -> bool {
     file.try_lock().is_ok() && number(file.metadata()) == number(fs::symlink_metadata(path))
 }
 
+/// The folder of a file.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 impl NewBackup {
     /// Begins a backup that is to be at `path`.
     ///
@@ -100,6 +111,9 @@ impl NewBackup {
     pub fn create(path: &Path, may_replace: bool) -> Result<Self, FileError> {
         if !may_replace && path.symlink_metadata().is_ok() {
             return Err(FileError::Exists { path: path.to_owned() });
+        }
+        if !folder_of(path).is_dir() {
+            return Err(FileError::NoFolder { path: folder_of(path).to_owned() });
         }
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
@@ -140,8 +154,7 @@ impl NewBackup {
         }
         fs::rename(&self.partial, &self.path).map_err(|source| self.failed(source))?;
         self.is_finished = true;
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
+        let folder = folder_of(&self.path);
         sync_dir(folder).map_err(|source| FileError::Io { path: folder.to_owned(), source })?;
         Ok(header)
     }

@@ -112,9 +112,19 @@ impl Measured {
     }
 }
 
+/// What the names of all keys begin with.
+pub const KEY_PREFIX: &str = "bench/";
+
 /// The name of a key, the same in every run.
 pub fn key_name(number: u64) -> String {
-    format!("bench/{number:010}")
+    format!("{KEY_PREFIX}{number:010}")
+}
+
+/// Whether a key has such a name.
+pub fn is_key_name(key: &str) -> bool {
+    key.strip_prefix(KEY_PREFIX)
+        .and_then(|number| number.parse().ok())
+        .is_some_and(|number| key_name(number) == key)
 }
 
 /// Puts load on a system. `target` makes the system for each client, by its number.
@@ -183,6 +193,14 @@ async fn client<T: Target>(load: Load, number: u32, mut target: T, begin: Instan
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_known_by_their_names() {
+        assert!(is_key_name(&key_name(0)) && is_key_name(&key_name(u64::MAX)));
+        for other in ["bench/", "bench/1", "bench/+000000001", "bench/0000000001/a", "other/0000000001"] {
+            assert!(!is_key_name(other), "{other}");
+        }
+    }
 
     #[test]
     fn latencies_of_all_clients_are_told_apart() {

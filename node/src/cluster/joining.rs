@@ -72,7 +72,16 @@ pub async fn join(
             };
             if last_said.is_none_or(|said| said.elapsed() >= JOIN_LOG_INTERVAL) {
                 last_said = Some(Instant::now());
-                tracing::warn!(peer = %peer.raft, error = with_causes(&error), "not let in yet");
+                let (peer, text) = (peer.raft, with_causes(&error));
+                // Whoever is started with its cluster waits for it.
+                if matches!(
+                    error,
+                    JoinError::Unreachable(_) | JoinError::Lost(_) | JoinError::NotLeader { .. }
+                ) {
+                    tracing::info!(%peer, error = text, "not let in yet");
+                } else {
+                    tracing::warn!(%peer, error = text, "not let in yet");
+                }
             }
         }
         // Those that were started together do not go on asking together.

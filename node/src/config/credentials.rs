@@ -74,7 +74,7 @@ impl Config {
         client_authorities.is_none() && (token.is_some() || self.raft_listen.ip().is_loopback())
     }
 
-    /// The settings of these files that have a value, for people.
+    /// The settings of these files.
     pub(super) fn credential_settings(&self) -> [(&'static str, Option<&PathBuf>); 5] {
         let CredentialFiles { token, read_token, certificate, client_authorities } = &self.credentials;
         [

@@ -27,7 +27,7 @@ pub struct LookupArgs {
     #[arg(long, value_name = "DOMAIN", env = "ASPEN_DNS_LOOKUP")]
     pub dns_lookup: Option<DnsOrigin>,
     /// Ask this name server, and no other, for whatever is asked by DNS [default: those of the machine]
-    #[arg(long, value_name = "ADDRESS", env = "ASPEN_DNS_SERVER")]
+    #[arg(long, value_name = "ADDRESS", value_parser = super::socket_address, env = "ASPEN_DNS_SERVER")]
     pub dns_server: Option<SocketAddr>,
     /// Publish this node's address at a pkarr relay, and ask there where peers are [default: never]
     #[arg(long, value_name = "URL", env = "ASPEN_PKARR_RELAY")]
@@ -122,11 +122,11 @@ fn relays(mode: RelayModeArg, urls: Vec<ServerUrl>) -> Result<Relays, LookupsErr
     }
 }
 
-/// Keys and values in TOML; `text` makes a string of it. One that says nothing is left out.
+/// Keys and values in TOML; `text` makes a string of it.
 pub(super) fn printed(
     lookups: &Lookups,
     text: impl Fn(&dyn fmt::Display) -> String,
-) -> impl Iterator<Item = (&'static str, String)> {
+) -> [(&'static str, Option<String>); 6] {
     let Lookups { relays, mdns, dns, dns_server, pkarr } = lookups;
     let (mode, urls) = match relays {
         Relays::Disabled => (RelayModeArg::Disabled, &[][..]),
@@ -134,13 +134,12 @@ pub(super) fn printed(
         Relays::Default => (RelayModeArg::Default, &[][..]),
     };
     let urls: Vec<String> = urls.iter().map(|url| text(url)).collect();
-    let settings = [
+    [
         ("relay_mode", Some(text(&mode))),
         ("relay_urls", Some(format!("[{}]", urls.join(", ")))),
         ("mdns", Some(mdns.to_string())),
         ("dns_lookup", dns.as_ref().map(|origin| text(origin))),
         ("dns_server", dns_server.as_ref().map(|server| text(server))),
         ("pkarr_relay", pkarr.as_ref().map(|url| text(url))),
-    ];
-    settings.into_iter().filter_map(|(key, value)| Some((key, value?)))
+    ]
 }

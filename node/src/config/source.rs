@@ -22,8 +22,8 @@ pub enum Source {
 pub struct Setting {
     /// Its key in the file.
     pub key: &'static str,
-    /// Its value, in TOML.
-    pub value: String,
+    /// Its value, in TOML; `None` where it has none.
+    pub value: Option<String>,
     /// Where it comes from.
     pub source: Source,
 }
@@ -31,9 +31,14 @@ pub struct Setting {
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, value, source } = self;
-        let text = format!("{key} = {value}");
+        let text = match value {
+            Some(value) => format!("{key} = {value}"),
+            // No value of TOML says that.
+            None => format!("# {key} ="),
+        };
         write!(f, "{text:<40} # ")?;
         match source {
+            Source::Default if value.is_none() => write!(f, "not set"),
             Source::Flag => write!(f, "a flag"),
             Source::Environment => write!(f, "ASPEN_{}", key.to_uppercase()),
             Source::File(path) => write!(f, "{}", path.display()),

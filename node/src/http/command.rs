@@ -237,6 +237,15 @@ fn expected(expected: Expected, base64: Option<String>) -> Result<Option<Value>,
     bytes("expected", text, base64).map(|bytes| Some(Value(bytes)))
 }
 
+/// Reads a transaction as a body of `/kv/write` has it.
+///
+/// # Errors
+/// Where and why it is none.
+pub fn transaction(json: &[u8]) -> Result<Transaction, ApiError> {
+    let body: TransactionBody = serde_json::from_slice(json).map_err(|error| malformed(error.to_string()))?;
+    body.transaction()
+}
+
 impl TransactionBody {
     fn transaction(self) -> Result<Transaction, ApiError> {
         let branch = |operations: Vec<OperationBody>| -> Result<Vec<Operation>, ApiError> {

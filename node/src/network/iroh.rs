@@ -93,7 +93,7 @@ mod close_code {
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// The address is taken or not ours.
-    #[error("cannot listen on UDP {address}: {reason}")]
+    #[error("cannot listen on UDP {address}, which is raft_listen: {reason}. Free it, or take another one")]
     Bind {
         /// The address.
         address: SocketAddr,

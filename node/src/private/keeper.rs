@@ -79,7 +79,7 @@ impl<T: Send + Sync + 'static> FileKeeper<T> {
             Ok(held) => {
                 (self.seen, self.said) = (found, None);
                 self.sender.send_replace(held);
-                tracing::info!("{} have changed, and count as they are now", self.what);
+                tracing::info!("{} were read again, and count as they are now", self.what);
             }
             Err(error) => {
                 let text = with_causes(&*error);

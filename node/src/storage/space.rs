@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::sys::statvfs::statvfs;
 
-use crate::limits::DISK_LOOK_INTERVAL;
+use crate::limits::{DISK_LOOK_INTERVAL, MIB};
 
 /// The disk of a data directory.
 #[derive(Debug)]
@@ -25,16 +25,12 @@ const UNKNOWN: u64 = u64::MAX;
 
 /// Too little room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the disk has {} MiB left, {} MiB are needed: make room on it", mib(*left), mib(*needed))]
+#[error("the disk has {} MiB left, {} MiB are needed: make room on it", left.div_ceil(MIB), needed.div_ceil(MIB))]
 pub struct DiskFull {
     /// Bytes that are left.
     pub left: u64,
     /// Bytes that have to be.
     pub needed: u64,
-}
-
-fn mib(bytes: u64) -> u64 {
-    bytes.div_ceil(1024 * 1024)
 }
 
 impl Space {
@@ -101,7 +97,7 @@ impl Space {
             let full = DiskFull { left: now, needed: self.enough() };
             tracing::warn!(path = %self.path.display(), "writes are refused: {full}");
         } else if was_short && !is_short {
-            tracing::info!(path = %self.path.display(), left_mib = mib(now), "there is room again, writes are taken");
+            tracing::info!(path = %self.path.display(), left_mib = now.div_ceil(MIB), "there is room again, writes are taken");
         }
     }
 }

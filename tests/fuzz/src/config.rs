@@ -22,7 +22,7 @@ pub fn run(input: &[u8]) -> bool {
     let printed: Vec<String> = settings.iter().map(Setting::to_string).collect();
     let printed = printed.join("\n");
     let again = load(printed.as_bytes(), RunArgs::default()).unwrap_or_default();
-    let values = |settings: Vec<Setting>| -> Vec<String> {
+    let values = |settings: Vec<Setting>| -> Vec<Option<String>> {
         settings.into_iter().map(|setting| setting.value).collect()
     };
     assert_eq!(values(again), values(settings), "what is printed is not what was loaded:\n{printed}");

@@ -1,5 +1,7 @@
 //! Rules about documents and manifests.
 
+use std::path::{Component as Part, Path, PathBuf};
+
 /// A row of ARCHITECTURE.md's table of components.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Component {
@@ -80,6 +82,45 @@ pub(super) fn undocumented(routes: &str, codes: &str, document: &str) -> Vec<Str
     complaints
 }
 
+/// Links of a document to files and headings that are not there.
+pub(super) fn broken_links(path: &str, document: &str, text: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let is_local = |link: &&str| !link.contains("://") && !link.contains(' ');
+    let links = document.split("](").skip(1).filter_map(|rest| rest.split(')').next()).filter(is_local);
+    let is_broken = |link: &&str| {
+        let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+        let file = if file.is_empty() { path.to_owned() } else { beside(path, file) };
+        let text = text(&file);
+        !text.is_some_and(|text| {
+            heading.is_empty() || text.lines().filter_map(anchor).any(|found| found == heading)
+        })
+    };
+    links.filter(is_broken).map(|link| format!("{path}: {link} leads nowhere")).collect()
+}
+
+/// A file that is named as seen from another one.
+fn beside(path: &str, file: &str) -> String {
+    let mut found = PathBuf::new();
+    for part in Path::new(path).parent().unwrap_or(Path::new("")).join(file).components() {
+        if part == Part::ParentDir {
+            found.pop();
+        } else {
+            found.push(part);
+        }
+    }
+    found.display().to_string()
+}
+
+/// How a heading is called in links.
+fn anchor(line: &str) -> Option<String> {
+    let title = line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#'))?;
+    let kept = title
+        .to_lowercase()
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+        .collect::<String>();
+    Some(kept.replace(' ', "-"))
+}
+
 /// The members that the root manifest lists, on one line.
 pub(super) fn members(manifest: &str) -> Vec<String> {
     let line = manifest.lines().find_map(|line| line.strip_prefix("members = [")).unwrap_or_default();
@@ -142,6 +183,15 @@ mod tests {
             undocumented(routes, codes, document),
             ["docs/http.md: no heading `## GET /health`", "docs/http.md: no error code `no_quorum`",]
         );
+    }
+
+    #[test]
+    fn link_that_leads_nowhere_is_found() {
+        let text = |path: &str| (path == "docs/b.md").then(|| "# B\n\n## GET /kv, `raw`\n".to_owned());
+        let check = |document: &str| broken_links("docs/a.md", document, text);
+        assert_eq!(check("[b](b.md) [b](../docs/b.md#get-kv-raw) [c](https://c.test/#d)"), [""; 0]);
+        let want = ["docs/a.md: b.md#raw leads nowhere", "docs/a.md: c.md leads nowhere"];
+        assert_eq!(check("[b](b.md#raw), [c](c.md)"), want);
     }
 
     #[test]

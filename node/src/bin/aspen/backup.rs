@@ -9,6 +9,7 @@ use aspen_node::backup::Header;
 use aspen_node::backup::file::{self, NewBackup};
 use aspen_node::backup::restore::{self, FirstNode, Restored};
 use aspen_node::client::cluster::ClusterClientError;
+use aspen_node::config::socket_address;
 use aspen_node::types::NodeId;
 use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
@@ -54,10 +55,10 @@ pub(crate) struct RestoreArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     id: u64,
     /// Its UDP address for the other members
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = socket_address)]
     raft: SocketAddr,
     /// Its TCP address for clients
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = socket_address)]
     http: SocketAddr,
 }
 

@@ -4,15 +4,17 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use aspen_node::client::aspen::AspenTarget;
-use aspen_node::client::load::{self, Load, Measured, Work};
+use aspen_node::client::load::{self, KEY_PREFIX, Load, Measured, Work, is_key_name};
 use aspen_node::limits::{
-    BENCH_CLIENTS_MAX, BENCH_KEYS_MAX, BENCH_SECONDS_MAX, OPERATIONS_IN_FLIGHT_MAX, VALUE_BYTES_MAX,
+    BENCH_CLIENTS_MAX, BENCH_KEYS_MAX, BENCH_SECONDS_MAX, KEYS_PER_COMMAND_MAX, OPERATIONS_IN_FLIGHT_MAX,
+    SCAN_LIMIT_MAX, VALUE_BYTES_MAX,
 };
 use clap::{Args, ValueEnum, value_parser};
 use serde_json::{Map, Value as Json, json};
 
 use super::access::Access;
-use super::kv::ConsistencyArg;
+use super::kv::{ConsistencyArg, bytes, printed};
+use super::session::{Failure, Session};
 
 /// What `aspen bench` is asked.
 #[derive(Debug, Args)]
@@ -53,6 +55,8 @@ enum WorkArg {
     Mixed,
     /// Replace the value that was last seen
     Cas,
+    /// Remove the keys that the others have left
+    Clean,
 }
 
 /// Why there is nothing to print.
@@ -64,6 +68,35 @@ pub(crate) enum BenchError {
     Nothing(String),
 }
 
+impl BenchArgs {
+    /// Whether nothing is measured.
+    pub(crate) fn is_to_clean(&self) -> bool {
+        self.work == WorkArg::Clean
+    }
+}
+
+/// Removes the keys of earlier benchmarks; what to print.
+pub(crate) async fn clean(session: &mut Session) -> Result<Vec<u8>, Failure> {
+    let mut removed = 0;
+    let mut scan = json!({ "prefix": KEY_PREFIX, "detail": "keys", "limit": SCAN_LIMIT_MAX });
+    loop {
+        let mut page = session.post("/kv/scan", &scan).await?;
+        let found = page["entries"].as_array().into_iter().flatten().map(|entry| bytes(entry, "key"));
+        let found: Vec<String> =
+            found.filter_map(|key| String::from_utf8(key).ok()).filter(|key| is_key_name(key)).collect();
+        for keys in found.chunks(KEYS_PER_COMMAND_MAX as usize) {
+            let command = json!({ "command": { "DeleteMulti": { "keys": keys } } });
+            removed += session.post("/kv/write", &command).await?["deleted"].as_u64().unwrap_or_default();
+        }
+        scan["continuation_token"] = page["continuation_token"].take();
+        if page["is_truncated"] != true {
+            return Ok(printed(&json!({ "deleted": removed }), session, |_| {
+                format!("{removed} keys removed\n")
+            }));
+        }
+    }
+}
+
 /// Measures, and returns what to print. Several nodes share the clients.
 pub(crate) fn run(args: &BenchArgs, access: &Access, is_json: bool) -> Result<String, BenchError> {
     let runtime =
@@ -71,7 +104,7 @@ pub(crate) fn run(args: &BenchArgs, access: &Access, is_json: bool) -> Result<St
     let load = Load {
         work: match args.work {
             WorkArg::Put => Work::Put,
-            WorkArg::Get => Work::Get,
+            WorkArg::Get | WorkArg::Clean => Work::Get,
             WorkArg::Mixed => Work::Mixed,
             WorkArg::Cas => Work::CompareAndSwap,
         },
@@ -114,6 +147,9 @@ fn text(args: &BenchArgs, measured: &Measured) -> String {
     let _ = writeln!(text, "  max {}", millis(measured.longest()));
     for (code, count) in &measured.failures {
         let _ = writeln!(text, "  {count} times {code}");
+    }
+    if args.work != WorkArg::Get {
+        let _ = writeln!(text, "  the keys {KEY_PREFIX}... are left, `aspen bench clean` removes them");
     }
     if measured.failures.contains_key("too_many_operations") {
         let _ = writeln!(text, "  a node takes {OPERATIONS_IN_FLIGHT_MAX} operations at once");

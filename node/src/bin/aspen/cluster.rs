@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 
 use aspen_node::client::cluster::ClusterClient;
+use aspen_node::config::socket_address;
 use aspen_node::limits::STATUS_PATIENCE;
 use aspen_node::types::{EndpointKey, NodeInfo};
 use clap::{Args, Subcommand};
@@ -57,10 +58,10 @@ pub(crate) struct LearnerArgs {
     #[arg(long, value_name = "HEX", requires_all = ["raft", "http"])]
     endpoint_id: Option<EndpointKey>,
     /// Its UDP address for the other members
-    #[arg(long, value_name = "ADDRESS", requires = "endpoint_id")]
+    #[arg(long, value_name = "ADDRESS", value_parser = socket_address, requires = "endpoint_id")]
     raft: Option<SocketAddr>,
     /// Its TCP address for clients
-    #[arg(long, value_name = "ADDRESS", requires = "endpoint_id")]
+    #[arg(long, value_name = "ADDRESS", value_parser = socket_address, requires = "endpoint_id")]
     http: Option<SocketAddr>,
 }
 
@@ -99,8 +100,11 @@ async fn remove(id: u64, session: &mut Session) -> Result<Vec<u8>, Failure> {
     let answer = session.post("/cluster/remove-member", &json!({ "id": id })).await?;
     // A node of an earlier version does not say.
     let was_member = answer["was_member"] != false;
-    let said =
-        if was_member { String::new() } else { format!("node {id} is no member, so nothing has changed\n") };
+    let said = if was_member {
+        format!("node {id} is no member any more: if it still runs, stop it, nobody is served by it\n")
+    } else {
+        format!("node {id} is no member, so nothing has changed\n")
+    };
     Ok(printed(&answer, session, |answer| said + &table(answer, &[])))
 }
 
@@ -148,6 +152,14 @@ async fn healths(client: &ClusterClient, answer: &Json) -> Vec<Json> {
         found.map_or(Json::Null, |found| found["health"].clone())
     };
     members.iter().map(health).collect()
+}
+
+/// What the leader answers, if it can be found and is another node than the one that was asked.
+pub(crate) async fn ask_leader(session: &mut Session, path: &str) -> Option<Json> {
+    let status = session.get("/cluster/status").await.ok()?;
+    let members = status["members"].as_array()?;
+    let leader = members.iter().find(|member| member["id"] == status["leader"]["id"])?;
+    ask(&session.client, leader, path).await
 }
 
 /// What a member answers, unless it takes too long.

@@ -2,9 +2,10 @@
 
 use std::io::{ErrorKind, Read, Write};
 
-use aspen_node::api::Consistency;
+use aspen_node::api::{BadRequest, Consistency};
 use aspen_node::client::watch::{WatchClient, WatchQuery, Watched};
-use aspen_node::limits::{MAX_STALENESS_MS_MAX, SCAN_LIMIT_MAX};
+use aspen_node::http::command::transaction;
+use aspen_node::limits::{MAX_STALENESS_MS_MAX, SCAN_LIMIT_MAX, VALUE_BYTES_MAX};
 use clap::{ArgGroup, Args, Subcommand, ValueEnum, value_parser};
 use data_encoding::BASE64;
 use serde_json::{Map, Value as Json, json};
@@ -35,7 +36,7 @@ pub(crate) enum KvCommand {
         #[command(flatten)]
         space: SpaceArgs,
     },
-    /// Remove keys, all of them at once
+    /// Remove keys, all of them at once, and print how many were there
     Delete {
         /// The keys
         #[arg(required = true, value_name = "KEY")]
@@ -177,6 +178,9 @@ pub(crate) async fn run(command: &KvCommand, session: &mut Session) -> Result<Ve
         KvCommand::Get { key, read, bound } => get(key, read, bound, session).await,
         KvCommand::Put { key, value, lease, space } => {
             let value = value.as_ref().map_or_else(standard_input, |value| Ok(value.clone().into_bytes()))?;
+            if value.len() > VALUE_BYTES_MAX as usize {
+                return Err(Failure::TooLarge(BadRequest::ValueTooLarge(value.len() as u64)));
+            }
             let mut set = Map::from_iter([("key".to_owned(), key.as_str().into())]);
             match String::from_utf8(value) {
                 Ok(text) => set.insert("value".to_owned(), text.into()),
@@ -215,13 +219,15 @@ pub(crate) async fn run(command: &KvCommand, session: &mut Session) -> Result<Ve
                 names.iter().flat_map(|name| [name, "\n"]).collect()
             }))
         }
-        KvCommand::Txn { transaction, lease, space } => {
-            let text = match transaction {
+        KvCommand::Txn { transaction: typed, lease, space } => {
+            let text = match typed {
                 Some(text) => text.clone().into_bytes(),
                 None => standard_input()?,
             };
-            let transaction: Json = serde_json::from_slice(&text).map_err(Failure::Json)?;
-            let answer = write(&json!({ "Transaction": transaction }), *lease, space, session).await?;
+            // Here its places are those of what was typed.
+            transaction(&text).map_err(Failure::Transaction)?;
+            let typed: Json = serde_json::from_slice(&text).unwrap_or_default();
+            let answer = write(&json!({ "Transaction": typed }), *lease, space, session).await?;
             Ok(line(&answer))
         }
         KvCommand::Watch { prefix, key, from, no_follow, previous, read } => {

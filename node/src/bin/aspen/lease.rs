@@ -8,6 +8,7 @@ use clap::Subcommand;
 use serde_json::{Value as Json, json};
 use tokio::time::{Instant, sleep_until};
 
+use super::cluster::ask_leader;
 use super::kv::printed;
 use super::session::{Failure, Session};
 
@@ -33,7 +34,7 @@ pub(crate) enum LeaseCommand {
         /// Its number
         lease: u64,
     },
-    /// Print all leases, one a line: number, seconds that it lives, seconds that are left if the leader is asked, keys
+    /// Print all leases, one a line: number, seconds that it lives, seconds that are left, keys
     List,
 }
 
@@ -58,22 +59,41 @@ pub(crate) async fn run(command: &LeaseCommand, session: &mut Session) -> Result
         }
         LeaseCommand::Keep { lease, forever: false } => {
             let answer = keep(*lease, session).await?;
-            Ok(printed(&answer, session, |answer| format!("{} s\n", in_seconds(&answer["ttl_ms"]))))
+            Ok(printed(&answer, session, |answer| {
+                format!("lives for another {} s\n", in_seconds(&answer["ttl_ms"]))
+            }))
         }
         LeaseCommand::Keep { lease, forever: true } => keep_forever(*lease, session).await,
         LeaseCommand::Revoke { lease } => {
             let answer = session.ask("DELETE", &format!("/lease/{lease}"), "").await?;
             Ok(printed(&answer, session, |answer| {
-                format!("{} removed, revision {}\n", answer["deleted"], answer["revision"])
+                format!(
+                    "ended, keys removed with it: {}, revision {}\n",
+                    answer["deleted"], answer["revision"]
+                )
             }))
         }
         LeaseCommand::List => {
-            let answer = session.get("/leases").await?;
+            let answer = list(session).await?;
             Ok(printed(&answer, session, |answer| {
-                answer["leases"].as_array().into_iter().flatten().map(lease_text).collect()
+                let leases = answer["leases"].as_array().into_iter().flatten().map(lease_text);
+                [line("lease", "lives_s", "left_s", "keys")].into_iter().chain(leases).collect()
             }))
         }
     }
+}
+
+/// All leases, as the leader has them if it answers: it alone knows what is left of them.
+async fn list(session: &mut Session) -> Result<Json, Failure> {
+    let answer = session.get("/leases").await?;
+    let knows = |answer: &Json| {
+        !answer["leases"].as_array().into_iter().flatten().any(|lease| lease["left_ms"].is_null())
+    };
+    if knows(&answer) {
+        return Ok(answer);
+    }
+    let of_leader = ask_leader(session, "/leases").await;
+    Ok(of_leader.filter(knows).unwrap_or(answer))
 }
 
 async fn keep(lease: u64, session: &mut Session) -> Result<Json, Failure> {
@@ -107,7 +127,11 @@ fn ttl_of(answer: &Json) -> Duration {
 
 fn lease_text(lease: &Json) -> String {
     let left = lease["left_ms"].as_u64().map_or("-".to_owned(), |_| in_seconds(&lease["left_ms"]));
-    format!("{}\t{}\t{left}\t{}\n", lease["lease"], in_seconds(&lease["ttl_ms"]), lease["key_count"])
+    line(&lease["lease"].to_string(), &in_seconds(&lease["ttl_ms"]), &left, &lease["key_count"].to_string())
+}
+
+fn line(lease: &str, lives: &str, left: &str, keys: &str) -> String {
+    format!("{lease:<12}{lives:>9}{left:>10}{keys:>8}\n")
 }
 
 fn in_seconds(millis: &Json) -> String {

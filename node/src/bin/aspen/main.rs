@@ -115,6 +115,9 @@ fn tell(failure: &Failure) -> ExitCode {
 fn run(cli: &Cli) -> Result<Vec<u8>, Failure> {
     let text = match &cli.command {
         Command::Tui => return tui::run(cli.access.access()?),
+        Command::Bench(args) if args.is_to_clean() => {
+            return on_session(cli, async |session| bench::clean(session).await);
+        }
         Command::Bench(args) => bench::run(args, &cli.access.access()?, cli.json)?,
         Command::Kv(command) => return on_session(cli, async |session| kv::run(command, session).await),
         Command::Lease(command) => {

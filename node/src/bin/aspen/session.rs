@@ -1,5 +1,6 @@
 //! One command's talk with the cluster, in the JSON of its nodes, and what becomes of its failures: a text and an exit code.
 
+use aspen_node::api::{ApiError, BadRequest};
 use aspen_node::backup::file::FileError;
 use aspen_node::backup::restore::RestoreError;
 use aspen_node::client::cluster::{ClusterClient, ClusterClientError};
@@ -19,8 +20,11 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Bench(#[from] super::bench::BenchError),
     /// What was typed is none.
-    #[error("the transaction is no JSON: {0}")]
-    Json(serde_json::Error),
+    #[error("the transaction is refused: {0}")]
+    Transaction(ApiError),
+    /// What was typed is too much.
+    #[error("nothing was written: {0}")]
+    TooLarge(BadRequest),
     /// A watch that is over.
     #[error(transparent)]
     Watch(#[from] WatchError),
@@ -71,6 +75,7 @@ impl Failure {
     pub(crate) fn json(&self) -> Json {
         let said = match self {
             Self::Cluster(error) => error.refusal().map(|refusal| refusal.answer.error()),
+            Self::Watch(WatchError::Refused(answer)) => Some(answer.error()),
             _ => None,
         };
         let error = said.filter(Json::is_object).unwrap_or_else(|| json!({ "message": self.to_string() }));
@@ -86,7 +91,7 @@ impl Failure {
                 _ if error.is_unknown() => EXIT_UNKNOWN,
                 _ => EXIT_REFUSED,
             },
-            Self::Json(_) | Self::Access(AccessError::Usage(_)) => EXIT_USAGE,
+            Self::Transaction(_) | Self::TooLarge(_) | Self::Access(AccessError::Usage(_)) => EXIT_USAGE,
             _ => EXIT_REFUSED,
         }
     }
