@@ -44,13 +44,13 @@ pub trait ClusterController: Send + Sync {
     ///
     /// # Errors
     /// As [`Self::add_learner`].
-    fn change_membership(&self, voters: BTreeSet<NodeId>, retain: bool) -> Answer<'_, ()>;
+    fn change_membership(&self, voters: BTreeSet<NodeId>, retain: bool, force: bool) -> Answer<'_, ()>;
 
     /// Makes one learner vote, too.
     ///
     /// # Errors
     /// As [`Self::add_learner`].
-    fn promote_learner(&self, id: NodeId) -> Answer<'_, ()>;
+    fn promote_learner(&self, id: NodeId, force: bool) -> Answer<'_, ()>;
 
     /// Takes a member out of the cluster.
     ///

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex as AsyncMutex, oneshot};
 use tokio::task::JoinSet;
 
 pub use self::alone::serve_alone;
@@ -51,6 +51,15 @@ pub struct NodeBuilder {
     settings: Settings,
 }
 
+/// What a node keeps its log and its state in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StorageBackend {
+    /// The log in redb, the state in SQLite.
+    #[default]
+    Sqlite,
+}
+
 /// What a [`NodeBuilder`] has been told.
 #[derive(Debug)]
 enum Settings {
@@ -74,8 +83,8 @@ pub struct Node {
     state_machine: StateMachineThread,
     server: RaftServer,
     stop_http: oneshot::Sender<()>,
-    http: JoinSet<()>,
-    tasks: JoinSet<()>,
+    http: AsyncMutex<JoinSet<()>>,
+    tasks: AsyncMutex<JoinSet<()>>,
     raft_thread: RaftThread,
     endpoint_id: EndpointKey,
     incarnations: Arc<Incarnations>,
@@ -96,6 +105,12 @@ impl NodeBuilder {
     pub fn new(id: u64, data_dir: impl Into<PathBuf>) -> Self {
         let said = RunArgs { id: Some(id), data_dir: Some(data_dir.into()), ..RunArgs::default() };
         Self { settings: Settings::Said(Box::new(said)) }
+    }
+
+    /// What it keeps its state in.
+    #[must_use]
+    pub fn with_storage(self, StorageBackend::Sqlite: StorageBackend) -> Self {
+        self
     }
 
     /// Where it listens: UDP for other members, TCP for clients.
@@ -142,7 +157,8 @@ impl NodeBuilder {
         self.say(|said| said.secret_file = Some(path.into()))
     }
 
-    /// Whether it tells the other members where it is; with a secret it does unless this says otherwise.
+    /// Whether it tells the other members where it is; with a secret it does unless this says otherwise. Without one there is nobody whom
+    /// it could tell, which is logged.
     #[must_use]
     pub fn with_gossip(self, gossips: bool) -> Self {
         self.say(|said| said.gossip = Some(gossips))
@@ -183,7 +199,13 @@ impl NodeBuilder {
     /// As [`Self::start`].
     pub async fn start_until(self, stop: impl Future<Output = ()>) -> Result<Option<Node>, StartError> {
         let config = match self.settings {
-            Settings::Said(said) => Config::load(*said)?,
+            Settings::Said(mut said) => {
+                if said.gossip == Some(true) && !said.has_secret() {
+                    tracing::warn!("nobody is told where this node is: gossip needs the cluster's secret");
+                    said.gossip = None;
+                }
+                Config::load(*said)?
+            }
             Settings::Checked(config) => *config,
         };
         Start { config }.run(stop).await
@@ -218,7 +240,11 @@ impl Node {
 
     /// Returns when the node has failed by itself, with the reason.
     pub async fn failed(&self) -> Failed {
-        let failed = self.raft.failed().await;
+        let failed = tokio::select! {
+            failed = self.raft.failed() => failed,
+            reason = panicked(&self.tasks) => Failed { reason, kind: FailureKind::Fault },
+            reason = panicked(&self.http) => Failed { reason, kind: FailureKind::Fault },
+        };
         if !self.incarnations.is_denounced() {
             return failed;
         }
@@ -232,21 +258,22 @@ impl Node {
     }
 
     /// Hands leadership over, answers what is under way, then stops Raft, its network and its stores.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
+        let (mut http, mut tasks) = (self.http.into_inner(), self.tasks.into_inner());
         self.raft.step_aside().await;
         self.raft.end_watches();
         // No receiver: the server has failed already.
         let _ = self.stop_http.send(());
-        if tokio::time::timeout(HTTP_DRAIN_TIMEOUT, self.http.join_next()).await.is_err() {
+        if tokio::time::timeout(HTTP_DRAIN_TIMEOUT, http.join_next()).await.is_err() {
             tracing::warn!("requests still under way are cut off");
         }
-        self.http.shutdown().await;
+        http.shutdown().await;
         // It may have been elected meanwhile.
         self.raft.step_aside().await;
         self.state_machine.stop_waiting();
         self.raft.shutdown().await;
         self.server.stop().await;
-        self.tasks.shutdown().await;
+        tasks.shutdown().await;
         drop(self.raft);
         let (raft_thread, log, state_machine) = (self.raft_thread, self.log, self.state_machine);
         let closed = tokio::task::spawn_blocking(move || {
@@ -256,6 +283,18 @@ impl Node {
         });
         if closed.await.is_err() {
             tracing::error!("the stores did not close cleanly");
+        }
+    }
+}
+
+/// Returns once one of these tasks has panicked, with what it said. None of them ends by itself otherwise.
+async fn panicked(tasks: &AsyncMutex<JoinSet<()>>) -> String {
+    let mut tasks = tasks.lock().await;
+    loop {
+        match tasks.join_next().await {
+            Some(Err(error)) if error.is_panic() => return error.to_string(),
+            Some(_) => {}
+            None => std::future::pending().await,
         }
     }
 }

@@ -277,6 +277,11 @@ fn explain(error: &clap::Error, command: &clap::Command, words: &[OsString]) -> 
 }
 
 impl RunArgs {
+    /// Whether they name the cluster's secret, or the environment has it.
+    pub(crate) fn has_secret(&self) -> bool {
+        self.secret_file.is_some() || entry::secret_in_environment()
+    }
+
     fn note_sources(&mut self, matches: &ArgMatches) {
         let is_from_it = |id: &&clap::Id| {
             matches.value_source(id.as_str()) == Some(clap::parser::ValueSource::EnvVariable)
@@ -394,20 +399,26 @@ impl Config {
     /// # Errors
     /// As [`Self::load`].
     pub fn load_with_sources(args: RunArgs) -> Result<(Self, Vec<Setting>), ConfigError> {
-        let mut file = args.config.as_deref().map(FileConfig::read).transpose()?.unwrap_or_default();
+        let file = args.config.as_deref().map(FileConfig::read).transpose()?.unwrap_or_default();
         let mut sources = Sources {
             from_environment: args.from_environment.clone(),
             file: args.config.clone(),
             found: BTreeMap::new(),
         };
-        let timing = timing(&args, &file, &mut sources);
-        let entry = entry(&args, &file, &mut sources)?;
-        let lookups = lookups::lookups(&args.lookups, &file, &mut sources)?;
-        let promotion = promotion_policy(&args, &file, &mut sources)?;
-        let about = region::about(&args, &file, &mut sources)?;
-        let secret = secret_source(&args, &file, &mut sources);
-        let credentials = credential_files(&args, &file, &mut sources)?;
-        let snapshots = snapshot_policy(&args, &file, &mut sources)?;
+        let config = Self::joined(args, file, &mut sources).map_err(|error| sources.explain(error))?;
+        let settings = config.settings(&sources.found);
+        Ok((config, settings))
+    }
+
+    fn joined(args: RunArgs, mut file: FileConfig, sources: &mut Sources) -> Result<Self, ConfigError> {
+        let timing = timing(&args, &file, sources);
+        let entry = entry(&args, &file, sources)?;
+        let lookups = lookups::lookups(&args.lookups, &file, sources)?;
+        let promotion = promotion_policy(&args, &file, sources)?;
+        let about = region::about(&args, &file, sources)?;
+        let secret = secret_source(&args, &file, sources);
+        let credentials = credential_files(&args, &file, sources)?;
+        let snapshots = snapshot_policy(&args, &file, sources)?;
         let mut size = |key, typed, file, max| checked_size(key, sources.pick(key, typed, file), max);
         let disk_reserve =
             size("disk_reserve_mib", args.disk_reserve_mib, file.disk_reserve_mib, DISK_RESERVE_MIB_MAX)?;
@@ -462,8 +473,7 @@ impl Config {
             log_format: sources.pick("log_format", args.log_format, file.log_format).unwrap_or_default(),
         };
         config.check()?;
-        let settings = config.settings(&sources.found);
-        Ok((config, settings))
+        Ok(config)
     }
 
     fn check(&self) -> Result<(), ConfigError> {

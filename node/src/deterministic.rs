@@ -321,11 +321,11 @@ impl ClusterController for DeterministicClusterController {
         at_once(self.0.member().and_then(|mut kept| kept.add_learner(id, info)))
     }
 
-    fn change_membership(&self, voters: BTreeSet<NodeId>, retain: bool) -> Answer<'_, ()> {
+    fn change_membership(&self, voters: BTreeSet<NodeId>, retain: bool, _force: bool) -> Answer<'_, ()> {
         at_once(self.0.member().and_then(|mut kept| kept.change_membership(&voters, retain)))
     }
 
-    fn promote_learner(&self, id: NodeId) -> Answer<'_, ()> {
+    fn promote_learner(&self, id: NodeId, _force: bool) -> Answer<'_, ()> {
         at_once(self.0.member().and_then(|mut kept| kept.promote_learner(id)))
     }
 

@@ -139,6 +139,8 @@ pub const RUNTIME_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the HTTP server may take for requests under way at a stop.
 pub const HTTP_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long a peer that could not be dialled is left alone: at first, and at most. Jitter takes up to half of it away.
+pub const DIAL_BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 /// How long a QUIC handshake may take. Longer than an RPC: a dial goes on while RPCs give up.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Round trip that QUIC assumes of an unknown path (RFC 9002, 6.2.2 has 333 ms). A handshake that meets a node which
@@ -152,6 +154,8 @@ pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_millis(2_500);
 pub const PEER_UNUSED_MAX: Duration = Duration::from_mins(1);
 /// Requests of one peer served at once; further ones wait in its QUIC streams.
 pub const PEER_REQUESTS_MAX: u32 = 256;
+/// Streams of one peer's connection at once: what its clients may have under way, and as many of its own requests as are served.
+pub const PEER_STREAMS_MAX: u32 = OPERATIONS_IN_FLIGHT_MAX + PEER_REQUESTS_MAX;
 /// Clients over QUIC at once: each is a connection on Raft's own endpoint, and somebody who has nothing to show is one, too.
 pub const CLIENT_CONNECTIONS_MAX: u32 = 50;
 /// Streams that one of them has at once.
@@ -217,6 +221,8 @@ pub const PUBLISHED_ADDRESSES_MAX: usize = 8;
 
 /// How often the leader looks whether a learner should vote.
 pub const PROMOTION_INTERVAL: Duration = Duration::from_millis(500);
+/// How long Raft may take to end after nothing can be proposed any more; if it has not, that was not its doing.
+pub const PROPOSER_END_TIMEOUT: Duration = Duration::from_secs(1);
 /// Entries that a learner may lack and be promoted: it has them before its vote is needed.
 pub const PROMOTION_LAG_MAX: u64 = 100;
 /// How long voters stay who they are before the leader changes them again by itself: what comes of one change is seen before

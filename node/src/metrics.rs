@@ -9,7 +9,8 @@ use std::time::Duration;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::api::{ClusterStatus, EntryId, Measures, RaftState};
@@ -60,6 +61,56 @@ impl StoreMetrics {
     pub(crate) fn note(&self, took: Duration, entries: usize) {
         self.seconds.observe(took.as_secs_f64());
         self.entries.observe(f64::from(u32::try_from(entries).unwrap_or(u32::MAX)));
+    }
+}
+
+/// How long peers take to answer, and how often they do not. Clones share it.
+#[derive(Debug, Clone)]
+pub struct NetworkMetrics {
+    seconds: HistogramVec,
+    failures: IntCounterVec,
+    dials: IntCounterVec,
+}
+
+impl Default for NetworkMetrics {
+    fn default() -> Self {
+        let options = HistogramOpts::new(
+            "aspen_peer_request_seconds",
+            "Time until a peer has answered, by its number and by what the connection is for",
+        );
+        let seconds = HistogramVec::new(options.buckets(latency_buckets()), &["node", "connection"]);
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            IntCounterVec::new(Opts::new(name, help), labels).expect("the names are well formed")
+        };
+        Self {
+            seconds: seconds.expect("the names are well formed"),
+            failures: counters(
+                "aspen_peer_failures_total",
+                "Requests that a peer has not answered, by its number, by what the connection is for, and why",
+                &["node", "connection", "why"],
+            ),
+            dials: counters(
+                "aspen_peer_dials_total",
+                "Connections to peers, and whether they came about",
+                &["result"],
+            ),
+        }
+    }
+}
+
+impl NetworkMetrics {
+    /// Notes what came of a request to a peer: how long its answer took, or why there was none.
+    pub(crate) fn note(&self, node: u64, connection: &str, result: Result<Duration, &str>) {
+        let node = node.to_string();
+        match result {
+            Ok(took) => self.seconds.with_label_values(&[&node, connection]).observe(took.as_secs_f64()),
+            Err(why) => self.failures.with_label_values(&[&node, connection, why]).inc(),
+        }
+    }
+
+    /// Notes a dial.
+    pub(crate) fn note_dial(&self, came_about: bool) {
+        self.dials.with_label_values(&[if came_about { "ok" } else { "failed" }]).inc();
     }
 }
 
@@ -120,8 +171,8 @@ fn index(entry: Option<EntryId>) -> u64 {
 }
 
 impl Metrics {
-    /// The metrics of a node with these stores.
-    pub fn new(stores: &[&StoreMetrics]) -> Self {
+    /// The metrics of a node with these stores and this network.
+    pub fn new(stores: &[&StoreMetrics], network: &NetworkMetrics) -> Self {
         let registry = Registry::new();
         let add = |collector: Box<dyn Collector>| {
             registry.register(collector).expect("every name is there once");
@@ -130,6 +181,9 @@ impl Metrics {
             add(Box::new(store.seconds.clone()));
             add(Box::new(store.entries.clone()));
         }
+        add(Box::new(network.seconds.clone()));
+        add(Box::new(network.failures.clone()));
+        add(Box::new(network.dials.clone()));
         let options =
             HistogramOpts::new("aspen_http_request_seconds", "Time of an HTTP request, by route and status")
                 .buckets(latency_buckets());
@@ -196,7 +250,11 @@ mod tests {
     #[test]
     fn text_has_every_metric_with_its_help_and_type() {
         let log = StoreMetrics::of_log();
-        let metrics = Metrics::new(&[&log, &StoreMetrics::of_state()]);
+        let network = NetworkMetrics::default();
+        network.note(2, "raft", Ok(Duration::from_millis(1)));
+        network.note(2, "heartbeat", Err("timeout"));
+        network.note_dial(true);
+        let metrics = Metrics::new(&[&log, &StoreMetrics::of_state()], &network);
         log.note(Duration::from_micros(300), 3);
         metrics.note_http("GET", "/health", 200, Duration::from_millis(1));
         let at = |index| Some(EntryId { term: 2, index });

@@ -8,6 +8,7 @@ pub mod incarnation;
 pub mod iroh;
 pub mod join;
 pub mod lookups;
+pub mod memory;
 pub mod rpc;
 pub mod secret;
 pub mod snapshot;
@@ -81,10 +82,27 @@ pub enum TransportError {
     },
 }
 
+impl TransportError {
+    /// One word for it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "unreachable",
+            Self::Lost { .. } => "lost",
+            Self::Timeout { .. } => "timeout",
+            Self::Refused { .. } => "refused",
+        }
+    }
+}
+
 /// What comes back from a peer.
 pub type Delivery<'a, T> = BoxFuture<'a, Result<T, TransportError>>;
 /// What comes back for one AppendEntries of a stream.
 pub type Appended = Result<StreamAppendResult, TransportError>;
+
+/// A time in milliseconds, as errors have it.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Carries requests to peers. Every call ends within its time limit.
 pub trait Transport: Debug + Send + Sync + 'static {

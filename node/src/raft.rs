@@ -33,6 +33,7 @@ use openraft::errors::{Fatal, InitializeError, RaftError};
 use openraft::{Instant as _, Raft, ServerState};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use self::freshness::Freshness;
 pub use self::health::{NodeFailureDetector, NodeHealth};
@@ -46,7 +47,7 @@ pub use self::promotion::{LearnerPromotionCoordinator, PromotionPolicy};
 use self::proposals::{Proposals, proposals};
 pub use self::settings::{RaftTiming, SnapshotPolicy, TimingError};
 use crate::api::{ApiError, BadRequest, TimeoutOutcome, WriteResult, check_command};
-use crate::limits::{BACKUPS_MAX, OPERATIONS_IN_FLIGHT_MAX, REUNION_INTERVAL};
+use crate::limits::{BACKUPS_MAX, OPERATIONS_IN_FLIGHT_MAX, PROPOSER_END_TIMEOUT, REUNION_INTERVAL};
 use crate::network::about::About;
 use crate::network::iroh::Admission;
 use crate::network::rpc::{Confirmed, KeepLease, ReadIndex, StreamAppended};
@@ -313,9 +314,16 @@ impl RaftNode {
 
     /// Returns when Raft has stopped by itself, with the reason.
     pub async fn failed(&self) -> Failed {
-        // They change with terms and members only, and end with Raft.
-        let mut metrics = self.inner.raft.server_metrics();
-        while metrics.changed().await.is_ok() {}
+        tokio::select! {
+            () = self.ended() => {}
+            () = self.inner.proposals.closed() => {
+                // With Raft it ends as well.
+                if timeout(PROPOSER_END_TIMEOUT, self.ended()).await.is_err() {
+                    let reason = "nothing can be proposed any more".to_owned();
+                    return Failed { reason, kind: FailureKind::Fault };
+                }
+            }
+        }
         match self.metrics().running_state {
             Err(fatal @ Fatal::StorageError(_)) => {
                 Failed { reason: fatal.to_string(), kind: FailureKind::Storage }
@@ -324,6 +332,13 @@ impl RaftNode {
             // It has not come to say anything.
             Ok(()) => Failed { reason: Fatal::<TypeConfig>::Panicked.to_string(), kind: FailureKind::Fault },
         }
+    }
+
+    /// Returns once Raft has ended.
+    async fn ended(&self) {
+        // They change with terms and members only, and end with Raft.
+        let mut metrics = self.inner.raft.server_metrics();
+        while metrics.changed().await.is_ok() {}
     }
 
     /// Lets the members connect, for as long as it runs, and says who they are: those of the effective membership, since a new
@@ -570,3 +585,6 @@ fn init_error(error: RaftError<TypeConfig, InitializeError<TypeConfig>>, id: Nod
         RaftError::Fatal(fatal) => RaftNode::stopping(&fatal),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -390,11 +390,12 @@ fn node_in_memory_answers_clients_and_says_what_it_has_not() {
 /// What a directory has that its node would not start with, `validate` finds, too, and neither of the two ends otherwise than with a word.
 #[test]
 fn directory_with_which_no_node_starts_is_not_called_sound() {
-    let mut nodes = Nodes::new(1);
+    let mut nodes = Nodes::new(2);
     nodes.start_alone(1, &["--bootstrap"]);
     nodes.succeeds(1, "/kv/write", &set("k", "v"));
     assert_eq!(nodes.end(1, Signal::SIGTERM).code(), Some(0));
     let data = nodes.data(1);
+    let other_key = fs::read(nodes.data(2).join("identity.key")).unwrap();
     let (is_sound, text) = validate(&nodes, 1);
     assert!(is_sound && text.contains("key: ") && text.contains("cluster: "), "{text}");
     let mut check = |name: &str, broken: Option<Vec<u8>>, want: &str| {
@@ -423,6 +424,7 @@ fn directory_with_which_no_node_starts_is_not_called_sound() {
         Some(bytes)
     };
     check("identity.key", None, "is gone, and with another key");
+    check("identity.key", Some(other_key), "identity.key is another one than it was: the node had key ");
     check("log.redb", None, "is gone, and with it what the node has promised");
     check("log.redb", broken("log.redb"), "log.redb");
     check("cluster.redb", broken("cluster.redb"), "is damaged");

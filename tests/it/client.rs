@@ -128,6 +128,18 @@ fn commands_do_what_they_say() {
     let read = aspen.types(&["--json", "kv", "get", "a", "--vault", "v"]);
     assert_eq!(serde_json::from_str::<serde_json::Value>(&read).unwrap()["value"], "1");
 
+    // A benchmark takes its own keys away again, and no others.
+    aspen.types(&["kv", "put", "bench/mine", "v"]);
+    let load = ["--clients", "2", "--keys", "150", "--seconds", "1", "--warm-up", "0"];
+    let said = aspen.types(&[&["bench", "put"], &load[..]].concat());
+    assert!(said.contains("`aspen bench clean` removes them"), "{said}");
+    let there: u64 = aspen.types(&["kv", "scan", "bench/", "--count"]).trim().parse().unwrap();
+    assert!(there > 100, "{there}");
+    assert_eq!(aspen.types(&["bench", "clean"]), format!("{} keys removed\n", there - 1));
+    assert_eq!(aspen.types(&["kv", "scan", "--keys", "bench/"]), "bench/mine\n");
+    let said = aspen.fails(&["backup", "save", "no/such/folder/file"], 3);
+    assert!(said.contains("there is no folder no/such/folder for the backup: make it first"), "{said}");
+
     assert!(aspen.types(&["cluster", "transfer", "2"]).contains("node 2 leads"));
     assert!(aspen.types(&["cluster", "snapshot"]).starts_with("covers everything up to revision "));
     let said = aspen.types(&["cluster", "remove", "3"]);

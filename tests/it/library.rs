@@ -308,14 +308,14 @@ async fn members_are_checked(client: &mut ClusterClient) {
         let error = error.unwrap_err();
         assert_eq!((error.code(), error.is_unknown()), (Some(code), false), "{error}");
     };
-    refused(client.promote_learner(NodeId(9)).await, "members").await;
+    refused(client.promote_learner(NodeId(9), false).await, "members").await;
     refused(client.transfer_leader(NodeId(9)).await, "members").await;
     let status = client.status().await.unwrap();
     let voters: BTreeSet<NodeId> = status.members.iter().map(|member| member.id).collect();
     let strangers = voters.iter().copied().chain([NodeId(9)]).collect();
-    refused(client.change_membership(&strangers, false).await, "members").await;
+    refused(client.change_membership(&strangers, false, false).await, "members").await;
     refused(client.init(&[]).await, "already_initialized").await;
-    let same = passes(async || client.change_membership(&voters, true).await).await;
+    let same = passes(async || client.change_membership(&voters, true, false).await).await;
     assert!(same.members.iter().all(|member| member.is_voter), "{same:?}");
     let taken = status.members[0].info.clone();
     let info = NodeInfo { http: ([127, 0, 0, 1], 1).into(), ..taken };
@@ -408,7 +408,7 @@ fn client_by_a_followers_address_does_every_operation_and_outlives_the_leader() 
         assert_eq!(left.members.len(), 2);
         let back = passes(async || client.add_learner(NodeId(first), None).await).await;
         assert!(back.members.iter().any(|member| member.id == NodeId(first) && !member.is_voter), "{back:?}");
-        let voting = passes(async || client.promote_learner(NodeId(first)).await).await;
+        let voting = passes(async || client.promote_learner(NodeId(first), false).await).await;
         assert!(voting.members.iter().all(|member| member.is_voter), "{voting:?}");
         // It went on with the leader, and goes back to whom it knows.
         assert_eq!(client.node(), Some(nodes.http(third)));

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use aspen_lab::fabric::namespace::Namespace;
 use aspen_node::cluster::identity::Identity;
 use aspen_node::cluster::ticket::AspenClusterTicket;
+use aspen_node::metrics::NetworkMetrics;
 use aspen_node::network::incarnation::Incarnations;
 use aspen_node::network::iroh::{Admission, JoinError, RaftEndpoint};
 use aspen_node::network::join::Wish;
@@ -105,7 +106,10 @@ fn stranger_at_the_relay_is_let_in_no_more_than_elsewhere() {
         let write = Write::Set { key: Key::from("k"), value: Value::from("a stranger's") };
         let peer = Peer { id: NodeId(1), info: member.clone() };
         let within = Duration::from_secs(5);
-        let refused = endpoint.transport().forward(&peer, EncodedCommand::from(&write), within).await;
+        let refused = endpoint
+            .transport(NetworkMetrics::default())
+            .forward(&peer, EncodedCommand::from(&write), within)
+            .await;
         assert!(refused.is_err(), "{refused:?}");
     });
     let status = closed.status(1);

@@ -142,6 +142,56 @@ fn changes_of_members_that_cannot_be_are_refused() {
     change(&nodes, leader, "/cluster/transfer-leader", &json!({ "id": leader }));
 }
 
+/// A change that cannot be made is not begun: half done, it would stand in the way of every other.
+#[test]
+fn changes_wait_for_members_that_answer_and_for_a_majority() {
+    let (ids, mut nodes) = three_nodes_of_four();
+    request(nodes.http(1), "POST", "/cluster/init", "").unwrap();
+    let first = leader(&nodes, &ids);
+    let [follower, other] = [first % 3 + 1, (first + 1) % 3 + 1];
+    let joiner = nodes.member(4);
+    let learner = json!({
+        "id": 4, "endpoint_id": joiner.endpoint_id, "raft": joiner.raft, "http": joiner.http,
+    });
+    let routes = [
+        ("/cluster/add-learner", learner.clone()),
+        ("/cluster/promote-learner", json!({ "id": 4 })),
+        ("/cluster/change-membership", json!({ "voters": [first, follower], "retain": true })),
+        ("/cluster/remove-member", json!({ "id": other })),
+        ("/cluster/transfer-leader", json!({ "id": follower })),
+    ];
+    let refused = |nodes: &Nodes, id: u64, (path, body): &(&str, Value), want: (u16, &str)| {
+        let (status, answer) = post(nodes.http(id), path, body).unwrap();
+        assert_eq!((status, answer["error"]["code"].as_str().unwrap()), want, "{path} {body}: {answer}");
+        answer["error"]["message"].as_str().unwrap().to_owned()
+    };
+    for route in &routes {
+        let text = refused(&nodes, follower, route, (503, "not_leader"));
+        assert!(text.contains(&nodes.http(first).to_string()), "{text}");
+    }
+    // Node 4 is named as a member, and does not run.
+    change(&nodes, first, routes[0].0, &learner);
+    let text = refused(&nodes, first, &routes[1], (409, "member_silent"));
+    assert_eq!(text, "node 4 does not answer its leader: start it, and ask again");
+    nodes.end(follower, Signal::SIGKILL);
+    nodes.comes("silence", || {
+        let (_, status) = get(nodes.http(first), "/cluster/status").ok()?;
+        let members = status["members"].as_array()?.clone();
+        members.iter().any(|member| member["id"] == follower && member["health"] == "crashed").then_some(())
+    });
+    refused(&nodes, first, &routes[4], (409, "member_silent"));
+    nodes.succeeds(first, "/kv/write", &set("k", "two of three go on"));
+    // One of three is no majority.
+    nodes.end(other, Signal::SIGKILL);
+    refused(&nodes, first, &routes[3], (503, "no_quorum"));
+    refused(&nodes, first, &("/cluster/change-membership", json!({ "voters": [first] })), (503, "no_quorum"));
+    nodes.start(follower, &ids);
+    let status = change(&nodes, first, routes[3].0, &routes[3].1);
+    let mut left = vec![first, follower];
+    left.sort_unstable();
+    assert_eq!(members(&status), ([left.clone(), vec![4]].concat(), left));
+}
+
 /// With such patience nobody stands for election by itself while the test lasts.
 #[test]
 fn leader_that_is_stopped_hands_over_first() {

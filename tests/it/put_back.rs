@@ -72,7 +72,8 @@ fn node_that_was_put_back_neither_votes_nor_acknowledges() {
     nodes.comes("all three keys", || (contents(&nodes, other, "").len() == 3).then_some(()));
 }
 
-/// As a virtual machine's disk of which a snapshot was taken while it ran.
+/// As a virtual machine's disk of which a snapshot was taken while it ran. The others remember it when they have been started again
+/// themselves.
 #[test]
 fn disk_that_was_saved_while_the_node_ran_is_found_out() {
     let (ids, mut nodes) = three_quick_nodes();
@@ -87,9 +88,13 @@ fn disk_that_was_saved_while_the_node_ran_is_found_out() {
         std::thread::sleep(Duration::from_millis(500));
     }
     has(&nodes, 3, "forgotten");
-    nodes.end(3, Signal::SIGKILL);
+    for id in ids {
+        nodes.end(id, Signal::SIGKILL);
+    }
     put_back(&saved, &nodes.data(3));
-    nodes.start(3, &ids);
+    for id in ids {
+        nodes.start(id, &ids);
+    }
     assert_eq!(nodes.ended(3).code(), Some(65));
     assert!(nodes.last_words(3).contains(FORGOTTEN), "{}", nodes.last_words(3));
 }

@@ -77,7 +77,9 @@ pub(super) async fn measure(
             cluster.start_again(gone, setting)?;
             cluster.await_member(gone).await?;
             tokio::time::sleep(OUTAGE_PAUSE).await;
-            let times = held(&acknowledged).clone();
+            let mut times = held(&acknowledged).clone();
+            // One that has not ended by now has lasted until now.
+            times.push(Instant::now());
             outages.push(Outage { interface, end, longest_us: micros(longest_pause(times)) });
         }
     }

@@ -8,7 +8,8 @@ use super::LeaderHint;
 use crate::limits::{
     COMMAND_BYTES_MAX, HTTP_BODY_BYTES_MAX, JOIN_ID_MAX, KEY_BYTES_MAX, KEYS_PER_COMMAND_MAX,
     LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LOG_DIGEST_RANGE_MAX, MAX_STALENESS_MS_MAX, MIB, PEERS_MAX,
-    SCAN_LIMIT_MAX, TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX, VAULT_NAME_BYTES_MAX, VOTERS_MAX,
+    PROMOTION_LAG_MAX, SCAN_LIMIT_MAX, TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX, VAULT_NAME_BYTES_MAX,
+    VOTERS_MAX,
 };
 use crate::types::{LeaseId, NodeId, Revision, VaultName};
 
@@ -32,7 +33,10 @@ pub enum ApiError {
         id: NodeId,
     },
     /// The members are being changed already, or the leader is new.
-    #[error("another change of the members is under way: try again when it is done")]
+    #[error(
+        "another change of the members is under way: try again when it is done. It takes a majority of those who voted before and of those \
+         who are to vote; the cluster's status says who does not answer"
+    )]
     ChangeInProgress,
     /// Too many operations are under way.
     #[error("{limit} operations are under way on this node, try again later")]
@@ -168,6 +172,22 @@ pub enum ApiError {
          nobody else can lead"
     )]
     Unsupported,
+    /// A member that would be no help.
+    #[error("node {id} does not answer its leader: start it, and ask again")]
+    MemberSilent {
+        /// Its number.
+        id: NodeId,
+    },
+    /// A member that is not far enough.
+    #[error(
+        "node {id} lacks {lag} entries, at most {PROMOTION_LAG_MAX} are allowed: ask again when it has caught up"
+    )]
+    MemberBehind {
+        /// Its number.
+        id: NodeId,
+        /// How many entries it lacks.
+        lag: u64,
+    },
 }
 
 /// What a time-out leaves open.
@@ -179,6 +199,10 @@ pub enum TimeoutOutcome {
     Unknown,
     /// It is still being done, and nothing has to be asked again.
     GoesOn,
+    /// It is done as soon as it can be.
+    WaitsForMajorities,
+    /// Nothing goes on, but it may have been done.
+    SeeStatus,
 }
 
 impl std::fmt::Display for TimeoutOutcome {
@@ -186,6 +210,11 @@ impl std::fmt::Display for TimeoutOutcome {
         f.write_str(match self {
             Self::NothingWritten => "nothing was written",
             Self::GoesOn => "it goes on",
+            Self::WaitsForMajorities => {
+                "it is done as soon as a majority of those who voted before and of those who are to vote answer; the cluster's status says \
+                 who does not"
+            }
+            Self::SeeStatus => "the cluster's status says what has come of it",
             Self::Unknown => "the outcome is unknown, the write may still take effect",
         })
     }

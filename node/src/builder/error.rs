@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::api::ApiError;
-use crate::cluster::identity::IdentityError;
+use crate::cluster::identity::{IDENTITY_FILE, IdentityError};
 use crate::cluster::joining::NotJoined;
 use crate::cluster::metadata::MetadataError;
 use crate::cluster::retired::RetiredError;
@@ -78,6 +78,17 @@ pub enum StartError {
         found: NodeId,
         /// What the settings say.
         expected: NodeId,
+    },
+    /// Another key than it has had.
+    #[error(
+        "the node of this data directory had key {expected}, but {IDENTITY_FILE} in it is {found}: put its own back, which its cluster knows \
+         it by, or take an empty data directory for another node"
+    )]
+    OtherKey {
+        /// What it has had.
+        expected: EndpointKey,
+        /// What it has.
+        found: EndpointKey,
     },
     /// Another key than the peers expect.
     #[error(

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
 
@@ -18,13 +17,13 @@ use crate::causes::with_causes;
 use crate::cluster::discovery::{DiscoveryParts, GossipPeerDiscovery};
 use crate::cluster::identity::Identity;
 use crate::cluster::labels::LabelExchange;
-use crate::cluster::metadata::MetadataStore;
+use crate::cluster::metadata::{MetadataStore, unix_s};
 use crate::cluster::retired::{RetiredError, check_not_retired, mark_retired, set_aside};
 use crate::cluster::reunion::Reunion;
 use crate::config::{Config, Control};
 use crate::http::{self, Credentials, HttpState};
 use crate::limits::{BEAT_INTERVAL, CLIENT_STREAMS_WAITING_MAX, ENDPOINT_CLOSE_TIMEOUT};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, NetworkMetrics};
 use crate::network::incarnation::{Incarnations, Starts};
 use crate::network::iroh::{Admission, ClientStream, Newcomers, RaftEndpoint, RaftServer};
 use crate::network::lookups::{Lookups, Reach};
@@ -65,6 +64,7 @@ impl Start {
         // A node that is already running is noticed before its log and its state are touched.
         let listener = http::bind(self.config.http_listen).await?;
         let metadata = MetadataStore::open(data_dir)?;
+        check_key(&metadata, &identity)?;
         let incarnations = Incarnations::new(metadata.next_incarnation(unix_s())?, metadata.starts()?);
         let raft_thread = RaftThread::start().map_err(StartError::Thread)?;
         let book = AddressBook::default();
@@ -78,7 +78,15 @@ impl Start {
             tracing::info!(?lookups, "peers are looked for beyond the addresses that are known");
         }
         // What it cannot say is no error here: who needs it asks again.
-        let published = self.config.info(identity.endpoint_id()).ok().map(|info| info.raft);
+        let info = self.config.info(identity.endpoint_id()).ok();
+        if let Some(info) = &info
+            && info.http.ip().is_loopback()
+            && !info.raft.ip().is_loopback()
+        {
+            tracing::warn!(raft = %info.raft, http = %info.http, "members on other machines send clients to an address that is their own there: \
+                give http_advertise, or have http_listen where clients reach it");
+        }
+        let published = info.map(|info| info.raft);
         let reach = Reach { lookups, published };
         let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen, book, admission, reach);
         let endpoint = raft_thread.run(endpoint).await?;
@@ -120,7 +128,8 @@ impl Start {
         let space = Arc::new(Space::new(data_dir, self.config.disk_reserve));
         let admission = endpoint.admission().clone();
         admission.introduce(way_in.introduced.iter().map(|node| node.info.endpoint_id));
-        let metrics = Arc::new(Metrics::new(&[log.metrics(), &state_machine.metrics()]));
+        let network = NetworkMetrics::default();
+        let metrics = Arc::new(Metrics::new(&[log.metrics(), &state_machine.metrics()], &network));
         let parts = Parts {
             id: way_in.id,
             endpoint_id: identity.endpoint_id(),
@@ -132,7 +141,7 @@ impl Start {
             log: log.clone(),
             state_machine,
             space: space.clone(),
-            transport: Arc::new(endpoint.transport()),
+            transport: Arc::new(endpoint.transport(network)),
             admission,
         };
         let raft = raft_thread.run(RaftNode::start(parts)).await;
@@ -165,8 +174,8 @@ impl Start {
             state_machine: state_machine_thread,
             server,
             stop_http,
-            http,
-            tasks,
+            http: AsyncMutex::new(http),
+            tasks: AsyncMutex::new(tasks),
             raft_thread,
             endpoint_id: identity.endpoint_id(),
             incarnations,
@@ -299,6 +308,16 @@ fn keep_house(
     members
 }
 
+/// Makes sure that this directory's node has the key that it has had: with another one it is a stranger to its cluster.
+fn check_key(metadata: &MetadataStore, identity: &Identity) -> Result<(), StartError> {
+    let found = identity.endpoint_id();
+    match metadata.own_key()? {
+        None => Ok(metadata.set_own_key(found)?),
+        Some(expected) if expected != found => Err(StartError::OtherKey { expected, found }),
+        Some(_) => Ok(()),
+    }
+}
+
 /// Keeps which starts of others are seen, for as long as it runs.
 async fn keep_starts(mut seen: watch::Receiver<Starts>, metadata: MetadataStore) {
     while seen.changed().await.is_ok() {
@@ -310,14 +329,15 @@ async fn keep_starts(mut seen: watch::Receiver<Starts>, metadata: MetadataStore)
     }
 }
 
-/// Takes down that this node is still there, and says so from then on, for as long as it runs.
+/// Takes down that this node is still there, and how far the others were, and says so from then on, for as long as it runs.
 async fn beat(incarnations: Arc<Incarnations>, metadata: MetadataStore) {
     let mut has_failed = false;
     loop {
         sleep(BEAT_INTERVAL).await;
         let (later, metadata) = (incarnations.own().later(), metadata.clone());
+        let seen = incarnations.seen().borrow().clone();
         // Nobody may have seen what is forgotten with the power.
-        let kept = spawn_blocking(move || metadata.set_incarnation(&later).map(|()| later)).await;
+        let kept = spawn_blocking(move || metadata.set_beat(&later, &seen, unix_s()).map(|()| later)).await;
         match kept {
             Ok(Ok(later)) => {
                 incarnations.set_own(later);
@@ -344,15 +364,6 @@ async fn retire_when_denounced(incarnations: Arc<Incarnations>, raft: RaftNode, 
         tracing::error!(%error, "cannot mark the data directory as one that was put back");
     }
     raft.shutdown().await;
-}
-
-/// Seconds since 1970.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "it only has to be larger than at an earlier start, and is not trusted for that alone"
-)]
-fn unix_s() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Founds a cluster of one node, unless it belongs to one.

@@ -127,6 +127,8 @@ impl GossipPeerDiscovery {
         let (sender, mut receiver) = self.parts.gossip.subscribe_with_opts(topic, options).await?.split();
         let (mut last, mut next) = (None, Instant::now());
         let mut admissions = self.parts.admission.changes();
+        // Those who left while there was no gossip.
+        self.parts.gate.close_expelled();
         loop {
             tokio::select! {
                 event = receiver.next() => match event.ok_or(Lost::Ended)?? {

@@ -3,9 +3,11 @@
 //!
 //! That there was a log is in it, too: a node that has lost its log and kept this store does not begin anew.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError};
 use serde::Serialize;
@@ -32,6 +34,9 @@ type NodeTable = TableDefinition<'static, &'static [u8; 32], &'static [u8]>;
 const NODES: NodeTable = TableDefinition::new("nodes");
 /// Which start of the others it has seen last.
 const STARTS: NodeTable = TableDefinition::new("starts");
+
+/// When it has seen them last, in seconds since 1970.
+const LAST_SEEN: NodeTable = TableDefinition::new("last_seen");
 
 /// The store. Clones share it.
 #[derive(Debug, Clone)]
@@ -149,6 +154,22 @@ impl MetadataStore {
         self.own("id", "its number")
     }
 
+    /// With which key it has started before.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn own_key(&self) -> Result<Option<EndpointKey>, MetadataError> {
+        self.own("key", "its key")
+    }
+
+    /// Takes down with which key it starts.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn set_own_key(&self, key: EndpointKey) -> Result<(), MetadataError> {
+        self.set_own("key", &key)
+    }
+
     /// How many members should vote, as the cluster said when this node was let in.
     ///
     /// # Errors
@@ -197,16 +218,35 @@ impl MetadataStore {
     pub fn next_incarnation(&self, unix_s: u64) -> Result<Incarnation, MetadataError> {
         let last = self.own::<Incarnation>("starts", "its last starts")?;
         let next = last.map_or_else(|| Incarnation::first(unix_s), |last| last.next(unix_s));
-        self.set_incarnation(&next)?;
+        self.set_own("starts", &next)?;
         Ok(next)
     }
 
-    /// Takes down what the node says of itself from now on.
+    /// Takes down what the node says of itself from now on, and what it has seen of others until now. Of whom there is something new, that
+    /// one was there at `unix_s`.
     ///
     /// # Errors
     /// The store cannot be written.
-    pub fn set_incarnation(&self, present: &Incarnation) -> Result<(), MetadataError> {
-        self.set_own("starts", present)
+    pub fn set_beat(&self, present: &Incarnation, seen: &Starts, unix_s: u64) -> Result<(), MetadataError> {
+        let before = self.starts()?;
+        self.with(|txn| {
+            txn.open_table(OWN)?.insert("starts", encode(present).as_slice())?;
+            let mut last_seen = txn.open_table(LAST_SEEN)?;
+            last_seen.retain(|key, _| seen.contains_key(&EndpointKey(*key)))?;
+            for (key, _) in seen.iter().filter(|(key, start)| before.get(*key) != Some(*start)) {
+                last_seen.insert(&key.0, encode(&unix_s).as_slice())?;
+            }
+            put_starts(txn, seen)
+        })
+    }
+
+    /// When others were seen last, in seconds since 1970.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn last_seen(&self) -> Result<HashMap<EndpointKey, u64>, MetadataError> {
+        let rows = self.rows(LAST_SEEN)?;
+        rows.iter().map(|(key, row)| Ok((*key, self.decode(row, "when a member was seen")?))).collect()
     }
 
     /// Which starts of others this node has seen last.
@@ -223,14 +263,7 @@ impl MetadataStore {
     /// # Errors
     /// The store cannot be written.
     pub fn set_starts(&self, starts: &Starts) -> Result<(), MetadataError> {
-        self.with(|txn| {
-            let mut table = txn.open_table(STARTS)?;
-            table.retain(|key, _| starts.contains_key(&EndpointKey(*key)))?;
-            for (key, start) in starts {
-                table.insert(&key.0, encode(start).as_slice())?;
-            }
-            Ok(())
-        })
+        self.with(|txn| put_starts(txn, starts))
     }
 
     /// The members that this node knows of, in the order of their numbers.
@@ -315,6 +348,24 @@ impl MetadataStore {
     }
 }
 
+/// Seconds since 1970.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "it only has to be larger than at an earlier start, and is not trusted for that alone; and people read it"
+)]
+pub fn unix_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn put_starts(txn: &redb::WriteTransaction, starts: &Starts) -> Result<(), redb::Error> {
+    let mut table = txn.open_table(STARTS)?;
+    table.retain(|key, _| starts.contains_key(&EndpointKey(*key)))?;
+    for (key, start) in starts {
+        table.insert(&key.0, encode(start).as_slice())?;
+    }
+    Ok(())
+}
+
 fn put(nodes: &mut Table<'_, &'static [u8; 32], &'static [u8]>, members: &[Peer]) -> Result<(), redb::Error> {
     for node in members {
         nodes.insert(&node.info.endpoint_id.0, encode(node).as_slice())?;
@@ -340,9 +391,12 @@ mod tests {
         let first = store.next_incarnation(1_000).unwrap();
         assert_eq!((first.present.number, first.earlier.len()), (1_000, 0));
         let first = first.later();
-        store.set_incarnation(&first).unwrap();
         let starts = Starts::from([(EndpointKey([1; 32]), first.present)]);
-        store.set_starts(&starts).unwrap();
+        store.set_beat(&first, &starts, 1_005).unwrap();
+        // Nothing new was heard of it.
+        store.set_beat(&first, &starts, 1_010).unwrap();
+        assert_eq!(store.own_key().unwrap(), None);
+        store.set_own_key(EndpointKey([7; 32])).unwrap();
         let members =
             [(2, 1), (1, 2)].map(|(id, byte)| Peer { id: NodeId(id), info: info(byte, 1) }).to_vec();
         let welcome = Welcome { as_of: 1, id: Some(NodeId(7)), members, target_voters: Some(5) };
@@ -354,6 +408,8 @@ mod tests {
         assert_eq!(store.own_id().unwrap(), Some(NodeId(7)));
         assert_eq!(store.target_voters().unwrap(), Some(5));
         assert!(store.has_had_log().unwrap());
+        assert_eq!(store.own_key().unwrap(), Some(EndpointKey([7; 32])));
+        assert_eq!(store.last_seen().unwrap(), HashMap::from([(EndpointKey([1; 32]), 1_005)]));
         // The clock was put back.
         let second = store.next_incarnation(10).unwrap();
         assert_eq!((second.present.number, second.earlier.front()), (1_001, Some(&first.present)));

@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use super::identity::{IDENTITY_FILE, Identity};
-use super::metadata::{MetadataError, MetadataStore};
+use super::metadata::{MetadataError, MetadataStore, unix_s};
 use super::retired::check_not_retired;
 use crate::causes::with_causes;
+use crate::network::Peer;
 use crate::storage::RESTORING_FILE;
 use crate::storage::log::LOG_FILE;
+use crate::types::EndpointKey;
 
 /// What was found: lines of what there is, and of what is wrong and what to do.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -47,23 +49,44 @@ impl Remains {
                 .push(format!("there is no node in {}: name its data directory", data_dir.display()));
             return Ok(remains);
         }
-        match Identity::load(data_dir) {
-            Ok(identity) => remains.seen.push(format!("key: {}", identity.endpoint_id())),
-            Err(error) => remains.faults.push(with_causes(&error)),
-        }
+        let key = match Identity::load(data_dir) {
+            Ok(identity) => Some(identity.endpoint_id()),
+            Err(error) => {
+                remains.faults.push(with_causes(&error));
+                None
+            }
+        };
+        remains.seen.extend(key.map(|key| format!("key: {key}")));
         if let Some(metadata) = metadata
-            && let Err(error) = remains.members(&metadata, has_log)
+            && let Err(error) = remains.members(&metadata, key, has_log)
         {
             remains.faults.push(with_causes(&error));
         }
         Ok(remains)
     }
 
-    fn members(&mut self, metadata: &MetadataStore, has_log: bool) -> Result<(), MetadataError> {
+    fn members(
+        &mut self,
+        metadata: &MetadataStore,
+        key: Option<EndpointKey>,
+        has_log: bool,
+    ) -> Result<(), MetadataError> {
+        let other = metadata.own_key()?.filter(|before| key.is_some_and(|key| key != *before));
+        if let Some(before) = other {
+            self.faults.push(format!(
+                "{IDENTITY_FILE} is another one than it was: the node had key {before}, put that back"
+            ));
+        }
         let (own, nodes) = (metadata.own_id()?, metadata.nodes()?);
         metadata.starts()?;
         let own = own.map_or_else(String::new, |id| format!(", which has let it in as node {id}"));
         self.seen.push(format!("cluster: {} other members are known{own}", nodes.len()));
+        let (last_seen, now) = (metadata.last_seen()?, unix_s());
+        for Peer { id, info } in nodes {
+            let seen = last_seen.get(&info.endpoint_id).map(|seen| now.saturating_sub(*seen));
+            let seen = seen.map_or("not seen yet".to_owned(), |ago| format!("seen {ago} s ago"));
+            self.seen.push(format!("  node {id} at {}, {seen}", info.raft));
+        }
         if !has_log && metadata.has_had_log()? {
             self.faults.push(format!(
                 "{LOG_FILE} is gone, and with it what the node has promised: remove it from its cluster, remove the data directory and rejoin \

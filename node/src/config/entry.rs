@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::file::FileConfig;
-use super::source::Sources;
+use super::source::{Source, Sources};
 use super::{Config, ConfigError, Control, RunArgs};
 use crate::cluster::ticket::AspenClusterTicket;
 use crate::limits::{REPLACE_AFTER_S_MAX, REPLACE_AFTER_S_MIN, VOTERS_MAX};
@@ -142,13 +142,20 @@ pub(super) fn promotion_policy(
     Ok(PromotionPolicy { target_voters, replace_after: after_s.map(Duration::from_secs) })
 }
 
-/// Where the secret is, wherever that is said. A file that is named goes before the variable that holds one.
+/// Whether the environment has a secret.
+pub(super) fn secret_in_environment() -> bool {
+    std::env::var_os(SECRET_VARIABLE).is_some_and(|value| !value.is_empty())
+}
+
+/// Where the secret is, wherever that is said. The variable that holds one goes before a file that node.toml names, but not before one
+/// that is named on the command line or in the environment, too.
 pub(super) fn secret_source(
     args: &RunArgs,
     file: &FileConfig,
     sources: &mut Sources,
 ) -> Option<SecretSource> {
     let named = sources.pick("secret_file", args.secret_file.clone(), file.secret_file.clone());
-    let in_environment = || std::env::var_os(SECRET_VARIABLE).is_some_and(|value| !value.is_empty());
-    named.map(SecretSource::File).or_else(|| in_environment().then_some(SecretSource::Environment))
+    let is_of_file = matches!(sources.found.get("secret_file"), Some(Source::File(_)));
+    let named = named.filter(|_| !is_of_file || !secret_in_environment());
+    named.map(SecretSource::File).or_else(|| secret_in_environment().then_some(SecretSource::Environment))
 }

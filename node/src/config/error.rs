@@ -28,6 +28,14 @@ pub enum ConfigError {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
+    /// A setting that is wrong, and was not typed.
+    #[error("{error} (it comes from {place})")]
+    Said {
+        /// What is wrong.
+        error: Box<ConfigError>,
+        /// The variable or the file.
+        place: String,
+    },
     /// A setting without a default is missing.
     #[error("{key} is not set: give --{flag}, or {key} in the file of --config")]
     Missing {
@@ -138,4 +146,41 @@ pub enum ConfigError {
         /// The largest one.
         max: u64,
     },
+}
+
+impl ConfigError {
+    /// The setting that is wrong, where it is one.
+    pub(super) fn key(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::TargetVoters(_) => "target_voters",
+            Self::ReplaceAfter(_) => "replace_after_s",
+            Self::PreferredRegions(_) | Self::RegionTwice(_) => "preferred_regions",
+            Self::ZeroId => "id",
+            Self::PeerTwice(_) | Self::SameEndpoint(..) | Self::PeersWithoutSelf(_) | Self::PeerCount(_) => {
+                "peers"
+            }
+            Self::Rejoin => "rejoin",
+            Self::GossipWithoutSecret => "gossip",
+            Self::TicketWithoutSecret => "ticket",
+            Self::Alone => "control",
+            Self::PlainHttp(_) | Self::OpenHttp(_) => "http_listen",
+            Self::ReadTokenAlone => "http_read_token_file",
+            Self::NoAddress { listen: key, .. }
+            | Self::HalfOfTls { given: key, .. }
+            | Self::Size { key, .. } => key,
+            Self::Timing(TimingError::Heartbeat(_)) => "heartbeat_ms",
+            Self::Timing(TimingError::ElectionTooShort { .. }) => "election_ms_min",
+            Self::Timing(TimingError::ElectionRange { .. }) => "election_ms_max",
+            Self::Lookups(LookupsError::NoRelay) => "relay_mode",
+            Self::Lookups(LookupsError::UnusedDnsServer) => "dns_server",
+            Self::Lookups(_) => "relay_urls",
+            Self::Read { .. }
+            | Self::Parse { .. }
+            | Self::Said { .. }
+            | Self::Missing { .. }
+            | Self::MissingId
+            | Self::TwoEntries
+            | Self::Timing(TimingError::Refused(_)) => return None,
+        })
+    }
 }

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
+use super::ConfigError;
+
 /// Where a setting comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -34,6 +36,7 @@ impl fmt::Display for Setting {
         let text = match value {
             Some(value) => format!("{key} = {value}"),
             // No value of TOML says that.
+            None if *source == Source::Environment => format!("# {key} = (hidden)"),
             None => format!("# {key} ="),
         };
         write!(f, "{text:<40} # ")?;
@@ -55,6 +58,16 @@ pub(super) struct Sources {
 }
 
 impl Sources {
+    /// The error of a setting that somebody has not typed, with its place.
+    pub(super) fn explain(&self, error: ConfigError) -> ConfigError {
+        let place = match error.key().and_then(|key| Some((key, self.found.get(key)?))) {
+            Some((key, Source::Environment)) => format!("ASPEN_{}", key.to_uppercase()),
+            Some((_, Source::File(path))) => path.display().to_string(),
+            Some((_, Source::Flag | Source::Default)) | None => return error,
+        };
+        ConfigError::Said { error: Box::new(error), place }
+    }
+
     /// What the command line or the environment says, or else the file.
     pub(super) fn pick<T>(&mut self, key: &'static str, typed: Option<T>, file: Option<T>) -> Option<T> {
         let source = match (&typed, &file, &self.file) {

@@ -226,6 +226,21 @@ fn every_setting_says_where_it_comes_from() {
     assert_eq!(of("# region"), format!("{:<40} # not set", "# region ="));
 }
 
+#[test]
+fn setting_that_is_wrong_names_the_file_or_the_variable() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    std::fs::write(&path, "data_dir = 'd'\ntarget_voters = 0\n").unwrap();
+    let file = path.to_str().unwrap();
+    let want = "target_voters is 0, 1 to 100 are allowed";
+    check(&["--config", file], &format!("{want} (it comes from {file})"));
+    check(&["--data-dir", "d", "--target-voters", "0"], want);
+    let mut args = args(&["--data-dir", "d", "--target-voters", "0"]);
+    args.from_environment.insert("target_voters".to_owned());
+    let error = Config::load(args).unwrap_err().to_string();
+    assert_eq!(error, format!("{want} (it comes from ASPEN_TARGET_VOTERS)"));
+}
+
 /// TOML lets one character stand in no string that JSON does.
 #[test]
 fn printed_setting_is_read_again_whatever_stands_in_it() {

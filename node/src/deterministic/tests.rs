@@ -91,7 +91,7 @@ async fn members_come_and_go_and_what_there_is_not_is_said() {
     cluster.add_learner(other, info(2)).await.unwrap();
     assert_eq!(cluster.add_learner(other, info(3)).await, Err(ApiError::MemberExists { id: other }));
     assert_eq!(cluster.transfer_leader(other).await, Err(BadRequest::NotAVoter(other).into()));
-    cluster.promote_learner(other).await.unwrap();
+    cluster.promote_learner(other, false).await.unwrap();
     assert_eq!(cluster.transfer_leader(other).await, Err(ApiError::Unsupported));
     assert_eq!(cluster.remove_member(OWN).await, Err(ApiError::Unsupported));
     cluster.remove_member(other).await.unwrap();

@@ -117,6 +117,9 @@ pub(super) struct VotersBody {
     /// Whether those that do not vote any more stay as learners.
     #[serde(default)]
     retain: bool,
+    /// Whether voters are added that do not answer, or lack many entries.
+    #[serde(default)]
+    force: bool,
 }
 
 /// POST /cluster/change-membership
@@ -124,7 +127,7 @@ pub(super) async fn change_membership(
     State(state): State<HttpState>,
     Body(body): Body<VotersBody>,
 ) -> Result<Json<ClusterStatus>, Refusal> {
-    state.cluster.change_membership(body.voters, body.retain).await?;
+    state.cluster.change_membership(body.voters, body.retain, body.force).await?;
     Ok(Json(state.cluster.status()))
 }
 
@@ -134,12 +137,21 @@ pub(super) struct MemberBody {
     id: NodeId,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PromoteBody {
+    id: NodeId,
+    /// Whether it votes although it does not answer, or lacks many entries.
+    #[serde(default)]
+    force: bool,
+}
+
 /// POST /cluster/promote-learner
 pub(super) async fn promote_learner(
     State(state): State<HttpState>,
-    Body(body): Body<MemberBody>,
+    Body(body): Body<PromoteBody>,
 ) -> Result<Json<ClusterStatus>, Refusal> {
-    state.cluster.promote_learner(body.id).await?;
+    state.cluster.promote_learner(body.id, body.force).await?;
     Ok(Json(state.cluster.status()))
 }
 

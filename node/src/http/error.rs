@@ -55,6 +55,8 @@ impl From<ApiError> for Refusal {
             ApiError::LeaderLost => (StatusCode::GATEWAY_TIMEOUT, "leader_lost"),
             ApiError::SnapshotTooLarge { .. } => (StatusCode::INSUFFICIENT_STORAGE, "snapshot_too_large"),
             ApiError::DiskFull { .. } => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
+            ApiError::MemberSilent { .. } => (StatusCode::CONFLICT, "member_silent"),
+            ApiError::MemberBehind { .. } => (StatusCode::CONFLICT, "member_behind"),
             ApiError::VaultNotFound { .. } => (StatusCode::NOT_FOUND, "vault_not_found"),
             ApiError::LeaseNotFound { .. } => (StatusCode::NOT_FOUND, "lease_not_found"),
             ApiError::Compacted { .. } => (StatusCode::GONE, "compacted"),

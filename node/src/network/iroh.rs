@@ -57,8 +57,10 @@ use crate::api::{ApiError, WriteResult};
 use crate::causes::with_causes;
 use crate::limits::{
     ENDPOINT_CLOSE_TIMEOUT, PEER_ACK_DELAY, PEER_ACKS_AHEAD, PEER_IDLE_TIMEOUT, PEER_INITIAL_RTT,
-    PEER_KEEP_ALIVE, PEER_ONE_WAY_STREAMS_MAX, PEER_REQUESTS_MAX, PEER_WINDOW_BYTES, STRANGER_WINDOW_BYTES,
+    PEER_KEEP_ALIVE, PEER_ONE_WAY_STREAMS_MAX, PEER_REQUESTS_MAX, PEER_STREAMS_MAX, PEER_WINDOW_BYTES,
+    STRANGER_WINDOW_BYTES,
 };
+use crate::metrics::NetworkMetrics;
 use crate::storage::snapshot::SnapshotFile;
 use crate::types::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
@@ -100,6 +102,9 @@ pub enum EndpointError {
         /// Why.
         reason: String,
     },
+    /// A client has no socket.
+    #[error("nodes cannot be asked over QUIC, there is no UDP socket: {0}")]
+    Client(String),
     /// Multicast DNS has no socket.
     #[error(
         "cannot take part in multicast DNS: {reason}. Take mdns out of the settings, or let the node use UDP port 5353"
@@ -187,11 +192,11 @@ impl RaftEndpoint {
         Ok(Self { endpoint, book, admission, gate, has_relays, runtime: Handle::current() })
     }
 
-    /// The transport to other nodes.
-    pub fn transport(&self) -> IrohTransport {
+    /// The transport to other nodes, which notes how they answer.
+    pub fn transport(&self, metrics: NetworkMetrics) -> IrohTransport {
         let (endpoint, book) = (self.endpoint.clone(), self.book.clone());
-        let admission = self.admission.clone();
-        IrohTransport { pool: RaftConnectionPool::new(endpoint, book, admission, self.runtime.clone()) }
+        let (admission, runtime) = (self.admission.clone(), self.runtime.clone());
+        IrohTransport { pool: RaftConnectionPool::new(endpoint, book, admission, metrics, runtime) }
     }
 
     /// Asks one node of a cluster for something that it grants to whoever knows one of its secrets; `info` is who and where this one is.
@@ -488,6 +493,7 @@ impl ProtocolHandler for RaftHandler {
         let Some(guest) = greeting::greeted(&self.admission, &connection).await else { return Ok(()) };
         let incarnations = self.admission.incarnations();
         connection.set_receive_window(VarInt::from_u32(PEER_WINDOW_BYTES));
+        connection.set_max_concurrent_bi_streams(VarInt::from_u32(PEER_STREAMS_MAX));
         let mut expelled = pin!(self.admission.expelled(&guest.key));
         let mut replaced = pin!(incarnations.replaced(&guest.key, &guest.start));
         let mut denounced = pin!(incarnations.denounced());
@@ -515,6 +521,7 @@ impl ProtocolHandler for RaftHandler {
             let is_long = matches!(
                 message,
                 RaftMessage::ReadIndex(_)
+                    | RaftMessage::KeepLease(_)
                     | RaftMessage::Forward(_)
                     | RaftMessage::AppendStream(_)
                     | RaftMessage::InstallSnapshot(_)

@@ -8,14 +8,14 @@ use irpc::channel::mpsc;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use super::RaftService;
+use super::{RaftService, TransportError, millis};
 use crate::failpoint::FailPoint;
 use crate::limits::{
     SNAPSHOT_ALIVE_INTERVAL, SNAPSHOT_REGION_CHUNKS, SNAPSHOT_REGIONS_AHEAD, SNAPSHOT_STEP_TIMEOUT,
 };
 use crate::storage::snapshot::{Digest, Incoming, Seal, SnapshotFile, region_count};
-use crate::types::ChunkBytes;
 use crate::types::raft_types::{SnapshotMeta, SnapshotResponse, Vote};
+use crate::types::{ChunkBytes, NodeId};
 
 /// What is to be sent: Raft's `InstallSnapshot` (Raft thesis 5.1), its data apart.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -76,6 +76,18 @@ pub enum SnapshotError {
     /// Our own file.
     #[error("the snapshot cannot be read or written")]
     Io(#[from] std::io::Error),
+}
+
+impl SnapshotError {
+    /// The same of a transport to this peer.
+    pub(super) fn of(self, peer: NodeId) -> TransportError {
+        let reason = self.to_string();
+        match self {
+            Self::Silent => TransportError::Timeout { peer, within_ms: millis(SNAPSHOT_STEP_TIMEOUT) },
+            Self::Lost(_) => TransportError::Lost { peer, reason },
+            Self::Refused(_) | Self::Io(_) => TransportError::Refused { peer, reason },
+        }
+    }
 }
 
 /// Sends a snapshot whose [`InstallSnapshot`] is on its way.

@@ -133,7 +133,7 @@ impl NodeFailureDetector {
                     let now = if silent < patience {
                         before.answered(silent, heartbeat)
                     } else {
-                        before.silent(probe(info.http).await)
+                        before.silent(if is_its_own(&info) { probe(info.http).await } else { Probe::Nothing })
                     };
                     (id, info, before, now)
                 }
@@ -166,6 +166,11 @@ impl NodeFailureDetector {
         });
         heard.collect()
     }
+}
+
+/// Whether it is the member itself that answers at its HTTP address: on another machine one of loopback is somebody else's.
+fn is_its_own(info: &NodeInfo) -> bool {
+    info.raft.ip().is_loopback() || !info.http.ip().is_loopback()
 }
 
 /// Says what has changed.
@@ -206,6 +211,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::types::EndpointKey;
 
     const HEARTBEAT: Duration = Duration::from_millis(200);
 
@@ -234,6 +240,18 @@ mod tests {
         // It listens, and serves its clients, before Raft hears of it.
         assert_eq!([Probe::Silence, Probe::Answer, Probe::Answer].map(&mut look), [NodeHealth::Crashed; 3]);
         assert_eq!(look(Probe::Answer), NodeHealth::Partitioned);
+    }
+
+    #[test]
+    fn loopback_of_another_machine_says_nothing_of_it() {
+        let info = |raft: &str, http: &str| NodeInfo {
+            endpoint_id: EndpointKey([1; 32]),
+            raft: raft.parse().unwrap(),
+            http: http.parse().unwrap(),
+        };
+        assert!(is_its_own(&info("127.0.0.1:4001", "127.0.0.1:8001")));
+        assert!(is_its_own(&info("10.0.0.1:4001", "10.0.0.1:8001")));
+        assert!(!is_its_own(&info("10.0.0.1:4001", "127.0.0.1:8001")));
     }
 
     #[tokio::test]

@@ -15,11 +15,12 @@ use super::RaftNode;
 use super::operations::{bounded, not_leader};
 use crate::api::{ApiError, BadRequest, TimeoutOutcome};
 use crate::limits::{
-    HAND_OVER_AGAIN, HAND_OVER_TIMEOUT, JOIN_ID_MAX, LEADER_RETRY, LEADER_WAIT, PEERS_MAX, VOTERS_MAX,
+    HAND_OVER_AGAIN, HAND_OVER_TIMEOUT, JOIN_ID_MAX, LEADER_RETRY, LEADER_WAIT, PEERS_MAX, PROMOTION_LAG_MAX,
+    VOTERS_MAX,
 };
 use crate::network::Peer;
 use crate::network::join::{JoinRefusal, JoinService, Welcome, Wish};
-use crate::types::raft_types::{Membership, StoredMembership};
+use crate::types::raft_types::{Membership, Metrics, StoredMembership};
 use crate::types::{NodeId, NodeInfo, TypeConfig};
 
 impl RaftNode {
@@ -59,6 +60,7 @@ impl RaftNode {
         {
             return Err(BadRequest::EndpointTaken { id, other: *other }.into());
         }
+        self.patiently(|| self.check_next(&future_voters(&membership))).await?;
         self.changed(|| self.inner.raft.add_learner(id, info.clone(), false)).await
     }
 
@@ -160,18 +162,75 @@ impl RaftNode {
     /// Makes exactly these members vote. Voters that are not among them become learners, or leave.
     pub(super) async fn make_voters(&self, voters: BTreeSet<NodeId>, retain: bool) -> Result<(), ApiError> {
         let membership = self.membership()?;
-        if voters.is_empty() || voters.len() > VOTERS_MAX as usize {
-            return Err(BadRequest::VoterCount(voters.len() as u64).into());
-        }
-        if let Some(unknown) = voters.iter().find(|id| membership.get_node(id).is_none()) {
-            return Err(BadRequest::NotALearner(*unknown).into());
-        }
+        check_voters(&membership, &voters)?;
         if membership.get_joint_config().len() == 1
             && membership.voter_ids().collect::<BTreeSet<_>>() == voters
         {
             return Ok(());
         }
         self.changed(|| self.inner.raft.change_membership(voters.clone(), retain)).await
+    }
+
+    /// The same, but not before a majority of those who vote now and of those who are to vote answers, and each that is added answers
+    /// and has nearly everything: what is begun otherwise stays half done. A new leader has not heard of everybody yet, and a new
+    /// member not of everything, so they are waited for a moment. `force` makes the change in any case.
+    pub(super) async fn choose_voters(
+        &self,
+        next: impl Fn(&Membership) -> BTreeSet<NodeId>,
+        retain: bool,
+        force: bool,
+    ) -> Result<(), ApiError> {
+        let membership = self.membership()?;
+        let next = next(&membership);
+        check_voters(&membership, &next)?;
+        if !force {
+            self.patiently(|| self.check_next(&next)).await?;
+        }
+        self.make_voters(next, retain).await
+    }
+
+    /// Checks again for a while what may only not be so yet.
+    async fn patiently(&self, check: impl Fn() -> Result<(), ApiError>) -> Result<(), ApiError> {
+        let give_up = tokio::time::Instant::now() + LEADER_WAIT;
+        loop {
+            match check() {
+                Err(ApiError::NoQuorum | ApiError::MemberSilent { .. } | ApiError::MemberBehind { .. })
+                    if tokio::time::Instant::now() < give_up => {}
+                checked => return checked,
+            }
+            tokio::time::sleep(LEADER_RETRY).await;
+        }
+    }
+
+    /// Whether a change to these voters could be made at once.
+    fn check_next(&self, next: &BTreeSet<NodeId>) -> Result<(), ApiError> {
+        let membership = self.membership()?;
+        let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+        for added in next.difference(&voters) {
+            self.check_follows(*added)?;
+        }
+        let metrics = self.metrics();
+        let answers = |id: &&NodeId| **id == self.inner.id || self.is_there(&metrics, **id);
+        let is_majority = |ids: &BTreeSet<NodeId>| ids.iter().filter(answers).count() > ids.len() / 2;
+        if is_majority(&voters) && is_majority(next) { Ok(()) } else { Err(ApiError::NoQuorum) }
+    }
+
+    /// Whether a member answers and has nearly everything.
+    fn check_follows(&self, id: NodeId) -> Result<(), ApiError> {
+        let metrics = self.metrics();
+        if !self.is_there(&metrics, id) {
+            return Err(ApiError::MemberSilent { id });
+        }
+        let matched = metrics.replication.as_ref().and_then(|matched| matched.get(&id).copied().flatten());
+        let last = metrics.last_log_index.unwrap_or(0);
+        let lag = last.saturating_sub(matched.map_or(0, |matched| matched.index));
+        if lag > PROMOTION_LAG_MAX { Err(ApiError::MemberBehind { id, lag }) } else { Ok(()) }
+    }
+
+    /// On the leader: whether a member has answered lately.
+    fn is_there(&self, metrics: &Metrics, id: NodeId) -> bool {
+        let answered = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&id).copied().flatten());
+        answered.is_some_and(|answered| answered.into_inner().elapsed() < self.inner.patience)
     }
 
     /// The same without those that are left over, if these are the voters now and nothing is under way.
@@ -187,10 +246,13 @@ impl RaftNode {
     }
 
     /// Makes one more member vote.
-    pub(super) async fn make_voter(&self, id: NodeId) -> Result<(), ApiError> {
-        let mut voters = future_voters(&self.membership()?);
-        voters.insert(id);
-        self.make_voters(voters, true).await
+    pub(super) async fn make_voter(&self, id: NodeId, force: bool) -> Result<(), ApiError> {
+        let next = |membership: &Membership| {
+            let mut voters = future_voters(membership);
+            voters.insert(id);
+            voters
+        };
+        self.choose_voters(next, true, force).await
     }
 
     /// Takes a member away, be it a voter or a learner. A leader that is to go hands leadership over first, so that nobody has to miss
@@ -207,7 +269,7 @@ impl RaftNode {
         }
         let mut voters = future_voters(&membership);
         if voters.remove(&id) {
-            self.make_voters(voters, false).await
+            self.choose_voters(|_| voters.clone(), false, false).await
         } else if membership.get_node(&id).is_some() {
             let gone = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
             self.changed(|| self.inner.raft.change_membership(gone.clone(), false)).await
@@ -237,6 +299,15 @@ impl RaftNode {
             }
             tokio::time::sleep(LEADER_RETRY).await;
         }
+    }
+
+    /// Hands leadership to a voter that can take it over at once: while it is under way nobody can write.
+    pub(super) async fn hand_over_safely(&self, to: NodeId) -> Result<(), ApiError> {
+        let is_voter = self.membership()?.voter_ids().any(|id| id == to);
+        if is_voter && to != self.inner.id {
+            self.patiently(|| self.membership().and_then(|_| self.check_follows(to))).await?;
+        }
+        self.hand_over(to).await
     }
 
     /// Hands leadership to a voter, and returns when it leads.
@@ -276,13 +347,11 @@ impl RaftNode {
     /// On the leader: the voter that has answered lately and has most of the log.
     fn successor(&self) -> Option<NodeId> {
         let metrics = self.metrics();
-        let (replication, heartbeat) = (metrics.replication?, metrics.heartbeat?);
+        let replication = metrics.replication.as_ref()?;
         let voters = metrics.membership_config.membership().voter_ids().filter(|id| *id != self.inner.id);
-        let is_there = |id: &NodeId| {
-            let answered = heartbeat.get(id).copied().flatten();
-            answered.is_some_and(|answered| answered.into_inner().elapsed() < self.inner.patience)
-        };
-        voters.filter(is_there).max_by_key(|id| replication.get(id).copied().flatten())
+        voters
+            .filter(|id| self.is_there(&metrics, *id))
+            .max_by_key(|id| replication.get(id).copied().flatten())
     }
 
     /// The present members, as the leader has them.
@@ -338,6 +407,17 @@ impl JoinService for RaftNode {
 /// Whether the members are being changed: two majorities have to agree, or nobody knows yet that the present ones are who they are.
 pub(super) fn is_changing(present: &StoredMembership, committed: &StoredMembership) -> bool {
     present.membership().get_joint_config().len() > 1 || present != committed
+}
+
+/// Whether these are members that can vote.
+fn check_voters(membership: &Membership, voters: &BTreeSet<NodeId>) -> Result<(), BadRequest> {
+    if voters.is_empty() || voters.len() > VOTERS_MAX as usize {
+        return Err(BadRequest::VoterCount(voters.len() as u64));
+    }
+    match voters.iter().find(|id| membership.get_node(id).is_none()) {
+        Some(unknown) => Err(BadRequest::NotALearner(*unknown)),
+        None => Ok(()),
+    }
 }
 
 /// Who votes once the change that is under way is done.

@@ -54,6 +54,11 @@ impl Proposals {
         self.0.send(Waiting { command, answer }).await.map_err(|_| ApiError::LeaderLost)?;
         answered.await.map_err(|_| ApiError::LeaderLost)?
     }
+
+    /// Returns once nothing can be proposed any more.
+    pub(super) async fn closed(&self) {
+        self.0.closed().await;
+    }
 }
 
 /// A proposer and the way to it.

@@ -45,26 +45,27 @@ impl ClusterController for RaftNode {
 
     fn add_learner(&self, id: NodeId, info: NodeInfo) -> Answer<'_, ()> {
         let change = self.change(move |node| async move { node.make_learner(id, info).await });
-        bounded(TimeoutOutcome::GoesOn, change).boxed()
+        bounded(TimeoutOutcome::WaitsForMajorities, change).boxed()
     }
 
-    fn change_membership(&self, voters: BTreeSet<NodeId>, retain: bool) -> Answer<'_, ()> {
-        let change = self.change(move |node| async move { node.make_voters(voters, retain).await });
-        bounded(TimeoutOutcome::GoesOn, change).boxed()
+    fn change_membership(&self, voters: BTreeSet<NodeId>, retain: bool, force: bool) -> Answer<'_, ()> {
+        let change = self
+            .change(move |node| async move { node.choose_voters(|_| voters.clone(), retain, force).await });
+        bounded(TimeoutOutcome::WaitsForMajorities, change).boxed()
     }
 
-    fn promote_learner(&self, id: NodeId) -> Answer<'_, ()> {
-        let change = self.change(move |node| async move { node.make_voter(id).await });
-        bounded(TimeoutOutcome::GoesOn, change).boxed()
+    fn promote_learner(&self, id: NodeId, force: bool) -> Answer<'_, ()> {
+        let change = self.change(move |node| async move { node.make_voter(id, force).await });
+        bounded(TimeoutOutcome::WaitsForMajorities, change).boxed()
     }
 
     fn remove_member(&self, id: NodeId) -> Answer<'_, ()> {
         let change = self.change(move |node| async move { node.remove(id).await });
-        bounded(TimeoutOutcome::GoesOn, change).boxed()
+        bounded(TimeoutOutcome::WaitsForMajorities, change).boxed()
     }
 
     fn transfer_leader(&self, to: NodeId) -> Answer<'_, ()> {
-        bounded(TimeoutOutcome::GoesOn, self.hand_over(to)).boxed()
+        bounded(TimeoutOutcome::SeeStatus, self.hand_over_safely(to)).boxed()
     }
 
     fn trigger_snapshot(&self) -> Answer<'_, SnapshotStatus> {

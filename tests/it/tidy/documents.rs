@@ -59,7 +59,7 @@ fn defines_test(text: &str, name: &str) -> bool {
     lines.iter().enumerate().any(|(place, line)| {
         let attributes = lines[..place].iter().rev().take_while(|line| line.starts_with("#["));
         line.trim_start_matches("async ").starts_with(&head)
-            && attributes.into_iter().any(|line| *line == "#[test]" || *line == "#[tokio::test]")
+            && attributes.into_iter().any(|line| *line == "#[test]" || line.starts_with("#[tokio::test"))
     })
 }
 

@@ -30,10 +30,13 @@ pub(crate) enum ClusterCommand {
     },
     /// Let a node learn all that there is
     AddLearner(LearnerArgs),
-    /// Let a learner vote
+    /// Let a learner vote that answers and has caught up
     Promote {
         /// Its number
         id: u64,
+        /// Although it does not answer or lacks many entries: until it does, one failure more is one too many
+        #[arg(long)]
+        force: bool,
     },
     /// Take a member out of the cluster
     Remove {
@@ -87,7 +90,9 @@ pub(crate) async fn run(command: &ClusterCommand, session: &mut Session) -> Resu
             }
             ("/cluster/add-learner", body)
         }
-        ClusterCommand::Promote { id } => ("/cluster/promote-learner", json!({ "id": id })),
+        ClusterCommand::Promote { id, force } => {
+            ("/cluster/promote-learner", json!({ "id": id, "force": force }))
+        }
         ClusterCommand::Remove { id } => return remove(*id, session).await,
         ClusterCommand::Transfer { id } => ("/cluster/transfer-leader", json!({ "id": id })),
     };

@@ -54,16 +54,20 @@ impl ClusterClient {
         self.post("/cluster/add-learner", &body).await
     }
 
-    /// Makes one learner vote, too.
+    /// Makes one learner vote, too; with `force` although it does not answer, or lacks many entries.
     ///
     /// # Errors
     /// As [`Self::add_learner`].
-    pub async fn promote_learner(&mut self, id: NodeId) -> Result<ClusterStatus, ClusterClientError> {
-        self.post("/cluster/promote-learner", &json!({ "id": id })).await
+    pub async fn promote_learner(
+        &mut self,
+        id: NodeId,
+        force: bool,
+    ) -> Result<ClusterStatus, ClusterClientError> {
+        self.post("/cluster/promote-learner", &json!({ "id": id, "force": force })).await
     }
 
     /// Makes exactly these members vote. The voters that are not among them become learners if `retain` is set, otherwise they leave the
-    /// cluster.
+    /// cluster. `force` is as in [`Self::promote_learner`].
     ///
     /// # Errors
     /// As [`Self::add_learner`].
@@ -71,8 +75,10 @@ impl ClusterClient {
         &mut self,
         voters: &BTreeSet<NodeId>,
         retain: bool,
+        force: bool,
     ) -> Result<ClusterStatus, ClusterClientError> {
-        self.post("/cluster/change-membership", &json!({ "voters": voters, "retain": retain })).await
+        let body = json!({ "voters": voters, "retain": retain, "force": force });
+        self.post("/cluster/change-membership", &body).await
     }
 
     /// Takes a member out of the cluster.

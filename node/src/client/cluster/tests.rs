@@ -189,7 +189,7 @@ async fn leader_is_asked_as_often_as_it_may_change_and_no_more() {
     let follower = FakeNode::new(follows(leader.address)).await;
     let mut client = client(&[follower.address]);
     for want in [1, 0] {
-        let error = client.promote_learner(NodeId(4)).await.unwrap_err();
+        let error = client.promote_learner(NodeId(4), false).await.unwrap_err();
         let refusal = error.refusal().unwrap();
         assert_eq!(
             (refusal.status, refusal.is("change_in_progress"), refusal.is_unknown),
@@ -204,13 +204,13 @@ async fn leader_is_asked_as_often_as_it_may_change_and_no_more() {
         (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let [at_one, at_two] = [&one, &two].map(|listener| listener.local_addr().unwrap());
     let (one, two) = (FakeNode::on(one, follows(at_two)), FakeNode::on(two, follows(at_one)));
-    let error = self::client(&[at_one]).promote_learner(NodeId(4)).await.unwrap_err();
+    let error = self::client(&[at_one]).promote_learner(NodeId(4), false).await.unwrap_err();
     assert_eq!(
         error.refusal().and_then(|refusal| refusal.leader.as_ref()).map(|leader| leader.id),
         Some(NodeId(2))
     );
     assert_eq!((one.asked().len(), two.asked().len()), (1, 1));
     let lonely = FakeNode::new(follows(nobody().await)).await;
-    let error = self::client(&[lonely.address]).promote_learner(NodeId(4)).await.unwrap_err();
+    let error = self::client(&[lonely.address]).promote_learner(NodeId(4), false).await.unwrap_err();
     assert_eq!((error.code(), lonely.asked().len()), (Some("not_leader"), 1));
 }

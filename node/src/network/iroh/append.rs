@@ -16,12 +16,12 @@ use irpc::channel::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use self::window::Window;
-use super::pool::{RaftConnectionPool, Slot, millis};
+use super::pool::{Class, RaftConnectionPool, Slot};
 use crate::limits::{
     APPEND_BYTES_AHEAD_MAX, APPEND_HOLD, APPEND_PATIENCE, APPEND_RATE_MIN, APPENDS_AHEAD_MAX,
 };
 use crate::network::rpc::StreamAppended;
-use crate::network::{Appended, Peer, TransportError};
+use crate::network::{Appended, Peer, TransportError, millis};
 use crate::storage::entry::entry_size;
 use crate::types::raft_types::{AppendEntriesRequest, LogId};
 
@@ -81,6 +81,9 @@ impl<'a> AppendStream<'a> {
             let mut stream = stream?;
             let answer = stream.next().await?;
             let is_last = !matches!(answer, Ok(Ok(_)));
+            if let Err(error) = &answer {
+                stream.pool.note(stream.to, Class::Raft, Err(error));
+            }
             // Who refuses is there.
             if matches!(&answer, Err(error) if !matches!(error, TransportError::Refused { .. })) {
                 stream.pool.forget(stream.to, &stream.slot);
@@ -143,7 +146,11 @@ impl<'a> AppendStream<'a> {
     /// Takes an answer in; what ends the stream.
     fn answered(&mut self, answer: Option<Result<StreamAppended, String>>) -> Option<Appended> {
         let peer = self.to.id;
-        self.deadlines.pop_front();
+        let sent = self.deadlines.pop_front();
+        if let (Some((deadline, limit)), Some(Ok(Ok(_)))) = (sent, &answer) {
+            let took = limit.saturating_sub(deadline.saturating_duration_since(Instant::now()));
+            self.pool.note(self.to, Class::Raft, Ok(took));
+        }
         match answer {
             None => Some(Err(TransportError::Lost { peer, reason: "it has ended the stream".to_owned() })),
             Some(Err(reason)) => Some(Err(TransportError::Lost { peer, reason })),

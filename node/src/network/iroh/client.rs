@@ -195,8 +195,7 @@ impl ClientEndpoint {
     /// # Errors
     /// There is none.
     pub async fn bind() -> Result<Self, EndpointError> {
-        let address = SocketAddr::from(([0, 0, 0, 0], 0));
-        let failed = |reason: String| EndpointError::Bind { address, reason };
+        let failed = EndpointError::Client;
         let bound = Endpoint::builder(presets::Minimal)
             .transport_config(transport_config().map_err(failed)?)
             .relay_mode(RelayMode::Disabled)

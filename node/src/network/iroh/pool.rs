@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -25,11 +25,12 @@ use tokio::time::{Instant, timeout_at};
 use super::append::AppendStream;
 use super::{AddressBook, Admission};
 use super::{close_code, greeting, held};
-use crate::limits::{DIAL_TIMEOUT, PEER_UNUSED_MAX, PEER_WINDOW_BYTES, SNAPSHOT_STEP_TIMEOUT};
+use crate::limits::{DIAL_BACKOFF, DIAL_TIMEOUT, PEER_UNUSED_MAX, PEER_WINDOW_BYTES, SNAPSHOT_STEP_TIMEOUT};
+use crate::metrics::NetworkMetrics;
 use crate::network::incarnation::Start;
 use crate::network::rpc::{self, ALPN, RaftMessage, RaftProtocol};
-use crate::network::snapshot::{self, InstallSnapshot, SnapshotError};
-use crate::network::{Appended, Peer, TransportError};
+use crate::network::snapshot::{self, InstallSnapshot};
+use crate::network::{Appended, Peer, TransportError, millis};
 use crate::storage::snapshot::SnapshotFile;
 use crate::types::NodeInfo;
 use crate::types::raft_types::{AppendEntriesRequest, SnapshotResponse};
@@ -70,6 +71,7 @@ pub struct RaftConnectionPool {
     endpoint: Endpoint,
     book: AddressBook,
     admission: Arc<Admission>,
+    metrics: NetworkMetrics,
     /// Of Raft's thread.
     runtime: Handle,
     state: Arc<Mutex<State>>,
@@ -90,9 +92,33 @@ pub(super) struct Slot {
     dial: Dial,
     /// When it was last asked for. Whoever uses it has a clone.
     used: Arc<Mutex<Instant>>,
+    /// How many dials have failed before this one.
+    failures: u32,
+    /// If this one has failed, until when there is no other.
+    retry_at: Arc<OnceLock<Instant>>,
+}
+
+impl Class {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Raft => "raft",
+            Self::Heartbeat => "heartbeat",
+            Self::Snapshot => "snapshot",
+        }
+    }
 }
 
 impl Slot {
+    /// Whether its dial has failed so lately that there is to be no other yet.
+    fn is_left_alone(&self) -> bool {
+        let retry_at = self.retry_at.get_or_init(|| {
+            let [first, most] = DIAL_BACKOFF;
+            let pause = first.saturating_mul(1 << self.failures.min(16)).min(most);
+            Instant::now() + pause.mul_f64(rand::random_range(0.5..=1.0))
+        });
+        Instant::now() < *retry_at
+    }
+
     fn is_idle(&self) -> bool {
         let is_held = Arc::strong_count(&self.used) > 1;
         !is_held && held(&self.used).elapsed() >= PEER_UNUSED_MAX
@@ -104,15 +130,41 @@ impl RaftConnectionPool {
         endpoint: Endpoint,
         book: AddressBook,
         admission: Arc<Admission>,
+        metrics: NetworkMetrics,
         runtime: Handle,
     ) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         runtime.spawn(close_idle(Arc::downgrade(&state)));
-        Self { endpoint, book, admission, runtime, state }
+        Self { endpoint, book, admission, metrics, runtime, state }
     }
 
     /// Sends a request over the connection to a peer, which is dialled if there is none.
     pub(super) async fn rpc<Req, Res>(
+        &self,
+        class: Class,
+        to: &Peer,
+        request: Req,
+        within: Duration,
+        on_timeout: OnTimeout,
+    ) -> Result<Res, TransportError>
+    where
+        RaftProtocol: From<Req>,
+        RaftMessage: From<irpc::WithChannels<Req, RaftProtocol>>,
+        Req: irpc::Channels<RaftProtocol, Tx = oneshot::Sender<Res>, Rx = irpc::channel::none::NoReceiver>,
+        Res: irpc::RpcMessage,
+    {
+        let asked = Instant::now();
+        let answer = self.exchange(class, to, request, within, on_timeout).await;
+        self.note(to, class, answer.as_ref().map(|_| asked.elapsed()));
+        answer
+    }
+
+    /// Measures what came of a request.
+    pub(super) fn note(&self, to: &Peer, class: Class, result: Result<Duration, &TransportError>) {
+        self.metrics.note(to.id.0, class.name(), result.map_err(TransportError::kind));
+    }
+
+    async fn exchange<Req, Res>(
         &self,
         class: Class,
         to: &Peer,
@@ -186,16 +238,14 @@ impl RaftConnectionPool {
         let (slot, client, _) = self.client(to, Class::Snapshot, deadline, within).await?;
         let opening = client.bidi_streaming(request, 1, 1);
         let (parts, mut answers) = self.open(to, &slot, deadline, within, opening).await?;
+        let asked = Instant::now();
         let sent = snapshot::send(file, &parts, &mut answers).await;
-        sent.map_err(|error| {
+        let sent = sent.map_err(|error| {
             self.forget(to, &slot);
-            let (peer, reason) = (to.id, error.to_string());
-            match error {
-                SnapshotError::Silent => TransportError::Timeout { peer, within_ms: millis(within) },
-                SnapshotError::Lost(_) => TransportError::Lost { peer, reason },
-                SnapshotError::Refused(_) | SnapshotError::Io(_) => TransportError::Refused { peer, reason },
-            }
-        })
+            error.of(to.id)
+        });
+        self.note(to, Class::Snapshot, sent.as_ref().map(|_| asked.elapsed()));
+        sent
     }
 
     /// The connection to a peer, dialled if there is none; and whether there was one.
@@ -215,7 +265,7 @@ impl RaftConnectionPool {
                 return Err(TransportError::Unreachable { peer: to.id, reason });
             }
             Ok(Err(reason)) => {
-                self.forget(to, &slot);
+                slot.is_left_alone();
                 return Err(TransportError::Unreachable { peer: to.id, reason });
             }
             Ok(Ok(dialled)) => dialled.connection,
@@ -247,19 +297,27 @@ impl RaftConnectionPool {
                 }
                 connection.close_reason().is_none()
             }
-            Some(Err(_)) => false,
+            Some(Err(_)) => slot.is_left_alone(),
         });
         if let Some(slot) = usable {
             *held(&slot.used) = Instant::now();
             return slot.clone();
         }
         state.next += 1;
+        let failed = state.peers.get(&key).filter(|slot| matches!(slot.dial.peek(), Some(Err(_))));
+        let failures = failed.map_or(0, |slot| slot.failures.saturating_add(1));
         // Whoever asks: a connection is driven where it was dialled. It goes on when nobody waits for it any more.
         let (endpoint, admission) = (self.endpoint.clone(), self.admission.clone());
         let dialled = self.runtime.spawn(dial(endpoint, admission, self.book.dial(&to.info), to.info.raft));
-        let dial = dialled.map(|dialled| dialled.unwrap_or_else(|ended| Err(ended.to_string())));
+        let metrics = self.metrics.clone();
+        let dial = dialled.map(move |dialled| {
+            let dialled = dialled.unwrap_or_else(|ended| Err(ended.to_string()));
+            metrics.note_dial(dialled.is_ok());
+            dialled
+        });
         let used = Arc::new(Mutex::new(Instant::now()));
-        let slot = Slot { number: state.next, class, dial: dial.boxed().shared(), used };
+        let (dial, retry_at) = (dial.boxed().shared(), Arc::default());
+        let slot = Slot { number: state.next, class, dial, used, failures, retry_at };
         state.peers.insert(key, slot.clone());
         slot
     }
@@ -292,10 +350,6 @@ async fn close_idle(state: Weak<Mutex<State>>) {
     }
 }
 
-pub(super) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 async fn dial(
     endpoint: Endpoint,
     admission: Arc<Admission>,
@@ -322,7 +376,8 @@ mod tests {
     fn connection_is_closed_that_was_not_used_for_long_and_that_nobody_holds() {
         let long_ago = Instant::now() - PEER_UNUSED_MAX;
         let dial = futures::future::ready(Err("a test".to_owned())).boxed().shared();
-        let slot = Slot { number: 1, class: Class::Raft, dial, used: Arc::new(Mutex::new(long_ago)) };
+        let (used, retry_at) = (Arc::new(Mutex::new(long_ago)), Arc::default());
+        let slot = Slot { number: 1, class: Class::Raft, dial, used, failures: 0, retry_at };
         assert!(slot.is_idle());
         // A stream of entries is one request, however long it goes on.
         let stream = slot.clone();
@@ -330,5 +385,20 @@ mod tests {
         drop(stream);
         *held(&slot.used) = Instant::now();
         assert!(!slot.is_idle());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn peer_that_cannot_be_dialled_is_left_alone_longer_and_longer() {
+        let [first, most] = DIAL_BACKOFF;
+        for (failures, longest) in [(0, first), (1, 2 * first), (2, 4 * first), (40, most)] {
+            let dial = futures::future::ready(Err("a test".to_owned())).boxed().shared();
+            let (used, retry_at) = (Arc::new(Mutex::new(Instant::now())), Arc::default());
+            let slot = Slot { number: 1, class: Class::Raft, dial, used, failures, retry_at };
+            assert!(slot.is_left_alone());
+            tokio::time::sleep(longest.mul_f64(0.49)).await;
+            assert!(slot.is_left_alone(), "{failures}");
+            tokio::time::sleep(longest.mul_f64(0.52)).await;
+            assert!(!slot.is_left_alone(), "{failures}");
+        }
     }
 }

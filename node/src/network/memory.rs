@@ -1,0 +1,414 @@
+//! A network in memory: the nodes of one process speak over links that can be slow, or cut in either direction.
+//!
+//! A link loses nothing while it is whole, as a QUIC connection does: what is sent over a link that is cut comes once it is whole
+//! again, or is given up by whoever waits for the answer.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::{self, Debug};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use irpc::channel::mpsc;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::rpc::{Confirmed, KeepLease, ReadIndex, StreamAppended};
+use super::snapshot::{self, InstallSnapshot, SnapshotError};
+use super::{Appended, Delivery, Peer, RaftService, Transport, TransportError, millis};
+use crate::api::{ApiError, WriteResult};
+use crate::limits::{APPEND_PATIENCE, APPENDS_AHEAD_MAX};
+use crate::storage::snapshot::SnapshotFile;
+use crate::types::raft_types::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
+};
+use crate::types::{EncodedCommand, NodeId};
+
+/// One direction between two nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryLink {
+    /// Whether nothing comes through.
+    pub is_cut: bool,
+    /// How long each message takes.
+    pub delay: Duration,
+}
+
+/// Those that differ from the default, by sender and receiver.
+type Links = BTreeMap<(NodeId, NodeId), MemoryLink>;
+
+/// Brings the messages of nodes to each other. Clones share it.
+#[derive(Clone)]
+pub struct AspenRouter {
+    nodes: Arc<Mutex<BTreeMap<NodeId, Arc<dyn RaftService>>>>,
+    links: watch::Sender<Links>,
+    /// What nodes do on behalf of others.
+    tasks: Arc<Mutex<JoinSet<()>>>,
+}
+
+impl Default for AspenRouter {
+    fn default() -> Self {
+        Self { nodes: Arc::default(), links: watch::Sender::new(Links::new()), tasks: Arc::default() }
+    }
+}
+
+impl Debug for AspenRouter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes: Vec<NodeId> = self.nodes().keys().copied().collect();
+        f.debug_struct("AspenRouter")
+            .field("nodes", &nodes)
+            .field("links", &*self.links.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl AspenRouter {
+    /// How node `from` reaches the others.
+    pub fn transport(&self, from: NodeId) -> MemoryTransport {
+        MemoryTransport { from, router: self.clone() }
+    }
+
+    /// Lets a node be reached, from now on.
+    pub fn add(&self, id: NodeId, service: Arc<dyn RaftService>) {
+        self.nodes().insert(id, service);
+    }
+
+    /// Takes a node away: it is unreachable, as one that has crashed.
+    pub fn remove(&self, id: NodeId) {
+        self.nodes().remove(&id);
+    }
+
+    /// Changes one direction of a link.
+    pub fn set_link(&self, from: NodeId, to: NodeId, link: MemoryLink) {
+        self.change(|links| {
+            links.insert((from, to), link);
+        });
+    }
+
+    /// Has each message between any two of these nodes take so long.
+    pub fn set_delay(&self, nodes: &[NodeId], delay: Duration) {
+        self.change(|links| {
+            for from in nodes {
+                for to in nodes.iter().filter(|to| *to != from) {
+                    links.entry((*from, *to)).or_default().delay = delay;
+                }
+            }
+        });
+    }
+
+    /// Cuts every link from one group to another, both ways. Those that are cut already stay so.
+    pub fn cut_between(&self, group: &[NodeId], others: &[NodeId]) {
+        self.change(|links| {
+            for one in group {
+                for other in others.iter().filter(|other| *other != one) {
+                    links.entry((*one, *other)).or_default().is_cut = true;
+                    links.entry((*other, *one)).or_default().is_cut = true;
+                }
+            }
+        });
+    }
+
+    /// Makes all links whole again. What was slow stays slow.
+    pub fn heal(&self) {
+        self.change(|links| links.values_mut().for_each(|link| link.is_cut = false));
+    }
+
+    /// Does something whether anybody waits for it or not.
+    fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (done, outcome) = oneshot::channel();
+        let mut tasks = self.tasks.lock().expect("nothing panics while it holds this lock");
+        while tasks.try_join_next().is_some() {}
+        // Whoever has asked may be gone.
+        tasks.spawn(async move { drop(done.send(work.await)) });
+        outcome
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Links)) {
+        self.links.send_modify(change);
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Arc<dyn RaftService>>> {
+        self.nodes.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Returns once a message would have come through.
+    async fn cross(&self, from: NodeId, to: NodeId) {
+        let mut links = self.links.subscribe();
+        loop {
+            // The sender is ours.
+            let Ok(link) = links
+                .wait_for(|links| !link(links, from, to).is_cut)
+                .await
+                .map(|links| link(&links, from, to))
+            else {
+                return;
+            };
+            sleep(link.delay).await;
+            // It was on its way when the link was cut.
+            if !self.is_cut(from, to) {
+                return;
+            }
+        }
+    }
+
+    /// Brings messages over, until one of their ends is gone.
+    async fn relay<T: irpc::RpcMessage>(
+        self,
+        mut sent: mpsc::Receiver<T>,
+        arrived: mpsc::Sender<T>,
+        (from, to): (NodeId, NodeId),
+    ) {
+        while let Ok(Some(message)) = sent.recv().await {
+            self.cross(from, to).await;
+            if arrived.send(message).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+        link(&self.links.borrow(), from, to).is_cut
+    }
+
+    /// Returns once either direction of a link is cut.
+    async fn cut(&self, one: NodeId, other: NodeId) {
+        let is_cut = |links: &Links| link(links, one, other).is_cut || link(links, other, one).is_cut;
+        // The sender is ours.
+        let _ = self.links.subscribe().wait_for(is_cut).await;
+    }
+}
+
+fn link(links: &Links, from: NodeId, to: NodeId) -> MemoryLink {
+    links.get(&(from, to)).copied().unwrap_or_default()
+}
+
+/// One node's way to the others.
+#[derive(Debug)]
+pub struct MemoryTransport {
+    from: NodeId,
+    router: AspenRouter,
+}
+
+impl MemoryTransport {
+    fn service(&self, to: &Peer) -> Result<Arc<dyn RaftService>, TransportError> {
+        let found = self.router.nodes().get(&to.id).cloned();
+        found.ok_or_else(|| TransportError::Unreachable { peer: to.id, reason: "it does not run".to_owned() })
+    }
+
+    /// Asks a peer, and waits so long for its answer. It acts on it whether anybody waits or not.
+    async fn ask<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        &self,
+        to: &Peer,
+        within: Duration,
+        question: impl FnOnce(Arc<dyn RaftService>) -> F + Send,
+    ) -> Result<T, TransportError> {
+        let asked = async {
+            self.router.cross(self.from, to.id).await;
+            let lost = |reason: String| TransportError::Lost { peer: to.id, reason };
+            let answer = self.router.spawn(question(self.service(to)?)).await;
+            let answer = answer.map_err(|_| lost("it has ended".to_owned()))?;
+            self.router.cross(to.id, self.from).await;
+            Ok(answer)
+        };
+        let late = |_| TransportError::Timeout { peer: to.id, within_ms: millis(within) };
+        timeout(within, asked).await.map_err(late)?
+    }
+
+    /// The same, of a peer that may refuse.
+    async fn ask_service<T: Send + 'static, F: Future<Output = Result<T, String>> + Send + 'static>(
+        &self,
+        to: &Peer,
+        within: Duration,
+        question: impl FnOnce(Arc<dyn RaftService>) -> F + Send,
+    ) -> Result<T, TransportError> {
+        let answer = self.ask(to, within, question).await?;
+        answer.map_err(|reason| TransportError::Refused { peer: to.id, reason })
+    }
+}
+
+impl Transport for MemoryTransport {
+    fn append_stream<'a>(
+        &'a self,
+        to: &'a Peer,
+        requests: BoxStream<'static, AppendEntriesRequest>,
+        within: Duration,
+    ) -> Delivery<'a, BoxStream<'a, Appended>> {
+        async move {
+            let service = self.service(to)?;
+            let within = within * APPEND_PATIENCE;
+            let (from, id, ahead) = (self.from, to.id, APPENDS_AHEAD_MAX as usize);
+            let due = Due::default();
+            let (router, sent) = (self.router.clone(), due.clone());
+            let requests = requests.map(move |request| {
+                sent.push(Instant::now() + within);
+                let router = router.clone();
+                async move {
+                    router.cross(from, id).await;
+                    request
+                }
+            });
+            let answers = service.append_stream(requests.buffered(ahead).boxed());
+            let router = self.router.clone();
+            let answers = answers.map(move |answer| {
+                let router = router.clone();
+                async move {
+                    router.cross(id, from).await;
+                    answer
+                }
+            });
+            let answers = answers.buffered(ahead).boxed();
+            Ok(futures::stream::unfold(Some(answers), move |answers| {
+                next_answer(answers, due.clone(), id, within)
+            })
+            .boxed())
+        }
+        .boxed()
+    }
+
+    fn append_entries<'a>(
+        &'a self,
+        to: &'a Peer,
+        request: AppendEntriesRequest,
+        within: Duration,
+    ) -> Delivery<'a, AppendEntriesResponse> {
+        let question = async move |peer: Arc<dyn RaftService>| peer.append_entries(request).await;
+        self.ask_service(to, within, question).boxed()
+    }
+
+    fn vote<'a>(
+        &'a self,
+        to: &'a Peer,
+        request: VoteRequest,
+        within: Duration,
+    ) -> Delivery<'a, VoteResponse> {
+        self.ask_service(to, within, async move |peer| peer.vote(request).await).boxed()
+    }
+
+    fn pre_vote<'a>(
+        &'a self,
+        to: &'a Peer,
+        request: VoteRequest,
+        within: Duration,
+    ) -> Delivery<'a, VoteResponse> {
+        self.ask_service(to, within, async move |peer| peer.pre_vote(request).await).boxed()
+    }
+
+    fn transfer_leader<'a>(
+        &'a self,
+        to: &'a Peer,
+        request: TransferLeaderRequest,
+        within: Duration,
+    ) -> Delivery<'a, TransferLeaderResponse> {
+        self.ask_service(to, within, async move |peer| peer.transfer_leader(request).await).boxed()
+    }
+
+    fn install_snapshot<'a>(
+        &'a self,
+        to: &'a Peer,
+        vote: Vote,
+        snapshot: SnapshotFile,
+    ) -> Delivery<'a, SnapshotResponse> {
+        async move {
+            let peer = to.id;
+            let service = self.service(to)?;
+            let request = InstallSnapshot { vote, meta: snapshot.meta().clone(), seal: snapshot.seal() };
+            let ((parts, sent), (arrived, parts_there)) = (mpsc::channel(1), mpsc::channel(1));
+            let ((answers_there, answered), (returned, mut answers)) = (mpsc::channel(1), mpsc::channel(1));
+            let mut stream = JoinSet::new();
+            stream.spawn(self.router.clone().relay(sent, arrived, (self.from, peer)));
+            stream.spawn(self.router.clone().relay(answered, returned, (peer, self.from)));
+            stream.spawn(async move { snapshot::receive(&*service, request, parts_there, answers_there).await });
+            let sent = tokio::select! {
+                sent = snapshot::send(&snapshot, &parts, &mut answers) => sent,
+                () = self.router.cut(self.from, peer) => Err(SnapshotError::Lost("the link was cut".to_owned())),
+            };
+            sent.map_err(|error| error.of(peer))
+        }
+        .boxed()
+    }
+
+    fn read_index<'a>(
+        &'a self,
+        to: &'a Peer,
+        request: ReadIndex,
+        within: Duration,
+    ) -> Delivery<'a, Result<Confirmed, ApiError>> {
+        self.ask(to, within, async move |peer| peer.read_index(request).await).boxed()
+    }
+
+    fn keep_lease<'a>(
+        &'a self,
+        to: &'a Peer,
+        request: KeepLease,
+        within: Duration,
+    ) -> Delivery<'a, Result<Duration, ApiError>> {
+        self.ask(to, within, async move |peer| peer.keep_lease(request).await).boxed()
+    }
+
+    fn forward<'a>(
+        &'a self,
+        to: &'a Peer,
+        command: EncodedCommand,
+        within: Duration,
+    ) -> Delivery<'a, Result<WriteResult, ApiError>> {
+        self.ask(to, within, async move |peer| peer.forwarded(command).await).boxed()
+    }
+}
+
+/// Until when the requests of a stream may be answered, the oldest one first.
+#[derive(Debug, Clone, Default)]
+struct Due(Arc<Mutex<VecDeque<Instant>>>);
+
+impl Due {
+    fn held(&self) -> MutexGuard<'_, VecDeque<Instant>> {
+        self.0.lock().expect("nothing panics while it holds this lock")
+    }
+
+    fn push(&self, until: Instant) {
+        self.held().push_back(until);
+    }
+
+    fn pop(&self) {
+        self.held().pop_front();
+    }
+
+    /// Returns once one of them is late; `within` is what each is given.
+    async fn passed(&self, within: Duration) {
+        loop {
+            let oldest = self.held().front().copied();
+            match oldest {
+                Some(until) if until <= Instant::now() => return,
+                Some(until) => sleep_until(until).await,
+                // Whatever is sent meanwhile has as long.
+                None => sleep(within).await,
+            }
+        }
+    }
+}
+
+/// The next answer of a stream, and the stream unless it ends with that.
+async fn next_answer(
+    answers: Option<BoxStream<'static, StreamAppended>>,
+    due: Due,
+    peer: NodeId,
+    within: Duration,
+) -> Option<(Appended, Option<BoxStream<'static, StreamAppended>>)> {
+    let mut answers = answers?;
+    let answer = tokio::select! {
+        answer = answers.next() => answer?,
+        () = due.passed(within) => {
+            return Some((Err(TransportError::Timeout { peer, within_ms: millis(within) }), None));
+        }
+    };
+    due.pop();
+    match answer {
+        Ok(Ok(matching)) => Some((Ok(Ok(matching)), Some(answers))),
+        Ok(Err(refused)) => Some((Ok(Err(refused)), None)),
+        Err(reason) => Some((Err(TransportError::Refused { peer, reason }), None)),
+    }
+}

@@ -1,0 +1,196 @@
+//! Clusters in this process, over [`AspenRouter`] and with the stores of a node: what Raft does where links are cut or slow, and
+//! where nodes stop.
+
+mod appends;
+mod elections;
+mod members;
+mod partitions;
+mod snapshots;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+
+use openraft::metrics::Wait;
+use tempfile::TempDir;
+
+use super::*;
+use crate::api::{
+    ClusterController, Consistency, KeyValueStore, RaftObserver, ReadRequest, StateDigest, WriteResult,
+};
+use crate::network::incarnation::Incarnations;
+use crate::network::memory::AspenRouter;
+use crate::storage::sqlite::StateMachineThread;
+use crate::types::{Command, Key, Value};
+
+/// Far longer than anything takes here.
+const PATIENCE: Duration = Duration::from_secs(20);
+const TIMING: RaftTiming = RaftTiming {
+    heartbeat: Duration::from_millis(50),
+    election_min: Duration::from_millis(200),
+    election_max: Duration::from_millis(400),
+};
+
+/// The nodes that run, by number from 1 on.
+struct Cluster {
+    router: AspenRouter,
+    nodes: BTreeMap<u64, Running>,
+    folder: TempDir,
+}
+
+struct Running {
+    raft: RaftNode,
+    log: RedbLogStore,
+    state_machine: StateMachineThread,
+    tasks: JoinSet<()>,
+}
+
+fn info(id: u64) -> NodeInfo {
+    let key = EndpointKey([u8::try_from(id).unwrap(); 32]);
+    let at = |port: u64| SocketAddr::from((Ipv4Addr::LOCALHOST, u16::try_from(port + id).unwrap()));
+    NodeInfo { endpoint_id: key, raft: at(4000), http: at(8000) }
+}
+
+fn ids(ids: &[u64]) -> Vec<NodeId> {
+    ids.iter().copied().map(NodeId).collect()
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // They hold the router, which holds them.
+        for id in self.nodes.keys() {
+            self.router.remove(NodeId(*id));
+        }
+    }
+}
+
+impl Cluster {
+    /// Nodes 1 to `count`, none of which has a cluster.
+    async fn started(count: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cluster = Self { router: AspenRouter::default(), nodes: BTreeMap::new(), folder };
+        for id in 1..=count {
+            cluster.start(id).await;
+        }
+        cluster
+    }
+
+    /// A cluster of nodes 1 to `count`, all of which vote, and one leads.
+    async fn founded(count: u64) -> Self {
+        let cluster = Self::started(count).await;
+        let members = (1..=count).map(|id| (NodeId(id), info(id)));
+        cluster.nodes[&1].raft.init(members.collect()).await.unwrap();
+        for id in 1..=count {
+            cluster.leader(id, &(1..=count).collect::<Vec<_>>()).await;
+        }
+        cluster
+    }
+
+    /// Starts a node, which goes on where it ended.
+    async fn start(&mut self, id: u64) {
+        let data_dir = self.folder.path().join(id.to_string());
+        std::fs::create_dir_all(&data_dir).unwrap();
+        let log = RedbLogStore::open(&data_dir.join("log.redb"), NodeId(id)).unwrap();
+        let state_machine = SqliteStateMachine::open(&data_dir).unwrap().behind(log.durable());
+        let thread = state_machine.thread();
+        let parts = Parts {
+            id: NodeId(id),
+            endpoint_id: info(id).endpoint_id,
+            timing: TIMING,
+            lease_clock: LeaseClock::Own,
+            promotion: PromotionPolicy::default(),
+            about: About::default(),
+            snapshots: SnapshotPolicy { entries: 10, ..SnapshotPolicy::default() },
+            log: log.clone(),
+            state_machine,
+            space: Arc::new(Space::new(&data_dir, 1)),
+            transport: Arc::new(self.router.transport(NodeId(id))),
+            admission: Arc::new(Admission::new([], Incarnations::default())),
+        };
+        let raft = RaftNode::start(parts).await.unwrap();
+        let mut tasks = JoinSet::new();
+        let (timekeeper, compactor) = (raft.clone(), raft.clone());
+        tasks.spawn(async move { timekeeper.keep_time().await });
+        tasks.spawn(async move { compactor.compact().await });
+        self.router.add(NodeId(id), Arc::new(raft.clone()));
+        self.nodes.insert(id, Running { raft, log, state_machine: thread, tasks });
+    }
+
+    /// Ends a node without a word to the others.
+    async fn stop(&mut self, id: u64) {
+        self.router.remove(NodeId(id));
+        let Running { raft, log, state_machine, mut tasks } = self.nodes.remove(&id).unwrap();
+        state_machine.stop_waiting();
+        raft.shutdown().await;
+        tasks.shutdown().await;
+        drop(raft);
+        tokio::task::spawn_blocking(move || {
+            log.close();
+            state_machine.join();
+        })
+        .await
+        .unwrap();
+    }
+
+    fn raft(&self, id: u64) -> &RaftNode {
+        &self.nodes[&id].raft
+    }
+
+    /// Waits for what a node's metrics are to say.
+    fn wait(&self, id: u64) -> Wait<TypeConfig> {
+        self.raft(id).inner.raft.wait(Some(PATIENCE))
+    }
+
+    /// Who leads, as soon as this node follows one of these.
+    async fn leader(&self, as_seen_by: u64, among: &[u64]) -> u64 {
+        let is_one =
+            |metrics: &Metrics| metrics.current_leader.is_some_and(|leader| among.contains(&leader.0));
+        let metrics = self.wait(as_seen_by).metrics(is_one, "a leader").await.unwrap();
+        metrics.current_leader.unwrap().0
+    }
+
+    /// The nodes but these.
+    fn others(&self, than: &[u64]) -> Vec<u64> {
+        self.nodes.keys().copied().filter(|id| !than.contains(id)).collect()
+    }
+
+    /// Cuts the links between two groups.
+    fn cut(&self, group: &[u64], others: &[u64]) {
+        self.router.cut_between(&ids(group), &ids(others));
+    }
+
+    /// Cuts a node off from all others.
+    fn isolate(&self, id: u64) {
+        self.cut(&[id], &self.others(&[id]));
+    }
+
+    /// Sets a key by way of a node.
+    async fn set(&self, by: u64, key: &str, value: &str) -> Result<WriteResult, ApiError> {
+        self.raft(by).write(Command::Set { key: Key::from(key), value: Value::from(value) }).await
+    }
+
+    /// What a node has itself under a key.
+    async fn held(&self, id: u64, key: &str) -> Option<String> {
+        let request = ReadRequest { vault: None, key: Key::from(key), consistency: Consistency::Stale };
+        let record = self.raft(id).read(request).await.unwrap().record;
+        record.map(|record| String::from_utf8(record.value.0).unwrap())
+    }
+
+    /// Waits until these nodes have applied the same, and makes sure that they have: that their logs and states are equal.
+    async fn agree(&self, members: &[u64]) -> StateDigest {
+        let leader = self.leader(members[0], members).await;
+        let index = self.set(leader, "agree", "").await.unwrap().revision.0;
+        let mut found = None;
+        for id in members {
+            self.wait(*id).applied_index_at_least(Some(index), "what all have applied").await.unwrap();
+            let raft = self.raft(*id);
+            let purged = raft.raft_state().purged.map_or(0, |purged| purged.index);
+            // What one has left behind, another may have.
+            let from = self.nodes.values().map(|node| node.log.first_index()).max().unwrap().max(purged + 1);
+            let log = raft.log_digest(from, index).await.unwrap();
+            let state = raft.state_digest(Some(index)).await.unwrap();
+            let (log_before, state_before) = found.get_or_insert((log.clone(), state.clone()));
+            assert_eq!((&log, &state), (&*log_before, &*state_before), "node {id}");
+        }
+        found.unwrap().1
+    }
+}

@@ -1,0 +1,70 @@
+//! Who belongs to a cluster, as that changes.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn learner_takes_the_place_of_a_voter_that_is_gone() {
+    let mut cluster = Cluster::founded(3).await;
+    cluster.start(4).await;
+    cluster.set(1, "before", "v").await.unwrap();
+    let leader = cluster.leader(1, &[1, 2, 3]).await;
+    cluster.raft(leader).add_learner(NodeId(4), info(4)).await.unwrap();
+    cluster.wait(4).state(ServerState::Learner, "a learner").await.unwrap();
+    cluster.agree(&[1, 2, 3, 4]).await;
+    let gone = cluster.others(&[leader, 4])[0];
+    cluster.stop(gone).await;
+    cluster.raft(leader).promote_learner(NodeId(4), false).await.unwrap();
+    cluster.raft(leader).remove_member(NodeId(gone)).await.unwrap();
+    let members = cluster.others(&[]);
+    let voters: BTreeSet<NodeId> = ids(&members).into_iter().collect();
+    for id in &members {
+        cluster.wait(*id).voter_ids(voters.clone(), "the voters").await.unwrap();
+    }
+    cluster.agree(&members).await;
+    // It counts: with another one gone, it is one of the two that are needed.
+    let next = cluster.others(&[leader, 4])[0];
+    cluster.stop(next).await;
+    cluster.set(leader, "after", "v").await.unwrap();
+    cluster.agree(&[leader, 4]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leader_that_is_removed_leaves_the_others_with_all_that_was_written() {
+    let cluster = Cluster::founded(3).await;
+    let leader = cluster.leader(1, &[1, 2, 3]).await;
+    cluster.set(leader, "k", "v").await.unwrap();
+    // It hands leadership over first, and leaves the change to its successor.
+    let others = cluster.others(&[leader]);
+    let handed = cluster.raft(leader).remove_member(NodeId(leader)).await;
+    let Err(ApiError::NotLeader { leader: Some(next) }) = handed else { panic!("{handed:?}") };
+    cluster.raft(next.id.0).remove_member(NodeId(leader)).await.unwrap();
+    let new = cluster.leader(others[0], &others).await;
+    cluster.set(new, "l", "v").await.unwrap();
+    cluster.agree(&others).await;
+    assert_eq!(cluster.held(others[1], "k").await.as_deref(), Some("v"));
+    let refused = cluster.set(leader, "m", "v").await;
+    assert!(refused.is_err(), "{refused:?}");
+}
+
+/// A change of the members is an entry like others: it takes a majority of those before and of those after (Raft thesis 4.3).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn change_of_members_waits_for_a_majority() {
+    let mut cluster = Cluster::founded(3).await;
+    let leader = cluster.leader(1, &[1, 2, 3]).await;
+    cluster.start(4).await;
+    cluster.start(5).await;
+    for id in [4, 5] {
+        cluster.raft(leader).add_learner(NodeId(id), info(id)).await.unwrap();
+    }
+    cluster.agree(&[1, 2, 3, 4, 5]).await;
+    let before = cluster.others(&[leader, 4, 5]);
+    cluster.cut(&[leader, 4, 5], &before);
+    // Three of the five are there, but only one of the three that vote before.
+    let voters: BTreeSet<NodeId> = ids(&[1, 2, 3, 4, 5]).into_iter().collect();
+    let change = cluster.raft(leader).change_membership(voters.clone(), true, true).await;
+    assert!(change.is_err(), "{change:?}");
+    let committed = cluster.raft(leader).metrics().committed_membership_config.voter_ids().count();
+    assert_eq!(committed, 3, "nothing was changed by a minority");
+    cluster.router.heal();
+    cluster.agree(&[1, 2, 3, 4, 5]).await;
+}

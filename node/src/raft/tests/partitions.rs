@@ -1,0 +1,80 @@
+//! What goes on, and what does not, where the cluster is in parts.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn minority_writes_nothing_and_the_majority_goes_on() {
+    let cluster = Cluster::founded(5).await;
+    let old = cluster.leader(1, &[1, 2, 3, 4, 5]).await;
+    let other = cluster.others(&[old])[0];
+    let majority = cluster.others(&[old, other]);
+    cluster.cut(&[old, other], &majority);
+    let new = cluster.leader(majority[0], &majority).await;
+    let (lost, kept) = tokio::join!(cluster.set(other, "lost", "v"), cluster.set(new, "kept", "v"));
+    kept.unwrap();
+    assert!(lost.is_err(), "{lost:?}");
+    cluster.router.heal();
+    cluster.agree(&[1, 2, 3, 4, 5]).await;
+    assert_eq!(cluster.held(old, "kept").await.as_deref(), Some("v"));
+    assert_eq!(cluster.held(new, "lost").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_writes_where_no_part_is_a_majority() {
+    let cluster = Cluster::founded(4).await;
+    let leader = cluster.leader(1, &[1, 2, 3, 4]).await;
+    let with = cluster.others(&[leader])[0];
+    let others = cluster.others(&[leader, with]);
+    cluster.cut(&[leader, with], &others);
+    let (one, other) = tokio::join!(cluster.set(leader, "a", "v"), cluster.set(others[0], "b", "v"));
+    assert!(one.is_err() && other.is_err(), "{one:?}, {other:?}");
+    cluster.router.heal();
+    cluster.agree(&[1, 2, 3, 4]).await;
+    assert_eq!(cluster.held(leader, "b").await, None);
+}
+
+/// Two groups that reach each other by way of one member only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cluster_with_a_bridge_has_one_leader_that_writes() {
+    let cluster = Cluster::founded(5).await;
+    let leader = cluster.leader(1, &[1, 2, 3, 4, 5]).await;
+    let [with, bridge, third, fourth] = cluster.others(&[leader])[..] else { panic!("there are five") };
+    cluster.cut(&[leader, with], &[third, fourth]);
+    // It has three of five: itself, its neighbour and the bridge.
+    let term = cluster.raft(leader).raft_state().term;
+    for number in 0..20 {
+        cluster.set(bridge, &format!("k{number}"), "v").await.unwrap();
+        tokio::time::sleep(TIMING.heartbeat).await;
+    }
+    assert_eq!(cluster.leader(bridge, &[1, 2, 3, 4, 5]).await, leader);
+    assert_eq!(cluster.raft(leader).raft_state().term, term, "the others could not win");
+    cluster.router.heal();
+    cluster.agree(&[1, 2, 3, 4, 5]).await;
+}
+
+/// Again and again another member is cut off, while all are written to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_acknowledged_outlives_every_partition() {
+    let cluster = Cluster::founded(3).await;
+    let mut acknowledged = Vec::new();
+    for round in 0..6 {
+        let alone = 1 + round % 3;
+        cluster.isolate(alone);
+        let others = cluster.others(&[alone]);
+        for number in 0..5 {
+            let key = format!("{round}/{number}");
+            let leader = cluster.leader(others[0], &others).await;
+            if cluster.set(leader, &key, "v").await.is_ok() {
+                acknowledged.push(key);
+            }
+        }
+        cluster.router.heal();
+    }
+    assert!(acknowledged.len() >= 20, "{acknowledged:?}");
+    cluster.agree(&[1, 2, 3]).await;
+    for key in acknowledged {
+        for id in 1..=3 {
+            assert_eq!(cluster.held(id, &key).await.as_deref(), Some("v"), "{key} on node {id}");
+        }
+    }
+}

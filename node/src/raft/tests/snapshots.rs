@@ -1,0 +1,52 @@
+//! Members that have missed what nobody has in the log any more.
+
+use super::*;
+
+/// Cuts a follower off, and writes until what it lacks is purged from every other log; the leader, and the follower.
+async fn follower_left_behind(cluster: &Cluster, count: u64, value: &str) -> (u64, u64) {
+    let leader = cluster.leader(1, &[1, 2, 3]).await;
+    let behind = cluster.others(&[leader])[0];
+    cluster.isolate(behind);
+    for number in 0..count {
+        cluster.set(leader, &format!("k{number}"), value).await.unwrap();
+    }
+    let has = cluster.raft(behind).raft_state().last_log_index;
+    for id in cluster.others(&[behind]) {
+        cluster.raft(id).trigger_snapshot().await.unwrap();
+        let is_purged = |metrics: &Metrics| metrics.purged.map(|purged| purged.index) > has;
+        cluster.wait(id).metrics(is_purged, "a log that begins later").await.unwrap();
+    }
+    (leader, behind)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn member_that_missed_what_was_purged_is_sent_a_snapshot() {
+    let cluster = Cluster::founded(3).await;
+    let (_, behind) = follower_left_behind(&cluster, 50, "v").await;
+    cluster.router.heal();
+    cluster.agree(&[1, 2, 3]).await;
+    assert!(cluster.raft(behind).raft_state().snapshot.is_some());
+    assert_eq!(cluster.held(behind, "k49").await.as_deref(), Some("v"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshot_that_was_cut_off_comes_in_the_end() {
+    let cluster = Cluster::founded(3).await;
+    // A hundred chunks and more, each of which takes a while.
+    let (leader, behind) = follower_left_behind(&cluster, 100, &"v".repeat(100_000)).await;
+    cluster.router.set_delay(&ids(&[leader, behind]), Duration::from_millis(5));
+    let received = || cluster.raft(behind).inner.snapshots.received_bytes();
+    for part in 1..=3 {
+        cluster.router.heal();
+        // The third that comes next.
+        while received() < part * 2_000_000 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(cluster.raft(behind).raft_state().snapshot, None, "it was cut off before");
+        cluster.isolate(behind);
+    }
+    cluster.router.heal();
+    cluster.agree(&[1, 2, 3]).await;
+    assert!(cluster.raft(behind).raft_state().snapshot.is_some());
+    assert_eq!(cluster.held(behind, "k99").await.unwrap().len(), 100_000);
+}
