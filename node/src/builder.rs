@@ -287,7 +287,7 @@ impl Node {
     }
 }
 
-/// Returns once one of these tasks has panicked, with what it said. None of them ends by itself otherwise.
+/// Returns once one of these tasks has panicked, with what it said.
 async fn panicked(tasks: &AsyncMutex<JoinSet<()>>) -> String {
     let mut tasks = tasks.lock().await;
     loop {

@@ -140,7 +140,7 @@ pub const RUNTIME_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 pub const HTTP_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a peer that could not be dialled is left alone: at first, and at most. Jitter takes up to half of it away.
-pub const DIAL_BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+pub const DIAL_BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(400)];
 /// How long a QUIC handshake may take. Longer than an RPC: a dial goes on while RPCs give up.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Round trip that QUIC assumes of an unknown path (RFC 9002, 6.2.2 has 333 ms). A handshake that meets a node which
@@ -154,8 +154,11 @@ pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_millis(2_500);
 pub const PEER_UNUSED_MAX: Duration = Duration::from_mins(1);
 /// Requests of one peer served at once; further ones wait in its QUIC streams.
 pub const PEER_REQUESTS_MAX: u32 = 256;
-/// Streams of one peer's connection at once: what its clients may have under way, and as many of its own requests as are served.
-pub const PEER_STREAMS_MAX: u32 = OPERATIONS_IN_FLIGHT_MAX + PEER_REQUESTS_MAX;
+/// Streams of one peer's connection at once. Further requests wait at the peer: what is begun has to fit into the connection's window, or
+/// no stream would come to its end.
+pub const PEER_STREAMS_MAX: u32 = 200;
+/// The window of a stream, in bytes (the default of QUIC's implementation, noq).
+pub const PEER_STREAM_WINDOW_BYTES: u32 = 1_250_000;
 /// Clients over QUIC at once: each is a connection on Raft's own endpoint, and somebody who has nothing to show is one, too.
 pub const CLIENT_CONNECTIONS_MAX: u32 = 50;
 /// Streams that one of them has at once.
@@ -221,6 +224,8 @@ pub const PUBLISHED_ADDRESSES_MAX: usize = 8;
 
 /// How often the leader looks whether a learner should vote.
 pub const PROMOTION_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a change of the members waits for those that may only not have answered yet.
+pub const MEMBER_WAIT: Duration = Duration::from_millis(1_500);
 /// How long Raft may take to end after nothing can be proposed any more; if it has not, that was not its doing.
 pub const PROPOSER_END_TIMEOUT: Duration = Duration::from_secs(1);
 /// Entries that a learner may lack and be promoted: it has them before its vote is needed.
@@ -467,6 +472,8 @@ const _: () = {
     assert!(PUBLISHED_ADDRESSES_MAX < LOOKED_UP_ADDRESSES_MAX);
     // A member's number, key in hexadecimal and two addresses.
     assert!(PEERS_MAX as usize * 200 < JOIN_ANSWER_BYTES_MAX);
+    assert!(PEER_STREAMS_MAX as u64 * PEER_STREAM_WINDOW_BYTES as u64 <= PEER_WINDOW_BYTES as u64);
+    assert!(LEADER_WAIT.as_millis() + MEMBER_WAIT.as_millis() < OPERATION_TIMEOUT.as_millis());
     // A refusal, which leaves nothing open, comes before a time-out, which does.
     assert!(LEADER_WAIT.as_secs() < OPERATION_TIMEOUT.as_secs());
     assert!(FRESHNESS_WAIT.as_secs() < OPERATION_TIMEOUT.as_secs());

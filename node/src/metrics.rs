@@ -14,6 +14,7 @@ use prometheus::{
 };
 
 use crate::api::{ClusterStatus, EntryId, Measures, RaftState};
+use crate::types::NodeId;
 
 /// The media type of the text (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
@@ -100,7 +101,7 @@ impl Default for NetworkMetrics {
 
 impl NetworkMetrics {
     /// Notes what came of a request to a peer: how long its answer took, or why there was none.
-    pub(crate) fn note(&self, node: u64, connection: &str, result: Result<Duration, &str>) {
+    pub(crate) fn note(&self, node: NodeId, connection: &str, result: Result<Duration, &str>) {
         let node = node.to_string();
         match result {
             Ok(took) => self.seconds.with_label_values(&[&node, connection]).observe(took.as_secs_f64()),
@@ -245,14 +246,14 @@ mod tests {
 
     use super::*;
     use crate::api::{Member, VoteState};
-    use crate::types::{EndpointKey, NodeId, NodeInfo};
+    use crate::types::{EndpointKey, NodeInfo};
 
     #[test]
     fn text_has_every_metric_with_its_help_and_type() {
         let log = StoreMetrics::of_log();
         let network = NetworkMetrics::default();
-        network.note(2, "raft", Ok(Duration::from_millis(1)));
-        network.note(2, "heartbeat", Err("timeout"));
+        network.note(NodeId(2), "raft", Ok(Duration::from_millis(1)));
+        network.note(NodeId(2), "heartbeat", Err("timeout"));
         network.note_dial(true);
         let metrics = Metrics::new(&[&log, &StoreMetrics::of_state()], &network);
         log.note(Duration::from_micros(300), 3);

@@ -8,8 +8,7 @@ use super::LeaderHint;
 use crate::limits::{
     COMMAND_BYTES_MAX, HTTP_BODY_BYTES_MAX, JOIN_ID_MAX, KEY_BYTES_MAX, KEYS_PER_COMMAND_MAX,
     LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LOG_DIGEST_RANGE_MAX, MAX_STALENESS_MS_MAX, MIB, PEERS_MAX,
-    PROMOTION_LAG_MAX, SCAN_LIMIT_MAX, TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX, VAULT_NAME_BYTES_MAX,
-    VOTERS_MAX,
+    SCAN_LIMIT_MAX, TRANSACTION_OPERATIONS_MAX, VALUE_BYTES_MAX, VAULT_NAME_BYTES_MAX, VOTERS_MAX,
 };
 use crate::types::{LeaseId, NodeId, Revision, VaultName};
 
@@ -179,14 +178,24 @@ pub enum ApiError {
         id: NodeId,
     },
     /// A member that is not far enough.
-    #[error(
-        "node {id} lacks {lag} entries, at most {PROMOTION_LAG_MAX} are allowed: ask again when it has caught up"
-    )]
+    #[error("node {id} lacks {lag} entries, at most {lag_max} are allowed: ask again when it has caught up")]
     MemberBehind {
         /// Its number.
         id: NodeId,
         /// How many entries it lacks.
         lag: u64,
+        /// How many it may.
+        lag_max: u64,
+    },
+    /// Voters that would not make a majority.
+    #[error(
+        "of the {of} members that would vote {answer} answer, and a majority is needed: start the others first"
+    )]
+    VotersSilent {
+        /// How many answer.
+        answer: u64,
+        /// Of how many.
+        of: u64,
     },
 }
 

@@ -81,8 +81,8 @@ pub enum StartError {
     },
     /// Another key than it has had.
     #[error(
-        "the node of this data directory had key {expected}, but {IDENTITY_FILE} in it is {found}: put its own back, which its cluster knows \
-         it by, or take an empty data directory for another node"
+        "the node of this data directory had key {expected}, but {IDENTITY_FILE} in it is {found}: put its own back, or \
+         take an empty data directory for another node"
     )]
     OtherKey {
         /// What it has had.

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::encode;
 use crate::causes::without_panic;
 use crate::network::Peer;
-use crate::network::incarnation::{Incarnation, Starts};
+use crate::network::incarnation::{Incarnation, Start, Starts};
 use crate::network::join::Welcome;
 use crate::storage::log::Untouched;
 use crate::types::{EndpointKey, NodeId};
@@ -361,7 +361,11 @@ fn put_starts(txn: &redb::WriteTransaction, starts: &Starts) -> Result<(), redb:
     let mut table = txn.open_table(STARTS)?;
     table.retain(|key, _| starts.contains_key(&EndpointKey(*key)))?;
     for (key, start) in starts {
-        table.insert(&key.0, encode(start).as_slice())?;
+        let before = table.get(&key.0)?.and_then(|row| postcard::from_bytes::<Start>(row.value()).ok());
+        // Two tasks write them, and the older word may come last.
+        if before.is_none_or(|before| (before.number, before.beat) <= (start.number, start.beat)) {
+            table.insert(&key.0, encode(start).as_slice())?;
+        }
     }
     Ok(())
 }

@@ -156,6 +156,10 @@ pub(super) fn secret_source(
 ) -> Option<SecretSource> {
     let named = sources.pick("secret_file", args.secret_file.clone(), file.secret_file.clone());
     let is_of_file = matches!(sources.found.get("secret_file"), Some(Source::File(_)));
-    let named = named.filter(|_| !is_of_file || !secret_in_environment());
+    let is_overruled = is_of_file && secret_in_environment();
+    if is_overruled {
+        sources.found.remove("secret_file");
+    }
+    let named = named.filter(|_| !is_overruled);
     named.map(SecretSource::File).or_else(|| secret_in_environment().then_some(SecretSource::Environment))
 }

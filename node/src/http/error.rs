@@ -57,6 +57,7 @@ impl From<ApiError> for Refusal {
             ApiError::DiskFull { .. } => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
             ApiError::MemberSilent { .. } => (StatusCode::CONFLICT, "member_silent"),
             ApiError::MemberBehind { .. } => (StatusCode::CONFLICT, "member_behind"),
+            ApiError::VotersSilent { .. } => (StatusCode::CONFLICT, "voters_silent"),
             ApiError::VaultNotFound { .. } => (StatusCode::NOT_FOUND, "vault_not_found"),
             ApiError::LeaseNotFound { .. } => (StatusCode::NOT_FOUND, "lease_not_found"),
             ApiError::Compacted { .. } => (StatusCode::GONE, "compacted"),

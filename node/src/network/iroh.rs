@@ -343,7 +343,7 @@ impl Transport for IrohTransport {
         async move {
             let answer =
                 self.pool.rpc(Class::Heartbeat, to, AppendEntries(request), within, OnTimeout::Drop).await?;
-            answered(to, answer)
+            self.answered(Class::Heartbeat, to, answer)
         }
         .boxed()
     }
@@ -357,7 +357,7 @@ impl Transport for IrohTransport {
         async move {
             let answer =
                 self.pool.rpc(Class::Raft, to, RequestVote(request), within, OnTimeout::Drop).await?;
-            answered(to, answer)
+            self.answered(Class::Raft, to, answer)
         }
         .boxed()
     }
@@ -370,7 +370,7 @@ impl Transport for IrohTransport {
     ) -> Delivery<'a, VoteResponse> {
         async move {
             let answer = self.pool.rpc(Class::Raft, to, PreVote(request), within, OnTimeout::Drop).await?;
-            answered(to, answer)
+            self.answered(Class::Raft, to, answer)
         }
         .boxed()
     }
@@ -384,7 +384,7 @@ impl Transport for IrohTransport {
         async move {
             let answer =
                 self.pool.rpc(Class::Raft, to, TransferLeader(request), within, OnTimeout::Drop).await?;
-            answered(to, answer)
+            self.answered(Class::Raft, to, answer)
         }
         .boxed()
     }
@@ -430,9 +430,12 @@ impl Transport for IrohTransport {
     }
 }
 
-/// A peer that cannot serve says why.
-fn answered<T>(peer: &Peer, answer: Result<T, String>) -> Result<T, TransportError> {
-    answer.map_err(|reason| TransportError::Refused { peer: peer.id, reason })
+impl IrohTransport {
+    /// A peer that cannot serve says why.
+    fn answered<T>(&self, class: Class, peer: &Peer, answer: Result<T, String>) -> Result<T, TransportError> {
+        let answer = answer.map_err(|reason| TransportError::Refused { peer: peer.id, reason });
+        answer.inspect_err(|refused| self.pool.note(peer, class, Err(refused)))
+    }
 }
 
 /// What a peer is told that is none.

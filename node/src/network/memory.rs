@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, stream};
 use irpc::channel::mpsc;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -39,10 +39,13 @@ pub struct MemoryLink {
 /// Those that differ from the default, by sender and receiver.
 type Links = BTreeMap<(NodeId, NodeId), MemoryLink>;
 
+/// Those that can be reached.
+type Nodes = BTreeMap<NodeId, Arc<dyn RaftService>>;
+
 /// Brings the messages of nodes to each other. Clones share it.
 #[derive(Clone)]
 pub struct AspenRouter {
-    nodes: Arc<Mutex<BTreeMap<NodeId, Arc<dyn RaftService>>>>,
+    nodes: watch::Sender<Nodes>,
     links: watch::Sender<Links>,
     /// What nodes do on behalf of others.
     tasks: Arc<Mutex<JoinSet<()>>>,
@@ -50,13 +53,14 @@ pub struct AspenRouter {
 
 impl Default for AspenRouter {
     fn default() -> Self {
-        Self { nodes: Arc::default(), links: watch::Sender::new(Links::new()), tasks: Arc::default() }
+        let (nodes, links) = (watch::Sender::new(Nodes::new()), watch::Sender::new(Links::new()));
+        Self { nodes, links, tasks: Arc::default() }
     }
 }
 
 impl Debug for AspenRouter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nodes: Vec<NodeId> = self.nodes().keys().copied().collect();
+        let nodes: Vec<NodeId> = self.nodes.borrow().keys().copied().collect();
         f.debug_struct("AspenRouter")
             .field("nodes", &nodes)
             .field("links", &*self.links.borrow())
@@ -72,12 +76,12 @@ impl AspenRouter {
 
     /// Lets a node be reached, from now on.
     pub fn add(&self, id: NodeId, service: Arc<dyn RaftService>) {
-        self.nodes().insert(id, service);
+        self.nodes.send_modify(|nodes| drop(nodes.insert(id, service)));
     }
 
-    /// Takes a node away: it is unreachable, as one that has crashed.
+    /// Takes a node away: it is unreachable, and streams to it end.
     pub fn remove(&self, id: NodeId) {
-        self.nodes().remove(&id);
+        self.nodes.send_modify(|nodes| drop(nodes.remove(&id)));
     }
 
     /// Changes one direction of a link.
@@ -132,10 +136,6 @@ impl AspenRouter {
         self.links.send_modify(change);
     }
 
-    fn nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Arc<dyn RaftService>>> {
-        self.nodes.lock().expect("nothing panics while it holds this lock")
-    }
-
     /// Returns once a message would have come through.
     async fn cross(&self, from: NodeId, to: NodeId) {
         let mut links = self.links.subscribe();
@@ -175,6 +175,12 @@ impl AspenRouter {
         link(&self.links.borrow(), from, to).is_cut
     }
 
+    /// Returns once a node is taken away.
+    async fn gone(&self, id: NodeId) {
+        // The sender is ours.
+        let _ = self.nodes.subscribe().wait_for(|nodes| !nodes.contains_key(&id)).await;
+    }
+
     /// Returns once either direction of a link is cut.
     async fn cut(&self, one: NodeId, other: NodeId) {
         let is_cut = |links: &Links| link(links, one, other).is_cut || link(links, other, one).is_cut;
@@ -196,7 +202,7 @@ pub struct MemoryTransport {
 
 impl MemoryTransport {
     fn service(&self, to: &Peer) -> Result<Arc<dyn RaftService>, TransportError> {
-        let found = self.router.nodes().get(&to.id).cloned();
+        let found = self.router.nodes.borrow().get(&to.id).cloned();
         found.ok_or_else(|| TransportError::Unreachable { peer: to.id, reason: "it does not run".to_owned() })
     }
 
@@ -252,7 +258,19 @@ impl Transport for MemoryTransport {
                     request
                 }
             });
-            let answers = service.append_stream(requests.buffered(ahead).boxed());
+            let mut requests = requests.buffered(ahead).boxed();
+            let (arrived, there) = tokio::sync::mpsc::channel(1);
+            // It ends with the stream: nothing comes after the sender has given up.
+            let mut relay = JoinSet::new();
+            relay.spawn(async move {
+                while let Some(request) = requests.next().await {
+                    if arrived.send(request).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            let there = stream::unfold(there, async |mut there| Some((there.recv().await?, there)));
+            let answers = service.append_stream(there.boxed());
             let router = self.router.clone();
             let answers = answers.map(move |answer| {
                 let router = router.clone();
@@ -262,10 +280,9 @@ impl Transport for MemoryTransport {
                 }
             });
             let answers = answers.buffered(ahead).boxed();
-            Ok(futures::stream::unfold(Some(answers), move |answers| {
-                next_answer(answers, due.clone(), id, within)
-            })
-            .boxed())
+            let stream =
+                MemoryStream { peer: id, router: self.router.clone(), answers, due, within, _relay: relay };
+            Ok(stream::unfold(Some(stream), MemoryStream::next).boxed())
         }
         .boxed()
     }
@@ -319,13 +336,14 @@ impl Transport for MemoryTransport {
             let request = InstallSnapshot { vote, meta: snapshot.meta().clone(), seal: snapshot.seal() };
             let ((parts, sent), (arrived, parts_there)) = (mpsc::channel(1), mpsc::channel(1));
             let ((answers_there, answered), (returned, mut answers)) = (mpsc::channel(1), mpsc::channel(1));
-            let mut stream = JoinSet::new();
-            stream.spawn(self.router.clone().relay(sent, arrived, (self.from, peer)));
-            stream.spawn(self.router.clone().relay(answered, returned, (peer, self.from)));
-            stream.spawn(async move { snapshot::receive(&*service, request, parts_there, answers_there).await });
+            let mut relays = JoinSet::new();
+            relays.spawn(self.router.clone().relay(sent, arrived, (self.from, peer)));
+            relays.spawn(self.router.clone().relay(answered, returned, (peer, self.from)));
+            relays.spawn(async move { snapshot::receive(&*service, request, parts_there, answers_there).await });
             let sent = tokio::select! {
                 sent = snapshot::send(&snapshot, &parts, &mut answers) => sent,
                 () = self.router.cut(self.from, peer) => Err(SnapshotError::Lost("the link was cut".to_owned())),
+                () = self.router.gone(peer) => Err(SnapshotError::Lost("it has ended".to_owned())),
             };
             sent.map_err(|error| error.of(peer))
         }
@@ -391,24 +409,36 @@ impl Due {
     }
 }
 
-/// The next answer of a stream, and the stream unless it ends with that.
-async fn next_answer(
-    answers: Option<BoxStream<'static, StreamAppended>>,
-    due: Due,
+/// A stream of AppendEntries, as its sender has it.
+struct MemoryStream {
     peer: NodeId,
+    router: AspenRouter,
+    answers: BoxStream<'static, StreamAppended>,
+    due: Due,
     within: Duration,
-) -> Option<(Appended, Option<BoxStream<'static, StreamAppended>>)> {
-    let mut answers = answers?;
-    let answer = tokio::select! {
-        answer = answers.next() => answer?,
-        () = due.passed(within) => {
-            return Some((Err(TransportError::Timeout { peer, within_ms: millis(within) }), None));
+    _relay: JoinSet<()>,
+}
+
+impl MemoryStream {
+    /// The next answer, and the stream unless it ends with that.
+    async fn next(stream: Option<Self>) -> Option<(Appended, Option<Self>)> {
+        let mut stream = stream?;
+        let peer = stream.peer;
+        let answer = tokio::select! {
+            answer = stream.answers.next() => answer?,
+            () = stream.due.passed(stream.within) => {
+                let within_ms = millis(stream.within);
+                return Some((Err(TransportError::Timeout { peer, within_ms }), None));
+            }
+            () = stream.router.gone(peer) => {
+                return Some((Err(TransportError::Lost { peer, reason: "it has ended".to_owned() }), None));
+            }
+        };
+        stream.due.pop();
+        match answer {
+            Ok(Ok(matching)) => Some((Ok(Ok(matching)), Some(stream))),
+            Ok(Err(refused)) => Some((Ok(Err(refused)), None)),
+            Err(reason) => Some((Err(TransportError::Refused { peer, reason }), None)),
         }
-    };
-    due.pop();
-    match answer {
-        Ok(Ok(matching)) => Some((Ok(Ok(matching)), Some(answers))),
-        Ok(Err(refused)) => Some((Ok(Err(refused)), None)),
-        Err(reason) => Some((Err(TransportError::Refused { peer, reason }), None)),
     }
 }

@@ -15,8 +15,8 @@ use super::RaftNode;
 use super::operations::{bounded, not_leader};
 use crate::api::{ApiError, BadRequest, TimeoutOutcome};
 use crate::limits::{
-    HAND_OVER_AGAIN, HAND_OVER_TIMEOUT, JOIN_ID_MAX, LEADER_RETRY, LEADER_WAIT, PEERS_MAX, PROMOTION_LAG_MAX,
-    VOTERS_MAX,
+    HAND_OVER_AGAIN, HAND_OVER_LAG_MAX, HAND_OVER_TIMEOUT, JOIN_ID_MAX, LEADER_RETRY, LEADER_WAIT,
+    MEMBER_WAIT, PEERS_MAX, PROMOTION_LAG_MAX, VOTERS_MAX,
 };
 use crate::network::Peer;
 use crate::network::join::{JoinRefusal, JoinService, Welcome, Wish};
@@ -60,7 +60,7 @@ impl RaftNode {
         {
             return Err(BadRequest::EndpointTaken { id, other: *other }.into());
         }
-        self.patiently(|| self.check_next(&future_voters(&membership))).await?;
+        self.patiently(|| self.check_next(&future_voters(&membership), false)).await?;
         self.changed(|| self.inner.raft.add_learner(id, info.clone(), false)).await
     }
 
@@ -171,9 +171,8 @@ impl RaftNode {
         self.changed(|| self.inner.raft.change_membership(voters.clone(), retain)).await
     }
 
-    /// The same, but not before a majority of those who vote now and of those who are to vote answers, and each that is added answers
-    /// and has nearly everything: what is begun otherwise stays half done. A new leader has not heard of everybody yet, and a new
-    /// member not of everything, so they are waited for a moment. `force` makes the change in any case.
+    /// The same, but not before a majority of those who vote now and of those who are to vote answers: a change that is begun without stays
+    /// half done. Nor before each that is added answers and has nearly everything, unless `force` says so.
     pub(super) async fn choose_voters(
         &self,
         next: impl Fn(&Membership) -> BTreeSet<NodeId>,
@@ -183,19 +182,24 @@ impl RaftNode {
         let membership = self.membership()?;
         let next = next(&membership);
         check_voters(&membership, &next)?;
-        if !force {
-            self.patiently(|| self.check_next(&next)).await?;
-        }
+        self.patiently(|| self.check_next(&next, force)).await?;
         self.make_voters(next, retain).await
     }
 
-    /// Checks again for a while what may only not be so yet.
+    /// Checks again for a while: a new leader has not heard of everybody yet, nor a new member of everything.
     async fn patiently(&self, check: impl Fn() -> Result<(), ApiError>) -> Result<(), ApiError> {
-        let give_up = tokio::time::Instant::now() + LEADER_WAIT;
+        let give_up = tokio::time::Instant::now() + MEMBER_WAIT;
         loop {
+            if let Err(fatal) = self.metrics().running_state {
+                return Err(Self::stopping(&fatal));
+            }
             match check() {
-                Err(ApiError::NoQuorum | ApiError::MemberSilent { .. } | ApiError::MemberBehind { .. })
-                    if tokio::time::Instant::now() < give_up => {}
+                Err(
+                    ApiError::NoQuorum
+                    | ApiError::VotersSilent { .. }
+                    | ApiError::MemberSilent { .. }
+                    | ApiError::MemberBehind { .. },
+                ) if tokio::time::Instant::now() < give_up => {}
                 checked => return checked,
             }
             tokio::time::sleep(LEADER_RETRY).await;
@@ -203,20 +207,27 @@ impl RaftNode {
     }
 
     /// Whether a change to these voters could be made at once.
-    fn check_next(&self, next: &BTreeSet<NodeId>) -> Result<(), ApiError> {
+    fn check_next(&self, next: &BTreeSet<NodeId>, force: bool) -> Result<(), ApiError> {
         let membership = self.membership()?;
         let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
-        for added in next.difference(&voters) {
-            self.check_follows(*added)?;
+        for added in next.difference(&voters).filter(|_| !force) {
+            self.check_follows(*added, PROMOTION_LAG_MAX)?;
         }
         let metrics = self.metrics();
-        let answers = |id: &&NodeId| **id == self.inner.id || self.is_there(&metrics, **id);
-        let is_majority = |ids: &BTreeSet<NodeId>| ids.iter().filter(answers).count() > ids.len() / 2;
-        if is_majority(&voters) && is_majority(next) { Ok(()) } else { Err(ApiError::NoQuorum) }
+        let answering = |ids: &BTreeSet<NodeId>| {
+            let answers = |id: &&NodeId| **id == self.inner.id || self.is_there(&metrics, **id);
+            ids.iter().filter(answers).count()
+        };
+        let is_majority = |ids: &BTreeSet<NodeId>| answering(ids) > ids.len() / 2;
+        if !membership.get_joint_config().iter().all(is_majority) {
+            return Err(ApiError::NoQuorum);
+        }
+        let (answer, of) = (answering(next) as u64, next.len() as u64);
+        if is_majority(next) { Ok(()) } else { Err(ApiError::VotersSilent { answer, of }) }
     }
 
-    /// Whether a member answers and has nearly everything.
-    fn check_follows(&self, id: NodeId) -> Result<(), ApiError> {
+    /// Whether a member answers and lacks no more entries than this.
+    fn check_follows(&self, id: NodeId, lag_max: u64) -> Result<(), ApiError> {
         let metrics = self.metrics();
         if !self.is_there(&metrics, id) {
             return Err(ApiError::MemberSilent { id });
@@ -224,7 +235,7 @@ impl RaftNode {
         let matched = metrics.replication.as_ref().and_then(|matched| matched.get(&id).copied().flatten());
         let last = metrics.last_log_index.unwrap_or(0);
         let lag = last.saturating_sub(matched.map_or(0, |matched| matched.index));
-        if lag > PROMOTION_LAG_MAX { Err(ApiError::MemberBehind { id, lag }) } else { Ok(()) }
+        if lag > lag_max { Err(ApiError::MemberBehind { id, lag, lag_max }) } else { Ok(()) }
     }
 
     /// On the leader: whether a member has answered lately.
@@ -305,7 +316,8 @@ impl RaftNode {
     pub(super) async fn hand_over_safely(&self, to: NodeId) -> Result<(), ApiError> {
         let is_voter = self.membership()?.voter_ids().any(|id| id == to);
         if is_voter && to != self.inner.id {
-            self.patiently(|| self.membership().and_then(|_| self.check_follows(to))).await?;
+            self.patiently(|| self.membership().and_then(|_| self.check_follows(to, HAND_OVER_LAG_MAX)))
+                .await?;
         }
         self.hand_over(to).await
     }

@@ -10,6 +10,7 @@ mod snapshots;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
+use futures::future::join_all;
 use openraft::metrics::Wait;
 use tempfile::TempDir;
 
@@ -18,16 +19,16 @@ use crate::api::{
     ClusterController, Consistency, KeyValueStore, RaftObserver, ReadRequest, StateDigest, WriteResult,
 };
 use crate::network::incarnation::Incarnations;
-use crate::network::memory::AspenRouter;
+use crate::network::memory::{AspenRouter, MemoryLink};
 use crate::storage::sqlite::StateMachineThread;
 use crate::types::{Command, Key, Value};
 
 /// Far longer than anything takes here.
 const PATIENCE: Duration = Duration::from_secs(20);
 const TIMING: RaftTiming = RaftTiming {
-    heartbeat: Duration::from_millis(50),
-    election_min: Duration::from_millis(200),
-    election_max: Duration::from_millis(400),
+    heartbeat: Duration::from_millis(100),
+    election_min: Duration::from_millis(400),
+    election_max: Duration::from_millis(800),
 };
 
 /// The nodes that run, by number from 1 on.
@@ -148,6 +149,16 @@ impl Cluster {
         metrics.current_leader.unwrap().0
     }
 
+    /// Waits until a node has noticed that it is alone.
+    async fn alone_for(&self, id: u64, long: Duration) {
+        let noticed = timeout(PATIENCE, async {
+            while !self.raft(id).is_alone_since(long) {
+                tokio::time::sleep(TIMING.heartbeat).await;
+            }
+        });
+        noticed.await.unwrap();
+    }
+
     /// The nodes but these.
     fn others(&self, than: &[u64]) -> Vec<u64> {
         self.nodes.keys().copied().filter(|id| !than.contains(id)).collect()
@@ -179,18 +190,25 @@ impl Cluster {
     async fn agree(&self, members: &[u64]) -> StateDigest {
         let leader = self.leader(members[0], members).await;
         let index = self.set(leader, "agree", "").await.unwrap().revision.0;
-        let mut found = None;
         for id in members {
             self.wait(*id).applied_index_at_least(Some(index), "what all have applied").await.unwrap();
-            let raft = self.raft(*id);
-            let purged = raft.raft_state().purged.map_or(0, |purged| purged.index);
-            // What one has left behind, another may have.
-            let from = self.nodes.values().map(|node| node.log.first_index()).max().unwrap().max(purged + 1);
-            let log = raft.log_digest(from, index).await.unwrap();
-            let state = raft.state_digest(Some(index)).await.unwrap();
-            let (log_before, state_before) = found.get_or_insert((log.clone(), state.clone()));
-            assert_eq!((&log, &state), (&*log_before, &*state_before), "node {id}");
         }
-        found.unwrap().1
+        loop {
+            // What one has purged from its log, another may have.
+            let purged = members.iter().filter_map(|id| self.raft(*id).raft_state().purged);
+            let from = purged.map(|purged| purged.index + 1).max().unwrap_or(0);
+            let digests = members.iter().map(async |id| {
+                let log = self.raft(*id).log_digest(from, index).await.ok()?;
+                Some((log, self.raft(*id).state_digest(Some(index)).await.unwrap()))
+            });
+            // Another one was purged meanwhile.
+            let Some(digests) = join_all(digests).await.into_iter().collect::<Option<Vec<_>>>() else {
+                continue;
+            };
+            for (id, found) in members.iter().zip(&digests) {
+                assert_eq!(*found, digests[0], "nodes {id} and {}", members[0]);
+            }
+            return digests[0].1.clone();
+        }
     }
 }

@@ -111,12 +111,7 @@ impl Class {
 impl Slot {
     /// Whether its dial has failed so lately that there is to be no other yet.
     fn is_left_alone(&self) -> bool {
-        let retry_at = self.retry_at.get_or_init(|| {
-            let [first, most] = DIAL_BACKOFF;
-            let pause = first.saturating_mul(1 << self.failures.min(16)).min(most);
-            Instant::now() + pause.mul_f64(rand::random_range(0.5..=1.0))
-        });
-        Instant::now() < *retry_at
+        self.retry_at.get().is_some_and(|retry_at| Instant::now() < *retry_at)
     }
 
     fn is_idle(&self) -> bool {
@@ -161,7 +156,7 @@ impl RaftConnectionPool {
 
     /// Measures what came of a request.
     pub(super) fn note(&self, to: &Peer, class: Class, result: Result<Duration, &TransportError>) {
-        self.metrics.note(to.id.0, class.name(), result.map_err(TransportError::kind));
+        self.metrics.note(to.id, class.name(), result.map_err(TransportError::kind));
     }
 
     async fn exchange<Req, Res>(
@@ -202,9 +197,13 @@ impl RaftConnectionPool {
         within: Duration,
     ) -> Result<BoxStream<'a, Appended>, TransportError> {
         let deadline = Instant::now() + within;
-        let (slot, client, _) = self.client(to, Class::Raft, deadline, within).await?;
-        let opening = client.bidi_streaming(rpc::AppendStream, 1, 1);
-        let channels = self.open(to, &slot, deadline, within, opening).await?;
+        let opened = async {
+            let (slot, client, _) = self.client(to, Class::Raft, deadline, within).await?;
+            let opening = client.bidi_streaming(rpc::AppendStream, 1, 1);
+            let channels = self.open(to, &slot, deadline, within, opening).await?;
+            Ok((slot, channels))
+        };
+        let (slot, channels) = opened.await.inspect_err(|error| self.note(to, Class::Raft, Err(error)))?;
         Ok(AppendStream::new(self, to, slot, within, requests, channels).into_stream())
     }
 
@@ -233,19 +232,28 @@ impl RaftConnectionPool {
         request: InstallSnapshot,
         file: &SnapshotFile,
     ) -> Result<SnapshotResponse, TransportError> {
+        let asked = Instant::now();
+        let sent = self.send_snapshot(to, request, file).await;
+        self.note(to, Class::Snapshot, sent.as_ref().map(|_| asked.elapsed()));
+        sent
+    }
+
+    async fn send_snapshot(
+        &self,
+        to: &Peer,
+        request: InstallSnapshot,
+        file: &SnapshotFile,
+    ) -> Result<SnapshotResponse, TransportError> {
         let within = SNAPSHOT_STEP_TIMEOUT;
         let deadline = Instant::now() + within;
         let (slot, client, _) = self.client(to, Class::Snapshot, deadline, within).await?;
         let opening = client.bidi_streaming(request, 1, 1);
         let (parts, mut answers) = self.open(to, &slot, deadline, within, opening).await?;
-        let asked = Instant::now();
         let sent = snapshot::send(file, &parts, &mut answers).await;
-        let sent = sent.map_err(|error| {
+        sent.map_err(|error| {
             self.forget(to, &slot);
             error.of(to.id)
-        });
-        self.note(to, Class::Snapshot, sent.as_ref().map(|_| asked.elapsed()));
-        sent
+        })
     }
 
     /// The connection to a peer, dialled if there is none; and whether there was one.
@@ -265,7 +273,6 @@ impl RaftConnectionPool {
                 return Err(TransportError::Unreachable { peer: to.id, reason });
             }
             Ok(Err(reason)) => {
-                slot.is_left_alone();
                 return Err(TransportError::Unreachable { peer: to.id, reason });
             }
             Ok(Ok(dialled)) => dialled.connection,
@@ -287,11 +294,11 @@ impl RaftConnectionPool {
     fn slot(&self, to: &Peer, class: Class) -> Slot {
         let mut state = held(&self.state);
         let key = (to.info.clone(), class);
-        let usable = state.peers.get(&key).filter(|slot| match slot.dial.peek() {
+        let usable = state.peers.get(&key).filter(|slot| match slot.dial.clone().now_or_never() {
             None => true,
             Some(Ok(Dialled { connection, start })) => {
                 // What is sent to a start that is over is lost, and nobody says so for long.
-                if self.admission.incarnations().is_replaced(&to.info.endpoint_id, start) {
+                if self.admission.incarnations().is_replaced(&to.info.endpoint_id, &start) {
                     connection
                         .close(VarInt::from_u32(close_code::GIVEN_UP), b"a later start of the peer was seen");
                 }
@@ -307,16 +314,23 @@ impl RaftConnectionPool {
         let failed = state.peers.get(&key).filter(|slot| matches!(slot.dial.peek(), Some(Err(_))));
         let failures = failed.map_or(0, |slot| slot.failures.saturating_add(1));
         // Whoever asks: a connection is driven where it was dialled. It goes on when nobody waits for it any more.
-        let (endpoint, admission) = (self.endpoint.clone(), self.admission.clone());
-        let dialled = self.runtime.spawn(dial(endpoint, admission, self.book.dial(&to.info), to.info.raft));
-        let metrics = self.metrics.clone();
-        let dial = dialled.map(move |dialled| {
-            let dialled = dialled.unwrap_or_else(|ended| Err(ended.to_string()));
+        let (endpoint, admission, metrics) =
+            (self.endpoint.clone(), self.admission.clone(), self.metrics.clone());
+        let (address, raft) = (self.book.dial(&to.info), to.info.raft);
+        let retry_at = Arc::new(OnceLock::new());
+        let failed_until = retry_at.clone();
+        let dialled = self.runtime.spawn(async move {
+            let dialled = dial(endpoint, admission, address, raft).await;
             metrics.note_dial(dialled.is_ok());
+            if dialled.is_err() {
+                // Only this dial sets it.
+                let _ = failed_until.set(Instant::now() + pause_after(failures));
+            }
             dialled
         });
+        let dial = dialled.map(|dialled| dialled.unwrap_or_else(|ended| Err(ended.to_string())));
         let used = Arc::new(Mutex::new(Instant::now()));
-        let (dial, retry_at) = (dial.boxed().shared(), Arc::default());
+        let dial = dial.boxed().shared();
         let slot = Slot { number: state.next, class, dial, used, failures, retry_at };
         state.peers.insert(key, slot.clone());
         slot
@@ -348,6 +362,13 @@ async fn close_idle(state: Weak<Mutex<State>>) {
             }
         }
     }
+}
+
+/// For how long a peer is left alone when a dial has failed, and so many before it.
+fn pause_after(failures: u32) -> Duration {
+    let [first, most] = DIAL_BACKOFF;
+    let pause = first.saturating_mul(1 << failures.min(16)).min(most);
+    pause.mul_f64(rand::random_range(0.5..=1.0))
 }
 
 async fn dial(
@@ -387,18 +408,12 @@ mod tests {
         assert!(!slot.is_idle());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn peer_that_cannot_be_dialled_is_left_alone_longer_and_longer() {
+    #[test]
+    fn peer_that_cannot_be_dialled_is_left_alone_longer_and_longer() {
         let [first, most] = DIAL_BACKOFF;
         for (failures, longest) in [(0, first), (1, 2 * first), (2, 4 * first), (40, most)] {
-            let dial = futures::future::ready(Err("a test".to_owned())).boxed().shared();
-            let (used, retry_at) = (Arc::new(Mutex::new(Instant::now())), Arc::default());
-            let slot = Slot { number: 1, class: Class::Raft, dial, used, failures, retry_at };
-            assert!(slot.is_left_alone());
-            tokio::time::sleep(longest.mul_f64(0.49)).await;
-            assert!(slot.is_left_alone(), "{failures}");
-            tokio::time::sleep(longest.mul_f64(0.52)).await;
-            assert!(!slot.is_left_alone(), "{failures}");
+            let pause = pause_after(failures);
+            assert!(pause >= longest / 2 && pause <= longest, "{failures}: {pause:?}");
         }
     }
 }

@@ -1,6 +1,5 @@
 //! What is appended, in which order, and what gives way to it.
 
-use futures::future::join_all;
 use openraft::EntryPayload;
 use openraft::vote::RaftLeaderIdExt;
 
@@ -30,8 +29,7 @@ async fn entries_are_appended_in_the_same_order_everywhere() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_travel_over_slow_links() {
     let cluster = Cluster::founded(3).await;
-    // An answer takes as long as a heartbeat's interval.
-    cluster.router.set_delay(&ids(&[1, 2, 3]), Duration::from_millis(25));
+    cluster.router.set_delay(&ids(&[1, 2, 3]), Duration::from_millis(15));
     let keys: Vec<String> = (0..50).map(|number| format!("slow/{number}")).collect();
     for written in join_all(keys.iter().map(|key| cluster.set(1, key, "v"))).await {
         written.unwrap();

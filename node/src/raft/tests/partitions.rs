@@ -28,6 +28,9 @@ async fn nobody_writes_where_no_part_is_a_majority() {
     cluster.cut(&[leader, with], &others);
     let (one, other) = tokio::join!(cluster.set(leader, "a", "v"), cluster.set(others[0], "b", "v"));
     assert!(one.is_err() && other.is_err(), "{one:?}, {other:?}");
+    for id in others.iter().copied() {
+        assert_ne!(cluster.raft(id).metrics().state, ServerState::Leader, "node {id}");
+    }
     cluster.router.heal();
     cluster.agree(&[1, 2, 3, 4]).await;
     assert_eq!(cluster.held(leader, "b").await, None);

@@ -39,9 +39,12 @@ async fn snapshot_that_was_cut_off_comes_in_the_end() {
     for part in 1..=3 {
         cluster.router.heal();
         // The third that comes next.
-        while received() < part * 2_000_000 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let third = timeout(PATIENCE, async {
+            while received() < part * 2_000_000 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        third.await.unwrap();
         assert_eq!(cluster.raft(behind).raft_state().snapshot, None, "it was cut off before");
         cluster.isolate(behind);
     }
