@@ -133,8 +133,14 @@ fn commands_do_what_they_say() {
     let load = ["--clients", "2", "--keys", "150", "--seconds", "1", "--warm-up", "0"];
     let said = aspen.types(&[&["bench", "put"], &load[..]].concat());
     assert!(said.contains("`aspen bench clean` removes them"), "{said}");
+    // More than one command removes.
+    for first in [1_000, 1_100] {
+        let pairs: Vec<_> =
+            (first..first + 80).map(|number| [format!("bench/{number:010}"), String::new()]).collect();
+        nodes.succeeds(1, "/kv/write", &serde_json::json!({ "command": { "SetMulti": { "pairs": pairs } } }));
+    }
     let there: u64 = aspen.types(&["kv", "scan", "bench/", "--count"]).trim().parse().unwrap();
-    assert!(there > 100, "{there}");
+    assert!(there > 160, "{there}");
     assert_eq!(aspen.types(&["bench", "clean"]), format!("{} keys removed\n", there - 1));
     assert_eq!(aspen.types(&["kv", "scan", "--keys", "bench/"]), "bench/mine\n");
     let said = aspen.fails(&["backup", "save", "no/such/folder/file"], 3);

@@ -199,7 +199,9 @@ fn counts_alone(point: FailPoint) -> bool {
 
 /// Lets the others go on until their logs begin behind what a node that is away has.
 fn fall_behind(nodes: &Nodes, others: &[u64]) {
-    let from = others.iter().filter_map(|id| position(nodes, *id, "applied")).max().unwrap();
+    // What it has may not be applied anywhere yet.
+    let last = |id: &u64| get(nodes.http(*id), "/raft/state").ok()?.1["last_log_index"].as_u64();
+    let from = others.iter().filter_map(last).max().unwrap();
     for id in others {
         let is_purged = || position(nodes, *id, "purged").is_some_and(|purged| purged > from);
         nodes.comes("purged log", || (is_purged() || nodes.has_ended(*id)).then_some(()));

@@ -149,7 +149,23 @@ impl RaftConnectionPool {
         Res: irpc::RpcMessage,
     {
         let asked = Instant::now();
-        let answer = self.exchange(class, to, request, within, on_timeout).await;
+        let answer = async {
+            let deadline = Instant::now() + within;
+            let (slot, client, was_there) = self.client(to, class, deadline, within).await?;
+            match timeout_at(deadline, client.rpc(request)).await {
+                Err(_) => {
+                    // A request that has waited for the dial had not all of its time: over a slow link each connection would be given up
+                    // before anything could come back over it.
+                    if on_timeout == OnTimeout::Drop && was_there {
+                        self.forget(to, &slot);
+                    }
+                    Err(TransportError::Timeout { peer: to.id, within_ms: millis(within) })
+                }
+                Ok(Err(error)) => Err(self.failed(to, &slot, error)),
+                Ok(Ok(answer)) => Ok(answer),
+            }
+        };
+        let answer = answer.await;
         self.note(to, class, answer.as_ref().map(|_| asked.elapsed()));
         answer
     }
@@ -157,36 +173,6 @@ impl RaftConnectionPool {
     /// Measures what came of a request.
     pub(super) fn note(&self, to: &Peer, class: Class, result: Result<Duration, &TransportError>) {
         self.metrics.note(to.id, class.name(), result.map_err(TransportError::kind));
-    }
-
-    async fn exchange<Req, Res>(
-        &self,
-        class: Class,
-        to: &Peer,
-        request: Req,
-        within: Duration,
-        on_timeout: OnTimeout,
-    ) -> Result<Res, TransportError>
-    where
-        RaftProtocol: From<Req>,
-        RaftMessage: From<irpc::WithChannels<Req, RaftProtocol>>,
-        Req: irpc::Channels<RaftProtocol, Tx = oneshot::Sender<Res>, Rx = irpc::channel::none::NoReceiver>,
-        Res: irpc::RpcMessage,
-    {
-        let deadline = Instant::now() + within;
-        let (slot, client, was_there) = self.client(to, class, deadline, within).await?;
-        match timeout_at(deadline, client.rpc(request)).await {
-            Err(_) => {
-                // A request that has waited for the dial had not all of its time: over a slow link each connection would be given up
-                // before anything could come back over it.
-                if on_timeout == OnTimeout::Drop && was_there {
-                    self.forget(to, &slot);
-                }
-                Err(TransportError::Timeout { peer: to.id, within_ms: millis(within) })
-            }
-            Ok(Err(error)) => Err(self.failed(to, &slot, error)),
-            Ok(Ok(answer)) => Ok(answer),
-        }
     }
 
     /// Opens a stream of AppendEntries.
