@@ -80,6 +80,13 @@ pub struct NodeInfo {
     pub http: SocketAddr,
 }
 
+impl NodeInfo {
+    /// Whether it is this node that others reach at its HTTP address: on another machine one of loopback is somebody else's.
+    pub fn has_own_http(&self) -> bool {
+        self.raft.ip().is_loopback() || !self.http.ip().is_loopback()
+    }
+}
+
 /// A byte string that travels as bytes, not as a list of numbers.
 macro_rules! byte_string {
     ($(#[$doc:meta])* $name:ident) => {

@@ -80,8 +80,7 @@ impl Start {
         // What it cannot say is no error here: who needs it asks again.
         let info = self.config.info(identity.endpoint_id()).ok();
         if let Some(info) = &info
-            && info.http.ip().is_loopback()
-            && !info.raft.ip().is_loopback()
+            && !info.has_own_http()
         {
             tracing::warn!(raft = %info.raft, http = %info.http, "members on other machines send clients to an address that is their own there: \
                 give http_advertise, or have http_listen where clients reach it");

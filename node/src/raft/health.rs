@@ -133,7 +133,11 @@ impl NodeFailureDetector {
                     let now = if silent < patience {
                         before.answered(silent, heartbeat)
                     } else {
-                        before.silent(if is_its_own(&info) { probe(info.http).await } else { Probe::Nothing })
+                        before.silent(if info.has_own_http() {
+                            probe(info.http).await
+                        } else {
+                            Probe::Nothing
+                        })
                     };
                     (id, info, before, now)
                 }
@@ -166,11 +170,6 @@ impl NodeFailureDetector {
         });
         heard.collect()
     }
-}
-
-/// Whether it is the member itself that answers at its HTTP address: on another machine one of loopback is somebody else's.
-fn is_its_own(info: &NodeInfo) -> bool {
-    info.raft.ip().is_loopback() || !info.http.ip().is_loopback()
 }
 
 /// Says what has changed.
@@ -249,9 +248,10 @@ mod tests {
             raft: raft.parse().unwrap(),
             http: http.parse().unwrap(),
         };
-        assert!(is_its_own(&info("127.0.0.1:4001", "127.0.0.1:8001")));
-        assert!(is_its_own(&info("10.0.0.1:4001", "10.0.0.1:8001")));
-        assert!(!is_its_own(&info("10.0.0.1:4001", "127.0.0.1:8001")));
+        let has_own = NodeInfo::has_own_http;
+        assert!(has_own(&info("127.0.0.1:4001", "127.0.0.1:8001")));
+        assert!(has_own(&info("10.0.0.1:4001", "10.0.0.1:8001")));
+        assert!(!has_own(&info("10.0.0.1:4001", "127.0.0.1:8001")));
     }
 
     #[tokio::test]

@@ -175,15 +175,13 @@ impl RaftNode {
     /// half done. Nor before each that is added answers and has nearly everything, unless `force` says so.
     pub(super) async fn choose_voters(
         &self,
-        next: impl Fn(&Membership) -> BTreeSet<NodeId>,
+        voters: BTreeSet<NodeId>,
         retain: bool,
         force: bool,
     ) -> Result<(), ApiError> {
-        let membership = self.membership()?;
-        let next = next(&membership);
-        check_voters(&membership, &next)?;
-        self.patiently(|| self.check_next(&next, force)).await?;
-        self.make_voters(next, retain).await
+        check_voters(&self.membership()?, &voters)?;
+        self.patiently(|| self.check_next(&voters, force)).await?;
+        self.make_voters(voters, retain).await
     }
 
     /// Checks again for a while: a new leader has not heard of everybody yet, nor a new member of everything.
@@ -258,12 +256,9 @@ impl RaftNode {
 
     /// Makes one more member vote.
     pub(super) async fn make_voter(&self, id: NodeId, force: bool) -> Result<(), ApiError> {
-        let next = |membership: &Membership| {
-            let mut voters = future_voters(membership);
-            voters.insert(id);
-            voters
-        };
-        self.choose_voters(next, true, force).await
+        let mut voters = future_voters(&self.membership()?);
+        voters.insert(id);
+        self.choose_voters(voters, true, force).await
     }
 
     /// Takes a member away, be it a voter or a learner. A leader that is to go hands leadership over first, so that nobody has to miss
@@ -280,7 +275,7 @@ impl RaftNode {
         }
         let mut voters = future_voters(&membership);
         if voters.remove(&id) {
-            self.choose_voters(|_| voters.clone(), false, false).await
+            self.choose_voters(voters, false, false).await
         } else if membership.get_node(&id).is_some() {
             let gone = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
             self.changed(|| self.inner.raft.change_membership(gone.clone(), false)).await

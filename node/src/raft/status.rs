@@ -49,8 +49,7 @@ impl ClusterController for RaftNode {
     }
 
     fn change_membership(&self, voters: BTreeSet<NodeId>, retain: bool, force: bool) -> Answer<'_, ()> {
-        let change = self
-            .change(move |node| async move { node.choose_voters(|_| voters.clone(), retain, force).await });
+        let change = self.change(move |node| async move { node.choose_voters(voters, retain, force).await });
         bounded(TimeoutOutcome::WaitsForMajorities, change).boxed()
     }
 
