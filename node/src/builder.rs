@@ -307,6 +307,15 @@ mod tests {
     use crate::api::{Consistency, ReadRequest};
     use crate::types::{Command, Key, Value};
 
+    #[tokio::test]
+    async fn task_that_panics_is_told_of_and_one_that_ends_is_not() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {});
+        tasks.spawn(async { panic!("a test") });
+        let reason = panicked(&AsyncMutex::new(tasks)).await;
+        assert!(reason.contains("panicked"), "{reason}");
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn node_in_a_program_keeps_what_it_was_given() {
         let dir = tempfile::tempdir().unwrap();

@@ -311,6 +311,9 @@ mod tests {
             "aspen_raft_applied_index 8",
             "aspen_raft_replicated_index{node=\"2\"} 6",
             "aspen_refused_connections 5",
+            "aspen_peer_request_seconds_count{connection=\"raft\",node=\"2\"} 1",
+            "aspen_peer_failures_total{connection=\"heartbeat\",node=\"2\",why=\"timeout\"} 1",
+            "aspen_peer_dials_total{result=\"ok\"} 1",
             "aspen_disk_available_bytes 1099511627776",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
