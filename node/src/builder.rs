@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::{Mutex as AsyncMutex, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, oneshot};
 use tokio::task::JoinSet;
 
 pub use self::alone::serve_alone;
@@ -19,6 +19,8 @@ pub use self::error::StartError;
 use self::raft_thread::RaftThread;
 use self::start::Start;
 use crate::api::{ClusterController, KeyValueStore};
+use crate::causes::with_causes;
+use crate::cluster::metadata::{MetadataStore, RunStatus, unix_s};
 use crate::cluster::ticket::AspenClusterTicket;
 use crate::config::{Config, LookupArgs, RunArgs};
 use crate::limits::HTTP_DRAIN_TIMEOUT;
@@ -26,7 +28,7 @@ use crate::network::incarnation::Incarnations;
 use crate::network::iroh::RaftServer;
 use crate::raft::{Failed, FailureKind, RaftNode};
 use crate::storage::log::RedbLogStore;
-use crate::storage::sqlite::StateMachineThread;
+use crate::storage::sqlite::StateMachineCloser;
 use crate::types::{EndpointKey, NodeId};
 
 /// Builds a node from its settings, for programs that have one inside. Whatever is not said is as `aspen-node` has it.
@@ -80,7 +82,7 @@ pub struct Node {
     id: NodeId,
     raft: RaftNode,
     log: RedbLogStore,
-    state_machine: StateMachineThread,
+    state_machine: StateMachineCloser,
     server: RaftServer,
     stop_http: oneshot::Sender<()>,
     http: AsyncMutex<JoinSet<()>>,
@@ -88,6 +90,9 @@ pub struct Node {
     raft_thread: RaftThread,
     endpoint_id: EndpointKey,
     incarnations: Arc<Incarnations>,
+    metadata: MetadataStore,
+    /// Why it has failed by itself, once somebody has waited for that.
+    failed: OnceCell<Failed>,
 }
 
 /// Makes a directory for one user alone.
@@ -240,6 +245,10 @@ impl Node {
 
     /// Returns when the node has failed by itself, with the reason.
     pub async fn failed(&self) -> Failed {
+        self.failed.get_or_init(|| self.failure()).await.clone()
+    }
+
+    async fn failure(&self) -> Failed {
         let failed = tokio::select! {
             failed = self.raft.failed() => failed,
             reason = panicked(&self.tasks) => Failed { reason, kind: FailureKind::Fault },
@@ -279,10 +288,19 @@ impl Node {
         let closed = tokio::task::spawn_blocking(move || {
             raft_thread.join();
             log.close();
-            state_machine.join();
+            state_machine.close();
         });
-        if closed.await.is_err() {
+        let is_closed = closed.await.is_ok();
+        if !is_closed {
             tracing::error!("the stores did not close cleanly");
+        }
+        let status = match self.failed.into_inner() {
+            Some(Failed { reason, .. }) => RunStatus::Failed { reason },
+            None if is_closed => RunStatus::Stopped,
+            None => return,
+        };
+        if let Err(error) = self.metadata.set_run(status, unix_s()) {
+            tracing::warn!(error = with_causes(&error), "cannot keep how this run has ended");
         }
     }
 }
@@ -330,6 +348,8 @@ mod tests {
         node.store().write(set).await.unwrap();
         assert_eq!((node.id(), node.cluster().status().members.len()), (NodeId(7), 1));
         node.stop().await;
+        let last_run = || MetadataStore::inspect(dir.path()).unwrap().unwrap().last_run().unwrap().unwrap();
+        assert_eq!(last_run().status, RunStatus::Stopped);
         let node = builder().start().await.unwrap();
         let read = ReadRequest { vault: None, key: Key::from("k"), consistency: Consistency::Linearizable };
         assert_eq!(node.store().read(read).await.unwrap().record.unwrap().value, Value::from("v"));

@@ -14,7 +14,7 @@ mod region;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::builder::Resettable;
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 
@@ -43,11 +43,20 @@ use crate::limits::{
 };
 use crate::network::about::About;
 use crate::network::lookups::Lookups;
+use crate::network::secret::SECRET_VARIABLE;
 use crate::raft::{LeaseClock, PromotionPolicy, RaftTiming, SnapshotPolicy};
 use crate::types::{Label, NodeId, NodeInfo};
 
 /// The settings are wrong (`EX_USAGE`, sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
+
+/// With what the variables of all programs of Aspen begin.
+const PREFIX: &str = "ASPEN_";
+
+/// How much a variable has to be like a setting (1: the same) to be taken for a slip of the pen, and how long a name has to be of which
+/// that can be said.
+const MISSPELT_LIKENESS_MIN: f64 = 0.7;
+const MISSPELT_LENGTH_MIN: usize = PREFIX.len() + 5;
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -226,6 +235,15 @@ impl Cli {
         let words: Vec<OsString> = words.into_iter().collect();
         let command = Self::command_here(&words);
         let explained = |error: clap::Error| explain(&error, &command, &words);
+        if Self::is_run(&words) || words.get(1).is_some_and(|word| word == "config") {
+            let present = std::env::vars_os().filter(|(_, value)| !value.is_empty());
+            let present = present.filter_map(|(name, _)| name.into_string().ok());
+            if let Some((wrong, right)) = misspelt(present) {
+                let text =
+                    format!("{wrong} in the environment is no setting, {right} is: rename it, or unset it\n");
+                return Err(explained(Self::command().error(ErrorKind::UnknownArgument, text)));
+            }
+        }
         let matches = command.clone().try_get_matches_from(&words).map_err(explained)?;
         let mut cli = Self::from_arg_matches(&matches).map_err(explained)?;
         match (&mut cli.command, matches.subcommand()) {
@@ -235,10 +253,15 @@ impl Cli {
         Ok(cli)
     }
 
+    /// Whether a node is to run.
+    fn is_run(words: &[OsString]) -> bool {
+        words.get(1).is_none_or(|word| Self::command().find_subcommand(word).is_none())
+    }
+
     /// The command line, with the variables that count for these words: those that are not empty, and of the node's settings none
     /// where something else than running it is asked for.
     fn command_here(words: &[OsString]) -> clap::Command {
-        let is_run = words.get(1).is_none_or(|word| Self::command().find_subcommand(word).is_none());
+        let is_run = Self::is_run(words);
         let heed = |is_heard: bool| {
             move |argument: Arg| {
                 let is_empty = argument
@@ -249,6 +272,26 @@ impl Cli {
         };
         Self::command().mut_args(heed(is_run)).mut_subcommands(|subcommand| subcommand.mut_args(heed(true)))
     }
+}
+
+/// A variable that looks much like a setting and is none, and that setting. What is not alike may be somebody else's: an orchestrator
+/// gives every process variables that begin with the names of its services.
+fn misspelt(present: impl Iterator<Item = String>) -> Option<(String, String)> {
+    let command = Cli::command();
+    let variables = command.get_arguments().filter_map(Arg::get_env).filter_map(OsStr::to_str);
+    let known: BTreeSet<&str> = variables.chain([SECRET_VARIABLE]).collect();
+    let unknown = present.filter(|name| {
+        name.starts_with(PREFIX) && name.len() >= MISSPELT_LENGTH_MIN && !known.contains(&name[..])
+    });
+    let likeness =
+        |a: &str, b: &str| strsim::normalized_damerau_levenshtein(&a[PREFIX.len()..], &b[PREFIX.len()..]);
+    unknown
+        .filter_map(|name| {
+            let alike = known.iter().map(|right| (likeness(&name, right), *right));
+            let (likeness, right) = alike.max_by(|one, other| one.0.total_cmp(&other.0))?;
+            (likeness >= MISSPELT_LIKENESS_MIN).then(|| (name, right.to_owned()))
+        })
+        .min()
 }
 
 /// Prints what clap says, and from which variable a value comes that nobody has typed; the exit code.

@@ -6,6 +6,7 @@
 
 mod backup;
 mod compaction;
+mod follower;
 mod following;
 mod freshness;
 mod health;
@@ -23,7 +24,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -33,7 +34,7 @@ use openraft::errors::{Fatal, InitializeError, RaftError};
 use openraft::{Instant as _, Raft, ServerState};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use self::freshness::Freshness;
 pub use self::health::{NodeFailureDetector, NodeHealth};

@@ -6,6 +6,7 @@
 pub(crate) mod entry;
 pub mod log;
 pub mod memory;
+mod shell;
 pub mod snapshot;
 pub mod space;
 pub mod sqlite;
@@ -15,6 +16,8 @@ pub mod validate;
 
 use std::io;
 use std::path::PathBuf;
+
+pub use self::shell::Execution;
 
 /// The mark of a data directory that is being made of a backup. While it is there, the rest of the directory does not count.
 pub const RESTORING_FILE: &str = "restoring";

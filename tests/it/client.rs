@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 use nix::sys::signal::Signal;
 
 use crate::http_client::get;
+use crate::members::leader;
 use crate::nodes::{Nodes, set, three_nodes, three_quick_nodes};
 use crate::programs::client;
 
@@ -159,13 +160,14 @@ fn commands_do_what_they_say() {
 
 #[test]
 fn changes_are_followed_and_keys_end_with_leases_as_typed() {
-    let (_, nodes) = three_quick_nodes();
+    let (ids, nodes) = three_quick_nodes();
     let aspen = Typist { program: client(), nodes: &nodes };
     let lease = aspen.types(&["lease", "grant", "600"]).trim().to_owned();
     aspen.types(&["kv", "put", "a", "1\n", "--lease", &lease]);
     assert_eq!(aspen.types(&["lease", "keep", &lease]), "lives for another 600 s\n");
     // The leader knows what is left, whoever is asked.
-    let listed = aspen.types(&["lease", "list"]);
+    let follower = leader(&nodes, &ids) % 3 + 1;
+    let listed = aspen.types(&["--node", &nodes.http(follower).to_string(), "lease", "list"]);
     let lines: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0], ["lease", "lives_s", "left_s", "keys"]);
     let (left, others) = (lines[1][2], (lines[1][0], lines[1][1], lines[1][3]));

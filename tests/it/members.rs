@@ -136,6 +136,8 @@ fn changes_of_members_that_cannot_be_are_refused() {
     refused("/cluster/change-membership", json!({ "voters": [1, 9] }), (400, "members"));
     refused("/cluster/transfer-leader", json!({ "id": 9 }), (400, "members"));
     refused("/cluster/transfer-leader", json!({ "to": 1 }), (400, "malformed"));
+    refused("/cluster/snapshot", json!({ "of": 1 }), (400, "malformed"));
+    refused("/cluster/ticket", json!({}), (405, "method_not_allowed"));
     // What is so already is no change.
     let status = change(&nodes, leader, "/cluster/change-membership", &json!({ "voters": [1, 2, 3] }));
     assert_eq!(members(&status).1, [1, 2, 3]);
@@ -169,6 +171,10 @@ fn changes_wait_for_members_that_answer_and_for_a_majority() {
         let text = refused(&nodes, follower, route, (503, "not_leader"));
         assert!(text.contains(&nodes.http(first).to_string()), "{text}");
     }
+    // These ask nobody else.
+    nodes.succeeds(follower, "/cluster/snapshot", &json!({}));
+    let ticket = |id: u64| get(nodes.http(id), "/cluster/ticket").unwrap().1["ticket"].clone();
+    nodes.comes("the same ticket from all", || (ticket(follower) == ticket(first)).then_some(()));
     // Node 4 is named as a member, and does not run.
     change(&nodes, first, routes[0].0, &learner);
     let text = refused(&nodes, first, &routes[1], (409, "member_silent"));
@@ -184,6 +190,9 @@ fn changes_wait_for_members_that_answer_and_for_a_majority() {
     // One of three is no majority.
     nodes.end(other, Signal::SIGKILL);
     refused(&nodes, first, &routes[3], (503, "no_quorum"));
+    // What a node says and keeps by itself it does still.
+    nodes.succeeds(first, "/cluster/snapshot", &json!({}));
+    assert_eq!(get(nodes.http(first), "/cluster/ticket").unwrap().0, 200);
     refused(&nodes, first, &("/cluster/change-membership", json!({ "voters": [first] })), (503, "no_quorum"));
     nodes.start(follower, &ids);
     let status = change(&nodes, first, routes[3].0, &routes[3].1);

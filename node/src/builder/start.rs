@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot, watch};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, mpsc, oneshot, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
 
@@ -17,7 +17,7 @@ use crate::causes::with_causes;
 use crate::cluster::discovery::{DiscoveryParts, GossipPeerDiscovery};
 use crate::cluster::identity::Identity;
 use crate::cluster::labels::LabelExchange;
-use crate::cluster::metadata::{MetadataStore, unix_s};
+use crate::cluster::metadata::{MetadataStore, RunStatus, unix_s};
 use crate::cluster::retired::{RetiredError, check_not_retired, mark_retired, set_aside};
 use crate::cluster::reunion::Reunion;
 use crate::config::{Config, Control};
@@ -30,13 +30,14 @@ use crate::network::lookups::{Lookups, Reach};
 use crate::network::{AddressBook, AddressSource};
 use crate::private::FileKeeper;
 use crate::raft::{
-    LeaderPlacement, LearnerPromotionCoordinator, NodeFailureDetector, Parts, RaftNode, RaftStartError,
+    LeaderPlacement, LearnerPromotionCoordinator, NodeFailureDetector, Parts, PromotionPolicy, RaftNode,
+    RaftStartError,
 };
-use crate::storage::StorageError;
 use crate::storage::log::{LOG_FILE, RedbLogStore};
 use crate::storage::snapshot::sync_dir;
 use crate::storage::space::Space;
 use crate::storage::sqlite::SqliteStateMachine;
+use crate::storage::{Execution, StorageError};
 use crate::types::{NodeId, NodeInfo};
 
 /// A start under way.
@@ -65,6 +66,11 @@ impl Start {
         let listener = http::bind(self.config.http_listen).await?;
         let metadata = MetadataStore::open(data_dir)?;
         check_key(&metadata, &identity)?;
+        if let Some(last) = metadata.last_run()?
+            && last.status != RunStatus::Stopped
+        {
+            tracing::warn!("the last run of this node was {}", last.ended(unix_s()));
+        }
         let incarnations = Incarnations::new(metadata.next_incarnation(unix_s())?, metadata.starts()?);
         let raft_thread = RaftThread::start().map_err(StartError::Thread)?;
         let book = AddressBook::default();
@@ -118,11 +124,11 @@ impl Start {
         tasks.spawn(beat(incarnations.clone(), metadata.clone()));
         let door = (&listener, credentials.clone());
         let way_in = WayIn::find(&self.config, identity, &metadata, &endpoint, door, &mut tasks).await?;
-        let log = RedbLogStore::open(&data_dir.join(LOG_FILE), way_in.id)?;
-        let state_machine = SqliteStateMachine::open(data_dir)?.behind(log.durable());
+        let log = RedbLogStore::open(&data_dir.join(LOG_FILE), way_in.id, Execution::Thread)?;
+        let state_machine = SqliteStateMachine::open(data_dir, Execution::Thread)?.behind(log.durable());
         // The names of new files: without them what is synced in the files would be lost with the power.
         sync_dir(data_dir).map_err(|source| StorageError::Io { path: data_dir.clone(), source })?;
-        let state_machine_thread = state_machine.thread();
+        let closer = state_machine.closer();
         state_machine.feed().keep(self.config.watch_history);
         let space = Arc::new(Space::new(data_dir, self.config.disk_reserve));
         let admission = endpoint.admission().clone();
@@ -150,27 +156,22 @@ impl Start {
         let raft = raft.map_err(explained)?;
         // It looks at the disk, which may take long.
         tasks.spawn(async move { space.watch().await });
-        let detector = NodeFailureDetector::new(raft.clone());
-        tasks.spawn_on(detector.run(), raft_thread.handle());
-        let coordinator = LearnerPromotionCoordinator::new(raft.clone(), way_in.promotion);
-        tasks.spawn_on(coordinator.run(), raft_thread.handle());
-        let placement = LeaderPlacement::new(raft.clone());
-        tasks.spawn_on(placement.run(), raft_thread.handle());
         tasks.spawn(retire_when_denounced(incarnations.clone(), raft.clone(), data_dir.clone()));
         metadata.set_has_had_log()?;
-        let members = keep_house(&raft, &raft_thread, &mut tasks);
+        let members = keep_house(&raft, way_in.promotion, &raft_thread, &mut tasks);
         let (clients, streams) = mpsc::channel(CLIENT_STREAMS_WAITING_MAX as usize);
-        let door = Door { endpoint, members, metadata, clients };
+        let door = Door { endpoint, members, metadata: metadata.clone(), clients };
         let server = self.open(door, &raft, &raft_thread, &mut tasks, identity, &way_in).await?;
         if way_in.founds {
             found(&raft, &way_in).await?;
         }
         let (stop_http, http) = self.serve_clients(&raft, (listener, streams), metrics, &way_in, credentials);
+        metadata.set_run(RunStatus::Begun, unix_s())?;
         Ok(Node {
             id: way_in.id,
             raft,
             log,
-            state_machine: state_machine_thread,
+            state_machine: closer,
             server,
             stop_http,
             http: AsyncMutex::new(http),
@@ -178,6 +179,8 @@ impl Start {
             raft_thread,
             endpoint_id: identity.endpoint_id(),
             incarnations,
+            metadata,
+            failed: OnceCell::new(),
         })
     }
 
@@ -291,9 +294,16 @@ struct Door {
 /// Starts what goes on beside Raft for as long as that does; the members, as they change.
 fn keep_house(
     raft: &RaftNode,
+    promotion: PromotionPolicy,
     raft_thread: &RaftThread,
     tasks: &mut JoinSet<()>,
 ) -> watch::Receiver<BTreeMap<NodeId, NodeInfo>> {
+    let detector = NodeFailureDetector::new(raft.clone());
+    tasks.spawn_on(detector.run(), raft_thread.handle());
+    let coordinator = LearnerPromotionCoordinator::new(raft.clone(), promotion);
+    tasks.spawn_on(coordinator.run(), raft_thread.handle());
+    let placement = LeaderPlacement::new(raft.clone());
+    tasks.spawn_on(placement.run(), raft_thread.handle());
     let (sender, members) = watch::channel(BTreeMap::new());
     let follower = raft.clone();
     tasks.spawn_on(async move { follower.follow_members(sender).await }, raft_thread.handle());

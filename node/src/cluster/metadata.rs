@@ -1,5 +1,5 @@
-//! `MetadataStore`: what a node knows of its cluster besides Raft's log, across restarts: which member it is, and where the others
-//! were last. It is what a node begins with that has heard of nobody yet.
+//! `MetadataStore`: what a node knows of its cluster besides Raft's log, across restarts: which member it is, how its last run ended, and
+//! where and when the others were seen last. It is what a node begins with that has heard of nobody yet.
 //!
 //! That there was a log is in it, too: a node that has lost its log and kept this store does not begin anew.
 
@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::encode;
 use crate::causes::without_panic;
@@ -43,6 +43,43 @@ const LAST_SEEN: NodeTable = TableDefinition::new("last_seen");
 pub struct MetadataStore {
     path: PathBuf,
     db: std::sync::Arc<Database>,
+}
+
+/// What a node's last run has come to, and since when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRun {
+    /// What it has come to.
+    pub status: RunStatus,
+    /// Since when, in seconds since 1970.
+    pub unix_s: u64,
+}
+
+/// What a run of a node has come to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunStatus {
+    /// It has begun. Of a node that does not run any more: nobody has stopped it, it was killed, or the power went.
+    Begun,
+    /// It was stopped, with its stores.
+    Stopped,
+    /// It has failed by itself.
+    Failed {
+        /// For people.
+        reason: String,
+    },
+}
+
+impl LastRun {
+    /// What is to be said of a node that does not run, at a time in seconds since 1970.
+    pub fn ended(&self, unix_s: u64) -> String {
+        let ago = unix_s.saturating_sub(self.unix_s);
+        match &self.status {
+            RunStatus::Begun => {
+                format!("begun {ago} s ago, and never stopped: it was killed, has crashed, or the power went")
+            }
+            RunStatus::Stopped => format!("stopped {ago} s ago"),
+            RunStatus::Failed { reason } => format!("failed {ago} s ago: {reason}"),
+        }
+    }
 }
 
 /// Why the store cannot be used.
@@ -168,6 +205,22 @@ impl MetadataStore {
     /// The store cannot be written.
     pub fn set_own_key(&self, key: EndpointKey) -> Result<(), MetadataError> {
         self.set_own("key", &key)
+    }
+
+    /// What the last run of the node has come to, if there was one.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn last_run(&self) -> Result<Option<LastRun>, MetadataError> {
+        self.own("run", "what its last run came to")
+    }
+
+    /// Takes down what this run has come to.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn set_run(&self, status: RunStatus, unix_s: u64) -> Result<(), MetadataError> {
+        self.set_own("run", &LastRun { status, unix_s })
     }
 
     /// How many members should vote, as the cluster said when this node was let in.
@@ -405,6 +458,9 @@ mod tests {
             [(2, 1), (1, 2)].map(|(id, byte)| Peer { id: NodeId(id), info: info(byte, 1) }).to_vec();
         let welcome = Welcome { as_of: 1, id: Some(NodeId(7)), members, target_voters: Some(5) };
         store.set_welcome(NodeId(7), &welcome).unwrap();
+        assert_eq!(store.last_run().unwrap(), None);
+        store.set_run(RunStatus::Begun, 1_000).unwrap();
+        store.set_run(RunStatus::Failed { reason: "no more".to_owned() }, 1_020).unwrap();
         assert!(!store.has_had_log().unwrap());
         store.set_has_had_log().unwrap();
         drop(store);
@@ -413,6 +469,8 @@ mod tests {
         assert_eq!(store.target_voters().unwrap(), Some(5));
         assert!(store.has_had_log().unwrap());
         assert_eq!(store.own_key().unwrap(), Some(EndpointKey([7; 32])));
+        let run = store.last_run().unwrap().unwrap();
+        assert_eq!(run.ended(1_030), "failed 10 s ago: no more");
         assert_eq!(store.last_seen().unwrap(), HashMap::from([(EndpointKey([1; 32]), 1_005)]));
         // The clock was put back.
         let second = store.next_incarnation(10).unwrap();

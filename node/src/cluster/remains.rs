@@ -79,6 +79,8 @@ impl Remains {
         }
         let (own, nodes) = (metadata.own_id()?, metadata.nodes()?);
         metadata.starts()?;
+        let run = metadata.last_run()?;
+        self.seen.extend(run.map(|run| format!("last run: {}", run.ended(unix_s()))));
         let own = own.map_or_else(String::new, |id| format!(", which has let it in as node {id}"));
         self.seen.push(format!("cluster: {} other members are known{own}", nodes.len()));
         let (last_seen, now) = (metadata.last_seen()?, unix_s());

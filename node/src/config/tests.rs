@@ -273,3 +273,18 @@ fn peer_flag_says_what_is_wrong() {
     check("id=1", "`endpoint_id` is missing: id, endpoint_id, raft and http are needed");
     check("id=1,endpoint_id=ab", "endpoint_id is `ab`: an endpoint id has 64 hexadecimal digits");
 }
+
+#[test]
+fn variable_that_is_misspelt_is_found_and_those_of_others_are_not() {
+    let found = |names: &[&str]| misspelt(names.iter().map(ToString::to_string));
+    let wrong = |name: &str| found(&["PATH", name]).map(|(_, right)| right);
+    assert_eq!(wrong("ASPEN_ELECTION_MS_MXA").as_deref(), Some("ASPEN_ELECTION_MS_MAX"));
+    assert_eq!(wrong("ASPEN_ELECTION_MIN_MS").as_deref(), Some("ASPEN_ELECTION_MS_MIN"));
+    assert_eq!(wrong("ASPEN_SECRETS").as_deref(), Some("ASPEN_SECRET"));
+    // Those of the other programs, of tests, and what Kubernetes makes of a service called aspen.
+    let others = "NODE TOKEN TOKEN_FILE CA_FILE TLS_NAME CLIENT_CERT_FILE CLIENT_KEY_FILE PLANT FAIL FAILED_AT_S IMAGE_KEY LONG SEEDS \
+                  PORT SERVICE_HOST SERVICE_PORT SERVICE_PORT_HTTP PORT_8001_TCP_ADDR PORT_8001_TCP_PROTO";
+    for name in others.split(' ').map(|name| format!("ASPEN_{name}")) {
+        assert_eq!(found(&[&name]), None);
+    }
+}

@@ -19,7 +19,7 @@ use super::rpc::{Confirmed, KeepLease, ReadIndex, StreamAppended};
 use super::snapshot::{self, InstallSnapshot, SnapshotError};
 use super::{Appended, Delivery, Peer, RaftService, Transport, TransportError, millis};
 use crate::api::{ApiError, WriteResult};
-use crate::limits::{APPEND_PATIENCE, APPENDS_AHEAD_MAX};
+use crate::limits::{APPEND_PATIENCE, APPENDS_AHEAD_MAX, DIAL_BACKOFF};
 use crate::storage::snapshot::SnapshotFile;
 use crate::types::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
@@ -201,8 +201,13 @@ pub struct MemoryTransport {
 }
 
 impl MemoryTransport {
-    fn service(&self, to: &Peer) -> Result<Arc<dyn RaftService>, TransportError> {
+    /// A peer, if it runs. Otherwise that is found out as late as in a network, since openraft asks again at once.
+    async fn service(&self, to: &Peer) -> Result<Arc<dyn RaftService>, TransportError> {
         let found = self.router.nodes.borrow().get(&to.id).cloned();
+        if found.is_none() {
+            let [first, _] = DIAL_BACKOFF;
+            sleep(first).await;
+        }
         found.ok_or_else(|| TransportError::Unreachable { peer: to.id, reason: "it does not run".to_owned() })
     }
 
@@ -216,7 +221,7 @@ impl MemoryTransport {
         let asked = async {
             self.router.cross(self.from, to.id).await;
             let lost = |reason: String| TransportError::Lost { peer: to.id, reason };
-            let answer = self.router.spawn(question(self.service(to)?)).await;
+            let answer = self.router.spawn(question(self.service(to).await?)).await;
             let answer = answer.map_err(|_| lost("it has ended".to_owned()))?;
             self.router.cross(to.id, self.from).await;
             Ok(answer)
@@ -245,7 +250,7 @@ impl Transport for MemoryTransport {
         within: Duration,
     ) -> Delivery<'a, BoxStream<'a, Appended>> {
         async move {
-            let service = self.service(to)?;
+            let service = self.service(to).await?;
             let within = within * APPEND_PATIENCE;
             let (from, id, ahead) = (self.from, to.id, APPENDS_AHEAD_MAX as usize);
             let due = Due::default();
@@ -332,7 +337,7 @@ impl Transport for MemoryTransport {
     ) -> Delivery<'a, SnapshotResponse> {
         async move {
             let peer = to.id;
-            let service = self.service(to)?;
+            let service = self.service(to).await?;
             let request = InstallSnapshot { vote, meta: snapshot.meta().clone(), seal: snapshot.seal() };
             let ((parts, sent), (arrived, parts_there)) = (mpsc::channel(1), mpsc::channel(1));
             let ((answers_there, answered), (returned, mut answers)) = (mpsc::channel(1), mpsc::channel(1));

@@ -11,13 +11,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::future::join_all;
-use openraft::{Instant as _, ServerState};
+use openraft::ServerState;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::RaftNode;
+use super::follower::Follower;
 use crate::limits::{HEALTH_INTERVAL, HEALTH_PROBE_TIMEOUT, LOOKS_MIN};
 use crate::types::{NodeId, NodeInfo};
 
@@ -155,18 +156,17 @@ impl NodeFailureDetector {
     /// member under this leader.
     fn heard(&mut self) -> BTreeMap<NodeId, (NodeInfo, Duration)> {
         let metrics = self.raft.metrics();
-        let (ServerState::Leader, Some(heartbeat)) = (metrics.state, metrics.heartbeat) else {
+        if metrics.state != ServerState::Leader {
             self.since.clear();
             return BTreeMap::new();
-        };
+        }
         let now = Instant::now();
         let others =
             metrics.membership_config.membership().nodes().filter(|(id, _)| **id != self.raft.inner.id);
         let heard = others.map(|(id, info)| {
-            let answered =
-                heartbeat.get(id).copied().flatten().map(|answered| answered.into_inner().elapsed());
             let since = *self.since.entry(*id).or_insert(now);
-            (*id, (info.clone(), answered.unwrap_or(now.duration_since(since))))
+            let silent = Follower::of(&metrics, *id).silent;
+            (*id, (info.clone(), silent.unwrap_or(now.duration_since(since))))
         });
         heard.collect()
     }

@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, future};
+use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, ForwardReason, RaftError};
-use openraft::{ChangeMembers, Instant};
 use tokio::sync::oneshot;
 
 use super::RaftNode;
+use super::follower::Follower;
 use super::operations::{bounded, not_leader};
 use crate::api::{ApiError, BadRequest, TimeoutOutcome};
 use crate::limits::{
@@ -20,7 +21,7 @@ use crate::limits::{
 };
 use crate::network::Peer;
 use crate::network::join::{JoinRefusal, JoinService, Welcome, Wish};
-use crate::types::raft_types::{Membership, Metrics, StoredMembership};
+use crate::types::raft_types::{Membership, StoredMembership};
 use crate::types::{NodeId, NodeInfo, TypeConfig};
 
 impl RaftNode {
@@ -114,7 +115,7 @@ impl RaftNode {
 
     /// Whether a member has told this leader that it has anything.
     fn has_acknowledged(&self, id: NodeId) -> bool {
-        self.metrics().replication.is_some_and(|matched| matched.get(&id).copied().flatten().is_some())
+        Follower::of(&self.metrics(), id).matched.is_some()
     }
 
     /// What whoever asks has to know of these members.
@@ -213,7 +214,9 @@ impl RaftNode {
         }
         let metrics = self.metrics();
         let answering = |ids: &BTreeSet<NodeId>| {
-            let answers = |id: &&NodeId| **id == self.inner.id || self.is_there(&metrics, **id);
+            let patience = self.inner.patience;
+            let answers =
+                |id: &&NodeId| **id == self.inner.id || Follower::of(&metrics, **id).answers(patience);
             ids.iter().filter(answers).count()
         };
         let is_majority = |ids: &BTreeSet<NodeId>| answering(ids) > ids.len() / 2;
@@ -226,20 +229,12 @@ impl RaftNode {
 
     /// Whether a member answers and lacks no more entries than this.
     fn check_follows(&self, id: NodeId, lag_max: u64) -> Result<(), ApiError> {
-        let metrics = self.metrics();
-        if !self.is_there(&metrics, id) {
+        let member = Follower::of(&self.metrics(), id);
+        if !member.answers(self.inner.patience) {
             return Err(ApiError::MemberSilent { id });
         }
-        let matched = metrics.replication.as_ref().and_then(|matched| matched.get(&id).copied().flatten());
-        let last = metrics.last_log_index.unwrap_or(0);
-        let lag = last.saturating_sub(matched.map_or(0, |matched| matched.index));
+        let lag = member.lag;
         if lag > lag_max { Err(ApiError::MemberBehind { id, lag, lag_max }) } else { Ok(()) }
-    }
-
-    /// On the leader: whether a member has answered lately.
-    fn is_there(&self, metrics: &Metrics, id: NodeId) -> bool {
-        let answered = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&id).copied().flatten());
-        answered.is_some_and(|answered| answered.into_inner().elapsed() < self.inner.patience)
     }
 
     /// The same without those that are left over, if these are the voters now and nothing is under way.
@@ -354,11 +349,10 @@ impl RaftNode {
     /// On the leader: the voter that has answered lately and has most of the log.
     fn successor(&self) -> Option<NodeId> {
         let metrics = self.metrics();
-        let replication = metrics.replication.as_ref()?;
-        let voters = metrics.membership_config.membership().voter_ids().filter(|id| *id != self.inner.id);
-        voters
-            .filter(|id| self.is_there(&metrics, *id))
-            .max_by_key(|id| replication.get(id).copied().flatten())
+        let others = metrics.membership_config.membership().voter_ids().filter(|id| *id != self.inner.id);
+        let others = others.map(|id| (id, Follower::of(&metrics, id)));
+        let there = others.filter(|(_, voter)| voter.answers(self.inner.patience));
+        there.max_by_key(|(_, voter)| voter.matched).map(|(id, _)| id)
     }
 
     /// The present members, as the leader has them.

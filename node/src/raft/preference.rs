@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use openraft::{Instant as _, ServerState};
+use openraft::ServerState;
 use tokio::time::{Instant, timeout};
 
+use super::follower::Follower;
 use super::promotion::Rounds;
 use super::{NodeHealth, RaftNode};
 use crate::api::ApiError;
@@ -139,19 +140,13 @@ impl LeaderPlacement {
             self.led = None;
             return None;
         }
-        let (replication, heartbeat) = (metrics.replication.as_ref()?, metrics.heartbeat.as_ref()?);
         let (own, patience) = (self.raft.inner.id, self.raft.inner.patience);
-        let last = metrics.last_log_index.unwrap_or(0);
-        let lag = |id: &NodeId| {
-            let matched = replication.get(id).copied().flatten().map_or(0, |matched| matched.index);
-            last.saturating_sub(matched)
-        };
         let health = self.raft.inner.health.lock().expect("nothing panics while it holds this lock").clone();
         let is_well = |id: &NodeId| {
-            let answered = heartbeat.get(id).copied().flatten();
+            let voter = Follower::of(&metrics, *id);
             health.get(id) == Some(&NodeHealth::Healthy)
-                && answered.is_some_and(|answered| answered.into_inner().elapsed() < patience)
-                && lag(id) <= HAND_OVER_LAG_MAX
+                && voter.answers(patience)
+                && voter.lag <= HAND_OVER_LAG_MAX
         };
         let now = Instant::now();
         let term = metrics.current_term;
@@ -177,7 +172,7 @@ impl LeaderPlacement {
                 region: told.and_then(|told| told.region.clone()),
                 agrees: told.is_some_and(|told| told.preferred_regions == about.preferred_regions),
                 well: led.well_since.get(id).map_or(Duration::ZERO, |since| now.duration_since(*since)),
-                lag: lag(id),
+                lag: Follower::of(&metrics, *id).lag,
             }
         };
         let seen: BTreeMap<NodeId, Seen> = voters.iter().map(|id| (*id, seen(id))).collect();

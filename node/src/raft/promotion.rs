@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use openraft::{Instant as _, ServerState};
+use openraft::ServerState;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use super::RaftNode;
+use super::follower::Follower;
 use super::membership::{future_voters, is_changing};
 use crate::api::ApiError;
 use crate::limits::{PROMOTION_COOL_DOWN, PROMOTION_INTERVAL, PROMOTION_LAG_MAX};
@@ -200,20 +201,16 @@ impl LearnerPromotionCoordinator {
         };
         self.since = Some((voters.clone(), began));
         let led = now.duration_since(began);
-        let (replication, heartbeat) = (metrics.replication?, metrics.heartbeat?);
-        let last = metrics.last_log_index.unwrap_or(0);
         let own = self.raft.inner.id;
         let seen = |id: &NodeId| {
-            let answered =
-                heartbeat.get(id).copied().flatten().map(|answered| answered.into_inner().elapsed());
-            // Nobody is known to be silent for longer than this node has been looking.
-            let silent = answered.unwrap_or(watched).min(watched);
-            let matched = replication.get(id).copied().flatten().map_or(0, |matched| matched.index);
             let is_voter = voters.contains(id);
             if *id == own {
                 return Seen { is_voter, silent: Duration::ZERO, lag: 0 };
             }
-            let lag = if answered.is_some() { last.saturating_sub(matched) } else { u64::MAX };
+            let member = Follower::of(&metrics, *id);
+            // Nobody is known to be silent for longer than this node has been looking.
+            let silent = member.silent.unwrap_or(watched).min(watched);
+            let lag = if member.silent.is_some() { member.lag } else { u64::MAX };
             Seen { is_voter, silent, lag }
         };
         let members = membership.nodes().map(|(id, _)| (*id, seen(id))).collect();

@@ -1,5 +1,5 @@
 //! Clusters in this process, over [`AspenRouter`] and with the stores of a node: what Raft does where links are cut or slow, and
-//! where nodes stop.
+//! where nodes stop. Time is virtual, and the stores' loops run inline: nothing is waited for but what Raft waits for.
 
 mod appends;
 mod elections;
@@ -20,7 +20,8 @@ use crate::api::{
 };
 use crate::network::incarnation::Incarnations;
 use crate::network::memory::{AspenRouter, MemoryLink};
-use crate::storage::sqlite::StateMachineThread;
+use crate::storage::Execution;
+use crate::storage::sqlite::StateMachineCloser;
 use crate::types::{Command, Key, Value};
 
 /// Far longer than anything takes here.
@@ -41,7 +42,7 @@ struct Cluster {
 struct Running {
     raft: RaftNode,
     log: RedbLogStore,
-    state_machine: StateMachineThread,
+    state_machine: StateMachineCloser,
     tasks: JoinSet<()>,
 }
 
@@ -90,14 +91,15 @@ impl Cluster {
     async fn start(&mut self, id: u64) {
         let data_dir = self.folder.path().join(id.to_string());
         std::fs::create_dir_all(&data_dir).unwrap();
-        let log = RedbLogStore::open(&data_dir.join("log.redb"), NodeId(id)).unwrap();
-        let state_machine = SqliteStateMachine::open(&data_dir).unwrap().behind(log.durable());
-        let thread = state_machine.thread();
+        let log = RedbLogStore::open(&data_dir.join("log.redb"), NodeId(id), Execution::Inline).unwrap();
+        let state_machine =
+            SqliteStateMachine::open(&data_dir, Execution::Inline).unwrap().behind(log.durable());
+        let closer = state_machine.closer();
         let parts = Parts {
             id: NodeId(id),
             endpoint_id: info(id).endpoint_id,
             timing: TIMING,
-            lease_clock: LeaseClock::Own,
+            lease_clock: LeaseClock::Off,
             promotion: PromotionPolicy::default(),
             about: About::default(),
             snapshots: SnapshotPolicy { entries: 10, ..SnapshotPolicy::default() },
@@ -113,7 +115,7 @@ impl Cluster {
         tasks.spawn(async move { timekeeper.keep_time().await });
         tasks.spawn(async move { compactor.compact().await });
         self.router.add(NodeId(id), Arc::new(raft.clone()));
-        self.nodes.insert(id, Running { raft, log, state_machine: thread, tasks });
+        self.nodes.insert(id, Running { raft, log, state_machine: closer, tasks });
     }
 
     /// Ends a node without a word to the others.
@@ -126,7 +128,7 @@ impl Cluster {
         drop(raft);
         tokio::task::spawn_blocking(move || {
             log.close();
-            state_machine.join();
+            state_machine.close();
         })
         .await
         .unwrap();

@@ -1,6 +1,6 @@
 //! `RedbLogStore`: the Raft log and vote, in redb.
 //!
-//! One writer thread owns all writes. It drains its queue into one durable commit, then answers in order: the fsync
+//! One writer owns all writes. It drains its queue into one durable commit, then answers in order: the fsync
 //! is the batching window. Entries are readable when `append` returns and durable when its callback is called; entries
 //! that are not durable yet, and recent ones, are read from memory.
 //!
@@ -21,9 +21,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use redb::{
@@ -40,6 +38,7 @@ pub use self::inspect::{LogReport, inspect};
 use self::writer::{LogOp, Writer};
 use super::StorageError;
 use super::entry::{decode_entry, entry_size};
+use super::shell::{Execution, Shell};
 use crate::causes::without_panic;
 use crate::failpoint::FailPoint;
 use crate::limits::{APPEND_BYTES_MAX, LOG_PAGES_BYTES_MAX, LOG_QUEUE_MAX};
@@ -61,6 +60,7 @@ const FORMAT: u64 = 2;
 #[derive(Clone)]
 pub struct RedbLogStore {
     shared: Arc<Shared>,
+    writer: Arc<Shell<Writer>>,
 }
 
 impl Debug for RedbLogStore {
@@ -69,13 +69,11 @@ impl Debug for RedbLogStore {
     }
 }
 
-/// What the handles and the writer thread share.
+/// What the handles and the writer share.
 struct Shared {
     path: PathBuf,
     db: Database,
     cache: Mutex<Cache>,
-    queue: Mutex<Option<SyncSender<LogOp>>>,
-    writer: Mutex<Option<JoinHandle<()>>>,
     durable: watch::Sender<Mark>,
     metrics: StoreMetrics,
     /// Whether the disk had no room for a commit.
@@ -113,11 +111,11 @@ impl RedbLogStore {
     ///
     /// # Errors
     /// The file is in use, damaged, of a later format, or another node's.
-    pub fn open(path: &Path, id: NodeId) -> Result<Self, StorageError> {
-        unbroken(path, || Self::open_here(path, id))
+    pub fn open(path: &Path, id: NodeId, execution: Execution) -> Result<Self, StorageError> {
+        unbroken(path, || Self::open_here(path, id, execution))
     }
 
-    fn open_here(path: &Path, id: NodeId) -> Result<Self, StorageError> {
+    fn open_here(path: &Path, id: NodeId, execution: Execution) -> Result<Self, StorageError> {
         let mut builder = Database::builder();
         builder.set_cache_size(LOG_PAGES_BYTES_MAX);
         let opened = if Plant::AckBeforeFsync.is_on() {
@@ -135,35 +133,23 @@ impl RedbLogStore {
         }
         cache.restore(loaded.purged, loaded.last, loaded.vote, loaded.committed);
         let durable = Mark::Upto(cache.durable());
-        let (queue, ops) = std::sync::mpsc::sync_channel(LOG_QUEUE_MAX);
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             db,
             cache: Mutex::new(cache),
-            queue: Mutex::new(Some(queue)),
-            writer: Mutex::new(None),
             durable: watch::Sender::new(durable),
             metrics: StoreMetrics::of_log(),
             is_full: AtomicBool::new(false),
         });
         let writer = Writer::new(shared.clone());
-        let thread = std::thread::Builder::new()
-            .name("raft-log".into())
-            .spawn(move || writer.run(&ops))
+        let writer = Shell::start(writer, execution, "raft-log", LOG_QUEUE_MAX)
             .map_err(|source| StorageError::Io { path: path.to_owned(), source })?;
-        *lock(&shared.writer) = Some(thread);
-        Ok(Self { shared })
+        Ok(Self { shared, writer: Arc::new(writer) })
     }
 
     /// Writes what is queued, then closes the log. Later operations fail.
     pub fn close(&self) {
-        drop(lock(&self.shared.queue).take());
-        let thread = lock(&self.shared.writer).take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!("the log's writer panicked");
-        }
+        self.writer.close();
     }
 
     /// The entries in `range`, as far as the log has them; at most about `bytes_max` bytes but always one entry.
@@ -281,13 +267,6 @@ impl RedbLogStore {
         if entries.is_empty() { Err(hole(from)) } else { Ok(entries) }
     }
 
-    /// Queues an operation for the writer; waits while the queue is full.
-    fn submit(&self, op: LogOp) -> io::Result<()> {
-        let queue = lock(&self.shared.queue).clone();
-        let queue = queue.ok_or_else(|| io::Error::other("the log is closed"))?;
-        queue.send(op).map_err(|_| io::Error::other("the log's writer has ended"))
-    }
-
     async fn flushed(receiver: oneshot::Receiver<io::Result<()>>) -> io::Result<()> {
         receiver.await.map_err(|_| io::Error::other("the log's writer has ended"))?
     }
@@ -339,7 +318,7 @@ impl RaftLogStorage<TypeConfig> for RedbLogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let (done, flushed) = oneshot::channel();
-        self.submit(LogOp::Vote { vote: *vote, done })?;
+        self.writer.submit(LogOp::Vote { vote: *vote, done })?;
         Self::flushed(flushed).await
     }
 
@@ -363,20 +342,20 @@ impl RaftLogStorage<TypeConfig> for RedbLogStore {
             let mut cache = lock(&self.shared.cache);
             entries.iter().cloned().for_each(|entry| cache.append(entry));
         }
-        self.submit(LogOp::Append { entries, done: callback })
+        self.writer.submit(LogOp::Append { entries, done: callback })
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let (done, flushed) = oneshot::channel();
         lock(&self.shared.cache).truncate_after(last_log_id);
-        self.submit(LogOp::Truncate { after: last_log_id.map(|id| id.index), done })?;
+        self.writer.submit(LogOp::Truncate { after: last_log_id.map(|id| id.index), done })?;
         Self::flushed(flushed).await
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
         let (done, flushed) = oneshot::channel();
         lock(&self.shared.cache).purge(log_id);
-        self.submit(LogOp::Purge { upto: log_id, done })?;
+        self.writer.submit(LogOp::Purge { upto: log_id, done })?;
         Self::flushed(flushed).await
     }
 }

@@ -1,11 +1,11 @@
 //! `SqliteStateMachine`: the keys, in SQLite.
 //!
-//! One thread applies; a batch of entries is one transaction, and the last applied entry, the membership and the
+//! One loop applies; a batch of entries is one transaction, and the last applied entry, the membership and the
 //! state digest are written in it. The journal is a WAL with `synchronous=NORMAL`: the Raft log is the truth and
 //! replays what a power cut takes. It never runs ahead of what that log holds durably: openraft applies what a quorum
 //! has, also where this node's own write is still under way. Reads use a pool of their own connections and never wait for the writer.
 //!
-//! The journal is emptied into the database by a thread of its own, and a snapshot is a copy of the database's pages as
+//! The journal is emptied into the database beside that, and a snapshot is a copy of the database's pages as
 //! of one read transaction: neither makes a write wait. A snapshot that is installed becomes a database under the next
 //! name, and its rename is the moment at which the state changes.
 
@@ -22,9 +22,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
 use futures::{Stream, StreamExt};
 use openraft::EntryPayload;
@@ -45,6 +43,7 @@ pub use self::read::ReadPool;
 use super::StorageError;
 use super::entry::membership_of;
 use super::log::DurableLog;
+use super::shell::{Execution, Shell};
 use super::snapshot::{SNAPSHOT_DIR, SnapshotFile, SnapshotStore};
 use crate::limits::{APPLY_BATCH_MAX, JOURNAL_BYTES_MAX, STATE_CACHE_KIB, WATCH_HISTORY_MIB_DEFAULT};
 use crate::metrics::StoreMetrics;
@@ -86,8 +85,7 @@ const BOOKS: &str = "
 /// The state machine that openraft drives.
 #[derive(Debug)]
 pub struct SqliteStateMachine {
-    queue: Option<SyncSender<Op>>,
-    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    applier: Arc<Shell<Applier>>,
     is_closing: Arc<AtomicBool>,
     position: Position,
     readers: ReadPool,
@@ -122,27 +120,22 @@ impl Bases {
     }
 }
 
-/// Waits for the state machine's thread when the node stops.
+/// Closes a state machine when its node stops.
 #[derive(Debug)]
-pub struct StateMachineThread {
-    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+pub struct StateMachineCloser {
+    applier: Arc<Shell<Applier>>,
     is_closing: Arc<AtomicBool>,
 }
 
-impl StateMachineThread {
+impl StateMachineCloser {
     /// Has it give up to wait for room on its disk: what is not applied stays in the log.
     pub fn stop_waiting(&self) {
         self.is_closing.store(true, Ordering::Relaxed);
     }
 
-    /// Returns when the thread has ended, which it does once openraft has dropped the state machine.
-    pub fn join(&self) {
-        let thread = self.thread.lock().expect("nothing panics while it holds this lock").take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!("the state machine's thread panicked");
-        }
+    /// Does what is queued, and closes it. What it is asked later fails.
+    pub fn close(&self) {
+        self.applier.close();
     }
 }
 
@@ -151,7 +144,7 @@ impl SqliteStateMachine {
     ///
     /// # Errors
     /// A file is damaged, of a later format, or cannot be used.
-    pub fn open(data_dir: &Path) -> Result<Self, StorageError> {
+    pub fn open(data_dir: &Path, execution: Execution) -> Result<Self, StorageError> {
         let generation = Generation::find(data_dir)?;
         let path = generation.path();
         let sqlite = |source| StorageError::Sqlite { path: path.clone(), source };
@@ -167,24 +160,19 @@ impl SqliteStateMachine {
         let feed = ChangeFeed::new(position.revision(), WATCH_HISTORY_MIB_DEFAULT * 1024 * 1024);
         let (readers, is_closing) = (ReadPool::new(path.clone()), Arc::new(AtomicBool::new(false)));
         let applier = Applier::new(
-            connection,
-            generation,
+            (connection, generation),
             readers.clone(),
             bases.clone(),
             is_closing.clone(),
             feed.clone(),
             metrics.clone(),
+            execution,
         );
         let applier = applier.map_err(sqlite)?;
         // One batch is applied while openraft prepares the next.
-        let (queue, ops) = sync_channel(1);
-        let thread = std::thread::Builder::new()
-            .name("state-machine".into())
-            .spawn(move || applier.run(&ops))
-            .map_err(io)?;
+        let applier = Shell::start(applier, execution, "state-machine", 1).map_err(io)?;
         Ok(Self {
-            queue: Some(queue),
-            thread: Arc::new(Mutex::new(Some(thread))),
+            applier: Arc::new(applier),
             is_closing,
             position,
             readers,
@@ -229,9 +217,9 @@ impl SqliteStateMachine {
         self.metrics.clone()
     }
 
-    /// What to wait for when the node stops.
-    pub fn thread(&self) -> StateMachineThread {
-        StateMachineThread { thread: self.thread.clone(), is_closing: self.is_closing.clone() }
+    /// What closes it when the node stops.
+    pub fn closer(&self) -> StateMachineCloser {
+        StateMachineCloser { applier: self.applier.clone(), is_closing: self.is_closing.clone() }
     }
 
     async fn apply_batch(&mut self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
@@ -265,13 +253,12 @@ impl SqliteStateMachine {
         Ok(())
     }
 
-    /// Has the thread do something, and waits for what comes of it.
+    /// Has something done, and waits for what comes of it.
     async fn ask<T>(&self, op: impl FnOnce(oneshot::Sender<io::Result<T>>) -> Op) -> io::Result<T> {
-        let ended = || io::Error::other("the state machine's thread has ended");
         let (done, answer) = oneshot::channel();
-        let queue = self.queue.clone().ok_or_else(|| io::Error::other("the state machine is closed"))?;
-        queue.send(op(done)).map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
+        self.applier.submit(op(done))?;
+        self.applier.settled().await;
+        answer.await.map_err(|_| io::Error::other("the state machine has ended"))?
     }
 }
 

@@ -15,6 +15,7 @@ use openraft::vote::RaftLeaderIdExt;
 use openraft::{EntryPayload, StorageError};
 use tempfile::TempDir;
 
+use super::Execution;
 use super::log::RedbLogStore;
 use super::memory::InMemoryStateMachine;
 use super::sqlite::{ReadPool, SqliteStateMachine};
@@ -52,11 +53,11 @@ type LeaderId = <TypeConfig as openraft::RaftTypeConfig>::LeaderId;
 type StoreSuite = Suite<TypeConfig, RedbLogStore, SqliteStateMachine, Stores, TempDir>;
 
 fn open_log(dir: &Path) -> RedbLogStore {
-    RedbLogStore::open(&dir.join("log.redb"), NodeId(1)).unwrap()
+    RedbLogStore::open(&dir.join("log.redb"), NodeId(1), Execution::Thread).unwrap()
 }
 
 fn open_state(dir: &Path) -> SqliteStateMachine {
-    SqliteStateMachine::open(dir).unwrap()
+    SqliteStateMachine::open(dir, Execution::Thread).unwrap()
 }
 
 /// All of openraft's tests of a log and a state machine.
@@ -120,11 +121,11 @@ async fn log_that_is_open_or_of_another_node_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log.redb");
     let log = open_log(dir.path());
-    let error = RedbLogStore::open(&path, NodeId(1)).unwrap_err().to_string();
+    let error = RedbLogStore::open(&path, NodeId(1), Execution::Thread).unwrap_err().to_string();
     assert!(error.ends_with("is in use by another process: stop that node first"), "{error}");
     log.close();
     drop(log);
-    let error = RedbLogStore::open(&path, NodeId(2)).unwrap_err().to_string();
+    let error = RedbLogStore::open(&path, NodeId(2), Execution::Thread).unwrap_err().to_string();
     assert_eq!(
         error,
         "the data directory belongs to node 1, not to node 2: give each node a directory of its own"
@@ -142,9 +143,9 @@ async fn reopened_state_has_what_was_applied_and_its_digest() {
     let mut state_machine = open_state(dir.path());
     apply(&mut state_machine, (0..200).map(|index| set(1, index, "k"))).await;
     let before = state_machine.readers().digest(None).await.unwrap();
-    let thread = state_machine.thread();
+    let closer = state_machine.closer();
     drop(state_machine);
-    thread.join();
+    closer.close();
 
     let mut state_machine = open_state(dir.path());
     assert_eq!(state_machine.applied_state().await.unwrap().0, Some(log_id(1, 199)));
@@ -264,9 +265,9 @@ async fn installed_snapshot_replaces_the_state_for_readers_and_after_a_restart()
     let want = digest_of(&leader).await;
     assert_eq!(digest_of(&follower).await, want);
 
-    let thread = follower.thread();
+    let closer = follower.closer();
     drop((follower, readers));
-    thread.join();
+    closer.close();
     let mut follower = open_state(there.path());
     assert_eq!(digest_of(&follower).await, want);
     assert!(files(there.path()).iter().all(|name| name.starts_with("state-1.sqlite")));

@@ -2,6 +2,7 @@
 
 use super::super::FORMAT;
 use super::*;
+use crate::storage::Execution;
 use crate::storage::sqlite::sample;
 use crate::storage::validate::validate;
 
@@ -71,7 +72,7 @@ fn restored_directory_is_sound_and_of_a_node_alone_in_later_terms() {
     let last = 40 + RESTORED_REVISIONS_AHEAD;
     let log = format!("log of node 1: 0 entries, the last one nothing, cut behind entry {last} of term 7");
     assert_eq!(report.seen[..2], [log, format!("state: applied up to entry {last} of term 7")]);
-    let log = RedbLogStore::open(&bench.data().join(LOG_FILE), NodeId(1)).unwrap();
+    let log = RedbLogStore::open(&bench.data().join(LOG_FILE), NodeId(1), Execution::Thread).unwrap();
     let vote = log.durable_vote().unwrap();
     assert!(vote.leader_id.term >= 7 + RESTORED_TERMS_AHEAD[0] && !vote.committed, "{vote}");
     log.close();

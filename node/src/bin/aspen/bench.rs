@@ -69,9 +69,15 @@ pub(crate) enum BenchError {
 }
 
 impl BenchArgs {
-    /// Whether nothing is measured.
-    pub(crate) fn is_to_clean(&self) -> bool {
-        self.work == WorkArg::Clean
+    /// What is measured; nothing where there is only to be tidied up.
+    pub(crate) fn load(&self) -> Option<Work> {
+        Some(match self.work {
+            WorkArg::Put => Work::Put,
+            WorkArg::Get => Work::Get,
+            WorkArg::Mixed => Work::Mixed,
+            WorkArg::Cas => Work::CompareAndSwap,
+            WorkArg::Clean => return None,
+        })
     }
 }
 
@@ -98,16 +104,16 @@ pub(crate) async fn clean(session: &mut Session) -> Result<Vec<u8>, Failure> {
 }
 
 /// Measures, and returns what to print. Several nodes share the clients.
-pub(crate) fn run(args: &BenchArgs, access: &Access, is_json: bool) -> Result<String, BenchError> {
+pub(crate) fn run(
+    args: &BenchArgs,
+    work: Work,
+    access: &Access,
+    is_json: bool,
+) -> Result<String, BenchError> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(BenchError::Runtime)?;
     let load = Load {
-        work: match args.work {
-            WorkArg::Put => Work::Put,
-            WorkArg::Get | WorkArg::Clean => Work::Get,
-            WorkArg::Mixed => Work::Mixed,
-            WorkArg::Cas => Work::CompareAndSwap,
-        },
+        work,
         clients: args.clients,
         keys: args.keys,
         value_bytes: args.value_bytes,

@@ -115,10 +115,10 @@ fn tell(failure: &Failure) -> ExitCode {
 fn run(cli: &Cli) -> Result<Vec<u8>, Failure> {
     let text = match &cli.command {
         Command::Tui => return tui::run(cli.access.access()?),
-        Command::Bench(args) if args.is_to_clean() => {
-            return on_session(cli, async |session| bench::clean(session).await);
-        }
-        Command::Bench(args) => bench::run(args, &cli.access.access()?, cli.json)?,
+        Command::Bench(args) => match args.load() {
+            Some(work) => bench::run(args, work, &cli.access.access()?, cli.json)?,
+            None => return on_session(cli, async |session| bench::clean(session).await),
+        },
         Command::Kv(command) => return on_session(cli, async |session| kv::run(command, session).await),
         Command::Lease(command) => {
             return on_session(cli, async |session| lease::run(command, session).await);

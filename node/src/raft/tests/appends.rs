@@ -8,7 +8,7 @@ use crate::types::raft_types::{Entry, LogId};
 
 type LeaderId = openraft::type_config::alias::LeaderIdOf<TypeConfig>;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn entries_are_appended_in_the_same_order_everywhere() {
     let cluster = Cluster::founded(3).await;
     let mut last = 0;
@@ -26,7 +26,7 @@ async fn entries_are_appended_in_the_same_order_everywhere() {
     cluster.agree(&[1, 2, 3]).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn entries_travel_over_slow_links() {
     let cluster = Cluster::founded(3).await;
     cluster.router.set_delay(&ids(&[1, 2, 3]), Duration::from_millis(15));
@@ -38,7 +38,7 @@ async fn entries_travel_over_slow_links() {
 }
 
 /// Raft thesis 3.5: a leader that comes back finds that others have led since.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn entries_that_reached_no_majority_give_way() {
     let cluster = Arc::new(Cluster::founded(3).await);
     let old = cluster.leader(1, &[1, 2, 3]).await;
@@ -79,7 +79,7 @@ fn entry(term: u64, index: u64, key: &str) -> Entry {
 }
 
 /// Raft thesis 3.5, figure 3.1: the rules of AppendEntries, one by one, on a node that has heard of nobody yet.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn append_is_taken_only_where_it_fits() {
     let cluster = Cluster::started(1).await;
     let node = cluster.raft(1);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn leader_that_is_cut_off_is_replaced_and_follows_once_it_is_back() {
     let cluster = Cluster::founded(3).await;
     let old = cluster.leader(1, &[1, 2, 3]).await;
@@ -18,7 +18,7 @@ async fn leader_that_is_cut_off_is_replaced_and_follows_once_it_is_back() {
 }
 
 /// Raft thesis 3.6.1: a candidate whose log is behind gets no vote.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn member_without_the_latest_entries_does_not_lead() {
     let cluster = Cluster::founded(3).await;
     let leader = cluster.leader(1, &[1, 2, 3]).await;
@@ -37,7 +37,7 @@ async fn member_without_the_latest_entries_does_not_lead() {
 }
 
 /// Raft thesis 9.6: who cannot win disturbs nobody once it is back.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn member_that_hears_nobody_raises_no_term() {
     let cluster = Cluster::founded(3).await;
     let leader = cluster.leader(1, &[1, 2, 3]).await;
@@ -54,7 +54,7 @@ async fn member_that_hears_nobody_raises_no_term() {
 }
 
 /// Raft thesis 3.10.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn leadership_goes_to_whom_it_is_handed() {
     let cluster = Cluster::founded(3).await;
     for _ in 0..3 {
@@ -69,7 +69,7 @@ async fn leadership_goes_to_whom_it_is_handed() {
     cluster.agree(&[1, 2, 3]).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn cluster_that_was_stopped_goes_on_where_it_was() {
     let mut cluster = Cluster::founded(3).await;
     cluster.set(2, "k", "v").await.unwrap();

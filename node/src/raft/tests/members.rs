@@ -2,7 +2,7 @@
 
 use super::*;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn learner_takes_the_place_of_a_voter_that_is_gone() {
     let mut cluster = Cluster::founded(3).await;
     cluster.start(4).await;
@@ -28,7 +28,7 @@ async fn learner_takes_the_place_of_a_voter_that_is_gone() {
     cluster.agree(&[leader, 4]).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn leader_that_is_removed_leaves_the_others_with_all_that_was_written() {
     let cluster = Cluster::founded(3).await;
     let leader = cluster.leader(1, &[1, 2, 3]).await;
@@ -45,7 +45,7 @@ async fn leader_that_is_removed_leaves_the_others_with_all_that_was_written() {
 }
 
 /// A change of the members is an entry like others: it takes a majority of those before and of those after (Raft thesis 4.3).
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn change_of_members_waits_for_a_majority() {
     let mut cluster = Cluster::founded(3).await;
     let leader = cluster.leader(1, &[1, 2, 3]).await;

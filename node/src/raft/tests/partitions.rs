@@ -2,7 +2,7 @@
 
 use super::*;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn minority_writes_nothing_and_the_majority_goes_on() {
     let cluster = Cluster::founded(5).await;
     let old = cluster.leader(1, &[1, 2, 3, 4, 5]).await;
@@ -19,7 +19,7 @@ async fn minority_writes_nothing_and_the_majority_goes_on() {
     assert_eq!(cluster.held(new, "lost").await, None);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn nobody_writes_where_no_part_is_a_majority() {
     let cluster = Cluster::founded(4).await;
     let leader = cluster.leader(1, &[1, 2, 3, 4]).await;
@@ -37,7 +37,7 @@ async fn nobody_writes_where_no_part_is_a_majority() {
 }
 
 /// Two groups that reach each other by way of one member only.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn cluster_with_a_bridge_has_one_leader_that_writes() {
     let cluster = Cluster::founded(5).await;
     let leader = cluster.leader(1, &[1, 2, 3, 4, 5]).await;
@@ -56,7 +56,7 @@ async fn cluster_with_a_bridge_has_one_leader_that_writes() {
 }
 
 /// Again and again another member is cut off, while all are written to.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn what_is_acknowledged_outlives_every_partition() {
     let cluster = Cluster::founded(3).await;
     let mut acknowledged = Vec::new();

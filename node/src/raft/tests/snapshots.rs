@@ -19,7 +19,7 @@ async fn follower_left_behind(cluster: &Cluster, count: u64, value: &str) -> (u6
     (leader, behind)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn member_that_missed_what_was_purged_is_sent_a_snapshot() {
     let cluster = Cluster::founded(3).await;
     let (_, behind) = follower_left_behind(&cluster, 50, "v").await;
@@ -29,7 +29,7 @@ async fn member_that_missed_what_was_purged_is_sent_a_snapshot() {
     assert_eq!(cluster.held(behind, "k49").await.as_deref(), Some("v"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn snapshot_that_was_cut_off_comes_in_the_end() {
     let cluster = Cluster::founded(3).await;
     // A hundred chunks and more, each of which takes a while.

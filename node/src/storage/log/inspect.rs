@@ -106,6 +106,7 @@ mod tests {
     use openraft::storage::RaftLogStorageExt;
     use openraft::testing::blank_ent;
 
+    use super::super::super::Execution;
     use super::super::RedbLogStore;
     use super::*;
     use crate::types::{NodeId, TypeConfig};
@@ -114,7 +115,7 @@ mod tests {
     async fn missing_entries_are_named_and_a_node_does_not_start_without_them() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.redb");
-        let mut log = RedbLogStore::open(&path, NodeId(1)).unwrap();
+        let mut log = RedbLogStore::open(&path, NodeId(1), Execution::Thread).unwrap();
         let entries = (0..10).map(|index| blank_ent::<TypeConfig>(1, NodeId(1), index));
         log.blocking_append(entries).await.unwrap();
         log.close();
@@ -125,7 +126,7 @@ mod tests {
         txn.commit().unwrap();
         drop(db);
         assert_eq!(inspect(&path).unwrap().faults, ["entries 3 to 5 are missing"]);
-        let error = RedbLogStore::open(&path, NodeId(1)).unwrap_err().to_string();
+        let error = RedbLogStore::open(&path, NodeId(1), Execution::Thread).unwrap_err().to_string();
         assert!(error.contains("the row of entries, which has a hole, does not decode"), "{error}");
     }
 }

@@ -1,9 +1,8 @@
-//! The thread that writes the log: many operations, one durable commit.
+//! What writes the log: many operations, one durable commit.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
 use openraft::storage::IOFlushed;
@@ -11,6 +10,7 @@ use redb::{Durability, ReadableTable};
 use tokio::sync::oneshot;
 
 use super::super::entry::{encode, encode_entry};
+use super::super::shell::{Next, Steps};
 use super::durable::Mark;
 use super::{ENTRIES, META, Shared, is_disk_full, lock};
 use crate::failpoint::FailPoint;
@@ -58,32 +58,14 @@ impl Writer {
         Self { shared, tainted: None, purged, committed_at: None }
     }
 
-    /// Works until the queue is closed and empty.
-    pub(super) fn run(mut self, ops: &Receiver<LogOp>) {
-        loop {
-            // With nothing to do it goes on with what is left of a purge.
-            let is_idle = self.purged.is_none() || self.tainted.is_some();
-            let first = if is_idle { ops.recv().map_err(TryRecvError::from) } else { ops.try_recv() };
-            let mut batch = match first {
-                Ok(first) => vec![first],
-                Err(TryRecvError::Empty) => Vec::new(),
-                Err(TryRecvError::Disconnected) => break,
-            };
-            batch.extend(ops.try_iter().take(LOG_QUEUE_MAX));
-            self.step(batch);
-        }
-        // What was committed since.
-        self.step(Vec::new());
-        self.shared.durable.send_replace(Mark::Ended);
-    }
-
     /// Writes one batch durably and answers it, in order.
-    fn step(&mut self, batch: Vec<LogOp>) {
+    fn write(&mut self, batch: Vec<LogOp>, now: Instant) {
         // Its row is one more page to write, unless another row of the same page is written anyway.
         let is_append = batch.iter().all(|op| matches!(op, LogOp::Append { .. })) && !batch.is_empty();
-        let is_due = !is_append || self.committed_at.is_none_or(|at| at.elapsed() >= COMMITTED_INTERVAL);
+        let is_due =
+            !is_append || self.committed_at.is_none_or(|at| now.duration_since(at) >= COMMITTED_INTERVAL);
         if is_due {
-            self.committed_at = Some(Instant::now());
+            self.committed_at = Some(now);
         }
         if self.tainted.is_none()
             && let Err(error) = self.commit_passing(&batch, is_due).map(|purged| self.purged = purged)
@@ -202,5 +184,25 @@ impl Writer {
                 let _ = done.send(result);
             }
         }
+    }
+}
+
+impl Steps for Writer {
+    type Op = LogOp;
+    const OPS_MAX: usize = LOG_QUEUE_MAX + 1;
+
+    fn step(&mut self, ops: Vec<LogOp>, now: Instant) -> Next {
+        let is_left = |writer: &Self| writer.purged.is_some() && writer.tainted.is_none();
+        if !ops.is_empty() || is_left(self) {
+            self.write(ops, now);
+        }
+        // With nothing else to do it goes on with what is left of a purge.
+        if is_left(self) { Next::GoOn } else { Next::Idle }
+    }
+
+    fn finish(&mut self, now: Instant) {
+        // What was committed since.
+        self.write(Vec::new(), now);
+        self.shared.durable.send_replace(Mark::Ended);
     }
 }

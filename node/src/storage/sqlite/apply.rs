@@ -1,16 +1,17 @@
 //! The writer's side of the state machine: a batch of entries is one transaction.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use tokio::sync::oneshot;
 
 use super::super::entry::{chain, decode_command, encode, entry_size, membership_of};
+use super::super::shell::{Execution, Next, Steps};
 use super::checkpoint::Checkpoints;
 use super::generation::Generation;
 use super::records::{self, SqlStore, sql_int};
@@ -27,7 +28,7 @@ use crate::watch::ChangeFeed;
 /// Bytes of a page of the database, as SQLite has them unless it is told otherwise.
 const PAGE_BYTES: u64 = 4_096;
 
-/// What the state machine's thread is asked to do.
+/// What the state machine is asked to do.
 #[derive(Debug)]
 pub(super) enum Op {
     /// Apply entries.
@@ -70,26 +71,29 @@ pub(super) struct Applier {
     bases: Bases,
     /// The state digest after the last applied entry.
     digest: [u8; 32],
+    /// What is not done yet: there may have been no room on the disk.
+    pending: VecDeque<Op>,
     /// Whether it waits for room on its disk.
     is_waiting: bool,
     /// Turns true when nothing more is waited for.
     is_closing: Arc<AtomicBool>,
     feed: ChangeFeed,
     metrics: StoreMetrics,
+    execution: Execution,
 }
 
 impl Applier {
     pub(super) fn new(
-        connection: Connection,
-        generation: Generation,
+        (connection, generation): (Connection, Generation),
         readers: ReadPool,
         bases: Bases,
         is_closing: Arc<AtomicBool>,
         feed: ChangeFeed,
         metrics: StoreMetrics,
+        execution: Execution,
     ) -> rusqlite::Result<Self> {
         let digest = stored_digest(&connection)?;
-        let checkpoints = Checkpoints::start(&generation.path())?;
+        let checkpoints = Checkpoints::start(&generation.path(), execution)?;
         Ok(Self {
             connection,
             generation,
@@ -97,48 +101,20 @@ impl Applier {
             readers,
             bases,
             digest,
+            pending: VecDeque::new(),
             is_waiting: false,
             is_closing,
             feed,
             metrics,
+            execution,
         })
     }
 
-    /// Works until the queue is closed and empty.
-    pub(super) fn run(mut self, ops: &Receiver<Op>) {
-        while let Ok(op) = ops.recv() {
-            // openraft stops on an error, and an answer is lost only when it has stopped already.
-            match op {
-                Op::Apply(Batch { entries, awaited, done }) => {
-                    let commands: io::Result<Vec<_>> = entries.iter().map(decode_command).collect();
-                    let applied = commands.and_then(|commands| {
-                        loop {
-                            match self.step(&entries, &commands, &awaited) {
-                                Err(error)
-                                    if is_disk_full(&error) && !self.is_closing.load(Ordering::Relaxed) =>
-                                {
-                                    self.wait_for_room(&error);
-                                }
-                                result => break result.map_err(io::Error::other),
-                            }
-                        }
-                    });
-                    self.is_waiting = false;
-                    let _ = done.send(applied);
-                }
-                Op::Install { snapshot, done } => {
-                    let _ = done.send(self.install(&snapshot).map_err(io::Error::other));
-                }
-            }
-        }
-    }
-
-    /// Waits a while; says so the first time.
-    fn wait_for_room(&mut self, error: &rusqlite::Error) {
+    /// Says once that there is no room.
+    fn note_wait(&mut self, error: &rusqlite::Error) {
         if !std::mem::replace(&mut self.is_waiting, true) {
             tracing::warn!(%error, "the state machine waits for room on its disk");
         }
-        std::thread::sleep(DISK_FULL_WAIT);
     }
 
     /// Makes a snapshot the state. A crash leaves the old state or the new one.
@@ -155,7 +131,7 @@ impl Applier {
         let connection = open_writer(&path)?;
         let position = position(&path, &connection)?;
         self.digest = stored_digest(&connection).map_err(sqlite)?;
-        self.checkpoints = Checkpoints::start(&path).map_err(sqlite)?;
+        self.checkpoints = Checkpoints::start(&path, self.execution).map_err(sqlite)?;
         self.connection = connection;
         self.readers.switch(path.clone());
         self.bases.replace(&path).map_err(io)?;
@@ -167,11 +143,10 @@ impl Applier {
     }
 
     /// Applies a batch in one transaction.
-    fn step(
+    fn apply(
         &mut self,
-        entries: &[Entry],
+        Batch { entries, awaited, .. }: &Batch,
         commands: &[Option<Command>],
-        awaited: &[bool],
     ) -> rusqlite::Result<Vec<Outcome>> {
         FailPoint::ApplyBefore.pass();
         let began = Instant::now();
@@ -229,6 +204,38 @@ impl Applier {
         let bytes = entries.iter().map(|entry| entry_size(entry) + PAGE_BYTES).sum();
         self.checkpoints.written(&self.connection, bytes);
         Ok(outcomes)
+    }
+}
+
+impl Steps for Applier {
+    type Op = Op;
+    const OPS_MAX: usize = 1;
+
+    fn step(&mut self, ops: Vec<Op>, _now: Instant) -> Next {
+        self.pending.extend(ops);
+        // openraft stops on an error, and an answer is lost only when it has stopped already.
+        while let Some(op) = self.pending.pop_front() {
+            match op {
+                Op::Apply(batch) => {
+                    let commands: io::Result<Vec<_>> = batch.entries.iter().map(decode_command).collect();
+                    let applied = commands.map(|commands| self.apply(&batch, &commands));
+                    if let Ok(Err(error)) = &applied
+                        && is_disk_full(error)
+                        && !self.is_closing.load(Ordering::Relaxed)
+                    {
+                        self.note_wait(error);
+                        self.pending.push_front(Op::Apply(batch));
+                        return Next::After(DISK_FULL_WAIT);
+                    }
+                    self.is_waiting = false;
+                    let _ = batch.done.send(applied.and_then(|applied| applied.map_err(io::Error::other)));
+                }
+                Op::Install { snapshot, done } => {
+                    let _ = done.send(self.install(&snapshot).map_err(io::Error::other));
+                }
+            }
+        }
+        Next::Idle
     }
 }
 

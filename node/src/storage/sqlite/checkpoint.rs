@@ -1,5 +1,5 @@
-//! Empties the journal of the state machine into its database, on a connection and a thread of its own, so that no write
-//! waits for it.
+//! Empties the journal of the state machine into its database, on a connection of its own and, in a node, a thread of its own, so that
+//! no write waits for it.
 //!
 //! SQLite's journal only begins anew when all of it is in the database and nobody writes or reads behind its beginning. Under
 //! load that moment never comes by itself: when the journal is long and nearly empty of news, the writer makes it.
@@ -7,25 +7,22 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::super::shell::{Execution, Next, Shell, Steps};
 use crate::failpoint::FailPoint;
 use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, JOURNAL_BYTES_MAX};
 
-/// The thread that does it. It ends when this is dropped.
+/// What does it, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
-    /// Wakes the thread; dropped to end it.
-    news: Option<SyncSender<()>>,
     progress: Arc<Progress>,
-    thread: Option<JoinHandle<()>>,
+    worker: Option<Shell<Worker>>,
 }
 
-/// What the writer and the thread tell each other.
+/// What the writer and the worker tell each other.
 #[derive(Debug, Default)]
 struct Progress {
     /// About the bytes that were written into the journal since the last checkpoint began.
@@ -34,18 +31,18 @@ struct Progress {
 }
 
 impl Checkpoints {
-    pub(super) fn start(path: &Path) -> rusqlite::Result<Self> {
+    pub(super) fn start(path: &Path, execution: Execution) -> rusqlite::Result<Self> {
         let connection = Connection::open(path)?;
         connection.execute_batch("PRAGMA synchronous=NORMAL;")?;
         let mut journal = path.as_os_str().to_owned();
         journal.push("-wal");
         let progress = Arc::new(Progress::default());
-        let (sender, news) = sync_channel(1);
-        let worker = Worker { connection, journal: PathBuf::from(journal), news, progress: progress.clone() };
+        let worker =
+            Worker { connection, journal: PathBuf::from(journal), progress: progress.clone(), last: None };
         // Without a thread the journal grows until the node stops: better than not to start.
-        let thread = std::thread::Builder::new().name("state-journal".into()).spawn(move || worker.run());
-        let thread = thread.inspect_err(|error| tracing::error!(%error, "the journal is not emptied")).ok();
-        Ok(Self { news: Some(sender), progress, thread })
+        let worker = Shell::start(worker, execution, "state-journal", 1);
+        let worker = worker.inspect_err(|error| tracing::error!(%error, "the journal is not emptied")).ok();
+        Ok(Self { progress, worker })
     }
 
     /// Says that about so many bytes were committed on `writer`.
@@ -58,53 +55,47 @@ impl Checkpoints {
             }
         }
         let before = self.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
-        // The thread is woken only for what it does not know yet.
+        // It is woken only for what it does not know yet.
         let is_news = before == 0 || (before < CHECKPOINT_BYTES && before + bytes >= CHECKPOINT_BYTES);
-        if let Some(news) = self.news.as_ref().filter(|_| is_news) {
-            // It is full: the thread is about to look.
-            let _ = news.try_send(());
+        if let Some(worker) = self.worker.as_ref().filter(|_| is_news) {
+            worker.nudge(());
         }
     }
 }
 
-impl Drop for Checkpoints {
-    fn drop(&mut self) {
-        drop(self.news.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that empties the journal panicked");
-        }
-    }
-}
-
+#[derive(Debug)]
 struct Worker {
     connection: Connection,
     journal: PathBuf,
-    news: Receiver<()>,
     progress: Arc<Progress>,
+    /// When it has begun last, or was first asked.
+    last: Option<Instant>,
+}
+
+impl Steps for Worker {
+    /// There is news.
+    type Op = ();
+    const OPS_MAX: usize = 1;
+
+    fn step(&mut self, _news: Vec<()>, now: Instant) -> Next {
+        let bytes = self.progress.bytes.load(Ordering::Relaxed);
+        let left = CHECKPOINT_INTERVAL.saturating_sub(now.duration_since(*self.last.get_or_insert(now)));
+        if bytes == 0 {
+            return Next::Idle;
+        }
+        if bytes < CHECKPOINT_BYTES && !left.is_zero() {
+            return Next::After(left);
+        }
+        self.last = Some(now);
+        self.progress.bytes.store(0, Ordering::Relaxed);
+        FailPoint::CheckpointBefore.pass();
+        self.empty();
+        FailPoint::CheckpointAfter.pass();
+        Next::Idle
+    }
 }
 
 impl Worker {
-    fn run(self) {
-        let mut last = Instant::now();
-        while self.news.recv().is_ok() {
-            while self.progress.bytes.load(Ordering::Relaxed) < CHECKPOINT_BYTES {
-                let left = CHECKPOINT_INTERVAL.saturating_sub(last.elapsed());
-                match self.news.recv_timeout(left) {
-                    Ok(()) => {}
-                    Err(RecvTimeoutError::Timeout) => break,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                }
-            }
-            last = Instant::now();
-            self.progress.bytes.store(0, Ordering::Relaxed);
-            FailPoint::CheckpointBefore.pass();
-            self.empty();
-            FailPoint::CheckpointAfter.pass();
-        }
-    }
-
     /// Empties the journal, as far as nobody reads behind its beginning.
     fn empty(&self) {
         let mut result = checkpoint(&self.connection, "PASSIVE");

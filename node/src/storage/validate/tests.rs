@@ -7,6 +7,7 @@ use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, 
 use openraft::vote::RaftLeaderIdExt;
 use tempfile::TempDir;
 
+use super::super::Execution;
 use super::super::log::RedbLogStore;
 use super::super::sqlite::SqliteStateMachine;
 use super::*;
@@ -26,18 +27,18 @@ fn entry(index: u64) -> Entry {
 /// A node that has stopped: 50 entries, of which 40 are applied, a snapshot of 40, and the log cut behind 10.
 async fn directory() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let mut log = RedbLogStore::open(&dir.path().join(LOG_FILE), NodeId(1)).unwrap();
+    let mut log = RedbLogStore::open(&dir.path().join(LOG_FILE), NodeId(1), Execution::Thread).unwrap();
     log.save_vote(&Vote::new_committed(1, NodeId(1))).await.unwrap();
     log.blocking_append((0..50).map(entry)).await.unwrap();
-    let mut state = SqliteStateMachine::open(dir.path()).unwrap();
+    let mut state = SqliteStateMachine::open(dir.path(), Execution::Thread).unwrap();
     let entries: Vec<_> = (0..40).map(|index| Ok((entry(index), None))).collect();
     state.apply(futures::stream::iter(entries)).await.unwrap();
     state.get_snapshot_builder().await.build_snapshot().await.unwrap();
     log.purge(log_id(9)).await.unwrap();
     log.close();
-    let thread = state.thread();
+    let closer = state.closer();
     drop(state);
-    thread.join();
+    closer.close();
     dir
 }
 
@@ -64,7 +65,7 @@ async fn sound_directory_is_described_and_not_changed() {
     ];
     assert_eq!(report.seen, want);
     assert!(fs::read(dir.path().join(LOG_FILE)).unwrap() == before);
-    let log = RedbLogStore::open(&dir.path().join(LOG_FILE), NodeId(1)).unwrap();
+    let log = RedbLogStore::open(&dir.path().join(LOG_FILE), NodeId(1), Execution::Thread).unwrap();
     let error = validate(dir.path()).unwrap_err().to_string();
     assert!(error.ends_with("is in use by another process: stop that node first"), "{error}");
     log.close();
@@ -89,7 +90,7 @@ async fn files_that_do_not_belong_together_are_found() {
     // The log of another time.
     let dir = directory().await;
     fs::remove_file(dir.path().join(LOG_FILE)).unwrap();
-    let mut log = RedbLogStore::open(&dir.path().join(LOG_FILE), NodeId(1)).unwrap();
+    let mut log = RedbLogStore::open(&dir.path().join(LOG_FILE), NodeId(1), Execution::Thread).unwrap();
     log.save_vote(&Vote::new_committed(1, NodeId(1))).await.unwrap();
     log.blocking_append((0..20).map(entry)).await.unwrap();
     log.close();

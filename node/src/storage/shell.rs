@@ -1,0 +1,299 @@
+//! What keeps a storage loop going. The loop itself is a step function over a queue and a clock ([`Steps`]): it owns its part of the
+//! disk, and knows of no thread. In a node it has a thread of its own; in a simulation, and wherever time is virtual, whoever queues an
+//! operation runs it, and it is done when that returns.
+
+use std::fmt::{self, Debug};
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Who runs a storage loop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Execution {
+    /// A thread of its own: what it does to the disk holds nobody up.
+    #[default]
+    Thread,
+    /// Whoever queues an operation, at once.
+    Inline,
+}
+
+/// A loop that owns storage.
+pub(super) trait Steps: Send + 'static {
+    /// What it is asked to do, with whom to tell.
+    type Op: Send + 'static;
+    /// Most operations that one step takes.
+    const OPS_MAX: usize;
+
+    /// Does what was queued, in order; with nothing queued, what it has put off. Also called once before anything is queued.
+    fn step(&mut self, ops: Vec<Self::Op>, now: Instant) -> Next;
+
+    /// Called once at the end, when everything queued is done.
+    fn finish(&mut self, _now: Instant) {}
+}
+
+/// When a loop is to be called again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// When there is something to do.
+    Idle,
+    /// At once, whether or not there is.
+    GoOn,
+    /// After so long, or when there is something to do.
+    After(Duration),
+}
+
+/// Runs a loop until it is closed or dropped, and ends it then.
+pub(super) struct Shell<S: Steps>(Kind<S>);
+
+enum Kind<S: Steps> {
+    Thread {
+        queue: Mutex<Option<SyncSender<S::Op>>>,
+        thread: Mutex<Option<JoinHandle<()>>>,
+        name: &'static str,
+    },
+    Inline(Mutex<Option<Inline<S>>>),
+}
+
+struct Inline<S> {
+    steps: S,
+    next: Next,
+}
+
+impl<S: Steps> Debug for Shell<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let execution = match &self.0 {
+            Kind::Thread { .. } => Execution::Thread,
+            Kind::Inline(_) => Execution::Inline,
+        };
+        f.debug_tuple("Shell").field(&execution).finish()
+    }
+}
+
+impl<S: Steps> Inline<S> {
+    fn step(&mut self, ops: Vec<S::Op>) {
+        self.next = self.steps.step(ops, now());
+        while self.next == Next::GoOn {
+            self.next = self.steps.step(Vec::new(), now());
+        }
+    }
+}
+
+impl<S: Steps> Shell<S> {
+    /// Starts a loop, whose thread has this name and a queue of so many operations.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub(super) fn start(
+        steps: S,
+        execution: Execution,
+        name: &'static str,
+        queue_max: usize,
+    ) -> io::Result<Self> {
+        Ok(Self(match execution {
+            Execution::Thread => {
+                let (queue, ops) = sync_channel(queue_max);
+                let thread = std::thread::Builder::new().name(name.into()).spawn(move || run(steps, &ops))?;
+                Kind::Thread { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)), name }
+            }
+            Execution::Inline => {
+                let mut inline = Inline { steps, next: Next::GoOn };
+                inline.step(Vec::new());
+                Kind::Inline(Mutex::new(Some(inline)))
+            }
+        }))
+    }
+
+    /// Has the loop do something, some time; waits while its queue is full. Whoever runs it inline has it done now, but for what it puts off.
+    ///
+    /// # Errors
+    /// It is closed, or has crashed.
+    pub(super) fn submit(&self, op: S::Op) -> io::Result<()> {
+        match &self.0 {
+            Kind::Thread { queue, name, .. } => {
+                let queue =
+                    lock(queue).clone().ok_or_else(|| io::Error::other(format!("{name} is closed")))?;
+                queue.send(op).map_err(|_| io::Error::other(format!("{name} has ended")))
+            }
+            Kind::Inline(inline) => {
+                let mut inline = lock(inline);
+                let inline = inline.as_mut().ok_or_else(|| io::Error::other("it is closed"))?;
+                inline.step(vec![op]);
+                Ok(())
+            }
+        }
+    }
+
+    /// Has the loop look at something, unless its queue is full: then it is about to look anyway.
+    pub(super) fn nudge(&self, op: S::Op) {
+        match &self.0 {
+            Kind::Thread { queue, .. } => {
+                if let Some(queue) = &*lock(queue) {
+                    let _ = queue.try_send(op);
+                }
+            }
+            Kind::Inline(inline) => {
+                if let Some(inline) = &mut *lock(inline) {
+                    inline.step(vec![op]);
+                }
+            }
+        }
+    }
+
+    /// Waits until nothing is put off any more, where nobody but the caller could do it.
+    pub(super) async fn settled(&self) {
+        let Kind::Inline(inline) = &self.0 else { return };
+        loop {
+            let Some(Next::After(pause)) = lock(inline).as_ref().map(|inline| inline.next) else { return };
+            tokio::time::sleep(pause).await;
+            if let Some(inline) = &mut *lock(inline) {
+                inline.step(Vec::new());
+            }
+        }
+    }
+
+    /// Does what is queued, and ends the loop. Later operations fail.
+    pub(super) fn close(&self) {
+        match &self.0 {
+            Kind::Thread { queue, thread, name } => {
+                drop(lock(queue).take());
+                let thread = lock(thread).take();
+                if thread.is_some_and(|thread| thread.join().is_err()) {
+                    tracing::error!("the thread {name} panicked");
+                }
+            }
+            Kind::Inline(inline) => {
+                let inline = lock(inline).take();
+                if let Some(mut inline) = inline {
+                    inline.steps.finish(now());
+                }
+            }
+        }
+    }
+}
+
+impl<S: Steps> Drop for Shell<S> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A thread's life.
+fn run<S: Steps>(mut steps: S, ops: &Receiver<S::Op>) {
+    let mut next = Next::GoOn;
+    loop {
+        let first = match next {
+            Next::Idle => ops.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Next::GoOn => ops.try_recv().map_err(|error| match error {
+                TryRecvError::Empty => RecvTimeoutError::Timeout,
+                TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+            }),
+            Next::After(pause) => ops.recv_timeout(pause),
+        };
+        let mut batch = match first {
+            Ok(first) => vec![first],
+            Err(RecvTimeoutError::Timeout) => Vec::new(),
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        batch.extend(ops.try_iter().take(S::OPS_MAX - batch.len()));
+        next = steps.step(batch, Instant::now());
+    }
+    steps.finish(Instant::now());
+}
+
+/// The caller's time, which may be virtual.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// A poisoned lock means that another thread has crashed while it held it: so do we.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("the other thread has crashed with a storage loop in its hands")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// How many numbers each step has had, and their sum.
+    type Seen = Arc<Mutex<Vec<(usize, u64)>>>;
+
+    /// Takes numbers, and puts those off that are odd.
+    struct Sums {
+        seen: Seen,
+        put_off: Option<Instant>,
+    }
+
+    const PAUSE: Duration = Duration::from_millis(20);
+
+    impl Steps for Sums {
+        type Op = u64;
+        const OPS_MAX: usize = 3;
+
+        fn step(&mut self, ops: Vec<u64>, now: Instant) -> Next {
+            assert!(ops.len() <= Self::OPS_MAX);
+            if ops.iter().any(|number| number % 2 == 1) {
+                self.put_off = Some(now);
+            }
+            if !ops.is_empty() {
+                self.seen.lock().unwrap().push((ops.len(), ops.iter().sum()));
+            }
+            match self.put_off {
+                Some(since) if now < since + PAUSE => Next::After(since + PAUSE - now),
+                Some(_) => {
+                    self.put_off = None;
+                    self.seen.lock().unwrap().push((0, 1000));
+                    Next::GoOn
+                }
+                None => Next::Idle,
+            }
+        }
+
+        fn finish(&mut self, _now: Instant) {
+            self.seen.lock().unwrap().push((0, 0));
+        }
+    }
+
+    fn started(execution: Execution) -> (Shell<Sums>, Seen) {
+        let seen = Arc::default();
+        let sums = Sums { seen: Arc::clone(&seen), put_off: None };
+        (Shell::start(sums, execution, "sums", 8).unwrap(), seen)
+    }
+
+    #[test]
+    fn thread_does_all_that_is_queued_before_it_ends() {
+        let (shell, seen) = started(Execution::Thread);
+        (1..=7).for_each(|number| shell.submit(2 * number).unwrap());
+        shell.close();
+        assert_eq!(shell.submit(2).unwrap_err().to_string(), "sums is closed");
+        let seen = seen.lock().unwrap().clone();
+        assert_eq!(seen.last(), Some(&(0, 0)));
+        assert_eq!(seen.iter().fold((0, 0), |all, step| (all.0 + step.0, all.1 + step.1)), (7, 56));
+    }
+
+    #[test]
+    fn thread_comes_back_to_what_it_has_put_off() {
+        let (shell, seen) = started(Execution::Thread);
+        shell.submit(1).unwrap();
+        while seen.lock().unwrap().last() != Some(&(0, 1000)) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn inline_loop_is_done_when_submit_returns_and_puts_off_by_the_callers_clock() {
+        let (shell, seen) = started(Execution::Inline);
+        shell.submit(2).unwrap();
+        assert_eq!(*seen.lock().unwrap(), [(1, 2)]);
+        shell.submit(3).unwrap();
+        assert_eq!(*seen.lock().unwrap(), [(1, 2), (1, 3)]);
+        let began = tokio::time::Instant::now();
+        shell.settled().await;
+        assert_eq!(began.elapsed(), PAUSE);
+        drop(shell);
+        assert_eq!(*seen.lock().unwrap(), [(1, 2), (1, 3), (0, 1000), (0, 0)]);
+    }
+}
