@@ -422,6 +422,8 @@ pub enum DriverArg {
     Qemu,
     /// Virtual machines on Cloud Hypervisor, where KVM runs one
     CloudHypervisor,
+    /// Nodes in the lab's own process, on virtual time: needs nothing of the host, and the same seed makes the same run
+    Sim,
 }
 
 /// What connects the nodes.

@@ -396,6 +396,14 @@ pub struct Response {
     pub body: serde_json::Value,
 }
 
+impl Response {
+    /// An answer of these bytes.
+    pub fn new(status: u16, body: &[u8]) -> Self {
+        let text = || serde_json::Value::String(String::from_utf8_lossy(body).into_owned());
+        Self { status, body: serde_json::from_slice(body).unwrap_or_else(|_| text()) }
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {

@@ -26,6 +26,7 @@ mod node_files;
 pub mod probe;
 pub mod process;
 pub mod qemu;
+pub mod simulation;
 pub mod vm;
 
 /// What every driver's machine can do. A machine that is dropped is killed.

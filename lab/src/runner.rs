@@ -193,6 +193,7 @@ async fn drain(stage: &Stage, conduct: &Conduct, clients: &mut JoinSet<()>) {
         }
     };
     tokio::select! {
+        biased;
         () = finished => {}
         () = stage.clock.sleep(DRAIN_MAX) => conduct.defect("some clients did not finish".to_owned()),
     }
@@ -226,6 +227,7 @@ async fn hold(
             return Ok(());
         }
         tokio::select! {
+            biased;
             done = &mut breaking, if !is_broken => {
                 done?;
                 is_broken = true;

@@ -93,8 +93,23 @@ pub struct Sandbox {
 /// # Errors
 /// [`SandboxError::Refused`] where the host does not allow it; then nothing is left.
 pub fn start(arguments: impl IntoIterator<Item = OsString>) -> Result<Sandbox, SandboxError> {
+    start_stage(stages::MIDDLE, arguments)
+}
+
+/// The same without namespaces: for work that starts no program and makes no interface.
+///
+/// # Errors
+/// The lab cannot start itself once more.
+pub fn start_outside(arguments: impl IntoIterator<Item = OsString>) -> Result<Sandbox, SandboxError> {
+    start_stage(stages::OUTSIDE, arguments)
+}
+
+fn start_stage(
+    stage: &'static str,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<Sandbox, SandboxError> {
     let program = Program::new("/proc/self/exe")
-        .arg(stages::MIDDLE)
+        .arg(stage)
         .arg(std::process::id().to_string())
         .args(arguments)
         .inherit_environment();

@@ -3,8 +3,8 @@
 //!
 //! Read the modules in this order; each names only those above it:
 //!
-//! 1. [`limits`], [`types`], [`causes`], [`plant`], [`private`], [`tls`]: the bounds, the words, errors as texts, bugs planted on
-//!    purpose, what only its owner may read, and certificates.
+//! 1. [`limits`], [`types`], [`host`], [`causes`], [`plant`], [`private`], [`tls`]: the bounds, the words, what it runs on, errors as
+//!    texts, bugs planted on purpose, what only its owner may read, and certificates.
 //! 2. [`api`]: what a node can be asked, and how it refuses.
 //! 3. [`state`]: what a command does. Pure.
 //! 4. [`watch`]: the last changes of the state, and who follows them.
@@ -16,6 +16,7 @@
 //! 10. [`backup`]: the whole state as one file, and a new cluster made of it.
 //! 11. [`config`], [`http`], [`builder`]: from words to a running node.
 //! 12. [`client`]: the other side of [`http`].
+//! 13. [`simulation`]: nodes on machines that are none.
 //!
 //! Invariants of a node:
 //!
@@ -34,6 +35,7 @@ pub mod cluster;
 pub mod config;
 pub mod deterministic;
 pub mod failpoint;
+pub mod host;
 pub mod http;
 pub mod limits;
 pub mod metrics;
@@ -42,6 +44,7 @@ pub mod plant;
 pub mod private;
 pub mod raft;
 pub mod run;
+pub mod simulation;
 pub mod state;
 pub mod storage;
 pub mod tls;

@@ -359,6 +359,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         // openraft's time limit is one for a message: a snapshot may take as long as it makes progress.
         let answer = self.transport.install_snapshot(&self.peer, vote, snapshot.snapshot);
         tokio::select! {
+            biased;
             closed = cancel => Err(closed.into()),
             answer = answer => answer.map_err(|error| {
                 tracing::warn!(%error, "a snapshot did not get through");

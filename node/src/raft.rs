@@ -32,6 +32,7 @@ use futures::{FutureExt, StreamExt, future, stream};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{Fatal, InitializeError, RaftError};
 use openraft::{Instant as _, Raft, ServerState};
+use rand::Rng as _;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -48,6 +49,7 @@ pub use self::promotion::{LearnerPromotionCoordinator, PromotionPolicy};
 use self::proposals::{Proposals, proposals};
 pub use self::settings::{RaftTiming, SnapshotPolicy, TimingError};
 use crate::api::{ApiError, BadRequest, TimeoutOutcome, WriteResult, check_command};
+use crate::host::{blocking, hosted, random};
 use crate::limits::{BACKUPS_MAX, OPERATIONS_IN_FLIGHT_MAX, PROPOSER_END_TIMEOUT, REUNION_INTERVAL};
 use crate::network::about::About;
 use crate::network::iroh::Admission;
@@ -205,11 +207,11 @@ impl RaftNode {
             .map_err(|error| RaftStartError::Fatal(error.to_string()))?;
         let (proposals, proposer) = proposals(raft.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(proposer.run());
+        tasks.spawn(hosted(proposer.run()));
         let inner = Inner {
             id: parts.id,
             endpoint_id: parts.endpoint_id,
-            incarnation: format!("{:016x}", rand::random::<u64>()),
+            incarnation: format!("{:016x}", random().next_u64()),
             raft,
             proposals,
             transport: parts.transport,
@@ -316,6 +318,7 @@ impl RaftNode {
     /// Returns when Raft has stopped by itself, with the reason.
     pub async fn failed(&self) -> Failed {
         tokio::select! {
+            biased;
             () = self.ended() => {}
             () = self.inner.proposals.closed() => {
                 // With Raft it ends as well.
@@ -530,7 +533,7 @@ impl RaftService for RaftNode {
             // openraft stops at what cannot be installed, so it is not given that. The new database is a copy of it.
             self.inner.space.check_for(snapshot.seal().bytes).map_err(|full| full.to_string())?;
             let (path, meta) = (self.inner.snapshots.path(&snapshot), snapshot.meta().clone());
-            let checked = tokio::task::spawn_blocking(move || check_snapshot(&path, &meta)).await;
+            let checked = blocking(move || check_snapshot(&path, &meta)).await;
             checked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
             let snapshot = Snapshot { meta: snapshot.meta().clone(), snapshot };
             let installed = self.inner.raft.install_full_snapshot(vote, snapshot).await;

@@ -592,6 +592,7 @@ openraft::declare_raft_types!(
         NodeId = NodeId,
         Node = NodeInfo,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, NodeId>,
+        AsyncRuntime = crate::host::AspenRuntime,
 );
 
 /// The names of openraft's types at [`TypeConfig`].

@@ -10,7 +10,6 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
-use serde_json::Value as Json;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -68,9 +67,7 @@ impl HttpChannel {
         let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;
         let body = body.map_err(|error| lost(&error))?.to_bytes();
-        let body = serde_json::from_slice(&body)
-            .unwrap_or_else(|_| Json::String(String::from_utf8_lossy(&body).into_owned()));
-        Ok(Response { status, body })
+        Ok(Response::new(status, &body))
     }
 }
 

@@ -117,3 +117,13 @@ const _: () = {
         "a default is allowed"
     );
 };
+
+// ---- simulation ----
+
+/// After so long a message of a simulation that was lost is sent once more, besides twice the latency of its link: QUIC's probe time-out for
+/// a quick link (RFC 9002, 6.2), rounded up.
+pub const SIMULATED_RESEND: Duration = Duration::from_millis(50);
+/// Most milliseconds of a client's way to a node, or back.
+pub const SIMULATED_CLIENT_DELAY_MS_MAX: u64 = 2;
+/// Bytes of a probe in a simulation, as an echo request has them.
+pub const SIMULATED_PROBE_BYTES: u64 = 98;

@@ -10,6 +10,7 @@ use super::cloud_hypervisor::arguments::CLOUD_HYPERVISOR;
 use super::cloud_hypervisor::nodes::CloudHypervisorSettings;
 use super::cluster::{MachineCluster, SetUpError, real_rule};
 use super::qemu::nodes::QemuSettings;
+use super::simulation::SimulatedCluster;
 use super::{Machine, Sabotage, calibration, cloud_hypervisor, process, qemu};
 use crate::cluster::pace::Pace;
 use crate::cluster::{Clock, Cluster, RealClock};
@@ -31,7 +32,12 @@ pub enum Driver {
     Qemu(QemuSettings),
     /// Virtual machines on Cloud Hypervisor.
     CloudHypervisor(CloudHypervisorSettings),
+    /// Nodes in the lab's own process, on virtual time.
+    Simulation,
 }
+
+/// What the simulation is called.
+pub const SIMULATION: &str = "sim";
 
 /// What runs as a node's process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,13 +55,14 @@ impl Driver {
             Self::Process(_) => "process".to_owned(),
             Self::Qemu(settings) => format!("qemu with {}", settings.accelerator.name()),
             Self::CloudHypervisor(_) => CLOUD_HYPERVISOR.to_owned(),
+            Self::Simulation => SIMULATION.to_owned(),
         }
     }
 
     /// Whether every node has a machine of its own.
     pub fn has_machines(&self) -> bool {
         match self {
-            Self::Process(_) => false,
+            Self::Process(_) | Self::Simulation => false,
             Self::Qemu(_) | Self::CloudHypervisor(_) => true,
         }
     }
@@ -108,6 +115,10 @@ pub async fn set_up(
     sabotage: Option<Sabotage>,
     tell: &mut (dyn FnMut(String) + Send),
 ) -> Result<World, DriverError> {
+    if *driver == Driver::Simulation {
+        let cluster = Arc::new(SimulatedCluster::new(plan.clone(), directory, sabotage));
+        return Ok(World { cluster, clock: Arc::new(RealClock::start(Pace::REAL)), pace: Pace::REAL });
+    }
     let can_have_faults =
         if driver.has_machines() { !plan.cuts_power() } else { plan.needs_machines().is_none() };
     assert!(can_have_faults, "whoever chooses a driver looks at the faults");
@@ -125,9 +136,7 @@ pub async fn set_up(
         {
             Pace::REAL
         }
-        (Driver::Process(_) | Driver::Qemu(_) | Driver::CloudHypervisor(_), None) => {
-            measured(plan, driver, directory, &log, tell).await?
-        }
+        (_, None) => measured(plan, driver, directory, &log, tell).await?,
     };
     wiring.require(rules(plan, pace)).map_err(SetUpError::from)?;
     let machines = machines(driver, pace, plan, directory, &log, &mut wiring)?;
@@ -148,7 +157,7 @@ fn wiring(
     log: &ProgramLog,
 ) -> Result<Wiring, SetUpError> {
     let kind = match driver {
-        Driver::Process(_) => PortKind::Veth,
+        Driver::Process(_) | Driver::Simulation => PortKind::Veth,
         Driver::Qemu(_) | Driver::CloudHypervisor(_) => PortKind::Tap,
     };
     let nodes = plan.nodes.iter().map(|node| (node.mac, kind));
@@ -199,6 +208,7 @@ fn machines(
         Driver::CloudHypervisor(settings) => {
             cloud_hypervisor::nodes::machines(plan, settings, pace, directory, log, wiring)
         }
+        Driver::Simulation => unreachable!("it has no machines"),
     }
 }
 

@@ -105,7 +105,7 @@ pub(super) fn node_toml(plan: &Plan, node: &PlannedNode, data: &Path, private: &
         return text;
     }
     for peer in &plan.nodes {
-        let NodeInfo { endpoint_id, raft, http } = info(peer);
+        let NodeInfo { endpoint_id, raft, http } = node_info(peer);
         let _ = write!(
             text,
             "\n[[peers]]\nid = {}\nendpoint_id = \"{endpoint_id}\"\nraft = \"{raft}\"\nhttp = \"{http}\"\n",
@@ -116,7 +116,7 @@ pub(super) fn node_toml(plan: &Plan, node: &PlannedNode, data: &Path, private: &
 }
 
 /// Who a node will be.
-fn info(node: &PlannedNode) -> NodeInfo {
+pub(super) fn node_info(node: &PlannedNode) -> NodeInfo {
     NodeInfo {
         endpoint_id: Identity::from_secret(node.secret_key_seed.0).endpoint_id(),
         raft: (node.ip, node.raft_port).into(),
@@ -127,7 +127,7 @@ fn info(node: &PlannedNode) -> NodeInfo {
 /// What the founder's cluster will be found by.
 fn ticket(joins: PlannedJoins, founder: &PlannedNode) -> AspenClusterTicket {
     let secrets = ClusterSecrets::parse(secret(joins), "the plan").expect("64 digits are a secret");
-    AspenClusterTicket::new(secrets.first().cluster_id(), [info(founder)])
+    AspenClusterTicket::new(secrets.first().cluster_id(), [node_info(founder)])
 }
 
 /// An interface of the plan's network, which knows all the others.

@@ -162,7 +162,7 @@ impl Errand {
 
     fn of_scenario(file: &Path, machines: &MachineArgs, out: Option<&PathBuf>) -> Self {
         let kind = match machines.driver {
-            DriverArg::Process => Machines::None,
+            DriverArg::Process | DriverArg::Sim => Machines::None,
             DriverArg::Auto if machines.node_bin.is_some() => Machines::None,
             DriverArg::Auto => Machines::Perhaps,
             DriverArg::Qemu | DriverArg::CloudHypervisor => Machines::Wanted,

@@ -211,6 +211,7 @@ impl Links {
                 }
                 let volley = vec![*pair; at_once];
                 let probed = tokio::select! {
+                    biased;
                     probed = self.probe_once(&volley) => probed?,
                     () = self.clock.sleep_until(until) => break,
                 };

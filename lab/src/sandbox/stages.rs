@@ -31,6 +31,9 @@ pub(super) const MIDDLE: &str = "__sandbox-middle";
 /// First argument of the inner process; the second is the middle's process id, as /proc shows it.
 const INNER: &str = "__sandbox-inner";
 
+/// First argument of an inner process that needs no namespaces; the second is the outer's process id.
+pub(super) const OUTSIDE: &str = "__sandbox-outside";
+
 /// Exit code of a stage that the host refused.
 const EXIT_REFUSED: u8 = 3;
 /// Exit code of a stage whose parent is gone. Nobody is left to see it.
@@ -48,8 +51,10 @@ pub enum Stage {
 /// The inner process before it has set itself up.
 #[derive(Debug)]
 pub struct InnerStage {
-    /// Process id of the middle, as the outer /proc shows it.
-    middle: u32,
+    /// Process id of whoever has started it, as the outer /proc shows it.
+    parent: u32,
+    /// Whether it is in namespaces of its own.
+    is_inside: bool,
     arguments: Vec<OsString>,
 }
 
@@ -77,14 +82,14 @@ pub enum Control {
 pub fn dispatch(arguments: impl IntoIterator<Item = OsString>) -> Option<Stage> {
     let mut arguments = arguments.into_iter();
     let stage = arguments.next()?;
-    let stage = stage.to_str().filter(|stage| [MIDDLE, INNER].contains(stage))?;
+    let stage = stage.to_str().filter(|stage| [MIDDLE, INNER, OUTSIDE].contains(stage))?;
     // Nobody types these arguments: without a process id they are of no stage.
     let parent = arguments.next()?.to_str()?.parse().ok()?;
     let arguments = arguments.collect();
-    if stage == INNER {
-        return Some(Stage::Inner(InnerStage { middle: parent, arguments }));
+    if stage == MIDDLE {
+        return Some(Stage::Finished(middle(parent, arguments)));
     }
-    Some(Stage::Finished(middle(parent, arguments)))
+    Some(Stage::Inner(InnerStage { parent, is_inside: stage == INNER, arguments }))
 }
 
 fn middle(outer: u32, arguments: Vec<OsString>) -> u8 {
@@ -153,10 +158,15 @@ impl InnerStage {
     }
 
     fn set_up(&self) -> Result<(), Refusal> {
+        // The outer may wait for its signals behind a mask, which is inherited.
+        SigSet::empty().thread_set_mask().map_err(Refusal::of(Step::Process))?;
         die_with_parent()?;
         // getppid is 0 in a new pid namespace; the /proc of the outer still tells.
-        exit_unless(parent_in_proc() == Some(self.middle));
+        exit_unless(parent_in_proc() == Some(self.parent));
         setsid().map_err(Refusal::of(Step::Process))?;
+        if !self.is_inside {
+            return Ok(());
+        }
         let nothing: Option<&str> = None;
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(nothing, "/", nothing, private, nothing).map_err(Refusal::of(Step::Mounts))?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::outer::{OuterError, absolute, node_version};
 use crate::causes::causes;
-use crate::cli::{DriverArg, MachineArgs};
+use crate::cli::{DriverArg, FabricArg, MachineArgs};
 use crate::image::cache::{BootFiles, KEY_VARIABLE};
 use crate::image::workshop::variable;
 use crate::image::{self, ImageError};
@@ -13,13 +13,13 @@ use crate::machine::cloud_hypervisor::nodes::CloudHypervisorSettings;
 use crate::machine::cloud_hypervisor::trial::{
     self as cloud_hypervisor, Installed, TrialError as NoCloudHypervisor,
 };
-use crate::machine::driver::{Driver, NodeProgram};
+use crate::machine::driver::{Driver, NodeProgram, SIMULATION};
 use crate::machine::kvm;
 use crate::machine::qemu::arguments::{Accelerator, QEMU};
 use crate::machine::qemu::nodes::QemuSettings;
 use crate::machine::qemu::trial::{self, Qemu, TrialError};
 use crate::memory::{self, Overcommitted};
-use crate::plan::{Plan, Target};
+use crate::plan::{Plan, Reads, Target};
 use crate::program::{Program, ProgramError, ProgramLog};
 use crate::target::etcd;
 
@@ -58,7 +58,7 @@ pub enum ChoiceError {
     },
     /// A fault that only a process can have.
     #[error(
-        "the scenario has the fault power_cut, for which a node's disk has to be one of the lab's own, and machines have files: take \
+        "the scenario has the fault power_cut, for which a node's disk has to be one of the lab's own, and this driver's nodes have files: take \
          --driver process, or the fault kill, which a machine's page cache does not survive either"
     )]
     NeedsProcesses,
@@ -96,6 +96,9 @@ pub enum ChoiceError {
     /// What is under test is no machine's.
     #[error("the scenario's target is etcd, which runs as processes: take --driver process")]
     Machines,
+    /// What needs a real network or a real clock.
+    #[error("the scenario has {0}, which the simulation does not know: take --driver process")]
+    NotSimulated(&'static str),
     /// An option of another driver.
     #[error("{option} is of no use to --driver {driver}: leave one of them out")]
     Option {
@@ -115,7 +118,7 @@ pub(crate) fn choose(
 ) -> Result<Choice, OuterError> {
     check_faults(args, plan)?;
     let choice = choose_any(args, plan, directory, tell)?;
-    if !matches!(choice.driver, Driver::Process(_)) {
+    if choice.driver.has_machines() {
         memory::check(plan).map_err(ChoiceError::from)?;
     }
     Ok(choice)
@@ -124,14 +127,14 @@ pub(crate) fn choose(
 /// Refuses faults that what is asked for cannot have, before an image is built for it.
 fn check_faults(args: &MachineArgs, plan: &Plan) -> Result<(), ChoiceError> {
     let Some(fault) = plan.needs_machines() else {
-        let is_machine = matches!(args.driver, DriverArg::Qemu | DriverArg::CloudHypervisor);
-        return if is_machine && plan.cuts_power() { Err(ChoiceError::NeedsProcesses) } else { Ok(()) };
+        let has_none = !matches!(args.driver, DriverArg::Process | DriverArg::Auto);
+        return if has_none && plan.cuts_power() { Err(ChoiceError::NeedsProcesses) } else { Ok(()) };
     };
     let remedy = if plan.cuts_power() {
         "the fault power_cut needs that one, so write two scenarios"
     } else if args.node_bin.is_some() {
         "leave --node-bin out, which is a program for that one"
-    } else if args.driver == DriverArg::Process {
+    } else if matches!(args.driver, DriverArg::Process | DriverArg::Sim) {
         "take --driver qemu, which emulates machines where KVM runs none"
     } else {
         return Ok(());
@@ -165,6 +168,7 @@ fn choose_any(
         DriverArg::Auto if is_process_only => {
             process(args, directory, "driver: process, since --node-bin is one".to_owned())
         }
+        DriverArg::Sim => simulation(args, plan),
         DriverArg::Qemu => qemu(args, directory, tell),
         DriverArg::CloudHypervisor => cloud_hypervisor(args, directory, tell),
         DriverArg::Auto => auto(args, plan, directory, tell),
@@ -188,6 +192,30 @@ fn etcd(args: &MachineArgs, directory: &Path) -> Result<Choice, OuterError> {
     let node_version = format!("etcd {version}");
     let reason = format!("driver: process, of {node_version}");
     Ok(Choice { driver: Driver::Process(NodeProgram::Path(path)), node_version, reason })
+}
+
+/// Nodes in the lab's own process.
+fn simulation(args: &MachineArgs, plan: &Plan) -> Result<Choice, OuterError> {
+    let options = [
+        ("--image", args.image.is_some()),
+        ("--node-bin", args.node_bin.is_some()),
+        ("--fabric kernel", args.fabric == FabricArg::Kernel),
+        ("--slowdown", args.slowdown.is_some()),
+    ];
+    if let Some((option, _)) = options.into_iter().find(|(_, is_given)| *is_given) {
+        return Err(ChoiceError::Option { option, driver: SIMULATION }.into());
+    }
+    let not_simulated = [
+        ("nodes.join", plan.joins.is_some()),
+        ("raft.preferred_zones", !plan.preferred_zones.is_empty()),
+        ("workload.reads: lease", plan.workload.reads == Reads::Lease),
+    ];
+    if let Some((what, _)) = not_simulated.into_iter().find(|(_, is_wanted)| *is_wanted) {
+        return Err(ChoiceError::NotSimulated(what).into());
+    }
+    let reason = "driver: sim, as asked: on virtual time, and all that is left to chance comes from the seed";
+    let (driver, node_version) = (Driver::Simulation, aspen_node::BUILD.to_owned());
+    Ok(Choice { driver, node_version, reason: reason.to_owned() })
 }
 
 /// Virtual machines, emulated where the processor does not run them.

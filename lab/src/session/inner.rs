@@ -18,7 +18,7 @@ use crate::cluster::pace::Pace;
 use crate::fabric;
 use crate::history::{History, read_history};
 use crate::machine::Sabotage;
-use crate::machine::driver::{DriverError, World, set_up};
+use crate::machine::driver::{Driver, DriverError, World, set_up};
 use crate::observations::{Observation, ObservationsError, read_observations};
 use crate::plan::{self, Plan};
 use crate::report::{self, Report, Sources};
@@ -116,7 +116,9 @@ fn perform(
     };
     let files = Files { history: create("history.jsonl")?, observations: create("observations.jsonl")? };
     // One thread: a call and its place in the history cannot be torn apart.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let is_simulation = order.driver == Driver::Simulation;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(is_simulation).build();
     let runtime = runtime.map_err(InnerError::Runtime)?;
     runtime.block_on(async {
         let mut tell = |text| {

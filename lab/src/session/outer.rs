@@ -20,7 +20,7 @@ use crate::image::cache::{IMAGE_VARIABLE, KERNEL_VARIABLE, KEY_VARIABLE};
 use crate::image::workshop::variable;
 use crate::limits::{NODE_VERSION_MAX, SANDBOX_END_MAX};
 use crate::machine::cloud_hypervisor::arguments::CLOUD_HYPERVISOR;
-use crate::machine::driver::Driver;
+use crate::machine::driver::{Driver, SIMULATION};
 use crate::plan::{self, Plan};
 use crate::program::{Program, ProgramError, ProgramLog, quoted};
 use crate::report;
@@ -100,6 +100,7 @@ impl OuterError {
                 | ChoiceError::Memory(_)
                 | ChoiceError::NeedsMachines { .. }
                 | ChoiceError::NeedsProcesses
+                | ChoiceError::NotSimulated(_)
                 | ChoiceError::Lacks { .. }
                 | ChoiceError::NoImage(_),
             ) => 3,
@@ -147,7 +148,12 @@ pub fn run_outer(args: &RunArgs) -> Result<u8, OuterError> {
     // Before any thread, since every thread inherits the mask. The sandbox takes it off again.
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
     signals.thread_block().map_err(|errno| OuterError::Signals(errno.into()))?;
-    let sandbox = match sandbox::start([argument.into()]) {
+    let started = if order.driver == Driver::Simulation {
+        sandbox::start_outside([argument.into()])
+    } else {
+        sandbox::start([argument.into()])
+    };
+    let sandbox = match started {
         Ok(sandbox) => sandbox,
         Err(error) => {
             discard(&directory);
@@ -255,6 +261,7 @@ fn replay(args: &RunArgs, seed: u64, driver: &Driver) -> String {
     let mut words: Vec<String> = plant.into_iter().collect();
     let name = match driver {
         Driver::Process(_) => "process",
+        Driver::Simulation => SIMULATION,
         Driver::Qemu(_) | Driver::CloudHypervisor(_) => {
             // What the image was made of or taken from.
             let own = |path: &PathBuf| path != Path::new(rig::IMAGE_FOLDER);

@@ -1,6 +1,7 @@
-//! A network in memory: the nodes of one process speak over links that can be slow, or cut in either direction.
+//! A network in memory: the nodes of one process speak over links that can be slow, or cut in either direction, or as a simulation
+//! says ([`LinkModel`]).
 //!
-//! A link loses nothing while it is whole, as a QUIC connection does: what is sent over a link that is cut comes once it is whole
+//! A link loses nothing for good, as a QUIC connection does: what is sent over a link that is cut comes once it is whole
 //! again, or is given up by whoever waits for the answer.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, stream};
 use irpc::channel::mpsc;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -19,13 +20,18 @@ use super::rpc::{Confirmed, KeepLease, ReadIndex, StreamAppended};
 use super::snapshot::{self, InstallSnapshot, SnapshotError};
 use super::{Appended, Delivery, Peer, RaftService, Transport, TransportError, millis};
 use crate::api::{ApiError, WriteResult};
-use crate::limits::{APPEND_PATIENCE, APPENDS_AHEAD_MAX, DIAL_BACKOFF};
+use crate::host::{Host, hosted, hosted_on, watch};
+use crate::limits::{APPEND_PATIENCE, APPENDS_AHEAD_MAX, DIAL_BACKOFF, SNAPSHOT_CHUNK_BYTES};
+use crate::storage::entry::entry_size;
 use crate::storage::snapshot::SnapshotFile;
 use crate::types::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
 use crate::types::{EncodedCommand, NodeId};
+
+/// About the bytes of a message, besides the entries in it.
+const MESSAGE_BYTES: u64 = 200;
 
 /// One direction between two nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,14 +45,52 @@ pub struct MemoryLink {
 /// Those that differ from the default, by sender and receiver.
 type Links = BTreeMap<(NodeId, NodeId), MemoryLink>;
 
+/// What a simulation does to messages.
+pub trait LinkModel: Debug + Send + Sync {
+    /// What becomes of a message of about so many bytes that sets out now.
+    fn send(&self, from: NodeId, to: NodeId, bytes: u64) -> Passage;
+
+    /// Whether a message arrives that was under way; called once, when its time has come.
+    fn arrives(&self, from: NodeId, to: NodeId, flight: Flight) -> bool;
+}
+
+/// What becomes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passage {
+    /// It arrives after so long, unless something happens meanwhile.
+    After(Duration, Flight),
+    /// It is lost, and sent once more after so long.
+    Again(Duration),
+}
+
+/// A message under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flight {
+    /// Whatever the model knows it by.
+    pub number: u64,
+    /// About its bytes.
+    pub bytes: u64,
+    /// How long it takes.
+    pub took: Duration,
+}
+
 /// Those that can be reached.
-type Nodes = BTreeMap<NodeId, Arc<dyn RaftService>>;
+type Nodes = BTreeMap<NodeId, Reached>;
+
+/// A node, and the machine of a simulation that it is on.
+#[derive(Clone)]
+struct Reached {
+    service: Arc<dyn RaftService>,
+    host: Option<Host>,
+}
 
 /// Brings the messages of nodes to each other. Clones share it.
 #[derive(Clone)]
 pub struct AspenRouter {
     nodes: watch::Sender<Nodes>,
     links: watch::Sender<Links>,
+    /// What counts in place of these.
+    model: Option<Arc<dyn LinkModel>>,
     /// What nodes do on behalf of others.
     tasks: Arc<Mutex<JoinSet<()>>>,
 }
@@ -54,7 +98,7 @@ pub struct AspenRouter {
 impl Default for AspenRouter {
     fn default() -> Self {
         let (nodes, links) = (watch::Sender::new(Nodes::new()), watch::Sender::new(Links::new()));
-        Self { nodes, links, tasks: Arc::default() }
+        Self { nodes, links, model: None, tasks: Arc::default() }
     }
 }
 
@@ -69,14 +113,20 @@ impl Debug for AspenRouter {
 }
 
 impl AspenRouter {
+    /// A network of which a simulation says what it does to messages.
+    pub fn over(model: Arc<dyn LinkModel>) -> Self {
+        Self { model: Some(model), ..Self::default() }
+    }
+
     /// How node `from` reaches the others.
     pub fn transport(&self, from: NodeId) -> MemoryTransport {
         MemoryTransport { from, router: self.clone() }
     }
 
-    /// Lets a node be reached, from now on.
+    /// Lets a node be reached, from now on, on the machine where this is done.
     pub fn add(&self, id: NodeId, service: Arc<dyn RaftService>) {
-        self.nodes.send_modify(|nodes| drop(nodes.insert(id, service)));
+        let reached = Reached { service, host: Host::current() };
+        self.nodes.send_modify(|nodes| drop(nodes.insert(id, reached)));
     }
 
     /// Takes a node away: it is unreachable, and streams to it end.
@@ -119,16 +169,17 @@ impl AspenRouter {
         self.change(|links| links.values_mut().for_each(|link| link.is_cut = false));
     }
 
-    /// Does something whether anybody waits for it or not.
+    /// Does something on a node's machine, whether anybody waits for it or not.
     fn spawn<T: Send + 'static>(
         &self,
+        host: Option<Host>,
         work: impl Future<Output = T> + Send + 'static,
     ) -> oneshot::Receiver<T> {
         let (done, outcome) = oneshot::channel();
         let mut tasks = self.tasks.lock().expect("nothing panics while it holds this lock");
         while tasks.try_join_next().is_some() {}
         // Whoever has asked may be gone.
-        tasks.spawn(async move { drop(done.send(work.await)) });
+        tasks.spawn(hosted_on(host, async move { drop(done.send(work.await)) }));
         outcome
     }
 
@@ -136,8 +187,23 @@ impl AspenRouter {
         self.links.send_modify(change);
     }
 
-    /// Returns once a message would have come through.
-    async fn cross(&self, from: NodeId, to: NodeId) {
+    /// Returns once a message of about so many bytes would have come through.
+    async fn cross(&self, from: NodeId, to: NodeId, bytes: u64) {
+        if let Some(model) = &self.model {
+            loop {
+                let (time, flight) = match model.send(from, to, bytes) {
+                    Passage::After(time, flight) => (time, Some(flight)),
+                    Passage::Again(pause) => (pause, None),
+                };
+                // The shortest sleep is a millisecond.
+                if !time.is_zero() {
+                    sleep(time).await;
+                }
+                if flight.is_some_and(|flight| model.arrives(from, to, flight)) {
+                    return;
+                }
+            }
+        }
         let mut links = self.links.subscribe();
         loop {
             // The sender is ours.
@@ -164,7 +230,7 @@ impl AspenRouter {
         (from, to): (NodeId, NodeId),
     ) {
         while let Ok(Some(message)) = sent.recv().await {
-            self.cross(from, to).await;
+            self.cross(from, to, u64::from(SNAPSHOT_CHUNK_BYTES)).await;
             if arrived.send(message).await.is_err() {
                 return;
             }
@@ -202,7 +268,7 @@ pub struct MemoryTransport {
 
 impl MemoryTransport {
     /// A peer, if it runs. Otherwise that is found out as late as in a network, since openraft asks again at once.
-    async fn service(&self, to: &Peer) -> Result<Arc<dyn RaftService>, TransportError> {
+    async fn service(&self, to: &Peer) -> Result<Reached, TransportError> {
         let found = self.router.nodes.borrow().get(&to.id).cloned();
         if found.is_none() {
             let [first, _] = DIAL_BACKOFF;
@@ -219,11 +285,12 @@ impl MemoryTransport {
         question: impl FnOnce(Arc<dyn RaftService>) -> F + Send,
     ) -> Result<T, TransportError> {
         let asked = async {
-            self.router.cross(self.from, to.id).await;
+            self.router.cross(self.from, to.id, MESSAGE_BYTES).await;
             let lost = |reason: String| TransportError::Lost { peer: to.id, reason };
-            let answer = self.router.spawn(question(self.service(to).await?)).await;
+            let Reached { service, host } = self.service(to).await?;
+            let answer = self.router.spawn(host, question(service)).await;
             let answer = answer.map_err(|_| lost("it has ended".to_owned()))?;
-            self.router.cross(to.id, self.from).await;
+            self.router.cross(to.id, self.from, MESSAGE_BYTES).await;
             Ok(answer)
         };
         let late = |_| TransportError::Timeout { peer: to.id, within_ms: millis(within) };
@@ -250,7 +317,7 @@ impl Transport for MemoryTransport {
         within: Duration,
     ) -> Delivery<'a, BoxStream<'a, Appended>> {
         async move {
-            let service = self.service(to).await?;
+            let Reached { service, host } = self.service(to).await?;
             let within = within * APPEND_PATIENCE;
             let (from, id, ahead) = (self.from, to.id, APPENDS_AHEAD_MAX as usize);
             let due = Due::default();
@@ -258,8 +325,9 @@ impl Transport for MemoryTransport {
             let requests = requests.map(move |request| {
                 sent.push(Instant::now() + within);
                 let router = router.clone();
+                let bytes: u64 = request.entries.iter().map(entry_size).sum();
                 async move {
-                    router.cross(from, id).await;
+                    router.cross(from, id, MESSAGE_BYTES + bytes).await;
                     request
                 }
             });
@@ -267,20 +335,20 @@ impl Transport for MemoryTransport {
             let (arrived, there) = tokio::sync::mpsc::channel(1);
             // It ends with the stream: nothing comes after the sender has given up.
             let mut relay = JoinSet::new();
-            relay.spawn(async move {
+            relay.spawn(hosted(async move {
                 while let Some(request) = requests.next().await {
                     if arrived.send(request).await.is_err() {
                         return;
                     }
                 }
-            });
+            }));
             let there = stream::unfold(there, async |mut there| Some((there.recv().await?, there)));
-            let answers = service.append_stream(there.boxed());
+            let answers = hosted_on(host, service.append_stream(there.boxed()));
             let router = self.router.clone();
             let answers = answers.map(move |answer| {
                 let router = router.clone();
                 async move {
-                    router.cross(id, from).await;
+                    router.cross(id, from, MESSAGE_BYTES).await;
                     answer
                 }
             });
@@ -337,15 +405,18 @@ impl Transport for MemoryTransport {
     ) -> Delivery<'a, SnapshotResponse> {
         async move {
             let peer = to.id;
-            let service = self.service(to).await?;
+            let Reached { service, host } = self.service(to).await?;
             let request = InstallSnapshot { vote, meta: snapshot.meta().clone(), seal: snapshot.seal() };
             let ((parts, sent), (arrived, parts_there)) = (mpsc::channel(1), mpsc::channel(1));
             let ((answers_there, answered), (returned, mut answers)) = (mpsc::channel(1), mpsc::channel(1));
             let mut relays = JoinSet::new();
-            relays.spawn(self.router.clone().relay(sent, arrived, (self.from, peer)));
-            relays.spawn(self.router.clone().relay(answered, returned, (peer, self.from)));
-            relays.spawn(async move { snapshot::receive(&*service, request, parts_there, answers_there).await });
+            relays.spawn(hosted(self.router.clone().relay(sent, arrived, (self.from, peer))));
+            relays.spawn(hosted(self.router.clone().relay(answered, returned, (peer, self.from))));
+            let receive =
+                async move { snapshot::receive(&*service, request, parts_there, answers_there).await };
+            relays.spawn(hosted_on(host, receive));
             let sent = tokio::select! {
+                biased;
                 sent = snapshot::send(&snapshot, &parts, &mut answers) => sent,
                 () = self.router.cut(self.from, peer) => Err(SnapshotError::Lost("the link was cut".to_owned())),
                 () = self.router.gone(peer) => Err(SnapshotError::Lost("it has ended".to_owned())),
@@ -430,6 +501,7 @@ impl MemoryStream {
         let mut stream = stream?;
         let peer = stream.peer;
         let answer = tokio::select! {
+            biased;
             answer = stream.answers.next() => answer?,
             () = stream.due.passed(stream.within) => {
                 let within_ms = millis(stream.within);

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::{RaftService, TransportError, millis};
 use crate::failpoint::FailPoint;
+use crate::host::blocking;
 use crate::limits::{
     SNAPSHOT_ALIVE_INTERVAL, SNAPSHOT_REGION_CHUNKS, SNAPSHOT_REGIONS_AHEAD, SNAPSHOT_STEP_TIMEOUT,
 };
@@ -123,7 +124,7 @@ async fn send_parts(
     loop {
         while named < regions.min(sent + u64::from(SNAPSHOT_REGIONS_AHEAD)) {
             let file = snapshot.clone();
-            let digests = blocking(move || file.region(named)).await?;
+            let digests = apart(move || file.region(named)).await?;
             FailPoint::SendRegion.pass();
             put(parts, SnapshotPart::Region(digests)).await?;
             named += 1;
@@ -133,7 +134,7 @@ async fn send_parts(
                 while wanted != 0 {
                     let chunk = sent * u64::from(SNAPSHOT_REGION_CHUNKS) + u64::from(wanted.trailing_zeros());
                     let file = snapshot.clone();
-                    let bytes = blocking(move || file.chunk(chunk)).await?;
+                    let bytes = apart(move || file.chunk(chunk)).await?;
                     FailPoint::SendChunk.pass();
                     put(parts, SnapshotPart::Chunk(ChunkBytes(bytes))).await?;
                     wanted &= wanted - 1;
@@ -186,7 +187,7 @@ async fn take(
         if missing == 0
             && let Some(digests) = named.pop_front()
         {
-            (incoming, missing) = blocking(move || {
+            (incoming, missing) = apart(move || {
                 let missing = incoming.next_region(digests)?;
                 Ok((incoming, missing))
             })
@@ -203,14 +204,14 @@ async fn take(
             }
             SnapshotPart::Chunk(bytes) => {
                 FailPoint::ReceiveChunk.pass();
-                incoming = blocking(move || incoming.write_chunk(&bytes.0).map(|()| incoming)).await?;
+                incoming = apart(move || incoming.write_chunk(&bytes.0).map(|()| incoming)).await?;
                 missing &= missing.saturating_sub(1);
             }
         }
     }
     FailPoint::ReceiveComplete.pass();
     let received = incoming.received_bytes();
-    let snapshot = while_alive(blocking(move || incoming.finish()), answers).await?;
+    let snapshot = while_alive(apart(move || incoming.finish()), answers).await?;
     tracing::info!(bytes = snapshot.seal().bytes, received, "a snapshot is here");
     Ok(snapshot)
 }
@@ -251,10 +252,10 @@ async fn next<T: irpc::RpcMessage>(from: &mut mpsc::Receiver<T>) -> Result<T, Sn
     received.ok_or_else(|| SnapshotError::Lost("the other side has closed it".to_owned()))
 }
 
-async fn blocking<T: Send + 'static>(
+async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, SnapshotError> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = blocking(work).await;
     Ok(done.map_err(std::io::Error::other)??)
 }
 

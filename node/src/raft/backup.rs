@@ -10,6 +10,7 @@ use super::RaftNode;
 use super::operations::bounded;
 use super::status::entry_id;
 use crate::api::{ApiError, Consistency, StateChunks, StateCopy, TimeoutOutcome};
+use crate::host::blocking;
 use crate::limits::{BACKUP_TRIES_MAX, BACKUP_WAIT, BACKUPS_MAX};
 use crate::storage::StorageError;
 use crate::storage::snapshot::{SnapshotFile, SnapshotStore};
@@ -25,7 +26,7 @@ impl RaftNode {
             self.snapshot_from(wanted).await?;
             let snapshots = self.inner.snapshots.clone();
             // It reads all of the snapshot. Where nobody waits for that any more, it still takes its turn.
-            let lent = tokio::task::spawn_blocking(move || lend(&snapshots, turn)).await;
+            let lent = blocking(move || lend(&snapshots, turn)).await;
             lent.map_err(|error| ApiError::Storage { reason: error.to_string() })?
         });
         let within_ms = u64::try_from(BACKUP_WAIT.as_millis()).unwrap_or(u64::MAX);

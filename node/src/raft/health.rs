@@ -107,6 +107,8 @@ impl Seen {
 #[derive(Debug)]
 pub struct NodeFailureDetector {
     raft: RaftNode,
+    /// Whether who does not answer is asked over HTTP.
+    probes: bool,
     /// Since when each member has been one under this leader.
     since: BTreeMap<NodeId, Instant>,
     seen: BTreeMap<NodeId, Seen>,
@@ -115,7 +117,13 @@ pub struct NodeFailureDetector {
 impl NodeFailureDetector {
     /// Of a node.
     pub fn new(raft: RaftNode) -> Self {
-        Self { raft, since: BTreeMap::new(), seen: BTreeMap::new() }
+        Self { raft, probes: true, since: BTreeMap::new(), seen: BTreeMap::new() }
+    }
+
+    /// Asks nobody over a real network: whoever does not answer looks cut off.
+    #[must_use]
+    pub fn without_probes(self) -> Self {
+        Self { probes: false, ..self }
     }
 
     /// Looks for as long as it runs.
@@ -129,12 +137,12 @@ impl NodeFailureDetector {
             let looks = heard.into_iter().map(|(id, (info, silent))| {
                 let before = self.seen.get(&id).copied().unwrap_or(Seen::NOTHING);
                 let inner = &self.raft.inner;
-                let (patience, heartbeat) = (inner.patience, inner.heartbeat);
+                let (patience, heartbeat, probes) = (inner.patience, inner.heartbeat, self.probes);
                 async move {
                     let now = if silent < patience {
                         before.answered(silent, heartbeat)
                     } else {
-                        before.silent(if info.has_own_http() {
+                        before.silent(if probes && info.has_own_http() {
                             probe(info.http).await
                         } else {
                             Probe::Nothing

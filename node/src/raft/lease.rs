@@ -20,6 +20,7 @@ use rand::RngExt;
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use crate::host::random;
 use crate::limits::{LEASE_CLOCK_LOOKS, LEASE_MARGIN, LEASE_MARKS};
 use crate::types::NodeId;
 use crate::types::raft_types::Vote;
@@ -267,7 +268,7 @@ impl Promise {
     /// Returns when the node may stand for election itself: nodes that have started together do not do so together.
     pub(super) async fn passed(&self) {
         if let Some(until) = self.until {
-            let apart = rand::rng().random_range(Duration::ZERO..=self.lease / 2);
+            let apart = random().random_range(Duration::ZERO..=self.lease / 2);
             tokio::time::sleep_until(until + apart).await;
         }
     }

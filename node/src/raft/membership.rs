@@ -15,6 +15,7 @@ use super::RaftNode;
 use super::follower::Follower;
 use super::operations::{bounded, not_leader};
 use crate::api::{ApiError, BadRequest, TimeoutOutcome};
+use crate::host::hosted;
 use crate::limits::{
     HAND_OVER_AGAIN, HAND_OVER_LAG_MAX, HAND_OVER_TIMEOUT, JOIN_ID_MAX, LEADER_RETRY, LEADER_WAIT,
     MEMBER_WAIT, PEERS_MAX, PROMOTION_LAG_MAX, VOTERS_MAX,
@@ -39,11 +40,11 @@ impl RaftNode {
         {
             let mut tasks = self.inner.tasks.lock().expect("nothing panics while it holds this lock");
             while tasks.try_join_next().is_some() {}
-            tasks.spawn(async move {
+            tasks.spawn(hosted(async move {
                 // Whoever has asked may be gone.
                 let _ = done.send(work.await);
                 drop(turn);
-            });
+            }));
         }
         outcome.await.unwrap_or_else(|_| Err(ApiError::Stopping { reason: "raft stopped".to_owned() }))
     }

@@ -176,6 +176,7 @@ impl RaftNode {
                     let forwarded = self.inner.transport.forward(&leader, command.clone(), within);
                     // A leader that is deposed meanwhile may be dead, and may have taken the write along.
                     let answer = tokio::select! {
+                        biased;
                         answer = forwarded => answer,
                         () = self.deposed(leader.id) => return Err(ApiError::LeaderLost),
                     };
@@ -249,6 +250,7 @@ impl RaftNode {
                 Some(leader) if leader.id != self.inner.id => {
                     let within = deadline.saturating_duration_since(Instant::now());
                     let answer = tokio::select! {
+                        biased;
                         answer = there(leader.clone(), within) => answer,
                         () = self.deposed(leader.id) => continue,
                     };

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::operations::not_leader;
 use crate::api::{ApiError, WriteResult};
+use crate::host::hosted;
 use crate::limits::{
     OPERATIONS_IN_FLIGHT_MAX, PROPOSAL_BYTES_MAX, PROPOSAL_COMMANDS_MAX, PROPOSAL_WAIT_MAX,
     PROPOSALS_AHEAD_MAX,
@@ -82,7 +83,7 @@ impl Proposer {
             }
             match self.raft.client_write_many(commands).await {
                 Ok(results) => {
-                    under_way.spawn(async move {
+                    under_way.spawn(hosted(async move {
                         // In the order of the commands; where they end early, Raft has stopped.
                         let mut answered = results.zip(futures::stream::iter(answers));
                         while let Some((Ok(result), answer)) = answered.next().await {
@@ -90,7 +91,7 @@ impl Proposer {
                             let _ = answer.send(answer_to(result));
                         }
                         drop(permit);
-                    });
+                    }));
                 }
                 // Raft has stopped, and those who wait see that nobody answers.
                 Err(_) => return,

@@ -14,6 +14,7 @@ use crate::api::{
     LogDigest, LogDigestEntry, Measures, Member, RaftObserver, RaftState, SnapshotStatus, StateCopy,
     StateDigest, TimeoutOutcome, VoteState,
 };
+use crate::host::blocking;
 use crate::limits::{APPEND_BYTES_MAX, LOG_DIGEST_RANGE_MAX, OPERATIONS_IN_FLIGHT_MAX, PEERS_MAX};
 use crate::storage::entry::encode_entry;
 use crate::storage::log::RedbLogStore;
@@ -188,7 +189,7 @@ impl RaftObserver for RaftNode {
             let log = self.inner.log.clone();
             let failed = |reason: &dyn std::fmt::Display| ApiError::Storage { reason: reason.to_string() };
             bounded(TimeoutOutcome::NothingWritten, async {
-                let chained = tokio::task::spawn_blocking(move || chain(&log, from, to)).await;
+                let chained = blocking(move || chain(&log, from, to)).await;
                 let entries = chained.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
                 Ok(LogDigest { from, entries })
             })

@@ -41,6 +41,7 @@ use super::entry::{decode_entry, entry_size};
 use super::shell::{Execution, Shell};
 use crate::causes::without_panic;
 use crate::failpoint::FailPoint;
+use crate::host::blocking;
 use crate::limits::{APPEND_BYTES_MAX, LOG_PAGES_BYTES_MAX, LOG_QUEUE_MAX};
 use crate::metrics::StoreMetrics;
 use crate::plant::Plant;
@@ -238,7 +239,7 @@ impl RedbLogStore {
             return Ok(tail);
         }
         let log = self.clone();
-        let read = tokio::task::spawn_blocking(move || log.read(from..until, bytes_max)).await;
+        let read = blocking(move || log.read(from..until, bytes_max)).await;
         read.map_err(io::Error::other)?
     }
 

@@ -40,6 +40,7 @@ impl Tools {
         // Links whose way back is cut get something to carry, though nobody can answer.
         let unanswered = async {
             tokio::select! {
+                biased;
                 probed = self.links.probe_once(&one_way) => probed.map(drop),
                 () = self.clock.sleep_until(healed_at) => Ok(()),
             }

@@ -14,6 +14,7 @@ use super::super::snapshot::{SnapshotFile, SnapshotStore};
 use super::apply::{self, Position};
 use super::{ReadPool, open_read_only};
 use crate::failpoint::FailPoint;
+use crate::host::blocking;
 use crate::limits::{SNAPSHOT_FLUSH_BYTES, SNAPSHOT_RETRY, SNAPSHOT_STEP_PAGES};
 use crate::plant::Plant;
 use crate::types::TypeConfig;
@@ -39,7 +40,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<SnapshotFile>, io::Error> {
         loop {
             let (database, snapshots) = (self.readers.path(), self.snapshots.clone());
-            let built = tokio::task::spawn_blocking(move || build(&database, &snapshots)).await;
+            let built = blocking(move || build(&database, &snapshots)).await;
             let error = match built.map_err(io::Error::other)? {
                 // What it covers is what was copied, also where a newer one has come meanwhile.
                 Ok((meta, snapshot)) => return Ok(Snapshot { meta, snapshot }),

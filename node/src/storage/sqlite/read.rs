@@ -15,6 +15,7 @@ use crate::api::{
     ApiError, ConfirmedBy, LeaseInfo, LeaseList, ReadResult, ScanDetail, ScanRequest, ScanResult,
     StateDigest, VaultList,
 };
+use crate::host::blocking;
 use crate::limits::{OPERATION_TIMEOUT, READ_POOL_SIZE, SCAN_BYTES_MAX};
 use crate::plant::Plant;
 use crate::state::{Space, entry_bytes};
@@ -199,7 +200,7 @@ impl ReadPool {
         let stopping = || ApiError::Stopping { reason: "its readers are closed".to_owned() };
         let permit = self.0.permits.clone().acquire_owned().await.map_err(|_| stopping())?;
         let pool = self.0.clone();
-        tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let result = pool.on_connection(work);
             // Not before, also where nobody waits for the result any more.
             drop(permit);

@@ -1,0 +1,197 @@
+//! Nodes in a simulation: all of them in this process, each on a [`Host`] that is none, over a network in memory. The stores, Raft and the
+//! routes are those of every node; what finds and greets other nodes over a real network is left out.
+//!
+//! Whoever runs them has a runtime with one thread whose time is paused: then time passes only when nobody has anything to do, and
+//! the same seeds make the same run.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::http::{Request, StatusCode};
+use futures::FutureExt;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tower::ServiceExt;
+
+use crate::builder::{StartError, make_data_dir};
+use crate::host::{Host, hosted};
+use crate::http::{self, Credentials, HttpState};
+use crate::limits::{DISK_RESERVE_MIB_DEFAULT, MIB};
+use crate::metrics::{Metrics, NetworkMetrics};
+use crate::network::about::About;
+use crate::network::incarnation::Incarnations;
+use crate::network::iroh::Admission;
+use crate::network::memory::AspenRouter;
+use crate::raft::{
+    LearnerPromotionCoordinator, LeaseClock, NodeFailureDetector, Parts, PromotionPolicy, RaftNode,
+    RaftTiming, SnapshotPolicy,
+};
+use crate::storage::Execution;
+use crate::storage::log::{LOG_FILE, RedbLogStore};
+use crate::storage::space::Space;
+use crate::storage::sqlite::{SqliteStateMachine, StateMachineCloser};
+use crate::types::{NodeId, NodeInfo};
+
+/// What a simulated node is told.
+#[derive(Debug, Clone)]
+pub struct SimulatedSettings {
+    /// Its number.
+    pub id: NodeId,
+    /// Who it is. Nobody is dialled at its addresses.
+    pub info: NodeInfo,
+    /// The members that it takes when it is asked to found a cluster.
+    pub peers: BTreeMap<NodeId, NodeInfo>,
+    /// Where it keeps its log and its state.
+    pub data_dir: PathBuf,
+    /// Heartbeat and election.
+    pub timing: RaftTiming,
+    /// When snapshots are made.
+    pub snapshots: SnapshotPolicy,
+    /// How many members should vote.
+    pub promotion: PromotionPolicy,
+}
+
+/// A node that runs in a simulation.
+#[derive(Debug)]
+pub struct SimulatedNode {
+    id: NodeId,
+    host: Host,
+    network: AspenRouter,
+    raft: RaftNode,
+    log: RedbLogStore,
+    state_machine: StateMachineCloser,
+    routes: Router,
+    tasks: JoinSet<()>,
+}
+
+impl SimulatedNode {
+    /// Starts a node on a machine, which has to be a new one, and lets others reach it.
+    ///
+    /// # Errors
+    /// Its files cannot be used, or belong to another node.
+    pub async fn start(
+        settings: SimulatedSettings,
+        network: AspenRouter,
+        host: Host,
+    ) -> Result<Self, StartError> {
+        let on = host.clone();
+        let started = on.run(Self::start_here(settings, network, host)).await;
+        started.expect("whoever starts a machine does not end it meanwhile")
+    }
+
+    async fn start_here(
+        settings: SimulatedSettings,
+        network: AspenRouter,
+        host: Host,
+    ) -> Result<Self, StartError> {
+        let SimulatedSettings { id, info, peers, data_dir, timing, snapshots, promotion } = settings;
+        make_data_dir(&data_dir)?;
+        let log = RedbLogStore::open(&data_dir.join(LOG_FILE), id, Execution::Inline)?;
+        let state_machine = SqliteStateMachine::open(&data_dir, Execution::Inline)?.behind(log.durable());
+        let closer = state_machine.closer();
+        let metrics =
+            Arc::new(Metrics::new(&[log.metrics(), &state_machine.metrics()], &NetworkMetrics::default()));
+        let raft = RaftNode::start(Parts {
+            id,
+            endpoint_id: info.endpoint_id,
+            timing,
+            // Its time is none that another clock could confirm.
+            lease_clock: LeaseClock::Off,
+            promotion,
+            about: About::default(),
+            snapshots,
+            log: log.clone(),
+            state_machine,
+            space: Arc::new(Space::new(&data_dir, DISK_RESERVE_MIB_DEFAULT * MIB)),
+            transport: Arc::new(network.transport(id)),
+            admission: Arc::new(Admission::new([], Incarnations::default())),
+        })
+        .await?;
+        let mut tasks = JoinSet::new();
+        let clone = || raft.clone();
+        let (timekeeper, lease_keeper, compactor) = (clone(), clone(), clone());
+        tasks.spawn(hosted(async move { timekeeper.keep_time().await }));
+        tasks.spawn(hosted(async move { lease_keeper.keep_leases().await }));
+        tasks.spawn(hosted(async move { compactor.compact().await }));
+        tasks.spawn(hosted(NodeFailureDetector::new(clone()).without_probes().run()));
+        tasks.spawn(hosted(LearnerPromotionCoordinator::new(clone(), promotion).run()));
+        network.add(id, Arc::new(clone()));
+        let node = Arc::new(clone());
+        let routes = http::router(HttpState {
+            cluster: node.clone(),
+            store: node.clone(),
+            observer: Some(node),
+            metrics,
+            peers: Arc::new(peers),
+            credentials: watch::channel(Credentials::default()).1,
+            secrets: None,
+        });
+        Ok(Self { id, host, network, raft, log, state_machine: closer, routes, tasks })
+    }
+
+    /// The machine that it is on.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// A way to ask it, as its HTTP interface would be.
+    pub fn door(&self) -> SimulatedDoor {
+        SimulatedDoor { host: self.host.clone(), routes: self.routes.clone() }
+    }
+
+    /// Why it has failed by itself, if it has.
+    pub fn failure(&self) -> Option<String> {
+        self.raft.failed().now_or_never().map(|failed| failed.reason)
+    }
+
+    /// Ends it between two of its steps, without a word to anybody.
+    pub async fn kill(self) {
+        self.network.remove(self.id);
+        self.host.kill().await;
+    }
+
+    /// Stops it in order: leadership is handed over first, and its files are closed.
+    pub async fn stop(self) {
+        let Self { id, host, network, raft, log, state_machine, routes, mut tasks } = self;
+        let stopped = host.run(async move {
+            raft.step_aside().await;
+            raft.end_watches();
+            network.remove(id);
+            state_machine.stop_waiting();
+            raft.shutdown().await;
+            tasks.shutdown().await;
+            drop((raft, routes));
+            log.close();
+            state_machine.close();
+        });
+        stopped.await;
+        host.kill().await;
+    }
+}
+
+/// Where a simulated node is asked. It leads nowhere once the node has ended.
+#[derive(Debug, Clone)]
+pub struct SimulatedDoor {
+    host: Host,
+    routes: Router,
+}
+
+impl SimulatedDoor {
+    /// Asks, and waits for the whole answer: a JSON body is posted, without one it is a GET. Nothing where the node ends meanwhile.
+    pub async fn ask(self, path: String, body: Option<String>) -> Option<(StatusCode, Bytes)> {
+        let method = if body.is_some() { "POST" } else { "GET" };
+        let asked = Request::builder().method(method).uri(path).header("content-type", "application/json");
+        let request = asked.body(Body::from(body.unwrap_or_default())).ok()?;
+        let Self { host, routes } = self;
+        let answered = async move {
+            let Ok(response) = routes.oneshot(request).await;
+            let (parts, body) = response.into_parts();
+            let bytes = to_bytes(body, usize::MAX).await.ok()?;
+            Some((parts.status, bytes))
+        };
+        host.run(answered).await.flatten()
+    }
+}
