@@ -36,6 +36,18 @@ pub enum Status {
     Invalid,
 }
 
+impl Status {
+    /// In capitals.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pass => "PASS",
+            Self::Fail => "FAIL",
+            Self::Unknown => "UNKNOWN",
+            Self::Invalid => "INVALID",
+        }
+    }
+}
+
 /// What one check says of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {

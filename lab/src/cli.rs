@@ -4,6 +4,7 @@ mod control;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use aspen_node::limits::{OPERATIONS_IN_FLIGHT_MAX, VALUE_BYTES_MAX};
@@ -17,7 +18,9 @@ use crate::cluster::pace::Pace;
 use crate::fabric::FabricKind;
 use crate::limits::bench;
 use crate::limits::rig::{CPUS_MAX, MEMORY_MIB_DEFAULT, MEMORY_MIB_MAX, MEMORY_MIB_MIN};
-use crate::limits::{CHECK_CONFIGURATIONS_MAX, CHECK_TIME_ASKED_MAX, SELFTEST_JOBS_MAX, SELFTEST_RUNS_MAX};
+use crate::limits::{
+    CHECK_CONFIGURATIONS_MAX, CHECK_TIME_ASKED_MAX, EXPLORE_SEEDS_MAX, SELFTEST_RUNS_MAX, TRIALS_AT_ONCE_MAX,
+};
 use crate::scenario::{Mistake, duration_of};
 use crate::selftest;
 
@@ -62,6 +65,9 @@ pub enum Command {
     /// Judge a stored run again, or the history of any tool
     #[command(after_help = VERDICT_CODES)]
     Verify(VerifyArgs),
+    /// Run a scenario with many seeds, in the simulation unless told otherwise, and keep what does not pass (docs/simulation.md)
+    #[command(after_help = VERDICT_CODES)]
+    Explore(ExploreArgs),
     /// Prove that the checks catch bugs: planted ones, by name, in every run
     #[command(
         after_help = "Exit codes: 0 every bug was caught in every run; 1 one was not; 2 it could not be told, or was ended early; 3 this \
@@ -132,6 +138,55 @@ pub struct RunArgs {
     pub parent: Option<u32>,
 }
 
+/// An exploration.
+#[derive(Debug, clap::Args)]
+pub struct ExploreArgs {
+    /// The scenario file (docs/scenario.md)
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The seeds, the first and the last one
+    #[arg(long, value_name = "FIRST..LAST", default_value = "1..100")]
+    pub seeds: Seeds,
+    /// What runs the nodes
+    #[arg(long, value_enum, default_value_t = DriverArg::Sim)]
+    pub driver: DriverArg,
+    /// Runs at a time [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(TRIALS_AT_ONCE_MAX)))]
+    pub jobs: Option<u32>,
+    /// Where the runs leave their directories, which must not exist [default: runs/explore-NAME-TIME]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Keep the directories of runs that pass, too
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// The first and the last of many seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seeds {
+    /// The first.
+    pub first: u64,
+    /// The last, which is not before it.
+    pub last: u64,
+}
+
+impl FromStr for Seeds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ends = text.split_once("..").unwrap_or((text, text));
+        let (Ok(first), Ok(last)) = (ends.0.parse(), ends.1.parse()) else {
+            return Err("one number or two are needed, as in 7 or 1..100".to_owned());
+        };
+        if last < first || last - first >= EXPLORE_SEEDS_MAX {
+            return Err(format!(
+                "the last one is not before the first, and there are at most {EXPLORE_SEEDS_MAX}"
+            ));
+        }
+        Ok(Self { first, last })
+    }
+}
+
 /// What runs the nodes.
 #[derive(Debug, Clone, clap::Args)]
 pub struct MachineArgs {
@@ -186,7 +241,7 @@ pub struct SelftestArgs {
     #[arg(long, value_name = "FIRST", default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=u64::MAX - u64::from(SELFTEST_RUNS_MAX)))]
     pub seed: u64,
     /// Runs at a time; each wants a core or two
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(SELFTEST_JOBS_MAX)))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(TRIALS_AT_ONCE_MAX)))]
     pub jobs: u32,
     /// A node with planted bugs [default: the one inside a lab that was built with --features planted-bugs]
     #[arg(long, value_name = "PROGRAM")]

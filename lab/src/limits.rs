@@ -416,17 +416,21 @@ const _: () = {
     assert!(NODE_STOP_MAX.as_millis() > aspen_init::limits::NODE_STOP_MAX.as_millis());
 };
 
-// ---- lab selftest ----
+// ---- lab selftest, lab explore ----
 
 /// Most runs of one bug: at half a minute each, a night.
 pub const SELFTEST_RUNS_MAX: u32 = 1_000;
+/// Most seeds of one exploration: at a few seconds each in a simulation, two days.
+pub const EXPLORE_SEEDS_MAX: u64 = 100_000;
 /// Most runs at a time: each has three nodes that must not wait long for a core.
-pub const SELFTEST_JOBS_MAX: u32 = 64;
-/// Longest time that one run may take: boot, first answer, drain, settling and stop at their bounds (2.5 minutes), and the
-/// load and recovery of the scenarios that it uses (half a minute, when all is well).
+pub const TRIALS_AT_ONCE_MAX: u32 = 64;
+/// Longest time that one run of the selftest may take: boot, first answer, drain, settling and stop at their bounds (2.5 minutes), and
+/// the load and recovery of the scenarios that it uses (half a minute, when all is well).
 pub const SELFTEST_RUN_MAX: Duration = Duration::from_mins(5);
+/// The same of any scenario, whose plan may be of an hour, on machines that are slower than planned.
+pub const EXPLORE_RUN_MAX: Duration = Duration::from_hours(24);
 /// How often a run under way is looked at for its end, and the user's wish to stop for its beginning.
-pub const SELFTEST_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+pub const TRIAL_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 const _: () = {
     assert!(

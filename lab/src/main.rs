@@ -10,6 +10,7 @@ use aspen_lab::causes::causes;
 use aspen_lab::cli::{Cli, Command, NODE_PART};
 use aspen_lab::control::{ClientError, UpError};
 use aspen_lab::doctor::{self, DoctorError};
+use aspen_lab::explore::{self, ExploreError};
 use aspen_lab::fabric_check::{self, FabricCheckError};
 use aspen_lab::machine::kvm;
 use aspen_lab::program::{confine, leash};
@@ -75,6 +76,7 @@ fn command(command: &Command) -> ExitCode {
     let out = &mut std::io::stdout();
     match command {
         Command::Run(args) => finish(session::run_outer(args), OuterError::exit_code),
+        Command::Explore(args) => finish(explore::run(args, out), ExploreError::exit_code),
         Command::Up(args) => finish(control::up(args), UpError::exit_code),
         Command::Control(command) => finish(control::run(command, out), ClientError::exit_code),
         Command::Verify(args) => finish(verify::run(args, out), VerifyError::exit_code),

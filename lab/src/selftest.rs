@@ -3,23 +3,16 @@
 //!
 //! Each run is a `lab run` of its own, so that it is exactly what a user would see. It judges nothing itself.
 
-mod bench;
-
-use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::thread;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use self::bench::{Bench, Trial};
 use crate::check::{Status, Verdict};
 use crate::cli::SelftestArgs;
-use crate::limits::{SELFTEST_JOBS_MAX, SELFTEST_RUN_MAX};
-use crate::program::ProgramError;
-use crate::report::ReportError;
-use crate::session::{OuterError, PLANTED_LAB};
+use crate::limits::SELFTEST_RUN_MAX;
+use crate::session::{OuterError, PLANTED_LAB, outer};
+use crate::trials::{Trial, Trials, TrialsError, Wanted};
 
 /// A scenario of the repository, inside the program so that it is at hand wherever the lab is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,39 +94,21 @@ pub enum SelftestError {
         "aspen-node {0} has no planted bugs: run `{PLANTED_LAB} selftest`, or name a node that has them with --node-bin"
     )]
     NotPlanted(String),
-    /// The directory, or the program of `--node-bin`.
+    /// The program of `--node-bin`, or a scenario's file.
     #[error(transparent)]
     SetUp(#[from] OuterError),
-    /// A run could not be started.
+    /// The runs.
     #[error(transparent)]
-    Program(#[from] ProgramError),
-    /// This host cannot run clusters.
-    #[error("this host cannot run clusters:\n{0}")]
-    Host(String),
-    /// A run did not end.
-    #[error("a run did not end within {} s; what it left is in {directory}", SELFTEST_RUN_MAX.as_secs())]
-    TimedOut {
-        /// Its run directory.
-        directory: PathBuf,
-    },
-    /// Its report cannot be read.
-    #[error(transparent)]
-    Report(#[from] ReportError),
-    /// The signals.
-    #[error("cannot wait for signals")]
-    Signals(#[source] std::io::Error),
-    /// The user has ended it.
-    #[error("the selftest was ended early")]
-    Interrupted,
+    Trials(#[from] TrialsError),
 }
 
 impl SelftestError {
     /// The exit code that goes with it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NotPlanted(_) | Self::Host(_) => 3,
+            Self::NotPlanted(_) => 3,
             Self::SetUp(error) => error.exit_code(),
-            _ => 2,
+            Self::Trials(error) => error.exit_code(),
         }
     }
 }
@@ -152,14 +127,17 @@ pub fn run(args: &SelftestArgs, out: &mut impl Write) -> Result<u8, SelftestErro
             stories.push(row.story);
         }
     }
-    let bench = Bench::set_up(args, &stories)?;
-    print(out, &format!("run directories: {}", bench.directory().display()));
+    let trials = Trials::set_up(args.out.as_deref(), "selftest", SELFTEST_RUN_MAX)?;
+    let node_bin =
+        furnish(args, &stories, trials.directory()).inspect_err(|_| outer::discard(trials.directory()))?;
+    print(out, &format!("run directories: {}", trials.directory().display()));
     print(out, &line("bug", "check", "scenario", "caught", "seconds"));
     let sound = stories.iter().map(|story| Proof { story: *story, row: None, seeds: vec![args.seed] });
     let seeds: Vec<u64> = (args.seed..).take(args.runs as usize).collect();
     let planted =
         rows.into_iter().map(|row| Proof { story: row.story, row: Some(row), seeds: seeds.clone() });
-    let is_good = prove(&bench, &sound.chain(planted).collect::<Vec<_>>(), args.jobs as usize, out)?;
+    let proofs: Vec<Proof> = sound.chain(planted).collect();
+    let is_good = prove(&trials, &proofs, node_bin.as_deref(), args.jobs as usize, out)?;
     let closing = if is_good {
         "every planted bug was caught by name in every run, and the same node without a bug passed"
     } else {
@@ -167,6 +145,30 @@ pub fn run(args: &SelftestArgs, out: &mut impl Write) -> Result<u8, SelftestErro
     };
     print(out, closing);
     Ok(u8::from(!is_good))
+}
+
+/// Finds the planted node, if it is another program, and writes the scenarios.
+fn furnish(
+    args: &SelftestArgs,
+    stories: &[Story],
+    directory: &Path,
+) -> Result<Option<PathBuf>, SelftestError> {
+    let node_bin = args.node_bin.as_deref().map(outer::absolute).transpose()?;
+    let build = match &node_bin {
+        Some(path) => outer::node_version(path, directory)?,
+        None => aspen_node::BUILD.to_owned(),
+    };
+    if !outer::has_plants(&build) {
+        return Err(SelftestError::NotPlanted(build));
+    }
+    for story in stories {
+        outer::write(&scenario_file(directory, story), story.yaml.as_bytes())?;
+    }
+    Ok(node_bin)
+}
+
+fn scenario_file(directory: &Path, story: &Story) -> PathBuf {
+    directory.join(format!("{}.yaml", story.name))
 }
 
 /// What a line of the result stands for: runs of one scenario, all with the same bug or without any.
@@ -199,6 +201,19 @@ impl Proof {
         is_good
     }
 
+    /// Its runs.
+    fn wanted(&self, directory: &Path, node_bin: Option<&Path>) -> impl Iterator<Item = Wanted> {
+        let bug = self.row.map(|row| row.bug);
+        let mut words: Vec<OsString> = vec!["--driver".into(), "process".into()];
+        words.push(scenario_file(directory, &self.story).into());
+        words.extend(node_bin.iter().flat_map(|path| ["--node-bin".into(), path.as_os_str().to_owned()]));
+        self.seeds.iter().map(move |seed| Wanted {
+            name: format!("{}-{}-{seed}", bug.unwrap_or("sound"), self.story.name),
+            words: words.iter().cloned().chain(["--seed".into(), seed.to_string().into()]).collect(),
+            plant: bug.map(OsString::from),
+        })
+    }
+
     /// What is wrong with the result of a run, if anything.
     fn complaint(&self, trial: &Trial) -> Option<String> {
         let wrong = match &self.row {
@@ -211,46 +226,26 @@ impl Proof {
 }
 
 /// Makes all runs, so many at a time, and prints each line as soon as it and those before it are known; whether all is good.
-fn prove(bench: &Bench, proofs: &[Proof], jobs: usize, out: &mut impl Write) -> Result<bool, SelftestError> {
-    let runs: Vec<(usize, u64)> = proofs
-        .iter()
-        .enumerate()
-        .flat_map(|(number, proof)| proof.seeds.iter().map(move |seed| (number, *seed)))
-        .collect();
-    let next = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        // Dropped before the workers are waited for: after an error nobody waits for a place in it.
-        let (sender, results) = mpsc::sync_channel(SELFTEST_JOBS_MAX as usize);
-        for _ in 0..jobs.min(runs.len()) {
-            let (runs, next, sender) = (&runs, &next, sender.clone());
-            scope.spawn(move || {
-                while let Some(&(number, seed)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let proof = &proofs[number];
-                    let result = bench.run(&proof.story, proof.row.map(|row| row.bug), seed);
-                    let is_over = result.is_err();
-                    if sender.send((number, seed, result)).is_err() || is_over {
-                        return;
-                    }
-                }
-            });
+fn prove(
+    trials: &Trials,
+    proofs: &[Proof],
+    node_bin: Option<&Path>,
+    jobs: usize,
+    out: &mut impl Write,
+) -> Result<bool, TrialsError> {
+    let wanted: Vec<Wanted> =
+        proofs.iter().flat_map(|proof| proof.wanted(trials.directory(), node_bin)).collect();
+    let (mut is_good, mut known, mut proofs) = (true, Vec::new(), proofs.iter());
+    let mut present = proofs.next();
+    trials.make(&wanted, jobs, |_, trial| {
+        known.push(trial);
+        if let Some(proof) = present.filter(|proof| proof.seeds.len() == known.len()) {
+            is_good &= proof.judge(&known, out);
+            known.clear();
+            present = proofs.next();
         }
-        drop(sender);
-        let mut is_good = true;
-        let mut known: BTreeMap<(usize, u64), Trial> = BTreeMap::new();
-        for (number, proof) in proofs.iter().enumerate() {
-            let is_complete =
-                |known: &BTreeMap<_, _>| proof.seeds.iter().all(|seed| known.contains_key(&(number, *seed)));
-            while !is_complete(&known) {
-                let (number, seed, result) = results.recv().expect("no worker ends before its runs are made");
-                // The others are given up: what they would show is no longer asked for.
-                known.insert((number, seed), result.inspect_err(|_| bench.stop())?);
-            }
-            let trials: Vec<Trial> =
-                proof.seeds.iter().filter_map(|seed| known.remove(&(number, *seed))).collect();
-            is_good &= proof.judge(&trials, out);
-        }
-        Ok(is_good)
-    })
+    })?;
+    Ok(is_good)
 }
 
 /// The checks that should have failed and did not, with what they said; none if the bug was caught.

@@ -22,7 +22,7 @@ mod tests;
 use self::buckets::{Buckets, Kind};
 use self::markup::{Markup, table};
 use self::view::{FaultKind, View, cut, duration};
-use super::text::{came_up, reason, word};
+use super::text::{came_up, reason};
 use super::{Report, Sources};
 use crate::check::Status;
 use crate::cluster::pace::Pace;
@@ -64,7 +64,7 @@ fn head(report: &Report, out: &mut Markup) {
     out.leaf(
         "title",
         &[],
-        format_args!("{sign} {} {} seed {}", word(report.status), report.scenario, report.seed),
+        format_args!("{sign} {} {} seed {}", report.status.word(), report.scenario, report.seed),
     );
     out.style(include_str!("html/style.css"));
 }

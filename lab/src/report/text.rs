@@ -142,7 +142,7 @@ fn write_proofs(out: &mut String, proofs: &[Proof]) -> std::fmt::Result {
 fn write_check(out: &mut String, verdict: &Verdict, origin_ns: u64) -> std::fmt::Result {
     let looked_at: Vec<String> =
         verdict.looked_at.iter().map(|(what, count)| format!("{count} {}", what.replace('_', " "))).collect();
-    writeln!(out, "  {:<8} {}: {}", word(verdict.status), verdict.check, indent(&verdict.summary))?;
+    writeln!(out, "  {:<8} {}: {}", verdict.status.word(), verdict.check, indent(&verdict.summary))?;
     if !looked_at.is_empty() {
         writeln!(out, "           looked at {}", looked_at.join(", "))?;
     }
@@ -150,7 +150,7 @@ fn write_check(out: &mut String, verdict: &Verdict, origin_ns: u64) -> std::fmt:
 }
 
 fn closing(report: &Report) -> String {
-    format!("{} ({}), exit code {}", word(report.status), reason(report.status), report.exit_code)
+    format!("{} ({}), exit code {}", report.status.word(), reason(report.status), report.exit_code)
 }
 
 /// The verdict on a run in a few words.
@@ -181,7 +181,7 @@ pub fn history_text(head: &str, verdicts: &[Verdict]) -> String {
         Status::Unknown => "the check could not decide, see --time and --configurations",
         Status::Invalid => "the history does not allow a verdict",
     };
-    let (word, exit_code) = (word(status), exit_code(status));
+    let (word, exit_code) = (status.word(), exit_code(status));
     let _ = writeln!(out, "\n{word} ({reason}), exit code {exit_code}");
     out
 }
@@ -198,16 +198,6 @@ pub fn event_line(event: &Event, origin_ns: Option<u64>) -> String {
             format!("{at}  {} {}", event.subject, event.text)
         }
         EventKind::Warning => format!("{at}  warning: {} {}", event.subject, event.text),
-    }
-}
-
-/// A status in capitals.
-pub(super) fn word(status: Status) -> &'static str {
-    match status {
-        Status::Pass => "PASS",
-        Status::Fail => "FAIL",
-        Status::Unknown => "UNKNOWN",
-        Status::Invalid => "INVALID",
     }
 }
 

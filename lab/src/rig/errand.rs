@@ -113,7 +113,10 @@ impl Errand {
 
     fn of_command(command: &Command) -> Result<Self, ErrandError> {
         Ok(match command {
-            Command::Run(args) => Self::of_scenario(&args.file, &args.machines, args.out.as_ref()),
+            Command::Run(args) => Self::of_run(&args.file, &args.machines, args.out.as_ref()),
+            Command::Explore(args) => {
+                Self::of_scenario(&args.file, machines_of(args.driver), args.out.as_ref())
+            }
             Command::Up(args) => return Err(ErrandError::Up(args.file.display().to_string())),
             Command::Control(_) => return Err(ErrandError::NothingUp),
             Command::Verify(args) => {
@@ -160,17 +163,20 @@ impl Errand {
         self.scenario.iter().chain(&self.files).chain(&self.programs).chain(&self.image)
     }
 
-    fn of_scenario(file: &Path, machines: &MachineArgs, out: Option<&PathBuf>) -> Self {
-        let kind = match machines.driver {
-            DriverArg::Process | DriverArg::Sim => Machines::None,
-            DriverArg::Auto if machines.node_bin.is_some() => Machines::None,
-            DriverArg::Auto => Machines::Perhaps,
-            DriverArg::Qemu | DriverArg::CloudHypervisor => Machines::Wanted,
+    fn of_run(file: &Path, machines: &MachineArgs, out: Option<&PathBuf>) -> Self {
+        let kind = match machines_of(machines.driver) {
+            Machines::Perhaps if machines.node_bin.is_some() => Machines::None,
+            kind => kind,
         };
-        let mut errand = Self::bare(kind);
-        errand.scenario = Some(file.to_owned());
+        let mut errand = Self::of_scenario(file, kind, out);
         errand.programs.extend(machines.node_bin.clone());
         errand.image.clone_from(&machines.image);
+        errand
+    }
+
+    fn of_scenario(file: &Path, machines: Machines, out: Option<&PathBuf>) -> Self {
+        let mut errand = Self::bare(machines);
+        errand.scenario = Some(file.to_owned());
         errand.out.push(out_or_runs(out));
         errand
     }
@@ -189,6 +195,15 @@ fn not_understood(error: clap::Error, words: &[OsString]) -> ErrandError {
             ErrandError::OptionBehind(option.to_owned())
         }
         _ => ErrandError::Words(error),
+    }
+}
+
+/// What a driver wants of machines.
+fn machines_of(driver: DriverArg) -> Machines {
+    match driver {
+        DriverArg::Process | DriverArg::Sim => Machines::None,
+        DriverArg::Auto => Machines::Perhaps,
+        DriverArg::Qemu | DriverArg::CloudHypervisor => Machines::Wanted,
     }
 }
 

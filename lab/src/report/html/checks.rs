@@ -11,7 +11,6 @@ use crate::limits::page::{
     PAGE_CONFLICTS_MAX, PAGE_LISTED_MAX, PAGE_SENTENCE_CHARS_MAX, PAGE_TAIL_CHARS_MAX,
 };
 use crate::plan::PlannedCheck;
-use crate::report::text::word;
 use crate::runner::record::Death;
 
 /// The sign of a status: its shape tells it without colour.
@@ -36,7 +35,7 @@ pub(super) fn class(status: Status) -> &'static str {
 /// A status as a badge: sign and word.
 pub(super) fn badge(out: &mut Markup, status: Status) {
     let class = format!("badge {}", class(status));
-    out.leaf("span", &[("class", &class)], format_args!("{} {}", sign(status), word(status)));
+    out.leaf("span", &[("class", &class)], format_args!("{} {}", sign(status), status.word()));
 }
 
 /// Every check in a line or two.
