@@ -3,7 +3,7 @@
 //!
 //! Read the modules in this order; each names only those above it:
 //!
-//! 1. [`limits`], [`types`], [`host`], [`causes`], [`plant`], [`private`], [`tls`]: the bounds, the words, what it runs on, errors as
+//! 1. [`limits`], [`host`], [`types`], [`causes`], [`plant`], [`private`], [`tls`]: the bounds, what it runs on, the words, errors as
 //!    texts, bugs planted on purpose, what only its owner may read, and certificates.
 //! 2. [`api`]: what a node can be asked, and how it refuses.
 //! 3. [`state`]: what a command does. Pure.

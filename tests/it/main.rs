@@ -37,6 +37,7 @@ mod rig;
 mod runs;
 mod sandbox;
 mod selftest;
+mod simulation;
 mod snapshots;
 mod tidy;
 mod time_to_live;

@@ -19,7 +19,7 @@ use super::protocol::Status;
 use super::publish::{self, PublishError};
 use super::socket::{self, SocketError};
 use super::{inherit, text};
-use crate::cli::UpArgs;
+use crate::cli::{DriverArg, UpArgs};
 use crate::limits::SANDBOX_END_MAX;
 use crate::plan::{self, Plan, Target};
 use crate::program::{Exit, Program, ProgramError, tail};
@@ -53,6 +53,9 @@ pub enum UpError {
     /// What is under test.
     #[error("the scenario's target is etcd, which `lab run` alone can do: leave target out")]
     Target,
+    /// What runs the nodes.
+    #[error("the driver sim is on virtual time, in which nobody can type: take another one, or `lab run`")]
+    Virtual,
     /// The published ports.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -99,7 +102,7 @@ impl UpError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Outer(error) => error.exit_code(),
-            Self::Scenario(_) | Self::Publish(_) | Self::Target => 64,
+            Self::Scenario(_) | Self::Publish(_) | Self::Target | Self::Virtual => 64,
             Self::Sandbox(error) if error.is_refused() => 3,
             Self::Background { exit_code, .. } => *exit_code,
             _ => 2,
@@ -124,6 +127,9 @@ pub fn up(args: &UpArgs) -> Result<u8, UpError> {
     let plan = Plan::new(&scenario, seed);
     if plan.target != Target::Aspen {
         return Err(UpError::Target);
+    }
+    if args.machines.driver == DriverArg::Sim {
+        return Err(UpError::Virtual);
     }
     let names = plan.nodes.iter().map(|node| node.name.as_str());
     // Before anything is made.

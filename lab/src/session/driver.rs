@@ -48,7 +48,7 @@ pub enum ChoiceError {
     Memory(#[from] Overcommitted),
     /// A fault that only a machine can have.
     #[error(
-        "the scenario has the fault {fault}, for which every node needs a machine of its own, and the driver process has none: {remedy}"
+        "the scenario has the fault {fault}, for which every node needs a machine of its own, and this driver has none: {remedy}"
     )]
     NeedsMachines {
         /// As it is written.

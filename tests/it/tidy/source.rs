@@ -16,6 +16,8 @@ const FENCES: &[Fence] = &[
     Fence {
         name: "openraft",
         allowed: &[
+            "node/src/host.rs",
+            "node/src/host/",
             "node/src/types.rs",
             "node/src/raft.rs",
             "node/src/raft/",
