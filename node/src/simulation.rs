@@ -89,8 +89,8 @@ impl SimulatedNode {
     ) -> Result<Self, StartError> {
         let SimulatedSettings { id, info, peers, data_dir, timing, snapshots, promotion } = settings;
         make_data_dir(&data_dir)?;
-        let log = RedbLogStore::open(&data_dir.join(LOG_FILE), id, Execution::Inline)?;
-        let state_machine = SqliteStateMachine::open(&data_dir, Execution::Inline)?.behind(log.durable());
+        let log = RedbLogStore::open(&data_dir.join(LOG_FILE), id, Execution::Simulated)?;
+        let state_machine = SqliteStateMachine::open(&data_dir, Execution::Simulated)?.behind(log.durable());
         let closer = state_machine.closer();
         let metrics =
             Arc::new(Metrics::new(&[log.metrics(), &state_machine.metrics()], &NetworkMetrics::default()));

@@ -1,13 +1,19 @@
 //! What keeps a storage loop going. The loop itself is a step function over a queue and a clock ([`Steps`]): it owns its part of the
-//! disk, and knows of no thread. In a node it has a thread of its own; in a simulation, and wherever time is virtual, whoever queues an
-//! operation runs it, and it is done when that returns.
+//! disk, and knows of no thread. In a node it has a thread of its own. Where time is virtual, whoever queues an operation runs it, and it is
+//! done when that returns; or it is done a little later, as on a disk, together with what has come meanwhile.
 
 use std::fmt::{self, Debug};
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use tokio::task::JoinSet;
+
+use crate::host::{hosted, random};
+use crate::limits::SIMULATED_DISK_MS_MAX;
 
 /// Who runs a storage loop.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,6 +23,8 @@ pub enum Execution {
     Thread,
     /// Whoever queues an operation, at once.
     Inline,
+    /// A task of the machine of a simulation, after a while that is drawn from the machine's seed.
+    Simulated,
 }
 
 /// A loop that owns storage.
@@ -54,6 +62,19 @@ enum Kind<S: Steps> {
         name: &'static str,
     },
     Inline(Mutex<Option<Inline<S>>>),
+    Simulated {
+        desk: Arc<Mutex<Desk<S>>>,
+        tasks: Mutex<JoinSet<()>>,
+    },
+}
+
+/// A loop in a simulation, and what waits for it.
+struct Desk<S: Steps> {
+    /// Absent once it is closed.
+    steps: Option<S>,
+    queue: Vec<S::Op>,
+    /// Whether a task takes care of it.
+    is_busy: bool,
 }
 
 struct Inline<S> {
@@ -66,6 +87,7 @@ impl<S: Steps> Debug for Shell<S> {
         let execution = match &self.0 {
             Kind::Thread { .. } => Execution::Thread,
             Kind::Inline(_) => Execution::Inline,
+            Kind::Simulated { .. } => Execution::Simulated,
         };
         f.debug_tuple("Shell").field(&execution).finish()
     }
@@ -102,6 +124,13 @@ impl<S: Steps> Shell<S> {
                 inline.step(Vec::new());
                 Kind::Inline(Mutex::new(Some(inline)))
             }
+            Execution::Simulated => {
+                let desk = Desk { steps: Some(steps), queue: Vec::new(), is_busy: false };
+                let shell =
+                    Self(Kind::Simulated { desk: Arc::new(Mutex::new(desk)), tasks: Mutex::default() });
+                shell.wake();
+                return Ok(shell);
+            }
         }))
     }
 
@@ -122,7 +151,29 @@ impl<S: Steps> Shell<S> {
                 inline.step(vec![op]);
                 Ok(())
             }
+            Kind::Simulated { desk, .. } => {
+                {
+                    let mut desk = lock(desk);
+                    if desk.steps.is_none() {
+                        return Err(io::Error::other("it is closed"));
+                    }
+                    desk.queue.push(op);
+                }
+                self.wake();
+                Ok(())
+            }
         }
+    }
+
+    /// In a simulation: has a task take care of what waits, unless one does.
+    fn wake(&self) {
+        let Kind::Simulated { desk, tasks } = &self.0 else { return };
+        if std::mem::replace(&mut lock(desk).is_busy, true) {
+            return;
+        }
+        let mut tasks = lock(tasks);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(hosted(attend(desk.clone())));
     }
 
     /// Has the loop look at something, unless its queue is full: then it is about to look anyway.
@@ -138,6 +189,8 @@ impl<S: Steps> Shell<S> {
                     inline.step(vec![op]);
                 }
             }
+            // Where it is closed there is nothing to look at.
+            Kind::Simulated { .. } => drop(self.submit(op)),
         }
     }
 
@@ -169,13 +222,51 @@ impl<S: Steps> Shell<S> {
                     inline.steps.finish(now());
                 }
             }
+            Kind::Simulated { desk, .. } => {
+                let (steps, ops) = {
+                    let mut desk = lock(desk);
+                    (desk.steps.take(), std::mem::take(&mut desk.queue))
+                };
+                if let Some(mut steps) = steps {
+                    for op in ops {
+                        steps.step(vec![op], now());
+                    }
+                    steps.finish(now());
+                }
+            }
         }
     }
 }
 
 impl<S: Steps> Drop for Shell<S> {
     fn drop(&mut self) {
-        self.close();
+        // Where a machine of a simulation ends, nothing is put in order.
+        if !matches!(self.0, Kind::Simulated { .. }) {
+            self.close();
+        }
+    }
+}
+
+/// Does what waits at a desk, as slowly as a disk, until nothing does.
+async fn attend<S: Steps>(desk: Arc<Mutex<Desk<S>>>) {
+    let mut pause = None;
+    loop {
+        let drawn = Duration::from_millis(random().random_range(0..=SIMULATED_DISK_MS_MAX));
+        let pause_now = pause.take().unwrap_or(drawn);
+        if !pause_now.is_zero() {
+            tokio::time::sleep(pause_now).await;
+        }
+        let mut desk = lock(&desk);
+        let Desk { steps: Some(steps), queue, is_busy } = &mut *desk else { return };
+        let ops: Vec<S::Op> = queue.drain(..queue.len().min(S::OPS_MAX)).collect();
+        match steps.step(ops, now()) {
+            Next::Idle if queue.is_empty() => {
+                *is_busy = false;
+                return;
+            }
+            Next::Idle | Next::GoOn => {}
+            Next::After(later) => pause = Some(later),
+        }
     }
 }
 
@@ -214,9 +305,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
+    use crate::host::Host;
 
     /// How many numbers each step has had, and their sum.
     type Seen = Arc<Mutex<Vec<(usize, u64)>>>;
@@ -295,5 +385,27 @@ mod tests {
         assert_eq!(began.elapsed(), PAUSE);
         drop(shell);
         assert_eq!(*seen.lock().unwrap(), [(1, 2), (1, 3), (0, 1000), (0, 0)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn simulated_disk_takes_what_has_come_meanwhile_and_loses_what_waits_when_its_machine_ends() {
+        let host = Host::new([1; 32]);
+        let wrote = async {
+            let (shell, seen) = started(Execution::Simulated);
+            for number in 0..20 {
+                (0..3).for_each(|_| shell.submit(2 * number).unwrap());
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let steps = seen.lock().unwrap().clone();
+            shell.submit(7).unwrap();
+            (shell, seen, steps)
+        };
+        let (shell, seen, steps) = host.run(wrote).await.unwrap();
+        assert_eq!(steps.iter().fold((0, 0), |all, step| (all.0 + step.0, all.1 + step.1)), (60, 1140));
+        assert!(steps.len() < 40 && steps.iter().any(|step| step.0 == 3), "{steps:?}");
+        host.kill().await;
+        drop(shell);
+        assert_eq!(*seen.lock().unwrap(), steps);
     }
 }
