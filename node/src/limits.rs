@@ -349,7 +349,7 @@ pub const SNAPSHOT_SETTING_MAX: u64 = 1 << 40;
 /// Rows that one commit of the log removes of what was purged: new entries do not wait for a long purge.
 pub const PURGE_ROWS_MAX: u64 = 2_048;
 /// Most milliseconds that a simulated disk takes for what a store gives it at once: as a busy one does, so that operations meet on it.
-pub const SIMULATED_DISK_MS_MAX: u64 = 3;
+pub const SIMULATED_DISK_MS_MAX: u64 = 10;
 
 /// A part of a snapshot that is sent or found as a whole, in bytes. Small, since a page that has changed costs one.
 pub const SNAPSHOT_CHUNK_BYTES: u32 = 64 * 1024;

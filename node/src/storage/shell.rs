@@ -396,7 +396,7 @@ mod tests {
                 (0..3).for_each(|_| shell.submit(2 * number).unwrap());
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
             let steps = seen.lock().unwrap().clone();
             shell.submit(7).unwrap();
             (shell, seen, steps)
