@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use aspen_node::limits::{OPERATIONS_IN_FLIGHT_MAX, VALUE_BYTES_MAX};
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub use self::control::{
@@ -240,6 +240,9 @@ pub struct SelftestArgs {
     /// The first run's seed; each run has the next one
     #[arg(long, value_name = "FIRST", default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=u64::MAX - u64::from(SELFTEST_RUNS_MAX)))]
     pub seed: u64,
+    /// What runs the nodes; `sim` is quick, and leaves out what does not show there
+    #[arg(long, value_name = "DRIVER", default_value = "process", value_parser = PossibleValuesParser::new(["process", "sim"]).map(|name| if name == "sim" { DriverArg::Sim } else { DriverArg::Process }))]
+    pub driver: DriverArg,
     /// Runs at a time; each wants a core or two
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(TRIALS_AT_ONCE_MAX)))]
     pub jobs: u32,

@@ -74,39 +74,52 @@ pub fn run(args: &ExploreArgs, out: &mut impl Write) -> Result<u8, ExploreError>
         seeds.first, seeds.last
     ));
     let (start, mut tally) = (Instant::now(), BTreeMap::new());
-    let mut worst = 0;
+    let (mut worst, mut is_empty) = (0, true);
     let made = trials.make(&wanted, jobs, |number, trial| {
-        let code = trial.status().map_or(exit_code(Status::Invalid), exit_code);
+        let code = code(&trial);
         // A check that has failed is worse than a run of which nobody knows.
         worst = if worst == 1 || code == 1 { 1 } else { code.max(worst) };
         *tally.entry(word(&trial)).or_insert(0_u64) += 1;
         say(&line(seeds.first + number as u64, &trial));
-        if trial.has_passed() && !args.keep {
+        if code == 0 && !args.keep {
             trial.remove();
+        } else {
+            is_empty = false;
         }
     });
-    if made.is_err() || (worst == 0 && !args.keep) {
+    // Of one that did not come to its end its directory says more.
+    if is_empty && matches!(made, Ok(()) | Err(TrialsError::Refused { .. } | TrialsError::Interrupted)) {
         outer::discard(trials.directory());
     }
-    made?;
+    let count = counted(tally.values().sum(), "run");
     let tally: Vec<String> = tally.iter().map(|(word, count)| format!("{count} {word}")).collect();
-    let count = counted(wanted.len() as u64, "run");
-    say(&format!("{count} in {:.1} s: {}", start.elapsed().as_secs_f64(), tally.join(", ")));
-    if worst != 0 || args.keep {
+    if !tally.is_empty() {
+        say(&format!("{count} in {:.1} s: {}", start.elapsed().as_secs_f64(), tally.join(", ")));
+    }
+    if !is_empty {
         say(&format!("what is kept of them: {}", trials.directory().display()));
     }
+    made?;
     Ok(worst)
+}
+
+/// The exit code that stands for a run. One that ended otherwise than its report says has none that counts.
+fn code(trial: &Trial) -> u8 {
+    match trial.status() {
+        Some(status) if (status == Status::Pass) == trial.has_passed() => exit_code(status),
+        _ => exit_code(Status::Invalid),
+    }
 }
 
 /// One word for what came of a run.
 fn word(trial: &Trial) -> &'static str {
-    trial.status().map_or("NO VERDICT", Status::word)
+    trial.status().filter(|status| exit_code(*status) == code(trial)).map_or("NONE", Status::word)
 }
 
 /// What is said of a run: why, where it did not pass.
 fn line(seed: u64, trial: &Trial) -> String {
     let head = format!("seed {seed:<8} {:<8} {:>6.1} s", word(trial), trial.duration.as_secs_f64());
-    if trial.has_passed() {
+    if code(trial) == 0 {
         return head;
     }
     let failed = trial.verdicts().iter().filter(|verdict| verdict.status != Status::Pass);

@@ -47,6 +47,9 @@ use crate::network::secret::SECRET_VARIABLE;
 use crate::raft::{LeaseClock, PromotionPolicy, RaftTiming, SnapshotPolicy};
 use crate::types::{Label, NodeId, NodeInfo};
 
+/// What is logged unless somebody says otherwise.
+pub const DEFAULT_LOG: &str = "aspen_node=info,error";
+
 /// The settings are wrong (`EX_USAGE`, sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
 
@@ -235,7 +238,10 @@ impl Cli {
         let words: Vec<OsString> = words.into_iter().collect();
         let command = Self::command_here(&words);
         let explained = |error: clap::Error| explain(&error, &command, &words);
-        if Self::is_run(&words) || words.get(1).is_some_and(|word| word == "config") {
+        let parsed = command.clone().try_get_matches_from(&words);
+        // Who asks for help is helped.
+        let is_for_use = parsed.as_ref().map_or_else(clap::Error::use_stderr, |_| true);
+        if is_for_use && (Self::is_run(&words) || words.get(1).is_some_and(|word| word == "config")) {
             let present = std::env::vars_os().filter(|(_, value)| !value.is_empty());
             let present = present.filter_map(|(name, _)| name.into_string().ok());
             if let Some((wrong, right)) = misspelt(present) {
@@ -244,7 +250,7 @@ impl Cli {
                 return Err(explained(Self::command().error(ErrorKind::UnknownArgument, text)));
             }
         }
-        let matches = command.clone().try_get_matches_from(&words).map_err(explained)?;
+        let matches = parsed.map_err(explained)?;
         let mut cli = Self::from_arg_matches(&matches).map_err(explained)?;
         match (&mut cli.command, matches.subcommand()) {
             (Some(CliCommand::Config { run }), Some((_, matches))) => run.note_sources(matches),
@@ -510,9 +516,7 @@ impl Config {
                 .pick("restart_on_failure", args.restart_on_failure, file.restart_on_failure)
                 .unwrap_or(true),
             core_dumps: sources.pick("core_dumps", args.core_dumps, file.core_dumps).unwrap_or(false),
-            log: sources
-                .pick("log", args.log, file.log)
-                .unwrap_or_else(|| "aspen_node=info,error".to_owned()),
+            log: sources.pick("log", args.log, file.log).unwrap_or_else(|| DEFAULT_LOG.to_owned()),
             log_format: sources.pick("log_format", args.log_format, file.log_format).unwrap_or_default(),
         };
         config.check()?;

@@ -30,7 +30,10 @@ thread_local! {
 
 /// A machine of a simulation. Clones are the same one.
 #[derive(Debug, Clone)]
-pub struct Host(Arc<Mutex<Machine>>);
+pub struct Host {
+    name: Arc<str>,
+    machine: Arc<Mutex<Machine>>,
+}
 
 #[derive(Debug)]
 struct Machine {
@@ -45,16 +48,22 @@ struct Machine {
 }
 
 impl Host {
-    /// A machine whose chances come from this seed.
-    pub fn new(seed: [u8; 32]) -> Self {
-        Self(Arc::new(Mutex::new(Machine {
+    /// A machine of this name, whose chances come from this seed.
+    pub fn new(name: &str, seed: [u8; 32]) -> Self {
+        let machine = Machine {
             is_frozen: false,
             is_dead: false,
             tasks: BTreeMap::new(),
             next_task: 0,
             steps: 0,
             random: ChaCha8Rng::from_seed(seed),
-        })))
+        };
+        Self { name: name.into(), machine: Arc::new(Mutex::new(machine)) }
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The one whose work is done here, if it is that of any.
@@ -113,15 +122,22 @@ impl Host {
     }
 
     fn machine(&self) -> MutexGuard<'_, Machine> {
-        self.0.lock().expect("nothing panics while it holds this lock")
+        self.machine.lock().expect("nothing panics while it holds this lock")
     }
 
     /// Does something in its name, at once.
     fn within<T>(&self, work: impl FnOnce() -> T) -> T {
-        let before = CURRENT.replace(Some(self.clone()));
-        let done = work();
-        CURRENT.set(before);
-        done
+        let _before = Before(CURRENT.replace(Some(self.clone())));
+        work()
+    }
+}
+
+/// Whose work was done before, and is again when this is dropped: also where something panics.
+struct Before(Option<Host>);
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        CURRENT.set(self.0.take());
     }
 }
 
@@ -365,7 +381,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn machine_stands_still_and_goes_on() {
-        let (host, mut tasks) = (Host::new([1; 32]), JoinSet::new());
+        let (host, mut tasks) = (Host::new("n1", [1; 32]), JoinSet::new());
         let count = counting(&host, &mut tasks);
         sleep(Duration::from_millis(35)).await;
         host.freeze();
@@ -382,7 +398,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn machine_that_ends_does_nothing_more_and_keeps_nothing() {
-        let (host, mut tasks) = (Host::new([1; 32]), JoinSet::new());
+        let (host, mut tasks) = (Host::new("n1", [1; 32]), JoinSet::new());
         let count = counting(&host, &mut tasks);
         let held = count.clone();
         let began = Instant::now();
@@ -407,7 +423,7 @@ mod tests {
     #[tokio::test]
     async fn chances_are_those_of_the_seed_and_what_is_done_is_done_at_once() {
         let draw = async |seed: u8| {
-            let host = Host::new([seed; 32]);
+            let host = Host::new("n1", [seed; 32]);
             let drawn = async {
                 let outer = random().next_u64();
                 let inner = blocking(|| random().next_u64()).await.unwrap();

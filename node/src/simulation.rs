@@ -5,21 +5,29 @@
 //! the same seeds make the same run.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::{fmt, io};
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{Request, StatusCode};
-use futures::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 use tower::ServiceExt;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::prelude::*;
 
 use crate::builder::{StartError, make_data_dir};
+use crate::config::DEFAULT_LOG;
 use crate::host::{Host, hosted};
 use crate::http::{self, Credentials, HttpState};
-use crate::limits::{DISK_RESERVE_MIB_DEFAULT, MIB};
+use crate::limits::{DISK_RESERVE_MIB_DEFAULT, MIB, STOP_TIMEOUT};
 use crate::metrics::{Metrics, NetworkMetrics};
 use crate::network::about::About;
 use crate::network::incarnation::Incarnations;
@@ -34,6 +42,41 @@ use crate::storage::log::{LOG_FILE, RedbLogStore};
 use crate::storage::space::Space;
 use crate::storage::sqlite::{SqliteStateMachine, StateMachineCloser};
 use crate::types::{NodeId, NodeInfo};
+
+/// Has what each node logs go to a file of its own, by the name of its machine, with the time of the simulation. What nobody's machine
+/// does is not logged. Of one process only the first simulation logs.
+pub fn log_to(consoles: BTreeMap<String, File>) {
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .with_timer(SinceStart(Instant::now()))
+        .with_writer(Consoles(Arc::new(consoles)));
+    let filter: Targets = DEFAULT_LOG.parse().expect("it is what a node has by default");
+    // Another one would have been set up before this one.
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+}
+
+/// The seconds of a simulation.
+struct SinceStart(Instant);
+
+impl FormatTime for SinceStart {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        write!(writer, "{:>10.3}", self.0.elapsed().as_secs_f64())
+    }
+}
+
+/// The file of whoever's machine it is.
+struct Consoles(Arc<BTreeMap<String, File>>);
+
+impl<'a> MakeWriter<'a> for Consoles {
+    type Writer = Box<dyn io::Write + 'a>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        match Host::current().and_then(|host| self.0.get(host.name())) {
+            Some(file) => Box::new(file),
+            None => Box::new(io::sink()),
+        }
+    }
+}
 
 /// What a simulated node is told.
 #[derive(Debug, Clone)]
@@ -64,14 +107,17 @@ pub struct SimulatedNode {
     log: RedbLogStore,
     state_machine: StateMachineCloser,
     routes: Router,
-    tasks: JoinSet<()>,
+    /// Why it has failed by itself.
+    failure: Arc<OnceLock<String>>,
+    /// Has what goes on beside Raft, and takes down why one of them has failed.
+    watcher: JoinSet<()>,
 }
 
 impl SimulatedNode {
     /// Starts a node on a machine, which has to be a new one, and lets others reach it.
     ///
     /// # Errors
-    /// Its files cannot be used, or belong to another node.
+    /// Its files cannot be used, or belong to another node. Its machine has ended then.
     pub async fn start(
         settings: SimulatedSettings,
         network: AspenRouter,
@@ -79,7 +125,11 @@ impl SimulatedNode {
     ) -> Result<Self, StartError> {
         let on = host.clone();
         let started = on.run(Self::start_here(settings, network, host)).await;
-        started.expect("whoever starts a machine does not end it meanwhile")
+        let started = started.expect("whoever starts a machine does not end it meanwhile");
+        if started.is_err() {
+            on.kill().await;
+        }
+        started
     }
 
     async fn start_here(
@@ -129,7 +179,10 @@ impl SimulatedNode {
             credentials: watch::channel(Credentials::default()).1,
             secrets: None,
         });
-        Ok(Self { id, host, network, raft, log, state_machine: closer, routes, tasks })
+        let failure = Arc::default();
+        let mut watcher = JoinSet::new();
+        watcher.spawn(take_down_failure(raft.clone(), tasks, Arc::clone(&failure)));
+        Ok(Self { id, host, network, raft, log, state_machine: closer, routes, failure, watcher })
     }
 
     /// The machine that it is on.
@@ -143,33 +196,57 @@ impl SimulatedNode {
     }
 
     /// Why it has failed by itself, if it has.
-    pub fn failure(&self) -> Option<String> {
-        self.raft.failed().now_or_never().map(|failed| failed.reason)
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
     }
 
-    /// Ends it between two of its steps, without a word to anybody.
-    pub async fn kill(self) {
+    /// Ends it between two of its steps, without a word to anybody. Its files are closed with it.
+    pub async fn kill(mut self) {
         self.network.remove(self.id);
         self.host.kill().await;
+        self.watcher.shutdown().await;
     }
 
-    /// Stops it in order: leadership is handed over first, and its files are closed.
-    pub async fn stop(self) {
-        let Self { id, host, network, raft, log, state_machine, routes, mut tasks } = self;
+    /// Stops it in order, also where it stands still: leadership is handed over first, and its files are closed. Whether it has come to that
+    /// within the time that every node has.
+    pub async fn stop(self) -> bool {
+        let Self { id, host, network, raft, log, state_machine, routes, failure: _, mut watcher } = self;
+        host.thaw();
         let stopped = host.run(async move {
             raft.step_aside().await;
             raft.end_watches();
             network.remove(id);
             state_machine.stop_waiting();
             raft.shutdown().await;
-            tasks.shutdown().await;
+            watcher.shutdown().await;
             drop((raft, routes));
             log.close();
             state_machine.close();
         });
-        stopped.await;
+        let is_stopped = timeout(STOP_TIMEOUT, stopped).await.is_ok();
         host.kill().await;
+        is_stopped
     }
+}
+
+/// Waits until Raft has stopped by itself or something beside it has panicked, and takes that down.
+async fn take_down_failure(raft: RaftNode, mut tasks: JoinSet<()>, failure: Arc<OnceLock<String>>) {
+    let panicked = async {
+        loop {
+            match tasks.join_next().await {
+                Some(Err(error)) if error.is_panic() => return error.to_string(),
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
+        }
+    };
+    let reason = tokio::select! {
+        biased;
+        failed = raft.failed() => failed.reason,
+        reason = panicked => reason,
+    };
+    // It is the only one.
+    let _ = failure.set(reason);
 }
 
 /// Where a simulated node is asked. It leads nowhere once the node has ended.

@@ -193,7 +193,7 @@ pub struct Record {
 }
 
 /// The keys that begin with `prefix`, from `start` and before `end`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct KeyRange {
     /// Every key begins with it; empty: any key.
     pub prefix: Key,

@@ -129,8 +129,8 @@ fn processes_are_refused_what_only_machines_can_have() {
     let file = write_scenario(home.path(), "time", &time_story(60));
     let run = run(home.path(), "run", &[&file, "--driver", "process"], &[]);
     assert_eq!(run.code, Some(3), "{}", run.output());
-    let want = "the scenario has the fault suspend, for which every node needs a machine of its own, and the driver process has \
-                none: take --driver qemu";
+    let want = "the scenario has the fault suspend, for which every node needs a machine of its own, and this driver has none: \
+                take --driver qemu";
     assert!(run.stderr.contains(want), "{}", run.stderr);
     assert!(!run.directory.exists());
 }

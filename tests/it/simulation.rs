@@ -1,5 +1,7 @@
 //! Runs that need no host: the nodes are in the lab's own process, on virtual time, and the seed decides about everything.
 
+#![allow(clippy::disallowed_methods, reason = "a test starts the program that it tests")]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -38,6 +40,7 @@ const STORY: &str = "nodes: { count: 5 }\nduration: 25s\nraft: { snapshot_entrie
     - { at: 6s, kill: leader, restart_after: 2s }\n  \
     - { at: 7s, for: 3s, link: { from: follower, to: leader, loss: 20%, duplicate: 10% } }\n  \
     - { at: 12s, for: 3s, pause: leader }\n  \
+    - { at: 13s, kill: follower, restart_after: 1s }\n  \
     - { at: 17s, restart: follower, restart_after: 1s }\n  \
     - { at: 17s, for: 3s, link: { between: [leader, rest], latency: 10ms, rate: 2Mbit/s, reorder: 5%, corrupt: 3% } }\n\
     checks: [linearizable, durable, raft, { recovers: { within: 10s } }]\n";
@@ -58,7 +61,9 @@ fn same_seed_makes_the_same_run_and_another_one_another() {
     // Side by side, so that they are not equally fast.
     let runs = [start("one", "1"), start("again", "1"), start("other", "2")].map(Running::finish);
     let [one, again, other] = &runs;
-    runs.iter().for_each(|run| passes(run, "story"));
+    for run in &runs {
+        passes(run, "story");
+    }
     assert!(happened(&one.directory) == happened(&again.directory), "{}", one.output());
     assert!(happened(&one.directory)[1] != happened(&other.directory)[1]);
     let verdict = |run: &Run| fs::read_to_string(run.directory.join("verdict.txt")).unwrap();
@@ -93,6 +98,35 @@ fn faults_that_do_nothing_are_no_pass_in_a_simulation_either() {
             "{sabotage}: {}",
             run.output()
         );
+    }
+}
+
+#[test]
+fn simulated_run_ends_when_it_is_told_to_though_a_node_stands_still() {
+    let home = tempfile::tempdir().unwrap();
+    let rest =
+        "nodes: { count: 3 }\nfaults: [{ at: 1s, for: 50m, pause: follower }]\nchecks: [linearizable]\n";
+    let file = write_scenario(home.path(), "long", rest);
+    let running = Running::start(home.path(), "long-run", &[&file, "--driver", "sim", "--seed", "1"], &[]);
+    running.await_event("in force");
+    let run = running.interrupt();
+    assert_eq!(run.code, Some(2), "{}", run.output());
+    assert_eq!(run.status("linearizable"), "pass", "{}", run.output());
+    let console = fs::read_to_string(run.directory.join("nodes/n1/console.log")).unwrap();
+    assert!(console.lines().count() > 0, "{}", run.output());
+}
+
+/// A link on which more waits than its queue holds is not shut for good.
+#[test]
+fn link_that_was_too_slow_for_what_was_sent_recovers() {
+    let home = tempfile::tempdir().unwrap();
+    let rest = "nodes: { count: 3 }\nduration: 40s\nfaults:\n  \
+                - { at: 1s, for: 15s, link: { between: [leader, rest], latency: 400ms, rate: 100kbit/s } }\n\
+                checks: [linearizable, durable, { recovers: { within: 10s } }]\n";
+    let file = write_scenario(home.path(), "narrow", rest);
+    for seed in ["1", "2", "3"] {
+        let words = [&file, "--driver", "sim", "--seed", seed, "--quiet"];
+        passes(&run(home.path(), &format!("narrow-{seed}"), &words, &[]), "narrow");
     }
 }
 

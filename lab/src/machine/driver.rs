@@ -116,7 +116,7 @@ pub async fn set_up(
     tell: &mut (dyn FnMut(String) + Send),
 ) -> Result<World, DriverError> {
     if *driver == Driver::Simulation {
-        let cluster = Arc::new(SimulatedCluster::new(plan.clone(), directory, sabotage));
+        let cluster = Arc::new(SimulatedCluster::new(plan.clone(), directory, sabotage)?);
         return Ok(World { cluster, clock: Arc::new(RealClock::start(Pace::REAL)), pace: Pace::REAL });
     }
     let can_have_faults =

@@ -7,6 +7,7 @@
 mod links;
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -15,17 +16,20 @@ use aspen_node::builder::StartError;
 use aspen_node::host::Host;
 use aspen_node::network::memory::{AspenRouter, Passage};
 use aspen_node::raft::{PromotionPolicy, RaftTiming, SnapshotPolicy};
-use aspen_node::simulation::{SimulatedDoor, SimulatedNode, SimulatedSettings};
+use aspen_node::simulation::{self, SimulatedDoor, SimulatedNode, SimulatedSettings};
 use aspen_node::types::{NodeId, NodeInfo};
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use self::links::SimulatedLinks;
 use super::Sabotage;
-use super::node_files::node_info;
+use super::cluster::SetUpError;
+use super::node_files::{DATA, node_info};
 use crate::cluster::{
     Channel, ClockReading, Cluster, ClusterError, Footprint, FrameCounts, NodePair, PowerCut, Probe, Request,
     RequestError, Response, Vitals,
@@ -33,9 +37,12 @@ use crate::cluster::{
 use crate::fabric::FabricKind;
 use crate::limits::machines::{SIMULATED_CLIENT_DELAY_MS_MAX, SIMULATED_PROBE_BYTES};
 use crate::link::LinkRule;
-use crate::plan::{ClockError, NodeIndex, Plan};
+use crate::plan::{ClockError, NodeIndex, Plan, PlannedNode};
 use crate::pressure::Pressure;
-use crate::program::Exit;
+use crate::program::{Exit, tail};
+
+/// What a node has said, in its home.
+const CONSOLE: &str = "console.log";
 
 /// A cluster in a simulation.
 pub struct SimulatedCluster {
@@ -45,6 +52,8 @@ pub struct SimulatedCluster {
     network: AspenRouter,
     nodes: Arc<Vec<Mutex<Slot>>>,
     sabotage: Option<Sabotage>,
+    /// Probes that are under way.
+    probes: Mutex<JoinSet<()>>,
     /// What the ways of clients draw from.
     random: Arc<Mutex<ChaCha8Rng>>,
 }
@@ -72,6 +81,8 @@ enum SimulationError {
     Off,
     #[error("it runs already")]
     Running,
+    #[error("it did not stop in time")]
+    Late,
     #[error("a simulation has no machines")]
     NoMachine,
     #[error(transparent)]
@@ -80,7 +91,17 @@ enum SimulationError {
 
 impl SimulatedCluster {
     /// The nodes of a plan, none of which runs, with their files below a directory.
-    pub fn new(plan: Arc<Plan>, directory: &Path, sabotage: Option<Sabotage>) -> Self {
+    ///
+    /// # Errors
+    /// A node's folder cannot be made.
+    pub fn new(plan: Arc<Plan>, directory: &Path, sabotage: Option<Sabotage>) -> Result<Self, SetUpError> {
+        let mut consoles = BTreeMap::new();
+        for PlannedNode { name, .. } in &plan.nodes {
+            let path = home(directory, name).join(CONSOLE);
+            let made = fs::create_dir_all(home(directory, name)).and_then(|()| File::create(&path));
+            consoles.insert(name.clone(), made.map_err(|source| SetUpError::Io { path, source })?);
+        }
+        simulation::log_to(consoles);
         let of_links = match sabotage {
             Some(Sabotage::Fabric(sabotage)) => Some(sabotage),
             _ => None,
@@ -88,15 +109,16 @@ impl SimulatedCluster {
         let count = u16::try_from(plan.nodes.len()).expect("a plan has at most NODES_MAX");
         let links = Arc::new(SimulatedLinks::new(plan.seed, of_links, count));
         let random = ChaCha8Rng::from_seed(seed(&plan, b"clients", 0, 0));
-        Self {
+        Ok(Self {
             network: AspenRouter::over(links.clone()),
             nodes: Arc::new(plan.nodes.iter().map(|_| Mutex::default()).collect()),
             directory: directory.to_owned(),
             links,
             sabotage,
+            probes: Mutex::default(),
             random: Arc::new(Mutex::new(random)),
             plan,
-        }
+        })
     }
 
     fn slot(&self, node: NodeIndex) -> MutexGuard<'_, Slot> {
@@ -147,7 +169,7 @@ impl SimulatedCluster {
             id: NodeId(planned.raft_id),
             info: node_info(planned),
             peers,
-            data_dir: self.directory.join(&planned.name),
+            data_dir: home(&self.directory, &planned.name).join(DATA),
             timing: RaftTiming {
                 heartbeat: millis(plan.raft.heartbeat_ms),
                 election_min: millis(plan.raft.election_ms_min),
@@ -169,18 +191,30 @@ impl SimulatedCluster {
         let mut total = Duration::ZERO;
         for pair in [(from, to), (to, from)] {
             let Passage::After(took, flight) = links.send_over(pair, SIMULATED_PROBE_BYTES) else {
-                return std::future::pending().await;
+                return None;
             };
             if !took.is_zero() {
                 sleep(took).await;
             }
             if !links.arrives_over(pair, flight) {
-                return std::future::pending().await;
+                return None;
             }
             total += took;
         }
         Some(total)
     }
+}
+
+/// How a node ends by itself.
+const FAILED: Exit = Exit::Code(1);
+
+fn has_failed(node: Option<&SimulatedNode>) -> bool {
+    node.is_some_and(|node| node.failure().is_some())
+}
+
+/// Where a node has its files, below the run directory.
+fn home(directory: &Path, node: &str) -> PathBuf {
+    directory.join("nodes").join(node)
 }
 
 /// A seed of one of many, all of which come from that of the plan.
@@ -208,7 +242,8 @@ impl Cluster for SimulatedCluster {
                 slot.starts += 1;
                 slot.starts
             };
-            let host = Host::new(seed(&self.plan, b"node", node.raft_id(), number));
+            let name = &self.plan.nodes[node.position()].name;
+            let host = Host::new(name, seed(&self.plan, b"node", node.raft_id(), number));
             let started = SimulatedNode::start(self.settings(node), self.network.clone(), host).await;
             let started = started.map_err(|error| self.failed(node, DOING, error.into()))?;
             let mut slot = self.slot(node);
@@ -221,10 +256,14 @@ impl Cluster for SimulatedCluster {
 
     fn kill(&self, node: NodeIndex) -> BoxFuture<'_, Result<Exit, ClusterError>> {
         async move {
-            if self.sabotage != Some(Sabotage::IgnoreKills) {
-                self.take(node, "killing it")?.kill().await;
+            if self.sabotage == Some(Sabotage::IgnoreKills) {
+                return Ok(Exit::Signal(9));
             }
-            Ok(Exit::Signal(9))
+            let victim = self.take(node, "killing it")?;
+            // It may have ended before.
+            let exit = if has_failed(Some(&victim)) { FAILED } else { Exit::Signal(9) };
+            victim.kill().await;
+            Ok(exit)
         }
         .boxed()
     }
@@ -239,8 +278,14 @@ impl Cluster for SimulatedCluster {
 
     fn stop(&self, node: NodeIndex) -> BoxFuture<'_, Result<Exit, ClusterError>> {
         async move {
-            self.take(node, "stopping it")?.stop().await;
-            Ok(Exit::Code(0))
+            const DOING: &str = "stopping it";
+            let node_there = self.take(node, DOING)?;
+            let had_failed = has_failed(Some(&node_there));
+            match (node_there.stop().await, had_failed) {
+                (_, true) => Ok(FAILED),
+                (true, false) => Ok(Exit::Code(0)),
+                (false, false) => Err(self.failed(node, DOING, SimulationError::Late)),
+            }
         }
         .boxed()
     }
@@ -328,8 +373,26 @@ impl Cluster for SimulatedCluster {
         within: Duration,
     ) -> BoxFuture<'_, Result<Probe, ClusterError>> {
         async move {
-            let took = timeout(within, Self::round_trip(&self.links, from, to)).await;
-            Ok(took.ok().flatten().map_or(Probe::Unanswered, Probe::Answered))
+            let (done, took) = oneshot::channel();
+            let links = self.links.clone();
+            {
+                let mut probes = lock(&self.probes);
+                while probes.try_join_next().is_some() {}
+                // A frame is on its way whether its answer is still waited for or not.
+                probes.spawn(async move {
+                    if let Some(took) = Self::round_trip(&links, from, to).await {
+                        let _ = done.send(took);
+                    }
+                });
+            }
+            let answered = async {
+                match took.await {
+                    Ok(took) => took,
+                    // Whoever waits does not know that it is lost.
+                    Err(_) => std::future::pending().await,
+                }
+            };
+            Ok(timeout(within, answered).await.map_or(Probe::Unanswered, Probe::Answered))
         }
         .boxed()
     }
@@ -343,11 +406,11 @@ impl Cluster for SimulatedCluster {
     }
 
     fn deaths(&self) -> Vec<(NodeIndex, Exit)> {
-        let has_failed = |node: &NodeIndex| {
+        let is_dead = |node: &NodeIndex| {
             let slot = self.slot(*node);
-            slot.is_wanted && slot.node.as_ref().is_some_and(|node| node.failure().is_some())
+            slot.is_wanted && has_failed(slot.node.as_ref())
         };
-        self.plan.node_indexes().filter(has_failed).map(|node| (node, Exit::Code(1))).collect()
+        self.plan.node_indexes().filter(is_dead).map(|node| (node, FAILED)).collect()
     }
 
     fn defects(&self) -> Vec<String> {
@@ -355,7 +418,10 @@ impl Cluster for SimulatedCluster {
     }
 
     fn console_end(&self, node: NodeIndex) -> String {
-        self.slot(node).node.as_ref().and_then(SimulatedNode::failure).unwrap_or_default()
+        let home = home(&self.directory, &self.plan.nodes[node.position()].name);
+        let slot = self.slot(node);
+        let failure = slot.node.as_ref().and_then(SimulatedNode::failure).unwrap_or_default();
+        format!("{}{failure}", tail(&home.join(CONSOLE)).unwrap_or_default())
     }
 }
 

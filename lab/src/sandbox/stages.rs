@@ -162,7 +162,8 @@ impl InnerStage {
         SigSet::empty().thread_set_mask().map_err(Refusal::of(Step::Process))?;
         die_with_parent()?;
         // getppid is 0 in a new pid namespace; the /proc of the outer still tells.
-        exit_unless(parent_in_proc() == Some(self.parent));
+        let parent = if self.is_inside { parent_in_proc() } else { Some(getppid().as_raw().cast_unsigned()) };
+        exit_unless(parent == Some(self.parent));
         setsid().map_err(Refusal::of(Step::Process))?;
         if !self.is_inside {
             return Ok(());

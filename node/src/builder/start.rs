@@ -95,10 +95,20 @@ impl Start {
         let reach = Reach { lookups, published };
         let endpoint = RaftEndpoint::bind(identity.secret(), self.config.raft_listen, book, admission, reach);
         let endpoint = raft_thread.run(endpoint).await?;
+        metadata.set_run(RunStatus::Begun, unix_s())?;
+        let kept = metadata.clone();
         let started = tokio::select! {
             started = self.start_at(listener, endpoint.clone(), raft_thread, (&identity, metadata), credentials) => started.map(Some),
             () = stop => Ok(None),
         };
+        let ended = match &started {
+            Ok(Some(_)) => None,
+            Ok(None) => Some(RunStatus::Stopped),
+            Err(error) => Some(RunStatus::Failed { reason: with_causes(error) }),
+        };
+        if let Some(Err(error)) = ended.map(|ended| kept.set_run(ended, unix_s())) {
+            tracing::warn!(error = with_causes(&error), "cannot keep how this run has ended");
+        }
         if !matches!(started, Ok(Some(_))) {
             // Whoever does not hear of it will notice.
             let _ = tokio::time::timeout(ENDPOINT_CLOSE_TIMEOUT, endpoint.close()).await;
@@ -166,7 +176,6 @@ impl Start {
             found(&raft, &way_in).await?;
         }
         let (stop_http, http) = self.serve_clients(&raft, (listener, streams), metrics, &way_in, credentials);
-        metadata.set_run(RunStatus::Begun, unix_s())?;
         Ok(Node {
             id: way_in.id,
             raft,

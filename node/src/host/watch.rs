@@ -112,15 +112,15 @@ impl<T> Drop for Sender<T> {
 }
 
 impl<T> Receiver<T> {
-    /// Waits until the value is such. Without senders it will not be any more.
+    /// Waits until the value has been such. Without senders it will not be any more.
     ///
     /// # Errors
     /// It is not, and there are no senders.
-    pub async fn wait_for(&mut self, mut is_it: impl FnMut(&T) -> bool) -> Result<Ref<'_, T>, RecvError> {
+    pub async fn wait_for(&mut self, mut is_it: impl FnMut(&T) -> bool) -> Result<(), RecvError> {
         while !is_it(&self.shared.read()) {
             self.next().await?;
         }
-        Ok(self.shared.read())
+        Ok(())
     }
 
     async fn next(&mut self) -> Result<(), RecvError> {
@@ -128,12 +128,14 @@ impl<T> Receiver<T> {
             let mut changed = pin!(self.shared.changed.notified());
             // Before it is looked: what changes afterwards wakes this.
             changed.as_mut().enable();
+            // In this order: what the last sender has changed is seen before it is missed.
+            let is_closed = self.shared.senders.load(Ordering::Acquire) == 0;
             let version = self.shared.version.load(Ordering::Acquire);
             if version != self.seen {
                 self.seen = version;
                 return Ok(());
             }
-            if self.shared.senders.load(Ordering::Acquire) == 0 {
+            if is_closed {
                 return Err(RecvError(()));
             }
             changed.await;
@@ -198,8 +200,10 @@ impl<T: Send + Sync> watch::WatchReceiver<OrderedWatch, T> for Receiver<T> {
     }
 
     fn borrow_and_update(&mut self) -> Ref<'_, T> {
+        let value = self.shared.read();
+        // While nobody can change it.
         self.seen = self.shared.version.load(Ordering::Acquire);
-        self.shared.read()
+        value
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Debug};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use futures::stream::BoxStream;
@@ -76,6 +76,10 @@ pub struct Flight {
 
 /// Those that can be reached.
 type Nodes = BTreeMap<NodeId, Reached>;
+
+/// As long as a sender has it, it sends once more what was lost.
+#[derive(Debug)]
+struct Line;
 
 /// A node, and the machine of a simulation that it is on.
 #[derive(Clone)]
@@ -187,8 +191,21 @@ impl AspenRouter {
         self.links.send_modify(change);
     }
 
-    /// Returns once a message of about so many bytes would have come through.
-    async fn cross(&self, from: NodeId, to: NodeId, bytes: u64) {
+    /// Has a message of about so many bytes on its way, which is nobody's machine's: it arrives also where its sender ends meanwhile.
+    fn carry<T: Send + 'static>(
+        &self,
+        line: &Weak<Line>,
+        (from, to): (NodeId, NodeId),
+        bytes: u64,
+        message: T,
+    ) -> oneshot::Receiver<Option<T>> {
+        let (router, line) = (self.clone(), line.clone());
+        self.spawn(None, async move { router.cross(&line, (from, to), bytes).await.then_some(message) })
+    }
+
+    /// Returns once a message of about so many bytes would have come through, or would have to be sent once more and nobody is there any
+    /// more to do it: whether it has.
+    async fn cross(&self, line: &Weak<Line>, (from, to): (NodeId, NodeId), bytes: u64) -> bool {
         if let Some(model) = &self.model {
             loop {
                 let (time, flight) = match model.send(from, to, bytes) {
@@ -200,24 +217,25 @@ impl AspenRouter {
                     sleep(time).await;
                 }
                 if flight.is_some_and(|flight| model.arrives(from, to, flight)) {
-                    return;
+                    return true;
+                }
+                if line.strong_count() == 0 {
+                    return false;
                 }
             }
         }
         let mut links = self.links.subscribe();
         loop {
-            // The sender is ours.
-            let Ok(link) = links
-                .wait_for(|links| !link(links, from, to).is_cut)
-                .await
-                .map(|links| link(&links, from, to))
-            else {
-                return;
-            };
-            sleep(link.delay).await;
+            let open = links.wait_for(|links| !link(links, from, to).is_cut).await;
+            // The sender of the links is ours.
+            if open.is_err() || line.strong_count() == 0 {
+                return false;
+            }
+            let delay = link(&self.links.borrow(), from, to).delay;
+            sleep(delay).await;
             // It was on its way when the link was cut.
             if !self.is_cut(from, to) {
-                return;
+                return true;
             }
         }
     }
@@ -227,14 +245,25 @@ impl AspenRouter {
         self,
         mut sent: mpsc::Receiver<T>,
         arrived: mpsc::Sender<T>,
-        (from, to): (NodeId, NodeId),
+        pair: (NodeId, NodeId),
+        line: Weak<Line>,
     ) {
         while let Ok(Some(message)) = sent.recv().await {
-            self.cross(from, to, u64::from(SNAPSHOT_CHUNK_BYTES)).await;
-            if arrived.send(message).await.is_err() {
+            let is_there = self.cross(&line, pair, u64::from(SNAPSHOT_CHUNK_BYTES)).await;
+            if !is_there || arrived.send(message).await.is_err() {
                 return;
             }
         }
+    }
+
+    /// A node, if it runs. Otherwise that is found out as late as in a network, since openraft asks again at once.
+    async fn reached(&self, id: NodeId) -> Result<Reached, TransportError> {
+        let found = self.nodes.borrow().get(&id).cloned();
+        if found.is_none() {
+            let [first, _] = DIAL_BACKOFF;
+            sleep(first).await;
+        }
+        found.ok_or_else(|| TransportError::Unreachable { peer: id, reason: "it does not run".to_owned() })
     }
 
     fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
@@ -267,34 +296,28 @@ pub struct MemoryTransport {
 }
 
 impl MemoryTransport {
-    /// A peer, if it runs. Otherwise that is found out as late as in a network, since openraft asks again at once.
-    async fn service(&self, to: &Peer) -> Result<Reached, TransportError> {
-        let found = self.router.nodes.borrow().get(&to.id).cloned();
-        if found.is_none() {
-            let [first, _] = DIAL_BACKOFF;
-            sleep(first).await;
-        }
-        found.ok_or_else(|| TransportError::Unreachable { peer: to.id, reason: "it does not run".to_owned() })
-    }
-
     /// Asks a peer, and waits so long for its answer. It acts on it whether anybody waits or not.
     async fn ask<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
         &self,
         to: &Peer,
         within: Duration,
-        question: impl FnOnce(Arc<dyn RaftService>) -> F + Send,
+        question: impl FnOnce(Arc<dyn RaftService>) -> F + Send + 'static,
     ) -> Result<T, TransportError> {
-        let asked = async {
-            self.router.cross(self.from, to.id, MESSAGE_BYTES).await;
-            let lost = |reason: String| TransportError::Lost { peer: to.id, reason };
-            let Reached { service, host } = self.service(to).await?;
-            let answer = self.router.spawn(host, question(service)).await;
-            let answer = answer.map_err(|_| lost("it has ended".to_owned()))?;
-            self.router.cross(to.id, self.from, MESSAGE_BYTES).await;
+        let (router, from, peer) = (self.router.clone(), self.from, to.id);
+        let line = Arc::new(Line);
+        let held = Arc::downgrade(&line);
+        let lost = move || TransportError::Lost { peer, reason: "it has ended".to_owned() };
+        let asked = self.router.spawn(None, async move {
+            router.cross(&held, (from, peer), MESSAGE_BYTES).await;
+            let Reached { service, host } = router.reached(peer).await?;
+            let answer = router.spawn(host, question(service)).await.map_err(|_| lost())?;
+            router.cross(&held, (peer, from), MESSAGE_BYTES).await;
             Ok(answer)
-        };
-        let late = |_| TransportError::Timeout { peer: to.id, within_ms: millis(within) };
-        timeout(within, asked).await.map_err(late)?
+        });
+        let late = |_| TransportError::Timeout { peer, within_ms: millis(within) };
+        let answer = timeout(within, asked).await.map_err(late)?;
+        drop(line);
+        answer.map_err(|_| lost())?
     }
 
     /// The same, of a peer that may refuse.
@@ -302,7 +325,7 @@ impl MemoryTransport {
         &self,
         to: &Peer,
         within: Duration,
-        question: impl FnOnce(Arc<dyn RaftService>) -> F + Send,
+        question: impl FnOnce(Arc<dyn RaftService>) -> F + Send + 'static,
     ) -> Result<T, TransportError> {
         let answer = self.ask(to, within, question).await?;
         answer.map_err(|reason| TransportError::Refused { peer: to.id, reason })
@@ -317,44 +340,48 @@ impl Transport for MemoryTransport {
         within: Duration,
     ) -> Delivery<'a, BoxStream<'a, Appended>> {
         async move {
-            let Reached { service, host } = self.service(to).await?;
+            let Reached { service, host } = self.router.reached(to.id).await?;
             let within = within * APPEND_PATIENCE;
             let (from, id, ahead) = (self.from, to.id, APPENDS_AHEAD_MAX as usize);
+            let line = Arc::new(Line);
             let due = Due::default();
-            let (router, sent) = (self.router.clone(), due.clone());
-            let requests = requests.map(move |request| {
-                sent.push(Instant::now() + within);
-                let router = router.clone();
-                let bytes: u64 = request.entries.iter().map(entry_size).sum();
-                async move {
-                    router.cross(from, id, MESSAGE_BYTES + bytes).await;
-                    request
-                }
-            });
-            let mut requests = requests.buffered(ahead).boxed();
-            let (arrived, there) = tokio::sync::mpsc::channel(1);
-            // It ends with the stream: nothing comes after the sender has given up.
+            let sent = due.clone();
+            let (under_way, arriving) = tokio::sync::mpsc::channel(ahead);
+            let (router, held, mut requests) = (self.router.clone(), Arc::downgrade(&line), requests);
+            // It ends with the stream: nothing is sent after the sender has given up.
             let mut relay = JoinSet::new();
             relay.spawn(hosted(async move {
                 while let Some(request) = requests.next().await {
-                    if arrived.send(request).await.is_err() {
+                    sent.push(Instant::now() + within);
+                    let bytes: u64 = request.entries.iter().map(entry_size).sum();
+                    let carried = router.carry(&held, (from, id), MESSAGE_BYTES + bytes, request);
+                    if under_way.send(carried).await.is_err() {
                         return;
                     }
                 }
             }));
-            let there = stream::unfold(there, async |mut there| Some((there.recv().await?, there)));
-            let answers = hosted_on(host, service.append_stream(there.boxed()));
-            let router = self.router.clone();
-            let answers = answers.map(move |answer| {
-                let router = router.clone();
-                async move {
-                    router.cross(id, from, MESSAGE_BYTES).await;
-                    answer
+            let (answered, returning) = tokio::sync::mpsc::channel(ahead);
+            let (router, held) = (self.router.clone(), Arc::downgrade(&line));
+            // On its own machine, whatever becomes of the other one.
+            let served = self.router.spawn(host, async move {
+                let mut answers = service.append_stream(in_order(arriving));
+                while let Some(answer) = answers.next().await {
+                    let carried = router.carry(&held, (id, from), MESSAGE_BYTES, answer);
+                    if answered.send(carried).await.is_err() {
+                        return;
+                    }
                 }
             });
-            let answers = answers.buffered(ahead).boxed();
-            let stream =
-                MemoryStream { peer: id, router: self.router.clone(), answers, due, within, _relay: relay };
+            drop(served);
+            let stream = MemoryStream {
+                peer: id,
+                router: self.router.clone(),
+                answers: in_order(returning),
+                due,
+                within,
+                _relay: relay,
+                _line: line,
+            };
             Ok(stream::unfold(Some(stream), MemoryStream::next).boxed())
         }
         .boxed()
@@ -405,13 +432,15 @@ impl Transport for MemoryTransport {
     ) -> Delivery<'a, SnapshotResponse> {
         async move {
             let peer = to.id;
-            let Reached { service, host } = self.service(to).await?;
+            let Reached { service, host } = self.router.reached(peer).await?;
+            let line = Arc::new(Line);
+            let held = || Arc::downgrade(&line);
             let request = InstallSnapshot { vote, meta: snapshot.meta().clone(), seal: snapshot.seal() };
             let ((parts, sent), (arrived, parts_there)) = (mpsc::channel(1), mpsc::channel(1));
             let ((answers_there, answered), (returned, mut answers)) = (mpsc::channel(1), mpsc::channel(1));
             let mut relays = JoinSet::new();
-            relays.spawn(hosted(self.router.clone().relay(sent, arrived, (self.from, peer))));
-            relays.spawn(hosted(self.router.clone().relay(answered, returned, (peer, self.from))));
+            relays.spawn(self.router.clone().relay(sent, arrived, (self.from, peer), held()));
+            relays.spawn(self.router.clone().relay(answered, returned, (peer, self.from), held()));
             let receive =
                 async move { snapshot::receive(&*service, request, parts_there, answers_there).await };
             relays.spawn(hosted_on(host, receive));
@@ -493,6 +522,18 @@ struct MemoryStream {
     due: Due,
     within: Duration,
     _relay: JoinSet<()>,
+    _line: Arc<Line>,
+}
+
+/// The messages that were sent, as they arrive, each after those before it; it ends with the first that does not.
+fn in_order<T: Send + 'static>(
+    carried: tokio::sync::mpsc::Receiver<oneshot::Receiver<Option<T>>>,
+) -> BoxStream<'static, T> {
+    let next = async |mut carried: tokio::sync::mpsc::Receiver<oneshot::Receiver<Option<T>>>| {
+        let message = carried.recv().await?.await.ok()??;
+        Some((message, carried))
+    };
+    stream::unfold(carried, next).boxed()
 }
 
 impl MemoryStream {

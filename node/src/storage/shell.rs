@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::host::{hosted, random};
@@ -64,6 +65,7 @@ enum Kind<S: Steps> {
     Inline(Mutex<Option<Inline<S>>>),
     Simulated {
         desk: Arc<Mutex<Desk<S>>>,
+        news: Arc<Notify>,
         tasks: Mutex<JoinSet<()>>,
     },
 }
@@ -126,8 +128,8 @@ impl<S: Steps> Shell<S> {
             }
             Execution::Simulated => {
                 let desk = Desk { steps: Some(steps), queue: Vec::new(), is_busy: false };
-                let shell =
-                    Self(Kind::Simulated { desk: Arc::new(Mutex::new(desk)), tasks: Mutex::default() });
+                let desk = Arc::new(Mutex::new(desk));
+                let shell = Self(Kind::Simulated { desk, news: Arc::default(), tasks: Mutex::default() });
                 shell.wake();
                 return Ok(shell);
             }
@@ -167,13 +169,14 @@ impl<S: Steps> Shell<S> {
 
     /// In a simulation: has a task take care of what waits, unless one does.
     fn wake(&self) {
-        let Kind::Simulated { desk, tasks } = &self.0 else { return };
+        let Kind::Simulated { desk, news, tasks } = &self.0 else { return };
         if std::mem::replace(&mut lock(desk).is_busy, true) {
+            news.notify_one();
             return;
         }
         let mut tasks = lock(tasks);
         while tasks.try_join_next().is_some() {}
-        tasks.spawn(hosted(attend(desk.clone())));
+        tasks.spawn(hosted(attend(desk.clone(), news.clone())));
     }
 
     /// Has the loop look at something, unless its queue is full: then it is about to look anyway.
@@ -248,13 +251,19 @@ impl<S: Steps> Drop for Shell<S> {
 }
 
 /// Does what waits at a desk, as slowly as a disk, until nothing does.
-async fn attend<S: Steps>(desk: Arc<Mutex<Desk<S>>>) {
+async fn attend<S: Steps>(desk: Arc<Mutex<Desk<S>>>, news: Arc<Notify>) {
     let mut pause = None;
     loop {
+        if let Some(pause) = pause.take() {
+            tokio::select! {
+                biased;
+                () = news.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
         let drawn = Duration::from_millis(random().random_range(0..=SIMULATED_DISK_MS_MAX));
-        let pause_now = pause.take().unwrap_or(drawn);
-        if !pause_now.is_zero() {
-            tokio::time::sleep(pause_now).await;
+        if !drawn.is_zero() {
+            tokio::time::sleep(drawn).await;
         }
         let mut desk = lock(&desk);
         let Desk { steps: Some(steps), queue, is_busy } = &mut *desk else { return };
@@ -368,7 +377,9 @@ mod tests {
     fn thread_comes_back_to_what_it_has_put_off() {
         let (shell, seen) = started(Execution::Thread);
         shell.submit(1).unwrap();
+        let give_up = Instant::now() + Duration::from_secs(20);
         while seen.lock().unwrap().last() != Some(&(0, 1000)) {
+            assert!(Instant::now() < give_up, "it does not come back");
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -389,7 +400,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn simulated_disk_takes_what_has_come_meanwhile_and_loses_what_waits_when_its_machine_ends() {
-        let host = Host::new([1; 32]);
+        let host = Host::new("n1", [1; 32]);
         let wrote = async {
             let (shell, seen) = started(Execution::Simulated);
             for number in 0..20 {

@@ -76,7 +76,7 @@ pub struct Revised {
 }
 
 /// Which changes somebody follows.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Interest {
     /// Those in this vault, whether or not it is there yet; `None`: in none.
     pub vault: Option<VaultName>,

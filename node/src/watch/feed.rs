@@ -1,6 +1,6 @@
 //! The changes that are held, and where everybody stands.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -20,7 +20,7 @@ pub(super) struct Feed {
     latest: Revision,
     /// From which entry on it is noted what keys held before.
     previous_since: Option<Revision>,
-    groups: HashMap<Interest, Group>,
+    groups: BTreeMap<Interest, Group>,
     watcher_count: u32,
     next_id: u64,
     is_closed: bool,
@@ -59,7 +59,7 @@ impl Feed {
             floor: applied,
             latest: applied,
             previous_since: None,
-            groups: HashMap::new(),
+            groups: BTreeMap::new(),
             watcher_count: 0,
             next_id: 0,
             is_closed: false,

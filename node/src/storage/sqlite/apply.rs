@@ -237,6 +237,12 @@ impl Steps for Applier {
         }
         Next::Idle
     }
+
+    /// Once more what waits for room, of which whoever has asked is told.
+    fn finish(&mut self, now: Instant) {
+        self.is_closing.store(true, Ordering::Relaxed);
+        self.step(Vec::new(), now);
+    }
 }
 
 /// Under which name it is kept which number was the largest of all that members have had.
