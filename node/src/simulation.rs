@@ -166,6 +166,9 @@ impl SimulatedNode {
         tasks.spawn(hosted(async move { timekeeper.keep_time().await }));
         tasks.spawn(hosted(async move { lease_keeper.keep_leases().await }));
         tasks.spawn(hosted(async move { compactor.compact().await }));
+        // Nobody else wants to know who the members are; what it sees is logged.
+        let (follower, members) = (clone(), watch::Sender::default());
+        tasks.spawn(hosted(async move { follower.follow_members(members).await }));
         tasks.spawn(hosted(NodeFailureDetector::new(clone()).without_probes().run()));
         tasks.spawn(hosted(LearnerPromotionCoordinator::new(clone(), promotion).run()));
         network.add(id, Arc::new(clone()));
@@ -182,6 +185,7 @@ impl SimulatedNode {
         let failure = Arc::default();
         let mut watcher = JoinSet::new();
         watcher.spawn(take_down_failure(raft.clone(), tasks, Arc::clone(&failure)));
+        tracing::info!(%id, "ready");
         Ok(Self { id, host, network, raft, log, state_machine: closer, routes, failure, watcher })
     }
 
@@ -222,6 +226,7 @@ impl SimulatedNode {
             drop((raft, routes));
             log.close();
             state_machine.close();
+            tracing::info!("stopped");
         });
         let is_stopped = timeout(STOP_TIMEOUT, stopped).await.is_ok();
         host.kill().await;

@@ -46,8 +46,8 @@ const STORY: &str = "nodes: { count: 5 }\nduration: 25s\nraft: { snapshot_entrie
     checks: [linearizable, durable, raft, { recovers: { within: 10s } }]\n";
 
 /// The bytes that a run has left of what has happened.
-fn happened(directory: &Path) -> [Vec<u8>; 4] {
-    ["plan.json", "history.jsonl", "observations.jsonl", "events.jsonl"]
+fn happened(directory: &Path) -> [Vec<u8>; 5] {
+    ["plan.json", "history.jsonl", "observations.jsonl", "events.jsonl", "nodes/n1/console.log"]
         .map(|name| fs::read(directory.join(name)).unwrap())
 }
 
