@@ -249,10 +249,11 @@ impl Node {
     }
 
     async fn failure(&self) -> Failed {
+        let (mut tasks, mut http) = (self.tasks.lock().await, self.http.lock().await);
         let failed = tokio::select! {
             failed = self.raft.failed() => failed,
-            reason = panicked(&self.tasks) => Failed { reason, kind: FailureKind::Fault },
-            reason = panicked(&self.http) => Failed { reason, kind: FailureKind::Fault },
+            reason = panicked(&mut tasks) => Failed { reason, kind: FailureKind::Fault },
+            reason = panicked(&mut http) => Failed { reason, kind: FailureKind::Fault },
         };
         if !self.incarnations.is_denounced() {
             return failed;
@@ -306,8 +307,7 @@ impl Node {
 }
 
 /// Returns once one of these tasks has panicked, with what it said.
-async fn panicked(tasks: &AsyncMutex<JoinSet<()>>) -> String {
-    let mut tasks = tasks.lock().await;
+pub(crate) async fn panicked(tasks: &mut JoinSet<()>) -> String {
     loop {
         match tasks.join_next().await {
             Some(Err(error)) if error.is_panic() => return error.to_string(),
@@ -330,7 +330,7 @@ mod tests {
         let mut tasks = JoinSet::new();
         tasks.spawn(async {});
         tasks.spawn(async { panic!("a test") });
-        let reason = panicked(&AsyncMutex::new(tasks)).await;
+        let reason = panicked(&mut tasks).await;
         assert!(reason.contains("panicked"), "{reason}");
     }
 

@@ -23,7 +23,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::prelude::*;
 
-use crate::builder::{StartError, make_data_dir};
+use crate::builder::{StartError, make_data_dir, panicked};
 use crate::config::DEFAULT_LOG;
 use crate::host::{Host, hosted};
 use crate::http::{self, Credentials, HttpState};
@@ -236,19 +236,10 @@ impl SimulatedNode {
 
 /// Waits until Raft has stopped by itself or something beside it has panicked, and takes that down.
 async fn take_down_failure(raft: RaftNode, mut tasks: JoinSet<()>, failure: Arc<OnceLock<String>>) {
-    let panicked = async {
-        loop {
-            match tasks.join_next().await {
-                Some(Err(error)) if error.is_panic() => return error.to_string(),
-                Some(_) => {}
-                None => std::future::pending().await,
-            }
-        }
-    };
     let reason = tokio::select! {
         biased;
         failed = raft.failed() => failed.reason,
-        reason = panicked => reason,
+        reason = panicked(&mut tasks) => reason,
     };
     // It is the only one.
     let _ = failure.set(reason);
