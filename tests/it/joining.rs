@@ -477,7 +477,7 @@ fn cluster_whose_addresses_all_change_while_it_is_down_comes_back() {
 
 #[test]
 fn removed_member_is_refused_at_once() {
-    let closed = Closed::three_voters(3);
+    let mut closed = Closed::three_voters(3);
     let removed = closed.number(3);
     let body = json!({ "id": removed });
     closed.nodes.comes("removal", || {
@@ -505,6 +505,13 @@ fn removed_member_is_refused_at_once() {
     let own = closed.status(3);
     assert_eq!((&own["is_removed"], &own["leader"]), (&json!(true), &json!(null)), "{own}");
     closed.nodes.succeeds(2, "/kv/write", &set("k", "without it"));
+    // What there is to say of a cluster a follower says as well, also without a majority.
+    let cluster_of =
+        |closed: &Closed, id| closed.ticket(id).parse::<AspenClusterTicket>().unwrap().cluster_id;
+    let cluster = cluster_of(&closed, 1);
+    assert_eq!(cluster_of(&closed, 2), cluster);
+    closed.nodes.end(1, Signal::SIGKILL);
+    assert_eq!(cluster_of(&closed, 2), cluster);
 }
 
 /// Whoever was away when it came knows less than it does itself.
