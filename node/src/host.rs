@@ -163,7 +163,8 @@ struct Place {
 }
 
 impl<F> Hosted<F> {
-    fn on(host: Option<Host>, work: F) -> Self {
+    /// Something on this machine, or on none.
+    pub(crate) fn on(host: Option<Host>, work: F) -> Self {
         let place = host.map(|host| {
             let mut machine = host.machine();
             let task = machine.next_task;
@@ -232,11 +233,6 @@ impl<S: Stream> Stream for Hosted<S> {
 /// Something that goes on on the machine that begins it, to be spawned.
 pub(crate) fn hosted<F>(work: F) -> Hosted<F> {
     Hosted::on(Host::current(), work)
-}
-
-/// The same on another one, or on none.
-pub(crate) fn hosted_on<F>(host: Option<Host>, work: F) -> Hosted<F> {
-    Hosted::on(host, work)
 }
 
 /// Does what keeps a thread busy: apart from the async ones, or in a simulation at once.

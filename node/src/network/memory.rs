@@ -20,7 +20,7 @@ use super::rpc::{Confirmed, KeepLease, ReadIndex, StreamAppended};
 use super::snapshot::{self, InstallSnapshot, SnapshotError};
 use super::{Appended, Delivery, Peer, RaftService, Transport, TransportError, millis};
 use crate::api::{ApiError, WriteResult};
-use crate::host::{Host, hosted, hosted_on, watch};
+use crate::host::{Host, Hosted, hosted, watch};
 use crate::limits::{APPEND_PATIENCE, APPENDS_AHEAD_MAX, DIAL_BACKOFF, SNAPSHOT_CHUNK_BYTES};
 use crate::storage::entry::entry_size;
 use crate::storage::snapshot::SnapshotFile;
@@ -183,7 +183,7 @@ impl AspenRouter {
         let mut tasks = self.tasks.lock().expect("nothing panics while it holds this lock");
         while tasks.try_join_next().is_some() {}
         // Whoever has asked may be gone.
-        tasks.spawn(hosted_on(host, async move { drop(done.send(work.await)) }));
+        tasks.spawn(Hosted::on(host, async move { drop(done.send(work.await)) }));
         outcome
     }
 
@@ -308,9 +308,12 @@ impl MemoryTransport {
         let held = Arc::downgrade(&line);
         let lost = move || TransportError::Lost { peer, reason: "it has ended".to_owned() };
         let asked = self.router.spawn(None, async move {
-            router.cross(&held, (from, peer), MESSAGE_BYTES).await;
+            if !router.cross(&held, (from, peer), MESSAGE_BYTES).await {
+                return Err(lost());
+            }
             let Reached { service, host } = router.reached(peer).await?;
             let answer = router.spawn(host, question(service)).await.map_err(|_| lost())?;
+            // Where it does not come, nobody waits for it any more.
             router.cross(&held, (peer, from), MESSAGE_BYTES).await;
             Ok(answer)
         });
@@ -443,7 +446,7 @@ impl Transport for MemoryTransport {
             relays.spawn(self.router.clone().relay(answered, returned, (peer, self.from), held()));
             let receive =
                 async move { snapshot::receive(&*service, request, parts_there, answers_there).await };
-            relays.spawn(hosted_on(host, receive));
+            relays.spawn(Hosted::on(host, receive));
             let sent = tokio::select! {
                 biased;
                 sent = snapshot::send(&snapshot, &parts, &mut answers) => sent,

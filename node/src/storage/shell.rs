@@ -17,10 +17,9 @@ use crate::host::{hosted, random};
 use crate::limits::SIMULATED_DISK_MS_MAX;
 
 /// Who runs a storage loop.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Execution {
     /// A thread of its own: what it does to the disk holds nobody up.
-    #[default]
     Thread,
     /// Whoever queues an operation, at once.
     Inline,

@@ -1,6 +1,7 @@
 //! What goes on, and what does not, where the cluster is in parts.
 
 use super::*;
+use crate::network::{Peer, TransportError};
 
 #[tokio::test(start_paused = true)]
 async fn minority_writes_nothing_and_the_majority_goes_on() {
@@ -80,4 +81,26 @@ async fn what_is_acknowledged_outlives_every_partition() {
             assert_eq!(cluster.held(id, &key).await.as_deref(), Some("v"), "{key} on node {id}");
         }
     }
+}
+
+/// What was sent over a link that is cut, and given up, does not come when that is whole again.
+#[tokio::test(start_paused = true)]
+async fn message_that_was_given_up_over_a_cut_link_never_comes() {
+    let cluster = Cluster::founded(3).await;
+    let leader = cluster.leader(1, &[1, 2, 3]).await;
+    cluster.agree(&[1, 2, 3]).await;
+    let from = cluster.others(&[leader])[0];
+    let to = Peer { id: NodeId(leader), info: info(leader) };
+    let transport = cluster.router.transport(NodeId(from));
+    let command =
+        |key: &str| EncodedCommand::from(&Command::Set { key: Key::from(key), value: Value::from("v") });
+    let within = TIMING.heartbeat;
+    transport.forward(&to, command("sent"), within).await.unwrap().unwrap();
+    cluster.cut(&[from], &[leader]);
+    let given_up = transport.forward(&to, command("given up"), within).await;
+    assert!(matches!(given_up, Err(TransportError::Timeout { .. })), "{given_up:?}");
+    cluster.router.heal();
+    tokio::time::sleep(TIMING.election_max).await;
+    assert_eq!(cluster.held(leader, "sent").await.as_deref(), Some("v"));
+    assert_eq!(cluster.held(leader, "given up").await, None);
 }
