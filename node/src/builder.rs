@@ -23,7 +23,7 @@ use crate::causes::with_causes;
 use crate::cluster::metadata::{MetadataStore, RunStatus, unix_s};
 use crate::cluster::ticket::AspenClusterTicket;
 use crate::config::{Config, LookupArgs, RunArgs};
-use crate::limits::HTTP_DRAIN_TIMEOUT;
+use crate::limits::{HTTP_DRAIN_TIMEOUT, STOP_TIMEOUT};
 use crate::network::incarnation::Incarnations;
 use crate::network::iroh::RaftServer;
 use crate::raft::{Failed, FailureKind, RaftNode};
@@ -44,7 +44,7 @@ use crate::types::{EndpointKey, NodeId};
 /// node.store().write(set).await?;
 /// let read = ReadRequest { vault: None, key: Key::from("greeting"), consistency: Default::default() };
 /// assert!(node.store().read(read).await?.record.is_some());
-/// node.stop().await;
+/// node.stop().await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -52,6 +52,11 @@ use crate::types::{EndpointKey, NodeId};
 pub struct NodeBuilder {
     settings: Settings,
 }
+
+/// Why a node has not stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the node did not stop within {} s: nothing acknowledged is lost", STOP_TIMEOUT.as_secs())]
+pub struct StopError;
 
 /// What a node keeps its log and its state in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -268,7 +273,14 @@ impl Node {
     }
 
     /// Hands leadership over, answers what is under way, then stops Raft, its network and its stores.
-    pub async fn stop(self) {
+    ///
+    /// # Errors
+    /// It has not come to an end within [`STOP_TIMEOUT`], as where its disk hangs. What still runs goes on until the process ends.
+    pub async fn stop(self) -> Result<(), StopError> {
+        tokio::time::timeout(STOP_TIMEOUT, self.come_to_an_end()).await.map_err(|_| StopError)
+    }
+
+    async fn come_to_an_end(self) {
         let (mut http, mut tasks) = (self.http.into_inner(), self.tasks.into_inner());
         self.raft.step_aside().await;
         self.raft.end_watches();
@@ -347,13 +359,13 @@ mod tests {
         let set = Command::Set { key: Key::from("k"), value: Value::from("v") };
         node.store().write(set).await.unwrap();
         assert_eq!((node.id(), node.cluster().status().members.len()), (NodeId(7), 1));
-        node.stop().await;
+        node.stop().await.unwrap();
         let last_run = || MetadataStore::inspect(dir.path()).unwrap().unwrap().last_run().unwrap().unwrap();
         assert_eq!(last_run().status, RunStatus::Stopped);
         let node = builder().start().await.unwrap();
         let read = ReadRequest { vault: None, key: Key::from("k"), consistency: Consistency::Linearizable };
         assert_eq!(node.store().read(read).await.unwrap().record.unwrap().value, Value::from("v"));
-        node.stop().await;
+        node.stop().await.unwrap();
     }
 
     #[tokio::test]

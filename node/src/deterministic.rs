@@ -184,7 +184,7 @@ impl Kept {
             return Err(BadRequest::EndpointTaken { id, other: *other }.into());
         }
         if self.members.len() >= PEERS_MAX as usize && !self.members.contains_key(&id) {
-            return Err(BadRequest::MemberCount(u64::from(PEERS_MAX) + 1).into());
+            return Err(BadRequest::ClusterFull.into());
         }
         let (there, _) = self.members.entry(id).or_insert_with(|| (info.clone(), false));
         if *there == info { Ok(()) } else { Err(ApiError::MemberExists { id }) }

@@ -3,6 +3,7 @@
 mod auth;
 mod backup;
 mod body;
+mod browser;
 mod cluster;
 pub mod command;
 mod credentials;

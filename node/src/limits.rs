@@ -67,6 +67,9 @@ pub const LEASE_TTL_MS_MAX: u64 = 30 * 86_400 * 1_000;
 /// How often a leader looks whether a lease is over.
 pub const LEASE_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Ends of leases that a leader proposes at once: as many as it takes into a few batches of its log.
+pub const LEASE_ENDS_AT_ONCE: u32 = 256;
+
 /// Those who may follow changes at once: each costs a connection, and a place.
 pub const WATCHERS_MAX: u32 = 2_000;
 /// Changes that are held in memory for those who follow them, in MiB, unless the settings say otherwise: some 70,000
@@ -159,8 +162,12 @@ pub const PEER_REQUESTS_MAX: u32 = 256;
 pub const PEER_STREAMS_MAX: u32 = 200;
 /// The window of a stream, in bytes (the default of QUIC's implementation, noq).
 pub const PEER_STREAM_WINDOW_BYTES: u32 = 1_250_000;
-/// Clients over QUIC at once: each is a connection on Raft's own endpoint, and somebody who has nothing to show is one, too.
+/// Clients over QUIC at once: each is a connection on Raft's own endpoint.
 pub const CLIENT_CONNECTIONS_MAX: u32 = 50;
+/// Clients over QUIC at once that have not shown a token yet, where the node has one: they take nobody's place.
+pub const CLIENT_STRANGERS_MAX: u32 = 32;
+/// How long a client over QUIC may take to show it: a few round trips over the slowest link, and a person's patience.
+pub const CLIENT_TOKEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams that one of them has at once.
 pub const CLIENT_STREAMS_MAX: u32 = 10;
 /// How long a client waits at its end until the nodes know that it is gone.

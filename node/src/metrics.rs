@@ -14,6 +14,7 @@ use prometheus::{
 };
 
 use crate::api::{ClusterStatus, EntryId, Measures, RaftState};
+use crate::network::refusals::Refusals;
 use crate::types::NodeId;
 
 /// The media type of the text (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
@@ -123,6 +124,7 @@ pub struct Metrics {
     /// In the order of [`GAUGES`].
     gauges: [IntGauge; GAUGES.len()],
     replicated: IntGaugeVec,
+    refusals: Refusals,
     /// Who asks sets gauges first: one at a time, so that each reads its own.
     turn: Mutex<()>,
 }
@@ -138,7 +140,7 @@ struct Moment<'a> {
 type Gauge = (&'static str, &'static str, fn(&Moment<'_>) -> u64);
 
 /// What is not known is 0, as an index of an empty log is.
-const GAUGES: [Gauge; 16] = [
+const GAUGES: [Gauge; 15] = [
     ("raft_term", "Present term", |now| now.raft.term),
     ("raft_is_leader", "1 on the leader", |now| u64::from(now.raft.role == "leader")),
     ("raft_has_leader", "1 where a leader is known", |now| u64::from(now.cluster.leader.is_some())),
@@ -150,11 +152,6 @@ const GAUGES: [Gauge; 16] = [
     ("raft_snapshot_index", "Last entry that the newest snapshot covers", |now| index(now.raft.snapshot)),
     ("raft_purged_index", "Last entry that has left the log", |now| index(now.raft.purged)),
     ("operations_in_flight", "Client operations under way", |now| now.measures.operations_in_flight),
-    (
-        "refused_connections",
-        "Connections refused since the start, since their key belongs to no member",
-        |now| now.cluster.refused_connections,
-    ),
     ("disk_available_bytes", "Room on the disk of the data directory", |now| {
         now.measures.disk_available_bytes
     }),
@@ -173,7 +170,7 @@ fn index(entry: Option<EntryId>) -> u64 {
 
 impl Metrics {
     /// The metrics of a node with these stores and this network.
-    pub fn new(stores: &[&StoreMetrics], network: &NetworkMetrics) -> Self {
+    pub fn new(stores: &[&StoreMetrics], network: &NetworkMetrics, refusals: &Refusals) -> Self {
         let registry = Registry::new();
         let add = |collector: Box<dyn Collector>| {
             registry.register(collector).expect("every name is there once");
@@ -185,6 +182,7 @@ impl Metrics {
         add(Box::new(network.seconds.clone()));
         add(Box::new(network.failures.clone()));
         add(Box::new(network.dials.clone()));
+        add(Box::new(refusals.counts().clone()));
         let options =
             HistogramOpts::new("aspen_http_request_seconds", "Time of an HTTP request, by route and status")
                 .buckets(latency_buckets());
@@ -203,7 +201,12 @@ impl Metrics {
         let replicated = IntGaugeVec::new(options, &["node"]).expect("the names are well formed");
         add(Box::new(replicated.clone()));
         add(Box::new(ProcessCollector::for_self()));
-        Self { registry, http, gauges, replicated, turn: Mutex::default() }
+        Self { registry, http, gauges, replicated, refusals: refusals.clone(), turn: Mutex::default() }
+    }
+
+    /// Who was turned away.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Notes an HTTP request. `route` is the pattern that it has matched.
@@ -246,18 +249,11 @@ mod tests {
 
     use super::*;
     use crate::api::{Member, VoteState};
+    use crate::network::refusals::Refusal;
     use crate::types::{EndpointKey, NodeInfo};
 
-    #[test]
-    fn text_has_every_metric_with_its_help_and_type() {
-        let log = StoreMetrics::of_log();
-        let network = NetworkMetrics::default();
-        network.note(NodeId(2), "raft", Ok(Duration::from_millis(1)));
-        network.note(NodeId(2), "heartbeat", Err("timeout"));
-        network.note_dial(true);
-        let metrics = Metrics::new(&[&log, &StoreMetrics::of_state()], &network);
-        log.note(Duration::from_micros(300), 3);
-        metrics.note_http("GET", "/health", 200, Duration::from_millis(1));
+    /// A leader that is alone.
+    fn moment() -> (RaftState, ClusterStatus) {
         let at = |index| Some(EntryId { term: 2, index });
         let raft = RaftState {
             id: NodeId(1),
@@ -293,6 +289,22 @@ mod tests {
             is_removed: false,
             refused_connections: 5,
         };
+        (raft, cluster)
+    }
+
+    #[test]
+    fn text_has_every_metric_with_its_help_and_type() {
+        let log = StoreMetrics::of_log();
+        let network = NetworkMetrics::default();
+        network.note(NodeId(2), "raft", Ok(Duration::from_millis(1)));
+        network.note(NodeId(2), "heartbeat", Err("timeout"));
+        network.note_dial(true);
+        let refusals = Refusals::default();
+        refusals.note(Refusal::Busy, "somebody");
+        let metrics = Metrics::new(&[&log, &StoreMetrics::of_state()], &network, &refusals);
+        log.note(Duration::from_micros(300), 3);
+        metrics.note_http("GET", "/health", 200, Duration::from_millis(1));
+        let (raft, cluster) = moment();
         let measures = Measures {
             watchers: 3,
             watch_history_bytes: 1_024,
@@ -310,7 +322,8 @@ mod tests {
             "aspen_raft_voters 1",
             "aspen_raft_applied_index 8",
             "aspen_raft_replicated_index{node=\"2\"} 6",
-            "aspen_refused_connections 5",
+            "aspen_refusals_total{why=\"busy\"} 1",
+            "aspen_refusals_total{why=\"not_a_member\"} 0",
             "aspen_peer_request_seconds_count{connection=\"raft\",node=\"2\"} 1",
             "aspen_peer_failures_total{connection=\"heartbeat\",node=\"2\",why=\"timeout\"} 1",
             "aspen_peer_dials_total{result=\"ok\"} 1",

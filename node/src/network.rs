@@ -9,6 +9,7 @@ pub mod iroh;
 pub mod join;
 pub mod lookups;
 pub mod memory;
+pub mod refusals;
 pub mod rpc;
 pub mod secret;
 pub mod snapshot;

@@ -4,6 +4,7 @@ mod failures;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,17 +14,19 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::prelude::*;
 
 use self::failures::Failures;
-use crate::builder::{NodeBuilder, StartError, make_data_dir, serve_alone};
+use crate::builder::{NodeBuilder, StartError, StopError, make_data_dir, serve_alone};
 use crate::causes::causes;
 use crate::cluster::identity::Identity;
 use crate::cluster::remains::Remains;
 use crate::cluster::retired::{RetiredError, check_not_retired, mark_retired};
 use crate::config::{Cli, CliCommand, Config, ConfigError, Control, EXIT_USAGE, LogFormat, RunArgs};
 use crate::failpoint::{self, FailPointError};
-use crate::limits::{DISK_FULL_RESTART, RUNTIME_STOP_TIMEOUT, STOP_TIMEOUT};
+use crate::limits::{DISK_FULL_RESTART, RUNTIME_STOP_TIMEOUT};
 use crate::network::secret::new_secret;
 use crate::plant::{self, PlantError};
 use crate::raft::{Failed, FailureKind};
@@ -75,8 +78,8 @@ enum RunError {
     Mark(#[source] std::io::Error),
     #[error("the node cannot start again")]
     Again(#[source] std::io::Error),
-    #[error("the node did not stop within {} s and is cut off: nothing acknowledged is lost", STOP_TIMEOUT.as_secs())]
-    StopTimeout,
+    #[error(transparent)]
+    Stop(StopError),
 }
 
 impl RunError {
@@ -196,6 +199,9 @@ fn run(config: Config) -> Result<(), RunError> {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+    if config.log_format == LogFormat::Json {
+        std::panic::set_hook(Box::new(log_panic));
+    }
     raise_open_files();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(RunError::Runtime)?;
@@ -205,6 +211,14 @@ fn run(config: Config) -> Result<(), RunError> {
         End::Stopped => Ok(()),
         End::Again(failures) => Err(RunError::Again(failures.start_again())),
     }
+}
+
+/// Says in the log what a panic says, for machines that read it.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let said = panic.payload_as_str().unwrap_or("no text");
+    tracing::error!(thread = thread.name().unwrap_or_default(), place, "panicked: {said}");
 }
 
 /// As many open files as the system lets it have: each client is one.
@@ -298,7 +312,7 @@ async fn serve_until(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(),
     if !is_for_room {
         tell(&[NotifyState::Stopping]);
     }
-    let stopped = tokio::time::timeout(STOP_TIMEOUT, node.stop()).await;
+    let stopped = node.stop().await;
     match (failed, stopped) {
         (Some(Failed { reason, .. }), _) if is_for_room => Err(RunError::NoRoom(reason)),
         (Some(Failed { reason, kind: FailureKind::Retired }), _) => {
@@ -310,7 +324,7 @@ async fn serve_until(config: Config, stop: &mut impl AsyncFnMut()) -> Result<(),
         (Some(Failed { reason, kind }), _) => {
             Err(RunError::Failed { reason, is_fault: kind == FailureKind::Fault, is_often: false })
         }
-        (None, Err(_)) => Err(RunError::StopTimeout),
+        (None, Err(error)) => Err(RunError::Stop(error)),
         (None, Ok(())) => {
             tracing::info!("stopped");
             Ok(())
@@ -335,8 +349,16 @@ fn report(error: &RunError, format: LogFormat) {
             format!("{}\n", lines.join("\n"))
         }
         LogFormat::Json => {
-            let error =
-                serde_json::json!({ "level": "ERROR", "message": error.to_string(), "because": causes });
+            let mut timestamp = String::new();
+            // A clock that cannot be written leaves it empty.
+            let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
+            let error = serde_json::json!({
+                "timestamp": timestamp,
+                "level": "ERROR",
+                "message": error.to_string(),
+                "because": causes,
+                "target": module_path!(),
+            });
             format!("{error}\n")
         }
     };

@@ -33,6 +33,7 @@ use crate::network::about::About;
 use crate::network::incarnation::Incarnations;
 use crate::network::iroh::Admission;
 use crate::network::memory::AspenRouter;
+use crate::network::refusals::Refusals;
 use crate::raft::{
     LearnerPromotionCoordinator, LeaseClock, NodeFailureDetector, Parts, PromotionPolicy, RaftNode,
     RaftTiming, SnapshotPolicy,
@@ -142,8 +143,8 @@ impl SimulatedNode {
         let log = RedbLogStore::open(&data_dir.join(LOG_FILE), id, Execution::Simulated)?;
         let state_machine = SqliteStateMachine::open(&data_dir, Execution::Simulated)?.behind(log.durable());
         let closer = state_machine.closer();
-        let metrics =
-            Arc::new(Metrics::new(&[log.metrics(), &state_machine.metrics()], &NetworkMetrics::default()));
+        let stores = [log.metrics(), &state_machine.metrics()];
+        let metrics = Arc::new(Metrics::new(&stores, &NetworkMetrics::default(), &Refusals::default()));
         let raft = RaftNode::start(Parts {
             id,
             endpoint_id: info.endpoint_id,

@@ -3,6 +3,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +11,9 @@ use std::time::{Duration, Instant};
 use aspen_node::client::ticket::TicketWay;
 use aspen_node::client::{Credentials, HttpConnection, Way};
 use aspen_node::cluster::ticket::AspenClusterTicket;
-use aspen_node::limits::CLIENT_CONNECTIONS_MAX;
+use aspen_node::limits::{CLIENT_CONNECTIONS_MAX, CLIENT_STRANGERS_MAX};
 use aspen_node::network::secret::new_secret;
+use aspen_node::private::BearerToken;
 use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
@@ -190,6 +192,58 @@ fn node_that_wants_certificates_answers_only_who_shows_one() {
     }
 }
 
+/// There are so many places, and each is free again when its client goes. Strangers take none, and are told to go.
+async fn check_places(nodes: &Nodes, ticket: &AspenClusterTicket, token: &str) {
+    let ask = async |connection: &mut HttpConnection, path: &str| connection.request("GET", path, "").await;
+    let client = |token: Option<BearerToken>| {
+        let way = Way::Ticket(Arc::new(TicketWay::new(ticket.clone())));
+        HttpConnection::new(nodes.member(1).raft).with_credentials(Credentials {
+            way,
+            token,
+            ..Credentials::default()
+        })
+    };
+    let shown = || client(Some(BearerToken::read(Path::new(token)).unwrap()));
+    let mut strangers = Vec::new();
+    for _ in 0..CLIENT_STRANGERS_MAX {
+        let mut stranger = client(None);
+        assert_eq!(ask(&mut stranger, "/health").await.unwrap().status, 200);
+        assert_eq!(ask(&mut stranger, "/cluster/status").await.unwrap().status, 401);
+        strangers.push(stranger);
+    }
+    let refused = ask(&mut client(None), "/health").await.unwrap_err().to_string();
+    assert!(refused.contains("as many clients over QUIC as it takes"), "{refused}");
+    // They have a few seconds to show something, and asking on does not help them.
+    let until = Instant::now() + Duration::from_secs(20);
+    let all_gone = format!("aspen_refusals_total{{why=\"no_token\"}} {CLIENT_STRANGERS_MAX}\n");
+    let token = BearerToken::read(Path::new(token)).unwrap();
+    let mut over_tcp = HttpConnection::new(nodes.http(1))
+        .with_credentials(Credentials { token: Some(token), ..Credentials::default() });
+    loop {
+        let metrics = ask(&mut over_tcp, "/metrics").await.unwrap().body;
+        let metrics = String::from_utf8_lossy(&metrics);
+        if metrics.contains(&all_gone) {
+            break;
+        }
+        assert!(Instant::now() < until, "they stay: {metrics}");
+        let _ = ask(&mut strangers[0], "/health").await;
+    }
+    let mut clients = Vec::new();
+    for _ in 0..CLIENT_CONNECTIONS_MAX {
+        let mut client = shown();
+        assert_eq!(ask(&mut client, "/cluster/status").await.unwrap().status, 200);
+        clients.push(client);
+    }
+    let mut next = shown();
+    let refused = ask(&mut next, "/cluster/status").await.unwrap_err().to_string();
+    assert!(refused.contains("as many clients over QUIC as it takes"), "{refused}");
+    clients.pop();
+    let until = Instant::now() + Duration::from_secs(10);
+    while ask(&mut next, "/cluster/status").await.is_err() {
+        assert!(Instant::now() < until, "no place was free");
+    }
+}
+
 /// Over QUIC a client reaches the nodes of a ticket by their keys, and shows what it would show over TCP.
 #[test]
 fn nodes_of_a_ticket_answer_over_quic_who_shows_a_token() {
@@ -221,30 +275,8 @@ fn nodes_of_a_ticket_answer_over_quic_who_shows_a_token() {
     let (code, text) = by(both.trim(), &["--token-file", &token, "cluster", "promote", "2"]);
     assert!(code == 0, "{code}, {text}");
 
-    // There are so many places, and each is free again when its client goes.
     let ticket: AspenClusterTicket = ticket.parse().unwrap();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let ask = async |connection: &mut HttpConnection| connection.request("GET", "/health", "").await;
-        let way = || Credentials {
-            way: Way::Ticket(Arc::new(TicketWay::new(ticket.clone()))),
-            ..Credentials::default()
-        };
-        let mut clients = Vec::new();
-        for _ in 0..CLIENT_CONNECTIONS_MAX {
-            let mut client = HttpConnection::new(nodes.member(1).raft).with_credentials(way());
-            assert_eq!(ask(&mut client).await.unwrap().status, 200);
-            clients.push(client);
-        }
-        let mut next = HttpConnection::new(nodes.member(1).raft).with_credentials(way());
-        let refused = ask(&mut next).await.unwrap_err().to_string();
-        assert!(refused.contains("as many clients over QUIC as it takes"), "{refused}");
-        clients.pop();
-        let until = Instant::now() + Duration::from_secs(10);
-        while ask(&mut next).await.is_err() {
-            assert!(Instant::now() < until, "no place was free");
-        }
-    });
+    tokio::runtime::Runtime::new().unwrap().block_on(check_places(&nodes, &ticket, &token));
 
     // Without a token a node off this host would answer everybody.
     let [certificate, key] = Authority::new().sign(&files, "node", "127.0.0.1");

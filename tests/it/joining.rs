@@ -18,6 +18,7 @@ use aspen_node::network::join::Wish;
 use aspen_node::network::lookups::Reach;
 use aspen_node::network::secret::{ClusterSecrets, new_secret};
 use aspen_node::types::{NodeId, NodeInfo};
+use futures::{StreamExt, stream};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -243,7 +244,7 @@ fn secret_of_another_cluster_lets_nobody_in() {
     assert!(words.contains("take both from the same cluster"), "{words}");
 
     // Whoever has made up the rest of the ticket.
-    let count = 20 * rounds();
+    let count = 400 * rounds();
     let secret = ClusterSecrets::parse(new_secret(), "a test").unwrap();
     let rss = |nodes: &Nodes| {
         let status = fs::read_to_string(format!("/proc/{}/status", nodes.process(1))).unwrap();
@@ -261,11 +262,13 @@ fn secret_of_another_cluster_lets_nobody_in() {
             RaftEndpoint::bind(own.secret(), any, AddressBook::default(), admission, Reach::default());
         let endpoint = bound.await.unwrap();
         let member = &ticket.peers[0];
-        for number in 0..count {
+        // Several at once, and fewer than are heard at once.
+        let asked = stream::iter(0..count).for_each_concurrent(8, async |number| {
             let wish = if number % 2 == 0 { Wish::Join(None) } else { Wish::Members };
             let error = endpoint.ask(&secret, member, &info, wish).await.unwrap_err();
             assert!(matches!(error, JoinError::WrongSecret), "{error}");
-        }
+        });
+        asked.await;
         // The right secret does not help with another's key, and gives no number that nobody can hold.
         let right = ClusterSecrets::read(&closed.file).unwrap();
         let error = endpoint.ask(&right, member, &anywhere(), Wish::Join(None)).await.unwrap_err();

@@ -305,6 +305,11 @@ pub enum BadRequest {
     /// Too many members, or none.
     #[error("{0} members, 1 to {PEERS_MAX} are allowed: list them as peers in node.toml")]
     MemberCount(u64),
+    /// One more than there may be.
+    #[error(
+        "the cluster has {PEERS_MAX} members, which are all that it may have: remove those that are gone, with `aspen cluster remove`"
+    )]
+    ClusterFull,
     /// Two members with one key.
     #[error(
         "node {other} has the endpoint_id that is given for node {id}: each node has a data directory of its own"

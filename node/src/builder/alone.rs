@@ -14,6 +14,7 @@ use crate::deterministic::deterministic;
 use crate::http::{self, Credentials, HttpState};
 use crate::limits::HTTP_DRAIN_TIMEOUT;
 use crate::metrics::{Metrics, NetworkMetrics};
+use crate::network::refusals::Refusals;
 use crate::types::{EndpointKey, NodeId};
 
 /// The number of a node that is given none.
@@ -44,7 +45,7 @@ pub async fn serve_alone(
         cluster: Arc::new(cluster),
         store: Arc::new(store.clone()),
         observer: None,
-        metrics: Arc::new(Metrics::new(&[], &NetworkMetrics::default())),
+        metrics: Arc::new(Metrics::new(&[], &NetworkMetrics::default(), &Refusals::default())),
         peers: Arc::new(members),
         credentials,
         secrets: None,

@@ -25,7 +25,7 @@ use crate::http::{self, Credentials, HttpState};
 use crate::limits::{BEAT_INTERVAL, CLIENT_STREAMS_WAITING_MAX, ENDPOINT_CLOSE_TIMEOUT};
 use crate::metrics::{Metrics, NetworkMetrics};
 use crate::network::incarnation::{Incarnations, Starts};
-use crate::network::iroh::{Admission, ClientStream, Newcomers, RaftEndpoint, RaftServer};
+use crate::network::iroh::{Admission, ClientDoor, ClientStream, Newcomers, RaftEndpoint, RaftServer};
 use crate::network::lookups::{Lookups, Reach};
 use crate::network::{AddressBook, AddressSource};
 use crate::private::FileKeeper;
@@ -75,6 +75,9 @@ impl Start {
         let raft_thread = RaftThread::start().map_err(StartError::Thread)?;
         let book = AddressBook::default();
         for (_, info) in peers {
+            book.learn(&info.endpoint_id, AddressSource::Settings, info.raft);
+        }
+        for info in self.config.entry.named() {
             book.learn(&info.endpoint_id, AddressSource::Settings, info.raft);
         }
         let admission =
@@ -132,7 +135,8 @@ impl Start {
         // Before anybody can be seen.
         tasks.spawn(keep_starts(incarnations.seen(), metadata.clone()));
         tasks.spawn(beat(incarnations.clone(), metadata.clone()));
-        let door = (&listener, credentials.clone());
+        let refusals = endpoint.admission().refusals().clone();
+        let door = (&listener, (credentials.clone(), &refusals));
         let way_in = WayIn::find(&self.config, identity, &metadata, &endpoint, door, &mut tasks).await?;
         let log = RedbLogStore::open(&data_dir.join(LOG_FILE), way_in.id, Execution::Thread)?;
         let state_machine = SqliteStateMachine::open(data_dir, Execution::Thread)?.behind(log.durable());
@@ -144,7 +148,8 @@ impl Start {
         let admission = endpoint.admission().clone();
         admission.introduce(way_in.introduced.iter().map(|node| node.info.endpoint_id));
         let network = NetworkMetrics::default();
-        let metrics = Arc::new(Metrics::new(&[log.metrics(), &state_machine.metrics()], &network));
+        let stores = [log.metrics(), &state_machine.metrics()];
+        let metrics = Arc::new(Metrics::new(&stores, &network, admission.refusals()));
         let parts = Parts {
             id: way_in.id,
             endpoint_id: identity.endpoint_id(),
@@ -235,13 +240,16 @@ impl Start {
                     raft,
                     members,
                     metadata,
+                    named: self.config.entry.named().to_vec(),
                 };
                 tasks.spawn(reunion.run());
             }
             newcomers = Some(Newcomers { secrets, service: Arc::new(raft.clone()), gossip });
         }
         let service = Arc::new(raft.clone());
-        let clients = Some(clients).filter(|_| self.config.answers_over_quic());
+        let wants_token = self.config.credentials.token.is_some();
+        let clients = Some(ClientDoor { streams: clients, wants_token });
+        let clients = clients.filter(|_| self.config.answers_over_quic());
         let about = self.config.about.clone();
         Ok(raft_thread.run(async move { endpoint.serve(service, &about, newcomers, clients) }).await)
     }

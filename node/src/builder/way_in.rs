@@ -12,6 +12,7 @@ use crate::config::{Config, ConfigError, Entry, SecretSource};
 use crate::http::{self, Credentials};
 use crate::network::Peer;
 use crate::network::iroh::RaftEndpoint;
+use crate::network::refusals::Refusals;
 use crate::network::secret::{ClusterSecrets, SecretError};
 use crate::private::FileKeeper;
 use crate::raft::PromotionPolicy;
@@ -48,7 +49,7 @@ impl WayIn {
         identity: &Identity,
         metadata: &MetadataStore,
         endpoint: &RaftEndpoint,
-        (listener, credentials): (&TcpListener, watch::Receiver<Credentials>),
+        (listener, shown): (&TcpListener, (watch::Receiver<Credentials>, &Refusals)),
         tasks: &mut JoinSet<()>,
     ) -> Result<Self, StartError> {
         let needs_info = config.entry != Entry::Wait || config.secret.is_some();
@@ -82,7 +83,7 @@ impl WayIn {
         let id = match (&config.entry, &info) {
             (Entry::Join { ticket, .. }, Some(info)) if !is_member => {
                 let joined = joining::join(endpoint, &secrets, ticket, id, info);
-                let (id, welcome) = http::serve_newcomer(listener, credentials, joined).await?;
+                let (id, welcome) = http::serve_newcomer(listener, shown, joined).await?;
                 tracing::info!(%id, members = welcome.members.len(), "let in");
                 metadata.set_welcome(id, &welcome)?;
                 id

@@ -113,7 +113,7 @@ async fn ask_around(
 fn is_final(error: &ApiError) -> bool {
     match error {
         // One may leave.
-        ApiError::BadRequest(BadRequest::MemberCount(_)) => false,
+        ApiError::BadRequest(BadRequest::ClusterFull) => false,
         ApiError::BadRequest(_) | ApiError::MemberExists { .. } => true,
         _ => false,
     }

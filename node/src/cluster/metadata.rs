@@ -101,7 +101,7 @@ pub enum MetadataError {
     },
     /// Its bytes are none of ours.
     #[error(
-        "{path} is damaged ({what}): stop the node and remove the file, it is filled again from the cluster"
+        "{path} is damaged ({what}): stop the node and remove the file, it is filled again from the cluster, but for target_voters, which is to be set again where it was told by the cluster"
     )]
     Corrupt {
         /// The file.

@@ -30,6 +30,8 @@ pub struct Reunion {
     pub members: watch::Receiver<BTreeMap<NodeId, NodeInfo>>,
     /// Whom it knows besides.
     pub metadata: MetadataStore,
+    /// Whom its settings name besides: those of a ticket.
+    pub named: Vec<NodeInfo>,
 }
 
 impl Reunion {
@@ -85,8 +87,10 @@ impl Reunion {
     fn known(&self) -> Vec<NodeInfo> {
         let members = self.members.borrow().clone();
         let kept = self.metadata.nodes().unwrap_or_default();
-        let known = members.into_values().chain(kept.into_iter().map(|node| node.info));
+        let kept = kept.into_iter().map(|node| node.info);
+        let known = self.named.iter().cloned().chain(kept).chain(members.into_values());
         let others = known.filter(|info| info.endpoint_id != self.info.endpoint_id);
+        // What comes last counts: a member is dialled wherever anybody says that it is.
         let by_key: BTreeMap<_, _> = others.map(|info| (info.endpoint_id, info)).collect();
         by_key.into_values().collect()
     }

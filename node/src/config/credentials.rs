@@ -1,10 +1,12 @@
 //! What the HTTP interface shows and wants to be shown.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::file::FileConfig;
 use super::source::Sources;
 use super::{Config, ConfigError, RunArgs};
+use crate::network::lookups::Relays;
 use crate::tls::CertificateFiles;
 
 /// Where that is; read again when it changes.
@@ -68,10 +70,15 @@ impl Config {
     }
 
     /// Whether clients may come over QUIC as well, where they have nothing to show but a token: not where they need a certificate, and
-    /// off this host not without a token, whoever is trusted on HTTP.
+    /// not without a token where anybody comes from off this host, whoever is trusted on HTTP: by its own address, by one that stands
+    /// for it, or by a relay.
     pub fn answers_over_quic(&self) -> bool {
         let CredentialFiles { token, client_authorities, .. } = &self.credentials;
-        client_authorities.is_none() && (token.is_some() || self.raft_listen.ip().is_loopback())
+        let is_here = |address: SocketAddr| address.ip().is_loopback();
+        let is_closed = is_here(self.raft_listen)
+            && self.advertise.raft.is_none_or(is_here)
+            && self.lookups.relays == Relays::Disabled;
+        client_authorities.is_none() && (token.is_some() || is_closed)
     }
 
     /// The settings of these files.

@@ -48,6 +48,16 @@ pub enum Entry {
     },
 }
 
+impl Entry {
+    /// The members that a ticket names, also to a node that is one itself by now.
+    pub fn named(&self) -> &[NodeInfo] {
+        match self {
+            Self::Join { ticket, .. } => &ticket.peers,
+            Self::Wait | Self::Bootstrap => &[],
+        }
+    }
+}
+
 impl Config {
     /// Whether this node comes back as another member when it may not go on as the one that it was.
     pub fn rejoins(&self) -> bool {

@@ -20,13 +20,33 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is no TOML, or has a key or a value that does not belong there.
-    #[error("{path} is refused")]
+    /// The file is no TOML, or has a key or a value that does not belong there. What stands there is not repeated: it may be a secret
+    /// in the wrong place.
+    #[error("{path}:{line}:{column}: {reason}")]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
+        /// From 1.
+        line: usize,
+        /// From 1, in characters.
+        column: usize,
+        /// Why.
+        reason: String,
+    },
+    /// A secret where others may read it.
+    #[error(
+        "{path}:{line}: {key} is refused, settings hold no secrets: write it into a file of its own, which only this user can read, and \
+         name that by {instead}"
+    )]
+    SecretInFile {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What was tried.
+        key: &'static str,
+        /// What it has to be.
+        instead: &'static str,
     },
     /// A setting that is wrong, and was not typed.
     #[error("{error} (it comes from {place})")]
@@ -176,6 +196,7 @@ impl ConfigError {
             Self::Lookups(_) => "relay_urls",
             Self::Read { .. }
             | Self::Parse { .. }
+            | Self::SecretInFile { .. }
             | Self::Said { .. }
             | Self::Missing { .. }
             | Self::MissingId

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{ConfigError, Control, LogFormat, RelayModeArg};
+use super::{ConfigError, Control, LogFormat, MISSPELT_LIKENESS_MIN, RelayModeArg};
 use crate::cluster::ticket::AspenClusterTicket;
 use crate::network::lookups::{DnsOrigin, ServerUrl};
 use crate::raft::LeaseClock;
@@ -91,7 +91,37 @@ impl FileConfig {
     pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        toml::from_str(&text)
-            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
+        toml::from_str(&text).map_err(|error| refused(path, &text, &error))
     }
+}
+
+/// Keys that somebody may take for settings, and what they would have to be.
+const SECRETS: [(&str, &str); 4] = [
+    ("secret", "secret_file"),
+    ("token", "http_token_file"),
+    ("http_token", "http_token_file"),
+    ("http_read_token", "http_read_token_file"),
+];
+
+fn refused(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let (path, reason) = (path.to_owned(), error.message().to_owned());
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    let unknown = reason.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+    let Some((key, others)) = unknown else { return ConfigError::Parse { path, line, column, reason } };
+    if let Some((key, instead)) = SECRETS.into_iter().find(|(secret, _)| *secret == key) {
+        return ConfigError::SecretInFile { path, line, key, instead };
+    }
+    // serde lists those that there are, each in such quotes.
+    let known = others.split('`').skip(1).step_by(2);
+    let alike = known.map(|known| (strsim::normalized_damerau_levenshtein(key, known), known));
+    let close = alike
+        .filter(|(alike, _)| *alike >= MISSPELT_LIKENESS_MIN)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other));
+    let hint = close.map_or_else(
+        || "`aspen-node config` prints all that there are".to_owned(),
+        |(_, known)| format!("did you mean `{known}`?"),
+    );
+    ConfigError::Parse { path, line, column, reason: format!("there is no setting `{key}`: {hint}") }
 }

@@ -81,6 +81,12 @@ fn clients_come_over_quic_where_a_token_is_all_that_they_need() {
     let elsewhere = ["--raft-listen", "10.0.0.1:4001"];
     assert!(answers(&[]) && answers(&token) && answers(&[&token[..], &elsewhere].concat()));
     assert!(!answers(&elsewhere));
+    // Others come by an address that stands for its own, or by a relay.
+    assert!(
+        !answers(&["--raft-advertise", "10.0.0.1:4001"]) && answers(&["--raft-advertise", "127.0.0.1:1"])
+    );
+    let by_relay = ["--relay-mode", "default"];
+    assert!(!answers(&by_relay) && answers(&[&by_relay[..], &token].concat()));
     assert!(!answers(&by_certificate) && !answers(&[&by_certificate[..], &token].concat()));
 }
 
@@ -180,8 +186,8 @@ fn relays_and_lookups_are_read_from_the_file_and_printed_as_it_has_them() {
     // A value that cannot be read is refused with its place.
     std::fs::write(&path, "pkarr_relay = 'pkarr.test'\n").unwrap();
     let error = Config::load(args(&["--config", path.to_str().unwrap()])).unwrap_err();
-    let ConfigError::Parse { source, .. } = &error else { panic!("{error}") };
-    assert!(source.to_string().contains("it is no URL (relative URL without a base)"), "{source}");
+    let ConfigError::Parse { reason, .. } = &error else { panic!("{error}") };
+    assert!(reason.contains("it is no URL (relative URL without a base)"), "{reason}");
 }
 
 #[test]
@@ -258,9 +264,38 @@ fn unknown_key_in_the_file_is_an_error_with_its_place() {
     let path = dir.path().join("node.toml");
     std::fs::write(&path, "id = 1\nhartbeat_ms = 5\n").unwrap();
     let error = Config::load(args(&["--config", path.to_str().unwrap()])).unwrap_err();
-    let ConfigError::Parse { source, .. } = &error else { panic!("{error}") };
-    let text = source.to_string();
-    assert!(text.contains("line 2") && text.contains("unknown field `hartbeat_ms`"), "{text}");
+    let want =
+        format!("{}:2:1: there is no setting `hartbeat_ms`: did you mean `heartbeat_ms`?", path.display());
+    assert_eq!(error.to_string(), want);
+    std::fs::write(&path, "colour = 'blue'\n").unwrap();
+    let error = Config::load(args(&["--config", path.to_str().unwrap()])).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with(":1:1: there is no setting `colour`: `aspen-node config` prints all that there are"),
+        "{error}"
+    );
+}
+
+#[test]
+fn secret_in_the_file_is_refused_and_not_repeated() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    let secret = "0123456789abcdef".repeat(4);
+    let refused = |line: &str| {
+        std::fs::write(&path, format!("id = 1\n  {line}\n")).unwrap();
+        let error = Config::load(args(&["--config", path.to_str().unwrap()])).unwrap_err();
+        let text = [vec![error.to_string()], crate::causes::causes(&error)].concat().join("\n");
+        assert!(!text.contains(&secret), "{text}");
+        text.replace(&*path.to_string_lossy(), "node.toml")
+    };
+    let want = "node.toml:2: secret is refused, settings hold no secrets: write it into a file of its own, which only this user can \
+                read, and name that by secret_file";
+    assert_eq!(refused(&format!("secret = '{secret}'")), want);
+    assert!(refused(&format!("http_token = '{secret}'")).ends_with("name that by http_token_file"));
+    for line in [format!("sekret = '{secret}'"), format!("gossip = true # {secret}\nno key")] {
+        assert!(refused(&line).starts_with("node.toml:"), "{line}");
+    }
 }
 
 #[test]

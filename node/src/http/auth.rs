@@ -6,7 +6,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::HttpState;
+use super::browser::{Local, led_astray};
 use super::error::Refusal;
+use crate::network::iroh::Standing;
 use crate::private::BearerToken;
 
 /// The tokens of a node.
@@ -44,8 +46,21 @@ impl Tokens {
 /// Lets a request through whose token allows it. Whether the node is alive everybody may ask.
 pub(super) async fn checked(State(state): State<HttpState>, request: Request, next: Next) -> Response {
     let needed = needed(request.method(), request.uri().path());
-    let right = state.credentials.borrow().tokens.right(request.headers().get(header::AUTHORIZATION));
+    let (right, is_open) = {
+        let credentials = state.credentials.borrow();
+        let tokens = &credentials.tokens;
+        (tokens.right(request.headers().get(header::AUTHORIZATION)), tokens.full.is_none())
+    };
+    let local = request.extensions().get::<Local>().copied();
+    if is_open && let Some(text) = led_astray(request.headers(), local) {
+        return Refusal::new(StatusCode::FORBIDDEN, "cross_site", text).into_response();
+    }
     if right >= needed {
+        let standing = request.extensions().get::<Standing>().filter(|_| right > Right::Nothing);
+        if standing.is_some_and(|standing| !standing.settle()) {
+            let text = "the node has as many clients over QUIC as it takes";
+            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_clients", text).into_response();
+        }
         return next.run(request).await;
     }
     if right == Right::Read {

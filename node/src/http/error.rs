@@ -107,6 +107,7 @@ fn bad_request_code(bad: &BadRequest) -> &'static str {
         BadRequest::UnknownMember(..)
         | BadRequest::NotAMember(_)
         | BadRequest::MemberCount(_)
+        | BadRequest::ClusterFull
         | BadRequest::EndpointTaken { .. }
         | BadRequest::VoterCount(_)
         | BadRequest::NotALearner(_)

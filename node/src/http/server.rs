@@ -1,5 +1,6 @@
 //! Takes connections within bounds, over TLS if the node has a certificate, and serves HTTP/1.1 on them.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -7,8 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
 use futures::FutureExt;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{HttpService, Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
@@ -21,12 +26,14 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::browser::Local;
 use super::{Credentials, HttpState, newcomer_router, router};
 use crate::limits::{
     HTTP_BODY_BYTES_MAX, HTTP_CONNECTIONS_MAX, HTTP_DRAIN_TIMEOUT, HTTP_HEAD_BYTES_MAX, HTTP_IDLE_TIMEOUT,
     HTTP_STALL_TIMEOUT, TLS_HANDSHAKE_TIMEOUT,
 };
 use crate::network::iroh::ClientStream;
+use crate::network::refusals::{Refusal, Refusals};
 
 /// How long a listener that cannot take a connection, as there are no more descriptors, waits before it tries again.
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
@@ -44,8 +51,9 @@ pub async fn serve(
     state: HttpState,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
-    let credentials = state.credentials.clone();
-    let (served, mut ending) = take_all(&listener, &mut streams, credentials, router(state), stop).await;
+    let (credentials, refusals) = (state.credentials.clone(), state.metrics.refusals().clone());
+    let shown = (credentials, &refusals);
+    let (served, mut ending) = take_all(&listener, &mut streams, shown, router(state), stop).await;
     drop((listener, streams));
     served.end().await;
     while ending.join_next().await.is_some() {}
@@ -54,13 +62,13 @@ pub async fn serve(
 /// Says to whoever asks over TCP that the node is not let in yet, until `let_in` resolves, and returns what that does.
 pub async fn serve_newcomer<T: Send>(
     listener: &TcpListener,
-    credentials: watch::Receiver<Credentials>,
+    shown: (watch::Receiver<Credentials>, &Refusals),
     let_in: impl Future<Output = T> + Send,
 ) -> T {
     let (_clients, mut streams) = mpsc::channel(1);
     let mut found = None;
     let stop = async { found = Some(let_in.await) };
-    let (served, _ending) = take_all(listener, &mut streams, credentials, newcomer_router(), stop).await;
+    let (served, _ending) = take_all(listener, &mut streams, shown, newcomer_router(), stop).await;
     // Whoever still keeps an answer waiting is cut off.
     let _ = timeout(HTTP_DRAIN_TIMEOUT, served.end()).await;
     found.expect("it is what has stopped it")
@@ -70,7 +78,7 @@ pub async fn serve_newcomer<T: Send>(
 async fn take_all(
     listener: &TcpListener,
     streams: &mut mpsc::Receiver<ClientStream>,
-    mut credentials: watch::Receiver<Credentials>,
+    (mut credentials, refusals): (watch::Receiver<Credentials>, &Refusals),
     routes: Router,
     stop: impl Future<Output = ()> + Send,
 ) -> (Served, JoinSet<()>) {
@@ -86,7 +94,7 @@ async fn take_all(
             () = &mut stop => return (served, ending),
             (stream, place) = take(listener, &room) => {
                 let tls = credentials.borrow().tls.clone();
-                served.serve(stream, tls, routes.clone(), place);
+                served.serve(stream, tls, routes.clone(), place, refusals.clone());
             }
             Some(stream) = streams.recv() => served.serve_stream(stream, routes.clone()),
             // Who is connected has shown what does not count any more.
@@ -114,17 +122,20 @@ impl Served {
         tls: Option<TlsAcceptor>,
         routes: TowerToHyperService<Router>,
         place: Option<OwnedSemaphorePermit>,
+        refusals: Refusals,
     ) {
         let (watcher, mut ended) = (self.graceful.watcher(), self.handshakes.subscribe());
         self.connections.spawn(async move {
             let client = stream.peer_addr().ok();
+            let is_local = stream.local_addr().is_ok_and(|address| address.ip().is_loopback());
+            let routes = marked(routes, is_local.then_some(Local));
             // Answers are small, and written at once.
             let _ = stream.set_nodelay(true);
             match tls {
                 None => serve_on(patient(stream), client, http(), routes, watcher).await,
                 Some(tls) => {
                     let shaken = tokio::select! {
-                        shaken = shake_hands(stream, tls, client) => shaken,
+                        shaken = shake_hands(stream, tls, client, &refusals) => shaken,
                         _ = ended.changed() => None,
                     };
                     if let Some(stream) = shaken {
@@ -140,6 +151,7 @@ impl Served {
         let mut http = http();
         // On a stream it is usual to say that all is asked.
         http.half_close(true);
+        let routes = marked(routes, stream.standing());
         self.connections.spawn(serve_on(patient(stream), None, http, routes, self.graceful.watcher()));
     }
 
@@ -154,6 +166,19 @@ impl Served {
         graceful.shutdown().await;
         drop(connections);
     }
+}
+
+/// The routes, for requests of one connection: each says of itself what is known of that.
+fn marked<T: Clone + Send + Sync + 'static>(
+    routes: TowerToHyperService<Router>,
+    mark: Option<T>,
+) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send> + Send + 'static {
+    service_fn(move |mut request: Request<Incoming>| {
+        if let Some(mark) = mark.clone() {
+            request.extensions_mut().insert(mark);
+        }
+        routes.call(request)
+    })
 }
 
 /// The next connection, once there is room for it.
@@ -183,6 +208,7 @@ async fn shake_hands(
     mut stream: TcpStream,
     tls: TlsAcceptor,
     client: Option<SocketAddr>,
+    refusals: &Refusals,
 ) -> Option<TlsStream<Patient<TcpStream>>> {
     let shaken = timeout(TLS_HANDSHAKE_TIMEOUT, async {
         let mut first = [0];
@@ -201,6 +227,7 @@ async fn shake_hands(
         Ok(Err(error)) => tracing::debug!(?client, %error, "a TLS handshake has failed"),
         Err(_) => tracing::debug!(?client, "a TLS handshake has taken too long"),
     }
+    refusals.note(Refusal::Handshake, client.map_or_else(String::new, |client| client.to_string()));
     None
 }
 
@@ -226,7 +253,7 @@ async fn serve_on(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     client: Option<SocketAddr>,
     http: http1::Builder,
-    routes: TowerToHyperService<Router>,
+    routes: impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send> + Send + 'static,
     watcher: Watcher,
 ) {
     let connection = http.serve_connection(TokioIo::new(stream), routes);

@@ -29,7 +29,7 @@ use iroh_gossip::net::Gossip;
 use irpc::WithChannels;
 use irpc_iroh::read_request;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use self::about::AboutHandler;
@@ -37,7 +37,7 @@ pub use self::about::AskError;
 pub use self::addresses::{AddressBook, AddressSource};
 pub use self::admission::Admission;
 use self::client::{ALPN as CLIENT_ALPN, ClientHandler};
-pub use self::client::{ClientEndpoint, ClientStream, OpenError, StreamFate};
+pub use self::client::{ClientDoor, ClientEndpoint, ClientStream, OpenError, Standing, StreamFate};
 pub use self::gate::GossipGate;
 pub use self::join::JoinError;
 use self::join::JoinHandler;
@@ -46,6 +46,7 @@ use self::pool::{Class, OnTimeout};
 use super::about::{ALPN as ABOUT_ALPN, About};
 use super::join::{ALPN as JOIN_ALPN, JoinService, Welcome, Wish};
 use super::lookups::{Reach, Relays};
+use super::refusals::Refusal;
 use super::rpc::{
     ALPN, AppendEntries, Confirmed, Forward, KeepLease, PreVote, RaftMessage, RaftProtocol, ReadIndex,
     RequestVote, TransferLeader,
@@ -89,6 +90,8 @@ mod close_code {
     pub(super) const NOT_A_MEMBER: u32 = 7;
     /// The other does not remember what was seen of it, which is the reason that is given: nothing but its greeting was read.
     pub(super) const PUT_BACK: u32 = 8;
+    /// The client has shown no token: nothing of what it has asked was done.
+    pub(super) const NOTHING_SHOWN: u32 = 9;
 }
 
 /// Why the endpoint cannot be opened.
@@ -265,13 +268,14 @@ impl RaftEndpoint {
         service: Arc<dyn RaftService>,
         about: &About,
         newcomers: Option<Newcomers>,
-        clients: Option<mpsc::Sender<ClientStream>>,
+        clients: Option<ClientDoor>,
     ) -> RaftServer {
         let admission = self.admission.clone();
         let router = Router::builder(self.endpoint.clone());
         let router = router.accept(ALPN, RaftHandler { service, admission: admission.clone() });
         let router = router.accept(ABOUT_ALPN, AboutHandler::new(about, admission.clone()));
-        let mut router = router.accept(CLIENT_ALPN, ClientHandler::new(clients));
+        let mut router =
+            router.accept(CLIENT_ALPN, ClientHandler::new(clients, admission.refusals().clone()));
         if let Some(Newcomers { secrets, service, gossip }) = newcomers {
             let own_key = EndpointKey(*self.endpoint.id().as_bytes());
             router = router.accept(JOIN_ALPN, JoinHandler::new(service, secrets, own_key, admission.clone()));
@@ -447,7 +451,7 @@ fn admitted(admission: &Admission, connection: &Connection) -> Option<EndpointKe
     if admission.admits(&key) {
         return Some(key);
     }
-    admission.refused(&key, "its key belongs to no member");
+    admission.refusals().note(Refusal::NotAMember, key);
     connection.close(VarInt::from_u32(close_code::NOT_A_MEMBER), NO_MEMBER);
     None
 }

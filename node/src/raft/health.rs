@@ -1,20 +1,21 @@
 //! `NodeFailureDetector`: on the leader, which members do not answer, and what that looks like from here. What is seen is said once,
 //! and once more when it is over.
 //!
-//! Whether a member answers is Raft's own word: its heartbeats are what counts. Why it does not is found out by asking its HTTP
-//! interface: a process that is gone leaves a kernel that refuses the connection, one that hangs a kernel that takes it, and what
-//! cannot be reached answers neither way. It decides nothing but whether leadership is handed to a member for where that is.
+//! Whether a member answers is Raft's own word: its heartbeats are what counts. Why it does not is found out by asking at its ports:
+//! a process that is gone leaves a kernel that refuses what comes, over TCP and over UDP, one that hangs a kernel that takes the
+//! connection of a client, and what cannot be reached answers neither way. It decides nothing but whether leadership is handed to a
+//! member for where that is.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use openraft::ServerState;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::RaftNode;
@@ -51,7 +52,7 @@ impl NodeHealth {
     }
 }
 
-/// What a member's HTTP interface says to a question.
+/// What a member's ports say to a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Probe {
     /// An answer.
@@ -107,7 +108,7 @@ impl Seen {
 #[derive(Debug)]
 pub struct NodeFailureDetector {
     raft: RaftNode,
-    /// Whether who does not answer is asked over HTTP.
+    /// Whether who does not answer is asked at its ports.
     probes: bool,
     /// Since when each member has been one under this leader.
     since: BTreeMap<NodeId, Instant>,
@@ -142,11 +143,7 @@ impl NodeFailureDetector {
                     let now = if silent < patience {
                         before.answered(silent, heartbeat)
                     } else {
-                        before.silent(if probes && info.has_own_http() {
-                            probe(info.http).await
-                        } else {
-                            Probe::Nothing
-                        })
+                        before.silent(if probes { probe(&info).await } else { Probe::Nothing })
                     };
                     (id, info, before, now)
                 }
@@ -191,8 +188,34 @@ fn say(id: NodeId, info: &NodeInfo, before: NodeHealth, now: NodeHealth) {
     }
 }
 
+/// Asks at a member's ports for anything.
+async fn probe(info: &NodeInfo) -> Probe {
+    let clients = async {
+        // One of loopback on another machine is somebody else's.
+        if info.has_own_http() { probe_http(info.http).await } else { Probe::Nothing }
+    };
+    let (is_closed, clients) = join(is_closed(info.raft), clients).await;
+    // Whoever answers clients in its place, such as a proxy, does not make it a process that is there.
+    if is_closed { Probe::Refusal } else { clients }
+}
+
+/// Whether a kernel says that nobody listens at a UDP port (RFC 792: port unreachable).
+async fn is_closed(raft: SocketAddr) -> bool {
+    let any: IpAddr =
+        if raft.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let asked = async {
+        let socket = UdpSocket::bind((any, 0)).await?;
+        socket.connect(raft).await?;
+        // Too short for a packet of QUIC, which nobody heeds.
+        socket.send(&[0]).await?;
+        socket.recv(&mut [0]).await
+    };
+    let said = timeout(HEALTH_PROBE_TIMEOUT, asked).await;
+    matches!(said, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
 /// Asks an HTTP interface for anything.
-async fn probe(http: SocketAddr) -> Probe {
+async fn probe_http(http: SocketAddr) -> Probe {
     let Ok(connected) = timeout(HEALTH_PROBE_TIMEOUT, TcpStream::connect(http)).await else {
         return Probe::Nothing;
     };
@@ -267,8 +290,27 @@ mod tests {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         // The kernel takes the connection, and nobody serves it.
-        assert_eq!(probe(address).await, Probe::Silence);
+        assert_eq!(probe_http(address).await, Probe::Silence);
         drop(listener);
-        assert_eq!(probe(address).await, Probe::Refusal);
+        assert_eq!(probe_http(address).await, Probe::Refusal);
+    }
+
+    #[tokio::test]
+    async fn process_that_is_gone_is_told_from_one_that_hangs_where_nobody_serves_clients() {
+        let raft = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut info = NodeInfo {
+            endpoint_id: EndpointKey([1; 32]),
+            raft: raft.local_addr().unwrap(),
+            http: clients.local_addr().unwrap(),
+        };
+        assert_eq!(probe(&info).await, Probe::Silence);
+        // A proxy that takes its clients is not the node.
+        drop(raft);
+        assert_eq!(probe(&info).await, Probe::Refusal);
+        info.raft = "[::1]:9".parse().unwrap();
+        if std::net::UdpSocket::bind("[::1]:0").is_ok() {
+            assert_eq!(probe(&info).await, Probe::Refusal);
+        }
     }
 }

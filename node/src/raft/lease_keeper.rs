@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt, stream};
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -15,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::RaftNode;
 use super::operations::not_leader;
 use crate::api::ApiError;
-use crate::limits::{LEASE_LOOK_INTERVAL, OPERATION_TIMEOUT};
+use crate::limits::{LEASE_ENDS_AT_ONCE, LEASE_LOOK_INTERVAL, OPERATION_TIMEOUT};
 use crate::types::{Command, LeaseId};
 
 /// The leases that this node keeps as the leader of a term.
@@ -117,14 +118,15 @@ impl RaftNode {
             kept.note(&present, Instant::now());
             kept.end(Instant::now())
         });
-        for lease in due {
+        // Many at once: where a whole host is gone, so are all of its leases, and none is to wait for the commits of the others.
+        let ends = due.into_iter().map(|lease| async move {
             tracing::info!(%lease, "a lease was not kept alive and ends");
             let command = (&Command::RevokeLease { lease }).into();
             // By the leader of this term, or not at all: another one may have kept it alive.
             let proposed = self.inner.raft.write(command).with_leader(term).await;
-            proposed.map_err(|fatal| Self::stopping(&fatal))?;
-        }
-        Ok(())
+            proposed.map(drop).map_err(|fatal| Self::stopping(&fatal))
+        });
+        stream::iter(ends).buffer_unordered(LEASE_ENDS_AT_ONCE as usize).try_collect().await
     }
 
     /// Begins to keep the leases of a term that this node leads, once it has applied what earlier leaders have done.

@@ -56,7 +56,7 @@ impl RaftNode {
             return if *present == info { Ok(()) } else { Err(ApiError::MemberExists { id }) };
         }
         if membership.nodes().count() >= PEERS_MAX as usize {
-            return Err(BadRequest::MemberCount(u64::from(PEERS_MAX) + 1).into());
+            return Err(BadRequest::ClusterFull.into());
         }
         if let Some((other, _)) = membership.nodes().find(|(_, known)| known.endpoint_id == info.endpoint_id)
         {

@@ -109,7 +109,7 @@ impl ClusterController for RaftNode {
             members: members.collect(),
             is_changing,
             is_removed: self.is_removed(),
-            refused_connections: self.inner.admission.refused_count(),
+            refused_connections: self.inner.admission.refusals().of_nodes(),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod appends;
 mod elections;
+mod leases;
 mod members;
 mod partitions;
 mod snapshots;

@@ -71,8 +71,11 @@ fn load(text: &[u8], mut args: RunArgs) -> Option<Vec<Setting>> {
         Err(error) => {
             let text = error.to_string();
             let is_named = match &error {
-                ConfigError::Read { .. } | ConfigError::Parse { .. } => {
+                ConfigError::Read { .. } => {
                     text.contains(&path.display().to_string()) && error.source().is_some()
+                }
+                ConfigError::Parse { .. } | ConfigError::SecretInFile { .. } => {
+                    text.contains(&path.display().to_string())
                 }
                 _ => Cli::command().get_arguments().any(|argument| {
                     text.contains(argument.get_id().as_str())

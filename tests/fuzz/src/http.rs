@@ -7,6 +7,7 @@ use aspen_node::api::ClusterController;
 use aspen_node::deterministic::deterministic;
 use aspen_node::http::{Credentials, HttpState, router};
 use aspen_node::metrics::{Metrics, NetworkMetrics};
+use aspen_node::network::refusals::Refusals;
 use aspen_node::network::secret::{ClusterSecrets, new_secret};
 use aspen_node::types::{EndpointKey, NodeId, NodeInfo};
 use axum::Router;
@@ -60,7 +61,7 @@ async fn routes() -> Router {
         cluster: Arc::new(cluster),
         store: Arc::new(store),
         observer: None,
-        metrics: Arc::new(Metrics::new(&[], &NetworkMetrics::default())),
+        metrics: Arc::new(Metrics::new(&[], &NetworkMetrics::default(), &Refusals::default())),
         peers: Arc::new(BTreeMap::from([1, 2, 3].map(|id| (NodeId(id.into()), info(id))))),
         credentials: watch::channel(Credentials::default()).1,
         secrets: Some(watch::channel(secrets).1),

@@ -1,21 +1,19 @@
-//! Who may speak to this node: the committed members and, before these are known, those that the settings or the one who let this
-//! node in have named; each proven by key.
+//! Who may speak to this node: the members and, before these are known, those that the settings or the one who let this node in
+//! have named; each proven by key.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
-use std::time::Instant;
+use std::sync::{Arc, RwLock};
 
 use tokio::sync::watch;
 
-use crate::limits::REFUSAL_LOG_INTERVAL;
 use crate::network::incarnation::Incarnations;
+use crate::network::refusals::Refusals;
 use crate::types::EndpointKey;
 
 /// The keys that are let in, and a count of those that were not.
 #[derive(Debug)]
 pub struct Admission {
-    /// What the settings name, a member that was removed since excepted.
+    /// What the settings name, until the members are known.
     configured: RwLock<HashSet<EndpointKey>>,
     /// Who was named by a member that knows the secret: they count until the members are known, and where these are of yesterday.
     introduced: RwLock<HashSet<EndpointKey>>,
@@ -23,8 +21,7 @@ pub struct Admission {
     /// Who of them has forgotten what it was.
     incarnations: Arc<Incarnations>,
     changes: watch::Sender<u64>,
-    refused: AtomicU64,
-    last_logged: Mutex<Option<Instant>>,
+    refusals: Refusals,
 }
 
 impl Admission {
@@ -36,8 +33,7 @@ impl Admission {
             members: RwLock::default(),
             incarnations: Arc::new(incarnations),
             changes: watch::Sender::new(0),
-            refused: AtomicU64::new(0),
-            last_logged: Mutex::new(None),
+            refusals: Refusals::default(),
         }
     }
 
@@ -47,8 +43,9 @@ impl Admission {
         *introduced = keys.into_iter().collect();
     }
 
-    /// Replaces the committed members. Whoever was one and is none any more is let in no longer, even if the settings name it.
-    /// They may be of the past, as long as the log is replayed: then whoever was introduced is let in, too.
+    /// Replaces the members. Whoever is none is let in no longer, even if the settings name it: they may be older than its removal.
+    /// Members may be of the past, as long as the log is replayed: then whoever the settings name or was introduced is let in, too,
+    /// but for those who were members before and are none any more.
     pub fn set_members(&self, members: HashSet<EndpointKey>, are_of_now: bool) {
         if are_of_now {
             self.introduce([]);
@@ -56,7 +53,7 @@ impl Admission {
         {
             let mut known = self.members.write().expect("nothing panics while it holds this lock");
             let mut configured = self.configured.write().expect("nothing panics while it holds this lock");
-            configured.retain(|key| members.contains(key) || !known.contains(key));
+            configured.retain(|key| members.contains(key) || (!are_of_now && !known.contains(key)));
             let is_let_in = |key: &EndpointKey| members.contains(key) || configured.contains(key);
             if are_of_now {
                 self.incarnations.retain(is_let_in);
@@ -90,19 +87,9 @@ impl Admission {
         let _ = self.changes.subscribe().wait_for(|_| !self.admits(key)).await;
     }
 
-    /// Counts a refusal, and logs it with its reason unless one was logged a moment ago.
-    pub fn refused(&self, key: &EndpointKey, reason: &str) {
-        let count = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut last = self.last_logged.lock().expect("nothing panics while it holds this lock");
-        if last.is_none_or(|last| last.elapsed() >= REFUSAL_LOG_INTERVAL) {
-            *last = Some(Instant::now());
-            tracing::warn!(endpoint_id = %key, count, "refused a connection: {reason}");
-        }
-    }
-
-    /// Connections refused since the start.
-    pub fn refused_count(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
+    /// Who was turned away.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 }
 
@@ -117,7 +104,7 @@ mod tests {
         let [configured, member, stranger] = [1, 2, 3].map(|byte| EndpointKey([byte; 32]));
         let admission = Admission::new([configured], Incarnations::default());
         assert!(!admission.admits(&member));
-        admission.set_members([member].into(), true);
+        admission.set_members([member].into(), false);
         assert!(admission.admits(&configured) && admission.admits(&member) && !admission.admits(&stranger));
         admission.set_members([member, configured].into(), true);
         let expelled = admission.expelled(&configured);
@@ -126,8 +113,19 @@ mod tests {
         admission.set_members([member].into(), true);
         assert_eq!(expelled.now_or_never(), Some(()));
         assert!(!admission.admits(&configured));
-        admission.refused(&stranger, "its key belongs to no member");
-        assert_eq!(admission.refused_count(), 1);
+    }
+
+    #[test]
+    fn settings_that_name_a_removed_member_do_not_let_it_in_after_a_restart() {
+        let [removed, member] = [1, 2].map(|byte| EndpointKey([byte; 32]));
+        let admission = Admission::new([removed, member], Incarnations::default());
+        // The log is replayed, and says nothing of the one that was removed long ago.
+        admission.set_members([member].into(), false);
+        assert!(admission.admits(&removed));
+        admission.set_members([member].into(), true);
+        assert!(!admission.admits(&removed) && admission.admits(&member));
+        admission.set_members([removed, member].into(), true);
+        assert!(admission.admits(&removed), "it was added again");
     }
 
     #[test]

@@ -3,12 +3,12 @@
 use std::fmt::{self, Debug};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, select};
 use iroh::endpoint::{
     ConnectError, Connection, ConnectionError, PortmapperConfig, RecvStream, SendStream, VarInt, presets,
 };
@@ -16,13 +16,15 @@ use iroh::protocol::{AcceptError, ProtocolHandler};
 use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode};
 use tokio::io::{AsyncRead, AsyncWrite, Join, ReadBuf, join};
 use tokio::sync::mpsc::error::SendError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::{EndpointError, close_code, held, transport_config};
+use super::{EndpointError, close_code, held, remote_key, transport_config};
 use crate::limits::{
-    CLIENT_CLOSE_TIMEOUT, CLIENT_CONNECTIONS_MAX, CLIENT_STREAMS_MAX, CONNECT_TIMEOUT, HTTP_IDLE_TIMEOUT,
+    CLIENT_CLOSE_TIMEOUT, CLIENT_CONNECTIONS_MAX, CLIENT_STRANGERS_MAX, CLIENT_STREAMS_MAX,
+    CLIENT_TOKEN_TIMEOUT, CONNECT_TIMEOUT, HTTP_IDLE_TIMEOUT,
 };
+use crate::network::refusals::{Refusal, Refusals};
 use crate::types::{EndpointKey, NodeInfo};
 
 /// Names the protocol and its version to iroh: HTTP/1.1 on each stream.
@@ -31,6 +33,9 @@ pub(super) const ALPN: &[u8] = b"aspen/client/1";
 /// What a client is told by a node that could not tell it from others.
 const NOTHING_TO_SHOW: &[u8] =
     b"this node answers nobody over QUIC: for that it needs a http_token_file, and no http_tls_client_ca_file";
+/// What a client is told that has asked nothing for which a token is needed.
+const NOTHING_SHOWN: &[u8] =
+    b"no token was shown: a node that has one gives its places to clients that show it";
 /// What a client is told that comes too late.
 const BUSY: &[u8] = b"the node has as many clients over QUIC as it takes";
 
@@ -39,8 +44,59 @@ pub struct ClientStream {
     io: Join<RecvStream, SendStream>,
     /// Resolves when all that was sent has come, once everything is sent.
     ending: Option<BoxFuture<'static, ()>>,
-    /// Also of its connection.
+    /// Of its connection.
+    standing: Option<Standing>,
     _place: OwnedSemaphorePermit,
+}
+
+impl ClientStream {
+    /// How the client at the other end stands, where this is the node's end.
+    pub fn standing(&self) -> Option<Standing> {
+        self.standing.clone()
+    }
+}
+
+/// Where streams of clients go.
+#[derive(Debug, Clone)]
+pub struct ClientDoor {
+    /// To whoever serves them.
+    pub streams: mpsc::Sender<ClientStream>,
+    /// Whether a client has to show a token before it has one of the places.
+    pub wants_token: bool,
+}
+
+/// How a client stands with a node: it has one of the places for clients once it has shown what it has to. Clones are of the same client.
+#[derive(Debug, Clone)]
+pub struct Standing(Arc<StandingParts>);
+
+#[derive(Debug)]
+struct StandingParts {
+    connection: Connection,
+    places: Arc<Semaphore>,
+    place: Mutex<Option<OwnedSemaphorePermit>>,
+    has_place: Notify,
+}
+
+impl Standing {
+    fn new(connection: Connection, places: Arc<Semaphore>) -> Self {
+        let (place, has_place) = (Mutex::default(), Notify::new());
+        Self(Arc::new(StandingParts { connection, places, place, has_place }))
+    }
+
+    /// Gives a client one of the places, if it has none; whether it has one. Otherwise its connection is closed, and nothing that it
+    /// asks may be done.
+    pub fn settle(&self) -> bool {
+        let StandingParts { connection, places, place, has_place } = &*self.0;
+        let mut place = held(place);
+        if place.is_none() {
+            *place = places.clone().try_acquire_owned().ok();
+            has_place.notify_one();
+        }
+        if place.is_none() {
+            connection.close(VarInt::from_u32(close_code::BUSY), BUSY);
+        }
+        place.is_some()
+    }
 }
 
 /// What becomes of a stream that was opened to a node.
@@ -48,11 +104,11 @@ pub struct ClientStream {
 pub struct StreamFate(Connection);
 
 impl StreamFate {
-    /// Why the node has refused the stream, if it has: then nothing that was sent was read.
+    /// Why the node has refused the stream, if it has: then nothing that was sent was done.
     pub fn refusal(&self) -> Option<String> {
         let ConnectionError::ApplicationClosed(close) = self.0.close_reason()? else { return None };
         let code = u32::try_from(close.error_code.into_inner()).ok()?;
-        matches!(code, close_code::BUSY | close_code::NOTHING_TO_SHOW)
+        matches!(code, close_code::BUSY | close_code::NOTHING_TO_SHOW | close_code::NOTHING_SHOWN)
             .then(|| String::from_utf8_lossy(&close.reason).into_owned())
     }
 }
@@ -101,52 +157,87 @@ impl AsyncWrite for ClientStream {
 #[derive(Debug, Clone)]
 pub(super) struct ClientHandler {
     /// Where their streams go; absent: this node answers none.
-    streams: Option<mpsc::Sender<ClientStream>>,
+    door: Option<ClientDoor>,
     places: Arc<Semaphore>,
+    /// One for each that has shown nothing yet.
+    strangers: Arc<Semaphore>,
+    refusals: Refusals,
 }
 
 impl ClientHandler {
-    pub(super) fn new(streams: Option<mpsc::Sender<ClientStream>>) -> Self {
-        Self { streams, places: Arc::new(Semaphore::new(CLIENT_CONNECTIONS_MAX as usize)) }
+    pub(super) fn new(door: Option<ClientDoor>, refusals: Refusals) -> Self {
+        let places = Arc::new(Semaphore::new(CLIENT_CONNECTIONS_MAX as usize));
+        let strangers = Arc::new(Semaphore::new(CLIENT_STRANGERS_MAX as usize));
+        Self { door, places, strangers, refusals }
+    }
+
+    /// Waits until a stranger is none any more, and closes its connection if that takes too long.
+    async fn watch(&self, standing: &Standing, stranger: OwnedSemaphorePermit) {
+        let StandingParts { connection, has_place, .. } = &*standing.0;
+        let patience = CLIENT_TOKEN_TIMEOUT;
+        if timeout(patience, has_place.notified()).await.is_err() {
+            self.refusals.note(Refusal::NoToken, remote_key(connection));
+            connection.close(VarInt::from_u32(close_code::NOTHING_SHOWN), NOTHING_SHOWN);
+        }
+        drop(stranger);
     }
 }
 
 impl ProtocolHandler for ClientHandler {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
-        let Some(streams) = &self.streams else {
+        let Some(ClientDoor { streams, wants_token }) = &self.door else {
             connection.close(VarInt::from_u32(close_code::NOTHING_TO_SHOW), NOTHING_TO_SHOW);
             return Ok(());
         };
-        let Ok(_place) = self.places.try_acquire() else {
-            connection.close(VarInt::from_u32(close_code::BUSY), BUSY);
-            return Ok(());
-        };
-        connection.set_max_concurrent_bi_streams(VarInt::from_u32(CLIENT_STREAMS_MAX));
-        let places = Arc::new(Semaphore::new(CLIENT_STREAMS_MAX as usize));
-        loop {
-            // Nobody closes it.
-            let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
-            let (send, recv) = match timeout(HTTP_IDLE_TIMEOUT, connection.accept_bi()).await {
-                Ok(Ok(stream)) => stream,
-                Ok(Err(_)) => return Ok(()),
-                // It may wait for what one of its streams is to tell.
-                Err(_) if places.available_permits() + 1 < CLIENT_STREAMS_MAX as usize => continue,
-                Err(_) => {
-                    connection.close(VarInt::from_u32(close_code::DONE), b"nothing was asked for long");
-                    return Ok(());
-                }
-            };
-            let stream = ClientStream { io: join(recv, send), ending: None, _place: place };
-            if let Err(SendError(stream)) = streams.send(stream).await {
-                drop(stream);
-                // What was asked before is answered first.
-                tokio::select! {
-                    _ = places.acquire_many(CLIENT_STREAMS_MAX) => {}
-                    _ = connection.closed() => {}
-                }
-                connection.close(VarInt::from_u32(close_code::STOPPING), b"the node is stopping");
+        let standing = Standing::new(connection.clone(), self.places.clone());
+        if *wants_token {
+            let Ok(stranger) = self.strangers.clone().try_acquire_owned() else {
+                self.refusals.note(Refusal::Busy, remote_key(&connection));
+                connection.close(VarInt::from_u32(close_code::BUSY), BUSY);
                 return Ok(());
+            };
+            let serving = pin!(take_streams(&connection, streams, &standing));
+            match select(serving, pin!(self.watch(&standing, stranger))).await {
+                Either::Left(((), _)) => {}
+                Either::Right(((), serving)) => serving.await,
             }
+        } else if standing.settle() {
+            take_streams(&connection, streams, &standing).await;
+        } else {
+            self.refusals.note(Refusal::Busy, remote_key(&connection));
+        }
+        Ok(())
+    }
+}
+
+/// Hands a client's streams on, until its connection ends.
+async fn take_streams(connection: &Connection, streams: &mpsc::Sender<ClientStream>, standing: &Standing) {
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(CLIENT_STREAMS_MAX));
+    let places = Arc::new(Semaphore::new(CLIENT_STREAMS_MAX as usize));
+    loop {
+        // Nobody closes it.
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let (send, recv) = match timeout(HTTP_IDLE_TIMEOUT, connection.accept_bi()).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(_)) => return,
+            // It may wait for what one of its streams is to tell.
+            Err(_) if places.available_permits() + 1 < CLIENT_STREAMS_MAX as usize => continue,
+            Err(_) => {
+                connection.close(VarInt::from_u32(close_code::DONE), b"nothing was asked for long");
+                return;
+            }
+        };
+        let standing = Some(standing.clone());
+        let stream = ClientStream { io: join(recv, send), ending: None, standing, _place: place };
+        if let Err(SendError(stream)) = streams.send(stream).await {
+            drop(stream);
+            // What was asked before is answered first.
+            tokio::select! {
+                _ = places.acquire_many(CLIENT_STREAMS_MAX) => {}
+                _ = connection.closed() => {}
+            }
+            connection.close(VarInt::from_u32(close_code::STOPPING), b"the node is stopping");
+            return;
         }
     }
 }
@@ -217,7 +308,7 @@ impl ClientEndpoint {
                 None => self.connect(node).await?,
             };
             let (send, recv) = connection.open_bi().await?;
-            let stream = ClientStream { io: join(recv, send), ending: None, _place: place };
+            let stream = ClientStream { io: join(recv, send), ending: None, standing: None, _place: place };
             Ok((stream, StreamFate(connection)))
         });
         opened.await.unwrap_or(Err(OpenError::Silent { raft: node.raft }))

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use super::{Admission, admitted, close_code, remote_key};
 use crate::limits::{GREETING_BYTES_MAX, GREETING_TIMEOUT};
 use crate::network::incarnation::{Incarnation, Incarnations, Start};
+use crate::network::refusals::Refusal;
 use crate::types::EndpointKey;
 
 /// A member at the other end that has greeted.
@@ -84,7 +85,7 @@ fn closed_with(connection: &Connection) -> Option<VarInt> {
 fn meet(connection: &Connection, admission: &Admission, other: &Incarnation) -> bool {
     let key = remote_key(connection);
     let Err(seen) = admission.incarnations().meet(&key, other) else { return true };
-    admission.refused(&key, "it does not remember what was seen of it");
+    admission.refusals().note(Refusal::PutBack, key);
     let seen = postcard::to_stdvec(&seen).expect("plain data in memory always encodes");
     connection.close(VarInt::from_u32(close_code::PUT_BACK), &seen);
     false

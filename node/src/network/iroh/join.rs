@@ -18,6 +18,7 @@ use crate::limits::{
     JOINERS_MAX, STRANGERS_MAX,
 };
 use crate::network::join::{ALPN, JoinAnswer, JoinRefusal, JoinRequest, JoinService, Welcome, Wish};
+use crate::network::refusals::Refusal;
 use crate::network::secret::{ClusterSecret, ClusterSecrets, Prover};
 use crate::network::{AddressBook, Peer};
 use crate::types::{EndpointKey, NodeInfo};
@@ -85,15 +86,19 @@ impl JoinHandler {
     /// Hears whoever asks, and answers.
     async fn hear(&self, connection: &Connection) -> Result<(), JoinError> {
         let Ok(stranger) = self.strangers.clone().try_acquire_owned() else {
+            self.admission.refusals().note(Refusal::Busy, remote_key(connection));
             connection.close(VarInt::from_u32(close_code::BUSY), b"too many nodes ask at once");
             return Ok(());
         };
+        let garbled =
+            |_: &JoinError| self.admission.refusals().note(Refusal::Garbled, remote_key(connection));
         let heard = timeout(JOIN_REQUEST_TIMEOUT, async {
             let (send, mut recv) = connection.accept_bi().await.map_err(lost)?;
             let bytes = recv.read_to_end(JOIN_REQUEST_BYTES_MAX).await.map_err(lost)?;
             Ok((send, decode::<JoinRequest>(&bytes)?))
         });
-        let (mut send, request) = heard.await.map_err(lost)??;
+        let heard = heard.await.map_err(lost).and_then(|heard| heard).inspect_err(garbled);
+        let (mut send, request) = heard?;
         let (key, session) = (remote_key(connection), session(connection)?);
         let known = self.secrets.borrow().proven(&request.proof, Prover::Joiner(key), &session).cloned();
         // The key is what later counts, so it has to be the asker's own.
@@ -105,7 +110,7 @@ impl JoinHandler {
             let verdict = self.service.grant(request.wish, request.info).await;
             JoinAnswer::Proven { proof: secret.prove(Prover::Member(self.own_key), &session), verdict }
         } else {
-            self.admission.refused(&key, "it does not know the cluster's secret");
+            self.admission.refusals().note(Refusal::WrongSecret, key);
             JoinAnswer::WrongSecret
         };
         send.write_all(&encode(&answer)?).await.map_err(lost)?;

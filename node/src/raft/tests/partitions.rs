@@ -1,6 +1,7 @@
 //! What goes on, and what does not, where the cluster is in parts.
 
 use super::*;
+use crate::limits::OPERATIONS_IN_FLIGHT_MAX;
 use crate::network::{Peer, TransportError};
 
 #[tokio::test(start_paused = true)]
@@ -35,6 +36,32 @@ async fn nobody_writes_where_no_part_is_a_majority() {
     cluster.router.heal();
     cluster.agree(&[1, 2, 3, 4]).await;
     assert_eq!(cluster.held(leader, "b").await, None);
+}
+
+/// As many wait as may, and whoever comes then is told to come again.
+#[tokio::test(start_paused = true)]
+async fn operations_beyond_the_bound_are_refused_at_once() {
+    let cluster = Cluster::founded(3).await;
+    let leader = cluster.leader(1, &[1, 2, 3]).await;
+    cluster.isolate(leader);
+    let waiting = join_all((0..OPERATIONS_IN_FLIGHT_MAX).map(|_| cluster.set(leader, "k", "v")));
+    let began = Instant::now();
+    let late = async {
+        // All others are counted in by then.
+        tokio::task::yield_now().await;
+        let refused = cluster.set(leader, "k", "late").await;
+        (refused, began.elapsed())
+    };
+    let (waited, (refused, took)) = tokio::join!(waiting, late);
+    assert!(
+        matches!(refused, Err(ApiError::TooManyOperations { limit }) if limit == OPERATIONS_IN_FLIGHT_MAX),
+        "{refused:?}"
+    );
+    assert_eq!(took, Duration::ZERO);
+    assert!(waited.iter().all(|waited| !matches!(waited, Ok(_) | Err(ApiError::TooManyOperations { .. }))));
+    cluster.router.heal();
+    cluster.agree(&[1, 2, 3]).await;
+    cluster.set(leader, "k", "again").await.unwrap();
 }
 
 /// Two groups that reach each other by way of one member only.
