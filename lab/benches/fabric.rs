@@ -22,9 +22,9 @@ use aspen_lab::fabric::kernel::{KernelError, KernelFabric, PortKind};
 use aspen_lab::fabric::namespace::Namespace;
 use aspen_lab::fabric::switch::{PortSpec, Switch};
 use aspen_lab::fabric::tap::{self, TapConfig};
-use aspen_lab::fabric::{Port, TapError};
+use aspen_lab::fabric::{NetworkPort, NetworkPorts, Port, TapError};
 use aspen_lab::limits::{FRAME_BYTES_MAX, PORT_BURST_FRAMES};
-use aspen_lab::link::{DropReason, Fate, LinkId, LinkRule, PortIndex, fate};
+use aspen_lab::link::{DropReason, Fate, LinkId, LinkRule, fate};
 use aspen_lab::plan::MacAddress;
 use aspen_lab::program::ProgramLog;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -123,11 +123,11 @@ fn over_taps() -> Result<Rig, TapError> {
 /// The kernel's fabric between two namespaces, and the machines there.
 fn over_bridge() -> Result<(KernelFabric, [Machine; 2]), KernelError> {
     let log = ProgramLog::open(Path::new("/dev/null")).unwrap();
-    let ports = [0, 1].map(|port| (mac(port), PortKind::Veth));
-    let fabric = KernelFabric::build(SEED, None, &ports, log)?;
+    let networks = [NetworkPorts::usual([0, 1].map(|port| (mac(port), PortKind::Veth)))];
+    let fabric = KernelFabric::build(SEED, None, &networks, log)?;
     let machine = |port: u8| -> Result<Machine, KernelError> {
         let namespace = Namespace::create()?;
-        fabric.connect(PortIndex(port.into()), &namespace, &interface(port))?;
+        fabric.connect(NetworkPort::first(port.into()), &namespace, &interface(port))?;
         datagrams(&namespace, port)
     };
     let machines = [machine(0)?, machine(1)?];
@@ -140,13 +140,7 @@ fn address(port: u8) -> Ipv4Addr {
 }
 
 fn interface(port: u8) -> TapConfig {
-    TapConfig {
-        name: "eth0".to_owned(),
-        mac: mac(port),
-        address: address(port),
-        prefix_bits: 24,
-        neighbours: vec![(address(1 - port), mac(1 - port))],
-    }
+    TapConfig::ipv4("eth0", mac(port), address(port), [(address(1 - port), mac(1 - port))])
 }
 
 /// A machine in a namespace whose interface is up.

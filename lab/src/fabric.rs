@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{FABRIC_PORTS_MAX, IFACE_NAME_BYTES_MAX, LINK_DELAY_MAX, PER_MILLION, SWITCH_ANSWER_MAX};
+use crate::limits::{
+    FABRIC_PORTS_MAX, IFACE_NAME_BYTES_MAX, LINK_DELAY_MAX, MTU_BYTES, PER_MILLION, SWITCH_ANSWER_MAX,
+};
 use crate::link::{LinkId, LinkRule, PortIndex};
 use crate::plan::MacAddress;
 
@@ -27,7 +29,7 @@ pub mod switch;
 pub mod tap;
 pub mod wiring;
 
-use self::kernel::KernelError;
+use self::kernel::{KernelError, PortKind};
 
 /// Which network connects the machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -56,6 +58,38 @@ impl fmt::Display for FabricKind {
             Self::Switch => "switch",
             Self::Kernel => "kernel",
         })
+    }
+}
+
+/// A network before anything is connected to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkPorts {
+    /// Longest packet, in bytes.
+    pub mtu: u32,
+    /// What each port has, and what connects it.
+    pub ports: Vec<(MacAddress, PortKind)>,
+}
+
+impl NetworkPorts {
+    /// A network with the usual MTU.
+    pub fn usual(ports: impl IntoIterator<Item = (MacAddress, PortKind)>) -> Self {
+        Self { mtu: MTU_BYTES, ports: ports.into_iter().collect() }
+    }
+}
+
+/// A port of one of several networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NetworkPort {
+    /// The position of its network.
+    pub network: usize,
+    /// Its index there.
+    pub port: PortIndex,
+}
+
+impl NetworkPort {
+    /// A port of the first network.
+    pub fn first(port: u16) -> Self {
+        Self { network: 0, port: PortIndex(port) }
     }
 }
 

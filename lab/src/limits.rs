@@ -29,6 +29,20 @@ pub const ABOUT_BYTES_MAX: usize = 2_000;
 pub const NODE_NAME_BYTES_MAX: usize = 32;
 /// Most nodes of a cluster: what one machine runs, and what one /24 network with room to spare addresses.
 pub const NODES_MAX: u16 = 50;
+/// Most networks: one for Raft, and three kinds of clients.
+pub const NETWORKS_MAX: usize = 4;
+/// Shortest prefix of an IPv4 network, in bits: 10.0.0.0/8 is the largest that is anybody's own (RFC 1918).
+pub const SUBNET_V4_BITS_MIN: u8 = 8;
+/// Longest prefix of an IPv4 network, in bits: it holds [`NODES_MAX`].
+pub const SUBNET_V4_BITS_MAX: u8 = 24;
+/// Shortest prefix of an IPv6 network, in bits: `fd00::/8` is the largest that is anybody's own (RFC 4193).
+pub const SUBNET_V6_BITS_MIN: u8 = 8;
+/// Longest prefix of an IPv6 network, in bits: it holds [`NODES_MAX`].
+pub const SUBNET_V6_BITS_MAX: u8 = 120;
+/// Smallest MTU of a network, in bytes: that of IPv6 (RFC 8200, 5), into which QUIC's first packets fit, too.
+pub const MTU_BYTES_MIN: u32 = 1_280;
+/// Largest MTU of a network, in bytes: jumbo frames.
+pub const MTU_BYTES_MAX: u32 = 9_000;
 /// Most faults in a file: a story longer than this is a soak test, which `every` and `times` express.
 pub const FAULTS_MAX: usize = 100;
 /// Most repetitions of one fault: one a second for the longest run would be 3,600, none of which a reader
@@ -112,14 +126,17 @@ pub const PORT_MIN: u16 = 10_001;
 /// Highest port given to a node: the kernel's ephemeral ports begin at 32768 (ip-sysctl,
 /// `ip_local_port_range`).
 pub const PORT_MAX: u16 = 32_767;
-/// Last byte of the first node's IPv4 address; the node at position i has this plus i.
+/// Last byte of the first node's address in every network; the node at position i has this plus i.
 pub const NODE_HOST_FIRST: u8 = 10;
-/// Last byte of the lab's own IPv4 address.
+/// Last byte of the lab's own address in every network.
 pub const LAB_HOST: u8 = 1;
 
 const _: () = {
     assert!(NODE_HOST_FIRST > LAB_HOST, "the lab's address is not a node's");
     assert!(NODE_HOST_FIRST as u16 + NODES_MAX <= 254, "every node has an address in one /24");
+    assert!(SUBNET_V4_BITS_MAX + 8 <= 32 && SUBNET_V6_BITS_MAX + 8 <= 128, "and in every other network");
+    // The second last byte of a hardware address is the network's number, the last one the node's or the lab's.
+    assert!(NETWORKS_MAX < 256 && NODES_MAX < 255, "hardware addresses are distinct");
     assert!((PORT_MAX - PORT_MIN) as u32 > 100 * NODES_MAX as u32, "distinct ports are drawn in a few tries");
     assert!(CLIENTS_DEFAULT <= CLIENTS_MAX, "a default is allowed");
     assert!(KEYS_DEFAULT <= KEYS_MAX, "a default is allowed");
@@ -197,7 +214,7 @@ pub const FRAME_BYTES_MAX: usize = 9018;
 /// Shortest frame that the switch carries, in bytes: an Ethernet header (IEEE 802.3, 3.1.1).
 pub const FRAME_BYTES_MIN: usize = 14;
 
-/// MTU of every machine's interface, in bytes: what the Internet grants.
+/// MTU of an interface where the scenario does not say, in bytes: what the Internet grants.
 pub const MTU_BYTES: u32 = 1500;
 
 /// Most frames in flight on one directed link: 100 ms at 1 Gbit/s in full frames. More would be a
@@ -292,7 +309,8 @@ const _: () = {
     // Room for every machine's number in every name.
     assert!("lab-tap".len() + "65535".len() <= IFACE_NAME_BYTES_MAX);
     // A full frame of every machine fits the switch.
-    assert!(MTU_BYTES as usize + FRAME_BYTES_MIN <= FRAME_BYTES_MAX);
+    assert!(MTU_BYTES_MAX as usize + FRAME_BYTES_MIN <= FRAME_BYTES_MAX);
+    assert!(MTU_BYTES_MIN <= MTU_BYTES && MTU_BYTES <= MTU_BYTES_MAX);
     // One burst of full frames from every port fits the queue.
     assert!(PORT_BURST_FRAMES * MTU_BYTES as usize * FABRIC_PORTS_MAX as usize <= FABRIC_QUEUE_BYTES_MAX);
     assert!(PORT_BURST_FRAMES <= LINK_QUEUE_FRAMES_MAX);

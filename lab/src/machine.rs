@@ -22,6 +22,7 @@ pub mod cloud_hypervisor;
 pub mod cluster;
 pub mod driver;
 pub mod kvm;
+mod networks;
 mod node_files;
 pub mod probe;
 pub mod process;

@@ -6,21 +6,23 @@
 //! [`resolve()`] turns both into nodes.
 
 mod draw;
+mod network;
 mod resolve;
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use self::draw::Draws;
+pub use self::network::{ClientNetwork, ClientPort, Network, Subnet};
 pub use self::resolve::{
     ResolveError, Roles, cut_pairs, isolates, minority, resolve, resolve_ends, resolve_one,
 };
 use crate::limits::machines::MEMORY_MIB_DEFAULT;
-use crate::limits::{LAB_HOST, NODE_HOST_FIRST, PORT_MAX, PORT_MIN, READER_RATE};
+use crate::limits::{PORT_MAX, PORT_MIN, READER_RATE};
 use crate::scenario::{Check, Fault, RaftSettings, Scenario, Workload};
 pub use crate::scenario::{
     ClockError, FaultAction, LinkEffect, MemberChange, Mix, NodeIndex, Reads, Selector, StandingLink, Target,
@@ -46,10 +48,13 @@ pub struct Plan {
     /// What is under test.
     #[serde(default, skip_serializing_if = "is_default")]
     pub target: Target,
-    /// The network of all nodes and of the lab.
+    /// The network of all nodes and of the lab: nodes replicate over it, and links and faults are its.
     pub network: Network,
-    /// The lab's own port of the fabric.
+    /// The lab's own port of it.
     pub lab: LabPort,
+    /// Further networks, over which clients reach the nodes that are on them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub client_networks: Vec<ClientNetwork>,
     /// Heartbeat and election timeouts of every node.
     pub raft: PlannedRaft,
     /// Every node; [`NodeIndex`] is a position in this list.
@@ -77,16 +82,7 @@ pub struct Plan {
     pub checks: Vec<PlannedCheck>,
 }
 
-/// An IPv4 network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Network {
-    /// Its first address.
-    pub address: Ipv4Addr,
-    /// The length of its prefix.
-    pub prefix: u8,
-}
-
-/// The lab's own port of the fabric: clients, observation and readiness use it.
+/// The lab's own port of a network: clients, observation and readiness use it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabPort {
     /// The interface's name.
@@ -94,7 +90,7 @@ pub struct LabPort {
     /// The interface's hardware address.
     pub mac: MacAddress,
     /// The interface's address.
-    pub ip: Ipv4Addr,
+    pub ip: IpAddr,
 }
 
 /// A node before it exists.
@@ -112,14 +108,29 @@ pub struct PlannedNode {
     pub raft_id: u64,
     /// The seed of its secret key. A test cluster has no secrets: anyone may make its keys again.
     pub secret_key_seed: Bytes32,
-    /// Its hardware address.
+    /// Its hardware address in [`Plan::network`].
     pub mac: MacAddress,
     /// Its address in [`Plan::network`].
-    pub ip: Ipv4Addr,
+    pub ip: IpAddr,
+    /// Its address in the last of [`Plan::client_networks`] that it is on, if it is on any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ip: Option<IpAddr>,
     /// The UDP port of its Raft endpoint.
     pub raft_port: u16,
     /// The TCP port of its HTTP interface.
     pub http_port: u16,
+}
+
+impl PlannedNode {
+    /// Where its Raft endpoint is.
+    pub fn raft_address(&self) -> SocketAddr {
+        (self.ip, self.raft_port).into()
+    }
+
+    /// Where its HTTP interface is.
+    pub fn http_address(&self) -> SocketAddr {
+        (self.client_ip.unwrap_or(self.ip), self.http_port).into()
+    }
 }
 
 /// The first node founds a cluster by itself, and the others ask to be let in with its ticket and the secret.
@@ -241,19 +252,19 @@ impl MacAddress {
 impl Plan {
     /// Draws what the scenario leaves to the seed.
     pub fn new(scenario: &Scenario, seed: u64) -> Self {
-        let mut network = Draws::new(seed, draw::Purpose::Network);
-        let (second, third) = (network.byte(), network.byte());
-        let host = |last: u8| Ipv4Addr::new(10, second, third, last);
         let vendor = mac_prefix(seed);
+        let (network, client_networks) = network::networks(scenario.networks(), seed, vendor);
+        let nodes = nodes(scenario, seed, vendor, &network, &client_networks);
         Self {
             seed,
             scenario: scenario.name().to_owned(),
             scenario_hash: Bytes32(*scenario.text_hash()),
             target: scenario.target(),
-            network: Network { address: host(0), prefix: 24 },
-            lab: LabPort { iface: LAB_IFACE.to_owned(), mac: mac(vendor, u16::MAX), ip: host(LAB_HOST) },
+            lab: LabPort { iface: LAB_IFACE.to_owned(), mac: mac(vendor, u16::MAX), ip: network.lab() },
+            network,
+            client_networks,
             raft: planned_raft(scenario.raft()),
-            nodes: nodes(scenario, seed, vendor, host),
+            nodes,
             founders: Some(scenario.founders()).filter(|count| usize::from(*count) < scenario.nodes().len()),
             joins: scenario.joined_voters().map(|voters| PlannedJoins {
                 voters,
@@ -350,7 +361,13 @@ fn planned_check(check: &Check) -> PlannedCheck {
     }
 }
 
-fn nodes(scenario: &Scenario, seed: u64, vendor: [u8; 3], host: impl Fn(u8) -> Ipv4Addr) -> Vec<PlannedNode> {
+fn nodes(
+    scenario: &Scenario,
+    seed: u64,
+    vendor: [u8; 3],
+    network: &Network,
+    client_networks: &[ClientNetwork],
+) -> Vec<PlannedNode> {
     let mut keys = Draws::new(seed, draw::Purpose::NodeKeys);
     let mut ports = Draws::new(seed, draw::Purpose::Ports);
     let mut ports_taken = Vec::new();
@@ -372,7 +389,8 @@ fn nodes(scenario: &Scenario, seed: u64, vendor: [u8; 3], host: impl Fn(u8) -> I
         raft_id: index.raft_id(),
         secret_key_seed: Bytes32(keys.bytes32()),
         mac: mac(vendor, index.0),
-        ip: host(NODE_HOST_FIRST + u8::try_from(index.0).expect("at most NODES_MAX")),
+        ip: network.node(index),
+        client_ip: client_networks.iter().rev().find_map(|network| Some(network.port(index)?.ip)),
         raft_port: port(),
         http_port: port(),
     });

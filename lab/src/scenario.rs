@@ -7,6 +7,7 @@
 mod effect;
 mod fault;
 mod mistake;
+mod network;
 mod parse;
 mod validate;
 
@@ -22,6 +23,7 @@ pub use self::effect::LinkEffect;
 pub(crate) use self::effect::{percent, rate as bit_rate};
 pub use self::fault::{ClockError, Fault, FaultAction, MemberChange, Selector, StandingLink, link_pairs};
 pub use self::mistake::Mistake;
+pub use self::network::{Family, Network, Subnet};
 pub use self::parse::SyntaxError;
 pub(crate) use self::validate::links::impossible as impossible_effect;
 pub(crate) use self::validate::units::{bits_per_s_of, duration_of, per_million_of};
@@ -53,6 +55,7 @@ pub struct Scenario {
     nodes: Vec<String>,
     zones: Vec<Option<String>>,
     memories_mib: Vec<u32>,
+    networks: Vec<Network>,
     founders: u16,
     joined_voters: Option<u16>,
     links: Vec<StandingLink>,
@@ -320,6 +323,11 @@ impl Scenario {
     /// The memory of each node, in MiB, if it is a virtual machine.
     pub fn memories_mib(&self) -> &[u32] {
         &self.memories_mib
+    }
+
+    /// The networks, at least one. All nodes are on the first, over which they replicate.
+    pub fn networks(&self) -> &[Network] {
+        &self.networks
     }
 
     /// The directed links that are not perfect, for the whole run; each pair at most once, in order.

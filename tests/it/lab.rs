@@ -78,7 +78,7 @@ pub(crate) fn whole_turn() -> Turn {
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The scenarios of `topologies/` that every driver can run.
-pub(crate) const TOPOLOGIES: [&str; 15] = [
+pub(crate) const TOPOLOGIES: [&str; 16] = [
     "three-nodes",
     "leader-isolated",
     "split-brain",
@@ -94,6 +94,7 @@ pub(crate) const TOPOLOGIES: [&str; 15] = [
     "grow-and-shrink",
     "self-healing",
     "three-regions",
+    "two-networks",
 ];
 
 /// Those that no machine can run.

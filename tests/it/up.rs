@@ -123,6 +123,7 @@ fn check_cut_and_heal(home: &Home<'_>, old: &str, at_leader: SocketAddr) {
     assert!(links.iter().all(|link| link["is_cut"] == true && link["is_by_hand"] == true), "{links:?}");
     let dropped: u64 = links.iter().map(|link| link["frames_dropped"].as_u64().unwrap()).sum();
     assert!(dropped > 0, "{links:?}");
+    check_health(&cut, old, "partitioned");
     check_acts_in_time(home, &["cut", old]);
     let table = home.done(&["status"]);
     assert!(table.contains("FRAMES DROPPED") && table.contains(" <-> "), "{table}");
@@ -136,6 +137,7 @@ fn check_cut_and_heal(home: &Home<'_>, old: &str, at_leader: SocketAddr) {
     while set(at_leader, "3").unwrap().0 != 200 {
         assert!(Instant::now() < deadline, "it does not serve again");
     }
+    check_health(&cut, old, "healthy");
     let said =
         home.done(&["link", "n1", "n2", "--latency", "50ms", "--jitter", "5ms", "--loss", "1%", "--one-way"]);
     assert!(said.contains("n1 -> n2  50 ms ± 5 ms, 1 % loss  hand"), "{said}");
@@ -151,6 +153,24 @@ fn check_cut_and_heal(home: &Home<'_>, old: &str, at_leader: SocketAddr) {
     home.done(&["heal", "n2"]);
     assert_eq!(home.status()["links"], json!([]));
     check_acts_in_time(home, &["heal", "n1"]);
+}
+
+/// How a member looks from the node that leads.
+#[track_caller]
+fn check_health(status: &Json, name: &str, want: &str) {
+    let at_leader = address(status, leader(status).unwrap());
+    let raft_id =
+        node(status, name)["name"].as_str().unwrap().trim_start_matches('n').parse::<u64>().unwrap();
+    let deadline = Instant::now() + wait_max(status);
+    loop {
+        let (_, seen) = get(at_leader, "/cluster/status").unwrap();
+        let member = seen["members"].as_array().unwrap().iter().find(|member| member["id"] == raft_id);
+        if member.is_some_and(|member| member["health"] == want) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{name} does not look {want}: {seen}");
+        std::thread::sleep(crate::lab::LOOK_INTERVAL);
+    }
 }
 
 /// A change of a link that is cut does not mend it, and does not say so.

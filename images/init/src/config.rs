@@ -16,11 +16,18 @@ pub use self::error::ConfigError;
 pub use self::value::{Address, DataDevice, DataFormat, MacAddress, Neighbour};
 
 use self::value::{bounded, one, parse_each};
-use crate::limits::{ADDRESSES_MAX, HOSTNAME_BYTES_MAX, NEIGHBOURS_MAX, NODE_FLAGS_MAX};
+use crate::limits::{
+    ADDRESSES_MAX, HOSTNAME_BYTES_MAX, INTERFACES_MAX, MTU_BYTES_MAX, MTU_BYTES_MIN, NEIGHBOURS_MAX,
+    NODE_FLAGS_MAX,
+};
 
-/// Every key besides `node.KEY`.
-pub const KEYS: [&str; 7] =
-    ["hostname", "address", "gateway", "neighbours", "mac", "data.device", "data.format"];
+/// Every key besides `node.KEY` and those of further interfaces.
+pub const KEYS: [&str; 8] =
+    ["hostname", "address", "gateway", "neighbours", "mac", "mtu", "data.device", "data.format"];
+/// Those of them that each further interface has, too: `net2.mac` and so on.
+pub const INTERFACE_KEYS: [&str; 5] = ["address", "gateway", "neighbours", "mac", "mtu"];
+/// What begins a key of a further interface, before its number.
+const INTERFACE_KEY_PREFIX: &str = "net";
 /// What begins a key that is a flag of the node.
 pub const NODE_KEY_PREFIX: &str = "node.";
 /// Flags that the appliance gives the node itself.
@@ -84,14 +91,8 @@ pub struct Entry {
 pub struct Settings {
     /// The machine's name.
     pub hostname: Option<String>,
-    /// The addresses of its interface; none is [`Address::Dhcp`].
-    pub addresses: Vec<Address>,
-    /// The default routes, one for each family.
-    pub gateways: Vec<IpAddr>,
-    /// Permanent neighbours.
-    pub neighbours: Vec<Neighbour>,
-    /// Which interface; otherwise the only one.
-    pub mac: Option<MacAddress>,
+    /// Its interfaces; none is one of which nothing is said.
+    pub interfaces: Vec<Interface>,
     /// Which disk holds the data.
     pub data_device: DataDevice,
     /// What happens to a blank disk.
@@ -100,6 +101,21 @@ pub struct Settings {
     pub node_flags: Vec<(String, String)>,
     /// Where each key was taken from, in the order of keys.
     pub places: BTreeMap<String, Place>,
+}
+
+/// What the appliance is told of an interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Its addresses; none is [`Address::Dhcp`].
+    pub addresses: Vec<Address>,
+    /// The default routes, one for each family.
+    pub gateways: Vec<IpAddr>,
+    /// Permanent neighbours.
+    pub neighbours: Vec<Neighbour>,
+    /// Which card it is; otherwise the only one.
+    pub mac: Option<MacAddress>,
+    /// Longest packet, in bytes; otherwise what its card says.
+    pub mtu: Option<u32>,
 }
 
 impl Settings {
@@ -126,6 +142,13 @@ impl Settings {
                 Some(_earlier_source) => {}
             }
         }
+        if settings.interfaces.is_empty() {
+            settings.interfaces.push(Interface::default());
+        }
+        let nameless = settings.interfaces.iter().skip(1).position(|interface| interface.mac.is_none());
+        if let Some(position) = nameless {
+            return Err(ConfigError::Nameless { number: position + 2 });
+        }
         if settings.node_flags.len() > NODE_FLAGS_MAX {
             return Err(ConfigError::FlagCount(settings.node_flags.len()));
         }
@@ -139,17 +162,14 @@ impl Settings {
         bounded(entry)?;
         match entry.key.as_str() {
             "hostname" => self.hostname = Some(one(entry, hostname)?),
-            "address" => self.addresses = parse_each(entry, ADDRESSES_MAX, str::parse)?,
-            "gateway" => {
-                self.gateways = parse_each(entry, 2, |text| text.parse().map_err(|_no| "no IP address"))?;
-                if self.gateways.len() == 2 && self.gateways[0].is_ipv4() == self.gateways[1].is_ipv4() {
-                    return Err(ConfigError::Gateways { place: entry.place });
-                }
-            }
-            "neighbours" => self.neighbours = parse_each(entry, NEIGHBOURS_MAX, str::parse)?,
-            "mac" => self.mac = Some(one(entry, str::parse)?),
             "data.device" => self.data_device = one(entry, str::parse)?,
             "data.format" => self.data_format = one(entry, str::parse)?,
+            key if let Some((position, key)) = interface_key(key) => {
+                if self.interfaces.len() <= position {
+                    self.interfaces.resize_with(position + 1, Interface::default);
+                }
+                self.interfaces[position].take(key, entry)?;
+            }
             key => {
                 let flag = key.strip_prefix(NODE_KEY_PREFIX).and_then(node_flag);
                 let unknown = || ConfigError::UnknownKey { place: entry.place, key: key.to_owned() };
@@ -178,10 +198,16 @@ impl Settings {
             let _ = writeln!(lines, "{key} = {value}");
         };
         line("hostname", self.hostname.iter().cloned().collect());
-        line("address", self.addresses.iter().map(ToString::to_string).collect());
-        line("gateway", self.gateways.iter().map(ToString::to_string).collect());
-        line("neighbours", self.neighbours.iter().map(ToString::to_string).collect());
-        line("mac", self.mac.iter().map(ToString::to_string).collect());
+        for (number, interface) in (1..).zip(&self.interfaces) {
+            let Interface { addresses, gateways, neighbours, mac, mtu } = interface;
+            let prefix = if number == 1 { String::new() } else { format!("{INTERFACE_KEY_PREFIX}{number}.") };
+            let key = |key: &str| format!("{prefix}{key}");
+            line(&key("address"), addresses.iter().map(ToString::to_string).collect());
+            line(&key("gateway"), gateways.iter().map(ToString::to_string).collect());
+            line(&key("neighbours"), neighbours.iter().map(ToString::to_string).collect());
+            line(&key("mac"), mac.iter().map(ToString::to_string).collect());
+            line(&key("mtu"), mtu.iter().map(ToString::to_string).collect());
+        }
         line("data.device", vec![self.data_device.to_string()]);
         line("data.format", vec![self.data_format.to_string()]);
         let mut flags: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -193,6 +219,43 @@ impl Settings {
         }
         lines
     }
+}
+
+impl Interface {
+    /// Takes one of [`INTERFACE_KEYS`].
+    fn take(&mut self, key: &str, entry: &Entry) -> Result<(), ConfigError> {
+        match key {
+            "address" => self.addresses = parse_each(entry, ADDRESSES_MAX, str::parse)?,
+            "gateway" => {
+                self.gateways = parse_each(entry, 2, |text| text.parse().map_err(|_no| "no IP address"))?;
+                if self.gateways.len() == 2 && self.gateways[0].is_ipv4() == self.gateways[1].is_ipv4() {
+                    return Err(ConfigError::Gateways { place: entry.place });
+                }
+            }
+            "neighbours" => self.neighbours = parse_each(entry, NEIGHBOURS_MAX, str::parse)?,
+            "mac" => self.mac = Some(one(entry, str::parse)?),
+            "mtu" => self.mtu = Some(one(entry, mtu)?),
+            other => unreachable!("{other} is no key of an interface"),
+        }
+        Ok(())
+    }
+}
+
+/// The position of the interface to which a key belongs, and the key without its prefix.
+fn interface_key(key: &str) -> Option<(usize, &'static str)> {
+    let (position, key) = match key.strip_prefix(INTERFACE_KEY_PREFIX).and_then(|rest| rest.split_once('.')) {
+        // The keys of the first have no number.
+        Some((number, key)) => (number.parse::<usize>().ok().filter(|number| *number > 1)? - 1, key),
+        None => (0, key),
+    };
+    let known = INTERFACE_KEYS.into_iter().find(|known| *known == key)?;
+    (position < INTERFACES_MAX).then_some((position, known))
+}
+
+/// A packet's length.
+fn mtu(text: &str) -> Result<u32, &'static str> {
+    let mtu = text.parse().ok().filter(|mtu| (MTU_BYTES_MIN..=MTU_BYTES_MAX).contains(mtu));
+    mtu.ok_or("no MTU: 576 to 65535 bytes are allowed")
 }
 
 /// What must not travel in the open: every user of a machine reads its command line, and a host's its neighbours' own.

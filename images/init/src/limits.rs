@@ -16,7 +16,13 @@ pub const PRIVATE_FILES_MAX: usize = 16;
 pub const PRIVATE_BYTES_MAX: u64 = 64 * 1024;
 /// Longest value of one key, in bytes, lists at their longest included.
 pub const VALUE_BYTES_MAX: usize = 64 * 1024;
-/// Addresses of the one interface.
+/// Interfaces: a lab's machine has one for each network, of which there are four.
+pub const INTERFACES_MAX: usize = 4;
+/// Smallest MTU, in bytes: what every host takes in one piece (RFC 791, 3.1).
+pub const MTU_BYTES_MIN: u32 = 576;
+/// Largest MTU, in bytes: what the length of an IPv4 packet can say.
+pub const MTU_BYTES_MAX: u32 = 65_535;
+/// Addresses of an interface.
 pub const ADDRESSES_MAX: usize = 16;
 /// Permanent neighbours: a cluster has 100 members at most, and the lab is one more.
 pub const NEIGHBOURS_MAX: usize = 128;

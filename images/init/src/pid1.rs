@@ -148,19 +148,24 @@ fn serve(started: Duration, console: &Arc<Console>, running: &mut Running) -> Re
     }
     let told = sources::gather(sys, &uevents, console)?;
     let hostname = sources::set_hostname(&told.settings).map_err(BootError::Hostname)?;
-    let network = network::set_up(sys, &told.settings, &uevents, console)?;
+    let interfaces = told.settings.interfaces.iter();
+    let networks: Vec<Network> = interfaces
+        .map(|interface| network::set_up(sys, interface, &uevents, console))
+        .collect::<Result<_, _>>()?;
     let network_at = uptime();
     let config_device = told.disk.as_ref().map(|disk| disk.device.as_path());
     disk::prepare(sys, &told.settings, config_device, &uevents, console)?;
     let disk_at = uptime();
-    if let Some(reason) = network.wait_for_address(&told.settings, &events)? {
-        return Ok(reason);
+    for network in &networks {
+        if let Some(reason) = network.wait_for_address(&events)? {
+            return Ok(reason);
+        }
     }
     let supervisor = supervisor(told, console, &sender)?;
     let machine = Machine {
         console: Arc::clone(console),
         hostname,
-        network,
+        networks,
         steps: Steps { started, network_at, disk_at, node_at: uptime() },
         clock,
     };
@@ -195,7 +200,7 @@ struct Steps {
 struct Machine {
     console: Arc<Console>,
     hostname: String,
-    network: Network,
+    networks: Vec<Network>,
     steps: Steps,
     clock: Clock,
 }
@@ -244,7 +249,7 @@ impl Machine {
     fn report_ready(&self, supervisor: &Supervisor, endpoint_id: String) {
         let now = uptime();
         let Steps { started, network_at, disk_at, node_at } = self.steps;
-        let addresses = self.network.addresses();
+        let addresses: Vec<_> = self.networks.iter().flat_map(Network::addresses).collect();
         let http = ready::public_address(supervisor.http(), &addresses);
         self.console.report(&Line::Ready(Ready {
             hostname: self.hostname.clone(),

@@ -35,7 +35,7 @@ impl About {
             role: None,
             term: None,
             applied_index: None,
-            address: format!("{}:{}", planned.ip, planned.http_port),
+            address: planned.http_address().to_string(),
             url: port.map(|port| format!("http://127.0.0.1:{port}")),
             console: self.directory.join("nodes").join(&planned.name).join("console.log"),
         }

@@ -129,8 +129,7 @@ impl Lab {
 
     /// The address of a node's HTTP interface inside the lab.
     pub(super) fn address(&self, node: NodeIndex) -> SocketAddr {
-        let node = &self.plan.nodes[node.position()];
-        SocketAddr::from((node.ip, node.http_port))
+        self.plan.nodes[node.position()].http_address()
     }
 
     /// Does what is asked for.

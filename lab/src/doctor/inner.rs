@@ -152,13 +152,7 @@ fn build() -> Result<(Vec<ProcessMachine>, Switch), DoctorError> {
 /// The interface of one of two machines.
 pub(super) fn interface(port: u8) -> TapConfig {
     let other = 1 - port;
-    TapConfig {
-        name: "lab-tap".to_owned() + &port.to_string(),
-        mac: mac(port),
-        address: address(port),
-        prefix_bits: 24,
-        neighbours: vec![(address(other), mac(other))],
-    }
+    TapConfig::ipv4(&format!("lab-tap{port}"), mac(port), address(port), [(address(other), mac(other))])
 }
 
 pub(super) fn mac(port: u8) -> MacAddress {

@@ -12,8 +12,9 @@ use crate::causes::causes;
 use crate::check::counted;
 use crate::fabric::kernel::{KernelError, KernelFabric, Part, PortKind};
 use crate::fabric::namespace::Namespace;
+use crate::fabric::{NetworkPort, NetworkPorts};
 use crate::limits::{DOCTOR_ANSWER_MAX, DOCTOR_LATENCY, DOCTOR_SILENCE};
-use crate::link::{LinkId, LinkRule, PortIndex};
+use crate::link::{LinkId, LinkRule};
 use crate::machine::ProbeError;
 use crate::machine::probe::probe;
 use crate::program::ProgramLog;
@@ -67,12 +68,12 @@ pub(super) fn look() -> KernelFinding {
 
 fn try_it() -> Result<KernelFinding, DoctorError> {
     let log = ProgramLog::open(Path::new("/dev/null")).map_err(|error| Part::Nft.lacking(error))?;
-    let ports = [0, 1].map(|port| (mac(port), PortKind::Veth));
-    let fabric = KernelFabric::build(0, None, &ports, log)?;
+    let networks = [NetworkPorts::usual([0, 1].map(|port| (mac(port), PortKind::Veth)))];
+    let fabric = KernelFabric::build(0, None, &networks, log)?;
     let mut machines = Vec::new();
     for port in [0, 1] {
         let machine = Namespace::create().map_err(KernelError::from)?;
-        fabric.connect(PortIndex(port.into()), &machine, &interface(port))?;
+        fabric.connect(NetworkPort::first(port.into()), &machine, &interface(port))?;
         machines.push(machine);
     }
     fabric.await_ports()?;

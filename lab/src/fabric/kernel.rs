@@ -31,7 +31,7 @@ pub use self::part::Part;
 pub use self::tally::KernelCounters;
 
 use self::build::make;
-use self::devices::port_name;
+use self::devices::{port_name, port_name_in};
 use self::nft::{Copying, Nft, Way};
 use self::reading::Reading;
 use self::tally::{Seen, Tally};
@@ -39,10 +39,10 @@ use super::namespace::Namespace;
 use super::netlink::with_netlink;
 use super::packet::MachineTap;
 use super::tap::{self, TapConfig};
-use super::{Sabotage, TapError, check_link, check_rule};
+use super::{NetworkPort, NetworkPorts, Sabotage, TapError, check_link, check_rule};
 use crate::limits::fabric::{NETEM_JITTER_MAX, PORT_UP_MAX};
 use crate::limits::{FABRIC_PORTS_MAX, PER_MILLION, POLL_INTERVAL};
-use crate::link::{LinkId, LinkRule, PortIndex};
+use crate::link::{LinkId, LinkRule};
 use crate::plan::MacAddress;
 use crate::program::ProgramLog;
 
@@ -120,6 +120,8 @@ impl KernelSnapshot {
 pub struct KernelFabric {
     namespace: Namespace,
     ports: Vec<KernelPort>,
+    /// Those of the networks whose links have no rules.
+    others: Vec<Vec<KernelPort>>,
     nft: Nft,
     seed: u64,
     sabotage: Option<Sabotage>,
@@ -168,7 +170,8 @@ fn copies_per_million(rule: &LinkRule) -> u32 {
 }
 
 impl KernelFabric {
-    /// Makes a fabric; a port's index is its place in the list. All links are perfect, and nothing is connected yet.
+    /// Makes a fabric: a bridge for each network, of which the first has links with rules. A port's index is its place in the
+    /// list. All links are perfect, and nothing is connected yet.
     ///
     /// # Errors
     /// [`KernelError::Lacks`] where this host cannot have one. A host without netem has one on which links are perfect or
@@ -176,27 +179,35 @@ impl KernelFabric {
     pub fn build(
         seed: u64,
         sabotage: Option<Sabotage>,
-        ports: &[(MacAddress, PortKind)],
+        networks: &[NetworkPorts],
         log: ProgramLog,
     ) -> Result<Self, KernelError> {
-        assert!(ports.len() <= usize::from(FABRIC_PORTS_MAX), "a plan has fewer nodes");
+        let is_small = |network: &NetworkPorts| network.ports.len() <= usize::from(FABRIC_PORTS_MAX);
+        assert!(networks.iter().all(is_small), "a plan has fewer nodes");
         let nft = Nft::find(log).map_err(|error| Part::Nft.lacking(error))?;
         let namespace = Namespace::create()?;
-        let macs: Vec<(String, MacAddress)> =
-            numbered(ports).map(|(port, (mac, _))| (port_name(port), *mac)).collect();
+        let named = |(number, network): (usize, &NetworkPorts)| -> Vec<(String, MacAddress)> {
+            numbered(&network.ports).map(|(port, (mac, _))| (port_name_in(number, port), *mac)).collect()
+        };
+        let macs: Vec<_> = networks.iter().enumerate().map(named).collect();
         let (made, has_netem) = namespace.run(|| -> Result<_, KernelError> {
             tap::ipv6_off()?;
-            let made = with_netlink(async |handle| make(&handle, ports).await)?;
+            let made = with_netlink(async |handle| make(&handle, networks).await)?;
             nft.set_up(&macs).map_err(|error| Part::BridgeRules.lacking(error))?;
             Ok(made)
         })??;
-        let steered: Vec<_> = (0..).zip(&macs).map(|(number, (name, _))| (name.clone(), number)).collect();
+        let steered =
+            macs.iter().flat_map(|macs| numbered(macs).map(|(port, (name, _))| (name.clone(), port)));
+        let steered: Vec<_> = steered.collect();
         namespace.run(|| steer::to_one_processor_each(&steered))?;
         let port = |((index, tap), (_, mac))| KernelPort { index, mac, tap };
-        let ports: Vec<KernelPort> = made.into_iter().zip(macs).map(port).collect();
-        let links = links(ports.len()).map(|link| (link, LinkState::default())).collect();
+        let mut ports =
+            made.into_iter().zip(macs).map(|(made, macs)| made.into_iter().zip(macs).map(port).collect());
+        let (first, others): (Vec<KernelPort>, _) =
+            (ports.next().expect("there is a first network"), ports.collect());
+        let links = links(first.len()).map(|link| (link, LinkState::default())).collect();
         let state = Mutex::new(State { links });
-        Ok(Self { namespace, ports, nft, seed, sabotage, has_netem, state })
+        Ok(Self { namespace, ports: first, others, nft, seed, sabotage, has_netem, state })
     }
 
     /// Whether these rules can be had here, in any order and one on the other.
@@ -247,11 +258,11 @@ impl KernelFabric {
     /// The kernel refuses it.
     pub fn connect(
         &self,
-        port: PortIndex,
+        port: NetworkPort,
         machine: &Namespace,
         config: &TapConfig,
     ) -> Result<(), KernelError> {
-        Ok(devices::connect(&self.namespace, port.0, machine, config)?)
+        Ok(devices::connect(&self.namespace, port, machine, config)?)
     }
 
     /// Waits until every port carries frames. To be called when all machines are connected.
@@ -261,12 +272,15 @@ impl KernelFabric {
     pub fn await_ports(&self) -> Result<(), KernelError> {
         let start = Instant::now();
         self.here(async |handle| {
-            for (number, _) in numbered(&self.ports) {
-                while !devices::forwards(&handle, number).await? {
-                    if start.elapsed() > PORT_UP_MAX {
-                        return Err(KernelError::Down(port_name(number)));
+            for (network, ports) in std::iter::once(&self.ports).chain(&self.others).enumerate() {
+                for (number, _) in numbered(ports) {
+                    let name = port_name_in(network, number);
+                    while !devices::forwards(&handle, &name).await? {
+                        if start.elapsed() > PORT_UP_MAX {
+                            return Err(KernelError::Down(name));
+                        }
+                        thread::sleep(POLL_INTERVAL);
                     }
-                    thread::sleep(POLL_INTERVAL);
                 }
             }
             Ok(())
@@ -277,8 +291,9 @@ impl KernelFabric {
     ///
     /// # Errors
     /// Too many open files.
-    pub fn tap(&self, port: PortIndex) -> Result<MachineTap, TapError> {
-        let tap = self.ports[usize::from(port.0)].tap.clone().expect("the port was made as a tap");
+    pub fn tap(&self, port: NetworkPort) -> Result<MachineTap, TapError> {
+        let ports = port.network.checked_sub(1).map_or(&self.ports, |other| &self.others[other]);
+        let tap = ports[usize::from(port.port.0)].tap.clone().expect("the port was made as a tap");
         Ok(MachineTap::of(self.namespace.try_clone()?, tap))
     }
 

@@ -4,17 +4,17 @@
 //! It decides nothing: who is connected to whom is for its callers to know.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use futures::{StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::{Handle, LinkUnspec};
 
 use super::TapError;
 use super::tap::TapConfig;
-use crate::limits::MTU_BYTES;
 use crate::plan::MacAddress;
 
 /// Runs `work` with a netlink socket of the calling thread's namespace. The thread may be no runtime's.
@@ -68,10 +68,12 @@ impl<'a> Interface<'a> {
 
     /// Gives it its addresses and its MTU, sets it up, and tells it of its neighbours.
     pub(super) async fn configure(&self, config: &TapConfig) -> Result<(), TapError> {
-        self.set_link_address(config.mac).await?;
-        self.add_address(config.address, config.prefix_bits).await?;
+        self.set_link_address(config.mac, config.mtu).await?;
         self.set_up().await?;
-        // Only an interface that is up takes neighbours.
+        // Only an interface that is up takes neighbours, and knows at once that an address is its own.
+        for (address, prefix_bits) in &config.addresses {
+            self.add_address(*address, *prefix_bits).await?;
+        }
         for (address, mac) in &config.neighbours {
             self.add_neighbour(*address, *mac).await?;
         }
@@ -88,18 +90,21 @@ impl<'a> Interface<'a> {
         outcome.map_err(|error| refused(doing, self.name, error))
     }
 
-    async fn set_link_address(&self, mac: MacAddress) -> Result<(), TapError> {
-        let message = LinkUnspec::new_with_index(self.index).address(mac.0.to_vec()).mtu(MTU_BYTES).build();
+    async fn set_link_address(&self, mac: MacAddress, mtu: u32) -> Result<(), TapError> {
+        let message = LinkUnspec::new_with_index(self.index).address(mac.0.to_vec()).mtu(mtu).build();
         self.change("setting the mac address and the mtu", message).await
     }
 
-    async fn add_address(&self, address: Ipv4Addr, prefix_bits: u8) -> Result<(), TapError> {
-        let outcome = self.handle.address().add(self.index, IpAddr::V4(address), prefix_bits).execute().await;
+    async fn add_address(&self, address: IpAddr, prefix_bits: u8) -> Result<(), TapError> {
+        let mut request = self.handle.address().add(self.index, address, prefix_bits);
+        // Nobody else has it, and nobody is asked.
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        let outcome = request.execute().await;
         outcome.map_err(|error| refused("setting the address", self.name, error))
     }
 
-    async fn add_neighbour(&self, address: Ipv4Addr, mac: MacAddress) -> Result<(), TapError> {
-        let request = self.handle.neighbours().add(self.index, IpAddr::V4(address));
+    async fn add_neighbour(&self, address: IpAddr, mac: MacAddress) -> Result<(), TapError> {
+        let request = self.handle.neighbours().add(self.index, address);
         // Without a state of its own the request makes a permanent entry, also in place of one that the kernel has learned from
         // a frame since the interface is up.
         let outcome = request.link_layer_address(&mac.0).replace().execute().await;

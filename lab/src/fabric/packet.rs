@@ -22,9 +22,6 @@ use crate::limits::FRAME_BYTES_MAX;
 /// number of buffers that some ask the kernel for.
 const HEADER_BYTES_MAX: usize = 12;
 
-/// The interface's name: it is alone in its namespace.
-const NAME: &str = "vm";
-
 /// A TAP for one machine, over all its starts.
 #[derive(Debug)]
 pub struct MachineTap {
@@ -62,20 +59,22 @@ impl Port for PacketPort {
 }
 
 impl MachineTap {
-    /// Makes it in a namespace of its own, with the port that carries its frames.
+    /// Makes it in the machine's namespace, where nothing else is but the TAPs of its other networks, with the port that carries
+    /// its frames. `network` is the position of its network.
     ///
     /// # Errors
     /// `/dev/net/tun` is missing or closed to the user, or the kernel refuses the device, a setting or the socket.
-    pub fn create() -> Result<(Self, PacketPort), TapError> {
-        let namespace = Namespace::create()?;
-        let (descriptor, port) = namespace.run(|| {
-            let descriptor = tap::open_for_hypervisor(NAME)?;
-            tap::set_up_bare(NAME)?;
-            let port = packet_socket(NAME)
+    pub fn create(machine: &Namespace, network: usize, mtu: u32) -> Result<(Self, PacketPort), TapError> {
+        let name = format!("vm{network}");
+        let (descriptor, port) = machine.run(|| {
+            tap::ipv6_off()?;
+            let descriptor = tap::open_for_hypervisor(&name)?;
+            tap::set_up_bare(&name, mtu)?;
+            let port = packet_socket(&name)
                 .map_err(|source| TapError::Io { doing: "opening a packet socket on a tap", source })?;
             Ok((descriptor, port))
         })??;
-        Ok((Self { namespace, descriptor: Arc::new(descriptor) }, port))
+        Ok((Self { namespace: machine.try_clone()?, descriptor: Arc::new(descriptor) }, port))
     }
 
     /// One whose other side is in a namespace already, where somebody else carries its frames.
@@ -122,6 +121,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::limits::MTU_BYTES;
 
     /// What the kernel puts before a frame unless it is asked for more.
     const HEADER_BYTES: usize = 10;
@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn frames_cross_whole_and_none_waits_for_the_next_life() {
-        let (tap, mut port) = MachineTap::create().unwrap();
+        let machine = Namespace::create().unwrap();
+        let (tap, mut port) = MachineTap::create(&machine, 0, MTU_BYTES).unwrap();
         let (descriptor, _namespace) = tap.connect().unwrap();
         let mut machine = File::from(descriptor.try_clone().unwrap());
         let header = vec![0; HEADER_BYTES];

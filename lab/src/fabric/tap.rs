@@ -2,11 +2,12 @@
 //!
 //! The only file that knows tun-tap. A device lives as long as its [`TapPort`] and its
 //! namespace are held; there is nothing to clean up. Neighbours are permanent: with ARP over the
-//! fabric a one-way cut would become a two-way cut as soon as an entry aged.
+//! fabric a one-way cut would become a two-way cut as soon as an entry aged. IPv6 is on where an interface has such an address,
+//! and nothing is said there unasked: no link-local address, no router is heard, and no address is tried out.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -26,12 +27,30 @@ pub struct TapConfig {
     pub name: String,
     /// Its MAC address.
     pub mac: MacAddress,
-    /// Its only IPv4 address.
-    pub address: Ipv4Addr,
-    /// Length of the network's prefix, in bits, 0 to 32.
-    pub prefix_bits: u8,
+    /// Its addresses, each with the length of its network's prefix, in bits.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Longest packet, in bytes.
+    pub mtu: u32,
     /// The other machines: entered as permanent neighbours, so that no ARP crosses the fabric.
-    pub neighbours: Vec<(Ipv4Addr, MacAddress)>,
+    pub neighbours: Vec<(IpAddr, MacAddress)>,
+}
+
+impl TapConfig {
+    /// An interface of a plain IPv4 network whose prefix has 24 bits.
+    pub fn ipv4(
+        name: &str,
+        mac: MacAddress,
+        address: Ipv4Addr,
+        neighbours: impl IntoIterator<Item = (Ipv4Addr, MacAddress)>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            mac,
+            addresses: vec![(address.into(), 24)],
+            mtu: MTU_BYTES,
+            neighbours: neighbours.into_iter().map(|(address, mac)| (address.into(), mac)).collect(),
+        }
+    }
 }
 
 /// The switch's end of a TAP.
@@ -58,7 +77,7 @@ impl Port for TapPort {
 }
 
 /// Makes a TAP in `namespace`, gives it its addresses and sets it and the loopback interface up. IPv6
-/// is off in the whole namespace, so that no router solicitation strays over the fabric: never call this
+/// is off for all interfaces that have no such address, so that no router solicitation strays over the fabric: never call this
 /// with a namespace that the lab did not make.
 ///
 /// # Errors
@@ -86,10 +105,10 @@ pub fn loopback_up() -> Result<(), TapError> {
     with_netlink(async |handle| Interface::find(handle, "lo").await?.set_up().await)
 }
 
-/// Switches IPv6 off in the calling thread's namespace.
+/// Switches IPv6 off in the calling thread's namespace, for the loopback interface and for all that are made from now on.
 pub(super) fn ipv6_off() -> Result<(), TapError> {
-    for which in ["all", "default"] {
-        match fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1") {
+    for which in ["default", "lo"] {
+        match set_ipv6(which, "disable_ipv6", "1") {
             Ok(()) => {}
             // A kernel without IPv6.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -97,6 +116,25 @@ pub(super) fn ipv6_off() -> Result<(), TapError> {
         }
     }
     Ok(())
+}
+
+/// Switches it on for one interface, which says nothing by itself.
+fn ipv6_on(name: &str) -> Result<(), TapError> {
+    let settings =
+        [("accept_ra", "0"), ("addr_gen_mode", "1"), ("dad_transmits", "0"), ("disable_ipv6", "0")];
+    for (setting, value) in settings {
+        let doing = "switching ipv6 on";
+        set_ipv6(name, setting, value).map_err(|source| TapError::Netlink {
+            doing,
+            name: name.to_owned(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+fn set_ipv6(which: &str, setting: &str, value: &str) -> io::Result<()> {
+    fs::write(format!("/proc/sys/net/ipv6/conf/{which}/{setting}"), value)
 }
 
 #[allow(unsafe_code, reason = "tun-tap is older than OwnedFd and hands out a bare number")]
@@ -144,11 +182,10 @@ pub(super) fn open_for_hypervisor(name: &str) -> Result<OwnedFd, TapError> {
 }
 
 /// Sets an interface up that has no address and does not answer ARP.
-pub(super) fn set_up_bare(name: &str) -> Result<(), TapError> {
-    ipv6_off()?;
+pub(super) fn set_up_bare(name: &str, mtu: u32) -> Result<(), TapError> {
     with_netlink(async |handle| {
         let interface = Interface::find(handle, name).await?;
-        let message = LinkUnspec::new_with_index(interface.index).arp(false).mtu(MTU_BYTES).build();
+        let message = LinkUnspec::new_with_index(interface.index).arp(false).mtu(mtu).build();
         interface.change("switching arp off", message).await?;
         interface.set_up().await
     })
@@ -156,6 +193,9 @@ pub(super) fn set_up_bare(name: &str) -> Result<(), TapError> {
 
 /// Sets the loopback interface and this one up, in the calling thread's namespace.
 pub(super) fn configure(config: &TapConfig) -> Result<(), TapError> {
+    if config.addresses.iter().any(|(address, _)| address.is_ipv6()) {
+        ipv6_on(&config.name)?;
+    }
     with_netlink(async |handle| {
         Interface::find(handle.clone(), "lo").await?.set_up().await?;
         Interface::find(handle, &config.name).await?.configure(config).await

@@ -2,35 +2,36 @@
 
 use std::collections::BTreeMap;
 
-use super::kernel::{KernelCounters, KernelFabric, PortKind};
+use super::kernel::{KernelCounters, KernelFabric};
 use super::namespace::Namespace;
 use super::packet::MachineTap;
 use super::switch::{PortSpec, Switch};
 use super::tap::{self, TapConfig};
-use super::{FabricError, FabricKind, LinkCounters, Port, Sabotage, TapError};
+use super::{FabricError, FabricKind, LinkCounters, NetworkPort, NetworkPorts, Port, Sabotage, TapError};
 use crate::cluster::{FrameCounts, Held};
-use crate::link::{LinkId, LinkRule, PortIndex};
+use crate::link::{LinkId, LinkRule};
 use crate::plan::MacAddress;
 use crate::program::ProgramLog;
 
-/// A fabric to which machines are being connected, port by port: those of the nodes, and then the lab's own.
+/// A fabric to which machines are being connected, port by port: on each of its networks those of the nodes, and then the
+/// lab's own. Only the links of the first network have rules; all others are perfect.
 #[derive(Debug)]
 pub enum Wiring {
-    /// The switch begins when all ports are there.
+    /// The switches begin when all ports are there.
     Switch {
         /// All randomness comes from it.
         seed: u64,
         /// What it does not do.
         sabotage: Option<Sabotage>,
-        /// The ports so far.
-        ports: Vec<PortSpec>,
+        /// The ports so far, network by network.
+        networks: Vec<Vec<PortSpec>>,
     },
     /// The kernel's ports wait for their machines.
     Kernel(Box<KernelFabric>),
 }
 
 impl Wiring {
-    /// A fabric without machines. `ports` says of each, the lab's own among them, what it has and what connects it.
+    /// A fabric without machines. `networks` says what will be connected, the lab's own ports among them.
     ///
     /// # Errors
     /// The kernel has no such fabric.
@@ -38,13 +39,17 @@ impl Wiring {
         kind: FabricKind,
         seed: u64,
         sabotage: Option<Sabotage>,
-        ports: &[(MacAddress, PortKind)],
+        networks: &[NetworkPorts],
         log: &ProgramLog,
     ) -> Result<Self, FabricError> {
+        assert!(!networks.is_empty(), "nodes replicate over the first");
         match kind {
-            FabricKind::Switch => Ok(Self::Switch { seed, sabotage, ports: Vec::new() }),
+            FabricKind::Switch => {
+                let networks = networks.iter().map(|_| Vec::new()).collect();
+                Ok(Self::Switch { seed, sabotage, networks })
+            }
             FabricKind::Kernel => {
-                let fabric = KernelFabric::build(seed, sabotage, ports, log.clone())?;
+                let fabric = KernelFabric::build(seed, sabotage, networks, log.clone())?;
                 Ok(Self::Kernel(Box::new(fabric)))
             }
         }
@@ -67,7 +72,7 @@ impl Wiring {
     /// The kernel refuses it.
     pub fn connect(
         &mut self,
-        port: PortIndex,
+        port: NetworkPort,
         machine: &Namespace,
         config: &TapConfig,
     ) -> Result<(), FabricError> {
@@ -83,7 +88,7 @@ impl Wiring {
     ///
     /// # Errors
     /// Too many open files.
-    pub fn tap(&self, port: PortIndex) -> Result<Option<MachineTap>, TapError> {
+    pub fn tap(&self, port: NetworkPort) -> Result<Option<MachineTap>, TapError> {
         match self {
             Self::Switch { .. } => Ok(None),
             Self::Kernel(fabric) => fabric.tap(port).map(Some),
@@ -91,9 +96,12 @@ impl Wiring {
     }
 
     /// Connects a machine by its own port, on the switch.
-    pub fn plug(&mut self, port: PortIndex, mac: MacAddress, end: Box<dyn Port>) {
-        let Self::Switch { ports, .. } = self else { unreachable!("the kernel's fabric has its own ports") };
-        assert!(usize::from(port.0) == ports.len(), "a port's index is its place in the list");
+    pub fn plug(&mut self, port: NetworkPort, mac: MacAddress, end: Box<dyn Port>) {
+        let Self::Switch { networks, .. } = self else {
+            unreachable!("the kernel's fabric has its own ports")
+        };
+        let ports = &mut networks[port.network];
+        assert!(usize::from(port.port.0) == ports.len(), "a port's index is its place in the list");
         ports.push(PortSpec { mac, port: end });
     }
 
@@ -103,8 +111,10 @@ impl Wiring {
     /// The switch does not begin, or a port of the kernel's carries no frames.
     pub fn finish(self) -> Result<Fabric, FabricError> {
         match self {
-            Self::Switch { seed, sabotage, ports } => {
-                Ok(Fabric::Switch(Switch::start(seed, sabotage, ports)?))
+            Self::Switch { seed, sabotage, networks } => {
+                let mut switches = networks.into_iter().map(|ports| Switch::start(seed, sabotage, ports));
+                let first = switches.next().expect("there is a first network")?;
+                Ok(Fabric::Switch { first, others: switches.collect::<Result<_, _>>()? })
             }
             Self::Kernel(fabric) => {
                 fabric.await_ports()?;
@@ -118,7 +128,12 @@ impl Wiring {
 #[derive(Debug)]
 pub enum Fabric {
     /// The lab's own.
-    Switch(Switch),
+    Switch {
+        /// The network whose links have rules.
+        first: Switch,
+        /// The others.
+        others: Vec<Switch>,
+    },
     /// The kernel's.
     Kernel(Box<KernelFabric>),
 }
@@ -127,12 +142,12 @@ impl Fabric {
     /// Which of them it is.
     pub fn kind(&self) -> FabricKind {
         match self {
-            Self::Switch(_) => FabricKind::Switch,
+            Self::Switch { .. } => FabricKind::Switch,
             Self::Kernel(_) => FabricKind::Kernel,
         }
     }
 
-    /// Sets rules, and says what was counted on every link when they took hold.
+    /// Sets rules of the first network, and says what was counted on every link when they took hold.
     ///
     /// # Errors
     /// It does not obey.
@@ -141,32 +156,29 @@ impl Fabric {
         rules: Vec<(LinkId, LinkRule)>,
     ) -> Result<BTreeMap<LinkId, FrameCounts>, FabricError> {
         match self {
-            Self::Switch(switch) => Ok(counts(&switch.handle().set_rules(rules)?.links)),
+            Self::Switch { first, .. } => Ok(counts(&first.handle().set_rules(rules)?.links)),
             Self::Kernel(fabric) => Ok(counts(&fabric.set_rules(&rules)?.links)),
         }
     }
 
-    /// What was counted on every link.
+    /// What was counted on every link of the first network.
     ///
     /// # Errors
     /// It does not answer.
     pub fn counts(&self) -> Result<BTreeMap<LinkId, FrameCounts>, FabricError> {
         match self {
-            Self::Switch(switch) => Ok(counts(&switch.handle().snapshot()?.links)),
+            Self::Switch { first, .. } => Ok(counts(&first.handle().snapshot()?.links)),
             Self::Kernel(fabric) => Ok(counts(&fabric.snapshot()?.links)),
         }
     }
 
-    /// What does not work in it. `names` are those of the machines, port by port.
-    pub fn defects(&self, names: &[&str]) -> Vec<String> {
+    /// What does not work in it. `networks` has the names of the machines, network by network and port by port.
+    pub fn defects(&self, networks: &[Vec<&str>]) -> Vec<String> {
         match self {
-            Self::Switch(switch) => match switch.handle().snapshot() {
-                Err(_) => vec!["the switch does not answer".to_owned()],
-                Ok(snapshot) => {
-                    let failed = names.iter().zip(&snapshot.ports).filter(|(_, port)| port.failed);
-                    failed.map(|(name, _)| format!("the switch has lost the port of {name}")).collect()
-                }
-            },
+            Self::Switch { first, others } => {
+                let switches = std::iter::once(first).chain(others);
+                switches.zip(networks).flat_map(|(switch, names)| lost_ports(switch, names)).collect()
+            }
             Self::Kernel(fabric) => match fabric.snapshot() {
                 Err(_) => vec!["the kernel's fabric does not answer".to_owned()],
                 Ok(snapshot) if snapshot.unclassified > 0 => {
@@ -177,6 +189,15 @@ impl Fabric {
             },
         }
     }
+}
+
+/// The ports that a switch no longer reads.
+fn lost_ports(switch: &Switch, names: &[&str]) -> Vec<String> {
+    let Ok(snapshot) = switch.handle().snapshot() else {
+        return vec!["the switch does not answer".to_owned()];
+    };
+    let failed = names.iter().zip(&snapshot.ports).filter(|(_, port)| port.failed);
+    failed.map(|(name, _)| format!("the switch has lost the port of {name}")).collect()
 }
 
 fn counts<C: Copy + Into<FrameCounts>>(links: &BTreeMap<LinkId, C>) -> BTreeMap<LinkId, FrameCounts> {

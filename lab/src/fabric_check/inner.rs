@@ -11,12 +11,12 @@ use super::traffic::{Arrival, Flow, Sockets, interface, mac};
 use super::{FabricCheckError, Message, Order, Row};
 use crate::causes::causes;
 use crate::cluster::FrameCounts;
-use crate::fabric::FabricError;
 use crate::fabric::kernel::PortKind;
 use crate::fabric::namespace::Namespace;
 use crate::fabric::wiring::{Fabric, Wiring};
+use crate::fabric::{FabricError, NetworkPort, NetworkPorts};
 use crate::limits::fabric::{CHECK_BESIDE_COUNT, CHECK_BYTES_BESIDE, CHECK_TRIES_MAX};
-use crate::link::{LinkId, LinkRule, PortIndex};
+use crate::link::{LinkId, LinkRule};
 use crate::program::ProgramLog;
 use crate::sandbox::Inner;
 use crate::scenario::LinkEffect;
@@ -80,13 +80,13 @@ fn measure(
 impl Bench {
     fn build(order: &Order) -> Result<Self, FabricCheckError> {
         let log = ProgramLog::open(Path::new("/dev/null"))?;
-        let ports: Vec<_> = (0..MACHINES).map(|port| (mac(port), PortKind::Veth)).collect();
-        let mut wiring = Wiring::begin(order.fabric, order.seed, None, &ports, &log)?;
+        let networks = [NetworkPorts::usual((0..MACHINES).map(|port| (mac(port), PortKind::Veth)))];
+        let mut wiring = Wiring::begin(order.fabric, order.seed, None, &networks, &log)?;
         wiring.require(cases::all().iter().map(|case| case.rule))?;
         let mut machines = Vec::new();
         for port in 0..MACHINES {
             let machine = Namespace::create()?;
-            wiring.connect(PortIndex(port), &machine, &interface(port))?;
+            wiring.connect(NetworkPort::first(port), &machine, &interface(port))?;
             machines.push(machine);
         }
         let sockets = Sockets::open(&machines)?;

@@ -76,13 +76,7 @@ fn address(port: u16) -> Ipv4Addr {
 /// The interface of one machine.
 pub(super) fn interface(port: u16) -> TapConfig {
     let others = (0..MACHINES).filter(|other| *other != port);
-    TapConfig {
-        name: "eth0".to_owned(),
-        mac: mac(port),
-        address: address(port),
-        prefix_bits: 24,
-        neighbours: others.map(|other| (address(other), mac(other))).collect(),
-    }
+    TapConfig::ipv4("eth0", mac(port), address(port), others.map(|other| (address(other), mac(other))))
 }
 
 /// The sockets of all machines, each in its namespace.

@@ -79,6 +79,8 @@ pub(super) fn trial_plan(plan: &Plan) -> Plan {
     let mut trial = plan.clone();
     trial.nodes.truncate(1);
     trial.links.clear();
+    trial.client_networks.clear();
+    trial.nodes[0].client_ip = None;
     // It is this host that is measured, not what runs on it.
     trial.target = Target::Aspen;
     trial

@@ -31,15 +31,16 @@ pub(super) struct CloudHypervisor {
     hardware: Hardware,
     /// Where its sockets are.
     folder: PathBuf,
-    tap: MachineTap,
+    /// One for each network; all are in one namespace.
+    taps: Vec<MachineTap>,
     /// How often it was started: no socket has the name of an earlier one.
     starts: u32,
     api: Option<Api>,
 }
 
 impl CloudHypervisor {
-    fn new(hardware: Hardware, folder: PathBuf, tap: MachineTap) -> Self {
-        Self { hardware, folder, tap, starts: 0, api: None }
+    fn new(hardware: Hardware, folder: PathBuf, taps: Vec<MachineTap>) -> Self {
+        Self { hardware, folder, taps, starts: 0, api: None }
     }
 
     fn api(&self) -> Result<&Api, ApiError> {
@@ -84,19 +85,23 @@ impl Hypervisor for CloudHypervisor {
                 _ => {}
             }
         }
-        let (tap, namespace) = self.tap.connect()?;
-        let program = match saved {
+        let mut program = match saved {
             None => arguments::program(&self.hardware, &api, &vsock),
             Some(folder) => {
                 rename_vsock(folder, &vsock)?;
                 arguments::saved_program(&self.hardware, &api, folder)
             }
         };
-        let program = program.descriptor(tap, TAP_DESCRIPTOR);
+        let mut place = None;
+        for (number, tap) in (TAP_DESCRIPTOR..).zip(&self.taps) {
+            let (descriptor, namespace) = tap.connect()?;
+            program = program.descriptor(descriptor, number);
+            place = Some(namespace);
+        }
         self.api = Some(Api::new(&self.folder, &api)?);
         let control = ControlSocket::Vsock(self.folder.join(vsock));
         let reads = vec![self.hardware.kernel.clone(), self.hardware.initramfs.clone()];
-        Ok(Launch { program, namespace: Some(namespace), control, reads, prints_console: true })
+        Ok(Launch { program, namespace: place, control, reads, prints_console: true })
     }
 
     fn forget(&mut self) {

@@ -13,7 +13,7 @@ use aspen_node::cluster::identity::IdentityError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::node_files::tap_config;
+use super::networks::{self, Attachment};
 use super::{Machine, MachineError, ProbeError, Prober, Sabotage};
 use crate::cluster::http::HttpChannel;
 use crate::cluster::pace::Pace;
@@ -27,7 +27,7 @@ use crate::fabric::{FabricError, FabricKind, TapError};
 use crate::image::config_disk::ConfigDiskError;
 use crate::limits::machines::RETIRE_MAX;
 use crate::limits::{LINK_DELAY_MAX, NODE_STOP_MAX};
-use crate::link::{LinkId, LinkRule, PortIndex};
+use crate::link::{LinkId, LinkRule};
 use crate::plan::{ClockError, NodeIndex, Plan};
 use crate::pressure::Pressure;
 use crate::program::{Exit, ProgramError};
@@ -108,9 +108,11 @@ impl MachineCluster {
         pace: Pace,
     ) -> Result<Self, SetUpError> {
         assert!(machines.len() == plan.nodes.len(), "a node's position is that of its machine");
-        // The lab is one more port of the fabric, after the nodes': so that a node's port has the node's position.
-        let own = tap_config(&plan, &plan.lab.iface, plan.lab.mac, plan.lab.ip);
-        wiring.connect(lab_port(&plan), &Namespace::current()?, &own)?;
+        // The lab is one more port of each network, after the nodes': so that a node's port has the node's position.
+        let here = Namespace::current()?;
+        for Attachment { port, interface } in networks::of_lab(&plan) {
+            wiring.connect(port, &here, &interface)?;
+        }
         let has_clocks = machines.iter().all(|machine| machine.has_clock());
         let node = |machine: Box<dyn Machine>| {
             let prober = machine.prober();
@@ -147,8 +149,10 @@ impl MachineCluster {
         *lock(&self.nodes[node.position()].is_wanted) = is_wanted;
     }
 
-    fn address(&self, node: NodeIndex) -> SocketAddr {
+    /// Where probes are aimed: at the network whose links have rules.
+    fn probed_address(&self, node: NodeIndex) -> SocketAddr {
         let node = &self.plan.nodes[node.position()];
+        // Where nothing listens, the refusal is the answer: clients may reach the node over another network.
         SocketAddr::from((node.ip, node.http_port))
     }
 
@@ -342,7 +346,7 @@ impl Cluster for MachineCluster {
         within: Duration,
     ) -> BoxFuture<'_, Result<Probe, ClusterError>> {
         let prober = self.nodes[from.position()].prober.clone();
-        let address = self.address(to);
+        let address = self.probed_address(to);
         let within = self.pace.to_real(within);
         async move {
             let sender = prober.clone();
@@ -364,7 +368,7 @@ impl Cluster for MachineCluster {
     }
 
     fn channel(&self, node: NodeIndex) -> Box<dyn Channel> {
-        Box::new(HttpChannel::new(self.address(node), self.pace))
+        Box::new(HttpChannel::new(self.plan.nodes[node.position()].http_address(), self.pace))
     }
 
     fn deaths(&self) -> Vec<(NodeIndex, Exit)> {
@@ -379,8 +383,7 @@ impl Cluster for MachineCluster {
     }
 
     fn defects(&self) -> Vec<String> {
-        let nodes = self.plan.nodes.iter().map(|node| node.name.as_str());
-        self.fabric.defects(&nodes.chain(["the lab"]).collect::<Vec<_>>())
+        self.fabric.defects(&networks::port_names(&self.plan))
     }
 
     fn console_end(&self, node: NodeIndex) -> String {
@@ -399,11 +402,6 @@ pub(super) fn real_rule(rule: LinkRule, pace: Pace) -> LinkRule {
     let real = |planned| pace.to_real(planned).min(LINK_DELAY_MAX);
     let bits_per_s = rule.bits_per_s.map(|rate| pace.to_real_rate(rate));
     LinkRule { latency: real(rule.latency), jitter: real(rule.jitter), bits_per_s, ..rule }
-}
-
-/// The lab's own port.
-pub(super) fn lab_port(plan: &Plan) -> PortIndex {
-    PortIndex(u16::try_from(plan.nodes.len()).expect("a plan has at most NODES_MAX"))
 }
 
 fn fabric(doing: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> ClusterError {

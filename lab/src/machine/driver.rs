@@ -11,7 +11,7 @@ use super::cloud_hypervisor::nodes::CloudHypervisorSettings;
 use super::cluster::{MachineCluster, SetUpError, real_rule};
 use super::qemu::nodes::QemuSettings;
 use super::simulation::SimulatedCluster;
-use super::{Machine, Sabotage, calibration, cloud_hypervisor, process, qemu};
+use super::{Machine, Sabotage, calibration, cloud_hypervisor, networks, process, qemu};
 use crate::cluster::pace::Pace;
 use crate::cluster::{Clock, Cluster, RealClock};
 use crate::fabric::kernel::PortKind;
@@ -160,8 +160,6 @@ fn wiring(
         Driver::Process(_) | Driver::Simulation => PortKind::Veth,
         Driver::Qemu(_) | Driver::CloudHypervisor(_) => PortKind::Tap,
     };
-    let nodes = plan.nodes.iter().map(|node| (node.mac, kind));
-    let ports: Vec<_> = nodes.chain([(plan.lab.mac, PortKind::Veth)]).collect();
     let sabotage = match sabotage {
         Some(Sabotage::Fabric(sabotage)) => Some(sabotage),
         Some(
@@ -174,7 +172,7 @@ fn wiring(
         )
         | None => None,
     };
-    Ok(Wiring::begin(fabric, plan.seed, sabotage, &ports, log)?)
+    Ok(Wiring::begin(fabric, plan.seed, sabotage, &networks::network_ports(plan, kind), log)?)
 }
 
 /// Whether all of this leaves receipts: a fault that leaves none is none.

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,8 +15,7 @@ use data_encoding::HEXLOWER;
 
 use super::cluster::SetUpError;
 use crate::cluster::pace::Pace;
-use crate::fabric::tap::TapConfig;
-use crate::plan::{MacAddress, Plan, PlannedJoins, PlannedNode};
+use crate::plan::{Plan, PlannedJoins, PlannedNode};
 
 /// What a process keeps, in its home.
 pub(super) const DATA: &str = "data";
@@ -67,15 +65,13 @@ pub(super) fn node_toml(plan: &Plan, node: &PlannedNode, data: &Path, private: &
     use std::fmt::Write;
     let real_ms = |planned_ms| pace.to_real(Duration::from_millis(planned_ms)).as_millis();
     let mut text = format!(
-        "id = {}\ndata_dir = {}\nraft_listen = \"{}:{}\"\nhttp_listen = \"{}:{}\"\nhttp_insecure = true\nrestart_on_failure = false\n\
+        "id = {}\ndata_dir = {}\nraft_listen = \"{}\"\nhttp_listen = \"{}\"\nhttp_insecure = true\nrestart_on_failure = false\n\
          heartbeat_ms = {}\nelection_ms_min = {}\nelection_ms_max = {}\n",
         node.raft_id,
         // JSON's strings are TOML's, too.
         serde_json::Value::from(data.to_string_lossy()),
-        node.ip,
-        node.raft_port,
-        node.ip,
-        node.http_port,
+        node.raft_address(),
+        node.http_address(),
         real_ms(plan.raft.heartbeat_ms),
         real_ms(plan.raft.election_ms_min),
         real_ms(plan.raft.election_ms_max),
@@ -119,8 +115,8 @@ pub(super) fn node_toml(plan: &Plan, node: &PlannedNode, data: &Path, private: &
 pub(super) fn node_info(node: &PlannedNode) -> NodeInfo {
     NodeInfo {
         endpoint_id: Identity::from_secret(node.secret_key_seed.0).endpoint_id(),
-        raft: (node.ip, node.raft_port).into(),
-        http: (node.ip, node.http_port).into(),
+        raft: node.raft_address(),
+        http: node.http_address(),
     }
 }
 
@@ -128,17 +124,4 @@ pub(super) fn node_info(node: &PlannedNode) -> NodeInfo {
 fn ticket(joins: PlannedJoins, founder: &PlannedNode) -> AspenClusterTicket {
     let secrets = ClusterSecrets::parse(secret(joins), "the plan").expect("64 digits are a secret");
     AspenClusterTicket::new(secrets.first().cluster_id(), [node_info(founder)])
-}
-
-/// An interface of the plan's network, which knows all the others.
-pub(super) fn tap_config(plan: &Plan, name: &str, mac: MacAddress, address: Ipv4Addr) -> TapConfig {
-    let nodes = plan.nodes.iter().map(|node| (node.ip, node.mac));
-    let everybody = nodes.chain([(plan.lab.ip, plan.lab.mac)]);
-    TapConfig {
-        name: name.to_owned(),
-        mac,
-        address,
-        prefix_bits: plan.network.prefix,
-        neighbours: everybody.filter(|(ip, _)| *ip != address).collect(),
-    }
 }

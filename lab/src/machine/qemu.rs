@@ -33,8 +33,8 @@ pub(super) struct Qemu {
     program: Program,
     /// What it boots.
     reads: Vec<PathBuf>,
-    /// Its place on the kernel's fabric, if it has one.
-    tap: Option<MachineTap>,
+    /// Its places on the kernel's fabric, network by network, if it is there.
+    taps: Vec<MachineTap>,
     /// The abstract socket of the machine protocol.
     qmp_socket: String,
     /// The abstract socket of the control channel.
@@ -47,11 +47,11 @@ impl Qemu {
     pub(super) fn new(
         program: Program,
         reads: Vec<PathBuf>,
-        tap: Option<MachineTap>,
+        taps: Vec<MachineTap>,
         qmp_socket: String,
         control_socket: String,
     ) -> Self {
-        Self { program, reads, tap, qmp_socket, control_socket, qmp: None }
+        Self { program, reads, taps, qmp_socket, control_socket, qmp: None }
     }
 
     /// Talks with QEMU, over the connection that there is or a new one.
@@ -136,10 +136,10 @@ impl Hypervisor for Qemu {
     fn launch(&mut self, saved: Option<&Path>) -> Result<Launch, HypervisorError> {
         let control = ControlSocket::Abstract(self.control_socket.clone());
         let (mut program, reads) = (self.program.clone(), self.reads.clone());
-        if let Some(tap) = &self.tap {
+        for (number, tap) in (TAP_DESCRIPTOR..).zip(&self.taps) {
             // It stays where the lab is, whose sockets it has.
             let (descriptor, _namespace) = tap.connect()?;
-            program = program.descriptor(descriptor, TAP_DESCRIPTOR);
+            program = program.descriptor(descriptor, number);
         }
         if let Some(folder) = saved {
             let socket = send_file(&folder.join(STATE))?;

@@ -88,6 +88,32 @@ fn largest_cluster_has_distinct_addresses_and_ports() {
 }
 
 #[test]
+fn networks_are_drawn_apart_and_written_where_there_are_any() {
+    let more = "networks:
+  - { id: a, subnet: [ipv6, ipv4], mtu: 9000 }
+  - { id: b, subnet: 10.0.0.0/9, nodes: [n2] }
+  - { id: c }
+faults:";
+    for seed in 0..20 {
+        let plan = plan(&SMALL.replace("faults:", more), seed);
+        assert_eq!(serde_json::from_str::<Plan>(&plan.to_json()).unwrap(), plan);
+        let [b, c] = plan.client_networks.as_slice() else { panic!("{:?}", plan.client_networks) };
+        let second = plan.network.second.unwrap();
+        // Those of the seed are none of 10.0.0.0/9.
+        for subnet in [second, c.network.subnet] {
+            assert!(subnet.address > "10.127.255.255".parse::<IpAddr>().unwrap(), "{subnet:?}");
+        }
+        assert_ne!(second, c.network.subnet);
+        assert_eq!((plan.network.mtu, plan.network.subnet.prefix), (9000, 64));
+        assert_eq!((b.ports.len(), c.ports.len()), (1, 2));
+        // Clients take the last network that a node is on.
+        assert_eq!(plan.nodes[1].client_ip, Some(c.ports[1].ip));
+        assert_eq!(plan.nodes[1].raft_address().ip(), plan.network.node(NodeIndex(1)));
+        assert_eq!(plan.nodes[1].http_address().ip(), c.ports[1].ip);
+    }
+}
+
+#[test]
 fn random_choices_depend_on_the_seed() {
     let first_nodes = |seed| plan(SMALL, seed).workload.clients[0].node;
     assert!((0..20).any(|seed| first_nodes(seed) != first_nodes(0)));

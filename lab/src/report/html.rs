@@ -282,8 +282,7 @@ fn nodes(view: &View<'_>, out: &mut Markup) {
     table(out, "Nodes", &["name", "zone", "Raft id", "HTTP", "Raft (UDP)"], |out| {
         for node in &view.sources.plan.nodes {
             let zone = node.zone.clone().unwrap_or_else(|| "-".to_owned());
-            let (http, raft) =
-                (format!("{}:{}", node.ip, node.http_port), format!("{}:{}", node.ip, node.raft_port));
+            let (http, raft) = (node.http_address().to_string(), node.raft_address().to_string());
             checks::cells(out, &[node.name.clone(), zone, node.raft_id.to_string(), http, raft]);
         }
     });

@@ -181,13 +181,7 @@ impl InnerStage {
 /// Makes a TAP in a namespace of its own and lets it go again: whether one may is found out by doing.
 fn try_tap() -> Result<(), Refusal> {
     let namespace = Namespace::create().map_err(|error| tap_refusal(Step::MachineNamespace, &error))?;
-    let config = TapConfig {
-        name: "trial".to_owned(),
-        mac: MacAddress([2, 0, 0, 0, 0, 1]),
-        address: Ipv4Addr::new(10, 0, 0, 1),
-        prefix_bits: 24,
-        neighbours: vec![],
-    };
+    let config = TapConfig::ipv4("trial", MacAddress([2, 0, 0, 0, 0, 1]), Ipv4Addr::new(10, 0, 0, 1), []);
     tap::create(&namespace, &config).map(drop).map_err(|error| tap_refusal(Step::Tap, &error))
 }
 

@@ -10,8 +10,8 @@ use aspen_init::limits::DRIFT_PER_MILLION_MAX;
 use crate::limits::machines::{CLOCK_DRIFTED_MIN, MEMORY_MIB_MAX, MEMORY_MIB_MIN};
 use crate::limits::{
     ABOUT_BYTES_MAX, ELECTION_HEARTBEATS_MIN, FAULTS_MAX, LINK_BITS_PER_S_MAX, LINK_BITS_PER_S_MIN,
-    LINK_REORDER_MAX, LINKS_MAX, NODE_NAME_BYTES_MAX, OPERATIONS_MAX, PER_MILLION, PROBES_TIMED,
-    SCENARIO_NAME_BYTES_MAX,
+    LINK_REORDER_MAX, LINKS_MAX, NETWORKS_MAX, NODE_NAME_BYTES_MAX, OPERATIONS_MAX, PER_MILLION,
+    PROBES_TIMED, SCENARIO_NAME_BYTES_MAX,
 };
 use crate::scenario::parse::SyntaxError;
 
@@ -98,12 +98,40 @@ pub enum Mistake {
     FoundersWhoJoin,
     #[error("nodes.join is {}, ticket is allowed", quoted(value))]
     Join { value: String },
-    #[error("node {name} is named twice")]
-    NodeTwice { name: String },
+    #[error("{of} {name} is named twice")]
+    NameTwice { of: NameOf, name: String },
     #[error("zone {name} has the name of a node, nobody could tell which one is meant")]
     ZoneIsNode { name: String },
     #[error("unknown node {}{} {known}", quoted(name), did_you_mean(close.as_deref()))]
     UnknownNode { name: String, close: Option<String>, known: String },
+
+    #[error("networks: {count}, 1 to {NETWORKS_MAX} are allowed; without the key there is one")]
+    NetworkCount { count: usize },
+    #[error("nodes belongs to further networks: all nodes are on the first, over which they replicate")]
+    FirstNetwork,
+    #[error("{who} is on the network twice")]
+    NetworkNodeTwice { who: String },
+    #[error("nodes is empty, a network without nodes connects nobody: leave it out for all nodes")]
+    NetworkEmpty,
+    #[error(
+        "networks.subnet is {}, which is no subnet: write 10.7.0.0/24, fd00:7::/64, ipv4 or ipv6",
+        quoted(value)
+    )]
+    NotSubnet { value: String },
+    #[error("networks.subnet is {value}, which is an address in a network: write {network}")]
+    SubnetHost { value: String, network: String },
+    #[error("networks.subnet is {value}, prefixes of {min} to {max} bits are allowed")]
+    SubnetSize { value: String, min: u8, max: u8 },
+    #[error(
+        "networks.subnet is {value}, whose addresses are not for machines: take one of 10.0.0.0/8 or fd00::/8"
+    )]
+    SubnetKind { value: String },
+    #[error("networks.subnet is {value}, which overlaps {other}: a machine could not tell them apart")]
+    SubnetOverlap { value: String, other: String },
+    #[error(
+        "networks.subnet has one subnet of each family at most, and one at least: [fd00:7::/64, 10.7.0.0/24]"
+    )]
+    SubnetFamilies,
 
     #[error("raft.election is {}, which is not a range: write 1s..2s", quoted(value))]
     NotRange { value: String },
@@ -278,6 +306,8 @@ pub enum NameOf {
     Node,
     /// A zone.
     Zone,
+    /// A network.
+    Network,
 }
 
 impl fmt::Display for NameOf {
@@ -285,6 +315,7 @@ impl fmt::Display for NameOf {
         formatter.write_str(match self {
             Self::Node => "node",
             Self::Zone => "zone",
+            Self::Network => "network",
         })
     }
 }
@@ -297,12 +328,12 @@ pub(super) fn quoted(text: &str) -> String {
     format!("{shown:?}{cut}")
 }
 
-/// In the largest unit that keeps the number whole.
 /// `0.1%`, as it is written.
 fn percent_of(per_million: u32) -> String {
     format!("{}%", f64::from(per_million) / 1e4)
 }
 
+/// In the largest unit that keeps the number whole.
 pub(super) fn human(duration: Duration) -> String {
     let us = duration.as_micros();
     match us {

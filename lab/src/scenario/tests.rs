@@ -40,6 +40,7 @@ fn every_topology_is_a_valid_scenario() {
         "split-brain",
         "three-nodes",
         "three-regions",
+        "two-networks",
     ] {
         assert!(names.iter().any(|there| there == name), "{name} is missing from {names:?}");
     }
@@ -93,6 +94,30 @@ fn faults_mean_what_they_say() {
         }
     );
     assert_eq!(scenario.duration(), Duration::from_secs(75));
+}
+
+#[test]
+fn networks_are_one_of_the_seed_where_nothing_is_said() {
+    let [only] = valid(VALID).networks().to_vec().try_into().unwrap();
+    assert_eq!((only.name, only.mtu, only.subnets), (None, 1500, vec![Subnet::Drawn(Family::V4)]));
+    assert_eq!(only.nodes, [NodeIndex(0), NodeIndex(1), NodeIndex(2)]);
+    let scenario = valid(&VALID.replace(
+        "checks:",
+        "networks:
+  - { id: cluster, subnet: [fd00:7::/64, ipv4], mtu: 1280 }
+  - { id: clients, nodes: [n3, n1] }
+checks:",
+    ));
+    let [cluster, clients] = scenario.networks() else { panic!("{:?}", scenario.networks()) };
+    let given = Subnet::Given("fd00:7::/64".parse().unwrap());
+    assert_eq!(
+        (cluster.mtu, cluster.subnets.as_slice()),
+        (1280, [given, Subnet::Drawn(Family::V4)].as_slice())
+    );
+    assert_eq!(
+        (clients.name.as_deref(), clients.nodes.as_slice()),
+        (Some("clients"), [NodeIndex(0), NodeIndex(2)].as_slice())
+    );
 }
 
 #[test]

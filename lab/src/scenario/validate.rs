@@ -7,6 +7,7 @@ mod checks;
 mod faults;
 mod fields;
 pub(crate) mod links;
+mod networks;
 mod nodes;
 mod selectors;
 pub(crate) mod units;
@@ -30,7 +31,10 @@ use crate::scenario::{
 
 const SCENARIO: Section = Section {
     name: "a scenario",
-    keys: &["name", "about", "target", "nodes", "links", "raft", "workload", "duration", "faults", "checks"],
+    keys: &[
+        "name", "about", "target", "nodes", "networks", "links", "raft", "workload", "duration", "faults",
+        "checks",
+    ],
     keys_later: &[],
 };
 const RAFT: Section = Section {
@@ -104,6 +108,10 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
     let about = fields.require("about", findings).and_then(|value| about(&value, findings));
     let target = fields.get("target").map_or(Some(Target::Aspen), |value| target(&value, findings));
     let nodes = fields.require("nodes", findings).and_then(|value| nodes::nodes(&value, findings));
+    let networks = match fields.get("networks") {
+        Some(value) => networks::networks(&value, nodes.as_ref(), findings),
+        None => nodes.as_ref().map(networks::default),
+    };
     let links = fields
         .get("links")
         .map_or_else(|| Some(Vec::new()), |value| links::standing(&value, nodes.as_ref(), findings));
@@ -150,6 +158,7 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
         nodes: names,
         zones,
         memories_mib,
+        networks: networks?,
         founders,
         joined_voters,
         target: target?,

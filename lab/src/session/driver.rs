@@ -207,6 +207,7 @@ fn simulation(args: &MachineArgs, plan: &Plan) -> Result<Choice, OuterError> {
     }
     let not_simulated = [
         ("nodes.join", plan.joins.is_some()),
+        ("networks", plan.network.name.is_some()),
         ("raft.preferred_zones", !plan.preferred_zones.is_empty()),
         ("workload.reads: lease", plan.workload.reads == Reads::Lease),
     ];

@@ -1,7 +1,7 @@
 //! Why a configuration is refused.
 
-use super::{KEYS, Place};
-use crate::limits::{NODE_FLAGS_MAX, VALUE_BYTES_MAX};
+use super::{INTERFACE_KEYS, KEYS, Place};
+use crate::limits::{INTERFACES_MAX, NODE_FLAGS_MAX, VALUE_BYTES_MAX};
 
 /// Why a configuration is refused. Each fits one line of a console.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +25,7 @@ pub enum ConfigError {
         found: &'static str,
     },
     /// A key that does not exist.
-    #[error("{place}: there is no key `{key}`: {}, and node.FLAG for each flag of the node, are known", KEYS.join(", "))]
+    #[error("{place}: there is no key `{key}`: {}, {} of net2 to net{INTERFACES_MAX}, and node.FLAG for each flag of the node, are known", KEYS.join(", "), INTERFACE_KEYS.join(", "))]
     UnknownKey {
         /// Where.
         place: Place,
@@ -115,6 +115,12 @@ pub enum ConfigError {
     Gateways {
         /// Where.
         place: Place,
+    },
+    /// A further interface without a hardware address.
+    #[error("interface {number} has no mac, by which its card is known: set net{number}.mac")]
+    Nameless {
+        /// From 2.
+        number: usize,
     },
     /// Too many flags.
     #[error("{0} flags for the node, at most {NODE_FLAGS_MAX} are allowed: use node.toml")]

@@ -19,6 +19,7 @@ address = ["10.1.2.10/24", "fd00::1/64"]
 gateway = "10.1.2.1, fd00::ff"
 neighbours = ["10.1.2.11=52:54:00:00:00:0b"]
 mac = "52:54:00:00:00:0a"
+mtu = 9000
 data.device = "serial:aspen-data"
 data.format = "never"
 
@@ -26,19 +27,25 @@ data.format = "never"
 id = 1
 http_listen = "0.0.0.0:7001"
 peer = ["id=1,x=2", "id=2,x=3"]
+
+[net2]
+mac = "52:54:00:00:01:0a"
+address = "10.1.3.10/24"
 "#;
 
 #[test]
 fn file_says_everything() {
     let settings = settings(FULL, "").unwrap();
     assert_eq!(settings.hostname.as_deref(), Some("n1"));
-    assert_eq!(
-        settings.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["10.1.2.10/24", "fd00::1/64"]
-    );
-    assert_eq!(settings.gateways.len(), 2);
-    assert_eq!(settings.neighbours[0].mac, MacAddress([0x52, 0x54, 0, 0, 0, 0x0b]));
-    assert_eq!(settings.mac, Some(MacAddress([0x52, 0x54, 0, 0, 0, 0x0a])));
+    let [first, second] = settings.interfaces.as_slice() else { panic!("{:?}", settings.interfaces) };
+    let addresses: Vec<String> = first.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["10.1.2.10/24", "fd00::1/64"]);
+    assert_eq!(first.gateways.len(), 2);
+    assert_eq!(first.neighbours[0].mac, MacAddress([0x52, 0x54, 0, 0, 0, 0x0b]));
+    assert_eq!(first.mac, Some(MacAddress([0x52, 0x54, 0, 0, 0, 0x0a])));
+    assert_eq!((first.mtu, second.mtu), (Some(9000), None));
+    assert_eq!(second.mac, Some(MacAddress([0x52, 0x54, 0, 0, 1, 0x0a])));
+    assert_eq!(second.addresses.len(), 1);
     assert_eq!(settings.data_device, DataDevice::Serial("aspen-data".to_owned()));
     assert_eq!(settings.data_format, DataFormat::Never);
     let flags: Vec<_> = settings.node_flags.iter().map(|(flag, value)| format!("--{flag} {value}")).collect();
@@ -97,7 +104,7 @@ fn command_line_has_quotes_and_lists() {
     let line =
         "console=ttyS0 aspen.node.log=\"a b\" aspen.node.peer=1 aspen.node.peer=2 aspen.address=dhcp,auto\n";
     let settings = settings("", line).unwrap();
-    assert_eq!(settings.addresses, [Address::Dhcp, Address::Auto]);
+    assert_eq!(settings.interfaces[0].addresses, [Address::Dhcp, Address::Auto]);
     let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
     assert_eq!(settings.node_flags, [pair("log", "a b"), pair("peer", "1"), pair("peer", "2")]);
 }
@@ -113,8 +120,22 @@ fn what_is_no_configuration_is_refused_with_its_line() {
         "\nhostnam = 'a'\n",
         "",
         "aspen.conf on the config disk, line 2: there is no key `hostnam`: hostname, address, gateway, neighbours, mac, \
-         data.device, data.format, and node.FLAG for each flag of the node, are known",
+         mtu, data.device, data.format, address, gateway, neighbours, mac, mtu of net2 to net4, and node.FLAG for each flag of the node, are known",
     );
+    check_refused(
+        "net3.mac = '02:00:00:00:00:03'",
+        "",
+        "interface 2 has no mac, by which its card is known: set net2.mac",
+    );
+    check_refused(
+        "",
+        "aspen.mtu=1",
+        "the kernel command line: mtu is `1`: no MTU: 576 to 65535 bytes are allowed",
+    );
+    for key in ["net1.mac", "net5.mac", "net2.hostname"] {
+        let error = settings("", &format!("aspen.{key}=a")).unwrap_err();
+        assert!(matches!(error, ConfigError::UnknownKey { .. }), "{key}: {error}");
+    }
     check_refused(
         "node.a = 1.5",
         "",

@@ -1,4 +1,4 @@
-//! The one interface: which it is, its addresses, neighbours and routes.
+//! The interfaces: which card each is, its addresses, neighbours and routes.
 
 mod dhcp;
 mod netlink;
@@ -11,7 +11,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use aspen_init::config::{Address, MacAddress, Settings};
+use aspen_init::config::{self, Address, MacAddress};
 use aspen_init::limits::{ADDRESS_LOOK_INTERVAL, ADDRESS_WAIT_MAX, READ_BYTES_MAX};
 use aspen_init::report::Reason;
 use aspen_init::texts::head;
@@ -75,32 +75,33 @@ pub(super) struct Interface {
     mac: MacAddress,
 }
 
-/// The interface when it is up.
+/// An interface when it is up.
 #[derive(Debug)]
 pub(super) struct Network {
+    told: config::Interface,
     interface: Interface,
     has_ipv6: bool,
     /// What was set, and what a server gave.
     addresses: Arc<Mutex<Vec<(IpAddr, u8)>>>,
 }
 
-/// Finds the interface and sets it up, all but the addresses that others give.
+/// Finds an interface and sets it up, all but the addresses that others give.
 ///
 /// # Errors
 /// No interface, several, or a request that the kernel refuses.
 pub(super) fn set_up(
     sys: &Path,
-    settings: &Settings,
+    told: &config::Interface,
     uevents: &Uevents,
     console: &Arc<Console>,
 ) -> Result<Network, NetworkError> {
-    let look = || match choose(interfaces(sys), settings.mac) {
+    let look = || match choose(interfaces(sys), told.mac) {
         Err(NetworkError::None(_) | NetworkError::Mac { .. }) => None,
         decided => Some(decided),
     };
     let interface = match uevents.wait_for(look) {
         Some(decided) => decided?,
-        None => choose(interfaces(sys), settings.mac).map_err(|error| match error {
+        None => choose(interfaces(sys), told.mac).map_err(|error| match error {
             NetworkError::None(_) => NetworkError::None(missing_driver(sys, VirtioKind::Net)),
             other => other,
         })?,
@@ -110,10 +111,10 @@ pub(super) fn set_up(
         Address::Auto => true,
         Address::Dhcp => false,
     };
-    let has_ipv6 = settings.addresses.iter().any(is_v6);
-    let network = Network { interface, has_ipv6, addresses: Arc::default() };
-    network.configure(settings)?;
-    if settings.addresses.is_empty() || settings.addresses.contains(&Address::Dhcp) {
+    let has_ipv6 = told.addresses.iter().any(is_v6);
+    let network = Network { told: told.clone(), interface, has_ipv6, addresses: Arc::default() };
+    network.configure()?;
+    if told.addresses.is_empty() || told.addresses.contains(&Address::Dhcp) {
         network.ask_server(console)?;
     }
     Ok(network)
@@ -149,26 +150,31 @@ fn choose(mut found: Vec<Interface>, wanted: Option<MacAddress>) -> Result<Inter
 }
 
 impl Network {
-    fn configure(&self, settings: &Settings) -> Result<(), NetworkError> {
+    fn configure(&self) -> Result<(), NetworkError> {
+        let config::Interface { addresses, gateways, neighbours, mtu, .. } = &self.told;
         let index = self.interface.index;
-        self.set_ipv6(settings.addresses.contains(&Address::Auto))?;
+        self.set_ipv6(addresses.contains(&Address::Auto))?;
         let open = Netlink::open();
         let mut netlink = open.map_err(|source| self.refused("talk to the kernel", source))?;
         // The loopback interface is always the first.
         netlink.set_up(1).map_err(|source| self.refused("set up the loopback interface", source))?;
+        if let Some(mtu) = *mtu {
+            let set = netlink.set_mtu(index, mtu);
+            set.map_err(|source| self.refused(format!("set the MTU to {mtu} bytes"), source))?;
+        }
         netlink.set_up(index).map_err(|source| self.refused("set the interface up", source))?;
-        for address in &settings.addresses {
+        for address in addresses {
             let Address::Static { address, prefix_bits } = *address else { continue };
             let added = netlink.add_address(index, address, prefix_bits);
             added
                 .map_err(|source| self.refused(format!("set the address {address}/{prefix_bits}"), source))?;
             lock(&self.addresses).push((address, prefix_bits));
         }
-        for neighbour in &settings.neighbours {
+        for neighbour in neighbours {
             let added = netlink.add_neighbour(index, neighbour.address, neighbour.mac);
             added.map_err(|source| self.refused(format!("add the neighbour {neighbour}"), source))?;
         }
-        for gateway in &settings.gateways {
+        for gateway in gateways {
             let set = netlink.set_gateway(index, *gateway);
             set.map_err(|source| self.refused(format!("set the gateway {gateway}"), source))?;
         }
@@ -178,7 +184,9 @@ impl Network {
     /// IPv6 only where it was asked for, and routers heard only then: nothing else may stray over the network.
     fn set_ipv6(&self, is_auto: bool) -> Result<(), NetworkError> {
         let folder = Path::new("/proc/sys/net/ipv6/conf").join(&self.interface.name);
-        let settings = [("disable_ipv6", !self.has_ipv6), ("accept_ra", is_auto)];
+        // Without a router nobody needs an address of this link alone, which would be announced to all.
+        let settings =
+            [("addr_gen_mode", !is_auto), ("accept_ra", is_auto), ("disable_ipv6", !self.has_ipv6)];
         for (name, value) in settings {
             match fs::write(folder.join(name), if value { "1" } else { "0" }) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !self.has_ipv6 => {}
@@ -211,16 +219,12 @@ impl Network {
     ///
     /// # Errors
     /// None came in time.
-    pub(super) fn wait_for_address(
-        &self,
-        settings: &Settings,
-        events: &Receiver<Event>,
-    ) -> Result<Option<Reason>, NetworkError> {
+    pub(super) fn wait_for_address(&self, events: &Receiver<Event>) -> Result<Option<Reason>, NetworkError> {
         // What is set is there at once; an answer of a server or a router takes a few looks.
         let deadline = uptime() + ADDRESS_WAIT_MAX;
         while self.addresses().is_empty() {
             if uptime() >= deadline {
-                return Err(self.no_address(settings));
+                return Err(self.no_address());
             }
             if let Ok(Event::Stop(reason)) = events.recv_timeout(ADDRESS_LOOK_INTERVAL) {
                 return Ok(Some(reason));
@@ -229,8 +233,8 @@ impl Network {
         Ok(None)
     }
 
-    fn no_address(&self, settings: &Settings) -> NetworkError {
-        let hint = if settings.addresses.contains(&Address::Auto) {
+    fn no_address(&self) -> NetworkError {
+        let hint = if self.told.addresses.contains(&Address::Auto) {
             "no router advertised a prefix: set address"
         } else {
             "no DHCP server answered: set address"

@@ -156,7 +156,7 @@ mod tests {
         let told = combine(entries, None).unwrap();
         assert_eq!(told.settings.hostname.as_deref(), Some("n1"));
         assert_eq!(told.settings.data_format, config::DataFormat::Never);
-        assert_eq!(told.settings.mac.unwrap().to_string(), "02:00:00:00:00:01");
+        assert_eq!(told.settings.interfaces[0].mac.unwrap().to_string(), "02:00:00:00:00:01");
         let out = tempfile::NamedTempFile::new().unwrap();
         tell(&told, &Console::at(out.path()));
         assert_eq!(

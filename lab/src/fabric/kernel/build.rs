@@ -1,4 +1,4 @@
-//! Makes the bridge, its ports, and on each of them a class for every sender.
+//! Makes the bridges, their ports, and on each port of the first a class for every sender.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -9,11 +9,10 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 
 use super::devices::{self, port_name};
 use super::tc::{self, Netem};
-use super::{KernelError, Part, PortKind, numbered};
-use crate::fabric::TapError;
+use super::{KernelError, Part, numbered};
 use crate::fabric::netlink::{Interface, ask};
-use crate::link::LinkRule;
-use crate::plan::MacAddress;
+use crate::fabric::{NetworkPort, NetworkPorts, TapError};
+use crate::link::{LinkRule, PortIndex};
 
 /// The index of a port's interface, and its TAP, if it has one.
 pub(super) type Made = (u32, Option<Arc<OwnedFd>>);
@@ -21,26 +20,37 @@ pub(super) type Made = (u32, Option<Arc<OwnedFd>>);
 /// Everything but the rules, in the calling thread's namespace: the ports, and whether there is netem.
 pub(super) async fn make(
     handle: &Handle,
-    ports: &[(MacAddress, PortKind)],
-) -> Result<(Vec<Made>, bool), KernelError> {
+    networks: &[NetworkPorts],
+) -> Result<(Vec<Vec<Made>>, bool), KernelError> {
     Interface::find(handle.clone(), "lo").await?.set_up().await?;
-    let bridge = devices::bridge(handle).await?;
     let mut made = Vec::new();
-    for (number, (mac, kind)) in numbered(ports) {
-        made.push(devices::port(handle, bridge, number, *kind, *mac).await?);
+    for (network, NetworkPorts { mtu, ports }) in networks.iter().enumerate() {
+        let bridge = devices::bridge(handle, network, *mtu).await?;
+        let mut of_this = Vec::new();
+        for (number, spec) in numbered(ports) {
+            let port = NetworkPort { network, port: PortIndex(number) };
+            of_this.push(devices::port(handle, bridge, *mtu, port, *spec).await?);
+        }
+        made.push(of_this);
     }
+    let has_netem = add_classes(handle, &made[0]).await?;
+    Ok((made, has_netem))
+}
+
+/// Sorts what a port sends by its senders; whether there is netem.
+async fn add_classes(handle: &Handle, made: &[Made]) -> Result<bool, KernelError> {
     let mut has_netem = true;
-    for (to, (index, _)) in numbered(&made) {
+    for (to, (index, _)) in numbered(made) {
         let root = RouteNetlinkMessage::NewQueueDiscipline(tc::root(*index));
         let told = tell(handle, to, "adding an htb", root, NLM_F_CREATE | NLM_F_EXCL).await;
         told.map_err(|error| Part::Htb.refused(error))?;
-        for (from, _) in numbered(ports).filter(|(from, _)| *from != to) {
+        for (from, _) in numbered(made).filter(|(from, _)| *from != to) {
             let class = RouteNetlinkMessage::NewTrafficClass(tc::class(*index, from));
             tell(handle, to, "adding a class", class, NLM_F_CREATE | NLM_F_EXCL).await?;
             has_netem = has_netem && add_netem(handle, to, *index, from).await?;
         }
     }
-    Ok((made, has_netem))
+    Ok(has_netem)
 }
 
 /// Puts a netem that does nothing yet into a class; whether this host has one.

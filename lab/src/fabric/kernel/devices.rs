@@ -1,4 +1,4 @@
-//! The devices of the fabric: a bridge that learns nothing, and a port for every machine, with the address that is behind it.
+//! The devices of the fabric: bridges that learn nothing, and a port for every machine, with the address that is behind it.
 //!
 //! All of them live in the fabric's network namespace and end with it; only the far ends of veth pairs are moved into
 //! the namespaces of machines.
@@ -13,47 +13,54 @@ use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth};
 
 use super::build::Made;
 use super::{KernelError, Part, PortKind, offload, steer};
-use crate::fabric::TapError;
 use crate::fabric::namespace::Namespace;
 use crate::fabric::netlink::{Interface, refused, with_netlink};
 use crate::fabric::tap::{self, TapConfig};
-use crate::limits::MTU_BYTES;
+use crate::fabric::{NetworkPort, TapError};
 use crate::plan::MacAddress;
 
-/// The bridge.
-const BRIDGE: &str = "fabric";
+/// The bridge of a network.
+fn bridge_name(network: usize) -> String {
+    format!("fabric{network}")
+}
+
+/// The name of a port of the first network.
+pub(super) fn port_name(port: u16) -> String {
+    port_name_in(0, port)
+}
 
 /// The name of a port.
-pub(super) fn port_name(port: u16) -> String {
-    format!("port{port}")
+pub(super) fn port_name_in(network: usize, port: u16) -> String {
+    if network == 0 { format!("port{port}") } else { format!("net{network}port{port}") }
 }
 
 /// The name that the far end of a port has until it is moved to its machine.
-fn end_name(port: u16) -> String {
-    format!("end{port}")
+fn end_name(network: usize, port: u16) -> String {
+    format!("net{network}end{port}")
 }
 
-/// Makes the bridge.
-pub(super) async fn bridge(handle: &Handle) -> Result<u32, KernelError> {
+/// Makes the bridge of a network.
+pub(super) async fn bridge(handle: &Handle, network: usize, mtu: u32) -> Result<u32, KernelError> {
+    let name = bridge_name(network);
     // Who is behind which port is known before the first frame: nothing is learnt. Frames to a group go to every port.
-    let message = LinkBridge::new(BRIDGE).mcast_snooping(false).mtu(MTU_BYTES).build();
+    let message = LinkBridge::new(&name).mcast_snooping(false).mtu(mtu).build();
     let made = handle.link().add(message).execute().await;
-    made.map_err(|error| Part::Bridge.refused(refused("making a bridge", BRIDGE, error)))?;
-    Ok(Interface::find(handle.clone(), BRIDGE).await?.index)
+    made.map_err(|error| Part::Bridge.refused(refused("making a bridge", &name, error)))?;
+    Ok(Interface::find(handle.clone(), &name).await?.index)
 }
 
 /// Makes a port of the bridge.
 pub(super) async fn port(
     handle: &Handle,
     bridge: u32,
-    port: u16,
-    kind: PortKind,
-    mac: MacAddress,
+    mtu: u32,
+    port: NetworkPort,
+    (mac, kind): (MacAddress, PortKind),
 ) -> Result<Made, KernelError> {
-    let name = port_name(port);
+    let name = port_name_in(port.network, port.port.0);
     let tap = match kind {
         PortKind::Veth => {
-            let end = end_name(port);
+            let end = end_name(port.network, port.port.0);
             let made = handle.link().add(LinkVeth::new(&name, &end).build()).execute().await;
             made.map_err(|error| Part::Veth.refused(refused("making a pair of interfaces", &name, error)))?;
             offload::off(&end)?;
@@ -63,7 +70,7 @@ pub(super) async fn port(
     };
     offload::off(&name)?;
     let interface = Interface::find(handle.clone(), &name).await?;
-    let message = LinkUnspec::new_with_index(interface.index).mtu(MTU_BYTES).controller(bridge).up().build();
+    let message = LinkUnspec::new_with_index(interface.index).mtu(mtu).controller(bridge).up().build();
     interface.change("connecting it to the bridge", message).await?;
     let message = LinkBridgePort::new(interface.index).learning(false).flood(false).build();
     interface.change("switching learning and flooding off", message).await?;
@@ -75,10 +82,9 @@ pub(super) async fn port(
 }
 
 /// Whether a port carries frames: the bridge hears a moment later that both its ends are up.
-pub(super) async fn forwards(handle: &Handle, port: u16) -> Result<bool, TapError> {
-    let name = port_name(port);
-    let mut links = handle.link().get().match_name(name.clone()).execute();
-    let link = links.try_next().await.map_err(|error| refused("asking for the state", &name, error))?;
+pub(super) async fn forwards(handle: &Handle, name: &str) -> Result<bool, TapError> {
+    let mut links = handle.link().get().match_name(name.to_owned()).execute();
+    let link = links.try_next().await.map_err(|error| refused("asking for the state", name, error))?;
     let attributes = link.map(|link| link.attributes).unwrap_or_default();
     let infos = attributes.into_iter().filter_map(|attribute| match attribute {
         LinkAttribute::LinkInfo(infos) => Some(infos),
@@ -97,12 +103,14 @@ pub(super) async fn forwards(handle: &Handle, port: u16) -> Result<bool, TapErro
 /// Moves the far end of a port into the namespace of its machine, and configures it there as a TAP would be.
 pub(super) fn connect(
     fabric: &Namespace,
-    port: u16,
+    port: NetworkPort,
     machine: &Namespace,
     config: &TapConfig,
 ) -> Result<(), TapError> {
     tap::check_name(&config.name)?;
-    let end = end_name(port);
+    // What comes into a namespace is as its default says.
+    machine.run(tap::ipv6_off)??;
+    let end = end_name(port.network, port.port.0);
     fabric.run(|| {
         with_netlink(async |handle| {
             let interface = Interface::find(handle, &end).await?;
@@ -113,10 +121,7 @@ pub(super) fn connect(
             interface.change("moving it to its machine", message).await
         })
     })??;
-    machine.run(|| {
-        tap::ipv6_off()?;
-        tap::configure(config)
-    })??;
-    machine.run(|| steer::to_one_processor_each(&[(config.name.clone(), port)]))?;
+    machine.run(|| tap::configure(config))??;
+    machine.run(|| steer::to_one_processor_each(&[(config.name.clone(), port.port.0)]))?;
     Ok(())
 }

@@ -73,9 +73,9 @@ impl Nft {
         Ok(Self { path: path.ok_or(NftError::Missing)?, log })
     }
 
-    /// Makes everything: the machines by their ports, of which none is cut off.
-    pub(super) fn set_up(&self, machines: &[(String, MacAddress)]) -> Result<(), NftError> {
-        self.apply(&base(machines), &[])
+    /// Makes everything: the machines by their ports, network by network, of which none is cut off.
+    pub(super) fn set_up(&self, networks: &[Vec<(String, MacAddress)>]) -> Result<(), NftError> {
+        self.apply(&base(networks), &[])
     }
 
     /// Cuts these links and heals those, and copies frames by these rules instead of those before, if there are any; all of it
@@ -131,11 +131,12 @@ impl Nft {
     }
 }
 
-/// The rules with which a fabric begins.
-fn base(machines: &[(String, MacAddress)]) -> Value {
+/// The rules with which a fabric begins. Only the first network has classes.
+fn base(networks: &[Vec<(String, MacAddress)>]) -> Value {
     let mut batch = Batch::new();
     batch.add(NfListObject::Table(Table { family: NfFamily::Bridge, name: TABLE.into(), handle: None }));
-    let ports: Vec<_> = machines.iter().map(|(port, mac)| both(text(port), text(&mac.to_string()))).collect();
+    let ports: Vec<_> =
+        networks.iter().flatten().map(|(port, mac)| both(text(port), text(&mac.to_string()))).collect();
     batch.add(set(PORTS, [SetType::Ifname, SetType::EtherAddr], ports));
     batch.add(set(CUTS, [SetType::EtherAddr, SetType::Ifname], Vec::new()));
     batch.add(NfListObject::Chain(Chain {
@@ -152,7 +153,7 @@ fn base(machines: &[(String, MacAddress)]) -> Value {
     batch.add(rule(NfFamily::Bridge, CHAIN, vec![is_stranger, Statement::Drop(None)], None));
     let is_cut = is(Operator::EQ, both(sender(), meta(MetaKey::Oifname)), CUTS);
     batch.add(rule(NfFamily::Bridge, CHAIN, vec![is_cut, Statement::Drop(None)], None));
-    batch.add(rule(NfFamily::Bridge, CHAIN, vec![classify(machines)], None));
+    batch.add(rule(NfFamily::Bridge, CHAIN, vec![classify(&networks[0])], None));
     let mut document = document(batch);
     count_elements(&mut document, CUTS);
     document

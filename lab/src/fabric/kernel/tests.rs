@@ -14,6 +14,7 @@ use super::*;
 use crate::fabric::FabricError;
 use crate::host;
 use crate::limits::{MTU_BYTES, POLL_INTERVAL};
+use crate::link::PortIndex;
 use crate::machine::ProbeError;
 use crate::machine::probe::probe;
 
@@ -36,23 +37,18 @@ fn address(port: u16) -> Ipv4Addr {
 }
 
 fn interface(port: u16, count: u16) -> TapConfig {
-    TapConfig {
-        name: "eth0".to_owned(),
-        mac: mac(port),
-        address: address(port),
-        prefix_bits: 24,
-        neighbours: (0..count)
-            .filter(|other| *other != port)
-            .map(|other| (address(other), mac(other)))
-            .collect(),
-    }
+    let others = (0..count).filter(|other| *other != port);
+    TapConfig::ipv4("eth0", mac(port), address(port), others.map(|other| (address(other), mac(other))))
 }
 
 /// A fabric with these ports, or `None` where the host does not allow it.
 #[track_caller]
-fn build(sabotage: Option<Sabotage>, ports: &[(MacAddress, PortKind)]) -> Option<KernelFabric> {
+fn build(
+    sabotage: Option<Sabotage>,
+    ports: impl IntoIterator<Item = (MacAddress, PortKind)>,
+) -> Option<KernelFabric> {
     let log = ProgramLog::open(Path::new("/dev/null")).unwrap();
-    match KernelFabric::build(5, sabotage, ports, log) {
+    match KernelFabric::build(5, sabotage, &[NetworkPorts::usual(ports)], log) {
         Ok(fabric) => Some(fabric),
         Err(error) => {
             host::lacks("bridge", &format!("bridge with nftables: {}", crate::causes::causes(&error)));
@@ -63,11 +59,10 @@ fn build(sabotage: Option<Sabotage>, ports: &[(MacAddress, PortKind)]) -> Option
 
 /// So many machines on a fabric, or `None` where the host does not allow it.
 fn rig(count: u16, sabotage: Option<Sabotage>) -> Option<Rig> {
-    let ports: Vec<_> = (0..count).map(|port| (mac(port), PortKind::Veth)).collect();
-    let fabric = build(sabotage, &ports)?;
+    let fabric = build(sabotage, (0..count).map(|port| (mac(port), PortKind::Veth)))?;
     let machine = |port: u16| {
         let namespace = Namespace::create().unwrap();
-        fabric.connect(PortIndex(port), &namespace, &interface(port, count)).unwrap();
+        fabric.connect(NetworkPort::first(port), &namespace, &interface(port, count)).unwrap();
         namespace
     };
     let machines = (0..count).map(machine).collect();
@@ -202,11 +197,15 @@ fn frames_from_a_strangers_address_go_nowhere() {
     let namespace = Namespace::create().unwrap();
     let log = ProgramLog::open(Path::new("/dev/null")).unwrap();
     let ports = [(mac(0), PortKind::Veth), (mac(1), PortKind::Veth)];
-    let fabric = KernelFabric::build(5, None, &ports, log).unwrap();
+    let fabric = KernelFabric::build(5, None, &[NetworkPorts::usual(ports)], log).unwrap();
     let stranger = TapConfig { mac: mac(9), ..interface(0, 2) };
-    fabric.connect(PortIndex(0), &namespace, &stranger).unwrap();
+    fabric.connect(NetworkPort::first(0), &namespace, &stranger).unwrap();
     fabric
-        .connect(PortIndex(1), &rig.machines[2], &TapConfig { name: "eth1".to_owned(), ..interface(1, 2) })
+        .connect(
+            NetworkPort::first(1),
+            &rig.machines[2],
+            &TapConfig { name: "eth1".to_owned(), ..interface(1, 2) },
+        )
         .unwrap();
     fabric.await_ports().unwrap();
     let outcome = probe(&namespace, SocketAddr::from((address(1), 4711)), SILENCE);
@@ -278,11 +277,11 @@ fn rules_that_cannot_be_had_change_nothing() {
 
 #[test]
 fn tap_port_carries_the_frames_of_a_hypervisor() {
-    let Some(fabric) = build(None, &[(mac(0), PortKind::Veth), (mac(1), PortKind::Tap)]) else { return };
+    let Some(fabric) = build(None, [(mac(0), PortKind::Veth), (mac(1), PortKind::Tap)]) else { return };
     let machine = Namespace::create().unwrap();
-    fabric.connect(PortIndex(0), &machine, &interface(0, 2)).unwrap();
+    fabric.connect(NetworkPort::first(0), &machine, &interface(0, 2)).unwrap();
     fabric.await_ports().unwrap();
-    let (descriptor, _namespace) = fabric.tap(PortIndex(1)).unwrap().connect().unwrap();
+    let (descriptor, _namespace) = fabric.tap(NetworkPort::first(1)).unwrap().connect().unwrap();
     let mut hypervisor = File::from(descriptor.try_clone().unwrap());
     let to = SocketAddr::from((address(1), 4712));
     let socket = machine.run(|| UdpSocket::bind((address(0), 4712)).unwrap()).unwrap();

@@ -13,13 +13,15 @@ use crate::program::Program;
 pub const CLOUD_HYPERVISOR: &str = "cloud-hypervisor";
 /// How the threads are called that run the processors.
 pub(super) const VCPU_THREADS: &str = "vcpu";
-/// As what it has the machine's TAP.
+/// As what it has the machine's first TAP; the others follow.
 pub(super) const TAP_DESCRIPTOR: RawFd = 3;
 /// The machine's vsock address. Its device is Cloud Hypervisor's own and seen by nobody else: all machines can have the same.
 const VSOCK_CID: u32 = 3;
 
-/// The name of its network card.
-const NETWORK_DEVICE: &str = "net";
+/// The name of a network card.
+fn card_name(number: RawFd) -> String {
+    format!("net{number}")
+}
 
 /// A machine before it is started.
 #[derive(Debug)]
@@ -28,14 +30,15 @@ pub(super) struct Hardware {
     pub(super) kernel: PathBuf,
     pub(super) initramfs: PathBuf,
     pub(super) memory_mib: u32,
-    pub(super) mac: MacAddress,
+    /// Of its network cards, in the order of its TAPs; at least one.
+    pub(super) macs: Vec<MacAddress>,
     pub(super) config_disk: PathBuf,
     pub(super) data_disk: PathBuf,
 }
 
 /// Cloud Hypervisor with a machine that has nothing but what the appliance needs. The sockets are named as its folder has them.
 pub(super) fn program(hardware: &Hardware, api: &str, vsock: &str) -> Program {
-    let Hardware { memory_mib, mac, .. } = hardware;
+    let Hardware { memory_mib, .. } = hardware;
     // What the machine prints is the program's output, to which more is appended at every start: a file of its own it would
     // begin anew.
     Program::new(&hardware.program)
@@ -50,8 +53,7 @@ pub(super) fn program(hardware: &Hardware, api: &str, vsock: &str) -> Program {
         .arg(disk(&hardware.config_disk, "id=config,serial=aspen-config,readonly=on"))
         .arg(disk(&hardware.data_disk, &format!("id=data,serial={}", aspen_init::layout::DATA_NAME)))
         .arg("--net")
-        // Frames are complete when they leave the machine: nobody behind the TAP would add their checksums.
-        .arg(format!("id={NETWORK_DEVICE},fd={TAP_DESCRIPTOR},mac={mac},offload_tso=off,offload_ufo=off,offload_csum=off"))
+        .args((0..).zip(&hardware.macs).map(|(number, mac)| card(number, *mac)))
         .arg("--vsock")
         .arg(format!("id=vsock,cid={VSOCK_CID},socket={vsock}"))
         .args([
@@ -67,13 +69,22 @@ pub(super) fn program(hardware: &Hardware, api: &str, vsock: &str) -> Program {
         ])
 }
 
+/// Frames are complete when they leave the machine: nobody behind the TAP would add their checksums.
+fn card(number: RawFd, mac: MacAddress) -> String {
+    let (name, descriptor) = (card_name(number), TAP_DESCRIPTOR + number);
+    format!("id={name},fd={descriptor},mac={mac},offload_tso=off,offload_ufo=off,offload_csum=off")
+}
+
 /// Cloud Hypervisor with a machine that goes on from what was saved of it, which says what hardware it has.
 pub(super) fn saved_program(hardware: &Hardware, api: &str, saved: &Path) -> Program {
     let url = file_url(saved);
+    let cards = (0..).zip(&hardware.macs);
+    let cards: Vec<_> =
+        cards.map(|(number, _)| format!("{}@[{}]", card_name(number), TAP_DESCRIPTOR + number)).collect();
     Program::new(&hardware.program)
         .args(["--api-socket".to_owned(), format!("path={api}")])
         .arg("--restore")
-        .arg(format!("source_url={url},net_fds=[{NETWORK_DEVICE}@[{TAP_DESCRIPTOR}]]"))
+        .arg(format!("source_url={url},net_fds=[{}]", cards.join(",")))
         .args(["--seccomp", "true"])
 }
 
@@ -104,7 +115,7 @@ mod tests {
             kernel: "/k".into(),
             initramfs: "/i".into(),
             memory_mib: 96,
-            mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            macs: vec![MacAddress([2, 0, 0, 0, 0, 1]), MacAddress([2, 0, 0, 0, 1, 1])],
             config_disk: "/a,b/config.raw".into(),
             data_disk: "/a,b/data.raw".into(),
         };
@@ -112,7 +123,8 @@ mod tests {
         for want in [
             " path=api-2 ",
             " size=96M ",
-            "fd=3,mac=02:00:00:00:00:01,offload_tso=off",
+            "--net id=net0,fd=3,mac=02:00:00:00:00:01,offload_tso=off",
+            " id=net1,fd=4,mac=02:00:00:00:01:01,offload_tso=off",
             "path=\"/a,b/config.raw\",image_type=raw,id=config",
             "path=\"/a,b/data.raw\",image_type=raw,id=data",
             "cid=3,socket=vsock-2 ",

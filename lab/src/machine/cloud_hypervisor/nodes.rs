@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 use super::CloudHypervisor;
 use super::arguments::Hardware;
 use crate::cluster::pace::Pace;
+use crate::fabric::namespace::Namespace;
 use crate::fabric::packet::MachineTap;
 use crate::fabric::wiring::Wiring;
-use crate::link::PortIndex;
 use crate::machine::Machine;
 use crate::machine::cluster::SetUpError;
+use crate::machine::networks::{self, Attachment};
 use crate::machine::vm::VirtualMachine;
 use crate::machine::vm::disks::Home;
 use crate::plan::{NodeIndex, Plan};
@@ -39,25 +40,30 @@ pub(in crate::machine) fn machines(
 ) -> Result<Vec<Box<dyn Machine>>, SetUpError> {
     let machine = |index: NodeIndex| -> Result<Box<dyn Machine>, SetUpError> {
         let node = &plan.nodes[index.position()];
-        let home = Home::make(directory, plan, node, pace)?;
-        let port_index = PortIndex(index.0);
-        let tap = if let Some(tap) = wiring.tap(port_index)? {
-            tap
-        } else {
-            let (tap, port) = MachineTap::create()?;
-            wiring.plug(port_index, node.mac, Box::new(port));
-            tap
-        };
+        let home = Home::make(directory, plan, index, pace)?;
+        let namespace = Namespace::create()?;
+        let (mut macs, mut taps) = (Vec::new(), Vec::new());
+        for Attachment { port, interface } in networks::of_node(plan, index) {
+            let tap = if let Some(tap) = wiring.tap(port)? {
+                tap
+            } else {
+                let (tap, end) = MachineTap::create(&namespace, port.network, interface.mtu)?;
+                wiring.plug(port, interface.mac, Box::new(end));
+                tap
+            };
+            macs.push(interface.mac);
+            taps.push(tap);
+        }
         let hardware = Hardware {
             program: settings.program.clone(),
             kernel: settings.kernel.clone(),
             initramfs: settings.initramfs.clone(),
             memory_mib: node.memory_mib,
-            mac: node.mac,
+            macs,
             config_disk: home.config_disk.clone(),
             data_disk: home.data_disk.clone(),
         };
-        let hypervisor = Box::new(CloudHypervisor::new(hardware, home.folder.clone(), tap));
+        let hypervisor = Box::new(CloudHypervisor::new(hardware, home.folder.clone(), taps));
         let machine = VirtualMachine::new(&node.name, hypervisor, home, log.clone());
         Ok(Box::new(machine))
     };

@@ -9,12 +9,12 @@ use super::{LossyDisk, ProcessMachine};
 use crate::cluster::pace::Pace;
 use crate::fabric::namespace::Namespace;
 use crate::fabric::wiring::Wiring;
-use crate::link::PortIndex;
 use crate::machine::Machine;
 use crate::machine::cluster::SetUpError;
 use crate::machine::driver::NodeProgram;
-use crate::machine::node_files::{DATA, tap_config, write_node_files};
-use crate::plan::{NodeIndex, Plan, PlannedNode, Target};
+use crate::machine::networks::{self, Attachment};
+use crate::machine::node_files::{DATA, write_node_files};
+use crate::plan::{NodeIndex, Plan, Target};
 use crate::program::{Program, ProgramLog};
 use crate::target::etcd::{self, Member};
 
@@ -29,7 +29,7 @@ pub(in crate::machine) fn machines(
 ) -> Result<Vec<Box<dyn Machine>>, SetUpError> {
     let machine = |index: NodeIndex| -> Result<Box<dyn Machine>, SetUpError> {
         let node = &plan.nodes[index.position()];
-        let PlannedNode { name, mac, ip, .. } = node;
+        let name = &node.name;
         let home = directory.join("nodes").join(name);
         let disk = plan.cuts_power().then(|| LossyDisk::new(&home.join(DATA))).transpose()?;
         let command = match plan.target {
@@ -37,7 +37,9 @@ pub(in crate::machine) fn machines(
             Target::Etcd => etcd_command(plan, program, pace, index, &home.join(DATA))?,
         };
         let namespace = Namespace::create()?;
-        wiring.connect(PortIndex(index.0), &namespace, &tap_config(plan, "eth0", *mac, *ip))?;
+        for Attachment { port, interface } in networks::of_node(plan, index) {
+            wiring.connect(port, &namespace, &interface)?;
+        }
         let console = home.join("console.log");
         let machine = ProcessMachine::new(name, namespace, command, console, log.clone())?;
         Ok(Box::new(machine.with_disk(disk)))
@@ -57,10 +59,10 @@ fn etcd_command(
     let members: Vec<Member> = plan
         .nodes
         .iter()
-        .map(|PlannedNode { name, ip, raft_port, http_port, .. }| Member {
-            name: name.clone(),
-            peer: (*ip, *raft_port).into(),
-            client: (*ip, *http_port).into(),
+        .map(|node| Member {
+            name: node.name.clone(),
+            peer: node.raft_address(),
+            client: node.http_address(),
         })
         .collect();
     let program = match program {

@@ -39,16 +39,9 @@ fn rig(program: &Program, sabotage: Option<Sabotage>) -> Option<Rig> {
     let mut machines = Vec::new();
     let mut ports = Vec::new();
     for port in 0..2 {
-        let tap = TapConfig {
-            name: "aspen0".to_owned(),
-            mac: mac(port),
-            address: address(port),
-            prefix_bits: 24,
-            neighbours: (0..2)
-                .filter(|other| *other != port)
-                .map(|other| (address(other), mac(other)))
-                .collect(),
-        };
+        let others = (0..2).filter(|other| *other != port);
+        let neighbours = others.map(|other| (address(other), mac(other)));
+        let tap = TapConfig::ipv4("aspen0", mac(port), address(port), neighbours);
         let console = directory.path().join(format!("console-{port}.log"));
         let made = Namespace::create().and_then(|namespace| {
             let end = tap::create(&namespace, &tap)?;

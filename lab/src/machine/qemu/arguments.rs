@@ -19,10 +19,10 @@ pub const QEMU: &str = "qemu-system-x86_64";
 /// The command that gets it.
 pub const QEMU_INSTALL: &str = "apt-get install qemu-system-x86";
 
-/// As what it has the machine's TAP, if it has one.
-pub(super) const TAP_DESCRIPTOR: RawFd = 3;
 /// As what it has the machine's state from which it goes on, if it does.
-pub(super) const STATE_DESCRIPTOR: RawFd = 4;
+pub(super) const STATE_DESCRIPTOR: RawFd = 3;
+/// As what it has the machine's first TAP, if it has one; the others follow.
+pub(super) const TAP_DESCRIPTOR: RawFd = 4;
 
 /// What QEMU may not do, as it is told itself.
 pub(crate) const SANDBOX: [&str; 2] =
@@ -56,12 +56,11 @@ pub(super) struct Hardware<'a> {
     pub(super) kernel: &'a Path,
     pub(super) initramfs: &'a Path,
     pub(super) memory_mib: u32,
-    pub(super) mac: MacAddress,
+    pub(super) cards: &'a [Card],
     pub(super) config_disk: &'a Path,
     pub(super) data_disk: &'a Path,
     pub(super) console: &'a Path,
     pub(super) sockets: &'a Sockets,
-    pub(super) cable: &'a Cable,
 }
 
 /// Where QEMU talks with the lab, inside the lab's own network namespace.
@@ -73,7 +72,16 @@ pub(super) struct Sockets {
     pub(super) control: String,
 }
 
-/// What connects the machine's network card with the fabric.
+/// One of the machine's network cards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Card {
+    /// Its hardware address.
+    pub(super) mac: MacAddress,
+    /// What it is connected with.
+    pub(super) cable: Cable,
+}
+
+/// What connects a network card with the fabric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Cable {
     /// The switch.
@@ -83,28 +91,28 @@ pub(super) enum Cable {
         /// Where QEMU sends frames.
         frames_out: SocketAddr,
     },
-    /// The kernel's fabric: a TAP that QEMU has as [`TAP_DESCRIPTOR`].
+    /// The kernel's fabric: a TAP that QEMU has as [`TAP_DESCRIPTOR`], counted on by the card's number.
     Tap,
 }
 
 impl Cable {
-    fn backend(&self) -> String {
+    fn backend(&self, card: RawFd) -> String {
         match self {
             Self::Datagrams { frames_in, frames_out } => format!(
-                "dgram,id=net,local.type=inet,local.host={},local.port={},remote.type=inet,remote.host={},remote.port={}",
+                "dgram,id=net{card},local.type=inet,local.host={},local.port={},remote.type=inet,remote.host={},remote.port={}",
                 frames_in.ip(),
                 frames_in.port(),
                 frames_out.ip(),
                 frames_out.port(),
             ),
-            Self::Tap => format!("tap,id=net,fd={TAP_DESCRIPTOR}"),
+            Self::Tap => format!("tap,id=net{card},fd={}", TAP_DESCRIPTOR + card),
         }
     }
 }
 
 /// QEMU with a machine that has nothing but what the appliance needs.
 pub(super) fn program(hardware: &Hardware<'_>) -> Program {
-    let Hardware { accelerator, memory_mib, mac, sockets, cable, .. } = hardware;
+    let Hardware { accelerator, memory_mib, sockets, .. } = hardware;
     let socket =
         |id: &str, name: &str| format!("socket,id={id},path={name},abstract=on,tight=on,server=on,wait=off");
     // The devices stay in this order: a kernel names disks by it.
@@ -133,12 +141,6 @@ pub(super) fn program(hardware: &Hardware<'_>) -> Program {
         "virtio-blk-pci,drive=config,serial=aspen-config".to_owned(),
         "-device".to_owned(),
         format!("virtio-blk-pci,drive=data,serial={}", aspen_init::layout::DATA_NAME),
-        "-netdev".to_owned(),
-        cable.backend(),
-        "-device".to_owned(),
-        // Without the ROM that would boot from the network. Frames are complete when they leave the machine: nobody behind a TAP
-        // would add their checksums or cut them up.
-        format!("virtio-net-pci,netdev=net,mac={mac},romfile=,csum=off,gso=off,guest_csum=off"),
         "-device".to_owned(),
         "virtio-serial-pci".to_owned(),
         "-chardev".to_owned(),
@@ -151,6 +153,7 @@ pub(super) fn program(hardware: &Hardware<'_>) -> Program {
     Program::new(hardware.qemu)
         .args(SANDBOX)
         .args(words)
+        .args((0..).zip(hardware.cards).flat_map(|(number, card)| card_words(number, card)))
         .arg("-kernel")
         .arg(hardware.kernel)
         .arg("-initrd")
@@ -158,6 +161,15 @@ pub(super) fn program(hardware: &Hardware<'_>) -> Program {
         .args(["-chardev".to_owned(), format!("file,id=console,append=on,path={}", option(hardware.console))])
         .args(["-drive".to_owned(), drive("config", hardware.config_disk, "readonly=on")])
         .args(["-drive".to_owned(), drive("data", hardware.data_disk, "discard=unmap,detect-zeroes=unmap")])
+}
+
+/// A network card and what is behind it.
+fn card_words(number: RawFd, Card { mac, cable }: &Card) -> [String; 4] {
+    // Without the ROM that would boot from the network. Frames are complete when they leave the machine: nobody behind a TAP
+    // would add their checksums or cut them up.
+    let device =
+        format!("virtio-net-pci,netdev=net{number},mac={mac},romfile=,csum=off,gso=off,guest_csum=off");
+    ["-netdev".to_owned(), cable.backend(number), "-device".to_owned(), device]
 }
 
 /// A raw file as a disk. The guest's flush reaches the host's disk; what it has not flushed may be lost with it.
@@ -179,6 +191,7 @@ mod tests {
     #[test]
     fn commas_in_paths_end_no_option_and_addresses_are_those_of_the_plan() {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let card = |cable| Card { mac: MacAddress([2, 0, 0, 0, 0, 1]), cable };
         let sockets = Sockets { qmp: "q".to_owned(), control: "c".to_owned() };
         let hardware = Hardware {
             qemu: Path::new("/usr/bin/qemu-system-x86_64"),
@@ -186,12 +199,11 @@ mod tests {
             kernel: Path::new("/k"),
             initramfs: Path::new("/i"),
             memory_mib: 96,
-            mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            cards: &[card(Cable::Datagrams { frames_in: at(7), frames_out: at(8) })],
             config_disk: Path::new("/a,b/config.raw"),
             data_disk: Path::new("/a,b/data.raw"),
             console: Path::new("/a,b/console.log"),
             sockets: &sockets,
-            cable: &Cable::Datagrams { frames_in: at(7), frames_out: at(8) },
         };
         let line = program(&hardware).to_string();
         for want in [
@@ -205,7 +217,12 @@ mod tests {
         ] {
             assert!(line.contains(want), "{want}: {line}");
         }
-        let line = program(&Hardware { cable: &Cable::Tap, ..hardware }).to_string();
-        assert!(line.contains(" -netdev tap,id=net,fd=3 "), "{line}");
+        let two = [card(Cable::Tap), card(Cable::Tap)];
+        let line = program(&Hardware { cards: &two, ..hardware }).to_string();
+        for want in
+            [" -netdev tap,id=net0,fd=4 ", " -netdev tap,id=net1,fd=5 -device virtio-net-pci,netdev=net1,"]
+        {
+            assert!(line.contains(want), "{want}: {line}");
+        }
     }
 }

@@ -9,17 +9,18 @@ use nix::sys::socket::sockopt::RcvBufForce;
 use serde::{Deserialize, Serialize};
 
 use super::Qemu;
-use super::arguments::{Accelerator, Cable, Hardware, Sockets, program};
+use super::arguments::{Accelerator, Cable, Card, Hardware, Sockets, program};
 use crate::cluster::pace::Pace;
 use crate::fabric::packet::MachineTap;
+use crate::fabric::tap::TapConfig;
 use crate::fabric::wiring::Wiring;
 use crate::limits::machines::FRAMES_QUEUED_BYTES;
-use crate::link::PortIndex;
 use crate::machine::Machine;
 use crate::machine::cluster::SetUpError;
+use crate::machine::networks::{self, Attachment};
 use crate::machine::vm::VirtualMachine;
 use crate::machine::vm::disks::Home;
-use crate::plan::{Plan, PlannedNode};
+use crate::plan::{NodeIndex, Plan};
 use crate::program::ProgramLog;
 
 /// What all machines of a cluster have in common.
@@ -48,18 +49,22 @@ pub(in crate::machine) fn machines(
     // QEMU's ends are let go when all have one, so that no two machines are given the same. In a namespace of the lab's own
     // nobody else takes them.
     let mut reserved = Vec::new();
-    for (index, node) in plan.node_indexes().zip(&plan.nodes) {
-        let port_index = PortIndex(index.0);
-        let (cable, tap) = if let Some(tap) = wiring.tap(port_index)? {
-            (Cable::Tap, Some(tap))
-        } else {
-            let (ours, theirs) = frame_sockets().map_err(SetUpError::Loopback)?;
-            let cable = cable(&ours).map_err(SetUpError::Loopback)?;
-            wiring.plug(port_index, node.mac, Box::new(ours));
-            reserved.push(theirs);
-            (cable, None)
-        };
-        machines.push(machine(plan, node, settings, pace, directory, log, (cable, tap))?);
+    for index in plan.node_indexes() {
+        let (mut cards, mut taps) = (Vec::new(), Vec::new());
+        for Attachment { port, interface: TapConfig { mac, .. } } in networks::of_node(plan, index) {
+            let cable = if let Some(tap) = wiring.tap(port)? {
+                taps.push(tap);
+                Cable::Tap
+            } else {
+                let (ours, theirs) = frame_sockets().map_err(SetUpError::Loopback)?;
+                let cable = cable(&ours).map_err(SetUpError::Loopback)?;
+                wiring.plug(port, mac, Box::new(ours));
+                reserved.push(theirs);
+                cable
+            };
+            cards.push(Card { mac, cable });
+        }
+        machines.push(machine(plan, index, settings, pace, directory, log, (cards, taps))?);
     }
     Ok(machines)
 }
@@ -82,15 +87,16 @@ fn frame_sockets() -> io::Result<(UdpSocket, UdpSocket)> {
 
 fn machine(
     plan: &Plan,
-    node: &PlannedNode,
+    index: NodeIndex,
     settings: &QemuSettings,
     pace: Pace,
     directory: &Path,
     log: &ProgramLog,
-    (cable, tap): (Cable, Option<MachineTap>),
+    (cards, taps): (Vec<Card>, Vec<MachineTap>),
 ) -> Result<Box<dyn Machine>, SetUpError> {
+    let node = &plan.nodes[index.position()];
     let name = &node.name;
-    let home = Home::make(directory, plan, node, pace)?;
+    let home = Home::make(directory, plan, index, pace)?;
     let sockets = sockets(name);
     let program = program(&Hardware {
         qemu: &settings.qemu,
@@ -98,15 +104,14 @@ fn machine(
         kernel: &settings.kernel,
         initramfs: &settings.initramfs,
         memory_mib: node.memory_mib,
-        mac: node.mac,
+        cards: &cards,
         config_disk: &home.config_disk,
         data_disk: &home.data_disk,
         console: &home.console,
         sockets: &sockets,
-        cable: &cable,
     });
     let reads = vec![settings.kernel.clone(), settings.initramfs.clone()];
-    let hypervisor = Box::new(Qemu::new(program, reads, tap, sockets.qmp, sockets.control));
+    let hypervisor = Box::new(Qemu::new(program, reads, taps, sockets.qmp, sockets.control));
     let machine = VirtualMachine::new(name, hypervisor, home, log.clone());
     Ok(Box::new(machine))
 }

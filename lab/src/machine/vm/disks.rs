@@ -5,18 +5,21 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use aspen_init::config::{self, Address, DataFormat, Interface, Neighbour, Settings};
 use aspen_init::layout;
 use data_encoding::HEXLOWER;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 use crate::cluster::pace::Pace;
+use crate::fabric::tap::TapConfig;
 use crate::image::config_disk;
 use crate::image::fat::FatFile;
 use crate::limits::machines::DATA_DISK_BYTES;
 use crate::machine::cluster::SetUpError;
-use crate::machine::node_files::{SECRET_FILE, cluster_secret, node_toml, tap_config};
-use crate::plan::{Plan, PlannedNode};
+use crate::machine::networks::{self, Attachment};
+use crate::machine::node_files::{SECRET_FILE, cluster_secret, node_toml};
+use crate::plan::{MacAddress, NodeIndex, Plan};
 
 /// The file of what survives a kill, in the machine's folder.
 pub(super) const DATA_DISK: &str = "data.raw";
@@ -39,14 +42,15 @@ impl Home {
     pub(in crate::machine) fn make(
         directory: &Path,
         plan: &Plan,
-        node: &PlannedNode,
+        index: NodeIndex,
         pace: Pace,
     ) -> Result<Self, SetUpError> {
+        let node = &plan.nodes[index.position()];
         let folder = directory.join("nodes").join(&node.name);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
         made.map_err(|source| SetUpError::Io { path: folder.clone(), source })?;
         let (config_disk, data_disk) = (folder.join("config.raw"), folder.join(DATA_DISK));
-        write_config_disk(&config_disk, plan, node, pace)?;
+        write_config_disk(&config_disk, plan, index, pace)?;
         make_data_disk(&data_disk).map_err(|source| SetUpError::Io { path: data_disk.clone(), source })?;
         let console = folder.join("console.log");
         Ok(Self { folder, config_disk, data_disk, console })
@@ -54,8 +58,9 @@ impl Home {
 }
 
 /// What the appliance is told, on a disk.
-fn write_config_disk(path: &Path, plan: &Plan, node: &PlannedNode, pace: Pace) -> Result<(), SetUpError> {
-    let settings = aspen_conf(plan, node);
+fn write_config_disk(path: &Path, plan: &Plan, index: NodeIndex, pace: Pace) -> Result<(), SetUpError> {
+    let node = &plan.nodes[index.position()];
+    let settings = aspen_conf(plan, index);
     let (data, private) = (Path::new(layout::NODE_DATA), Path::new(layout::NODE_PRIVATE));
     let node_settings = node_toml(plan, node, data, private, pace);
     let secret = HEXLOWER.encode(&node.secret_key_seed.0) + "\n";
@@ -71,16 +76,27 @@ fn write_config_disk(path: &Path, plan: &Plan, node: &PlannedNode, pace: Pace) -
 }
 
 /// The text of aspen.conf. Neighbours are permanent, as on every port of the switch: no ARP crosses the fabric.
-fn aspen_conf(plan: &Plan, node: &PlannedNode) -> String {
-    let PlannedNode { name, mac, ip, .. } = node;
-    let interface = tap_config(plan, "eth0", *mac, *ip);
-    let neighbours: Vec<String> =
-        interface.neighbours.iter().map(|(ip, mac)| format!("\"{ip}={mac}\"")).collect();
-    format!(
-        "hostname = \"{name}\"\naddress = \"{ip}/{}\"\nmac = \"{mac}\"\nneighbours = [{}]\n\n[data]\nformat = \"if-blank\"\n",
-        interface.prefix_bits,
-        neighbours.join(", "),
-    )
+fn aspen_conf(plan: &Plan, index: NodeIndex) -> String {
+    let interface = |attachment: Attachment| {
+        let TapConfig { mac, addresses, mtu, neighbours, .. } = attachment.interface;
+        let address = |(address, prefix_bits)| Address::Static { address, prefix_bits };
+        let neighbour =
+            |(address, mac): (_, MacAddress)| Neighbour { address, mac: config::MacAddress(mac.0) };
+        Interface {
+            addresses: addresses.into_iter().map(address).collect(),
+            neighbours: neighbours.into_iter().map(neighbour).collect(),
+            mac: Some(config::MacAddress(mac.0)),
+            mtu: Some(mtu),
+            ..Interface::default()
+        }
+    };
+    let settings = Settings {
+        hostname: Some(plan.nodes[index.position()].name.clone()),
+        interfaces: networks::of_node(plan, index).into_iter().map(interface).collect(),
+        data_format: DataFormat::IfBlank,
+        ..Settings::default()
+    };
+    settings.to_file()
 }
 
 /// An empty disk, of which nothing is on the host's before it is written. What a disk already holds stays.
@@ -137,27 +153,27 @@ pub(super) fn bytes_in(folder: &Path) -> io::Result<u64> {
 mod tests {
     use std::io::Write;
 
-    use aspen_init::config::{DataFormat, Settings, file};
+    use aspen_init::config::file;
 
     use super::*;
     use crate::scenario::Scenario;
 
-    fn plan() -> Plan {
-        let text = "name: a\nabout: A test.\nnodes: { count: 3 }\nchecks: [raft]\n";
-        Plan::new(&Scenario::parse("a.yaml", text).unwrap(), 1)
-    }
-
     #[test]
     fn appliance_understands_what_it_is_told() {
-        let plan = plan();
-        let text = aspen_conf(&plan, &plan.nodes[1]);
+        let text = "name: a\nabout: A test.\nnodes: { count: 3 }\nchecks: [raft]\n\
+                    networks: [{ id: cluster, subnet: ipv6 }, { id: clients, mtu: 9000, nodes: [n1, n2] }]\n";
+        let plan = Plan::new(&Scenario::parse("a.yaml", text).unwrap(), 1);
+        let text = aspen_conf(&plan, NodeIndex(1));
         let settings = Settings::from_entries(file(&text).unwrap()).unwrap();
         assert_eq!(settings.hostname.as_deref(), Some("n2"));
         assert_eq!(settings.data_format, DataFormat::IfBlank);
-        assert_eq!(settings.addresses.len(), 1);
+        let [cluster, clients] = settings.interfaces.try_into().unwrap();
+        assert_eq!((cluster.addresses.len(), cluster.mtu), (1, Some(1500)));
         // The two other nodes and the lab.
-        assert_eq!(settings.neighbours.len(), 3);
-        assert!(settings.gateways.is_empty());
+        assert_eq!(cluster.neighbours.len(), 3);
+        assert!(cluster.gateways.is_empty());
+        assert_eq!((clients.neighbours.len(), clients.mtu), (2, Some(9000)));
+        assert_ne!(cluster.mac, clients.mac);
     }
 
     #[test]

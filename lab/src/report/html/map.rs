@@ -137,7 +137,10 @@ fn plate(view: &View<'_>, (x, y): Point, node: NodeIndex, out: &mut Markup) {
             &[("class", &"name"), ("x", &Px(x)), ("y", &Px(y - 5.0)), ("text-anchor", &"middle")],
             name,
         );
-        let address = format!("{}:{}", planned.ip, planned.http_port);
+        let address = planned.http_address();
+        // One of IPv6 is as long as three plates.
+        let address =
+            if address.is_ipv4() { address.to_string() } else { format!("port {}", address.port()) };
         out.leaf(
             "text",
             &[("class", &"address"), ("x", &Px(x)), ("y", &Px(y + 13.0)), ("text-anchor", &"middle")],

@@ -15,7 +15,7 @@ use crate::plan::Plan;
 use crate::runner::links::{Counted, Piece, link_name};
 use crate::runner::record::Proof;
 
-/// Bytes of a full frame.
+/// Bytes of a full frame. Where a network carries longer ones, those between nodes are not longer: QUIC makes none.
 const FRAME_BYTES: usize = (MTU_BYTES + FRAME_HEADER_BYTES) as usize;
 
 /// Whether frames were late by what was done to their links, as far as the fabric can say.

@@ -44,6 +44,11 @@ impl Nodes {
         (!nodes.is_empty()).then_some(nodes)
     }
 
+    /// Their positions, in order.
+    pub(super) fn indexes(&self) -> impl Iterator<Item = NodeIndex> + use<> {
+        (0..u16::try_from(self.names.len()).expect("at most NODES_MAX")).map(NodeIndex)
+    }
+
     /// Whether a word is a zone's name.
     pub(super) fn is_zone(&self, word: &str) -> bool {
         self.zones.iter().flatten().any(|zone| zone == word)
@@ -163,7 +168,7 @@ fn node_list(value: &Value<'_>, findings: &mut Findings) -> Option<Nodes> {
             continue;
         };
         if nodes.names.contains(&id) {
-            findings.add(&node.path, Mistake::NodeTwice { name: id.clone() });
+            findings.add(&node.path, Mistake::NameTwice { of: NameOf::Node, name: id.clone() });
         }
         nodes.names.push(id);
         nodes.memories_mib.push(memory_mib.unwrap_or(MEMORY_MIB_DEFAULT));
@@ -178,18 +183,19 @@ fn node_list(value: &Value<'_>, findings: &mut Findings) -> Option<Nodes> {
     is_whole.then_some(nodes)
 }
 
-/// The name of a node or a zone: both are written in the same places.
-fn name(value: &Value<'_>, of: NameOf, findings: &mut Findings) -> Option<String> {
+/// The name of a node, a zone or a network.
+pub(super) fn name(value: &Value<'_>, of: NameOf, findings: &mut Findings) -> Option<String> {
     let key = match of {
         NameOf::Node => "nodes.id",
         NameOf::Zone => "nodes.zone",
+        NameOf::Network => "networks.id",
     };
     let name = units::text(value, key, findings)?.to_owned();
     let is_allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     let begins = name.starts_with(|first: char| first.is_ascii_lowercase());
     let mistake = if !begins || name.len() > NODE_NAME_BYTES_MAX || !name.bytes().all(is_allowed) {
         Mistake::NodeName { of, value: name }
-    } else if NAMES_RESERVED.contains(&name.as_str()) {
+    } else if of != NameOf::Network && NAMES_RESERVED.contains(&name.as_str()) {
         Mistake::NodeNameReserved { of, value: name }
     } else {
         return Some(name);

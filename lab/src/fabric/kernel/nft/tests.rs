@@ -9,7 +9,7 @@ fn mac(last: u8) -> MacAddress {
 #[test]
 fn rules_of_a_fabric_are_those_that_nft_lists() {
     let machines = [("port0".to_owned(), mac(0)), ("port1".to_owned(), mac(1))];
-    let rules = base(&machines);
+    let rules = base(&[machines.to_vec()]);
     let object = |position: usize| &rules["nftables"][position]["add"];
     assert_eq!(object(0), &json!({ "table": { "family": "bridge", "name": "aspen" } }));
     assert_eq!(object(2)["set"]["stmt"], json!([{ "counter": null }]), "each cut counts what it swallows");
