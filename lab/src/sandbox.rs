@@ -22,6 +22,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::limits::{KILL_WAIT_MAX, SANDBOX_LINE_BYTES_MAX, SANDBOX_START_MAX};
 use crate::program::{Exit, Program, ProgramError, Running};
 
+mod privileges;
 mod refusal;
 mod stages;
 

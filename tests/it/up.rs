@@ -86,6 +86,7 @@ fn lab_in_the_background_is_worked_on_by_hand_and_leaves_nothing() {
         assert!(events.contains(text), "{text} is not in {events}");
     }
     let pid = u32::try_from(home.status()["pid"].as_u64().unwrap()).unwrap();
+    check_privileges(&out);
     let said = home.done(&["down"]);
     assert_eq!(said, format!("a is down; what it has written is in {out}\n"));
     assert!(!Path::new(&format!("/proc/{pid}/ns")).join("net").exists(), "the process is gone");
@@ -94,6 +95,24 @@ fn lab_in_the_background_is_worked_on_by_hand_and_leaves_nothing() {
     assert!(!Path::new(&out).join("control").exists());
     TcpListener::bind(at_leader).expect("the port is free again");
     home.fails(&["status"], 2, "lab: no lab is up: `cargo lab up topologies/three-nodes.yaml` starts one\n");
+}
+
+/// Neither the lab nor a node can load a module, set the host's clock or restart it, and none gets that back.
+#[track_caller]
+fn check_privileges(out: &str) {
+    // CAP_SYS_MODULE, CAP_SYS_RAWIO, CAP_SYS_BOOT, CAP_SYS_TIME, CAP_SYSLOG (linux/capability.h).
+    let beyond = [16, 17, 22, 25, 34].iter().fold(0_u64, |mask, bit| mask | 1 << bit);
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).unwrap();
+    let is_inside = |pid: &i32| namespace(&pid.to_string()) != namespace("self");
+    let inside: Vec<i32> = processes(out).into_iter().filter(is_inside).collect();
+    assert_eq!(inside.len(), 4, "the lab and three nodes");
+    for pid in inside {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+            let line = status.lines().find_map(|line| line.strip_prefix(set)).unwrap();
+            assert_eq!(u64::from_str_radix(line.trim(), 16).unwrap() & beyond, 0, "{set} of {pid}");
+        }
+    }
 }
 
 /// A command that may be repeated takes effect in time, its own start and end included: the median of five, since on a host

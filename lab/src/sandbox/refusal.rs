@@ -25,6 +25,8 @@ pub enum Step {
     Proc,
     /// Setting the loopback interface up.
     Loopback,
+    /// Letting capabilities go.
+    Privileges,
     /// A network namespace inside the sandbox.
     MachineNamespace,
     /// A TAP by way of /dev/net/tun.
@@ -41,6 +43,7 @@ impl fmt::Display for Step {
             Self::Mounts => "make the sandbox's mounts private",
             Self::Proc => "mount the sandbox's /proc",
             Self::Loopback => "set the sandbox's loopback interface up",
+            Self::Privileges => "let go of the privileges that a lab does not need",
             Self::MachineNamespace => "make a machine's network namespace",
             Self::Tap => "make a network interface with /dev/net/tun",
         })

@@ -18,6 +18,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{getegid, geteuid, getppid, setsid};
 
 use super::SandboxError;
+use super::privileges::keep_what_is_needed;
 use super::refusal::{Greeting, Refusal, Step, has_capabilities};
 use crate::fabric::TapError;
 use crate::fabric::namespace::Namespace;
@@ -174,6 +175,8 @@ impl InnerStage {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), "/proc", Some("proc"), flags, nothing).map_err(Refusal::of(Step::Proc))?;
         tap::loopback_up().map_err(|error| tap_refusal(Step::Loopback, &error))?;
+        // Before there is another thread, which would keep its own.
+        keep_what_is_needed().map_err(|error| Refusal::new(Step::Privileges, &io::Error::other(error)))?;
         try_tap()
     }
 }
