@@ -31,12 +31,12 @@ pub const NODE_NAME_BYTES_MAX: usize = 32;
 pub const NODES_MAX: u16 = 50;
 /// Most networks: one for Raft, and three kinds of clients.
 pub const NETWORKS_MAX: usize = 4;
-/// Shortest prefix of an IPv4 network, in bits: 10.0.0.0/8 is the largest that is anybody's own (RFC 1918).
-pub const SUBNET_V4_BITS_MIN: u8 = 8;
+/// Shortest prefix of an IPv4 network, in bits: whatever the others are, most of 10.0.0.0/8 is left to be drawn from.
+pub const SUBNET_V4_BITS_MIN: u8 = 16;
 /// Longest prefix of an IPv4 network, in bits: it holds [`NODES_MAX`].
 pub const SUBNET_V4_BITS_MAX: u8 = 24;
-/// Shortest prefix of an IPv6 network, in bits: `fd00::/8` is the largest that is anybody's own (RFC 4193).
-pub const SUBNET_V6_BITS_MIN: u8 = 8;
+/// Shortest prefix of an IPv6 network, in bits: that of a site (RFC 4193); so is most of `fd00::/8`.
+pub const SUBNET_V6_BITS_MIN: u8 = 48;
 /// Longest prefix of an IPv6 network, in bits: it holds [`NODES_MAX`].
 pub const SUBNET_V6_BITS_MAX: u8 = 120;
 /// Smallest MTU of a network, in bytes: that of IPv6 (RFC 8200, 5), into which QUIC's first packets fit, too.
@@ -135,6 +135,9 @@ const _: () = {
     assert!(NODE_HOST_FIRST > LAB_HOST, "the lab's address is not a node's");
     assert!(NODE_HOST_FIRST as u16 + NODES_MAX <= 254, "every node has an address in one /24");
     assert!(SUBNET_V4_BITS_MAX + 8 <= 32 && SUBNET_V6_BITS_MAX + 8 <= 128, "and in every other network");
+    // Of the networks that can be drawn, 65,536 and more, those that are given take a small part.
+    assert!(NETWORKS_MAX * (1 << (24 - SUBNET_V4_BITS_MIN)) < 65_536 / 8, "few draws are needed");
+    assert!(NETWORKS_MAX * (1 << (64 - SUBNET_V6_BITS_MIN)) < 1 << 24, "few draws are needed");
     // The second last byte of a hardware address is the network's number, the last one the node's or the lab's.
     assert!(NETWORKS_MAX < 256 && NODES_MAX < 255, "hardware addresses are distinct");
     assert!((PORT_MAX - PORT_MIN) as u32 > 100 * NODES_MAX as u32, "distinct ports are drawn in a few tries");

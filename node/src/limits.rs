@@ -165,7 +165,7 @@ pub const PEER_STREAM_WINDOW_BYTES: u32 = 1_250_000;
 /// Clients over QUIC at once: each is a connection on Raft's own endpoint.
 pub const CLIENT_CONNECTIONS_MAX: u32 = 50;
 /// Clients over QUIC at once that have not shown a token yet, where the node has one: they take nobody's place.
-pub const CLIENT_STRANGERS_MAX: u32 = 32;
+pub const CLIENT_STRANGERS_MAX: u32 = 64;
 /// How long a client over QUIC may take to show it: a few round trips over the slowest link, and a person's patience.
 pub const CLIENT_TOKEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams that one of them has at once.
@@ -448,6 +448,8 @@ pub const BENCH_SECONDS_MAX: u64 = 86_400;
 
 const _: () = {
     assert!(OPERATION_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs());
+    // All clients of a node that has started again may come at once.
+    assert!(CLIENT_CONNECTIONS_MAX <= CLIENT_STRANGERS_MAX);
     // Two lost words are no accident.
     assert!(2 * WATCH_PROGRESS_INTERVAL.as_secs() < WATCH_SILENCE_MAX.as_secs());
     // A compare-and-swap has two values; the front door checks them, so only commands on many keys have to be measured.

@@ -35,7 +35,7 @@ use openraft::{Instant as _, Raft, ServerState};
 use rand::Rng as _;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use self::freshness::Freshness;
 pub use self::health::{NodeFailureDetector, NodeHealth};
@@ -373,8 +373,14 @@ impl RaftNode {
                     is_new
                 });
             }
-            if metrics.changed().await.is_err() {
-                return;
+            // That nobody is heard of any more changes none of them.
+            tokio::select! {
+                changed = metrics.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = sleep(self.inner.patience) => {}
             }
         }
     }

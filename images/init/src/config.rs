@@ -149,6 +149,11 @@ impl Settings {
         if let Some(position) = nameless {
             return Err(ConfigError::Nameless { number: position + 2 });
         }
+        let macs: Vec<_> = settings.interfaces.iter().map(|interface| interface.mac).collect();
+        let twin = (1..macs.len()).find(|position| macs[..*position].contains(&macs[*position]));
+        if let Some(position) = twin {
+            return Err(ConfigError::Twin { number: position + 1 });
+        }
         if settings.node_flags.len() > NODE_FLAGS_MAX {
             return Err(ConfigError::FlagCount(settings.node_flags.len()));
         }

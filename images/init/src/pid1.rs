@@ -148,7 +148,7 @@ fn serve(started: Duration, console: &Arc<Console>, running: &mut Running) -> Re
     }
     let told = sources::gather(sys, &uevents, console)?;
     let hostname = sources::set_hostname(&told.settings).map_err(BootError::Hostname)?;
-    let interfaces = told.settings.interfaces.iter();
+    let interfaces = (0..).zip(&told.settings.interfaces);
     let networks: Vec<Network> = interfaces
         .map(|interface| network::set_up(sys, interface, &uevents, console))
         .collect::<Result<_, _>>()?;

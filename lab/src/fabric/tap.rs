@@ -3,7 +3,8 @@
 //! The only file that knows tun-tap. A device lives as long as its [`TapPort`] and its
 //! namespace are held; there is nothing to clean up. Neighbours are permanent: with ARP over the
 //! fabric a one-way cut would become a two-way cut as soon as an entry aged. IPv6 is on where an interface has such an address,
-//! and nothing is said there unasked: no link-local address, no router is heard, and no address is tried out.
+//! and little is said there unasked: there is no link-local address, no router is heard, no address is tried out, and only which groups
+//! are listened to is told.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -118,11 +119,17 @@ pub(super) fn ipv6_off() -> Result<(), TapError> {
     Ok(())
 }
 
-/// Switches it on for one interface, which says nothing by itself.
+/// Switches it on for one interface, which says next to nothing by itself, and for the loopback interface, by which a machine reaches
+/// its own address.
 fn ipv6_on(name: &str) -> Result<(), TapError> {
-    let settings =
-        [("accept_ra", "0"), ("addr_gen_mode", "1"), ("dad_transmits", "0"), ("disable_ipv6", "0")];
-    for (setting, value) in settings {
+    let settings = [
+        (name, "accept_ra", "0"),
+        (name, "addr_gen_mode", "1"),
+        (name, "dad_transmits", "0"),
+        (name, "disable_ipv6", "0"),
+        ("lo", "disable_ipv6", "0"),
+    ];
+    for (name, setting, value) in settings {
         let doing = "switching ipv6 on";
         set_ipv6(name, setting, value).map_err(|source| TapError::Netlink {
             doing,

@@ -167,7 +167,7 @@ fn planned(asked: &scenario::Network, draws: &mut Draws, taken: &mut Vec<IpNet>)
     }
 }
 
-/// One of 10.0.0.0/8 or of `fd00::/8` that overlaps no other.
+/// One of 10.0.0.0/8 or of `fd00::/8` that overlaps no other: the bounds of those leave nearly all of them.
 fn draw(family: Family, draws: &mut Draws, taken: &[IpNet]) -> IpNet {
     loop {
         let (address, prefix) = match family {

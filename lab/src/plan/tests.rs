@@ -91,7 +91,7 @@ fn largest_cluster_has_distinct_addresses_and_ports() {
 fn networks_are_drawn_apart_and_written_where_there_are_any() {
     let more = "networks:
   - { id: a, subnet: [ipv6, ipv4], mtu: 9000 }
-  - { id: b, subnet: 10.0.0.0/9, nodes: [n2] }
+  - { id: b, subnet: 10.0.0.0/16, nodes: [n2] }
   - { id: c }
 faults:";
     for seed in 0..20 {
@@ -99,9 +99,9 @@ faults:";
         assert_eq!(serde_json::from_str::<Plan>(&plan.to_json()).unwrap(), plan);
         let [b, c] = plan.client_networks.as_slice() else { panic!("{:?}", plan.client_networks) };
         let second = plan.network.second.unwrap();
-        // Those of the seed are none of 10.0.0.0/9.
+        // Those of the seed are none of 10.0.0.0/16.
         for subnet in [second, c.network.subnet] {
-            assert!(subnet.address > "10.127.255.255".parse::<IpAddr>().unwrap(), "{subnet:?}");
+            assert!(subnet.address > "10.0.255.255".parse::<IpAddr>().unwrap(), "{subnet:?}");
         }
         assert_ne!(second, c.network.subnet);
         assert_eq!((plan.network.mtu, plan.network.subnet.prefix), (9000, 64));

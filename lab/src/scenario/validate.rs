@@ -19,14 +19,14 @@ use self::nodes::Nodes;
 use crate::limits::{
     ABOUT_BYTES_MAX, CLIENTS_DEFAULT, CLIENTS_MAX, ELECTION_HEARTBEATS_MIN, ELECTION_MAX,
     ELECTION_MAX_DEFAULT, ELECTION_MIN_DEFAULT, HEARTBEAT_DEFAULT, HEARTBEAT_MAX, HEARTBEAT_MIN,
-    KEYS_DEFAULT, KEYS_MAX, LOAD_AFTER_FAULTS, LOAD_DURATION_MIN, MISTAKES_MAX, OPERATIONS_MAX,
+    KEYS_DEFAULT, KEYS_MAX, LOAD_AFTER_FAULTS, LOAD_DURATION_MIN, MISTAKES_MAX, MTU_BYTES, OPERATIONS_MAX,
     PLANNED_DURATION_MAX, RATE_DEFAULT, REPLACE_AFTER_MAX, REPLACE_AFTER_MIN, SCENARIO_NAME_BYTES_MAX,
     SNAPSHOT_ENTRIES_MAX, SNAPSHOT_ENTRIES_MIN, STALENESS_MIN,
 };
 use crate::scenario::mistake::Mistake;
 use crate::scenario::parse::{self, Path, Position, Raw};
 use crate::scenario::{
-    Check, Fault, Located, Mix, RaftSettings, Reads, Scenario, Target, Workload, WorkloadKind,
+    Check, Fault, Located, Mix, Network, RaftSettings, Reads, Scenario, Target, Workload, WorkloadKind,
 };
 
 const SCENARIO: Section = Section {
@@ -126,24 +126,7 @@ fn root(text: &str, raw: &Raw, findings: &mut Findings) -> Option<Scenario> {
         .require("checks", findings)
         .and_then(|value| checks::checks(&value, names, workload.as_ref(), faults.as_deref(), findings));
     if target == Some(Target::Etcd) {
-        if nodes.as_ref().is_some_and(|nodes| usize::from(nodes.founders) < nodes.names.len())
-            && let Some(place) = fields.get("nodes")
-        {
-            let (what, why) = ("nodes.founders", "whose members are those that it begins with");
-            findings.add(&place.path, Mistake::EtcdLacks { what, why });
-        }
-        if nodes.as_ref().is_some_and(|nodes| nodes.joined_voters.is_some())
-            && let Some(place) = fields.get("nodes")
-        {
-            let (what, why) = ("nodes.join", "whose members are told of each other");
-            findings.add(&place.path, Mistake::EtcdLacks { what, why });
-        }
-        if preferred_zones.is_some()
-            && let Some(place) = fields.get("raft")
-        {
-            let (what, why) = ("raft.preferred_zones", "whose leader is wherever it is elected");
-            findings.add(&place.path, Mistake::EtcdLacks { what, why });
-        }
+        etcd_lacks_members(&fields, nodes.as_ref(), networks.as_deref(), preferred_zones.is_some(), findings);
         etcd_lacks(&fields, raft, workload.as_ref(), faults.as_deref(), checks.as_deref(), findings);
     }
     let duration = duration(&fields, faults.as_deref(), findings);
@@ -327,6 +310,38 @@ fn reads(value: &Value<'_>, findings: &mut Findings) -> Option<Reads> {
         other => findings.add(&value.path, Mistake::Reads { value: other.to_owned() }),
     }
     None
+}
+
+/// What is asked of the members of etcd and only those of Aspen have.
+fn etcd_lacks_members(
+    fields: &Fields<'_>,
+    nodes: Option<&Nodes>,
+    networks: Option<&[Network]>,
+    has_preferred_zones: bool,
+    findings: &mut Findings,
+) {
+    if nodes.is_some_and(|nodes| usize::from(nodes.founders) < nodes.names.len())
+        && let Some(place) = fields.get("nodes")
+    {
+        let (what, why) = ("nodes.founders", "whose members are those that it begins with");
+        findings.add(&place.path, Mistake::EtcdLacks { what, why });
+    }
+    if nodes.is_some_and(|nodes| nodes.joined_voters.is_some())
+        && let Some(place) = fields.get("nodes")
+    {
+        let (what, why) = ("nodes.join", "whose members are told of each other");
+        findings.add(&place.path, Mistake::EtcdLacks { what, why });
+    }
+    if networks.and_then(<[Network]>::first).is_some_and(|first| first.mtu > MTU_BYTES)
+        && let Some(place) = fields.get("networks")
+    {
+        let (what, why) = ("an mtu above 1500 on the first network", "whose members fill every frame");
+        findings.add(&place.path, Mistake::EtcdLacks { what, why });
+    }
+    if has_preferred_zones && let Some(place) = fields.get("raft") {
+        let (what, why) = ("raft.preferred_zones", "whose leader is wherever it is elected");
+        findings.add(&place.path, Mistake::EtcdLacks { what, why });
+    }
 }
 
 /// What is asked of etcd and only Aspen has.

@@ -20,8 +20,8 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is no TOML, or has a key or a value that does not belong there. What stands there is not repeated: it may be a secret
-    /// in the wrong place.
+    /// The file is no TOML, or has a key or a value that does not belong there. The line is not repeated: it may be a secret in the wrong
+    /// place.
     #[error("{path}:{line}:{column}: {reason}")]
     Parse {
         /// The file.

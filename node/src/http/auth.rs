@@ -58,8 +58,8 @@ pub(super) async fn checked(State(state): State<HttpState>, request: Request, ne
     if right >= needed {
         let standing = request.extensions().get::<Standing>().filter(|_| right > Right::Nothing);
         if standing.is_some_and(|standing| !standing.settle()) {
-            let text = "the node has as many clients over QUIC as it takes";
-            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_clients", text).into_response();
+            // Its connection was closed, which says why.
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
         }
         return next.run(request).await;
     }

@@ -127,7 +127,7 @@ impl Served {
         let (watcher, mut ended) = (self.graceful.watcher(), self.handshakes.subscribe());
         self.connections.spawn(async move {
             let client = stream.peer_addr().ok();
-            let is_local = stream.local_addr().is_ok_and(|address| address.ip().is_loopback());
+            let is_local = stream.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
             let routes = marked(routes, is_local.then_some(Local));
             // Answers are small, and written at once.
             let _ = stream.set_nodelay(true);
@@ -212,7 +212,11 @@ async fn shake_hands(
 ) -> Option<TlsStream<Patient<TcpStream>>> {
     let shaken = timeout(TLS_HANDSHAKE_TIMEOUT, async {
         let mut first = [0];
-        if stream.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
+        if stream.peek(&mut first).await? == 0 {
+            // Whoever only looks whether the port is there.
+            return Ok(None);
+        }
+        if first[0] != TLS_HANDSHAKE {
             stream.write_all(PLAIN_REFUSED).await?;
             stream.shutdown().await?;
             // What was not read when a connection is closed takes the answer with it.
@@ -223,7 +227,10 @@ async fn shake_hands(
     });
     match shaken.await {
         Ok(Ok(Some(stream))) => return Some(stream),
-        Ok(Ok(None)) => tracing::debug!(?client, "a client speaks plain HTTP"),
+        Ok(Ok(None)) => {
+            tracing::debug!(?client, "a client says nothing, or speaks plain HTTP");
+            return None;
+        }
         Ok(Err(error)) => tracing::debug!(?client, %error, "a TLS handshake has failed"),
         Err(_) => tracing::debug!(?client, "a TLS handshake has taken too long"),
     }

@@ -74,7 +74,8 @@ impl Refusal {
 #[derive(Debug, Clone)]
 pub struct Refusals {
     counts: IntCounterVec,
-    last_logged: Arc<Mutex<Option<Instant>>>,
+    /// When each was told of last, in the order of [`Refusal::ALL`].
+    last_logged: Arc<Mutex<[Option<Instant>; Refusal::ALL.len()]>>,
 }
 
 impl Default for Refusals {
@@ -91,11 +92,12 @@ impl Default for Refusals {
 }
 
 impl Refusals {
-    /// Counts one, and logs it unless one was logged a moment ago.
+    /// Counts one, and logs it unless one for the same reason was logged a moment ago.
     pub(crate) fn note(&self, refusal: Refusal, who: impl Display) {
         let counter = self.counts.with_label_values(&[refusal.name()]);
         counter.inc();
-        let mut last = self.last_logged.lock().expect("nothing panics while it holds this lock");
+        let mut logged = self.last_logged.lock().expect("nothing panics while it holds this lock");
+        let last = &mut logged[refusal as usize];
         if last.is_none_or(|last| last.elapsed() >= REFUSAL_LOG_INTERVAL) {
             *last = Some(Instant::now());
             let count = counter.get();

@@ -170,19 +170,9 @@ impl LearnerPromotionCoordinator {
         (since.elapsed() >= PROMOTION_COOL_DOWN).then(|| future_voters(membership))
     }
 
-    /// Makes the second step. Whether the voters that leave were to stay as learners nobody knows any more: they stay, unless all of
-    /// them are gone for so long that they would not vote any more either.
+    /// Makes the second step. Whether the voters that leave were to stay as learners nobody knows any more: they stay.
     async fn finish(&self, voters: BTreeSet<NodeId>) {
-        let metrics = self.raft.metrics();
-        let is_gone = |id: &NodeId| {
-            let silent =
-                Follower::of(&metrics, *id).silent.or(self.watching_since.map(|since| since.elapsed()));
-            *id != self.raft.inner.id
-                && silent.zip(self.policy.replace_after).is_some_and(|(silent, after)| silent >= after)
-        };
-        let members = metrics.membership_config.membership();
-        let retain = !members.voter_ids().filter(|id| !voters.contains(id)).all(|id| is_gone(&id));
-        match self.raft.change(move |node| async move { node.make_voters(voters, retain).await }).await {
+        match self.raft.change(move |node| async move { node.make_voters(voters, true).await }).await {
             Ok(()) => tracing::info!("a change of the voters that another leader had begun is done"),
             Err(error) => {
                 tracing::warn!(%error, "a change of the voters that another leader had begun is not done yet");

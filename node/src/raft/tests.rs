@@ -156,7 +156,7 @@ impl Cluster {
     async fn alone_for(&self, id: u64, long: Duration) {
         let noticed = timeout(PATIENCE, async {
             while !self.raft(id).is_alone_since(long) {
-                tokio::time::sleep(TIMING.heartbeat).await;
+                sleep(TIMING.heartbeat).await;
             }
         });
         noticed.await.unwrap();

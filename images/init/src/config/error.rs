@@ -122,6 +122,12 @@ pub enum ConfigError {
         /// From 2.
         number: usize,
     },
+    /// A further interface that is another one.
+    #[error("net{number}.mac is the address of another interface: each has a card of its own")]
+    Twin {
+        /// From 2.
+        number: usize,
+    },
     /// Too many flags.
     #[error("{0} flags for the node, at most {NODE_FLAGS_MAX} are allowed: use node.toml")]
     FlagCount(usize),

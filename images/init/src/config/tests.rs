@@ -128,6 +128,11 @@ fn what_is_no_configuration_is_refused_with_its_line() {
         "interface 2 has no mac, by which its card is known: set net2.mac",
     );
     check_refused(
+        "mac = '02:00:00:00:00:03'\nnet2.mac = '02:00:00:00:00:03'",
+        "",
+        "net2.mac is the address of another interface: each has a card of its own",
+    );
+    check_refused(
         "",
         "aspen.mtu=1",
         "the kernel command line: mtu is `1`: no MTU: 576 to 65535 bytes are allowed",

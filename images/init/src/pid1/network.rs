@@ -79,6 +79,8 @@ pub(super) struct Interface {
 #[derive(Debug)]
 pub(super) struct Network {
     told: config::Interface,
+    /// How many are before it.
+    rank: u32,
     interface: Interface,
     has_ipv6: bool,
     /// What was set, and what a server gave.
@@ -91,7 +93,7 @@ pub(super) struct Network {
 /// No interface, several, or a request that the kernel refuses.
 pub(super) fn set_up(
     sys: &Path,
-    told: &config::Interface,
+    (rank, told): (u32, &config::Interface),
     uevents: &Uevents,
     console: &Arc<Console>,
 ) -> Result<Network, NetworkError> {
@@ -112,7 +114,7 @@ pub(super) fn set_up(
         Address::Dhcp => false,
     };
     let has_ipv6 = told.addresses.iter().any(is_v6);
-    let network = Network { told: told.clone(), interface, has_ipv6, addresses: Arc::default() };
+    let network = Network { told: told.clone(), rank, interface, has_ipv6, addresses: Arc::default() };
     network.configure()?;
     if told.addresses.is_empty() || told.addresses.contains(&Address::Dhcp) {
         network.ask_server(console)?;
@@ -175,7 +177,7 @@ impl Network {
             added.map_err(|source| self.refused(format!("add the neighbour {neighbour}"), source))?;
         }
         for gateway in gateways {
-            let set = netlink.set_gateway(index, *gateway);
+            let set = netlink.set_gateway(index, self.rank, *gateway);
             set.map_err(|source| self.refused(format!("set the gateway {gateway}"), source))?;
         }
         Ok(())
@@ -184,9 +186,10 @@ impl Network {
     /// IPv6 only where it was asked for, and routers heard only then: nothing else may stray over the network.
     fn set_ipv6(&self, is_auto: bool) -> Result<(), NetworkError> {
         let folder = Path::new("/proc/sys/net/ipv6/conf").join(&self.interface.name);
-        // Without a router nobody needs an address of this link alone, which would be announced to all.
+        // Who knows its neighbours needs no address of this link alone, which would be announced to all of them.
+        let is_closed = !is_auto && !self.told.neighbours.is_empty();
         let settings =
-            [("addr_gen_mode", !is_auto), ("accept_ra", is_auto), ("disable_ipv6", !self.has_ipv6)];
+            [("addr_gen_mode", is_closed), ("accept_ra", is_auto), ("disable_ipv6", !self.has_ipv6)];
         for (name, value) in settings {
             match fs::write(folder.join(name), if value { "1" } else { "0" }) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !self.has_ipv6 => {}
@@ -204,10 +207,10 @@ impl Network {
     fn ask_server(&self, console: &Arc<Console>) -> Result<(), NetworkError> {
         let client = Client::new(self.interface.index, self.interface.mac);
         let client = client.map_err(|source| self.refused("ask a DHCP server (CONFIG_PACKET)", source))?;
-        let (interface, addresses) = (self.interface.clone(), Arc::clone(&self.addresses));
+        let (interface, rank, addresses) = (self.interface.clone(), self.rank, Arc::clone(&self.addresses));
         let console = Arc::clone(console);
         let keep = move || {
-            if let Err(error) = keep_lease(client, &interface, &addresses, &console) {
+            if let Err(error) = keep_lease(client, (&interface, rank), &addresses, &console) {
                 console.say(format_args!("DHCP on {} ended: {error}", interface.name));
             }
         };
@@ -264,7 +267,7 @@ impl Network {
 /// Keeps the interface at what the server says.
 fn keep_lease(
     mut client: Client,
-    interface: &Interface,
+    (interface, rank): (&Interface, u32),
     addresses: &Mutex<Vec<(IpAddr, u8)>>,
     console: &Console,
 ) -> io::Result<()> {
@@ -281,7 +284,7 @@ fn keep_lease(
         }
         if let Some(lease) = lease {
             // What the kernel refuses, such as a gateway in no network of ours, another answer of the server's may mend.
-            if let Err(error) = apply(&mut netlink, interface, lease) {
+            if let Err(error) = apply(&mut netlink, interface, rank, lease) {
                 console.say(format_args!("DHCP: cannot use all of {}: {error}", lease.address));
             }
             if held != Some(lease) {
@@ -299,9 +302,9 @@ fn keep_lease(
 }
 
 /// Sets what a server gave.
-fn apply(netlink: &mut Netlink, interface: &Interface, lease: Lease) -> io::Result<()> {
+fn apply(netlink: &mut Netlink, interface: &Interface, rank: u32, lease: Lease) -> io::Result<()> {
     netlink.add_address(interface.index, lease.address.into(), lease.prefix_bits)?;
-    let set = lease.gateway.map(|gateway| netlink.set_gateway(interface.index, gateway.into()));
+    let set = lease.gateway.map(|gateway| netlink.set_gateway(interface.index, rank, gateway.into()));
     set.unwrap_or(Ok(()))
 }
 

@@ -41,14 +41,19 @@ fn interface(port: u16, count: u16) -> TapConfig {
     TapConfig::ipv4("eth0", mac(port), address(port), others.map(|other| (address(other), mac(other))))
 }
 
-/// A fabric with these ports, or `None` where the host does not allow it.
+/// A fabric of one network with these ports, or `None` where the host does not allow it.
 #[track_caller]
 fn build(
     sabotage: Option<Sabotage>,
     ports: impl IntoIterator<Item = (MacAddress, PortKind)>,
 ) -> Option<KernelFabric> {
+    build_all(sabotage, &[NetworkPorts::usual(ports)])
+}
+
+#[track_caller]
+fn build_all(sabotage: Option<Sabotage>, networks: &[NetworkPorts]) -> Option<KernelFabric> {
     let log = ProgramLog::open(Path::new("/dev/null")).unwrap();
-    match KernelFabric::build(5, sabotage, &[NetworkPorts::usual(ports)], log) {
+    match KernelFabric::build(5, sabotage, networks, log) {
         Ok(fabric) => Some(fabric),
         Err(error) => {
             host::lacks("bridge", &format!("bridge with nftables: {}", crate::causes::causes(&error)));
@@ -211,6 +216,40 @@ fn frames_from_a_strangers_address_go_nowhere() {
     let outcome = probe(&namespace, SocketAddr::from((address(1), 4711)), SILENCE);
     assert!(matches!(outcome, Err(ProbeError::Unanswered(_))), "{outcome:?}");
     assert_eq!(fabric.snapshot().unwrap().link(LINK), KernelCounters::default());
+}
+
+/// Each network is a bridge of its own, and only the first has links that are cut and counted.
+#[test]
+fn networks_of_one_fabric_know_nothing_of_each_other() {
+    let ports = |first: u16| NetworkPorts::usual((first..first + 2).map(|port| (mac(port), PortKind::Veth)));
+    let Some(fabric) = build_all(None, &[ports(0), ports(2)]) else { return };
+    let machines = [0, 1].map(|_| Namespace::create().unwrap());
+    let address_in = |network: u8, port: u8| Ipv4Addr::new(10, 98, network, port + 1);
+    for (port, machine) in (0_u8..).zip(&machines) {
+        for network in [0_u8, 1] {
+            let mac_of = |port: u8| mac(u16::from(network * 2 + port));
+            let neighbour = (address_in(network, 1 - port), mac_of(1 - port));
+            let name = format!("eth{network}");
+            let config = TapConfig::ipv4(&name, mac_of(port), address_in(network, port), [neighbour]);
+            let at = NetworkPort { network: network.into(), port: PortIndex(port.into()) };
+            fabric.connect(at, machine, &config).unwrap();
+        }
+    }
+    fabric.await_ports().unwrap();
+    let answers =
+        |network: u8| probe(&machines[0], SocketAddr::from((address_in(network, 1), 4711)), SILENCE).is_ok();
+    assert!(answers(0) && answers(1));
+    fabric.set_rules(&[(LINK, LinkRule::CUT)]).unwrap();
+    let before = fabric.snapshot().unwrap();
+    assert!(!answers(0) && answers(1));
+    let after = fabric.snapshot().unwrap();
+    assert!(after.link(LINK).dropped_cut > before.link(LINK).dropped_cut);
+    assert_eq!(
+        after.link(LINK).delivered,
+        before.link(LINK).delivered,
+        "the other network's are not counted"
+    );
+    assert_eq!(after.unclassified, 0);
 }
 
 #[test]

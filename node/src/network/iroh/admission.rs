@@ -13,22 +13,32 @@ use crate::types::EndpointKey;
 /// The keys that are let in, and a count of those that were not.
 #[derive(Debug)]
 pub struct Admission {
-    /// What the settings name, until the members are known.
-    configured: RwLock<HashSet<EndpointKey>>,
+    /// What the settings name: they count until the members are known, and where these are of yesterday.
+    configured: HashSet<EndpointKey>,
     /// Who was named by a member that knows the secret: they count until the members are known, and where these are of yesterday.
     introduced: RwLock<HashSet<EndpointKey>>,
-    members: RwLock<HashSet<EndpointKey>>,
+    members: RwLock<Members>,
     /// Who of them has forgotten what it was.
     incarnations: Arc<Incarnations>,
     changes: watch::Sender<u64>,
     refusals: Refusals,
 }
 
+/// The members, as far as they are known.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Members {
+    present: HashSet<EndpointKey>,
+    /// Whether they are those of now.
+    are_of_now: bool,
+    /// Who was one, and is none any more.
+    removed: HashSet<EndpointKey>,
+}
+
 impl Admission {
     /// Lets in whom the settings name; members follow with [`Self::set_members`].
     pub fn new(configured: impl IntoIterator<Item = EndpointKey>, incarnations: Incarnations) -> Self {
         Self {
-            configured: RwLock::new(configured.into_iter().collect()),
+            configured: configured.into_iter().collect(),
             introduced: RwLock::default(),
             members: RwLock::default(),
             incarnations: Arc::new(incarnations),
@@ -44,23 +54,27 @@ impl Admission {
     }
 
     /// Replaces the members. Whoever is none is let in no longer, even if the settings name it: they may be older than its removal.
-    /// Members may be of the past, as long as the log is replayed: then whoever the settings name or was introduced is let in, too,
-    /// but for those who were members before and are none any more.
-    pub fn set_members(&self, members: HashSet<EndpointKey>, are_of_now: bool) {
+    /// Members may be of the past, as long as the log is replayed or nobody is heard of: then whoever the settings name or was
+    /// introduced is let in, too, but for those who were members before and are none any more.
+    pub fn set_members(&self, present: HashSet<EndpointKey>, are_of_now: bool) {
         if are_of_now {
             self.introduce([]);
         }
-        {
+        let is_new = {
             let mut known = self.members.write().expect("nothing panics while it holds this lock");
-            let mut configured = self.configured.write().expect("nothing panics while it holds this lock");
-            configured.retain(|key| members.contains(key) || (!are_of_now && !known.contains(key)));
-            let is_let_in = |key: &EndpointKey| members.contains(key) || configured.contains(key);
-            if are_of_now {
-                self.incarnations.retain(is_let_in);
-            }
+            let were = known.removed.iter().chain(&known.present);
+            let removed = were.filter(|key| !present.contains(*key)).copied().collect();
+            let members = Members { present, are_of_now, removed };
+            let is_new = *known != members;
             *known = members;
+            is_new
+        };
+        if are_of_now {
+            self.incarnations.retain(|key| self.admits(key));
         }
-        self.changes.send_modify(|count| *count += 1);
+        if is_new {
+            self.changes.send_modify(|count| *count += 1);
+        }
     }
 
     /// Which starts of the others were seen.
@@ -76,9 +90,11 @@ impl Admission {
     /// Whether a key is let in.
     pub fn admits(&self, key: &EndpointKey) -> bool {
         let members = self.members.read().expect("nothing panics while it holds this lock");
-        members.contains(key)
+        let is_configured =
+            self.configured.contains(key) && !members.are_of_now && !members.removed.contains(key);
+        members.present.contains(key)
+            || is_configured
             || self.introduced.read().expect("nothing panics while it holds this lock").contains(key)
-            || self.configured.read().expect("nothing panics while it holds this lock").contains(key)
     }
 
     /// Returns once a key that was let in is so no longer.
@@ -126,6 +142,20 @@ mod tests {
         assert!(!admission.admits(&removed) && admission.admits(&member));
         admission.set_members([removed, member].into(), true);
         assert!(admission.admits(&removed), "it was added again");
+    }
+
+    #[test]
+    fn who_was_cut_off_lets_in_whom_its_settings_name_and_others_have_added() {
+        let [known, added] = [1, 2].map(|byte| EndpointKey([byte; 32]));
+        let admission = Admission::new([known, added], Incarnations::default());
+        admission.set_members([known].into(), true);
+        assert!(!admission.admits(&added));
+        // It hears of nobody any more, and the one that leads now may be one that it does not know for a member.
+        admission.set_members([known].into(), false);
+        assert!(admission.admits(&added));
+        admission.set_members([known, added].into(), true);
+        admission.set_members([known].into(), false);
+        assert!(!admission.admits(&added), "that it was removed is not forgotten");
     }
 
     #[test]

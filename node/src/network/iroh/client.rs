@@ -1,5 +1,6 @@
 //! Clients over the endpoint: each stream that one opens is a connection like one over TCP, on which it shows what it has to.
 
+use std::collections::VecDeque;
 use std::fmt::{self, Debug};
 use std::io;
 use std::net::SocketAddr;
@@ -73,29 +74,86 @@ pub struct Standing(Arc<StandingParts>);
 struct StandingParts {
     connection: Connection,
     places: Arc<Semaphore>,
-    place: Mutex<Option<OwnedSemaphorePermit>>,
-    has_place: Notify,
+    refusals: Refusals,
+    state: Mutex<State>,
+    /// That it is no stranger any more.
+    is_known: Notify,
+}
+
+#[derive(Debug)]
+enum State {
+    /// It has shown nothing yet.
+    Stranger,
+    /// It has its place.
+    Settled { _place: OwnedSemaphorePermit },
+    /// It is told to go, or has gone: nothing that it asks is done any more.
+    Gone,
+}
+
+impl State {
+    /// What a client that has shown what it has to is from now on; whether it has a place.
+    fn settle(&mut self, places: &Arc<Semaphore>) -> bool {
+        if matches!(self, Self::Stranger) {
+            let place = places.clone().try_acquire_owned();
+            *self = place.map_or(Self::Gone, |place| Self::Settled { _place: place });
+        }
+        matches!(self, Self::Settled { .. })
+    }
+
+    /// Whether it was a stranger, and is told to go now.
+    fn refuse(&mut self) -> bool {
+        let is_stranger = matches!(self, Self::Stranger);
+        if is_stranger {
+            *self = Self::Gone;
+        }
+        is_stranger
+    }
 }
 
 impl Standing {
-    fn new(connection: Connection, places: Arc<Semaphore>) -> Self {
-        let (place, has_place) = (Mutex::default(), Notify::new());
-        Self(Arc::new(StandingParts { connection, places, place, has_place }))
+    fn new(connection: Connection, places: Arc<Semaphore>, refusals: Refusals) -> Self {
+        let (state, is_known) = (Mutex::new(State::Stranger), Notify::new());
+        Self(Arc::new(StandingParts { connection, places, refusals, state, is_known }))
     }
 
     /// Gives a client one of the places, if it has none; whether it has one. Otherwise its connection is closed, and nothing that it
     /// asks may be done.
     pub fn settle(&self) -> bool {
-        let StandingParts { connection, places, place, has_place } = &*self.0;
-        let mut place = held(place);
-        if place.is_none() {
-            *place = places.clone().try_acquire_owned().ok();
-            has_place.notify_one();
+        let StandingParts { places, state, is_known, .. } = &*self.0;
+        let (was_stranger, has_place) = {
+            let mut state = held(state);
+            (matches!(*state, State::Stranger), state.settle(places))
+        };
+        if was_stranger {
+            is_known.notify_one();
+            if !has_place {
+                self.close(Refusal::Busy, close_code::BUSY, BUSY);
+            }
         }
-        if place.is_none() {
-            connection.close(VarInt::from_u32(close_code::BUSY), BUSY);
+        has_place
+    }
+
+    /// Tells a client to go that is a stranger still.
+    fn refuse(&self, refusal: Refusal, code: u32, text: &[u8]) {
+        if held(&self.0.state).refuse() {
+            self.0.is_known.notify_one();
+            self.close(refusal, code, text);
         }
-        place.is_some()
+    }
+
+    fn close(&self, refusal: Refusal, code: u32, text: &[u8]) {
+        let StandingParts { connection, refusals, .. } = &*self.0;
+        refusals.note(refusal, remote_key(connection));
+        connection.close(VarInt::from_u32(code), text);
+    }
+
+    /// Its connection has ended, and others have its place, though an answer to it may still be under way.
+    fn leave(&self) {
+        *held(&self.0.state) = State::Gone;
+    }
+
+    fn is_stranger(&self) -> bool {
+        matches!(*held(&self.0.state), State::Stranger)
     }
 }
 
@@ -159,27 +217,28 @@ pub(super) struct ClientHandler {
     /// Where their streams go; absent: this node answers none.
     door: Option<ClientDoor>,
     places: Arc<Semaphore>,
-    /// One for each that has shown nothing yet.
-    strangers: Arc<Semaphore>,
+    /// Who has shown nothing yet, the first ones first.
+    strangers: Arc<Mutex<VecDeque<Standing>>>,
     refusals: Refusals,
 }
 
 impl ClientHandler {
     pub(super) fn new(door: Option<ClientDoor>, refusals: Refusals) -> Self {
         let places = Arc::new(Semaphore::new(CLIENT_CONNECTIONS_MAX as usize));
-        let strangers = Arc::new(Semaphore::new(CLIENT_STRANGERS_MAX as usize));
-        Self { door, places, strangers, refusals }
+        Self { door, places, strangers: Arc::default(), refusals }
     }
 
-    /// Waits until a stranger is none any more, and closes its connection if that takes too long.
-    async fn watch(&self, standing: &Standing, stranger: OwnedSemaphorePermit) {
-        let StandingParts { connection, has_place, .. } = &*standing.0;
-        let patience = CLIENT_TOKEN_TIMEOUT;
-        if timeout(patience, has_place.notified()).await.is_err() {
-            self.refusals.note(Refusal::NoToken, remote_key(connection));
-            connection.close(VarInt::from_u32(close_code::NOTHING_SHOWN), NOTHING_SHOWN);
+    /// Notes a stranger. Where there are too many, whoever has been one for longest has to go: those who have something to show do
+    /// so at once.
+    fn admit(&self, standing: &Standing) {
+        let mut strangers = held(&self.strangers);
+        strangers.retain(Standing::is_stranger);
+        if strangers.len() >= CLIENT_STRANGERS_MAX as usize
+            && let Some(first) = strangers.pop_front()
+        {
+            first.refuse(Refusal::Busy, close_code::BUSY, BUSY);
         }
-        drop(stranger);
+        strangers.push_back(standing.clone());
     }
 }
 
@@ -189,23 +248,21 @@ impl ProtocolHandler for ClientHandler {
             connection.close(VarInt::from_u32(close_code::NOTHING_TO_SHOW), NOTHING_TO_SHOW);
             return Ok(());
         };
-        let standing = Standing::new(connection.clone(), self.places.clone());
+        let standing = Standing::new(connection.clone(), self.places.clone(), self.refusals.clone());
         if *wants_token {
-            let Ok(stranger) = self.strangers.clone().try_acquire_owned() else {
-                self.refusals.note(Refusal::Busy, remote_key(&connection));
-                connection.close(VarInt::from_u32(close_code::BUSY), BUSY);
-                return Ok(());
-            };
+            self.admit(&standing);
             let serving = pin!(take_streams(&connection, streams, &standing));
-            match select(serving, pin!(self.watch(&standing, stranger))).await {
-                Either::Left(((), _)) => {}
-                Either::Right(((), serving)) => serving.await,
+            let showing = pin!(timeout(CLIENT_TOKEN_TIMEOUT, standing.0.is_known.notified()));
+            if let Either::Right((shown, serving)) = select(serving, showing).await {
+                if shown.is_err() {
+                    standing.refuse(Refusal::NoToken, close_code::NOTHING_SHOWN, NOTHING_SHOWN);
+                }
+                serving.await;
             }
         } else if standing.settle() {
             take_streams(&connection, streams, &standing).await;
-        } else {
-            self.refusals.note(Refusal::Busy, remote_key(&connection));
         }
+        standing.leave();
         Ok(())
     }
 }
@@ -342,5 +399,26 @@ impl ClientEndpoint {
         }
         // They notice by themselves, a little later.
         let _ = timeout(CLIENT_CLOSE_TIMEOUT, self.endpoint.close()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_told_to_go_gets_no_place_any_more() {
+        let places = Arc::new(Semaphore::new(1));
+        let [mut first, mut second, mut third] = [State::Stranger, State::Stranger, State::Stranger];
+        assert!(first.settle(&places) && first.settle(&places));
+        assert!(!first.refuse(), "it has shown what it had to");
+        // All places are taken, and what it asks besides is not done either, though one becomes free.
+        assert!(!second.settle(&places));
+        first = State::Gone;
+        assert_eq!(places.available_permits(), 1);
+        assert!(!second.settle(&places) && !first.settle(&places));
+        // Too late.
+        assert!(third.refuse() && !third.settle(&places));
+        assert_eq!(places.available_permits(), 1);
     }
 }

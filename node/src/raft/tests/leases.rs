@@ -22,7 +22,7 @@ async fn leases_that_are_over_at_once_end_at_once() {
     cluster.router.set_delay(&ids(&[1, 2, 3]), Duration::from_millis(20));
     let granted = Instant::now();
     while there().await > 0 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(100)).await;
     }
     assert!(granted.elapsed() < Duration::from_secs(4), "{:?}", granted.elapsed());
 }

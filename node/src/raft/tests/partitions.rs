@@ -75,7 +75,7 @@ async fn cluster_with_a_bridge_has_one_leader_that_writes() {
     let term = cluster.raft(leader).raft_state().term;
     for number in 0..20 {
         cluster.set(bridge, &format!("k{number}"), "v").await.unwrap();
-        tokio::time::sleep(TIMING.heartbeat).await;
+        sleep(TIMING.heartbeat).await;
     }
     assert_eq!(cluster.leader(bridge, &[1, 2, 3, 4, 5]).await, leader);
     assert_eq!(cluster.raft(leader).raft_state().term, term, "the others could not win");
@@ -127,7 +127,7 @@ async fn message_that_was_given_up_over_a_cut_link_never_comes() {
     let given_up = transport.forward(&to, command("given up"), within).await;
     assert!(matches!(given_up, Err(TransportError::Timeout { .. })), "{given_up:?}");
     cluster.router.heal();
-    tokio::time::sleep(TIMING.election_max).await;
+    sleep(TIMING.election_max).await;
     assert_eq!(cluster.held(leader, "sent").await.as_deref(), Some("v"));
     assert_eq!(cluster.held(leader, "given up").await, None);
 }

@@ -41,7 +41,7 @@ async fn snapshot_that_was_cut_off_comes_in_the_end() {
         // The third that comes next.
         let third = timeout(PATIENCE, async {
             while received() < part * 2_000_000 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                sleep(Duration::from_millis(5)).await;
             }
         });
         third.await.unwrap();

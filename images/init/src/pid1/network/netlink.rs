@@ -22,6 +22,10 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+/// What the way to the first interface's gateway costs, of which the cheapest is taken: the kernel's own for IPv6
+/// (`IP6_RT_PRIO_USER`).
+const GATEWAY_METRIC: u32 = 1024;
+
 /// A connection to the kernel's routing tables (rtnetlink(7)).
 #[derive(Debug)]
 pub(super) struct Netlink {
@@ -103,11 +107,11 @@ impl Netlink {
         self.request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
-    /// Sends what has no other way to this gateway.
+    /// Sends what has no other way to this gateway; of several, to that of the interface with the lowest rank.
     ///
     /// # Errors
     /// The kernel's, such as `ENETUNREACH` when no address of ours is in the gateway's network.
-    pub(super) fn set_gateway(&mut self, index: u32, gateway: IpAddr) -> io::Result<()> {
+    pub(super) fn set_gateway(&mut self, index: u32, rank: u32, gateway: IpAddr) -> io::Result<()> {
         let mut message = RouteMessage::default();
         message.header.address_family = family(gateway);
         message.header.table = RouteHeader::RT_TABLE_MAIN;
@@ -116,6 +120,7 @@ impl Netlink {
         message.header.kind = RouteType::Unicast;
         message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
         message.attributes.push(RouteAttribute::Oif(index));
+        message.attributes.push(RouteAttribute::Priority(GATEWAY_METRIC + rank));
         self.request(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
