@@ -215,6 +215,10 @@ pub fn run(args: &RigArgs) -> Result<u8, RigError> {
         }
         errand => errand?,
     };
+    if errand.is_shell && args.cloud_hypervisor.is_some() {
+        // Whoever brings a hypervisor along has something to boot in mind.
+        errand.machines = Machines::Perhaps;
+    }
     errand.files.extend(args.with.iter().map(|path| folder.join(path)));
     check_named(&errand, args.kernel.as_deref())?;
     check_out(&errand)?;

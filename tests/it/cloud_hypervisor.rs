@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use crate::host;
+use crate::image::succeed;
 use crate::lab::{
     MACHINE_TOPOLOGIES, Run, Running, rounds, time_story, topology, whole_bench, write_scenario,
 };
@@ -91,14 +92,18 @@ fn killed_lab_leaves_nothing_of_its_machines() {
         return host::lacks("cloud-hypervisor", "cloud-hypervisor on the search path");
     };
     let Some((_turn, home)) = whole_bench() else { return };
+    let image = home.path().join("image");
+    let image = image.to_str().unwrap();
+    succeed(env!("CARGO_BIN_EXE_lab"), &["image", "build", "--out", image]);
     let faults = [
         ("switch", "suspend: follower", "and ended", "2"),
         ("kernel", "partition: [[leader], [rest]]", "in force", "3"),
     ];
     for (fabric, fault, sign, count) in faults {
         let script = KILLED.replace("$FABRIC", fabric).replace("$FAULT", fault).replace("$SIGN", sign);
-        let words = ["--cpus", "1", "--cloud-hypervisor", hypervisor.to_str().unwrap(), "shell"];
-        let output = rig::run_within(home.path(), &words, &script, RUN_MAX);
+        let hypervisor = hypervisor.to_str().unwrap();
+        let words = ["--cpus", "1", "--cloud-hypervisor", hypervisor, "shell"];
+        let output = rig::run_within(home.path(), &words, &[("ASPEN_IMAGE", image)], &script, RUN_MAX);
         let (said, errors) = (rig::text(&output.stdout), rig::text(&output.stderr));
         assert_eq!(output.status.code(), Some(0), "{said}{errors}");
         assert_eq!(said, format!("{count} machines, nothing left\n"));

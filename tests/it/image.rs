@@ -53,7 +53,7 @@ fn run(program: &str, words: &[&str]) -> Output {
 
 /// The standard output of a program that succeeds.
 #[track_caller]
-fn succeed(program: &str, words: &[&str]) -> String {
+pub(crate) fn succeed(program: &str, words: &[&str]) -> String {
     let output = run(program, words);
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {words:?}: {text}");

@@ -56,7 +56,13 @@ fn rig() -> Option<Turn> {
 }
 
 fn start(folder: &Path, words: &[&str]) -> Child {
+    start_with(folder, words, &[])
+}
+
+/// The same, with more in its environment.
+fn start_with(folder: &Path, words: &[&str], environment: &[(&str, &str)]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_lab"))
+        .envs(environment.iter().copied())
         .arg("rig")
         .args(words)
         .current_dir(folder)
@@ -69,12 +75,18 @@ fn start(folder: &Path, words: &[&str]) -> Child {
 
 /// Runs a command in a guest to its end, with this as its input.
 fn run(folder: &Path, words: &[&str], input: &str) -> Output {
-    run_within(folder, words, input, RIG_MAX)
+    run_within(folder, words, &[], input, RIG_MAX)
 }
 
-/// The same, with a limit of its own.
-pub(crate) fn run_within(folder: &Path, words: &[&str], input: &str, limit: Duration) -> Output {
-    let mut child = start(folder, words);
+/// The same, with a limit and an environment of its own.
+pub(crate) fn run_within(
+    folder: &Path,
+    words: &[&str],
+    environment: &[(&str, &str)],
+    input: &str,
+    limit: Duration,
+) -> Output {
+    let mut child = start_with(folder, words, environment);
     let pid = child.id();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let (done, is_done) = std::sync::mpsc::sync_channel::<()>(0);
