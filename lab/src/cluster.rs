@@ -359,6 +359,11 @@ pub trait Cluster: Debug + Send + Sync {
     /// Nodes that have ended by themselves since they were started, and how.
     fn deaths(&self) -> Vec<(NodeIndex, Exit)>;
 
+    /// Whether it was the hypervisor of such a node that has ended, which says nothing of the node.
+    fn has_lost_hypervisor(&self, _node: NodeIndex) -> bool {
+        false
+    }
+
     /// What does not work in the driver itself, so that a run on it cannot be judged.
     fn defects(&self) -> Vec<String>;
 

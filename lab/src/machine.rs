@@ -151,6 +151,11 @@ pub trait Machine: Send {
     /// How it ended, if it was started and has ended.
     fn exited(&self) -> Option<Exit>;
 
+    /// Whether what has ended is its hypervisor, which says nothing of its node.
+    fn has_lost_hypervisor(&self) -> bool {
+        false
+    }
+
     /// What the host sees of it.
     ///
     /// # Errors

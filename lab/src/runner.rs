@@ -253,7 +253,7 @@ fn recovery_time(plan: &Plan) -> Duration {
 /// Notes nodes that ended by themselves.
 fn note_deaths(stage: &Stage, conduct: &Conduct) {
     for (node, exit) in stage.cluster.deaths() {
-        conduct.death(node, stage.name(node), &exit.to_string(), stage.cluster.console_end(node));
+        conduct.death(&*stage.cluster, node, stage.name(node), &exit.to_string());
     }
 }
 
@@ -321,10 +321,10 @@ async fn stop_nodes(stage: &Stage, conduct: &Conduct) {
             // A run that is cut short may have left it dead, as the plan wanted.
             Ok(Exit::Signal(9)) | Err(_) if conduct.is_cut_short(node) => {}
             Ok(exit) => {
-                conduct.death(node, stage.name(node), &exit.to_string(), stage.cluster.console_end(node));
+                conduct.death(&*stage.cluster, node, stage.name(node), &exit.to_string());
             }
             Err(error) => {
-                conduct.death(node, stage.name(node), &causes(&error), stage.cluster.console_end(node));
+                conduct.death(&*stage.cluster, node, stage.name(node), &causes(&error));
             }
         }
     });

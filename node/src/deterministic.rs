@@ -18,9 +18,11 @@ use crate::api::{
     check_limit, check_max_staleness, check_range, check_vault,
 };
 use crate::limits::{PEERS_MAX, SCAN_BYTES_MAX, VOTERS_MAX};
-use crate::state::{Recorder, Records, Space, Store, apply};
+use crate::state::{Recorder, Records, Space, Store, apply, cut_page};
 use crate::storage::memory::MemoryStore;
-use crate::types::{Command, Key, KeyRange, LeaseId, NodeId, NodeInfo, Record, Revised, Revision, VaultName};
+use crate::types::{
+    Command, Key, KeyRange, LeaseId, NodeId, NodeInfo, Record, Revised, Revision, Value, VaultName,
+};
 use crate::watch::{ChangeFeed, Following};
 
 const TERM: u64 = 1;
@@ -165,8 +167,12 @@ impl Kept {
             return Ok(ScanResult { count: Some(count), ..none });
         }
         let mut entries = self.range(space, &range, request.limit + 1, u64::from(SCAN_BYTES_MAX));
-        let is_truncated = entries.len() > request.limit as usize;
-        entries.truncate(request.limit as usize);
+        let is_truncated = cut_page(&mut entries, request.limit);
+        if request.detail == ScanDetail::Keys {
+            for (_, record) in &mut entries {
+                record.value = Value::default();
+            }
+        }
         Ok(ScanResult { entries, is_truncated, ..none })
     }
 

@@ -331,6 +331,8 @@ pub const SWEPT_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Entries that one transaction of the state machine applies.
 pub const APPLY_BATCH_MAX: u32 = 1_024;
+/// Bytes of entries from which on such a transaction takes no further one: what it changes is in memory and in the journal at once.
+pub const APPLY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Pages that the state machine's writer keeps in memory, in KiB: those of tens of thousands of small keys.
 pub const STATE_CACHE_KIB: u32 = 16 * 1024;
 /// How often the state machine's journal is emptied into its database while it is written: pages that are written again

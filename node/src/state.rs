@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use self::draft::Draft;
 pub use self::recorder::{RecordedRecords, Recorder};
 use crate::api::check_command;
-use crate::limits::{ANSWER_BYTES_MAX, LEASE_KEYS_MAX, LEASES_MAX, RECORD_BYTES, VAULTS_MAX};
+use crate::limits::{ANSWER_BYTES_MAX, LEASE_KEYS_MAX, LEASES_MAX, RECORD_BYTES, SCAN_BYTES_MAX, VAULTS_MAX};
 use crate::plant::Plant;
 use crate::types::{
     Command, Compare, Key, KeyRange, LeaseId, Operand, Operation, OperationResult, Outcome, Record, Relation,
@@ -362,6 +362,19 @@ fn operate<R: Records>(
 /// Bytes of a key and its record in an answer.
 pub fn entry_bytes(key: &Key, record: &Record) -> u64 {
     (key.0.len() + record.value.0.len()) as u64 + RECORD_BYTES
+}
+
+/// Makes a page of what a scan has found, of which one more than is wanted was looked for, or as much as is more than an answer may
+/// have; whether there is more.
+pub fn cut_page(entries: &mut Vec<(Key, Record)>, limit: u32) -> bool {
+    let bytes: u64 = entries.iter().map(|(key, record)| entry_bytes(key, record)).sum();
+    // One that is too large is left for the next page.
+    let is_over = entries.len() > limit as usize || bytes > u64::from(SCAN_BYTES_MAX);
+    let is_cut = is_over && entries.len() > 1;
+    if is_cut {
+        entries.pop();
+    }
+    is_cut
 }
 
 fn answer_bytes(result: &OperationResult) -> u64 {

@@ -5,16 +5,18 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aspen_init::report::{Line, Reason, parse_line};
 use aspen_lab::image;
 use aspen_lab::image::digest::of_bytes;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::host;
 use crate::lab::{
-    MACHINE_TOPOLOGIES, Run, Running, TOPOLOGIES, Turn, bench, rounds, run, time_story, topology,
-    whole_bench, write_scenario,
+    LOOK_INTERVAL, MACHINE_TOPOLOGIES, Run, Running, TOPOLOGIES, Turn, bench, processes_with_argument,
+    rounds, run, time_story, topology, whole_bench, write_scenario,
 };
 
 /// A cut, a pause, a power cut, and a cut round the machine that is off, in as little time as they take.
@@ -49,6 +51,31 @@ fn run_machines(home: &Path, scenario: &str, more: &[&str]) -> Run {
 fn console(run: &Run, node: &str) -> Vec<Line> {
     let bytes = fs::read(run.directory.join("nodes").join(node).join("console.log")).unwrap();
     String::from_utf8_lossy(&bytes).lines().filter_map(parse_line).collect()
+}
+
+/// Whoever kills a hypervisor has said nothing of the node in it: such a run cannot be judged.
+#[test]
+fn hypervisor_that_dies_is_not_taken_for_its_node() {
+    let Some((_turn, home)) = machines() else { return };
+    let quiet = "nodes: { count: 3 }\nworkload: { rate: 20/s }\nduration: 2m\nchecks: [linearizable]\n";
+    let file = write_scenario(home.path(), "quiet", quiet);
+    let run = Running::start(home.path(), "run", &[&file, "--seed", "1", "--driver", "qemu"], &[]);
+    let events = home.path().join("run/events.jsonl");
+    let began = Instant::now();
+    while !fs::read_to_string(&events).is_ok_and(|text| text.contains("\"subject\":\"load\"")) {
+        assert!(began.elapsed() < RUN_MAX, "the load does not begin");
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+    let folder = home.path().join("run/nodes/n2");
+    let of_n2 = processes_with_argument("-serial").into_iter().find(|pid| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&words).contains(&*folder.to_string_lossy())
+    });
+    kill(Pid::from_raw(of_n2.expect("n2 has a process")), Signal::SIGKILL).unwrap();
+    let run = run.finish_within(RUN_MAX);
+    assert_eq!(run.code, Some(2), "{}", run.output());
+    let said = run.output();
+    assert!(said.contains("the hypervisor of n2 has ended, not its node: signal 9"), "{said}");
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn row(run: &Run, name: &str, seed: u64) -> String {
         "three-nodes" | "flapping" => 0..=0,
         "crash-storm" => 4..=4,
         "pause-leader" => 3..=3,
-        "one-way-cut" | "blackout" | "lease-reads" => 2..=2,
+        "one-way-cut" | "blackout" | "lease-reads" | "two-networks" => 2..=2,
         // Besides the leader they aim at nodes that may lead.
         "rolling-restart" => 2..=5,
         "grow-and-shrink" => 1..=3,

@@ -177,8 +177,19 @@ fn broken_promise_outweighs_a_missing_receipt() {
         node: NodeIndex(0),
         exit: "signal 6".to_owned(),
         console_end: "x".to_owned(),
+        is_of_hypervisor: false,
     });
     assert_eq!(alive::check(&plan(), &run).status, Status::Fail);
+    // What ended under a node is no word about it.
+    let mut lost = record(vec![], 10);
+    lost.deaths.push(Death { is_of_hypervisor: true, ..run.deaths[0].clone() });
+    let verdict = alive::check(&plan(), &lost);
+    assert_eq!(verdict.status, Status::Invalid);
+    assert!(
+        verdict.summary.starts_with("the hypervisor of n1 has ended, not its node: signal 6"),
+        "{}",
+        verdict.summary
+    );
     let (plan, history) = (plan(), history(&[]));
     let evidence = Evidence { plan: &plan, history: &history, record: &run, observations: &[] };
     let verdicts = judge(&evidence, &Budget::default());

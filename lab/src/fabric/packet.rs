@@ -11,12 +11,14 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, bind, socket};
+use nix::sys::socket::sockopt::RcvBufForce;
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, bind, setsockopt, socket};
 
 use super::namespace::Namespace;
 use super::tap;
 use super::{Port, TapError};
 use crate::limits::FRAME_BYTES_MAX;
+use crate::limits::machines::FRAMES_QUEUED_BYTES;
 
 /// What stands before each frame on the descriptor of a hypervisor at most: `struct virtio_net_hdr` (virtio 1.2, 5.1.6), with the
 /// number of buffers that some ask the kernel for.
@@ -111,6 +113,8 @@ fn packet_socket(name: &str) -> io::Result<PacketPort> {
         .filter(|interface| interface.interface_name == name)
         .find_map(|interface| Some(*interface.address?.as_link_addr()?))
         .ok_or(Errno::ENODEV)?;
+    // Where the host does not allow it, the switch has the host's default of time to take a frame.
+    let _ = setsockopt(&socket, RcvBufForce, &FRAMES_QUEUED_BYTES);
     bind(socket.as_raw_fd(), &address)?;
     Ok(PacketPort { socket: File::from(socket) })
 }

@@ -54,6 +54,8 @@ pub const QMP_LINES_MAX: usize = 1_000;
 pub const CLOUD_HYPERVISOR_START_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for an answer of its API: one takes some milliseconds, beside busy machines some tenths of a second.
 pub const API_ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Oldest QEMU that is taken, by its major and minor version: the first one whose network cards take frames as datagrams.
+pub const QEMU_VERSION_MIN: (u32, u32) = (7, 2);
 /// Oldest Cloud Hypervisor that is taken, by its major version: the API and the words of its command line are those of this one,
 /// and older ones were not tried.
 pub const CLOUD_HYPERVISOR_VERSION_MIN: u32 = 53;

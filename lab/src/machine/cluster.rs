@@ -382,6 +382,10 @@ impl Cluster for MachineCluster {
         self.plan.node_indexes().filter_map(dead).collect()
     }
 
+    fn has_lost_hypervisor(&self, node: NodeIndex) -> bool {
+        lock(&self.nodes[node.position()].machine).has_lost_hypervisor()
+    }
+
     fn defects(&self) -> Vec<String> {
         self.fabric.defects(&networks::port_names(&self.plan))
     }

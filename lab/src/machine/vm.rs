@@ -396,6 +396,16 @@ impl Machine for VirtualMachine {
         Some(told.unwrap_or(if exit == Exit::Code(0) { ending::UNCLEAR } else { exit }))
     }
 
+    fn has_lost_hypervisor(&self) -> bool {
+        let exit = self.running.as_ref().and_then(Running::exited);
+        // A machine that goes off, for whatever reason, has a hypervisor that ends well.
+        let is_told = || {
+            let said = self.said().ok();
+            said.is_some_and(|said| ending::unasked(&said).or_else(|| ending::of_machine(&said)).is_some())
+        };
+        exit.is_some_and(|exit| exit != Exit::Code(0)) && !is_told()
+    }
+
     fn observe(&self) -> Result<Vitals, MachineError> {
         let pid = self.alive()?.pid();
         // How its node is would stay hidden if the console could not be read.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::EventSink;
-use crate::cluster::{Clock, Footprint, NodePair};
+use crate::cluster::{Clock, Cluster, Footprint, NodePair};
 use crate::observations::{Observation, Seen, write_observation};
 use crate::plan::NodeIndex;
 use crate::workload::client::{LoadCounts, nanos};
@@ -136,6 +136,20 @@ pub struct Death {
     pub exit: String,
     /// The last that it printed.
     pub console_end: String,
+    /// Whether it was its hypervisor that has ended, which says nothing of the node.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_of_hypervisor: bool,
+}
+
+impl Death {
+    /// What has ended, in a sentence about a node.
+    pub fn subject(&self, name: &str) -> String {
+        if self.is_of_hypervisor {
+            format!("the hypervisor of {name} has ended, not its node:")
+        } else {
+            format!("{name} ended by itself with")
+        }
+    }
 }
 
 /// How the members were found after the load had ended.
@@ -324,15 +338,17 @@ impl Conduct {
     }
 
     /// Notes that a node has ended by itself, once.
-    pub fn death(&self, node: NodeIndex, name: &str, exit: &str, console_end: String) {
+    pub fn death(&self, cluster: &dyn Cluster, node: NodeIndex, name: &str, exit: &str) {
+        let (console_end, is_of_hypervisor) = (cluster.console_end(node), cluster.has_lost_hypervisor(node));
         let at_ns = self.now_ns();
         let mut notes = self.notes();
         if notes.deaths.iter().any(|death| death.node == node) {
             return;
         }
-        notes.deaths.push(Death { at_ns, node, exit: exit.to_owned(), console_end });
+        notes.deaths.push(Death { at_ns, node, exit: exit.to_owned(), console_end, is_of_hypervisor });
         drop(notes);
-        self.event(EventKind::Death, name, format!("ended by itself: {exit}"));
+        let what = if is_of_hypervisor { "its hypervisor has ended" } else { "ended by itself" };
+        self.event(EventKind::Death, name, format!("{what}: {exit}"));
     }
 
     /// Whether a node has ended by itself.

@@ -18,7 +18,7 @@ use crate::causes::without_panic;
 use crate::network::Peer;
 use crate::network::incarnation::{Incarnation, Start, Starts};
 use crate::network::join::Welcome;
-use crate::storage::log::Untouched;
+use crate::storage::log::{self, Untouched};
 use crate::types::{EndpointKey, NodeId};
 
 /// The file in the data directory.
@@ -126,7 +126,7 @@ impl MetadataStore {
     /// It cannot be used, or a newer program has written it.
     pub fn open(data_dir: &Path) -> Result<Self, MetadataError> {
         let path = data_dir.join(METADATA_FILE);
-        let created = without_panic(|| Database::create(&path));
+        let created = without_panic(|| log::builder().create(&path));
         let store = Self::opened(path, created)?;
         match store.own::<u32>("format", "its format")? {
             Some(FORMAT) => {}
@@ -158,7 +158,7 @@ impl MetadataStore {
         }
         let created = without_panic(|| {
             let backend = Untouched::new(file).map_err(|error| DatabaseError::Storage(error.into()))?;
-            Database::builder().create_with_backend(backend)
+            log::builder().create_with_backend(backend)
         });
         let store = Self::opened(path, created)?;
         match store.own::<u32>("format", "its format")? {

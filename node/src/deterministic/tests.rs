@@ -99,3 +99,34 @@ async fn members_come_and_go_and_what_there_is_not_is_said() {
     assert_eq!(cluster.trigger_snapshot().await.unwrap_err(), ApiError::Unsupported);
     assert!(cluster.copy_state(Consistency::Stale).await.is_err());
 }
+
+/// An answer holds so many bytes: what does not fit is on the next page, and not forgotten.
+#[tokio::test]
+async fn scan_of_more_than_an_answer_holds_goes_on() {
+    let (_, store) = alone().await;
+    let value = "v".repeat(1 << 20);
+    for number in 0..10 {
+        store.write(set(&number.to_string(), &value)).await.unwrap();
+    }
+    let (mut found, mut pages, mut after) = (Vec::new(), 0, None);
+    loop {
+        let request = ScanRequest {
+            vault: None,
+            range: KeyRange::default(),
+            limit: 1_000,
+            after: after.take(),
+            consistency: Consistency::Linearizable,
+            detail: ScanDetail::default(),
+        };
+        let page = store.scan(request).await.unwrap();
+        pages += 1;
+        found.extend(page.entries.iter().map(|(key, _)| key.clone()));
+        if !page.is_truncated {
+            break;
+        }
+        after = page.entries.last().map(|(key, _)| key.clone());
+    }
+    let want: Vec<Key> = (0..10).map(|number: u8| Key::from(&*number.to_string())).collect();
+    assert_eq!(found, want);
+    assert!(pages > 1);
+}

@@ -12,8 +12,8 @@
 mod behind;
 mod cache;
 mod durable;
+mod file;
 mod inspect;
-mod unsynced;
 mod writer;
 
 use std::fmt::Debug;
@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use futures::{Stream, TryStreamExt, stream};
+use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
@@ -33,6 +35,7 @@ use tokio::sync::{oneshot, watch};
 use self::cache::Cache;
 pub use self::durable::DurableLog;
 use self::durable::Mark;
+pub(crate) use self::file::builder;
 pub(crate) use self::inspect::Untouched;
 pub use self::inspect::{LogReport, inspect};
 use self::writer::{LogOp, Writer};
@@ -42,9 +45,8 @@ use super::shell::{Execution, Shell};
 use crate::causes::without_panic;
 use crate::failpoint::FailPoint;
 use crate::host::blocking;
-use crate::limits::{APPEND_BYTES_MAX, LOG_PAGES_BYTES_MAX, LOG_QUEUE_MAX};
+use crate::limits::{APPEND_BYTES_MAX, LOG_QUEUE_MAX};
 use crate::metrics::StoreMetrics;
-use crate::plant::Plant;
 use crate::types::raft_types::{Entry, LogId, Vote};
 use crate::types::{NodeId, TypeConfig};
 
@@ -87,6 +89,15 @@ fn unbroken<T>(path: &Path, read: impl FnOnce() -> Result<T, StorageError>) -> R
     without_panic(read).unwrap_or_else(broken)
 }
 
+/// Whether it is the file that is wrong, and not the disk or who may read it.
+pub(super) fn is_damage(error: &redb::Error) -> bool {
+    use io::ErrorKind::{InvalidData, UnexpectedEof};
+    match error {
+        redb::Error::Io(error) => matches!(error.kind(), InvalidData | UnexpectedEof),
+        _ => true,
+    }
+}
+
 /// Whether there was no room on the disk.
 pub(super) fn is_disk_full(error: &redb::Error) -> bool {
     matches!(error, redb::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull)
@@ -102,7 +113,7 @@ impl RedbLogStore {
     }
 
     fn read_owner(path: &Path) -> Result<Option<(NodeId, bool)>, StorageError> {
-        let db = Database::open(path).map_err(|error| not_opened(path, error))?;
+        let db = file::open(path).map_err(|error| not_opened(path, error))?;
         let Some((_, node)) = stored_format(path, &db)? else { return Ok(None) };
         let Loaded { vote, last, purged, .. } = load(path, &db)?;
         Ok(Some((NodeId(node), vote.is_some() || last.is_some() || purged.is_some())))
@@ -117,14 +128,7 @@ impl RedbLogStore {
     }
 
     fn open_here(path: &Path, id: NodeId, execution: Execution) -> Result<Self, StorageError> {
-        let mut builder = Database::builder();
-        builder.set_cache_size(LOG_PAGES_BYTES_MAX);
-        let opened = if Plant::AckBeforeFsync.is_on() {
-            unsynced::create(path, &builder)
-        } else {
-            builder.create(path)
-        };
-        let db = opened.map_err(|error| not_opened(path, error))?;
+        let db = file::open(path).map_err(|error| not_opened(path, error))?;
         initialize(path, &db, id)?;
         let mut cache = Cache::default();
         let loaded = load(path, &db)?;
@@ -294,6 +298,26 @@ impl RaftLogReader<TypeConfig> for RedbLogStore {
         range: RB,
     ) -> Result<Vec<Entry>, io::Error> {
         self.read_apart(bounds(&range), u64::MAX).await
+    }
+
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (from, until) = bounds(&range);
+        // What a new leader finds committed at once can be more than fits into memory.
+        let parts = stream::try_unfold((self.clone(), from), move |(log, from)| async move {
+            if from >= until {
+                return Ok(None);
+            }
+            let entries = log.read_apart((from, until), u64::from(APPEND_BYTES_MAX)).await?;
+            let next = entries.last().map(|entry| (log, entry.log_id.index + 1));
+            Ok::<_, io::Error>(next.map(|next| (stream::iter(entries.into_iter().map(Ok)), next)))
+        });
+        parts.try_flatten()
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {

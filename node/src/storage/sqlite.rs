@@ -31,7 +31,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 use self::apply::{Applier, Batch, Op, Position};
-pub(super) use self::apply::{INDEX_BYTES, is_disk_full, is_index_not_made};
+pub(super) use self::apply::{INDEX_BYTES, is_damage, is_disk_full, is_index_not_made};
 #[cfg(test)]
 pub(crate) use self::backup::sample;
 pub use self::backup::{BackedUp, Tally, inspect_backup, make_alone, tally};
@@ -41,11 +41,13 @@ pub use self::generation::is_state_file;
 pub use self::inspect::{StateReport, check_snapshot, inspect, inspect_snapshot};
 pub use self::read::ReadPool;
 use super::StorageError;
-use super::entry::membership_of;
+use super::entry::{entry_size, membership_of};
 use super::log::DurableLog;
 use super::shell::{Execution, Shell};
 use super::snapshot::{SNAPSHOT_DIR, SnapshotFile, SnapshotStore};
-use crate::limits::{APPLY_BATCH_MAX, JOURNAL_BYTES_MAX, STATE_CACHE_KIB, WATCH_HISTORY_MIB_DEFAULT};
+use crate::limits::{
+    APPLY_BATCH_MAX, APPLY_BYTES_MAX, JOURNAL_BYTES_MAX, STATE_CACHE_KIB, WATCH_HISTORY_MIB_DEFAULT,
+};
 use crate::metrics::StoreMetrics;
 use crate::plant::Plant;
 use crate::types::TypeConfig;
@@ -274,11 +276,14 @@ impl RaftStateMachine<TypeConfig> for SqliteStateMachine {
     where
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
     {
-        let mut batch = Vec::new();
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         while let Some(entry) = entries.next().await {
-            batch.push(entry?);
-            if batch.len() == APPLY_BATCH_MAX as usize {
+            let entry = entry?;
+            bytes += entry_size(&entry.0);
+            batch.push(entry);
+            if batch.len() == APPLY_BATCH_MAX as usize || bytes >= APPLY_BYTES_MAX {
                 self.apply_batch(std::mem::take(&mut batch)).await?;
+                bytes = 0;
             }
         }
         self.apply_batch(batch).await

@@ -9,9 +9,9 @@ use std::path::Path;
 
 use openraft::vote::RaftLeaderId;
 
-use super::log::{LOG_FILE, LogReport, inspect as inspect_log};
+use super::log::{self, LOG_FILE, LogReport, inspect as inspect_log};
 use super::snapshot::{SNAPSHOT_DIR, is_intact, newest_in};
-use super::sqlite::{StateReport, inspect as inspect_state, inspect_snapshot};
+use super::sqlite::{self, StateReport, inspect as inspect_state, inspect_snapshot};
 use super::{RESTORING_FILE, StorageError};
 use crate::types::raft_types::LogId;
 
@@ -71,6 +71,14 @@ fn fault_of<T>(result: Result<T, StorageError>) -> Result<Result<T, String>, Sto
         Ok(value) => Ok(Ok(value)),
         Err(error @ (StorageError::InUse { .. } | StorageError::Format { .. } | StorageError::Io { .. })) => {
             Err(error)
+        }
+        // SQLite says of the rest that it cannot be read now or here, and not that it is wrong: a disk that is read-only or full, or a
+        // file that is somebody else's.
+        Err(StorageError::Sqlite { source, path }) if !sqlite::is_damage(&source) => {
+            Err(StorageError::Sqlite { source, path })
+        }
+        Err(StorageError::Redb { source, path }) if !log::is_damage(&source) => {
+            Err(StorageError::Redb { source, path })
         }
         Err(error) => {
             let cause = std::error::Error::source(&error).map(|cause| format!(" ({cause})"));

@@ -11,6 +11,7 @@ use crate::limits::POLL_INTERVAL;
 use crate::limits::machines::{CLOUD_HYPERVISOR_VERSION_MIN, HYPERVISOR_VERSION_MAX, KERNEL_TRIAL_MAX};
 use crate::machine::kvm::{self, KvmError};
 use crate::machine::vm::{KERNEL_WORDS, NO_DISK};
+use crate::program::leash::leashed;
 use crate::program::{Program, ProgramError, ProgramLog, tail};
 
 /// Where it is to be had: no package of Debian has it.
@@ -115,7 +116,8 @@ pub fn kernel(
 ) -> Result<(), TrialError> {
     kvm::try_guest(log)?;
     let output = directory.join("kernel-trial.log");
-    let program = Program::new(&installed.path)
+    // In no sandbox that would end it with the lab.
+    let program = leashed(&installed.path)
         .args([
             "--cpus",
             "boot=1",

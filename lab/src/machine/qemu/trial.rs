@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 
 use super::arguments::{Accelerator, QEMU, QEMU_INSTALL, SANDBOX, option};
 use crate::causes::causes;
-use crate::limits::machines::{EMULATED_TRIAL_MAX, HYPERVISOR_VERSION_MAX, KERNEL_TRIAL_MAX, KVM_TRIAL_MAX};
+use crate::limits::machines::{
+    EMULATED_TRIAL_MAX, HYPERVISOR_VERSION_MAX, KERNEL_TRIAL_MAX, KVM_TRIAL_MAX, QEMU_VERSION_MIN,
+};
 use crate::machine::vm::{KERNEL_WORDS, NO_DISK};
+use crate::program::leash::leashed;
 use crate::program::{Program, ProgramError, ProgramLog};
 
 /// What the guests of a trial say.
@@ -21,6 +24,16 @@ pub enum TrialError {
     /// No QEMU.
     #[error("{QEMU} is not installed: run `{QEMU_INSTALL}`")]
     Missing,
+    /// One that lacks something.
+    #[error(
+        "{} is of version {version}, {}.{} or later is needed: take one of a newer system", .path.display(), QEMU_VERSION_MIN.0, QEMU_VERSION_MIN.1
+    )]
+    Old {
+        /// Its program.
+        path: PathBuf,
+        /// As it says itself.
+        version: String,
+    },
     /// The disk of the smallest guest.
     #[error("cannot write {}", .path.display())]
     Disk {
@@ -73,7 +86,13 @@ pub fn find(log: &ProgramLog) -> Result<Qemu, TrialError> {
     let output = output.map_err(|error| TrialError::Guest("qemu does not name its version", error))?;
     let line = output.stdout.lines().next().unwrap_or_default();
     let version = line.trim_start_matches("QEMU emulator version ").to_owned();
-    Ok(Qemu { path, version })
+    if is_old(&version) { Err(TrialError::Old { path, version }) } else { Ok(Qemu { path, version }) }
+}
+
+/// Whether a version is known to be too old; what cannot be read is given a try.
+fn is_old(version: &str) -> bool {
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < QEMU_VERSION_MIN)
 }
 
 /// Runs the smallest guest: a boot sector that says a word and ends the machine.
@@ -126,7 +145,8 @@ pub fn kernel(
 
 /// A machine without devices.
 fn machine(qemu: &Qemu, kind: &str, accelerator: Accelerator) -> Program {
-    Program::new(&qemu.path)
+    // In no sandbox that would end it with the lab.
+    leashed(&qemu.path)
         .args(SANDBOX)
         .args(["-M", &format!("{kind},accel={}", accelerator.name()), "-cpu", "max"])
         .args(["-m", "128M", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
@@ -146,4 +166,22 @@ fn boot_sector() -> [u8; 512] {
     sector[..code.len()].copy_from_slice(&code);
     sector[510..].copy_from_slice(&[0x55, 0xaa]);
     sector
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_versions_are_known_by_their_numbers() {
+        for (version, want) in [
+            ("6.2.0 (Debian 1:6.2+dfsg-2ubuntu6.24)", true),
+            ("7.1.0", true),
+            ("7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)", false),
+            ("10.0.3", false),
+            ("something else", false),
+        ] {
+            assert_eq!(is_old(version), want, "{version}");
+        }
+    }
 }

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -183,7 +185,13 @@ fn connect(socket: Option<&ControlSocket>) -> io::Result<Link> {
 
 /// Asks for the appliance's port of a machine's vsock device; a machine that has not come so far does not have it yet.
 fn connect_vsock(path: &Path) -> io::Result<UnixStream> {
-    let mut stream = unix_connect(&UnixAddr::new(path)?, VSOCK_ANSWER_MAX)?;
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    // By the folder's descriptor: the path of a socket has 107 bytes at most, and that of a run may have more.
+    let folder = File::open(folder)?;
+    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+    let mut stream = unix_connect(&UnixAddr::new(&short)?, VSOCK_ANSWER_MAX)?;
     stream.set_read_timeout(Some(VSOCK_ANSWER_MAX))?;
     stream.set_write_timeout(Some(VSOCK_ANSWER_MAX))?;
     writeln!(stream, "CONNECT {}", aspen_init::layout::CONTROL_VSOCK_PORT)?;
@@ -274,8 +282,13 @@ mod tests {
     /// What comes of asking a machine behind a vsock device that answers the request for the port with this.
     fn ask_over_vsock(answer: &'static str) -> Result<Value, String> {
         let home = tempfile::tempdir().unwrap();
-        let path = home.path().join("vsock");
-        let listener = UnixListener::bind(&path).unwrap();
+        let bound = home.path().join("vsock");
+        let listener = UnixListener::bind(&bound).unwrap();
+        // Where a run's folders have long names.
+        let folder = home.path().join("n".repeat(120));
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("vsock");
+        std::fs::rename(bound, &path).unwrap();
         let answering = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut reader = BufReader::new(stream.try_clone().unwrap());

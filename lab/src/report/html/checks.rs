@@ -71,9 +71,8 @@ pub(super) fn list(view: &View<'_>, out: &mut Markup) {
 fn sentence(view: &View<'_>, verdict: &Verdict) -> String {
     if verdict.check == alive::NAME && verdict.status != Status::Pass {
         let deaths = view.record().map_or(&[][..], |record| &record.deaths);
-        let deaths = deaths
-            .iter()
-            .map(|death| format!("{} ended by itself with {}", view.name(death.node), death.exit));
+        let deaths =
+            deaths.iter().map(|death| format!("{} {}", death.subject(view.name(death.node)), death.exit));
         return cut(&deaths.collect::<Vec<_>>().join("; "), PAGE_SENTENCE_CHARS_MAX);
     }
     cut(&verdict.summary, PAGE_SENTENCE_CHARS_MAX)
@@ -227,7 +226,7 @@ fn deaths(view: &View<'_>, out: &mut Markup) {
         out.leaf(
             "h4",
             &[],
-            format_args!("{name} ended by itself, {}: {}", view.instant(death.at_ns), death.exit),
+            format_args!("{} {}, {}", death.subject(name), death.exit, view.instant(death.at_ns)),
         );
         let chars = death.console_end.chars().count();
         let end: String = death.console_end.chars().skip(chars.saturating_sub(PAGE_TAIL_CHARS_MAX)).collect();

@@ -208,8 +208,13 @@ fn hostile_values_stay_values() {
             text.push_str(value);
         }
         fault.problem = Some(value.to_owned());
-        let death =
-            Death { at_ns: 1, node: NodeIndex(1), exit: value.to_owned(), console_end: key.to_owned() };
+        let death = Death {
+            at_ns: 1,
+            node: NodeIndex(1),
+            exit: value.to_owned(),
+            console_end: key.to_owned(),
+            is_of_hypervisor: false,
+        };
         record.deaths.push(death);
         told.report.verdicts.push(verdict("alive", Status::Fail, json!({})));
         let page = told.page();
@@ -272,8 +277,13 @@ fn every_check_says_what_it_found_in_words() {
         "",
     );
     let console_end = "thread 'main' panicked".to_owned();
-    let death =
-        Death { at_ns: 2_500 * MS, node: NodeIndex(2), exit: "signal 6 (SIGABRT)".to_owned(), console_end };
+    let death = Death {
+        at_ns: 2_500 * MS,
+        node: NodeIndex(2),
+        exit: "signal 6 (SIGABRT)".to_owned(),
+        console_end,
+        is_of_hypervisor: false,
+    };
     told.report.record.as_mut().unwrap().deaths.push(death);
     let page = told.page();
     has(
@@ -348,6 +358,7 @@ fn an_hour_of_fifty_nodes_and_a_million_operations_fits_a_page() {
         node: NodeIndex(node),
         exit: String::new(),
         console_end: console_end.clone(),
+        is_of_hypervisor: false,
     };
     record.deaths = (0..50).map(death).collect();
     told.report.verdicts.push(verdict("alive", Status::Fail, json!({})));

@@ -57,7 +57,7 @@ impl Tools {
 
     /// Notes that a node has ended as it should not have.
     pub(super) fn died(&self, node: NodeIndex, how: &str) {
-        self.conduct.death(node, self.name(node), how, self.cluster.console_end(node));
+        self.conduct.death(&*self.cluster, node, self.name(node), how);
     }
 
     /// Starts a node again that has ended, after a while, and waits until it serves. What it did is the receipt, together with how it

@@ -2,10 +2,8 @@
 
 use std::path::Path;
 
-use redb::Database;
-
 use super::super::entry::encode;
-use super::{META, RedbLogStore, StorageError, initialize, not_opened, redb_error};
+use super::{META, RedbLogStore, StorageError, file, initialize, not_opened, redb_error};
 use crate::types::NodeId;
 use crate::types::raft_types::{LogId, Vote};
 
@@ -16,7 +14,7 @@ impl RedbLogStore {
     /// # Errors
     /// The file cannot be written.
     pub fn create_behind(path: &Path, id: NodeId, purged: LogId, vote: &Vote) -> Result<(), StorageError> {
-        let db = Database::create(path).map_err(|error| not_opened(path, error))?;
+        let db = file::open(path).map_err(|error| not_opened(path, error))?;
         initialize(path, &db, id)?;
         let write = || -> Result<(), redb::Error> {
             let txn = db.begin_write()?;

@@ -9,7 +9,7 @@ use redb::{Database, ReadableDatabase};
 
 pub(crate) use self::untouched::Untouched;
 use super::super::entry::{decode_command, decode_entry};
-use super::{ENTRIES, StorageError, load, redb_error, stored_format, unbroken};
+use super::{ENTRIES, StorageError, file, load, redb_error, stored_format, unbroken};
 use crate::types::raft_types::{LogId, Vote};
 
 /// What a log holds, and what is wrong with it.
@@ -47,7 +47,7 @@ fn read(path: &Path) -> Result<LogReport, StorageError> {
     }
     // A node that was killed leaves a file that redb repairs when it opens it: here the repair stays in memory.
     let backend = Untouched::new(file).map_err(io)?;
-    let opened = Database::builder().create_with_backend(backend);
+    let opened = file::builder().create_with_backend(backend);
     let db = opened.map_err(|error| redb_error(path, error))?;
     let Some((_, node)) = stored_format(path, &db)? else {
         return Err(StorageError::Corrupt { path: path.to_owned(), what: "the format".to_owned() });
@@ -70,31 +70,29 @@ fn read(path: &Path) -> Result<LogReport, StorageError> {
 fn entries(db: &Database, report: &mut LogReport) -> Result<(), redb::Error> {
     let table = db.begin_read()?.open_table(ENTRIES)?;
     let mut before = report.purged;
-    let first = before.map_or(0, |purged| purged.index + 1);
-    for row in table.range(first..)? {
+    let mut expected = before.map_or(0, |purged| purged.index + 1);
+    for row in table.range(expected..)? {
         let (index, bytes) = row?;
         let index = index.value();
         report.count += 1;
+        if index != expected {
+            report.faults.push(format!("entries {expected} to {} are missing", index - 1));
+        }
+        expected = index + 1;
         let decoded = decode_entry(bytes.value());
         let Ok(entry) = decoded.and_then(|entry| decode_command(&entry).map(|_| entry)) else {
             report.faults.push(format!("entry {index} does not decode"));
-            before = None;
             continue;
         };
         let log_id = entry.log_id;
         if log_id.index != index {
             report.faults.push(format!("entry {index} says of itself that it is entry {}", log_id.index));
         }
-        if let Some(before) = before {
-            if index != before.index + 1 {
-                report.faults.push(format!("entries {} to {} are missing", before.index + 1, index - 1));
-            }
-            if log_id.leader_id < before.leader_id {
-                report.faults.push(format!(
-                    "the term falls from {} to {} at entry {index}",
-                    *before.leader_id, *log_id.leader_id
-                ));
-            }
+        if let Some(before) = before.filter(|before| log_id.leader_id < before.leader_id) {
+            report.faults.push(format!(
+                "the term falls from {} to {} at entry {index}",
+                *before.leader_id, *log_id.leader_id
+            ));
         }
         before = Some(log_id);
     }
@@ -128,5 +126,33 @@ mod tests {
         assert_eq!(inspect(&path).unwrap().faults, ["entries 3 to 5 are missing"]);
         let error = RedbLogStore::open(&path, NodeId(1), Execution::Thread).unwrap_err().to_string();
         assert!(error.contains("the row of entries, which has a hole, does not decode"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn first_entries_are_missed_and_so_are_those_behind_one_that_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.redb");
+        let mut log = RedbLogStore::open(&path, NodeId(1), Execution::Thread).unwrap();
+        let entries = (0..10).map(|index| blank_ent::<TypeConfig>(9 - index, NodeId(1), index));
+        log.blocking_append(entries).await.unwrap();
+        log.close();
+        drop(log);
+        let db = Database::open(&path).unwrap();
+        let txn = db.begin_write().unwrap();
+        {
+            let mut table = txn.open_table(ENTRIES).unwrap();
+            table.retain_in(0..2, |_, _| false).unwrap();
+            table.insert(8, [0xff; 3].as_slice()).unwrap();
+            table.retain_in(3..8, |_, _| false).unwrap();
+        }
+        txn.commit().unwrap();
+        drop(db);
+        let want = [
+            "entries 0 to 1 are missing",
+            "entries 3 to 7 are missing",
+            "entry 8 does not decode",
+            "the term falls from 7 to 0 at entry 9",
+        ];
+        assert_eq!(inspect(&path).unwrap().faults, want);
     }
 }

@@ -5,7 +5,7 @@
 //! on where it was, and a member that has most of the state gets the rest only. A digest decides, so it does not matter
 //! that those files may change while they are read.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -131,10 +131,11 @@ impl Incoming {
         if !self.is_complete() || self.digest.finalize() != self.seal.digest {
             return Err(invalid("a snapshot that does not have its digest"));
         }
-        self.store.enter(
+        let entered = self.store.enter(
             &self.path,
             SnapshotFile { meta: self.meta, seal: self.seal, content: Content::File(self.file) },
-        )
+        );
+        entered.inspect_err(|_| drop(fs::remove_file(&self.path)))
     }
 
     /// Looks for a chunk in every base, and puts it into its place.
@@ -156,7 +157,8 @@ impl Incoming {
         self.file.write_all_at(bytes, offset(chunk))?;
         self.unflushed += bytes.len() as u64;
         if self.unflushed >= SNAPSHOT_FLUSH_BYTES {
-            self.file.sync_data()?;
+            // The next one would find it there, and take what the system shows for what the disk has.
+            self.file.sync_data().inspect_err(|_| drop(fs::remove_file(&self.path)))?;
             self.unflushed = 0;
         }
         Ok(())

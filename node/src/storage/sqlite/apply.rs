@@ -1,6 +1,7 @@
 //! The writer's side of the state machine: a batch of entries is one transaction.
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -111,7 +112,7 @@ impl Applier {
     }
 
     /// Says once that there is no room.
-    fn note_wait(&mut self, error: &rusqlite::Error) {
+    fn note_wait(&mut self, error: &dyn Display) {
         if !std::mem::replace(&mut self.is_waiting, true) {
             tracing::warn!(%error, "the state machine waits for room on its disk");
         }
@@ -149,6 +150,7 @@ impl Applier {
         commands: &[Option<Command>],
     ) -> rusqlite::Result<Vec<Outcome>> {
         FailPoint::ApplyBefore.pass();
+        self.checkpoints.check()?;
         let began = Instant::now();
         let txn = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let mut digest = self.digest;
@@ -231,7 +233,17 @@ impl Steps for Applier {
                     let _ = batch.done.send(applied.and_then(|applied| applied.map_err(io::Error::other)));
                 }
                 Op::Install { snapshot, done } => {
-                    let _ = done.send(self.install(&snapshot).map_err(io::Error::other));
+                    let installed = self.install(&snapshot);
+                    if let Err(error) = &installed
+                        && error.is_disk_full()
+                        && !self.is_closing.load(Ordering::Relaxed)
+                    {
+                        self.note_wait(error);
+                        self.pending.push_front(Op::Install { snapshot, done });
+                        return Next::After(DISK_FULL_WAIT);
+                    }
+                    self.is_waiting = false;
+                    let _ = done.send(installed.map_err(io::Error::other));
                 }
             }
         }
@@ -247,6 +259,15 @@ impl Steps for Applier {
 
 /// Under which name it is kept which number was the largest of all that members have had.
 pub(super) const LAST_MEMBER: &str = "last_member";
+
+/// Whether it is the file that is wrong, and not the disk or who may read it.
+pub(in crate::storage) fn is_damage(error: &rusqlite::Error) -> bool {
+    match error.sqlite_error_code() {
+        Some(code) => matches!(code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase),
+        // What is in it has another form than this version gives it.
+        None => true,
+    }
+}
 
 /// Whether there was no room for a transaction, of which nothing is left then.
 pub(in crate::storage) fn is_disk_full(error: &rusqlite::Error) -> bool {

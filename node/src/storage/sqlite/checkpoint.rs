@@ -28,6 +28,15 @@ struct Progress {
     /// About the bytes that were written into the journal since the last checkpoint began.
     bytes: AtomicU64,
     is_restart_due: AtomicBool,
+    /// A flush has failed: of what was written before nobody knows what is on the disk, though the system shows it.
+    is_flush_lost: AtomicBool,
+}
+
+/// Whether a flush has failed.
+fn is_flush(error: &rusqlite::Error) -> bool {
+    use rusqlite::ffi::{SQLITE_IOERR_DIR_FSYNC, SQLITE_IOERR_FSYNC};
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    code.is_some_and(|code| matches!(code, SQLITE_IOERR_FSYNC | SQLITE_IOERR_DIR_FSYNC))
 }
 
 impl Checkpoints {
@@ -45,12 +54,26 @@ impl Checkpoints {
         Ok(Self { progress, worker })
     }
 
+    /// Whether nothing may be written any more.
+    ///
+    /// # Errors
+    /// A flush has failed. The next one would find nothing to do and say that all is well, and pages would be written over with what no
+    /// journal has (<https://wiki.postgresql.org/wiki/Fsync_Errors>).
+    pub(super) fn check(&self) -> rusqlite::Result<()> {
+        if !self.progress.is_flush_lost.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
+        Err(rusqlite::Error::SqliteFailure(code, Some("a flush of the state has failed".to_owned())))
+    }
+
     /// Says that about so many bytes were committed on `writer`.
     pub(super) fn written(&self, writer: &Connection, bytes: u64) {
         if self.progress.is_restart_due.swap(false, Ordering::Relaxed) {
             // A reader that is in the way is not waited for: another time.
             let restarted = writer.busy_timeout(Duration::ZERO).and_then(|()| checkpoint(writer, "RESTART"));
             if let Err(error) = restarted {
+                self.progress.is_flush_lost.fetch_or(is_flush(&error), Ordering::Relaxed);
                 tracing::warn!(%error, "the state machine's journal could not begin anew");
             }
         }
@@ -105,7 +128,8 @@ impl Worker {
             self.progress.is_restart_due.store(true, Ordering::Relaxed);
         }
         if let Err(error) = result {
-            // Nothing is lost: what is in the journal stays there. The writer meets the same disk.
+            // Nothing is lost: what is in the journal stays there, unless it was never on the disk. The writer meets the same disk.
+            self.progress.is_flush_lost.fetch_or(is_flush(&error), Ordering::Relaxed);
             tracing::warn!(%error, "the state machine's journal could not be emptied into its database");
         }
     }

@@ -18,7 +18,7 @@ use crate::api::{
 use crate::host::blocking;
 use crate::limits::{OPERATION_TIMEOUT, READ_POOL_SIZE, SCAN_BYTES_MAX};
 use crate::plant::Plant;
-use crate::state::{Space, entry_bytes};
+use crate::state::{Space, cut_page};
 use crate::types::raft_types::LogId;
 use crate::types::{Key, KeyRange, LeaseId, Revision, Value, VaultName};
 
@@ -255,13 +255,7 @@ fn scan(txn: &Transaction<'_>, space: i64, request: &ScanRequest) -> rusqlite::R
     if Plant::ScanSkips.is_on() && page.entries.len() > 1 {
         page.entries.remove(1);
     }
-    let bytes: u64 = page.entries.iter().map(|(key, record)| entry_bytes(key, record)).sum();
-    // One more than is wanted, to see whether there are more; one that is too large is left for the next page.
-    let is_over = page.entries.len() > request.limit as usize || bytes > u64::from(SCAN_BYTES_MAX);
-    if is_over && page.entries.len() > 1 {
-        page.entries.pop();
-        page.is_truncated = true;
-    }
+    page.is_truncated = cut_page(&mut page.entries, request.limit);
     if request.detail == ScanDetail::Keys {
         page.entries.iter_mut().for_each(|(_, record)| record.value = Value::default());
     }

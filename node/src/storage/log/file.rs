@@ -1,0 +1,102 @@
+//! How a log's file is opened, read and flushed.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::ops::Bound;
+use std::path::Path;
+
+use redb::backends::FileBackend;
+use redb::{BackendError, Builder, Database, DatabaseError, StorageBackend};
+
+use crate::limits::LOG_PAGES_BYTES_MAX;
+use crate::plant::Plant;
+
+/// With little memory: after a crash all pages of a log are read when it is opened, and only so many of them are held.
+pub(crate) fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(LOG_PAGES_BYTES_MAX);
+    builder
+}
+
+/// Opens the log at `path`, or makes it.
+pub(super) fn open(path: &Path) -> Result<Database, DatabaseError> {
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    let file = opened.map_err(|error| DatabaseError::Storage(error.into()))?;
+    builder().create_with_backend(LogFile(FileBackend::new(file)?))
+}
+
+#[derive(Debug)]
+struct LogFile(FileBackend);
+
+impl StorageBackend for LogFile {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if Plant::AckBeforeFsync.is_on() {
+            return Ok(());
+        }
+        // A write that finds no room can be made again. A flush that does not has lost what was written: the system forgets that it is
+        // not on the disk.
+        self.0.sync_data().map_err(|error| io::Error::other(format!("a flush has failed: {error}")))
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.0.close()
+    }
+
+    // By these redb keeps others out.
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.query_lock_range(start, end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    /// `/dev/full` has no room, and is no file that could be flushed.
+    #[test]
+    fn failed_flush_is_no_lack_of_room() {
+        let file = File::options().read(true).write(true).open("/dev/full").unwrap();
+        let backend = LogFile(FileBackend::new(file).unwrap());
+        assert_eq!(backend.write(0, b"x").unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(backend.sync_data().unwrap_err().kind(), io::ErrorKind::Other);
+    }
+}
