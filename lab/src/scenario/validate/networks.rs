@@ -48,7 +48,7 @@ pub(super) fn networks(
     (networks.len() == list.len()).then_some(networks)
 }
 
-/// One network. `given` has the addresses of those before it, with their places.
+/// One network. `given` has the addresses that those before it were given, and takes its own.
 fn network(
     value: &Value<'_>,
     is_first: bool,

@@ -8,7 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -135,7 +135,7 @@ impl Incoming {
             &self.path,
             SnapshotFile { meta: self.meta, seal: self.seal, content: Content::File(self.file) },
         );
-        entered.inspect_err(|_| drop(fs::remove_file(&self.path)))
+        entered.inspect_err(|_| forget(&self.path))
     }
 
     /// Looks for a chunk in every base, and puts it into its place.
@@ -157,8 +157,7 @@ impl Incoming {
         self.file.write_all_at(bytes, offset(chunk))?;
         self.unflushed += bytes.len() as u64;
         if self.unflushed >= SNAPSHOT_FLUSH_BYTES {
-            // The next one would find it there, and take what the system shows for what the disk has.
-            self.file.sync_data().inspect_err(|_| drop(fs::remove_file(&self.path)))?;
+            self.file.sync_data().inspect_err(|_| forget(&self.path))?;
             self.unflushed = 0;
         }
         Ok(())
@@ -180,4 +179,9 @@ fn offset(chunk: u64) -> u64 {
 
 fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the sender has sent {what}"))
+}
+
+/// Removes what could not be flushed: a next transfer would take what the system shows for what the disk has.
+fn forget(path: &Path) {
+    let _ = fs::remove_file(path);
 }

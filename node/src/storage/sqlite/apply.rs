@@ -111,11 +111,13 @@ impl Applier {
         })
     }
 
-    /// Says once that there is no room.
-    fn note_wait(&mut self, error: &dyn Display) {
+    /// Puts what found no room back to the head of the queue, and says so once.
+    fn wait_for_room(&mut self, op: Op, error: &dyn Display) -> Next {
         if !std::mem::replace(&mut self.is_waiting, true) {
             tracing::warn!(%error, "the state machine waits for room on its disk");
         }
+        self.pending.push_front(op);
+        Next::After(DISK_FULL_WAIT)
     }
 
     /// Makes a snapshot the state. A crash leaves the old state or the new one.
@@ -225,9 +227,7 @@ impl Steps for Applier {
                         && is_disk_full(error)
                         && !self.is_closing.load(Ordering::Relaxed)
                     {
-                        self.note_wait(error);
-                        self.pending.push_front(Op::Apply(batch));
-                        return Next::After(DISK_FULL_WAIT);
+                        return self.wait_for_room(Op::Apply(batch), error);
                     }
                     self.is_waiting = false;
                     let _ = batch.done.send(applied.and_then(|applied| applied.map_err(io::Error::other)));
@@ -238,9 +238,7 @@ impl Steps for Applier {
                         && error.is_disk_full()
                         && !self.is_closing.load(Ordering::Relaxed)
                     {
-                        self.note_wait(error);
-                        self.pending.push_front(Op::Install { snapshot, done });
-                        return Next::After(DISK_FULL_WAIT);
+                        return self.wait_for_room(Op::Install { snapshot, done }, error);
                     }
                     self.is_waiting = false;
                     let _ = done.send(installed.map_err(io::Error::other));
