@@ -66,6 +66,9 @@ pub struct LinkRule {
     pub bits_per_s: Option<u64>,
 }
 
+/// A frame with as much in it as the usual network takes.
+const FULL_FRAME_BYTES: u64 = (MTU_BYTES + FRAME_HEADER_BYTES) as u64;
+
 impl LinkRule {
     /// The rule of a perfect link.
     pub const PERFECT: Self = Self {
@@ -106,14 +109,19 @@ impl LinkRule {
         }
     }
 
-    /// Most frames in flight on the link. One with a rate holds what it passes in its latency, as a cable does, and what a
+    /// Most bytes in flight on the link: [`queue_frames_max`](Self::queue_frames_max) full frames, or the more of smaller ones.
+    pub fn queue_bytes_max(&self) -> u64 {
+        u64::from(self.queue_frames_max()) * FULL_FRAME_BYTES
+    }
+
+    /// Most full frames in flight on the link. One with a rate holds what it passes in its latency, as a cable does, and what a
     /// router in front of it would queue.
     pub fn queue_frames_max(&self) -> u32 {
         let most = u32::try_from(LINK_QUEUE_FRAMES_MAX).expect("some thousands");
         let Some(bits_per_s) = self.bits_per_s else { return most };
         let held = self.latency + self.jitter + LINK_QUEUE_TIME;
         let bits = u128::from(bits_per_s) * held.as_nanos() / 1_000_000_000;
-        let frames = bits / u128::from(8 * (MTU_BYTES + FRAME_HEADER_BYTES));
+        let frames = bits / u128::from(8 * FULL_FRAME_BYTES);
         u32::try_from(frames).unwrap_or(most).clamp(LINK_QUEUE_FRAMES_MIN, most)
     }
 

@@ -39,6 +39,8 @@ struct Link {
     counters: LinkCounters,
     /// Invariant: in the order of arrival, which is also that of `due`.
     in_flight: VecDeque<Held>,
+    /// Invariant: the sum of the bytes of the frames in flight.
+    held_bytes: usize,
 }
 
 struct Held {
@@ -121,8 +123,8 @@ impl Core {
             send(&mut self.ports[to], link, frame);
             return;
         }
-        let full = link.in_flight.len() >= rule.queue_frames_max() as usize;
-        if full || self.held_bytes + frame.len() > FABRIC_QUEUE_BYTES_MAX {
+        let is_full = (link.held_bytes + frame.len()) as u64 > rule.queue_bytes_max();
+        if is_full || self.held_bytes + frame.len() > FABRIC_QUEUE_BYTES_MAX {
             link.counters.dropped_queue += 1;
             return;
         }
@@ -130,6 +132,7 @@ impl Core {
         let due = arrives + rule.transmission(frame.len());
         link.in_flight.push_back(Held { arrived: now, due, frame: frame.into() });
         link.counters.in_flight += 1;
+        link.held_bytes += frame.len();
         self.held_bytes += frame.len();
         self.timers.push(Reverse((due, index)));
     }
@@ -150,6 +153,7 @@ impl Core {
             let link = &mut self.links[index];
             let held = link.in_flight.pop_front().expect("a timer per frame in flight");
             assert!(held.due == due);
+            link.held_bytes -= held.frame.len();
             self.held_bytes -= held.frame.len();
             let counters = &mut link.counters;
             counters.in_flight -= 1;
@@ -170,7 +174,7 @@ impl Core {
             link.rule = *rule;
             if rule.cut && cuts_work && !link.in_flight.is_empty() {
                 emptied = true;
-                self.held_bytes -= link.in_flight.iter().map(|held| held.frame.len()).sum::<usize>();
+                self.held_bytes -= std::mem::take(&mut link.held_bytes);
                 link.counters.dropped_cut += link.counters.in_flight;
                 link.counters.in_flight = 0;
                 link.in_flight.clear();

@@ -83,12 +83,21 @@ fn frames_follow_each_other_at_the_rate_of_the_link() {
         let least = Duration::from_millis(20 + 10 * (u64::from(n) + 1));
         assert!(start.elapsed() >= least, "{n}: {:?}", start.elapsed());
     }
-    // What does not fit its queue is lost.
-    for n in 0..100 {
-        rig.send(0, 1, n);
+}
+
+/// A link of 1 Mbit/s and 100 ms once held 32 frames however small, and small ones got a quarter of its rate.
+#[test]
+fn queue_of_a_link_with_a_rate_has_room_for_its_bytes() {
+    let rig = rig(2, None);
+    // Nothing leaves before all are there.
+    let rule = LinkRule { bits_per_s: Some(40_000), ..latency(20_000) };
+    rig.set(0, 1, rule);
+    let bytes = frame(mac(1), mac(0), 0).len() as u64;
+    let fit = rule.queue_bytes_max() / bytes;
+    assert!(fit > 4 * u64::from(rule.queue_frames_max()));
+    for _ in 0..fit + 100 {
+        rig.send(0, 1, 0);
     }
-    let counters = rig.await_judged(0, 1, 110);
-    let queued = u64::from(rule.queue_frames_max());
-    assert!(counters.dropped_queue >= 100 - queued - 10, "{counters:?}");
-    assert!(counters.in_flight <= queued, "{counters:?}");
+    let counters = rig.await_judged(0, 1, fit + 100);
+    assert_eq!((counters.in_flight, counters.dropped_queue), (fit, 100));
 }
