@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use self::inner::Finding;
 pub use self::inner::run_inner;
-use self::rows::{Fix, Row, hypervisor_rows, write_rows};
+use self::rows::{Fix, Row, machine_rows, write_rows};
 use crate::check::counted;
 use crate::fabric::FabricError;
 use crate::fabric::kernel::KernelError;
@@ -157,7 +157,7 @@ fn look(hold: bool, report: &mut impl Write) -> Result<(Vec<Row>, Result<(), Doc
         rows.push(Row::new("driver", "process", Err(missing)));
         write_rows(&rows[rows.len() - 1..], report).map_err(DoctorError::Table)?;
     }
-    for find in [hypervisor_rows, image::rows] {
+    for find in [machine_rows, image::rows] {
         let more = find()?;
         write_rows(&more, report).map_err(DoctorError::Table)?;
         rows.extend(more);

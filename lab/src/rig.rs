@@ -41,7 +41,7 @@ use crate::image::workshop::{Workshop, WorkshopError};
 use crate::limits::rig::{CPUS_DEFAULT_MAX, DISK_BYTES, FREE_BYTES_MIN, MEMORY_MIB_MIN, UP_MAX};
 use crate::machine::qemu::arguments::Accelerator;
 use crate::machine::qemu::trial::{self, TrialError};
-use crate::memory;
+use crate::memory::{self, Free};
 use crate::program::{Program, ProgramError, ProgramLog};
 use crate::scenario::{Scenario, ScenarioErrors};
 use crate::scratch::Scratch;
@@ -125,12 +125,11 @@ pub enum RigError {
     },
     /// No memory.
     #[error(
-        "this host has {free_mib} MiB of memory to spare, and the guest would have {memory_mib} MiB: end something, or give \
-         --memory-mib"
+        "{free} of memory to spare, and the guest would have {memory_mib} MiB: end something, or give --memory-mib"
     )]
     NoMemory {
         /// What there is.
-        free_mib: u64,
+        free: Free,
         /// What was asked for.
         memory_mib: u32,
     },
@@ -380,10 +379,8 @@ fn check_memory(memory_mib: u32, files_bytes: u64) -> Result<(), RigError> {
     if u64::from(memory_mib) < least_mib {
         return Err(RigError::Crowded { files_mib, memory_mib, least_mib });
     }
-    match memory::available_mib() {
-        Some(free_mib) if free_mib < u64::from(memory_mib) => {
-            Err(RigError::NoMemory { free_mib, memory_mib })
-        }
+    match memory::free() {
+        Some(free) if free.mib < u64::from(memory_mib) => Err(RigError::NoMemory { free, memory_mib }),
         // A kernel that does not say is taken at its word later.
         _ => Ok(()),
     }

@@ -4,16 +4,21 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::DoctorError;
+use crate::check::counted;
+use crate::limits::machines::{MEMORY_MIB_DEFAULT, QEMU_MEMORY_MIB};
 use crate::machine::cloud_hypervisor::arguments::CLOUD_HYPERVISOR;
 use crate::machine::cloud_hypervisor::trial as cloud_hypervisor;
-use crate::machine::kvm;
 use crate::machine::qemu::arguments::Accelerator;
 use crate::machine::qemu::trial::{self, TrialError};
+use crate::memory::{self, Free};
 use crate::program::ProgramLog;
 use crate::scratch::Scratch;
 
+/// Fewest machines that a host is good for: topologies have three and more.
+const MACHINES_MIN: u32 = 3;
+
 /// Something that this host can do or cannot.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Row {
     part: &'static str,
     name: &'static str,
@@ -80,8 +85,13 @@ pub(super) fn trials() -> Result<Scratch, DoctorError> {
     made.map_err(|(path, source)| DoctorError::Folder { path, source })
 }
 
+/// What runs virtual machines, and for how many there is room.
+pub(super) fn machine_rows() -> Result<Vec<Row>, DoctorError> {
+    Ok([hypervisor_rows()?, memory_rows()].concat())
+}
+
 /// What runs virtual machines.
-pub(super) fn hypervisor_rows() -> Result<Vec<Row>, DoctorError> {
+fn hypervisor_rows() -> Result<Vec<Row>, DoctorError> {
     const KVM: &str = "qemu, KVM";
     const EMULATED: &str = "qemu, emulated";
     let others = [CLOUD_HYPERVISOR, KVM, EMULATED].into_iter().filter_map(|name| is_x86_64("driver", name));
@@ -90,9 +100,10 @@ pub(super) fn hypervisor_rows() -> Result<Vec<Row>, DoctorError> {
         return Ok(others);
     }
     let log = ProgramLog::open(Path::new("/dev/null"))?;
+    let folder = trials()?;
     let found = cloud_hypervisor::find(&log).and_then(|installed| {
-        kvm::try_guest(&log)?;
-        Ok(format!("{}, and KVM ran the smallest guest to its end", installed.version))
+        cloud_hypervisor::smallest_guest(&installed, folder.path(), &log)?;
+        Ok(format!("{} ran a guest to its end", installed.version))
     });
     let first = Row::new("driver", CLOUD_HYPERVISOR, found.map_err(|error| error.in_short()));
     let qemu = match trial::find(&log) {
@@ -107,7 +118,6 @@ pub(super) fn hypervisor_rows() -> Result<Vec<Row>, DoctorError> {
             return Ok([Row { is_replaced: true, ..first }].into_iter().chain(rows).collect());
         }
     };
-    let folder = trials()?;
     let [on_kvm, emulated] =
         [(KVM, Accelerator::Kvm), (EMULATED, Accelerator::Tcg)].map(|(name, accelerator)| {
             let tried = trial::smallest_guest(&qemu, accelerator, folder.path(), &log);
@@ -117,6 +127,22 @@ pub(super) fn hypervisor_rows() -> Result<Vec<Row>, DoctorError> {
     // No package gives a host KVM, and slower machines do what it would.
     let is_replaced = emulated.found.is_ok();
     Ok(vec![Row { is_replaced, ..first }, Row { is_replaced, ..on_kvm }, emulated])
+}
+
+/// How many machines there is memory for, with an emulating QEMU each, which takes most.
+fn memory_rows() -> Vec<Row> {
+    // A kernel that does not say is taken at its word later.
+    memory::free().map(memory_row).into_iter().collect()
+}
+
+fn memory_row(free: Free) -> Row {
+    let count = free.mib / u64::from(MEMORY_MIB_DEFAULT + QEMU_MEMORY_MIB);
+    let text = format!(
+        "{free} of memory to spare, enough for {} of {MEMORY_MIB_DEFAULT} MiB",
+        counted(count, "machine")
+    );
+    let is_enough = count >= u64::from(MACHINES_MIN);
+    Row::new("driver", "memory", if is_enough { Ok(text) } else { Err(text) })
 }
 
 #[cfg(test)]
@@ -129,5 +155,17 @@ mod tests {
         assert_eq!(row.wanting().as_deref(), Some("driver qemu, KVM"));
         assert_eq!(Row { is_replaced: true, ..row }.wanting(), None);
         assert_eq!(Row::new("fabric", "switch", Ok("fast".to_owned())).wanting(), None);
+    }
+
+    #[test]
+    fn memory_for_three_machines_is_enough() {
+        let each = u64::from(MEMORY_MIB_DEFAULT + QEMU_MEMORY_MIB);
+        let row = |count| memory_row(Free { mib: count * each, is_of_group: false });
+        let text = |count| {
+            let mib = count * each;
+            format!("this host has {mib} MiB of memory to spare, enough for {count} machines of 256 MiB")
+        };
+        assert_eq!(row(3).found, Ok(text(3)));
+        assert_eq!(row(2).found, Err(text(2)));
     }
 }

@@ -8,13 +8,13 @@ use crate::cli::{DriverArg, FabricArg, MachineArgs};
 use crate::image::cache::{BootFiles, KEY_VARIABLE};
 use crate::image::workshop::variable;
 use crate::image::{self, ImageError};
+use crate::limits::machines::{CLOUD_HYPERVISOR_MEMORY_MIB, QEMU_MEMORY_MIB};
 use crate::machine::cloud_hypervisor::arguments::CLOUD_HYPERVISOR;
 use crate::machine::cloud_hypervisor::nodes::CloudHypervisorSettings;
 use crate::machine::cloud_hypervisor::trial::{
     self as cloud_hypervisor, Installed, TrialError as NoCloudHypervisor,
 };
 use crate::machine::driver::{Driver, NodeProgram, SIMULATION};
-use crate::machine::kvm;
 use crate::machine::qemu::arguments::{Accelerator, QEMU};
 use crate::machine::qemu::nodes::QemuSettings;
 use crate::machine::qemu::trial::{self, Qemu, TrialError};
@@ -117,11 +117,7 @@ pub(crate) fn choose(
     tell: &mut dyn FnMut(&str),
 ) -> Result<Choice, OuterError> {
     check_faults(args, plan)?;
-    let choice = choose_any(args, plan, directory, tell)?;
-    if choice.driver.has_machines() {
-        memory::check(plan).map_err(ChoiceError::from)?;
-    }
-    Ok(choice)
+    choose_any(args, plan, directory, tell)
 }
 
 /// Refuses faults that what is asked for cannot have, before an image is built for it.
@@ -169,8 +165,8 @@ fn choose_any(
             process(args, directory, "driver: process, since --node-bin is one".to_owned())
         }
         DriverArg::Sim => simulation(args, plan),
-        DriverArg::Qemu => qemu(args, directory, tell),
-        DriverArg::CloudHypervisor => cloud_hypervisor(args, directory, tell),
+        DriverArg::Qemu => qemu(args, plan, directory, tell),
+        DriverArg::CloudHypervisor => cloud_hypervisor(args, plan, directory, tell),
         DriverArg::Auto => auto(args, plan, directory, tell),
     }
 }
@@ -220,9 +216,15 @@ fn simulation(args: &MachineArgs, plan: &Plan) -> Result<Choice, OuterError> {
 }
 
 /// Virtual machines, emulated where the processor does not run them.
-fn qemu(args: &MachineArgs, directory: &Path, tell: &mut dyn FnMut(&str)) -> Result<Choice, OuterError> {
+fn qemu(
+    args: &MachineArgs,
+    plan: &Plan,
+    directory: &Path,
+    tell: &mut dyn FnMut(&str),
+) -> Result<Choice, OuterError> {
     let log = log(directory)?;
     let qemu = trial::find(&log).map_err(ChoiceError::from)?;
+    memory::check(plan, QEMU_MEMORY_MIB).map_err(ChoiceError::from)?;
     let version = &qemu.version;
     let image = image(args, directory, tell)?;
     let (accelerator, reason) = match runs_on_kvm(&qemu, &image, directory, &log) {
@@ -239,12 +241,14 @@ fn qemu(args: &MachineArgs, directory: &Path, tell: &mut dyn FnMut(&str)) -> Res
 /// Virtual machines on the processor.
 fn cloud_hypervisor(
     args: &MachineArgs,
+    plan: &Plan,
     directory: &Path,
     tell: &mut dyn FnMut(&str),
 ) -> Result<Choice, OuterError> {
     let log = log(directory)?;
     let installed = cloud_hypervisor::find(&log).map_err(ChoiceError::from)?;
-    kvm::try_guest(&log).map_err(|error| ChoiceError::from(NoCloudHypervisor::from(error)))?;
+    cloud_hypervisor::smallest_guest(&installed, directory, &log).map_err(ChoiceError::from)?;
+    memory::check(plan, CLOUD_HYPERVISOR_MEMORY_MIB).map_err(ChoiceError::from)?;
     let image = image(args, directory, tell)?;
     cloud_hypervisor::kernel(&installed, &image.kernel, directory, &log).map_err(ChoiceError::from)?;
     let reason = format!("driver: cloud-hypervisor {}, as asked", installed.version);
@@ -267,18 +271,21 @@ fn auto(
         );
     }
     let log = log(directory)?;
-    // First what is quick and needs no image.
-    let first = cloud_hypervisor::find(&log).ok().filter(|_| kvm::try_guest(&log).is_ok());
+    // What is quick and needs no image.
+    let runs = |first: &Installed| cloud_hypervisor::smallest_guest(first, directory, &log).is_ok();
+    let first = cloud_hypervisor::find(&log).ok().filter(runs);
     let second = trial::find(&log).and_then(|qemu| {
         trial::smallest_guest(&qemu, Accelerator::Kvm, directory, &log)?;
         Ok(qemu)
     });
     let wants_machines = args.image.is_some() || plan.needs_machines().is_some();
-    if first.is_none() && second.is_err() && wants_machines {
-        return qemu(args, directory, tell);
-    }
-    let mut refusals = Vec::new();
-    if first.is_some() || second.is_ok() {
+    let on_processor = OnProcessor { first, second, wants_machines };
+    if on_processor.is_possible() {
+        match on_processor.check_memory(plan) {
+            Err(error) if wants_machines => return Err(ChoiceError::from(error).into()),
+            Err(error) => return process(args, directory, format!("driver: process, since {error}")),
+            Ok(()) => {}
+        }
         let image = match image(args, directory, tell) {
             Err(OuterError::Driver(ChoiceError::NoImage(error))) if !wants_machines => {
                 let why = causes(&error).replace('\n', " ");
@@ -287,44 +294,85 @@ fn auto(
             }
             image => image?,
         };
-        if let Some(installed) = first {
-            match cloud_hypervisor::kernel(&installed, &image.kernel, directory, &log) {
+        return match on_processor.choose(image, directory, &log) {
+            Ok(choice) => Ok(choice),
+            Err(_) if wants_machines => qemu(args, plan, directory, tell),
+            Err(why) => process(args, directory, without_kvm(&why, EMULATED)),
+        };
+    }
+    if wants_machines {
+        return qemu(args, plan, directory, tell);
+    }
+    let emulated = match &on_processor.second {
+        Err(TrialError::Missing) => format!("after that, {EMULATED} with {QEMU}"),
+        _ => EMULATED.to_owned(),
+    };
+    let why = on_processor.second.err().map(|error| error.in_short()).unwrap_or_default();
+    process(args, directory, without_kvm(&why, &emulated))
+}
+
+/// What there is without KVM.
+const EMULATED: &str = "`--driver qemu` would emulate microVMs";
+
+/// Why processes were taken, and what else there is.
+fn without_kvm(why: &str, emulated: &str) -> String {
+    format!("driver: process, since KVM runs no guest here ({why}); {emulated}")
+}
+
+/// The hypervisors whose smallest guest the processor runs.
+struct OnProcessor {
+    first: Option<Installed>,
+    second: Result<Qemu, TrialError>,
+    /// Whether processes would not do.
+    wants_machines: bool,
+}
+
+impl OnProcessor {
+    fn is_possible(&self) -> bool {
+        self.first.is_some() || self.second.is_ok()
+    }
+
+    /// With what the hypervisor that comes first needs.
+    fn check_memory(&self, plan: &Plan) -> Result<(), Overcommitted> {
+        let has_first = self.first.is_some();
+        memory::check(plan, if has_first { CLOUD_HYPERVISOR_MEMORY_MIB } else { QEMU_MEMORY_MIB })
+    }
+
+    /// The first of them that runs the image's kernel, or QEMU emulating where nothing but machines will do; otherwise why not.
+    fn choose(self, image: Image, directory: &Path, log: &ProgramLog) -> Result<Choice, String> {
+        let mut refusals = Vec::new();
+        if let Some(installed) = self.first {
+            match cloud_hypervisor::kernel(&installed, &image.kernel, directory, log) {
                 Ok(()) => {
-                    let reason = format!(
-                        "driver: cloud-hypervisor {}, since KVM runs a guest here",
-                        installed.version
-                    );
+                    let version = &installed.version;
+                    let reason = format!("driver: cloud-hypervisor {version}, since KVM runs a guest here");
                     return Ok(cloud_hypervisor_machines(&installed, image, reason));
                 }
                 Err(error) => refusals.push(error.in_short()),
             }
         }
-        if let Ok(qemu) = &second {
-            match trial::kernel(qemu, Accelerator::Kvm, &image.kernel, &log) {
-                Ok(()) => {
-                    let reason = format!("driver: qemu {} with kvm, which runs a guest here", qemu.version);
-                    return Ok(qemu_machines(qemu, image, Accelerator::Kvm, reason));
-                }
-                Err(error) => refusals.push(error.in_short()),
+        let qemu = match self.second {
+            Ok(qemu) => qemu,
+            Err(error) => {
+                refusals.push(error.in_short());
+                return Err(refusals.join("; "));
             }
-            if wants_machines {
-                let version = &qemu.version;
-                let why = refusals.join("; ");
-                let reason = format!("driver: qemu {version}, emulating: KVM runs no guest here ({why})");
-                return Ok(qemu_machines(qemu, image, Accelerator::Tcg, reason));
+        };
+        let version = &qemu.version;
+        match trial::kernel(&qemu, Accelerator::Kvm, &image.kernel, log) {
+            Ok(()) => {
+                let reason = format!("driver: qemu {version} with kvm, which runs a guest here");
+                return Ok(qemu_machines(&qemu, image, Accelerator::Kvm, reason));
             }
+            Err(error) => refusals.push(error.in_short()),
         }
+        let why = refusals.join("; ");
+        if !self.wants_machines {
+            return Err(why);
+        }
+        let reason = format!("driver: qemu {version}, emulating: KVM runs no guest here ({why})");
+        Ok(qemu_machines(&qemu, image, Accelerator::Tcg, reason))
     }
-    if wants_machines {
-        return qemu(args, directory, tell);
-    }
-    let emulation = match &second {
-        Err(TrialError::Missing) => format!("after that, `--driver qemu` would emulate microVMs with {QEMU}"),
-        _ => "`--driver qemu` would emulate microVMs".to_owned(),
-    };
-    refusals.extend(second.err().map(|error| error.in_short()));
-    let why = refusals.join("; ");
-    process(args, directory, format!("driver: process, since KVM runs no guest here ({why}); {emulation}"))
 }
 
 /// Whether the processor runs the image's kernel.

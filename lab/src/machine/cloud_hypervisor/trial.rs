@@ -57,9 +57,7 @@ pub enum TrialError {
     #[error(transparent)]
     Program(#[from] ProgramError),
     /// It runs and the kernel does not.
-    #[error(
-        "the appliance's kernel does not come to its end on {CLOUD_HYPERVISOR}; the end of what was said: {0:?}"
-    )]
+    #[error("a kernel does not come to its end on {CLOUD_HYPERVISOR}; the end of what was said: {0:?}")]
     Kernel(String),
 }
 
@@ -104,17 +102,41 @@ fn version(output: &str) -> Option<(u32, String)> {
     Some((version.split('.').next()?.parse().ok()?, version.to_owned()))
 }
 
-/// Lets KVM run the smallest guest, and Cloud Hypervisor a kernel that finds nothing to do.
+/// Lets KVM run the smallest guest, once by itself and once in Cloud Hypervisor.
 ///
 /// # Errors
-/// One of them does not come to its end.
+/// It does not come to its end.
+pub fn smallest_guest(installed: &Installed, directory: &Path, log: &ProgramLog) -> Result<(), TrialError> {
+    kvm::try_guest(log)?;
+    let path = directory.join("trial.elf");
+    fs::write(&path, guest::elf()).map_err(|source| ProgramError::File { path: path.clone(), source })?;
+    let tried = boot(installed, &path, guest::WORD, directory, log);
+    remove(&path);
+    tried
+}
+
+/// Lets Cloud Hypervisor boot a kernel that finds nothing to do.
+///
+/// # Errors
+/// It does not come to its end.
 pub fn kernel(
     installed: &Installed,
     kernel: &Path,
     directory: &Path,
     log: &ProgramLog,
 ) -> Result<(), TrialError> {
-    kvm::try_guest(log)?;
+    // It has done all that it does without a disk, and would start again.
+    boot(installed, kernel, NO_DISK, directory, log)
+}
+
+/// Boots a kernel until it says something on its console.
+fn boot(
+    installed: &Installed,
+    kernel: &Path,
+    words: &str,
+    directory: &Path,
+    log: &ProgramLog,
+) -> Result<(), TrialError> {
     let output = directory.join("kernel-trial.log");
     // In no sandbox that would end it with the lab.
     let program = leashed(&installed.path)
@@ -134,8 +156,7 @@ pub fn kernel(
     let mut running = program.start(None, &output, log)?;
     let deadline = Instant::now() + KERNEL_TRIAL_MAX;
     let has_ended = loop {
-        // It has done all that it does without a disk, and would start again.
-        if tail(&output).is_ok_and(|text| text.contains(NO_DISK)) {
+        if tail(&output).is_ok_and(|text| text.contains(words)) {
             break true;
         }
         if running.exited().is_some() || Instant::now() > deadline {
@@ -145,14 +166,85 @@ pub fn kernel(
     };
     let said = tail(&output).unwrap_or_default();
     running.kill()?;
-    // Written for this trial; one that cannot be removed harms nobody.
-    let _ = fs::remove_file(&output);
+    remove(&output);
     if has_ended { Ok(()) } else { Err(TrialError::Kernel(said)) }
+}
+
+/// What was written for a trial; what cannot be removed harms nobody.
+fn remove(path: &Path) {
+    let _ = fs::remove_file(path);
+}
+
+/// A kernel of a dozen bytes: says a word on the serial port and stands still.
+mod guest {
+    /// What it says.
+    pub(super) const WORD: &str = "K";
+    /// 32-bit code (Intel SDM volume 2).
+    const CODE: [u8; 10] = [
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8: the first serial port
+        0xb0, b'K', // mov al, WORD
+        0xee, // out dx, al
+        0xf4, // hlt
+        0xeb, 0xfd, // jmp to the hlt
+    ];
+    /// Where it is in memory: behind everything that firmware leaves there.
+    const ADDRESS: u64 = 0x10_0000;
+    /// Sizes of the headers (`elf(5)`), and of the note.
+    const FILE_HEADER: u64 = 64;
+    const PROGRAM_HEADER: u64 = 56;
+    const NOTE: u64 = 20;
+    /// Where note and code are in the file.
+    const NOTE_OFFSET: u64 = FILE_HEADER + 2 * PROGRAM_HEADER;
+    const CODE_OFFSET: u64 = NOTE_OFFSET + NOTE;
+
+    /// An ELF file with the note by which a hypervisor knows where a kernel begins (`XEN_ELFNOTE_PHYS32_ENTRY`, "x86/HVM direct boot
+    /// ABI" of Xen).
+    pub(super) fn elf() -> Vec<u8> {
+        const LOAD: u32 = 1;
+        const NOTES: u32 = 4;
+        const READ_AND_EXECUTE: u32 = 5;
+        const ENTRY: u32 = 18;
+        let mut file = Vec::new();
+        // 64 bits, little endian, version 1; an executable for x86-64.
+        file.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+        file.extend([2_u16, 62].map(u16::to_le_bytes).concat());
+        file.extend(1_u32.to_le_bytes());
+        // The entry point, the program headers, and no section headers.
+        file.extend([ADDRESS, FILE_HEADER, 0].map(u64::to_le_bytes).concat());
+        file.extend(0_u32.to_le_bytes());
+        let sizes = [FILE_HEADER, PROGRAM_HEADER].map(|size| u16::try_from(size).expect("some bytes"));
+        file.extend([sizes[0], sizes[1], 2, 64, 0, 0].map(u16::to_le_bytes).concat());
+        for (kind, offset, address, bytes) in
+            [(LOAD, CODE_OFFSET, ADDRESS, CODE.len() as u64), (NOTES, NOTE_OFFSET, 0, NOTE)]
+        {
+            file.extend([kind, READ_AND_EXECUTE].map(u32::to_le_bytes).concat());
+            file.extend([offset, address, address, bytes, bytes, 4].map(u64::to_le_bytes).concat());
+        }
+        // The sizes of its name and of what it says, and its kind.
+        file.extend([4, 4, ENTRY].map(u32::to_le_bytes).concat());
+        file.extend(b"Xen\0");
+        file.extend(u32::try_from(ADDRESS).expect("below 4 GiB").to_le_bytes());
+        file.extend(CODE);
+        file
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn smallest_kernel_has_its_code_where_its_headers_say() {
+        let elf = guest::elf();
+        let at = |offset: usize| u64::from_le_bytes(elf[offset..offset + 8].try_into().unwrap());
+        // The first program header, at byte 64: file offset, address and length.
+        let (offset, address, length) = (at(72), at(80), at(96));
+        assert_eq!((address, at(24)), (0x10_0000, 0x10_0000));
+        let (from, to) = (usize::try_from(offset).unwrap(), usize::try_from(offset + length).unwrap());
+        assert_eq!((to, &elf[to - 3..]), (elf.len(), &[0xf4, 0xeb, 0xfd][..]));
+        // The second one's note ends where the code begins, with the address.
+        assert_eq!((at(128) + at(152), &elf[from - 8..from]), (offset, &b"Xen\0\0\0\x10\0"[..]));
+    }
 
     #[test]
     fn version_is_read_as_it_is_written() {
