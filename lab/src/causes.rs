@@ -1,8 +1,37 @@
-//! Errors as texts for people.
+//! What errors are: texts for people, and one cause that has an exit code of its own.
 
 use std::error::Error;
+use std::io;
 
 /// An error and its causes, each on a line of its own.
 pub fn causes(error: &dyn Error) -> String {
     [vec![error.to_string()], aspen_node::causes::causes(error)].concat().join("\nbecause: ")
+}
+
+/// Whether a file system or a quota has no room: the host lacks something, whatever was to be written.
+pub fn lacks_room(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+    use crate::program::ProgramError;
+
+    #[test]
+    fn full_disk_is_known_below_what_was_to_be_written() {
+        let of = |errno: Errno| ProgramError::File { path: "/full/log".into(), source: errno.into() };
+        assert!(lacks_room(&of(Errno::ENOSPC)) && lacks_room(&of(Errno::EDQUOT)));
+        assert!(!lacks_room(&of(Errno::EACCES)));
+    }
 }

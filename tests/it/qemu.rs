@@ -212,22 +212,29 @@ fn machine_that_never_serves_is_told_with_the_end_of_its_console() {
         .unwrap();
     let run = run_machines(home.path(), KILL, &["--image", folder.to_str().unwrap()]);
     assert_eq!(run.code, Some(2), "{}", run.output());
-    for want in ["ABORTED", "the end of its console", "Kernel panic - not syncing"] {
+    for want in ["ABORTED", "the trial machine ended before it served", "Kernel panic - not syncing"] {
         assert!(run.stdout.contains(want), "{want}: {}", run.output());
     }
 }
 
-/// Every topology passes on machines as it does on processes. The stories above have each kind of fault in less time.
+/// Every topology passes on machines as it does on processes; with `ASPEN_LONG`, since it takes hours where machines are emulated.
+/// The stories above have each kind of fault in less time, but for reads by lease: no clock of an emulated machine counts its
+/// pauses, and so no lease confirms a read there.
 #[test]
-#[ignore = "it takes hours where machines are emulated"]
 fn topologies_pass_on_machines() {
+    const LEASES: &str = "lease-reads";
     let Some((_turn, home)) = machines() else { return };
-    let names = [TOPOLOGIES.as_slice(), &MACHINE_TOPOLOGIES].concat();
-    for (name, seed) in names.iter().flat_map(|name| (1..=rounds()).map(move |seed| (name, seed))) {
-        let (file, seed) = (topology(name), seed.to_string());
-        let words = [file.to_str().unwrap(), "--seed", &seed, "--driver", "qemu"];
+    let all = [TOPOLOGIES.as_slice(), &MACHINE_TOPOLOGIES].concat();
+    let names = all.iter().filter(|name| rounds() > 1 || **name == LEASES);
+    for (name, seed) in names.flat_map(|name| (1..=rounds()).map(move |seed| (name, seed))) {
+        let (file, number) = (topology(name), seed.to_string());
+        let words = [file.to_str().unwrap(), "--seed", &number, "--driver", "qemu"];
         let run = Running::start(home.path(), &format!("{name}-{seed}"), &words, &[]).finish_within(RUN_MAX);
         assert_eq!(run.code, Some(0), "{name}, seed {seed}: {}", run.output());
+        if *name == LEASES && run.stdout.contains("emulating") {
+            let counted = "\n0 answers to reads and scans were confirmed by a lease\n";
+            assert!(run.stdout.contains(counted), "{}", run.output());
+        }
     }
 }
 

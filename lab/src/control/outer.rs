@@ -19,6 +19,7 @@ use super::protocol::Status;
 use super::publish::{self, PublishError};
 use super::socket::{self, SocketError};
 use super::{inherit, text};
+use crate::causes::lacks_room;
 use crate::cli::{DriverArg, UpArgs};
 use crate::limits::SANDBOX_END_MAX;
 use crate::plan::{self, Plan, Target};
@@ -101,6 +102,7 @@ impl UpError {
     /// The exit code that goes with it.
     pub fn exit_code(&self) -> u8 {
         match self {
+            error if lacks_room(error) => 3,
             Self::Outer(error) => error.exit_code(),
             Self::Scenario(_) | Self::Publish(_) | Self::Target | Self::Virtual => 64,
             Self::Sandbox(error) if error.is_refused() => 3,

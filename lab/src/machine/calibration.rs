@@ -39,6 +39,12 @@ pub enum CalibrationError {
         /// The last that it printed.
         console_end: String,
     },
+    /// It ends instead.
+    #[error("the trial machine ended before it served; the end of its console:\n{console_end}")]
+    Died {
+        /// The last that it printed.
+        console_end: String,
+    },
 }
 
 /// What was measured, and what follows from it.
@@ -150,8 +156,12 @@ async fn await_ok(
         if answer.is_ok_and(|answer| answer.status == 200) {
             return Ok(());
         }
-        if Instant::now() >= deadline || !cluster.deaths().is_empty() {
-            return Err(CalibrationError::Silent { console_end: cluster.console_end(node) });
+        let console_end = || cluster.console_end(node);
+        if !cluster.deaths().is_empty() {
+            return Err(CalibrationError::Died { console_end: console_end() });
+        }
+        if Instant::now() >= deadline {
+            return Err(CalibrationError::Silent { console_end: console_end() });
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }

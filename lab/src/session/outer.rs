@@ -15,6 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 use super::driver::{Choice, ChoiceError, choose, remove_boot_files};
 use super::progress::Progress;
 use super::{Message, Order, PLANTED_LAB, browser};
+use crate::causes::lacks_room;
 use crate::cli::{FabricArg, MachineArgs, RUNS, RunArgs};
 use crate::image::cache::{IMAGE_VARIABLE, KERNEL_VARIABLE, KEY_VARIABLE};
 use crate::image::workshop::variable;
@@ -92,6 +93,7 @@ impl OuterError {
     /// The exit code that goes with it.
     pub fn exit_code(&self) -> u8 {
         match self {
+            error if lacks_room(error) => 3,
             Self::Sandbox(error) if error.is_refused() => 3,
             Self::Refused(_)
             | Self::Driver(
