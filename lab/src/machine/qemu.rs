@@ -1,25 +1,33 @@
 //! The QEMU driver: a node is a virtual machine on the processor, or on an emulated one.
+//!
+//! A machine is one process of QEMU, in a network namespace in which nothing is. It has what it talks over as open descriptors:
+//! the sockets on which it listens for the lab, and those of its network cards.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use self::arguments::{STATE_DESCRIPTOR, TAP_DESCRIPTOR};
+use self::arguments::{CARD_DESCRIPTOR, CONTROL_DESCRIPTOR, QMP_DESCRIPTOR, STATE_DESCRIPTOR};
+use self::frames::FramePort;
 use self::qmp::{Qmp, QmpError};
 use super::vm::control::ControlSocket;
 use super::vm::{Hypervisor, HypervisorError, Launch, RunState};
+use crate::fabric::TapError;
+use crate::fabric::namespace::Namespace;
 use crate::fabric::packet::MachineTap;
 use crate::limits::machines::{QEMU_START_MAX, SAVE_LOOK_INTERVAL, SAVE_MAX};
 use crate::program::Program;
 
 pub mod arguments;
+mod frames;
 pub mod nodes;
 pub mod qmp;
 pub mod trial;
@@ -27,38 +35,68 @@ pub mod trial;
 /// The file of what was saved, in its folder.
 const STATE: &str = "state";
 
+/// What a network card is connected with, over all starts of its machine.
+#[derive(Debug)]
+pub(super) enum Port {
+    /// On the switch.
+    Frames(FramePort),
+    /// On the kernel's fabric.
+    Tap(MachineTap),
+}
+
+impl Port {
+    /// For the next start. What waits there for a machine that is gone is lost.
+    fn connect(&self) -> Result<Arc<OwnedFd>, TapError> {
+        match self {
+            Self::Frames(port) => Ok(Arc::new(port.connect()?)),
+            Self::Tap(tap) => tap.connect().map(|(descriptor, _namespace)| descriptor),
+        }
+    }
+}
+
+/// Abstract sockets in the lab's network namespace, on which QEMU listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sockets {
+    /// Of the machine protocol.
+    pub(super) qmp: String,
+    /// Of the appliance's control channel.
+    pub(super) control: String,
+}
+
 /// One machine's QEMU, over all its starts.
 #[derive(Debug)]
 pub(super) struct Qemu {
     program: Program,
     /// What it boots.
     reads: Vec<PathBuf>,
-    /// Its places on the kernel's fabric, network by network, if it is there.
-    taps: Vec<MachineTap>,
-    /// The abstract socket of the machine protocol.
-    qmp_socket: String,
-    /// The abstract socket of the control channel.
-    control_socket: String,
+    /// Where it runs.
+    namespace: Namespace,
+    /// Card by card.
+    ports: Vec<Port>,
+    sockets: Sockets,
     /// The connection to the process that runs.
     qmp: Option<Qmp>,
 }
 
 impl Qemu {
+    /// `program` has all its arguments.
+    ///
+    /// # Errors
+    /// No network namespace can be made.
     pub(super) fn new(
         program: Program,
         reads: Vec<PathBuf>,
-        taps: Vec<MachineTap>,
-        qmp_socket: String,
-        control_socket: String,
-    ) -> Self {
-        Self { program, reads, taps, qmp_socket, control_socket, qmp: None }
+        ports: Vec<Port>,
+        sockets: Sockets,
+    ) -> Result<Self, TapError> {
+        Ok(Self { program, reads, namespace: Namespace::create()?, ports, sockets, qmp: None })
     }
 
     /// Talks with QEMU, over the connection that there is or a new one.
     fn qmp<T>(&mut self, talk: impl FnOnce(&mut Qmp) -> Result<T, QmpError>) -> Result<T, HypervisorError> {
         let mut qmp = match self.qmp.take() {
             Some(qmp) => qmp,
-            None => Qmp::connect(&self.qmp_socket, QEMU_START_MAX)?,
+            None => Qmp::connect(&self.sockets.qmp, QEMU_START_MAX)?,
         };
         let answer = talk(&mut qmp)?;
         // A connection on which something went wrong may hold the rest of an answer.
@@ -77,6 +115,13 @@ impl Qemu {
         }
         Ok(())
     }
+}
+
+/// A socket that listens by this name, of which nothing is left when all who have it are gone.
+fn listener(name: &str) -> Result<Arc<OwnedFd>, QmpError> {
+    let bound = SocketAddr::from_abstract_name(name).and_then(|address| UnixListener::bind_addr(&address));
+    let listener = bound.map_err(|source| QmpError::Io { doing: "listening for it", source })?;
+    Ok(Arc::new(listener.into()))
 }
 
 fn unsaved(path: &Path, source: io::Error) -> HypervisorError {
@@ -132,14 +177,15 @@ impl Hypervisor for Qemu {
         "qemu"
     }
 
-    /// Abstract sockets are gone with the process that had them: the next one's are new though they have the same names.
+    /// The sockets of the last process went with it: the next one's are new though they have the same names.
     fn launch(&mut self, saved: Option<&Path>) -> Result<Launch, HypervisorError> {
-        let control = ControlSocket::Abstract(self.control_socket.clone());
-        let (mut program, reads) = (self.program.clone(), self.reads.clone());
-        for (number, tap) in (TAP_DESCRIPTOR..).zip(&self.taps) {
-            // It stays where the lab is, whose sockets it has.
-            let (descriptor, _namespace) = tap.connect()?;
-            program = program.descriptor(descriptor, number);
+        let mut program = self
+            .program
+            .clone()
+            .descriptor(listener(&self.sockets.qmp)?, QMP_DESCRIPTOR)
+            .descriptor(listener(&self.sockets.control)?, CONTROL_DESCRIPTOR);
+        for (number, port) in (CARD_DESCRIPTOR..).zip(&self.ports) {
+            program = program.descriptor(port.connect()?, number);
         }
         if let Some(folder) = saved {
             let socket = send_file(&folder.join(STATE))?;
@@ -147,7 +193,9 @@ impl Hypervisor for Qemu {
                 .descriptor(socket, STATE_DESCRIPTOR)
                 .args(["-incoming".to_owned(), format!("fd:{STATE_DESCRIPTOR}")]);
         }
-        Ok(Launch { program, namespace: None, control, reads, prints_console: false })
+        let namespace = Some(self.namespace.try_clone()?);
+        let control = ControlSocket::Abstract(self.sockets.control.clone());
+        Ok(Launch { program, namespace, control, reads: self.reads.clone(), prints_console: false })
     }
 
     fn forget(&mut self) {

@@ -4,7 +4,6 @@
 //! processor's counter, and would run fast or slow by host; without, it has no power button. Its firmware costs 0.1 s of
 //! processor time.
 
-use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::Path;
 
@@ -21,8 +20,12 @@ pub const QEMU_INSTALL: &str = "apt-get install qemu-system-x86";
 
 /// As what it has the machine's state from which it goes on, if it does.
 pub(super) const STATE_DESCRIPTOR: RawFd = 3;
-/// As what it has the machine's first TAP, if it has one; the others follow.
-pub(super) const TAP_DESCRIPTOR: RawFd = 4;
+/// As what it has the socket that listens for the machine protocol.
+pub(super) const QMP_DESCRIPTOR: RawFd = 4;
+/// As what it has the socket that listens for the appliance's control channel.
+pub(super) const CONTROL_DESCRIPTOR: RawFd = 5;
+/// As what it has what the machine's first network card is connected with; those of the others follow.
+pub(super) const CARD_DESCRIPTOR: RawFd = 6;
 
 /// What QEMU may not do, as it is told itself.
 pub(crate) const SANDBOX: [&str; 2] =
@@ -60,16 +63,6 @@ pub(super) struct Hardware<'a> {
     pub(super) config_disk: &'a Path,
     pub(super) data_disk: &'a Path,
     pub(super) console: &'a Path,
-    pub(super) sockets: &'a Sockets,
-}
-
-/// Where QEMU talks with the lab, inside the lab's own network namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Sockets {
-    /// Abstract Unix socket of the machine protocol.
-    pub(super) qmp: String,
-    /// Abstract Unix socket of the appliance's control channel.
-    pub(super) control: String,
 }
 
 /// One of the machine's network cards.
@@ -77,44 +70,33 @@ pub(super) struct Sockets {
 pub(super) struct Card {
     /// Its hardware address.
     pub(super) mac: MacAddress,
-    /// What it is connected with.
+    /// What connects it with the fabric. QEMU has it as [`CARD_DESCRIPTOR`], counted on by the card's number.
     pub(super) cable: Cable,
 }
 
 /// What connects a network card with the fabric.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cable {
-    /// The switch.
-    Datagrams {
-        /// Where QEMU takes frames.
-        frames_in: SocketAddr,
-        /// Where QEMU sends frames.
-        frames_out: SocketAddr,
-    },
-    /// The kernel's fabric: a TAP that QEMU has as [`TAP_DESCRIPTOR`], counted on by the card's number.
+    /// A socket of datagrams, to the switch.
+    Datagrams,
+    /// A TAP, on the kernel's fabric.
     Tap,
 }
 
 impl Cable {
-    fn backend(&self, card: RawFd) -> String {
+    fn backend(self, card: RawFd) -> String {
+        let descriptor = CARD_DESCRIPTOR + card;
         match self {
-            Self::Datagrams { frames_in, frames_out } => format!(
-                "dgram,id=net{card},local.type=inet,local.host={},local.port={},remote.type=inet,remote.host={},remote.port={}",
-                frames_in.ip(),
-                frames_in.port(),
-                frames_out.ip(),
-                frames_out.port(),
-            ),
-            Self::Tap => format!("tap,id=net{card},fd={}", TAP_DESCRIPTOR + card),
+            Self::Datagrams => format!("dgram,id=net{card},local.type=fd,local.str={descriptor}"),
+            Self::Tap => format!("tap,id=net{card},fd={descriptor}"),
         }
     }
 }
 
 /// QEMU with a machine that has nothing but what the appliance needs.
 pub(super) fn program(hardware: &Hardware<'_>) -> Program {
-    let Hardware { accelerator, memory_mib, sockets, .. } = hardware;
-    let socket =
-        |id: &str, name: &str| format!("socket,id={id},path={name},abstract=on,tight=on,server=on,wait=off");
+    let Hardware { accelerator, memory_mib, .. } = hardware;
+    let socket = |id: &str, descriptor: RawFd| format!("socket,id={id},fd={descriptor},server=on,wait=off");
     // The devices stay in this order: a kernel names disks by it.
     let words = [
         "-M".to_owned(),
@@ -132,7 +114,7 @@ pub(super) fn program(hardware: &Hardware<'_>) -> Program {
         "-append".to_owned(),
         KERNEL_WORDS.to_owned(),
         "-chardev".to_owned(),
-        socket("qmp", &sockets.qmp),
+        socket("qmp", QMP_DESCRIPTOR),
         "-mon".to_owned(),
         "chardev=qmp,mode=control".to_owned(),
         "-serial".to_owned(),
@@ -144,7 +126,7 @@ pub(super) fn program(hardware: &Hardware<'_>) -> Program {
         "-device".to_owned(),
         "virtio-serial-pci".to_owned(),
         "-chardev".to_owned(),
-        socket("control", &sockets.control),
+        socket("control", CONTROL_DESCRIPTOR),
         "-device".to_owned(),
         format!("virtserialport,chardev=control,name={}", aspen_init::layout::CONTROL_PORT),
         "-device".to_owned(),
@@ -184,33 +166,30 @@ pub(crate) fn option(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     #[test]
-    fn commas_in_paths_end_no_option_and_addresses_are_those_of_the_plan() {
-        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    fn commas_in_paths_end_no_option_and_descriptors_are_those_that_it_is_given() {
         let card = |cable| Card { mac: MacAddress([2, 0, 0, 0, 0, 1]), cable };
-        let sockets = Sockets { qmp: "q".to_owned(), control: "c".to_owned() };
         let hardware = Hardware {
             qemu: Path::new("/usr/bin/qemu-system-x86_64"),
             accelerator: Accelerator::Tcg,
             kernel: Path::new("/k"),
             initramfs: Path::new("/i"),
             memory_mib: 96,
-            cards: &[card(Cable::Datagrams { frames_in: at(7), frames_out: at(8) })],
+            cards: &[card(Cable::Datagrams)],
             config_disk: Path::new("/a,b/config.raw"),
             data_disk: Path::new("/a,b/data.raw"),
             console: Path::new("/a,b/console.log"),
-            sockets: &sockets,
         };
         let line = program(&hardware).to_string();
         for want in [
             "-M q35,accel=tcg ",
             " -m 96M ",
             "mac=02:00:00:00:00:01,",
-            "local.port=7,remote.type=inet,remote.host=127.0.0.1,remote.port=8 ",
+            " -netdev dgram,id=net0,local.type=fd,local.str=6 ",
+            "id=qmp,fd=4,server=on,wait=off ",
+            "id=control,fd=5,server=on,wait=off ",
             "file=/a,,b/config.raw ",
             "file=/a,,b/data.raw",
             "path=/a,,b/console.log ",
@@ -220,7 +199,7 @@ mod tests {
         let two = [card(Cable::Tap), card(Cable::Tap)];
         let line = program(&Hardware { cards: &two, ..hardware }).to_string();
         for want in
-            [" -netdev tap,id=net0,fd=4 ", " -netdev tap,id=net1,fd=5 -device virtio-net-pci,netdev=net1,"]
+            [" -netdev tap,id=net0,fd=6 ", " -netdev tap,id=net1,fd=7 -device virtio-net-pci,netdev=net1,"]
         {
             assert!(line.contains(want), "{want}: {line}");
         }

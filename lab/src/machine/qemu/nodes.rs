@@ -1,20 +1,15 @@
 //! The nodes of a plan as virtual machines: their sockets, and QEMU with its arguments.
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::RcvBufForce;
 use serde::{Deserialize, Serialize};
 
-use super::Qemu;
-use super::arguments::{Accelerator, Cable, Card, Hardware, Sockets, program};
+use super::arguments::{Accelerator, Cable, Card, Hardware, program};
+use super::frames::FramePort;
+use super::{Port, Qemu, Sockets};
 use crate::cluster::pace::Pace;
-use crate::fabric::packet::MachineTap;
 use crate::fabric::tap::TapConfig;
 use crate::fabric::wiring::Wiring;
-use crate::limits::machines::FRAMES_QUEUED_BYTES;
 use crate::machine::Machine;
 use crate::machine::cluster::SetUpError;
 use crate::machine::networks::{self, Attachment};
@@ -50,39 +45,22 @@ pub(in crate::machine) fn machines(
     // nobody else takes them.
     let mut reserved = Vec::new();
     for index in plan.node_indexes() {
-        let (mut cards, mut taps) = (Vec::new(), Vec::new());
+        let (mut cards, mut ports) = (Vec::new(), Vec::new());
         for Attachment { port, interface: TapConfig { mac, .. } } in networks::of_node(plan, index) {
-            let cable = if let Some(tap) = wiring.tap(port)? {
-                taps.push(tap);
-                Cable::Tap
+            let (cable, end) = if let Some(tap) = wiring.tap(port)? {
+                (Cable::Tap, Port::Tap(tap))
             } else {
-                let (ours, theirs) = frame_sockets().map_err(SetUpError::Loopback)?;
-                let cable = cable(&ours).map_err(SetUpError::Loopback)?;
-                wiring.plug(port, mac, Box::new(ours));
+                let (near, switch, theirs) = FramePort::create().map_err(SetUpError::Loopback)?;
+                wiring.plug(port, mac, Box::new(switch));
                 reserved.push(theirs);
-                cable
+                (Cable::Datagrams, Port::Frames(near))
             };
             cards.push(Card { mac, cable });
+            ports.push(end);
         }
-        machines.push(machine(plan, index, settings, pace, directory, log, (cards, taps))?);
+        machines.push(machine(plan, index, settings, pace, directory, log, (cards, ports))?);
     }
     Ok(machines)
-}
-
-/// How QEMU reaches the switch's end of a machine's port.
-fn cable(port: &UdpSocket) -> io::Result<Cable> {
-    Ok(Cable::Datagrams { frames_in: port.peer_addr()?, frames_out: port.local_addr()? })
-}
-
-/// The switch's end of a machine's port, and a reservation of QEMU's.
-fn frame_sockets() -> io::Result<(UdpSocket, UdpSocket)> {
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let (ours, theirs) = (UdpSocket::bind(any)?, UdpSocket::bind(any)?);
-    ours.connect(theirs.local_addr()?)?;
-    // Where the host does not allow it, the switch has the host's default of time to take a frame.
-    let _ = setsockopt(&ours, RcvBufForce, &FRAMES_QUEUED_BYTES);
-    ours.set_nonblocking(true)?;
-    Ok((ours, theirs))
 }
 
 fn machine(
@@ -92,12 +70,11 @@ fn machine(
     pace: Pace,
     directory: &Path,
     log: &ProgramLog,
-    (cards, taps): (Vec<Card>, Vec<MachineTap>),
+    (cards, ports): (Vec<Card>, Vec<Port>),
 ) -> Result<Box<dyn Machine>, SetUpError> {
     let node = &plan.nodes[index.position()];
     let name = &node.name;
     let home = Home::make(directory, plan, index, pace)?;
-    let sockets = sockets(name);
     let program = program(&Hardware {
         qemu: &settings.qemu,
         accelerator: settings.accelerator,
@@ -108,10 +85,9 @@ fn machine(
         config_disk: &home.config_disk,
         data_disk: &home.data_disk,
         console: &home.console,
-        sockets: &sockets,
     });
     let reads = vec![settings.kernel.clone(), settings.initramfs.clone()];
-    let hypervisor = Box::new(Qemu::new(program, reads, taps, sockets.qmp, sockets.control));
+    let hypervisor = Box::new(Qemu::new(program, reads, ports, sockets(name))?);
     let machine = VirtualMachine::new(name, hypervisor, home, log.clone());
     Ok(Box::new(machine))
 }
@@ -121,22 +97,5 @@ fn sockets(name: &str) -> Sockets {
     Sockets {
         qmp: format!("aspen-lab/{}/{name}/qmp", std::process::id()),
         control: format!("aspen-lab/{}/{name}/control", std::process::id()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frames_of_a_machine_come_from_its_socket_only() {
-        let (ours, theirs) = frame_sockets().unwrap();
-        let (frames_in, frames_out) = (theirs.local_addr().unwrap(), ours.local_addr().unwrap());
-        assert_eq!(cable(&ours).unwrap(), Cable::Datagrams { frames_in, frames_out });
-        let stranger = UdpSocket::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-        stranger.send_to(b"stranger", frames_out).unwrap();
-        theirs.send_to(b"frame", frames_out).unwrap();
-        let mut bytes = [0; 16];
-        assert_eq!(ours.recv(&mut bytes).unwrap(), b"frame".len());
     }
 }
