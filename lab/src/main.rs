@@ -13,7 +13,7 @@ use aspen_lab::doctor::{self, DoctorError};
 use aspen_lab::explore::{self, ExploreError};
 use aspen_lab::fabric_check::{self, FabricCheckError};
 use aspen_lab::machine::kvm;
-use aspen_lab::program::{confine, leash};
+use aspen_lab::program::{confine, leash, privileges};
 use aspen_lab::rig::{self, RigError};
 use aspen_lab::sandbox::{self, Stage};
 use aspen_lab::selftest::SelftestError;
@@ -45,21 +45,19 @@ fn main() -> ExitCode {
         Some(Stage::Inner(stage)) => return inner(stage),
         None => {}
     }
-    if std::env::args_os().nth(1).is_some_and(|part| part == confine::STAGE) {
-        return confine::stage(std::env::args_os().skip(2));
-    }
-    if std::env::args_os().nth(1).is_some_and(|part| part == leash::STAGE) {
-        return leash::stage(std::env::args_os().skip(2));
-    }
-    if std::env::args_os().nth(1).is_some_and(|part| part == NODE_PART) {
-        let words = std::env::args_os().enumerate().filter(|(place, _)| *place != 1).map(|(_, word)| word);
-        return aspen_node::config::Cli::read(words).map_or_else(|code| code, aspen_node::run::main);
-    }
-    if std::env::args_os().nth(1).is_some_and(|part| part == kvm::TRIAL_PART) {
-        return kvm::trial();
-    }
-    if std::env::args_os().nth(1).is_some_and(|part| part == control::HOLDER) {
-        return finish(control::run_holder(std::env::args_os().nth(2)), UpError::exit_code);
+    let part = std::env::args_os().nth(1).unwrap_or_default();
+    let words = || std::env::args_os().skip(2);
+    match part.to_str() {
+        Some(confine::STAGE) => return confine::stage(words()),
+        Some(leash::STAGE) => return leash::stage(words()),
+        Some(privileges::STAGE) => return privileges::stage(words()),
+        Some(NODE_PART) => {
+            let words = std::env::args_os().take(1).chain(words());
+            return aspen_node::config::Cli::read(words).map_or_else(|code| code, aspen_node::run::main);
+        }
+        Some(kvm::TRIAL_PART) => return kvm::trial(),
+        Some(control::HOLDER) => return finish(control::run_holder(words().next()), UpError::exit_code),
+        _ => {}
     }
     match Cli::try_parse() {
         Ok(cli) => command(&cli.command),

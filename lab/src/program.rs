@@ -27,6 +27,7 @@ use crate::limits::POLL_INTERVAL;
 pub mod confine;
 pub mod leash;
 mod output;
+pub mod privileges;
 mod running;
 mod short;
 mod stat;
@@ -50,8 +51,18 @@ pub struct Program {
     descriptors: Vec<(Arc<OwnedFd>, RawFd)>,
     /// Where its error output goes, if not where its output does.
     errors: Option<PathBuf>,
-    /// What it may see, if that is less than the lab itself.
-    confinement: Option<Confinement>,
+    may: May,
+}
+
+/// What a program may, of all that the lab may itself.
+#[derive(Debug, Clone)]
+enum May {
+    /// Whatever the lab may.
+    All,
+    /// See what the lab sees, without any capability.
+    See,
+    /// See this and the system's own files, without any capability.
+    Confined(Confinement),
 }
 
 /// How a program ended.
@@ -185,7 +196,7 @@ impl Program {
             folder: None,
             descriptors: vec![],
             errors: None,
-            confinement: None,
+            may: May::All,
         }
     }
 
@@ -237,11 +248,18 @@ impl Program {
         self
     }
 
+    /// Takes all capabilities from it. It has to be named by its path.
+    #[must_use]
+    pub fn unprivileged(mut self) -> Self {
+        self.may = May::See;
+        self
+    }
+
     /// Lets it see nothing but this and the system's own files, and takes all capabilities from it. It has to be named by its
     /// path.
     #[must_use]
     pub fn confined(mut self, confinement: Confinement) -> Self {
-        self.confinement = Some(confinement);
+        self.may = May::Confined(confinement);
         self
     }
 
@@ -365,14 +383,16 @@ impl Program {
     /// The command that all ways of starting share.
     #[allow(clippy::disallowed_methods, reason = "this is the file that starts programs")]
     fn command(&self) -> Command {
-        let mut command = match &self.confinement {
-            None => Command::new(&self.path),
-            Some(confinement) => {
-                let mut command = Command::new("/proc/self/exe");
-                command.args(confinement.words()).arg(&self.path);
-                command
-            }
+        let stage = match &self.may {
+            May::All => vec![],
+            May::See => vec![privileges::STAGE.into()],
+            May::Confined(confinement) => confinement.words(),
         };
+        let mut command =
+            Command::new(if stage.is_empty() { &*self.path } else { Path::new("/proc/self/exe") });
+        if !stage.is_empty() {
+            command.args(stage).arg(&self.path);
+        }
         command.args(&self.arguments).env_clear().envs(self.environment.iter().cloned());
         if let Some(folder) = &self.folder {
             command.current_dir(folder);

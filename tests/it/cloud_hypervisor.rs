@@ -45,11 +45,17 @@ until grep -q '$SIGN' said; do
   sleep 1
 done
 count=$(programs | grep -c cloud-hypervisor)
+confined=0
+for task in /proc/[0-9]*/task/*; do
+  [ "$(cat "$task/comm")" = vmm ] || continue
+  nothing='^(Cap(Inh|Prm|Eff|Bnd|Amb):[[:space:]]0+|NoNewPrivs:[[:space:]]1|Seccomp:[[:space:]]2)$'
+  [ "$(grep -c -E "$nothing" "$task/status")" = 7 ] && confined=$((confined + 1))
+done
 kill -9 $lab
 wait $lab
 for second in $(seq 20); do
   look > after
-  cmp -s before after && { echo "$count machines, nothing left"; exit 0; }
+  cmp -s before after && { echo "$count machines, $confined confined, nothing left"; exit 0; }
   sleep 1
 done
 diff before after
@@ -70,19 +76,18 @@ fn machines_of_cloud_hypervisor_pass_with_every_receipt() {
     let others: Vec<_> = others.iter().chain(&MACHINE_TOPOLOGIES).map(|name| topology(name)).collect();
     let others = others.iter().map(|file| file.to_str().unwrap());
     let files = [story.as_str(), time.as_str()].into_iter().chain(others.filter(|_| rounds() > 1));
-    let words = |file| [file, "--seed", "1", "--driver", "cloud-hypervisor"];
+    let on_both = files.flat_map(|file| ["switch", "kernel"].map(|fabric| (file, fabric)));
+    let words = |file, fabric| [file, "--seed", "1", "--driver", "cloud-hypervisor", "--fabric", fabric];
     let rig = ["rig", "--cpus", "1", "--cloud-hypervisor", hypervisor.to_str().unwrap()];
-    for (number, file) in files.enumerate() {
+    for (number, (file, fabric)) in on_both.enumerate() {
         let name = format!("run-{number}");
-        let here = Running::start(home.path(), &name, &words(file), &[]).finish_within(RUN_MAX);
+        let words = words(file, fabric);
+        let here = Running::start(home.path(), &name, &words, &[]).finish_within(RUN_MAX);
         let run = match here.code {
-            Some(3) => {
-                let run = Running::start_below(home.path(), &name, &rig, &words(file), &[]);
-                run.finish_within(RUN_MAX)
-            }
+            Some(3) => Running::start_below(home.path(), &name, &rig, &words, &[]).finish_within(RUN_MAX),
             _ => here,
         };
-        check(&run);
+        check(&run, fabric);
     }
 }
 
@@ -106,7 +111,7 @@ fn killed_lab_leaves_nothing_of_its_machines() {
         let output = rig::run_within(home.path(), &words, &[("ASPEN_IMAGE", image)], &script, RUN_MAX);
         let (said, errors) = (rig::text(&output.stdout), rig::text(&output.stderr));
         assert_eq!(output.status.code(), Some(0), "{said}{errors}");
-        assert_eq!(said, format!("{count} machines, nothing left\n"));
+        assert_eq!(said, format!("{count} machines, {count} confined, nothing left\n"));
         // What came out of the guest.
         for name in ["run", "before", "after", "said", "story.yaml"] {
             let path = home.path().join(name);
@@ -116,10 +121,10 @@ fn killed_lab_leaves_nothing_of_its_machines() {
 }
 
 #[track_caller]
-fn check(run: &Run) {
+fn check(run: &Run, fabric: &str) {
     assert_eq!(run.code, Some(0), "{}", run.output());
     let report = run.report();
-    assert_eq!(report["driver"], "cloud-hypervisor");
+    assert_eq!((&report["driver"], &report["fabric"]), (&"cloud-hypervisor".into(), &fabric.into()));
     for fault in report["record"]["faults"].as_array().unwrap() {
         let proofs = fault["proofs"].as_array().unwrap();
         assert!(!proofs.is_empty() && proofs.iter().all(|proof| proof["is_seen"] == true), "{fault}");

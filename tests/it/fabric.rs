@@ -4,14 +4,20 @@
 #![allow(clippy::disallowed_methods, reason = "a test starts the program that it tests")]
 
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use serde_json::Value as Json;
 
 use crate::host;
-use crate::lab::{Run, bench, run, whole_bench, whole_turn, write_scenario};
+use crate::lab::{
+    Run, Running, TOPOLOGIES, bench, rounds, run, topology, whole_bench, whole_turn, write_scenario,
+};
 
 /// The exit code of a host that lacks something.
 const REFUSED: i32 = 3;
+
+/// A run in an emulated host, beside compilers.
+const RUN_MAX: Duration = Duration::from_mins(10);
 
 /// Every kind of link and both of its ends: one that nothing is done to comes first and last.
 const ROWS_COUNT: usize = 15;
@@ -114,6 +120,26 @@ fn what_would_leave_no_receipt_on_the_kernels_fabric_is_refused_before_anything_
     let want = "the kernel does not count what `corrupt` does to frames, so that it would leave no receipt: take --fabric switch";
     assert!(run.stderr.contains(want), "{}", run.stderr);
     assert!(!run.directory.exists(), "nothing is left of a run that did not begin");
+}
+
+/// One topology over links with latency and losses, and with `ASPEN_LONG` every other one; in a guest that is a complete host, where
+/// this one lacks netem.
+#[test]
+fn topologies_pass_on_the_kernels_fabric() {
+    let Some((_turn, home)) = whole_bench() else { return };
+    for name in TOPOLOGIES.iter().filter(|name| rounds() > 1 || **name == "lossy-wan") {
+        let file = topology(name);
+        let words = [file.to_str().unwrap(), "--seed", "1", "--fabric", "kernel", "--quiet"];
+        let mut run = run(home.path(), name, &words, &[]);
+        if run.code == Some(REFUSED) {
+            if host::qemu().is_none() || host::program(&["mke2fs"]).is_none() {
+                return host::lacks("qemu", &run.stderr);
+            }
+            run = Running::start_below(home.path(), name, &["rig"], &words, &[]).finish_within(RUN_MAX);
+        }
+        assert_eq!(run.code, Some(0), "{name}: {}", run.output());
+        assert_eq!(run.report()["fabric"], "kernel", "{name}");
+    }
 }
 
 /// The same fault on both, as far as this host can: what is asked of links means the same on either.

@@ -97,21 +97,24 @@ fn lab_in_the_background_is_worked_on_by_hand_and_leaves_nothing() {
     home.fails(&["status"], 2, "lab: no lab is up: `cargo lab up topologies/three-nodes.yaml` starts one\n");
 }
 
-/// Neither the lab nor a node can load a module, set the host's clock or restart it, and none gets that back.
+/// The lab can neither load a module nor set the host's clock or restart it, a node has no capability at all, and none gets that
+/// back.
 #[track_caller]
 fn check_privileges(out: &str) {
     // CAP_SYS_MODULE, CAP_SYS_RAWIO, CAP_SYS_BOOT, CAP_SYS_TIME, CAP_SYSLOG (linux/capability.h).
     let beyond = [16, 17, 22, 25, 34].iter().fold(0_u64, |mask, bit| mask | 1 << bit);
     let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).unwrap();
     let is_inside = |pid: &i32| namespace(&pid.to_string()) != namespace("self");
-    let inside: Vec<i32> = processes(out).into_iter().filter(is_inside).collect();
-    assert_eq!(inside.len(), 4, "the lab and three nodes");
-    for pid in inside {
+    let mut inside: Vec<i32> = processes(out).into_iter().filter(is_inside).collect();
+    inside.sort_unstable();
+    assert_eq!(inside.len(), 4, "the lab, which was there first, and three nodes");
+    for (pid, denied) in inside.into_iter().zip([beyond, u64::MAX, u64::MAX, u64::MAX]) {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
-            let line = status.lines().find_map(|line| line.strip_prefix(set)).unwrap();
-            assert_eq!(u64::from_str_radix(line.trim(), 16).unwrap() & beyond, 0, "{set} of {pid}");
+        let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+            assert_eq!(u64::from_str_radix(line(set), 16).unwrap() & denied, 0, "{set} of {pid}");
         }
+        assert_eq!(line("NoNewPrivs:"), if denied == beyond { "0" } else { "1" }, "{pid}");
     }
 }
 

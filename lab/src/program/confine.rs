@@ -1,7 +1,8 @@
-//! Takes everything from a program that it does not need: all capabilities, and the sight of every file that is not its own.
+//! Takes everything from a program that it does not need: all capabilities, and the sight of every file and message that is not
+//! its own.
 //!
 //! The program is started by the lab's own, in a stage that makes it a mount namespace with a root of its own, lets its
-//! capabilities go for good (capabilities(7), `no_new_privs`) and becomes it. What it may see is bound there at the places where
+//! capabilities go for good and becomes it. What it may see is bound there at the places where
 //! it is outside: system folders, which hold programs and libraries, read-only; the files it is given; the devices it is given.
 //! There is no `/proc`: nothing that runs beside it can be seen.
 
@@ -10,17 +11,16 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use caps::CapSet;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::prctl::set_no_new_privs;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{chdir, pivot_root};
+
+use super::privileges::{BecomeError, PrivilegesError, become_program, fail, give_up};
 
 /// First argument of the stage.
 pub const STAGE: &str = "__confined";
@@ -110,32 +110,27 @@ enum ConfineError {
     Path { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot {doing}: {source}")]
     Process { doing: &'static str, source: io::Error },
-    #[error("cannot let capabilities go: {0}")]
-    Capabilities(#[from] caps::errors::CapsError),
+    #[error(transparent)]
+    Privileges(#[from] PrivilegesError),
+    #[error(transparent)]
+    Become(BecomeError),
 }
 
 /// The stage: becomes the program that the words (without the program's own name and the stage's) name. It comes back only to
 /// say on its error output why it could not.
-#[allow(clippy::print_stderr, reason = "the output of the program that it was to become")]
 pub fn stage(words: impl Iterator<Item = OsString>) -> ExitCode {
     let Err(error) = become_confined(words);
-    eprintln!("{error}");
-    ExitCode::FAILURE
+    fail(error)
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the process itself becomes the program: program.rs has started it"
-)]
 fn become_confined(words: impl Iterator<Item = OsString>) -> Result<std::convert::Infallible, ConfineError> {
     let (confinement, command) = Confinement::parse(words).ok_or(ConfineError::Words)?;
-    let (program, arguments) = command.split_first().ok_or(ConfineError::Words)?;
+    let program = command.first().ok_or(ConfineError::Words)?;
     let folder = std::env::current_dir()
         .map_err(|source| ConfineError::Process { doing: "find the working folder", source })?;
     change_root(&confinement, Path::new(program), &folder)?;
-    drop_capabilities()?;
-    let source = Command::new(program).args(arguments).exec();
-    Err(ConfineError::Path { doing: "start", path: program.into(), source })
+    give_up()?;
+    Err(ConfineError::Become(become_program(command.into_iter())))
 }
 
 fn process<E: Into<io::Error>>(doing: &'static str) -> impl Fn(E) -> ConfineError {
@@ -171,7 +166,8 @@ impl Source {
 
 fn change_root(confinement: &Confinement, program: &Path, folder: &Path) -> Result<(), ConfineError> {
     let nothing: Option<&str> = None;
-    unshare(CloneFlags::CLONE_NEWNS).map_err(process("make a mount namespace"))?;
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC)
+        .map_err(process("make namespaces of mounts and of messages"))?;
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
         .map_err(process("keep mounts to itself"))?;
     let (sources, links) = sources(confinement, program)?;
@@ -275,17 +271,6 @@ fn kept_flags(path: &Path) -> nix::Result<MsFlags> {
     ];
     let kept = pairs.into_iter().filter(|(flag, _)| found.contains(*flag));
     Ok(kept.fold(MsFlags::empty(), |flags, (_, flag)| flags | flag))
-}
-
-/// For good: neither what it becomes nor what that starts gets one back.
-fn drop_capabilities() -> Result<(), ConfineError> {
-    for capability in caps::runtime::thread_all_supported() {
-        caps::drop(None, CapSet::Bounding, capability)?;
-    }
-    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        caps::clear(None, set)?;
-    }
-    set_no_new_privs().map_err(process("give up new privileges"))
 }
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
 //! The stage through which a program is started that must not outlive the lab where no sandbox ends it: the kernel kills it
-//! with its parent.
+//! with its parent. It has none of the lab's capabilities either.
 
 use std::ffi::OsString;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::Program;
+use super::privileges::{become_program, fail, give_up};
 
 /// First argument of the lab's own program as this stage; the program and its arguments follow.
 pub const STAGE: &str = "__leashed";
@@ -20,23 +20,16 @@ pub fn leashed(program: &Path) -> Program {
 }
 
 /// Becomes the program; comes back only where that fails.
-#[allow(
-    clippy::disallowed_methods,
-    clippy::print_stderr,
-    reason = "the process itself becomes the program: program.rs has started it"
-)]
-pub fn stage(mut words: impl Iterator<Item = OsString>) -> ExitCode {
-    let Some(program) = words.next() else { return ExitCode::FAILURE };
+pub fn stage(words: impl Iterator<Item = OsString>) -> ExitCode {
+    if let Err(error) = give_up() {
+        return fail(error);
+    }
     if let Err(error) = set_pdeathsig(Signal::SIGKILL) {
-        eprintln!("cannot ask to be ended with the lab: {error}");
-        return ExitCode::FAILURE;
+        return fail(format_args!("cannot ask to be ended with the lab: {error}"));
     }
     // The lab waits for signals, and has them blocked.
     if let Err(error) = SigSet::empty().thread_set_mask() {
-        eprintln!("cannot take signals: {error}");
-        return ExitCode::FAILURE;
+        return fail(format_args!("cannot take signals: {error}"));
     }
-    let error = Command::new(&program).args(words).exec();
-    eprintln!("cannot start {}: {error}", program.display());
-    ExitCode::FAILURE
+    fail(become_program(words))
 }

@@ -12,6 +12,7 @@ use nix::unistd::setsid;
 use super::wire::PORT;
 use crate::machine::qemu::arguments::{Accelerator, SANDBOX, option};
 use crate::machine::qemu::trial::{self, Qemu};
+use crate::program::privileges::give_up;
 use crate::program::{Program, ProgramError, ProgramLog, Running};
 use crate::sandbox;
 
@@ -102,7 +103,7 @@ pub(super) fn start(program: &[OsString], complaints: &Path) -> Result<Started, 
     Ok(Started { running: stage.start_on(ends)?, from, to })
 }
 
-/// Becomes QEMU, in a session of its own, so that the terminal's signals are not for it; ends with the process that has
+/// Becomes QEMU, without any capability and in a session of its own, so that the terminal's signals are not for it; ends with the process that has
 /// started it. Comes back only if that fails.
 pub(super) fn become_vmm(mut words: impl Iterator<Item = OsString>) -> io::Error {
     let parent = words.next().and_then(|word| word.to_str()?.parse().ok());
@@ -113,6 +114,9 @@ pub(super) fn become_vmm(mut words: impl Iterator<Item = OsString>) -> io::Error
     let ready = SigSet::empty().thread_set_mask().and_then(|()| setsid());
     if let Err(errno) = ready {
         return errno.into();
+    }
+    if let Err(error) = give_up() {
+        return io::Error::other(error);
     }
     sandbox::end_with(parent);
     Program::new(PathBuf::from(program)).args(words).inherit_environment().become_it()

@@ -41,7 +41,7 @@ pub(in crate::machine) fn machines(
             wiring.connect(port, &namespace, &interface)?;
         }
         let console = home.join("console.log");
-        let machine = ProcessMachine::new(name, namespace, command, console, log.clone())?;
+        let machine = ProcessMachine::new(name, namespace, command.unprivileged(), console, log.clone())?;
         Ok(Box::new(machine.with_disk(disk)))
     };
     plan.node_indexes().map(machine).collect()
