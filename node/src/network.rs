@@ -81,6 +81,12 @@ pub enum TransportError {
         /// Why.
         reason: String,
     },
+    /// The snapshot of this node is no longer what it was; the peer has not seen all of it.
+    #[error("node {peer} cannot be sent this node's snapshot, which is damaged")]
+    Damaged {
+        /// Whom it was for.
+        peer: NodeId,
+    },
 }
 
 impl TransportError {
@@ -91,6 +97,7 @@ impl TransportError {
             Self::Lost { .. } => "lost",
             Self::Timeout { .. } => "timeout",
             Self::Refused { .. } => "refused",
+            Self::Damaged { .. } => "damaged",
         }
     }
 }
@@ -274,9 +281,9 @@ impl PeerNetwork {
                 RPCError::Timeout(Timeout { action, id: self.id, target: self.peer.id, timeout: within })
             }
             // openraft asks its network for a back-off before it tries an unreachable peer again.
-            TransportError::Unreachable { .. } | TransportError::Refused { .. } => {
-                RPCError::Unreachable(Unreachable::new(&error))
-            }
+            TransportError::Unreachable { .. }
+            | TransportError::Refused { .. }
+            | TransportError::Damaged { .. } => RPCError::Unreachable(Unreachable::new(&error)),
             TransportError::Lost { .. } => RPCError::Network(NetworkError::new(&error)),
         }
     }
@@ -357,6 +364,11 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse, StreamingError<TypeConfig>> {
+        if snapshot.snapshot.damage().is_some() {
+            // Another one is being made, and openraft asks for that in a while.
+            let error = TransportError::Damaged { peer: self.peer.id };
+            return Err(self.rpc_error(error, RPCTypes::InstallSnapshot, SNAPSHOT_STEP_TIMEOUT).into());
+        }
         // openraft's time limit is one for a message: a snapshot may take as long as it makes progress.
         let answer = self.transport.install_snapshot(&self.peer, vote, snapshot.snapshot);
         tokio::select! {

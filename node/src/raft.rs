@@ -519,7 +519,9 @@ impl RaftService for RaftNode {
                 "it has {bytes} bytes, at most {bytes_max} are allowed: raise snapshot_mib_max"
             ));
         }
-        let is_offered = |current: &SnapshotFile| *current.meta() == meta && current.seal() == seal;
+        let is_offered = |current: &SnapshotFile| {
+            *current.meta() == meta && current.seal() == seal && current.damage().is_none()
+        };
         if let Some(current) = self.inner.snapshots.current().filter(is_offered) {
             return Ok(SnapshotStart::Here(current));
         }

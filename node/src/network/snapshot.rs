@@ -14,7 +14,7 @@ use crate::host::blocking;
 use crate::limits::{
     SNAPSHOT_ALIVE_INTERVAL, SNAPSHOT_REGION_CHUNKS, SNAPSHOT_REGIONS_AHEAD, SNAPSHOT_STEP_TIMEOUT,
 };
-use crate::storage::snapshot::{Digest, Incoming, Seal, SnapshotFile, region_count};
+use crate::storage::snapshot::{Digest, Incoming, Seal, SealDigest, SnapshotFile, region_count};
 use crate::types::raft_types::{SnapshotMeta, SnapshotResponse, Vote};
 use crate::types::{ChunkBytes, NodeId};
 
@@ -77,6 +77,9 @@ pub enum SnapshotError {
     /// Our own file.
     #[error("the snapshot cannot be read or written")]
     Io(#[from] std::io::Error),
+    /// Our own file is not what it was.
+    #[error("the snapshot is damaged")]
+    Damaged,
 }
 
 impl SnapshotError {
@@ -87,14 +90,16 @@ impl SnapshotError {
             Self::Silent => TransportError::Timeout { peer, within_ms: millis(SNAPSHOT_STEP_TIMEOUT) },
             Self::Lost(_) => TransportError::Lost { peer, reason },
             Self::Refused(_) | Self::Io(_) => TransportError::Refused { peer, reason },
+            Self::Damaged => TransportError::Damaged { peer },
         }
     }
 }
 
-/// Sends a snapshot whose [`InstallSnapshot`] is on its way.
+/// Sends a snapshot whose [`InstallSnapshot`] is on its way. What is read for that is compared with its seal: a receiver takes no other
+/// bytes, and cannot know whose fault they are.
 ///
 /// # Errors
-/// It did not get through; another try goes on where this one ended.
+/// It did not get through; another try goes on where this one ended. Or the file is damaged, which is taken down.
 pub async fn send(
     snapshot: &SnapshotFile,
     parts: &mpsc::Sender<SnapshotPart>,
@@ -120,11 +125,16 @@ async fn send_parts(
     answers: &mut mpsc::Receiver<SnapshotAnswer>,
 ) -> Result<SnapshotResponse, SnapshotError> {
     let regions = region_count(snapshot.seal().bytes);
-    let (mut named, mut sent) = (0, 0);
+    let (mut named, mut sent, mut sealed) = (0, 0, SealDigest::default());
     loop {
         while named < regions.min(sent + u64::from(SNAPSHOT_REGIONS_AHEAD)) {
-            let file = snapshot.clone();
-            let digests = apart(move || file.region(named)).await?;
+            let digests = read(snapshot, move |file| file.region(named)).await?;
+            for digest in &digests {
+                sealed.add(digest);
+            }
+            if named + 1 == regions && !snapshot.is_sealed_by(&sealed) {
+                return Err(SnapshotError::Damaged);
+            }
             FailPoint::SendRegion.pass();
             put(parts, SnapshotPart::Region(digests)).await?;
             named += 1;
@@ -133,8 +143,7 @@ async fn send_parts(
             SnapshotAnswer::Wanted(mut wanted) if sent < named => {
                 while wanted != 0 {
                     let chunk = sent * u64::from(SNAPSHOT_REGION_CHUNKS) + u64::from(wanted.trailing_zeros());
-                    let file = snapshot.clone();
-                    let bytes = apart(move || file.chunk(chunk)).await?;
+                    let bytes = read(snapshot, move |file| file.chunk(chunk)).await?;
                     FailPoint::SendChunk.pass();
                     put(parts, SnapshotPart::Chunk(ChunkBytes(bytes))).await?;
                     wanted &= wanted - 1;
@@ -250,6 +259,16 @@ async fn next<T: irpc::RpcMessage>(from: &mut mpsc::Receiver<T>) -> Result<T, Sn
     let received = timeout(SNAPSHOT_STEP_TIMEOUT, from.recv()).await.map_err(|_| SnapshotError::Silent)?;
     let received = received.map_err(|error| SnapshotError::Lost(error.to_string()))?;
     received.ok_or_else(|| SnapshotError::Lost("the other side has closed it".to_owned()))
+}
+
+/// Reads a part of our own file. One that cannot be read is of no use either.
+async fn read<T: Send + 'static>(
+    snapshot: &SnapshotFile,
+    part: impl FnOnce(&SnapshotFile) -> std::io::Result<T> + Send + 'static,
+) -> Result<T, SnapshotError> {
+    let file = snapshot.clone();
+    let done = apart(move || part(&file).inspect_err(|error| file.note_damage(error))).await;
+    done.map_err(|error| if snapshot.damage().is_some() { SnapshotError::Damaged } else { error })
 }
 
 async fn apart<T: Send + 'static>(

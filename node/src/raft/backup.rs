@@ -13,7 +13,7 @@ use crate::api::{ApiError, Consistency, StateChunks, StateCopy, TimeoutOutcome};
 use crate::host::blocking;
 use crate::limits::{BACKUP_TRIES_MAX, BACKUP_WAIT, BACKUPS_MAX};
 use crate::storage::StorageError;
-use crate::storage::snapshot::{SnapshotFile, SnapshotStore};
+use crate::storage::snapshot::{DAMAGED, SnapshotFile, SnapshotStore};
 use crate::storage::sqlite::{Tally, tally};
 
 impl RaftNode {
@@ -80,6 +80,9 @@ fn newest(snapshots: &SnapshotStore) -> Result<(SnapshotFile, Tally), ApiError> 
     let mut failed = "there is no snapshot".to_owned();
     for _ in 0..BACKUP_TRIES_MAX {
         let Some(snapshot) = snapshots.current() else { break };
+        if snapshot.damage().is_some() {
+            return Err(ApiError::Storage { reason: DAMAGED.to_owned() });
+        }
         match tally(&snapshots.path(&snapshot)) {
             Ok(tally) => return Ok((snapshot, tally)),
             Err(error) => failed = told(&error),

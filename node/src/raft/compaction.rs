@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{RaftNode, SnapshotPolicy};
 use crate::api::ApiError;
+use crate::host::blocking;
 use crate::limits::{COMPACTION_INTERVAL, COMPACTION_WARNING_INTERVAL};
 use crate::types::raft_types::{LogId, Metrics};
 
@@ -50,6 +51,9 @@ impl RaftNode {
                 snapshot_bytes: self.inner.snapshots.current().map_or(0, |current| current.seal().bytes),
             };
             let mut result = self.purge(&metrics).await;
+            if result.is_ok() {
+                result = self.replace_damaged().await;
+            }
             if result.is_ok() && growth.entries > 0 && self.inner.snapshot_policy.is_due(growth) {
                 result = self.start_snapshot().await;
             }
@@ -75,6 +79,20 @@ impl RaftNode {
         // What is in the journal comes on top, and is small.
         self.inner.space.check_for(bytes).map_err(|full| self.disk_full(full))?;
         self.inner.raft.trigger().snapshot().await.map_err(|fatal| Self::stopping(&fatal))
+    }
+
+    /// Has another snapshot made where the newest one was found to be damaged: nobody could be sent that.
+    async fn replace_damaged(&self) -> Result<(), ApiError> {
+        let snapshots = self.inner.snapshots.clone();
+        if snapshots.current().is_none_or(|current| current.damage().is_none()) {
+            return Ok(());
+        }
+        let failed = |error: std::io::Error| ApiError::Storage { reason: error.to_string() };
+        let removed = blocking(move || snapshots.remove_damaged()).await.map_err(std::io::Error::other);
+        if let Some((path, why)) = removed.flatten().map_err(failed)? {
+            tracing::error!(path = %path.display(), why, "the snapshot is damaged: it is removed, and another one is made");
+        }
+        self.start_snapshot().await
     }
 
     async fn purge(&self, metrics: &Metrics) -> Result<(), ApiError> {

@@ -4,6 +4,7 @@
 //! only when it is complete and on disk, so that a crash at any step leaves the old one or the new one. What the bytes
 //! mean is the state machine's business.
 
+mod damage;
 mod incoming;
 mod whole;
 
@@ -18,7 +19,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::damage::Damage;
+pub use self::damage::SealDigest;
 pub use self::incoming::Incoming;
+pub use self::whole::DAMAGED;
 use super::StorageError;
 use crate::failpoint::FailPoint;
 use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_REGION_CHUNKS};
@@ -42,6 +46,7 @@ pub struct SnapshotFile {
     meta: SnapshotMeta,
     seal: Seal,
     content: Content,
+    damage: Damage,
 }
 
 /// Where the bytes of a snapshot are.
@@ -101,7 +106,11 @@ impl SnapshotFile {
     pub fn in_memory(meta: SnapshotMeta, bytes: Arc<[u8]>) -> Self {
         let content = Content::Memory(bytes);
         let seal = seal(&content).expect("memory can be read");
-        Self { meta, seal, content }
+        Self::new(meta, seal, content)
+    }
+
+    fn new(meta: SnapshotMeta, seal: Seal, content: Content) -> Self {
+        Self { meta, seal, content, damage: Damage::default() }
     }
 
     /// All of its bytes, which have to fit into memory.
@@ -190,7 +199,7 @@ impl SnapshotStore {
             let bytes = file.metadata().map_err(io(&path))?.len();
             let seal = Seal { bytes, digest };
             match read_meta(&path) {
-                Ok(meta) => Ok(Some(SnapshotFile { meta, seal, content: Content::File(Arc::new(file)) })),
+                Ok(meta) => Ok(Some(SnapshotFile::new(meta, seal, Content::File(Arc::new(file))))),
                 Err(error) => {
                     // The state itself is elsewhere: another one can be made of it.
                     tracing::error!(%error, path = %path.display(), "the snapshot cannot be read and is removed");
@@ -235,7 +244,7 @@ impl SnapshotStore {
     pub fn publish(&self, path: &Path, meta: SnapshotMeta) -> io::Result<SnapshotFile> {
         let content = Content::File(Arc::new(File::open(path)?));
         let seal = seal(&content)?;
-        self.enter(path, SnapshotFile { meta, seal, content })
+        self.enter(path, SnapshotFile::new(meta, seal, content))
     }
 
     /// Takes over a finished snapshot, by a copy if it lies in another folder, unless there is one that is as new.
@@ -243,13 +252,14 @@ impl SnapshotStore {
     /// # Errors
     /// It cannot be copied.
     pub fn adopt(&self, snapshot: SnapshotFile) -> io::Result<()> {
-        if self.current().is_some_and(|current| current.meta.last_log_id >= snapshot.meta.last_log_id) {
+        let is_as_new = |current: &SnapshotFile| current.meta.last_log_id >= snapshot.meta.last_log_id;
+        if self.current().is_some_and(|current| current.damage().is_none() && is_as_new(&current)) {
             return Ok(());
         }
         let path = self.0.dir.join(ADOPTED);
         snapshot.copy_to(&path)?;
         let content = Content::File(Arc::new(File::open(&path)?));
-        self.enter(&path, SnapshotFile { content, ..snapshot }).map(drop)
+        self.enter(&path, SnapshotFile::new(snapshot.meta, snapshot.seal, content)).map(drop)
     }
 
     /// Bytes on the disk of a transfer that has not come to its end, and may go on.
@@ -281,7 +291,8 @@ impl SnapshotStore {
         // One after the other; whoever asks for the present one does not wait for the disk.
         let _turn = self.0.entering.lock().expect("nothing panics while it holds this lock");
         let current = self.current();
-        if let Some(newer) = current.filter(|there| there.meta.last_log_id > snapshot.meta.last_log_id) {
+        let is_newer = |there: &SnapshotFile| there.meta.last_log_id > snapshot.meta.last_log_id;
+        if let Some(newer) = current.filter(|there| there.damage().is_none() && is_newer(there)) {
             fs::remove_file(path)?;
             return Ok(newer);
         }
@@ -365,14 +376,14 @@ pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
 /// Size and digest of what is to be a snapshot. Holds one chunk in memory.
 fn seal(content: &Content) -> io::Result<Seal> {
     let bytes = content.bytes()?;
-    let mut digest = blake3::Hasher::new();
+    let mut digest = SealDigest::default();
     let mut buffer = vec![0; SNAPSHOT_CHUNK_BYTES as usize];
     for chunk in 0..chunk_count(bytes) {
         let part = &mut buffer[..chunk_bytes(bytes, chunk)];
         content.read_at(part, chunk * u64::from(SNAPSHOT_CHUNK_BYTES))?;
-        digest.update(&chunk_digest(part));
+        digest.add(&chunk_digest(part));
     }
-    Ok(Seal { bytes, digest: *digest.finalize().as_bytes() })
+    Ok(Seal { bytes, digest: digest.finish() })
 }
 
 fn chunk_digest(bytes: &[u8]) -> Digest {

@@ -1,6 +1,9 @@
 //! Members that have missed what nobody has in the log any more.
 
+use std::os::unix::fs::FileExt;
+
 use super::*;
+use crate::storage::snapshot::is_intact;
 
 /// Cuts a follower off, and writes until what it lacks is purged from every other log; the leader, and the follower.
 async fn follower_left_behind(cluster: &Cluster, count: u64, value: &str) -> (u64, u64) {
@@ -52,4 +55,26 @@ async fn snapshot_that_was_cut_off_comes_in_the_end() {
     cluster.agree(&[1, 2, 3]).await;
     assert!(cluster.raft(behind).raft_state().snapshot.is_some());
     assert_eq!(cluster.held(behind, "k99").await.unwrap().len(), 100_000);
+}
+
+/// A leader had sent such a file again and again, and the receiver had refused it each time.
+#[tokio::test(start_paused = true)]
+async fn leader_whose_snapshot_is_damaged_makes_another_and_sends_that() {
+    let cluster = Cluster::founded(3).await;
+    // More regions than are named ahead, so that it is noticed once some of it is sent.
+    let (leader, behind) = follower_left_behind(&cluster, 250, &"v".repeat(100_000)).await;
+    let snapshots = &cluster.raft(leader).inner.snapshots;
+    let damaged = snapshots.current().unwrap();
+    let path = snapshots.path(&damaged);
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(b"!", damaged.seal().bytes - 50_000).unwrap();
+    assert!(!is_intact(&path).unwrap());
+    cluster.router.heal();
+    let has_one = |metrics: &Metrics| metrics.snapshot.is_some();
+    cluster.wait(behind).metrics(has_one, "a snapshot").await.unwrap();
+    cluster.agree(&[1, 2, 3]).await;
+    assert_eq!(cluster.held(behind, "k249").await.unwrap().len(), 100_000);
+    assert!(damaged.damage().is_some());
+    let present = snapshots.current().unwrap();
+    assert!(present.damage().is_none() && is_intact(&snapshots.path(&present)).unwrap());
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    Content, Digest, Seal, SnapshotFile, SnapshotStore, chunk_bytes, chunk_digest, region_chunks,
+    Content, Digest, Seal, SealDigest, SnapshotFile, SnapshotStore, chunk_bytes, chunk_digest, region_chunks,
     region_count,
 };
 use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_FLUSH_BYTES};
@@ -31,7 +31,7 @@ pub struct Incoming {
     /// Where chunks are looked for; the file itself is the first.
     bases: Vec<Arc<File>>,
     /// Over the chunks of the regions that are complete.
-    digest: blake3::Hasher,
+    digest: SealDigest,
     region: u64,
     /// The digests of the present region, and which of its chunks are still missing.
     chunks: Vec<Digest>,
@@ -64,7 +64,7 @@ impl Incoming {
             meta,
             seal,
             bases,
-            digest: blake3::Hasher::new(),
+            digest: SealDigest::default(),
             region: 0,
             chunks: Vec::new(),
             missing: 0,
@@ -128,13 +128,11 @@ impl Incoming {
     /// # Errors
     /// It is not complete, does not have its digest, or cannot be flushed.
     pub fn finish(self) -> io::Result<SnapshotFile> {
-        if !self.is_complete() || self.digest.finalize() != self.seal.digest {
+        if !self.is_complete() || self.digest.finish() != self.seal.digest {
             return Err(invalid("a snapshot that does not have its digest"));
         }
-        let entered = self.store.enter(
-            &self.path,
-            SnapshotFile { meta: self.meta, seal: self.seal, content: Content::File(self.file) },
-        );
+        let entered =
+            self.store.enter(&self.path, SnapshotFile::new(self.meta, self.seal, Content::File(self.file)));
         entered.inspect_err(|_| forget(&self.path))
     }
 
@@ -166,7 +164,7 @@ impl Incoming {
     fn close_region(&mut self) {
         if self.missing == 0 {
             for digest in self.chunks.drain(..) {
-                self.digest.update(&digest);
+                self.digest.add(&digest);
             }
             self.region += 1;
         }

@@ -127,6 +127,32 @@ fn only_what_has_changed_is_sent() {
 }
 
 #[test]
+fn damaged_snapshot_is_removed_once_and_counts_until_another_takes_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let snapshot = publish(&store, 5, &content(1));
+    assert_eq!(store.remove_damaged().unwrap(), None);
+    let path = store.path(&snapshot);
+    // Into its place, as a disk does it: whoever has it open sees it as well.
+    File::options().write(true).open(&path).unwrap().write_all_at(b"!", 70_000).unwrap();
+    assert!(snapshot.whole_digest().is_err());
+    let why = "its bytes are not those of its digest".to_owned();
+    assert_eq!(store.remove_damaged().unwrap(), Some((path.clone(), why)));
+    assert_eq!(store.remove_damaged().unwrap(), None, "it is removed once");
+    assert!(!path.exists() && store.current().unwrap().damage().is_some());
+
+    // Of the same state, and so of the same name.
+    publish(&store, 5, &content(1));
+    assert_eq!((store.current().unwrap().damage(), store.remove_damaged().unwrap()), (None, None));
+    assert!(is_intact(&path).unwrap());
+    // One that cannot be read, though it is the newest.
+    store.current().unwrap().note_damage("it cannot be read");
+    let older = publish(&store, 3, &content(2));
+    assert_eq!(store.current().unwrap().meta(), older.meta());
+    assert_eq!(names(dir.path()), [name(meta(3).last_log_id, &older.seal().digest)]);
+}
+
+#[test]
 fn what_does_not_fit_its_digest_is_refused() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (sender, receiver) = (open(here.path()), open(there.path()));

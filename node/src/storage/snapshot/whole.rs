@@ -2,7 +2,10 @@
 
 use std::io;
 
-use super::{Digest, SnapshotFile, chunk_count, chunk_digest};
+use super::{Digest, SealDigest, SnapshotFile, chunk_count, chunk_digest};
+
+/// What is said of a snapshot that cannot be read as what it was.
+pub const DAMAGED: &str = "the snapshot is damaged, and another one is made: try again in a while";
 
 impl SnapshotFile {
     /// How many chunks it has.
@@ -15,17 +18,16 @@ impl SnapshotFile {
     /// # Errors
     /// The file cannot be read, or is damaged.
     pub fn whole_digest(&self) -> io::Result<Digest> {
-        let (mut sealed, mut whole) = (blake3::Hasher::new(), blake3::Hasher::new());
+        let (mut sealed, mut whole) = (SealDigest::default(), blake3::Hasher::new());
         for chunk in 0..self.chunks() {
-            let bytes = self.chunk(chunk)?;
-            sealed.update(&chunk_digest(&bytes));
+            let bytes = self.chunk(chunk).inspect_err(|error| self.note_damage(error))?;
+            sealed.add(&chunk_digest(&bytes));
             whole.update(&bytes);
         }
-        if *sealed.finalize().as_bytes() == self.seal.digest {
+        if self.is_sealed_by(&sealed) {
             return Ok(*whole.finalize().as_bytes());
         }
-        let text = "the snapshot is damaged: its bytes are not those of its digest. Stop the node and remove the file, it makes a new one";
-        Err(io::Error::new(io::ErrorKind::InvalidData, text))
+        Err(io::Error::new(io::ErrorKind::InvalidData, DAMAGED))
     }
 }
 
@@ -34,6 +36,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::{Content, SnapshotFile};
+    use super::DAMAGED;
     use crate::types::raft_types::SnapshotMeta;
 
     #[test]
@@ -46,6 +49,7 @@ mod tests {
         damaged[199_999] ^= 1;
         snapshot.content = Content::Memory(Arc::from(damaged));
         let error = snapshot.whole_digest().unwrap_err().to_string();
-        assert!(error.starts_with("the snapshot is damaged: "), "{error}");
+        assert_eq!(error, DAMAGED);
+        assert_eq!(snapshot.damage(), Some("its bytes are not those of its digest"));
     }
 }
