@@ -56,10 +56,12 @@ use crate::network::iroh::Admission;
 use crate::network::rpc::{Confirmed, KeepLease, ReadIndex, StreamAppended};
 use crate::network::snapshot::{InstallSnapshot, SnapshotStart};
 use crate::network::{PeerNetworkFactory, RaftService, Transport};
+use crate::storage::StorageError;
 use crate::storage::log::RedbLogStore;
 use crate::storage::snapshot::{SnapshotFile, SnapshotStore};
 use crate::storage::space::{DiskFull, Space};
 use crate::storage::sqlite::{Bases, ReadPool, SqliteStateMachine, check_snapshot};
+use crate::storage::validate::check_start;
 use crate::types::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, Metrics, Snapshot, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
@@ -182,6 +184,9 @@ pub enum RaftStartError {
     /// The time-outs do not fit together.
     #[error(transparent)]
     Timing(#[from] TimingError),
+    /// The stores do not belong together, or cannot be read.
+    #[error(transparent)]
+    Stores(#[from] StorageError),
     /// openraft refused the stores.
     #[error("raft cannot start: {0}")]
     Fatal(String),
@@ -194,6 +199,7 @@ impl RaftNode {
     /// Time-outs that do not fit together, or stores that contradict each other.
     pub async fn start(parts: Parts) -> Result<Self, RaftStartError> {
         let mut config = parts.timing.config()?;
+        check_start(&parts.log, &parts.state_machine)?;
         let lease = Duration::from_millis(config.election_timeout_max);
         let promise = Promise::of(parts.log.durable_vote().as_ref(), parts.id, lease);
         config.enable_elect = !promise.was_made();

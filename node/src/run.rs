@@ -150,7 +150,7 @@ fn validate(data_dir: &Path) -> Result<(), RunError> {
     if !data_dir.is_dir() {
         return Err(RunError::NoDataDir(data_dir.to_owned()));
     }
-    let remains = Remains::look(data_dir).map_err(StartError::from)?;
+    let mut remains = Remains::look(data_dir).map_err(StartError::from)?;
     let report = storage::validate::validate(data_dir).map_err(StartError::from)?;
     let mut text = String::new();
     for line in remains.seen.iter().chain(&report.seen) {
@@ -158,6 +158,7 @@ fn validate(data_dir: &Path) -> Result<(), RunError> {
     }
     let faults: Vec<String> =
         remains.faults.into_iter().chain(report.faults.iter().map(ToString::to_string)).collect();
+    remains.compare(report.node);
     for fault in &faults {
         let _ = writeln!(text, "WRONG {fault}");
     }

@@ -65,6 +65,16 @@ pub enum StorageError {
         /// Which part of it.
         what: String,
     },
+    /// Files that do not belong together.
+    #[error(
+        "the files in {path} contradict each other: {what}. Remove the node from its cluster, remove the data directory and rejoin as a new member"
+    )]
+    Contradiction {
+        /// The data directory.
+        path: PathBuf,
+        /// How.
+        what: String,
+    },
     /// A data directory of another node.
     #[error(
         "the data directory belongs to node {found}, not to node {expected}: give each node a directory of its own"

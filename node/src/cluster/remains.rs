@@ -3,17 +3,19 @@
 use std::path::Path;
 
 use super::identity::{IDENTITY_FILE, Identity};
-use super::metadata::{MetadataError, MetadataStore, unix_s};
+use super::metadata::{METADATA_FILE, MetadataError, MetadataStore, unix_s};
 use super::retired::check_not_retired;
 use crate::causes::with_causes;
 use crate::network::Peer;
 use crate::storage::RESTORING_FILE;
 use crate::storage::log::LOG_FILE;
-use crate::types::EndpointKey;
+use crate::types::{EndpointKey, NodeId};
 
 /// What was found: lines of what there is, and of what is wrong and what to do.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Remains {
+    /// Which node it is, as its cluster has told it.
+    pub id: Option<NodeId>,
     /// What there is.
     pub seen: Vec<String>,
     /// What is wrong.
@@ -65,6 +67,17 @@ impl Remains {
         Ok(remains)
     }
 
+    /// Compares which node its cluster has told it that it is with whose log there is.
+    pub fn compare(&mut self, log: Option<NodeId>) {
+        if let (Some(told), Some(found)) = (self.id, log)
+            && told != found
+        {
+            self.faults.push(format!(
+                "{METADATA_FILE} is that of node {told}, {LOG_FILE} that of node {found}: put that one's own back which is not from here"
+            ));
+        }
+    }
+
     fn members(
         &mut self,
         metadata: &MetadataStore,
@@ -78,6 +91,7 @@ impl Remains {
             ));
         }
         let (own, nodes) = (metadata.own_id()?, metadata.nodes()?);
+        self.id = own;
         metadata.starts()?;
         let run = metadata.last_run()?;
         self.seen.extend(run.map(|run| format!("last run: {}", run.ended(unix_s()))));
@@ -96,5 +110,24 @@ impl Remains {
             ));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_of_another_node_is_found() {
+        let of = |told: Option<u64>, log: Option<u64>| {
+            let mut remains = Remains { id: told.map(NodeId), ..Remains::default() };
+            remains.compare(log.map(NodeId));
+            remains.faults
+        };
+        for fits in [of(None, Some(3)), of(Some(3), None), of(Some(3), Some(3))] {
+            assert!(fits.is_empty(), "{fits:?}");
+        }
+        let want = "cluster.redb is that of node 7, log.redb that of node 3: put that one's own back which is not from here";
+        assert_eq!(of(Some(7), Some(3)), [want]);
     }
 }

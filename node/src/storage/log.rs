@@ -228,6 +228,33 @@ impl RedbLogStore {
         lock(&self.shared.cache).appended_bytes()
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// The last entry that was cut off, and the last one that there is.
+    pub fn ends(&self) -> (Option<LogId>, Option<LogId>) {
+        let cache = lock(&self.shared.cache);
+        (cache.purged(), cache.last())
+    }
+
+    /// The last entry that is known to be committed.
+    pub fn committed(&self) -> Option<LogId> {
+        lock(&self.shared.cache).committed()
+    }
+
+    /// The entry at an index, if there is one, or if it was the last that was cut off.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn id_at(&self, index: u64) -> io::Result<Option<LogId>> {
+        if let Some(purged) = self.ends().0.filter(|purged| purged.index == index) {
+            return Ok(Some(purged));
+        }
+        Ok(self.read(index..=index, 0)?.first().map(|entry| entry.log_id))
+    }
+
     /// The vote that is on disk.
     pub fn durable_vote(&self) -> Option<Vote> {
         lock(&self.shared.cache).vote()
@@ -464,7 +491,7 @@ fn load(path: &Path, db: &Database) -> Result<Loaded, StorageError> {
     let last = match live {
         None => None,
         Some(live) => {
-            is_whole = live.last - live.first + 1 == live.count && (purged.is_none() || live.first == begin);
+            is_whole = live.last - live.first + 1 == live.count && live.first == begin;
             Some(decode_entry(&live.bytes).map_err(|_| corrupt("the last entry"))?.log_id)
         }
     };

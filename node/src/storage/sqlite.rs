@@ -194,6 +194,11 @@ impl SqliteStateMachine {
         self
     }
 
+    /// The last entry of the state.
+    pub fn applied(&self) -> Option<LogId> {
+        self.position.applied
+    }
+
     /// Reads of the state, for the node's own use.
     pub fn readers(&self) -> ReadPool {
         self.readers.clone()

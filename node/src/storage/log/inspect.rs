@@ -27,8 +27,22 @@ pub struct LogReport {
     pub last: Option<LogId>,
     /// How many entries there are.
     pub count: u64,
+    /// The first entry of each term that any of them has.
+    terms: Vec<LogId>,
     /// What is wrong, in words.
     pub faults: Vec<String>,
+}
+
+impl LogReport {
+    /// The entry at an index, if there is one, or if it was the last that was cut off.
+    pub fn id_at(&self, index: u64) -> Option<LogId> {
+        if let Some(purged) = self.purged.filter(|purged| purged.index == index) {
+            return Some(purged);
+        }
+        self.last.filter(|last| index <= last.index)?;
+        let first = self.terms.iter().rfind(|first| first.index <= index)?;
+        Some(LogId::new(first.leader_id, index))
+    }
 }
 
 /// Reads the log at `path`, every entry of it.
@@ -60,6 +74,7 @@ fn read(path: &Path) -> Result<LogReport, StorageError> {
         committed: loaded.committed,
         last: loaded.last,
         count: 0,
+        terms: Vec::new(),
         faults: Vec::new(),
     };
     entries(&db, &mut report).map_err(|error| redb_error(path, error))?;
@@ -94,6 +109,9 @@ fn entries(db: &Database, report: &mut LogReport) -> Result<(), redb::Error> {
                 *before.leader_id, *log_id.leader_id
             ));
         }
+        if report.terms.last().is_none_or(|first| first.leader_id != log_id.leader_id) {
+            report.terms.push(log_id);
+        }
         before = Some(log_id);
     }
     Ok(())
@@ -123,7 +141,10 @@ mod tests {
         txn.open_table(ENTRIES).unwrap().retain_in(3..=5, |_, _| false).unwrap();
         txn.commit().unwrap();
         drop(db);
-        assert_eq!(inspect(&path).unwrap().faults, ["entries 3 to 5 are missing"]);
+        let report = inspect(&path).unwrap();
+        assert_eq!(report.faults, ["entries 3 to 5 are missing"]);
+        let terms = [0, 9, 10].map(|index| report.id_at(index).map(|id| *id.leader_id));
+        assert_eq!(terms, [Some(1), Some(1), None]);
         let error = RedbLogStore::open(&path, NodeId(1), Execution::Thread).unwrap_err().to_string();
         assert!(error.contains("the row of entries, which has a hole, does not decode"), "{error}");
     }
@@ -154,5 +175,7 @@ mod tests {
             "the term falls from 7 to 0 at entry 9",
         ];
         assert_eq!(inspect(&path).unwrap().faults, want);
+        let error = RedbLogStore::open(&path, NodeId(1), Execution::Thread).unwrap_err().to_string();
+        assert!(error.contains("the row of entries, which has a hole, does not decode"), "{error}");
     }
 }

@@ -21,7 +21,12 @@ fn log_id(index: u64) -> LogId {
 }
 
 fn entry(index: u64) -> Entry {
-    Entry::new_normal(log_id(index), (&Command::Set { key: "k".into(), value: "v".into() }).into())
+    entry_of(1, index)
+}
+
+fn entry_of(term: u64, index: u64) -> Entry {
+    let log_id = LogId::new(LeaderId::new_committed(term, NodeId(1)), index);
+    Entry::new_normal(log_id, (&Command::Set { key: "k".into(), value: "v".into() }).into())
 }
 
 /// A node that has stopped: 50 entries, of which 40 are applied, a snapshot of 40, and the log cut behind 10.
@@ -108,6 +113,63 @@ async fn files_that_do_not_belong_together_are_found() {
         faults(&dir),
         [format!("the log is cut behind entry 9 of term 1, the state ends with nothing: {REJOIN}")]
     );
+}
+
+/// Puts a log of other entries into a directory, with a vote of this term.
+async fn replace_log(dir: &TempDir, term: u64, entries: impl Iterator<Item = Entry> + Send) {
+    let path = dir.path().join(LOG_FILE);
+    fs::remove_file(&path).unwrap();
+    let mut log = RedbLogStore::open(&path, NodeId(1), Execution::Thread).unwrap();
+    log.save_vote(&Vote::new_committed(term, NodeId(1))).await.unwrap();
+    log.blocking_append(entries.collect::<Vec<_>>()).await.unwrap();
+    log.close();
+}
+
+/// What a start says, with what comes before and behind it in every case.
+fn start(dir: &TempDir) -> Result<(), String> {
+    let log = RedbLogStore::open(&dir.path().join(LOG_FILE), NodeId(1), Execution::Thread).unwrap();
+    let state = SqliteStateMachine::open(dir.path(), Execution::Thread).unwrap();
+    let checked = check_start(&log, &state);
+    log.close();
+    state.closer().close();
+    checked.map_err(|error| {
+        let text = error.to_string();
+        let text =
+            text.strip_prefix(&format!("the files in {} contradict each other: ", dir.path().display()));
+        let end = ". Remove the node from its cluster, remove the data directory and rejoin as a new member";
+        text.unwrap().strip_suffix(end).unwrap().to_owned()
+    })
+}
+
+#[tokio::test]
+async fn node_does_not_start_on_files_that_do_not_belong_together() {
+    let dir = directory().await;
+    assert_eq!(start(&dir), Ok(()));
+    let snapshot = snapshot_path(&dir);
+    // The log has lost its end, or its vote; or is that of another term.
+    replace_log(&dir, 1, (0..20).map(entry)).await;
+    assert_eq!(start(&dir), Ok(()), "the snapshot has come before the log was cut");
+    let kept = fs::read(&snapshot).unwrap();
+    fs::remove_file(&snapshot).unwrap();
+    let ahead = "entry 39 of term 1 was applied, the log ends with entry 19 of term 1";
+    assert_eq!(start(&dir), Err(ahead.to_owned()));
+    replace_log(&dir, 0, (0..50).map(entry)).await;
+    let behind = "the vote is behind the log, which ends with entry 49 of term 1";
+    assert_eq!(start(&dir), Err(behind.to_owned()));
+    replace_log(&dir, 2, (0..30).map(entry).chain((30..50).map(|index| entry_of(2, index)))).await;
+    let other = "entry 39 of term 1 was applied, the log has entry 39 of term 2 there";
+    assert_eq!(start(&dir), Err(other.to_owned()));
+    fs::write(&snapshot, kept).unwrap();
+    let of_snapshot = "the snapshot ends with entry 39 of term 1, the log has entry 39 of term 2 there";
+    assert_eq!(faults(&dir), [other, of_snapshot].map(|what| format!("{what}: {REJOIN}")));
+
+    // The state of another time.
+    let dir = directory().await;
+    fs::remove_file(dir.path().join("state.sqlite")).unwrap();
+    assert_eq!(start(&dir), Ok(()), "the snapshot will be installed");
+    fs::remove_file(snapshot_path(&dir)).unwrap();
+    let cut = "the log is cut behind entry 9 of term 1, the state ends with nothing";
+    assert_eq!(start(&dir), Err(cut.to_owned()));
 }
 
 #[tokio::test]

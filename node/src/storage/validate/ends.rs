@@ -1,0 +1,191 @@
+//! What the files of a data directory say of each other. Pure, and the same for `aspen-node validate` and for a start.
+
+use openraft::vote::RaftLeaderId;
+
+use super::super::StorageError;
+use super::super::log::{LogReport, RedbLogStore};
+use super::super::sqlite::SqliteStateMachine;
+use crate::types::raft_types::{LogId, Vote};
+
+/// Where log, state and snapshot of a node begin and end.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ends {
+    pub(super) vote: Option<Vote>,
+    /// The last entry that was cut off.
+    pub(super) purged: Option<LogId>,
+    /// The last entry that was known to be committed.
+    pub(super) committed: Option<LogId>,
+    /// The last entry of the log.
+    pub(super) last: Option<LogId>,
+    /// The last entry of the state.
+    pub(super) applied: Option<LogId>,
+    /// The last entry of the snapshot.
+    pub(super) snapshot: Option<LogId>,
+    /// What the log has in the place of `applied`, if anything.
+    pub(super) at_applied: Option<LogId>,
+    /// What the log has in the place of `snapshot`, if anything.
+    pub(super) at_snapshot: Option<LogId>,
+}
+
+impl Ends {
+    pub(super) fn of(log: &LogReport, applied: Option<LogId>, snapshot: Option<LogId>) -> Self {
+        let at = |id: Option<LogId>| id.and_then(|id| log.id_at(id.index));
+        Self {
+            vote: log.vote,
+            purged: log.purged,
+            committed: log.committed,
+            last: log.last,
+            applied,
+            snapshot,
+            at_applied: at(applied),
+            at_snapshot: at(snapshot),
+        }
+    }
+
+    pub(super) fn at_start(log: &RedbLogStore, state: &SqliteStateMachine) -> Result<Self, StorageError> {
+        let io = |source| StorageError::Io { path: log.path().to_owned(), source };
+        let at = |id: Option<LogId>| id.map_or(Ok(None), |id| log.id_at(id.index)).map_err(io);
+        let applied = state.applied();
+        let snapshot = state.snapshots().current().and_then(|current| current.meta().last_log_id);
+        let (purged, last) = log.ends();
+        Ok(Self {
+            vote: log.durable_vote(),
+            purged,
+            committed: log.committed(),
+            last,
+            applied,
+            snapshot,
+            at_applied: at(applied)?,
+            at_snapshot: at(snapshot)?,
+        })
+    }
+
+    /// What is wrong with the vote: no entry comes from a leader that this node has not heard of.
+    pub(super) fn vote_fault(&self) -> Option<String> {
+        let end = self.end()?;
+        let is_behind = self.vote.is_none_or(|vote| vote.leader_id.term() < *end.leader_id);
+        is_behind.then(|| format!("the vote is behind the log, which ends with {}", shown(Some(end))))
+    }
+
+    /// What else is wrong.
+    pub(super) fn faults(&self) -> Vec<String> {
+        let Self { purged, committed, applied, snapshot, .. } = *self;
+        let end = self.end();
+        let mut faults = Vec::new();
+        if committed > end {
+            faults.push(format!("{} was committed, the log ends with {}", shown(committed), shown(end)));
+        }
+        // A snapshot that was just installed may be ahead of a log that is not cut yet; nothing else may.
+        if applied > end && applied > snapshot {
+            faults.push(format!("{} was applied, the log ends with {}", shown(applied), shown(end)));
+        }
+        // A snapshot that has come and is not installed yet will be, at the next start.
+        let covered = applied.max(snapshot);
+        if purged > covered {
+            faults.push(format!(
+                "the log is cut behind {}, the state ends with {}",
+                shown(purged),
+                shown(covered)
+            ));
+        }
+        let other = |own: Option<LogId>, at: Option<LogId>| at.filter(|_| own.is_some() && own != at);
+        if let Some(found) = other(applied, self.at_applied) {
+            faults.push(format!("{} was applied, the log has {} there", shown(applied), shown(Some(found))));
+        }
+        // One that is ahead of the state has come from a leader, for which the log has not made room yet.
+        let is_of_state = snapshot.map(|id| id.index) <= applied.map(|id| id.index);
+        if let Some(found) = other(snapshot, self.at_snapshot).filter(|_| is_of_state) {
+            faults.push(format!(
+                "the snapshot ends with {}, the log has {} there",
+                shown(snapshot),
+                shown(Some(found))
+            ));
+        }
+        faults
+    }
+
+    fn end(&self) -> Option<LogId> {
+        self.last.max(self.purged)
+    }
+}
+
+pub(super) fn shown(id: Option<LogId>) -> String {
+    id.map_or_else(|| "nothing".to_owned(), |id| format!("entry {} of term {}", id.index, *id.leader_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::vote::RaftLeaderIdExt;
+
+    use super::*;
+    use crate::types::{NodeId, TypeConfig};
+
+    type LeaderId = <TypeConfig as openraft::RaftTypeConfig>::LeaderId;
+
+    /// An entry, by term and index.
+    fn id(term: u64, index: u64) -> LogId {
+        LogId::new(LeaderId::new_committed(term, NodeId(1)), index)
+    }
+
+    /// The log from 10 to 49, of term 3 from 20 on; the state up to 39.
+    fn sound() -> Ends {
+        Ends {
+            vote: Some(Vote::new_committed(3, NodeId(1))),
+            purged: Some(id(1, 9)),
+            committed: Some(id(3, 45)),
+            last: Some(id(3, 49)),
+            applied: Some(id(3, 39)),
+            snapshot: Some(id(1, 15)),
+            at_applied: Some(id(3, 39)),
+            at_snapshot: Some(id(1, 15)),
+        }
+    }
+
+    #[track_caller]
+    fn check(ends: Ends, want: &[&str]) {
+        let faults: Vec<String> = ends.vote_fault().into_iter().chain(ends.faults()).collect();
+        assert_eq!(faults, want);
+    }
+
+    #[test]
+    fn each_contradiction_is_named() {
+        check(sound(), &[]);
+        check(Ends::default(), &[]);
+        let behind = "the vote is behind the log, which ends with entry 49 of term 3";
+        check(Ends { vote: None, ..sound() }, &[behind]);
+        check(Ends { vote: Some(Vote::new(2, NodeId(1))), ..sound() }, &[behind]);
+        check(Ends { vote: Some(Vote::new(3, NodeId(2))), ..sound() }, &[]);
+        check(
+            Ends { committed: Some(id(3, 50)), ..sound() },
+            &["entry 50 of term 3 was committed, the log ends with entry 49 of term 3"],
+        );
+        check(
+            Ends { applied: Some(id(3, 50)), at_applied: None, ..sound() },
+            &["entry 50 of term 3 was applied, the log ends with entry 49 of term 3"],
+        );
+        check(
+            Ends { applied: Some(id(1, 8)), at_applied: None, snapshot: None, ..sound() },
+            &["the log is cut behind entry 9 of term 1, the state ends with entry 8 of term 1"],
+        );
+        check(
+            Ends { at_applied: Some(id(2, 39)), ..sound() },
+            &["entry 39 of term 3 was applied, the log has entry 39 of term 2 there"],
+        );
+        check(
+            Ends { at_snapshot: Some(id(2, 15)), ..sound() },
+            &["the snapshot ends with entry 15 of term 1, the log has entry 15 of term 2 there"],
+        );
+    }
+
+    #[test]
+    fn what_a_crash_leaves_is_none() {
+        // A snapshot has come and is not installed yet, in the place of entries that nobody else has.
+        check(Ends { snapshot: Some(id(4, 45)), at_snapshot: Some(id(3, 45)), ..sound() }, &[]);
+        // It is installed, and the log is not cut yet.
+        let (snapshot, applied) = (Some(id(3, 60)), Some(id(3, 60)));
+        check(Ends { snapshot, applied, at_snapshot: None, at_applied: None, ..sound() }, &[]);
+        // The state has gone back with the power, and the snapshot has what the log was cut by.
+        let snapshot = Some(id(1, 9));
+        check(Ends { snapshot, applied: None, at_snapshot: snapshot, at_applied: None, ..sound() }, &[]);
+    }
+}
