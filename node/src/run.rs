@@ -95,8 +95,10 @@ impl RunError {
     /// Whether nothing is wrong but that the disk was full.
     fn is_for_room(&self) -> bool {
         match self {
-            Self::NoRoom(_) | Self::Start(StartError::NoRoom) => true,
-            Self::Start(StartError::Storage(error)) => error.is_disk_full(),
+            Self::NoRoom(_) => true,
+            Self::Start(error) => error.is_disk_full(),
+            // Others say it again.
+            Self::Mark(error) => error.kind() == std::io::ErrorKind::StorageFull,
             _ => false,
         }
     }
@@ -156,9 +158,9 @@ fn validate(data_dir: &Path) -> Result<(), RunError> {
     for line in remains.seen.iter().chain(&report.seen) {
         let _ = writeln!(text, "{line}");
     }
+    remains.compare(report.node);
     let faults: Vec<String> =
         remains.faults.into_iter().chain(report.faults.iter().map(ToString::to_string)).collect();
-    remains.compare(report.node);
     for fault in &faults {
         let _ = writeln!(text, "WRONG {fault}");
     }
@@ -250,7 +252,7 @@ async fn serve(config: Config) -> Result<End, RunError> {
         }
     };
     let (began, format, restarts) = (Instant::now(), config.log_format, config.restart_on_failure);
-    let rejoins = config.rejoins();
+    let (rejoins, data_dir) = (config.rejoins(), config.data_dir.clone());
     let Err(mut error) = serve_until(config, &mut stop).await else { return Ok(End::Stopped) };
     let mut failures = Failures::before();
     let [short, long] = DISK_FULL_RESTART;
@@ -274,6 +276,9 @@ async fn serve(config: Config) -> Result<End, RunError> {
         _ => return Err(error),
     };
     report(&error, format);
+    if error.is_for_room() {
+        tracing::warn!(path = %data_dir.display(), "the disk is full: make room on it, until then the node starts again and again");
+    }
     tracing::warn!(again_s = pause.as_secs(), "the node starts again");
     tokio::select! {
         () = stop() => Ok(End::Stopped),

@@ -205,6 +205,31 @@ fn node_whose_disk_runs_full_under_it_goes_on_by_itself() {
     }
 }
 
+/// Only a store that found no room was waited with: what a node knows of its cluster is written before there are any.
+#[test]
+fn node_that_starts_on_a_full_disk_waits_for_room() {
+    let Some(mut cluster) = OnDisks::new(None, &[]) else { return };
+    for id in IDS {
+        if id == 3 {
+            cluster.leave(id, 0);
+        }
+        cluster.nodes.start(id, &IDS);
+    }
+    cluster.nodes.answers(1);
+    request(cluster.nodes.http(1), "POST", "/cluster/init", "").unwrap();
+    let written = cluster.nodes.succeeds(1, "/kv/write", &set("without", "three"));
+    cluster.nodes.comes("word of the full disk", || {
+        let words = cluster.nodes.last_words(3);
+        (words.contains("the disk is full: make room on it") && words.contains("cluster.redb")).then_some(())
+    });
+    assert!(!cluster.nodes.has_ended(3), "{}", cluster.nodes.last_words(3));
+    cluster.leave(3, 256 * MIB);
+    cluster.nodes.comes("node that has caught up", || {
+        position(&cluster.nodes, 3, "applied")
+            .filter(|applied| Some(*applied) >= written["revision"].as_u64())
+    });
+}
+
 #[test]
 fn node_on_a_full_disk_can_be_stopped() {
     let Some(mut cluster) = OnDisks::led_by(1, &["--disk-reserve-mib", "1"]) else { return };

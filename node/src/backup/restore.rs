@@ -106,6 +106,30 @@ pub enum RestoreError {
     /// A store.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// There was no room. Nothing is left of it.
+    #[error("the disk of {path} is full: make room on it, and restore again")]
+    NoRoom {
+        /// The directory.
+        path: PathBuf,
+        /// For what.
+        source: Box<RestoreError>,
+    },
+}
+
+impl RestoreError {
+    /// Says what to do where there was no room.
+    fn explained(self, path: &Path) -> Self {
+        let is_full = match &self {
+            Self::Io { source, .. }
+            | Self::File(FileError::Io { source, .. })
+            | Self::Identity(IdentityError::Io { source, .. }) => source.kind() == io::ErrorKind::StorageFull,
+            Self::Storage(error) | Self::File(FileError::Database { source: error, .. }) => {
+                error.is_disk_full()
+            }
+            _ => false,
+        };
+        if is_full { Self::NoRoom { path: path.to_owned(), source: Box::new(self) } } else { self }
+    }
 }
 
 /// Makes the data directory of a first node out of the backup at `path`. What fails leaves the directory as it was; what is cut off leaves
@@ -114,6 +138,10 @@ pub enum RestoreError {
 /// # Errors
 /// The backup or the directory is refused, or something cannot be written.
 pub fn restore(path: &Path, node: &FirstNode) -> Result<Restored, RestoreError> {
+    make(path, node).map_err(|error| error.explained(&node.data_dir))
+}
+
+fn make(path: &Path, node: &FirstNode) -> Result<Restored, RestoreError> {
     if node.id == NodeId(0) {
         return Err(RestoreError::Id);
     }

@@ -1,5 +1,6 @@
 //! Why a node does not start.
 
+use std::io;
 use std::path::PathBuf;
 
 use crate::api::ApiError;
@@ -24,7 +25,7 @@ pub enum StartError {
         /// Which one.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A node of a cluster is what Raft makes.
     #[error(
@@ -36,7 +37,7 @@ pub enum StartError {
     Retired(#[from] RetiredError),
     /// Raft's thread.
     #[error("cannot start a thread")]
-    Thread(#[source] std::io::Error),
+    Thread(#[source] io::Error),
     /// No identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -119,4 +120,45 @@ pub enum StartError {
     /// Raft.
     #[error(transparent)]
     Raft(#[from] RaftStartError),
+}
+
+impl StartError {
+    /// Whether nothing is wrong but that there was no room on the disk: then whatever the start has not come to do is done by the next.
+    pub fn is_disk_full(&self) -> bool {
+        let is_full = |source: &io::Error| source.kind() == io::ErrorKind::StorageFull;
+        match self {
+            Self::NoRoom => true,
+            Self::Storage(error) | Self::Raft(RaftStartError::Stores(error)) => error.is_disk_full(),
+            Self::Metadata(error) => error.is_disk_full(),
+            Self::DataDir { source, .. }
+            | Self::Identity(IdentityError::Io { source, .. })
+            | Self::Retired(RetiredError::Aside { source, .. }) => is_full(source),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_waits_for_room_whatever_has_found_none() {
+        let (path, full) = (|| PathBuf::from("data"), || io::Error::from(io::ErrorKind::StorageFull));
+        let errors = |error: &dyn Fn() -> io::Error| -> [StartError; 5] {
+            [
+                StartError::DataDir { path: path(), source: error() },
+                IdentityError::Io { path: path(), source: error() }.into(),
+                RetiredError::Aside { path: path(), source: error() }.into(),
+                StorageError::Io { path: path(), source: error() }.into(),
+                RaftStartError::Stores(StorageError::Io { path: path(), source: error() }).into(),
+            ]
+        };
+        for error in errors(&full) {
+            assert!(error.is_disk_full(), "{error}");
+        }
+        for error in errors(&|| io::ErrorKind::PermissionDenied.into()) {
+            assert!(!error.is_disk_full(), "{error}");
+        }
+    }
 }

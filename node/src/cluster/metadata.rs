@@ -119,6 +119,13 @@ pub enum MetadataError {
     },
 }
 
+impl MetadataError {
+    /// Whether there was no room on the disk.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Store { source, .. } if log::is_disk_full(source))
+    }
+}
+
 impl MetadataStore {
     /// Opens the store of a data directory, which has to exist, or makes it.
     ///
@@ -485,6 +492,16 @@ mod tests {
         let moved = Peer { id: NodeId(2), info: info(1, 9) };
         store.set_nodes(std::slice::from_ref(&moved)).unwrap();
         assert_eq!(store.nodes().unwrap(), [moved]);
+    }
+
+    #[test]
+    fn store_that_finds_no_room_says_so() {
+        let error = |kind: io::ErrorKind| MetadataError::Store {
+            path: METADATA_FILE.into(),
+            source: Box::new(redb::Error::Io(kind.into())),
+        };
+        assert!(error(io::ErrorKind::StorageFull).is_disk_full());
+        assert!(!error(io::ErrorKind::PermissionDenied).is_disk_full());
     }
 
     #[test]

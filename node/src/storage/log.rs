@@ -99,7 +99,7 @@ pub(super) fn is_damage(error: &redb::Error) -> bool {
 }
 
 /// Whether there was no room on the disk.
-pub(super) fn is_disk_full(error: &redb::Error) -> bool {
+pub(crate) fn is_disk_full(error: &redb::Error) -> bool {
     matches!(error, redb::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull)
 }
 

@@ -150,3 +150,21 @@ fn node_that_nobody_could_find_is_refused_before_anything_is_read() {
     let want = "0.0.0.0:1 is an address that no other node can dial: give one that it listens at";
     assert_eq!(said(node(1, "0.0.0.0:1")), want);
 }
+
+#[test]
+fn restore_that_finds_no_room_says_what_to_do() {
+    let (path, full) = (|| PathBuf::from("data/x"), || io::Error::from(io::ErrorKind::StorageFull));
+    let errors: [RestoreError; 3] = [
+        RestoreError::Io { path: path(), source: full() },
+        FileError::Io { path: path(), source: full() }.into(),
+        StorageError::Io { path: path(), source: full() }.into(),
+    ];
+    for error in errors {
+        let explained = error.explained(Path::new("data"));
+        assert_eq!(explained.to_string(), "the disk of data is full: make room on it, and restore again");
+        let cause = std::error::Error::source(&explained).unwrap().to_string();
+        assert_eq!(cause, "cannot use data/x");
+    }
+    let other = RestoreError::Io { path: path(), source: io::ErrorKind::PermissionDenied.into() };
+    assert_eq!(other.explained(Path::new("data")).to_string(), "cannot use data/x");
+}
