@@ -13,6 +13,7 @@ pub(crate) mod kv;
 mod leases;
 mod observe;
 mod raw;
+mod room;
 mod server;
 mod token;
 mod vaults;
@@ -24,7 +25,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::DefaultBodyLimit;
+use axum::extract::Extension;
 use axum::routing::{delete, get, post};
 use axum::{Router, middleware};
 use tokio::net::TcpListener;
@@ -32,9 +33,9 @@ use tokio::sync::watch;
 
 pub(crate) use self::body::{bytes, put_bytes};
 pub use self::credentials::{Credentials, CredentialsError};
+use self::room::BodyRoom;
 pub use self::server::{serve, serve_newcomer};
 use crate::api::{ApiError, BadRequest, ClusterController, KeyValueStore, RaftObserver};
-use crate::limits::HTTP_BODY_BYTES_MAX;
 use crate::metrics::Metrics;
 use crate::network::secret::{ClusterId, ClusterSecrets};
 use crate::types::{NodeId, NodeInfo};
@@ -127,7 +128,7 @@ pub fn router(state: HttpState) -> Router {
         .route("/state/digest", get(observe::state_digest))
         .fallback(async || not_found())
         .method_not_allowed_fallback(async || method_not_allowed())
-        .layer(DefaultBodyLimit::max(HTTP_BODY_BYTES_MAX as usize))
+        .layer(Extension(BodyRoom::default()))
         .layer(middleware::from_fn(deadline::bounded))
         .layer(middleware::from_fn_with_state(state.clone(), auth::checked))
         .layer(middleware::from_fn_with_state(state.metrics.clone(), observe::timed))

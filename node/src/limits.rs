@@ -16,6 +16,9 @@ pub const APPEND_BYTES_MAX: u32 = 4 * 1024 * 1024;
 pub const RPC_MESSAGE_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Largest HTTP body, in bytes: two values of the longest kind in base64, and room for their envelope.
 pub const HTTP_BODY_BYTES_MAX: u32 = 8 * 1024 * 1024;
+/// Bytes of bodies that are held at once, over all requests: for what is asked at the same time as may be, a quarter of a MiB each. Decoded
+/// they may take as much again.
+pub const BODIES_BYTES_MAX: u32 = 256 * 1024 * 1024;
 
 /// Bytes that a request has before its body, at most: a key of the longest kind, with each byte as three, fits with room to spare.
 pub const HTTP_HEAD_BYTES_MAX: u32 = 64 * 1024;
@@ -461,6 +464,9 @@ const _: () = {
     assert!(ANSWER_BYTES_MAX < RPC_MESSAGE_BYTES_MAX / 2);
     // base64 grows by a third. Text that JSON has to escape may not fit: it is sent as base64.
     assert!(2 * (VALUE_BYTES_MAX / 3 * 4) + 4 * KEY_BYTES_MAX < HTTP_BODY_BYTES_MAX);
+    // The largest body has room, and all operations at once where each is of the usual kind.
+    assert!(HTTP_BODY_BYTES_MAX <= BODIES_BYTES_MAX);
+    assert!(OPERATIONS_IN_FLIGHT_MAX * 256 * 1024 <= BODIES_BYTES_MAX);
     // A region's chunks and their digests are a bit each, and fit one message.
     assert!(SNAPSHOT_REGION_CHUNKS == u64::BITS);
     assert!(SNAPSHOT_SETTING_MAX.checked_mul(1024 * 1024).is_some());

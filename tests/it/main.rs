@@ -27,6 +27,7 @@ mod lookups;
 mod members;
 mod metrics;
 mod nodes;
+mod overload;
 mod programs;
 mod put_back;
 mod qemu;

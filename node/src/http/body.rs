@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
@@ -12,47 +12,43 @@ use tokio::time::timeout;
 
 use super::error::Refusal;
 use super::malformed;
-use crate::api::{ApiError, BadRequest, Consistency};
+use super::room::{BodyRoom, Held};
+use crate::api::{ApiError, Consistency};
 use crate::limits::HTTP_BODY_TIMEOUT;
 use crate::types::{Key, Record, Value};
 
-/// A JSON body, whatever its content type says; what is wrong with it is answered in JSON, too.
+/// A JSON body, whatever its content type says, and its room; what is wrong with it is answered in JSON, too.
 #[derive(Debug)]
-pub(super) struct Body<T>(pub(super) T);
+pub(super) struct Body<T>(pub(super) T, pub(super) Held);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        let RawBody(bytes) = RawBody::from_request(request, state).await?;
+        let RawBody(bytes, held) = RawBody::from_request(request, state).await?;
         // No body is an empty one: `curl -X POST` sends none.
         let bytes = if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes };
         let body = serde_json::from_slice(&bytes)
             .map_err(|error| malformed(format!("the body is refused: {error}")))?;
-        Ok(Self(body))
+        Ok(Self(body, held))
     }
 }
 
-/// A body as it is, which comes within a time.
+/// A body as it is, which comes within a time, and its room: as long as somebody works on it, it takes that.
 #[derive(Debug)]
-pub(super) struct RawBody(pub(super) Bytes);
+pub(super) struct RawBody(pub(super) Bytes, pub(super) Held);
 
 impl<S: Send + Sync> FromRequest<S> for RawBody {
     type Rejection = Refusal;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        let Ok(body) = timeout(HTTP_BODY_TIMEOUT, Bytes::from_request(request, state)).await else {
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Refusal> {
+        let room = request.extensions().get::<BodyRoom>().cloned().unwrap_or_default();
+        let Ok(read) = timeout(HTTP_BODY_TIMEOUT, room.read(request.into_body())).await else {
             let text = format!("the body has not come within {} s", HTTP_BODY_TIMEOUT.as_secs());
             return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", &text));
         };
-        let refused = |rejection: BytesRejection| -> ApiError {
-            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                BadRequest::BodyTooLarge.into()
-            } else {
-                malformed(rejection.body_text())
-            }
-        };
-        Ok(Self(body.map_err(refused)?))
+        let (body, held) = read?;
+        Ok(Self(body, held))
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) struct Nothing {}
 /// POST /cluster/init
 pub(super) async fn init(
     State(state): State<HttpState>,
-    Body(body): Body<InitBody>,
+    Body(body, _held): Body<InitBody>,
 ) -> Result<Json<ClusterStatus>, Refusal> {
     let members = match body.members {
         None => (*state.peers).clone(),
@@ -74,7 +74,7 @@ pub(super) async fn ticket(State(state): State<HttpState>) -> Result<Json<Ticket
 /// POST /cluster/snapshot
 pub(super) async fn snapshot(
     State(state): State<HttpState>,
-    Body(Nothing {}): Body<Nothing>,
+    Body(Nothing {}, _held): Body<Nothing>,
 ) -> Result<Json<SnapshotStatus>, Refusal> {
     Ok(Json(state.cluster.trigger_snapshot().await?))
 }
@@ -92,7 +92,7 @@ pub(super) struct LearnerBody {
 /// POST /cluster/add-learner
 pub(super) async fn add_learner(
     State(state): State<HttpState>,
-    Body(body): Body<LearnerBody>,
+    Body(body, _held): Body<LearnerBody>,
 ) -> Result<Json<ClusterStatus>, Refusal> {
     let (id, info) = match (body.endpoint_id, body.raft, body.http) {
         (Some(endpoint_id), Some(raft), Some(http)) => (body.id, NodeInfo { endpoint_id, raft, http }),
@@ -125,7 +125,7 @@ pub(super) struct VotersBody {
 /// POST /cluster/change-membership
 pub(super) async fn change_membership(
     State(state): State<HttpState>,
-    Body(body): Body<VotersBody>,
+    Body(body, _held): Body<VotersBody>,
 ) -> Result<Json<ClusterStatus>, Refusal> {
     state.cluster.change_membership(body.voters, body.retain, body.force).await?;
     Ok(Json(state.cluster.status()))
@@ -149,7 +149,7 @@ pub(super) struct PromoteBody {
 /// POST /cluster/promote-learner
 pub(super) async fn promote_learner(
     State(state): State<HttpState>,
-    Body(body): Body<PromoteBody>,
+    Body(body, _held): Body<PromoteBody>,
 ) -> Result<Json<ClusterStatus>, Refusal> {
     state.cluster.promote_learner(body.id, body.force).await?;
     Ok(Json(state.cluster.status()))
@@ -166,7 +166,7 @@ pub(super) struct RemoveAnswer {
 /// POST /cluster/remove-member
 pub(super) async fn remove_member(
     State(state): State<HttpState>,
-    Body(body): Body<MemberBody>,
+    Body(body, _held): Body<MemberBody>,
 ) -> Result<Json<RemoveAnswer>, Refusal> {
     let was_member = state.cluster.status().members.iter().any(|member| member.id == body.id);
     state.cluster.remove_member(body.id).await?;
@@ -176,7 +176,7 @@ pub(super) async fn remove_member(
 /// POST /cluster/transfer-leader
 pub(super) async fn transfer_leader(
     State(state): State<HttpState>,
-    Body(body): Body<MemberBody>,
+    Body(body, _held): Body<MemberBody>,
 ) -> Result<Json<ClusterStatus>, Refusal> {
     state.cluster.transfer_leader(body.id).await?;
     Ok(Json(state.cluster.status()))

@@ -38,7 +38,7 @@ impl ReadBody {
 }
 
 /// POST /kv/read
-pub(super) async fn read(State(state): State<HttpState>, Body(body): Body<ReadBody>) -> Answered {
+pub(super) async fn read(State(state): State<HttpState>, Body(body, _held): Body<ReadBody>) -> Answered {
     let request = body.request()?;
     let result = state.store.read(request.clone()).await?;
     Ok(Json(read_json(request, result)?))
@@ -83,7 +83,7 @@ impl WriteBody {
 }
 
 /// POST /kv/write
-pub(super) async fn write(State(state): State<HttpState>, Body(body): Body<WriteBody>) -> Answered {
+pub(super) async fn write(State(state): State<HttpState>, Body(body, _held): Body<WriteBody>) -> Answered {
     Ok(Json(written(state.store.write(body.command()?).await?)?))
 }
 
@@ -96,7 +96,7 @@ pub(super) struct DeleteBody {
 }
 
 /// POST /kv/delete
-pub(super) async fn delete(State(state): State<HttpState>, Body(body): Body<DeleteBody>) -> Answered {
+pub(super) async fn delete(State(state): State<HttpState>, Body(body, _held): Body<DeleteBody>) -> Answered {
     let command = Command::Delete { key: key(body.key, body.key_base64)? };
     Ok(Json(written(state.store.write(in_vault(body.vault, command)).await?)?))
 }
@@ -142,7 +142,7 @@ impl ScanBody {
 }
 
 /// POST /kv/scan
-pub(super) async fn scan(State(state): State<HttpState>, Body(body): Body<ScanBody>) -> Answered {
+pub(super) async fn scan(State(state): State<HttpState>, Body(body, _held): Body<ScanBody>) -> Answered {
     scan_page(&state, body).await
 }
 

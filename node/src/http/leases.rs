@@ -36,7 +36,7 @@ pub(super) async fn list(State(state): State<HttpState>) -> Result<Json<LeaseLis
 /// POST /leases
 pub(super) async fn grant(
     State(state): State<HttpState>,
-    Body(GrantBody { ttl_ms }): Body<GrantBody>,
+    Body(GrantBody { ttl_ms }, _held): Body<GrantBody>,
 ) -> Result<Json<Object>, Refusal> {
     let result = state.store.write(Command::GrantLease { ttl_ms }).await?;
     let lease = result.revision.0;

@@ -104,7 +104,7 @@ pub(super) async fn write(
     uri: Uri,
     query: Result<Query<WriteQuery>, QueryRejection>,
     headers: HeaderMap,
-    RawBody(body): RawBody,
+    RawBody(body, _held): RawBody,
 ) -> Result<Json<Object>, Refusal> {
     let key = key_of(uri.path())?;
     let value = Value(body.to_vec());
