@@ -124,3 +124,6 @@ fn bad_request_code(bad: &BadRequest) -> &'static str {
 fn leader_json(leader: LeaderHint) -> Json_ {
     json!({ "id": leader.id, "http": leader.http })
 }
+
+#[cfg(test)]
+mod tests;

@@ -376,30 +376,4 @@ async fn dial(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connection_is_closed_that_was_not_used_for_long_and_that_nobody_holds() {
-        let long_ago = Instant::now() - PEER_UNUSED_MAX;
-        let dial = futures::future::ready(Err("a test".to_owned())).boxed().shared();
-        let (used, retry_at) = (Arc::new(Mutex::new(long_ago)), Arc::default());
-        let slot = Slot { number: 1, class: Class::Raft, dial, used, failures: 0, retry_at };
-        assert!(slot.is_idle());
-        // A stream of entries is one request, however long it goes on.
-        let stream = slot.clone();
-        assert!(!slot.is_idle());
-        drop(stream);
-        *held(&slot.used) = Instant::now();
-        assert!(!slot.is_idle());
-    }
-
-    #[test]
-    fn peer_that_cannot_be_dialled_is_left_alone_longer_and_longer() {
-        let [first, most] = DIAL_BACKOFF;
-        for (failures, longest) in [(0, first), (1, 2 * first), (2, 4 * first), (40, most)] {
-            let pause = pause_after(failures);
-            assert!(pause >= longest / 2 && pause <= longest, "{failures}: {pause:?}");
-        }
-    }
-}
+mod tests;
