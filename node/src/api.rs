@@ -67,6 +67,12 @@ pub trait ClusterController: Send + Sync {
     /// What this node knows of the cluster.
     fn status(&self) -> ClusterStatus;
 
+    /// Where this node stands in Raft: term, vote, log and apply positions.
+    ///
+    /// # Errors
+    /// [`ApiError::Unsupported`] where there is no Raft.
+    fn get_metrics(&self) -> Result<RaftState, ApiError>;
+
     /// Makes a snapshot of this node's state, unless the last one is as new as the state, and returns when there is one.
     ///
     /// # Errors
@@ -137,9 +143,6 @@ pub trait KeyValueStore: Send + Sync {
 
 /// What an observer that judges the cluster needs to see of one node.
 pub trait RaftObserver: Send + Sync {
-    /// Term, vote, log and apply positions.
-    fn raft_state(&self) -> RaftState;
-
     /// Terms and chained hashes of the log entries `from..=to`.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use futures::FutureExt;
 
 use crate::api::{
     Answer, ApiError, BadRequest, ClusterController, ClusterStatus, ConfirmedBy, Consistency, KeyValueStore,
-    LeaderHint, LeaseList, Member, ReadRequest, ReadResult, ScanDetail, ScanRequest, ScanResult,
+    LeaderHint, LeaseList, Member, RaftState, ReadRequest, ReadResult, ScanDetail, ScanRequest, ScanResult,
     SnapshotStatus, StateCopy, VaultList, WatchRequest, WatchStream, WriteResult, check_command, check_key,
     check_limit, check_max_staleness, check_range, check_vault,
 };
@@ -354,6 +354,10 @@ impl ClusterController for DeterministicClusterController {
 
     fn copy_state(&self, _consistency: Consistency) -> Answer<'_, StateCopy> {
         at_once(Err(ApiError::Unsupported))
+    }
+
+    fn get_metrics(&self) -> Result<RaftState, ApiError> {
+        Err(ApiError::Unsupported)
     }
 }
 

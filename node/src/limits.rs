@@ -423,7 +423,9 @@ pub const STATE_DIGEST_INTERVAL: u64 = 64;
 /// Remembered state digests: the last so many multiples of the interval.
 pub const STATE_DIGESTS_MAX: u64 = 4_096;
 
-/// Members of a cluster, learners included.
+/// Nodes of which a node keeps where they are, gone ones included: what it is told of further ones takes the place of what it was told.
+pub const MAX_PEERS: u32 = 10_000;
+/// Members of a cluster, learners included, and peers that the settings name.
 pub const PEERS_MAX: u32 = 100;
 /// Voters among them: each write waits for a majority of them.
 pub const VOTERS_MAX: u32 = 100;
@@ -485,6 +487,9 @@ const _: () = {
     // Whoever hears a newcomer waits for the leader's change.
     assert!(OPERATION_TIMEOUT.as_secs() < JOIN_TIMEOUT.as_secs());
     assert!(TICKET_PEERS_MAX <= PEERS_MAX);
+    assert!(VOTERS_MAX <= PEERS_MAX);
+    // Who is forgotten is seldom a member, even where each was replaced many times.
+    assert!(PEERS_MAX <= MAX_PEERS / 10);
     // A key has 52 characters in z-base-32, and a name 255 bytes with the length of each part (RFC 1035, 2.3.4).
     assert!("_iroh.".len() + 52 + ".".len() + DNS_ORIGIN_BYTES_MAX + ".".len() <= 253);
     assert!("relay=".len() + SERVER_URL_BYTES_MAX <= u8::MAX as usize);

@@ -97,6 +97,7 @@ async fn members_come_and_go_and_what_there_is_not_is_said() {
     cluster.remove_member(other).await.unwrap();
     assert_eq!(cluster.status().members.len(), 1);
     assert_eq!(cluster.trigger_snapshot().await.unwrap_err(), ApiError::Unsupported);
+    assert_eq!(cluster.get_metrics().unwrap_err(), ApiError::Unsupported);
     assert!(cluster.copy_state(Consistency::Stale).await.is_err());
 }
 

@@ -45,8 +45,7 @@ fn health_of(reason: Option<&str>) -> (StatusCode, Json<JsonValue>) {
 pub(super) async fn metrics(
     State(state): State<HttpState>,
 ) -> Result<([(HeaderName, &'static str); 1], String), Refusal> {
-    let observer = state.observer()?;
-    let (raft, measures) = (observer.raft_state(), observer.measures());
+    let (raft, measures) = (state.cluster.get_metrics()?, state.observer()?.measures());
     let text = state.metrics.text(&raft, &state.cluster.status(), &measures);
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text))
 }
@@ -64,7 +63,7 @@ pub(super) async fn timed(State(metrics): State<Arc<Metrics>>, request: Request,
 
 /// GET /raft/state
 pub(super) async fn raft_state(State(state): State<HttpState>) -> Result<Json<RaftState>, Refusal> {
-    Ok(Json(state.observer()?.raft_state()))
+    Ok(Json(state.cluster.get_metrics()?))
 }
 
 #[derive(Debug, Deserialize)]

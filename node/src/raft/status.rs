@@ -76,6 +76,10 @@ impl ClusterController for RaftNode {
         self.make_copy(consistency).boxed()
     }
 
+    fn get_metrics(&self) -> Result<RaftState, ApiError> {
+        Ok(self.raft_state())
+    }
+
     fn status(&self) -> ClusterStatus {
         let term = self.metrics().current_term;
         // What changes of the members and of the leader are waited for in: the other metrics may come a moment later.
@@ -115,30 +119,8 @@ impl ClusterController for RaftNode {
 }
 
 impl RaftNode {
-    async fn make_snapshot(&self) -> Result<SnapshotStatus, ApiError> {
-        let metrics = self.metrics();
-        let Some(applied) = metrics.last_applied else { return Ok(SnapshotStatus { last: None, bytes: 0 }) };
-        let last = self.snapshot_from(applied.index).await?;
-        let bytes = self.inner.snapshots.current().map_or(0, |current| current.seal().bytes);
-        Ok(SnapshotStatus { last: Some(entry_id(last)), bytes })
-    }
-
-    /// Returns once there is a snapshot that covers entry `index`: the last entry that it covers.
-    pub(super) async fn snapshot_from(&self, index: u64) -> Result<LogId, ApiError> {
-        loop {
-            let seen = self.metrics().snapshot;
-            if let Some(last) = seen.filter(|last| last.index >= index) {
-                return Ok(last);
-            }
-            // One that is being made already may be older than what is wanted.
-            self.start_snapshot().await?;
-            self.await_snapshot_after(seen).await?;
-        }
-    }
-}
-
-impl RaftObserver for RaftNode {
-    fn raft_state(&self) -> RaftState {
+    /// Where it stands: what [`ClusterController::get_metrics`] says.
+    pub fn raft_state(&self) -> RaftState {
         let metrics = self.metrics();
         // The log's own word: after a start openraft names no vote until it has flushed something.
         let vote = self.inner.log.durable_vote().unwrap_or(metrics.vote);
@@ -162,6 +144,29 @@ impl RaftObserver for RaftNode {
         }
     }
 
+    async fn make_snapshot(&self) -> Result<SnapshotStatus, ApiError> {
+        let metrics = self.metrics();
+        let Some(applied) = metrics.last_applied else { return Ok(SnapshotStatus { last: None, bytes: 0 }) };
+        let last = self.snapshot_from(applied.index).await?;
+        let bytes = self.inner.snapshots.current().map_or(0, |current| current.seal().bytes);
+        Ok(SnapshotStatus { last: Some(entry_id(last)), bytes })
+    }
+
+    /// Returns once there is a snapshot that covers entry `index`: the last entry that it covers.
+    pub(super) async fn snapshot_from(&self, index: u64) -> Result<LogId, ApiError> {
+        loop {
+            let seen = self.metrics().snapshot;
+            if let Some(last) = seen.filter(|last| last.index >= index) {
+                return Ok(last);
+            }
+            // One that is being made already may be older than what is wanted.
+            self.start_snapshot().await?;
+            self.await_snapshot_after(seen).await?;
+        }
+    }
+}
+
+impl RaftObserver for RaftNode {
     fn measures(&self) -> Measures {
         let replication = self.metrics().replication.unwrap_or_default();
         let others = replication.into_iter().filter(|(id, _)| *id != self.inner.id);

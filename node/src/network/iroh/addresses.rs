@@ -7,6 +7,7 @@ use std::sync::{Arc, RwLock};
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::{EndpointAddr, EndpointId, TransportAddr};
 
+use crate::limits::MAX_PEERS;
 use crate::types::{EndpointKey, NodeInfo};
 
 /// Who says where a peer is. Each of them has one word.
@@ -32,6 +33,15 @@ impl AddressBook {
     /// Takes down where somebody says that a peer is. It is dialled there from now on, too.
     pub fn learn(&self, key: &EndpointKey, source: AddressSource, raft: SocketAddr) {
         let mut addresses = self.addresses.write().expect("nothing panics while it holds this lock");
+        if addresses.len() >= MAX_PEERS as usize && !addresses.contains_key(key) {
+            // Members say again where they are, and Raft has their addresses from the membership.
+            let is_kept = |said: &BTreeMap<_, _>| said.contains_key(&AddressSource::Settings);
+            for (gone, _) in addresses.extract_if(|_, said| !is_kept(said)) {
+                if let Ok(id) = EndpointId::from_bytes(&gone.0) {
+                    self.lookup.remove_endpoint_info(id);
+                }
+            }
+        }
         let said = addresses.entry(*key).or_default();
         if said.insert(source, raft) == Some(raft) {
             return;
@@ -53,5 +63,34 @@ impl AddressBook {
         let addresses = self.addresses.read().expect("nothing panics while it holds this lock");
         let said = addresses.get(&peer.endpoint_id).into_iter().flat_map(BTreeMap::values);
         Some(EndpointAddr::from_parts(id, said.copied().chain([peer.raft]).map(TransportAddr::Ip)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_peers_are_kept_than_may_be_and_those_of_the_settings_stay() {
+        let book = AddressBook::default();
+        let address = SocketAddr::from(([10, 0, 0, 1], 1));
+        let key = |number: u32| {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&number.to_le_bytes());
+            EndpointKey(key)
+        };
+        book.learn(&key(0), AddressSource::Settings, address);
+        let known = || book.addresses.read().unwrap().len();
+        for number in 1..MAX_PEERS {
+            book.learn(&key(number), AddressSource::Word, address);
+        }
+        assert_eq!(known(), MAX_PEERS as usize);
+        // One that is known already takes nobody's place.
+        book.learn(&key(1), AddressSource::Membership, address);
+        assert_eq!(known(), MAX_PEERS as usize);
+        book.learn(&key(MAX_PEERS), AddressSource::Word, address);
+        let kept = book.addresses.read().unwrap();
+        assert_eq!(kept.len(), 2);
+        assert!(kept.contains_key(&key(0)) && kept.contains_key(&key(MAX_PEERS)));
     }
 }

@@ -30,7 +30,7 @@ struct Members {
     present: HashSet<EndpointKey>,
     /// Whether they are those of now.
     are_of_now: bool,
-    /// Who was one, and is none any more.
+    /// Who was one, and is none any more: of those that the settings name, since it counts for them only.
     removed: HashSet<EndpointKey>,
 }
 
@@ -62,7 +62,8 @@ impl Admission {
         }
         let is_new = {
             let mut known = self.members.write().expect("nothing panics while it holds this lock");
-            let were = known.removed.iter().chain(&known.present);
+            let were =
+                known.removed.iter().chain(&known.present).filter(|key| self.configured.contains(*key));
             let removed = were.filter(|key| !present.contains(*key)).copied().collect();
             let members = Members { present, are_of_now, removed };
             let is_new = *known != members;

@@ -78,3 +78,28 @@ async fn leader_whose_snapshot_is_damaged_makes_another_and_sends_that() {
     let present = snapshots.current().unwrap();
     assert!(present.damage().is_none() && is_intact(&snapshots.path(&present)).unwrap());
 }
+
+#[tokio::test(start_paused = true)]
+async fn empty_learner_begins_with_a_snapshot_and_goes_on_from_it_after_a_restart() {
+    let mut cluster = Cluster::founded(3).await;
+    let leader = cluster.leader(1, &[1, 2, 3]).await;
+    for number in 0..50 {
+        cluster.set(leader, &format!("k{number}"), "v").await.unwrap();
+    }
+    cluster.raft(leader).trigger_snapshot().await.unwrap();
+    let is_purged = |metrics: &Metrics| metrics.purged.is_some();
+    cluster.wait(leader).metrics(is_purged, "a log that begins later").await.unwrap();
+    cluster.start(4).await;
+    cluster.raft(leader).add_learner(NodeId(4), info(4)).await.unwrap();
+    let has_one = |metrics: &Metrics| metrics.snapshot.is_some();
+    cluster.wait(4).metrics(has_one, "a snapshot").await.unwrap();
+    cluster.agree(&[1, 2, 3, 4]).await;
+    assert!(cluster.raft(4).inner.log.first_index() > 40, "the entries before it have not come");
+    cluster.stop(4).await;
+    cluster.set(leader, "k50", "v").await.unwrap();
+    cluster.start(4).await;
+    cluster.agree(&[1, 2, 3, 4]).await;
+    for key in ["k0", "k49", "k50"] {
+        assert_eq!(cluster.held(4, key).await.as_deref(), Some("v"), "{key}");
+    }
+}
