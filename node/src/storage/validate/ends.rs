@@ -88,13 +88,16 @@ impl Ends {
                 shown(covered)
             ));
         }
-        let other = |own: Option<LogId>, at: Option<LogId>| at.filter(|_| own.is_some() && own != at);
+        // A snapshot that has come from a later leader, installed or not, may stand where the log still has what nobody else has.
+        let has_come =
+            |own: Option<LogId>, at: LogId| own == snapshot && applied <= snapshot && own > Some(at);
+        let other = |own: Option<LogId>, at: Option<LogId>| {
+            at.filter(|at| own.is_some_and(|own| own != *at) && !has_come(own, *at))
+        };
         if let Some(found) = other(applied, self.at_applied) {
             faults.push(format!("{} was applied, the log has {} there", shown(applied), shown(Some(found))));
         }
-        // One that is ahead of the state has come from a leader, for which the log has not made room yet.
-        let is_of_state = snapshot.map(|id| id.index) <= applied.map(|id| id.index);
-        if let Some(found) = other(snapshot, self.at_snapshot).filter(|_| is_of_state) {
+        if let Some(found) = other(snapshot, self.at_snapshot) {
             faults.push(format!(
                 "the snapshot ends with {}, the log has {} there",
                 shown(snapshot),
@@ -171,6 +174,22 @@ mod tests {
             Ends { at_applied: Some(id(2, 39)), ..sound() },
             &["entry 39 of term 3 was applied, the log has entry 39 of term 2 there"],
         );
+        let (applied, snapshot, at) = (Some(id(3, 39)), Some(id(3, 39)), Some(id(4, 39)));
+        check(
+            Ends {
+                applied,
+                snapshot,
+                at_applied: at,
+                at_snapshot: at,
+                last: Some(id(4, 49)),
+                vote: Some(Vote::new(4, NodeId(1))),
+                ..sound()
+            },
+            &[
+                "entry 39 of term 3 was applied, the log has entry 39 of term 4 there",
+                "the snapshot ends with entry 39 of term 3, the log has entry 39 of term 4 there",
+            ],
+        );
         check(
             Ends { at_snapshot: Some(id(2, 15)), ..sound() },
             &["the snapshot ends with entry 15 of term 1, the log has entry 15 of term 2 there"],
@@ -181,6 +200,8 @@ mod tests {
     fn what_a_crash_leaves_is_none() {
         // A snapshot has come and is not installed yet, in the place of entries that nobody else has.
         check(Ends { snapshot: Some(id(4, 45)), at_snapshot: Some(id(3, 45)), ..sound() }, &[]);
+        let (snapshot, at) = (Some(id(4, 45)), Some(id(3, 45)));
+        check(Ends { snapshot, applied: snapshot, at_snapshot: at, at_applied: at, ..sound() }, &[]);
         // It is installed, and the log is not cut yet.
         let (snapshot, applied) = (Some(id(3, 60)), Some(id(3, 60)));
         check(Ends { snapshot, applied, at_snapshot: None, at_applied: None, ..sound() }, &[]);
