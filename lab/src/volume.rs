@@ -5,10 +5,16 @@
 //! it had, what it was given last, or anything in between, whatever became of the others; so does the length of the file. Names
 //! that were made, moved or removed since the last sync of their folder come about in their order, up to any of them. What
 //! POSIX promises of fsync(2) is kept, and no more.
+//!
+//! A sync can be made to fail. Then it is as on Linux (<https://wiki.postgresql.org/wiki/Fsync_Errors>): programs see what they have
+//! written, but the system takes it for synced. The next sync succeeds, and the power cut shows that the disk never had it. Only
+//! what is written once more has another chance.
 
+mod entry;
 mod folder;
 mod mount;
 mod sectors;
+mod syncs;
 
 #[cfg(test)]
 mod tests;
@@ -18,9 +24,12 @@ use std::ffi::{OsStr, OsString};
 
 use rand::{Rng, RngExt};
 
-use self::folder::{Folder, NameChange, Names};
+pub use self::entry::Attributes;
+use self::entry::{Entry, Node, apply};
+use self::folder::{Folder, NameChange};
 pub use self::mount::{MountError, Mounted};
 use self::sectors::Content;
+use self::syncs::Syncs;
 
 /// The number of a file or a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,40 +95,6 @@ pub struct Lost {
     pub names: u64,
 }
 
-/// What a file or a folder is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attributes {
-    /// Whether it is a folder.
-    pub is_folder: bool,
-    /// The length of a file, in bytes.
-    pub bytes: u64,
-    /// Permissions.
-    pub mode: u16,
-}
-
-#[derive(Debug)]
-enum Node {
-    File(Content),
-    Folder(Folder),
-}
-
-#[derive(Debug)]
-struct Entry {
-    node: Node,
-    mode: u16,
-    /// How often it is open.
-    opened: u32,
-}
-
-impl Entry {
-    fn bytes(&self) -> u64 {
-        match &self.node {
-            Node::File(content) => content.len(),
-            Node::Folder(_) => 0,
-        }
-    }
-}
-
 /// The disk.
 #[derive(Debug)]
 pub struct Volume {
@@ -129,8 +104,7 @@ pub struct Volume {
     changes: Vec<NameChange>,
     /// Bytes that files may have.
     capacity: u64,
-    /// Whether it fails where it is to sync a file.
-    fails_to_sync: bool,
+    syncs: Syncs,
 }
 
 /// More than anybody needs here.
@@ -144,7 +118,7 @@ impl Default for Volume {
             next: ROOT.0 + 1,
             changes: Vec::new(),
             capacity: CAPACITY_DEFAULT,
-            fails_to_sync: false,
+            syncs: Syncs::default(),
         }
     }
 }
@@ -165,9 +139,25 @@ impl Volume {
         self.entries.values().map(Entry::bytes).sum()
     }
 
-    /// From now on the sync of a file fails, or no longer does; then what was to be synced is as it was.
-    pub fn fail_syncs(&mut self, fails: bool) {
-        self.fails_to_sync = fails;
+    /// From now on the sync of a file fails, or no longer does. What was to be synced is lost.
+    pub fn fail_syncs(&mut self, fail: bool) {
+        self.syncs.fail = fail;
+    }
+
+    /// The next sync of this file fails, and none after it. What was to be synced is lost.
+    pub fn fail_next_sync(&mut self, file: Inode) {
+        self.syncs.fail_once.insert(file);
+    }
+
+    /// How many bytes files may have once they are synced: a write is taken, and it is the sync that finds no room, and loses what it
+    /// was to keep. So do file systems that look for room late: over a network, with quotas, or on a thin disk.
+    pub fn set_synced_capacity(&mut self, bytes: u64) {
+        self.syncs.bytes_max = bytes;
+    }
+
+    /// How many bytes files have on the disk.
+    pub fn used_synced(&self) -> u64 {
+        self.entries.values().map(Entry::durable_bytes).sum()
     }
 
     /// What stands under a name.
@@ -320,13 +310,16 @@ impl Volume {
     /// Makes what a file holds durable, or the names of a folder.
     ///
     /// # Errors
-    /// There is none.
+    /// There is none, or the disk does not take it, which is lost then.
     pub fn sync(&mut self, inode: Inode) -> Result<(), VolumeError> {
-        if self.fails_to_sync && matches!(self.entry(inode)?.node, Node::File(_)) {
-            return Err(VolumeError::Failed);
-        }
-        match &mut self.entry_mut(inode)?.node {
-            Node::File(content) => content.sync(),
+        let used = self.used_synced();
+        let entry = self.entries.get_mut(&inode).ok_or(VolumeError::NotFound)?;
+        match &mut entry.node {
+            Node::File(content) => {
+                let more = content.more();
+                self.syncs.check(inode, more, used + more).inspect_err(|_| content.fail_sync())?;
+                content.sync();
+            }
             Node::Folder(_) => {
                 let (durable, rest) =
                     std::mem::take(&mut self.changes).into_iter().partition(|change| change.is_in(inode));
@@ -422,38 +415,5 @@ impl Volume {
             Node::File(content) => Ok(content),
             Node::Folder(_) => Err(VolumeError::IsAFolder),
         }
-    }
-}
-
-/// Changes names, those of `names` in each folder.
-fn apply(
-    entries: &mut BTreeMap<Inode, Entry>,
-    change: &NameChange,
-    names: fn(&mut Folder) -> &mut Names,
-) -> Result<(), VolumeError> {
-    match change {
-        NameChange::Put { parent, name, inode } => {
-            names_of(entries, *parent, names)?.insert(name.clone(), *inode);
-        }
-        NameChange::Remove { parent, name } => {
-            names_of(entries, *parent, names)?.remove(name);
-        }
-        NameChange::Move { inode, from, to } => {
-            names_of(entries, from.0, names)?.remove(&from.1);
-            names_of(entries, to.0, names)?.insert(to.1.clone(), *inode);
-        }
-    }
-    Ok(())
-}
-
-fn names_of(
-    entries: &mut BTreeMap<Inode, Entry>,
-    folder: Inode,
-    names: fn(&mut Folder) -> &mut Names,
-) -> Result<&mut Names, VolumeError> {
-    match entries.get_mut(&folder).map(|entry| &mut entry.node) {
-        Some(Node::Folder(folder)) => Ok(names(folder)),
-        Some(Node::File(_)) => Err(VolumeError::NotAFolder),
-        None => Err(VolumeError::NotFound),
     }
 }

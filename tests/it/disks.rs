@@ -1,10 +1,13 @@
 //! Nodes on disks of the lab's own, which run full and fail: writes are refused, reads go on, and nothing is lost.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use aspen_lab::volume::Mounted;
+use aspen_lab::volume::{Loss, Mounted, ROOT, Volume};
 use nix::sys::signal::Signal;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use serde_json::{Value as Json, json};
 
 use crate::host;
@@ -238,18 +241,64 @@ fn node_on_a_full_disk_can_be_stopped() {
     assert_eq!(status.code(), Some(0), "{}", cluster.nodes.last_words(3));
 }
 
-/// What a disk did not take when it was told to may be anywhere: nothing is acknowledged on top of that.
-#[test]
-fn node_whose_log_cannot_be_synced_stops_and_says_why() {
+/// What a disk is told to do.
+type Fault = fn(&mut Volume);
+
+/// A disk that has not kept what it was told to keep says so once, and shows everything until its power is cut: what a node
+/// acknowledges after that is gone then. So it ends.
+#[track_caller]
+fn stops_and_loses_nothing(fault: Fault, want: &[&str]) {
     let Some(mut cluster) = OnDisks::led_by(1, &[]) else { return };
-    cluster.disk(3).with(|disk| disk.fail_syncs(true));
-    cluster.nodes.succeeds(1, "/kv/write", &set("without", "three"));
+    // Whatever is acknowledged without this one has been kept by the one whose disk fails.
+    cluster.nodes.end(2, Signal::SIGTERM);
+    let large = "x".repeat(LARGE);
+    let mut keys = (0..).map(|number| format!("k{number}"));
+    let mut acknowledged: Vec<String> = keys.by_ref().take(10).collect();
+    for key in &acknowledged {
+        cluster.nodes.succeeds(1, "/kv/write", &set(key, &large));
+    }
+    cluster.disk(3).with(fault);
+    cluster.nodes.comes("end of node 3", || {
+        let key = keys.next().unwrap();
+        if let Ok((200, _)) = post(cluster.nodes.http(1), "/kv/write", &set(&key, &large)) {
+            acknowledged.push(key);
+        }
+        cluster.nodes.has_ended(3).then_some(())
+    });
     let status = cluster.nodes.ended(3);
     let words = cluster.nodes.last_words(3);
     assert_eq!(status.code(), Some(1), "{words}");
-    assert!(words.contains("the log failed, this node has to stop"), "{words}");
-    cluster.disk(3).with(|disk| disk.fail_syncs(false));
-    cluster.nodes.start(3, &IDS);
-    let read = cluster.nodes.succeeds(3, "/kv/read", &json!({ "key": "without" }));
-    assert_eq!(read["value"], "three");
+    assert!(want.iter().any(|want| words.contains(want)), "{words}");
+    cluster.nodes.end(1, Signal::SIGKILL);
+    cluster.disk(3).with(|disk| disk.set_synced_capacity(u64::MAX));
+    cluster.disks[2].cut(Loss::All, &mut ChaCha8Rng::seed_from_u64(1)).unwrap();
+    for id in [2, 3] {
+        cluster.nodes.start(id, &IDS);
+    }
+    for key in &acknowledged {
+        let read = cluster.nodes.succeeds(3, "/kv/read", &json!({ "key": key }));
+        assert_eq!(read["value"], large, "{key} of {}", acknowledged.len());
+    }
+}
+
+const LOG_WORDS: &str = "the log failed, this node has to stop";
+const STATE_WORDS: &str = "a flush of the state has failed";
+
+#[test]
+fn node_whose_log_cannot_be_synced_stops_and_says_why() {
+    let fault: Fault = |disk| disk.fail_next_sync(disk.lookup(ROOT, OsStr::new("log.redb")).unwrap());
+    stops_and_loses_nothing(fault, &[LOG_WORDS]);
+}
+
+#[test]
+fn node_whose_state_cannot_be_synced_stops_and_says_why() {
+    let fault: Fault = |disk| disk.fail_next_sync(disk.lookup(ROOT, OsStr::new("state.sqlite-wal")).unwrap());
+    stops_and_loses_nothing(fault, &[STATE_WORDS]);
+}
+
+#[test]
+fn node_whose_disk_finds_no_room_when_it_is_to_sync_stops_and_says_why() {
+    // Whichever store grows first.
+    let fault: Fault = |disk| disk.set_synced_capacity(disk.used_synced());
+    stops_and_loses_nothing(fault, &[LOG_WORDS, STATE_WORDS]);
 }

@@ -23,11 +23,23 @@ pub(super) struct Content {
     lens: Vec<usize>,
     /// What changed sectors held before, the content on the disk first.
     before: BTreeMap<usize, Vec<Sector>>,
+    /// What is on the disk where a sync has failed: nothing is to be written there, although programs see something else.
+    lost: BTreeMap<usize, Sector>,
 }
 
 impl Content {
     pub(super) fn len(&self) -> u64 {
         self.bytes.len() as u64
+    }
+
+    /// Its length on the disk.
+    pub(super) fn durable_len(&self) -> u64 {
+        self.durable_len as u64
+    }
+
+    /// Bytes that a sync would add to those on the disk.
+    pub(super) fn more(&self) -> u64 {
+        if self.lens.is_empty() { 0 } else { self.len().saturating_sub(self.durable_len()) }
     }
 
     pub(super) fn read(&self, offset: u64, length: u32) -> &[u8] {
@@ -39,6 +51,9 @@ impl Content {
         let (start, end) = (size(offset), size(offset) + bytes.len());
         if end > self.bytes.len() {
             self.set_len(end as u64);
+        } else if end > self.durable_len && self.lens.is_empty() {
+            // A failed sync has lost the length, which is to be written now as well.
+            self.lens.push(self.bytes.len());
         }
         self.remember(start, end);
         self.bytes[start..end].copy_from_slice(bytes);
@@ -55,21 +70,29 @@ impl Content {
     }
 
     pub(super) fn sync(&mut self) {
-        self.durable_len = self.bytes.len();
+        if let Some(shortest) = self.lens.iter().min() {
+            // What was cut off is gone, also where an earlier sync could not take it away.
+            self.lost.retain(|place, _| place * SECTOR_BYTES < *shortest);
+            self.durable_len = self.bytes.len();
+        }
         self.lens.clear();
         self.before.clear();
     }
 
+    /// Syncs nothing, and takes everything for synced that was to be.
+    pub(super) fn fail_sync(&mut self) {
+        self.lens.clear();
+        for (place, before) in std::mem::take(&mut self.before) {
+            self.lost.insert(place, before[0]);
+        }
+    }
+
     /// How many sectors have another content now than they had been given.
     pub(super) fn cut(&mut self, loss: Loss, random: &mut impl Rng) -> u64 {
-        let percent = match loss {
-            Loss::Nothing => {
-                self.sync();
-                return 0;
-            }
-            Loss::All => 0,
-            Loss::Some(percent) => percent,
-        };
+        if loss == Loss::Nothing {
+            self.sync();
+        }
+        let percent = if let Loss::Some(percent) = loss { percent } else { 0 };
         let mut changed = 0;
         self.lens.insert(0, self.durable_len);
         let len =
@@ -77,7 +100,9 @@ impl Content {
         // As long as it ever was, so that every sector has its place.
         let longest = self.lens.iter().copied().max().unwrap_or_default();
         self.bytes.resize(longest, 0);
-        for (place, before) in std::mem::take(&mut self.before) {
+        // Of what a failed sync was to write, a part may have been written.
+        let failed = std::mem::take(&mut self.lost).into_iter().map(|(place, sector)| (place, vec![sector]));
+        for (place, before) in failed.chain(std::mem::take(&mut self.before)) {
             if random.random_range(0..100) < percent {
                 continue;
             }
@@ -104,7 +129,8 @@ impl Content {
             let from = (place * SECTOR_BYTES).min(self.bytes.len());
             let there = &self.bytes[from..(from + SECTOR_BYTES).min(self.bytes.len())];
             sector[..there.len()].copy_from_slice(there);
-            let before = self.before.entry(place).or_default();
+            let lost = self.lost.remove(&place);
+            let before = self.before.entry(place).or_insert_with(|| lost.into_iter().collect());
             if before.len() == VERSIONS_MAX {
                 // Never the first one, which is on the disk.
                 before.remove(1);

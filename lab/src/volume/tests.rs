@@ -134,3 +134,93 @@ fn a_folder_that_is_not_empty_is_neither_removed_nor_replaced() {
     assert_eq!(volume.create(ROOT, name("file"), 0o600), Err(VolumeError::Exists));
     assert_eq!(volume.list(volume.lookup(ROOT, name("file")).unwrap()), Err(VolumeError::NotAFolder));
 }
+
+#[test]
+fn what_a_failed_sync_was_to_keep_is_seen_until_the_power_is_cut_and_the_next_sync_says_nothing() {
+    for loss in [Loss::All, Loss::Nothing] {
+        let (mut volume, file) = one_file();
+        volume.write(file, 512, &[b'b'; 2048]).unwrap();
+        volume.fail_next_sync(file);
+        assert_eq!(volume.sync(file), Err(VolumeError::Failed));
+        assert_eq!(volume.sync(file), Ok(()));
+        assert_eq!(text(&volume, file), "a".repeat(512) + &"b".repeat(2048));
+        volume.cut(loss, &mut random(1));
+        assert_eq!(text(&volume, file), "a".repeat(2048), "{loss:?}");
+    }
+}
+
+#[test]
+fn what_is_written_once_more_after_a_failed_sync_is_kept_and_nothing_else() {
+    let (mut volume, file) = one_file();
+    volume.write(file, 0, &[b'b'; 2560]).unwrap();
+    volume.fail_syncs(true);
+    assert_eq!(volume.sync(file), Err(VolumeError::Failed));
+    volume.write(file, 600, b"c").unwrap();
+    assert_eq!(volume.sync(file), Err(VolumeError::Failed));
+    volume.fail_syncs(false);
+    // A sector each: one that the disk had, and one past its end.
+    volume.write(file, 1024, b"d").unwrap();
+    volume.write(file, 2048, b"e").unwrap();
+    volume.sync(file).unwrap();
+    volume.cut(Loss::All, &mut random(1));
+    let (old, new) = ("a".repeat(1024), "b".repeat(511));
+    assert_eq!(text(&volume, file), format!("{old}d{new}{}e{new}", "a".repeat(512)));
+}
+
+#[test]
+fn a_length_that_a_failed_sync_has_lost_comes_back_unless_another_is_kept() {
+    let cut_off = || {
+        let (mut volume, file) = one_file();
+        volume.set_len(file, 0).unwrap();
+        volume.fail_next_sync(file);
+        assert_eq!(volume.sync(file), Err(VolumeError::Failed));
+        assert_eq!(volume.attributes(file).unwrap().bytes, 0);
+        (volume, file)
+    };
+    let (mut volume, file) = cut_off();
+    volume.cut(Loss::All, &mut random(1));
+    assert_eq!(text(&volume, file), "a".repeat(2048));
+    let (mut volume, file) = cut_off();
+    volume.write(file, 0, b"new").unwrap();
+    volume.sync(file).unwrap();
+    volume.set_len(file, 2048).unwrap();
+    volume.sync(file).unwrap();
+    volume.cut(Loss::All, &mut random(1));
+    assert_eq!(text(&volume, file), format!("new{}", "\0".repeat(2045)));
+}
+
+#[test]
+fn of_what_a_failed_sync_was_to_keep_a_part_may_be_on_the_disk() {
+    let mut seen = BTreeSet::new();
+    for seed in 0..100 {
+        let (mut volume, file) = one_file();
+        volume.write(file, 0, &[b'b'; 1024]).unwrap();
+        volume.fail_next_sync(file);
+        volume.sync(file).unwrap_err();
+        volume.cut(Loss::Some(50), &mut random(seed));
+        seen.insert(text(&volume, file));
+    }
+    assert_eq!(seen.len(), 4, "two sectors, each old or new");
+}
+
+#[test]
+fn a_sync_that_finds_no_room_fails_and_loses_what_the_write_was_told_to_be_taken() {
+    let (mut volume, file) = one_file();
+    volume.set_synced_capacity(volume.used_synced() + 512);
+    volume.write(file, 2048, &[b'b'; 1024]).unwrap();
+    assert_eq!(volume.sync(file), Err(VolumeError::Full));
+    assert_eq!(volume.sync(file), Ok(()), "the system has told it once");
+    assert_eq!((volume.used(), volume.used_synced()), (3072, 2048));
+    // What needs no more room is kept.
+    volume.write(file, 0, &[b'c'; 512]).unwrap();
+    assert_eq!(volume.sync(file), Ok(()));
+    let other = volume.create(ROOT, name("other"), 0o600).unwrap();
+    volume.sync(ROOT).unwrap();
+    volume.write(other, 0, &[b'd'; 513]).unwrap();
+    assert_eq!(volume.sync(other), Err(VolumeError::Full));
+    volume.set_len(other, 512).unwrap();
+    assert_eq!(volume.sync(other), Ok(()));
+    volume.cut(Loss::All, &mut random(1));
+    assert_eq!(text(&volume, file), "c".repeat(512) + &"a".repeat(1536));
+    assert_eq!(text(&volume, other).len(), 512);
+}
