@@ -7,8 +7,11 @@
 
 mod cluster;
 mod disk;
+mod error;
 mod etcd;
+mod memory;
 mod outage;
+mod state;
 mod table;
 
 use std::collections::BTreeMap;
@@ -21,19 +24,20 @@ use std::time::Duration;
 use aspen_node::api::Consistency;
 use aspen_node::client::aspen::AspenTarget;
 use aspen_node::client::load::{self, Load, Measured, Operation, Target, Work};
-use aspen_node::cluster::identity::IdentityError;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
 use self::cluster::{Cluster, Setting};
+pub use self::error::BenchError;
 use self::outage::Outage;
+use self::state::LargeState;
 use crate::cli::{BenchArgs, BenchWork, Rival};
 use crate::limits::bench::{
     DISK_WAIT, DISK_WAITS_MAX, FILL_CLIENTS, SLOW_DISK, STOP_LOOK_INTERVAL, TRIES_MAX, WARM_UP,
 };
 use crate::machine::driver::NodeProgram;
-use crate::program::{Program, ProgramError, ProgramLog, stop_on_signals};
-use crate::session::{OuterError, outer};
+use crate::program::{Program, ProgramLog, stop_on_signals};
+use crate::session::outer;
 use crate::target;
 
 /// What is measured: a system, and how clients talk to it.
@@ -109,91 +113,9 @@ struct Results<'a> {
     /// What was measured instead, where that was asked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     outages: Vec<Outage>,
-}
-
-/// Why there are no figures.
-#[derive(Debug, thiserror::Error)]
-pub enum BenchError {
-    /// The host lacks what is compared with.
-    #[error("{program} is not on the search path: {remedy}")]
-    Lacks {
-        /// What is missing.
-        program: &'static str,
-        /// The command that gets it.
-        remedy: String,
-    },
-    /// A figure would be measured twice.
-    #[error("--{0} names something twice: name it once")]
-    Twice(&'static str),
-    /// The run directory, or the node's program.
-    #[error(transparent)]
-    Outer(#[from] OuterError),
-    /// A file.
-    #[error("cannot use {}", .path.display())]
-    Io {
-        /// Where.
-        path: PathBuf,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// No free port.
-    #[error("there is no free port on loopback")]
-    Ports(#[source] io::Error),
-    /// A node's key.
-    #[error("a node's key cannot be made")]
-    Identity(#[source] IdentityError),
-    /// A program.
-    #[error(transparent)]
-    Program(#[from] ProgramError),
-    /// It has ended by itself.
-    #[error("a process of {system} has ended; its console ends: {console}")]
-    Ended {
-        /// Whose.
-        system: &'static str,
-        /// What it said last.
-        console: String,
-    },
-    /// Nobody leads.
-    #[error(
-        "nobody leads the cluster of {system} after {waited:?}; the console of its first process ends: {console}"
-    )]
-    NotReady {
-        /// Whose.
-        system: &'static str,
-        /// For how long it was waited.
-        waited: Duration,
-        /// What it said last.
-        console: String,
-    },
-    /// A key could not be written before.
-    #[error("the keys could not be written into {system} before the first figure: {code}")]
-    Fill {
-        /// Whose.
-        system: &'static str,
-        /// What went wrong.
-        code: String,
-    },
-    /// The clients' threads, or the signals.
-    #[error("cannot start the clients")]
-    Clients(#[source] io::Error),
-    /// The user has ended it.
-    #[error("the benchmark was ended early")]
-    Interrupted,
-    /// The report.
-    #[error("cannot write the figures")]
-    Report(#[source] io::Error),
-}
-
-impl BenchError {
-    /// The exit code that goes with it.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Lacks { .. } => 3,
-            Self::Twice(_) => 64,
-            Self::Outer(error) => error.exit_code(),
-            _ => 2,
-        }
-    }
+    /// The same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<LargeState>,
 }
 
 /// Measures, and writes a table or JSON to `out`; 0 when that is done.
@@ -217,7 +139,10 @@ pub fn run(args: &BenchArgs, out: &mut impl Write) -> Result<u8, BenchError> {
     let folder = outer::absolute(&folder)?;
     let measured = measure(args, [etcd, strace], &folder, out);
     // The consoles of a process that has ended, and nothing else, are kept.
-    if !matches!(measured, Err(BenchError::Ended { .. } | BenchError::NotReady { .. })) {
+    if !matches!(
+        measured,
+        Err(BenchError::Ended { .. } | BenchError::NotReady { .. } | BenchError::Late { .. })
+    ) {
         outer::discard(&folder);
     }
     measured.map(|()| 0)
@@ -265,20 +190,25 @@ fn measure(
         folder,
         log: &log,
     };
-    let mut results = Results { settings: args, versions, rounds: Vec::new(), outages: Vec::new() };
-    let measured = match args.outages {
-        None => rounds(args, &interfaces, &setting, &is_stopping, &mut results),
-        Some(times) => outages(times, &interfaces, &setting, &is_stopping, &mut results),
+    let mut results =
+        Results { settings: args, versions, rounds: Vec::new(), outages: Vec::new(), state: None };
+    let measured = match (args.outages, args.state_mib) {
+        (None, None) => rounds(args, &interfaces, &setting, &is_stopping, &mut results),
+        (Some(times), _) => outages(times, &interfaces, &setting, &is_stopping, &mut results),
+        (None, Some(mib)) => large_state(args, mib, &setting, &is_stopping, &mut results),
     };
     // Also where it ended early: what was measured was measured.
-    if !results.rounds.is_empty() || !results.outages.is_empty() {
-        let text = match args.outages {
-            _ if args.json => table::json(&results),
-            None => table::text(&interfaces, &results),
-            Some(_) => outage::text(&results.outages),
-        };
-        out.write_all(text.as_bytes()).map_err(BenchError::Report)?;
-    }
+    let text = if let Some(state) = &results.state {
+        state::text(args.nodes, state)
+    } else if !results.outages.is_empty() {
+        outage::text(&results.outages)
+    } else if !results.rounds.is_empty() {
+        table::text(&interfaces, &results)
+    } else {
+        return measured;
+    };
+    let text = if args.json { table::json(&results) } else { text };
+    out.write_all(text.as_bytes()).map_err(BenchError::Report)?;
     measured
 }
 
@@ -295,10 +225,7 @@ fn rounds(
         for interface in interfaces {
             let (disk, is_slow) = await_disk(setting.folder, &mut fastest)
                 .map_err(|source| BenchError::Io { path: setting.folder.to_owned(), source })?;
-            if !args.json {
-                // Nobody reads: nobody can be told.
-                let _ = writeln!(io::stderr(), "round {number} of {}: {}", args.rounds, interface.title());
-            }
+            tell(args, &format!("round {number} of {}: {}", args.rounds, interface.title()));
             // On this thread: what it starts ends with it.
             let round = unless_stopped(is_stopping, measure_round(args, *interface, setting));
             let (figures, memory_bytes) = runtime.block_on(round)?;
@@ -323,6 +250,29 @@ fn outages(
         results.outages.extend(runtime.block_on(measured)?);
     }
     Ok(())
+}
+
+/// One cluster, which is filled and then looked at.
+fn large_state(
+    args: &BenchArgs,
+    mib: u64,
+    setting: &Setting<'_>,
+    is_stopping: &AtomicBool,
+    results: &mut Results<'_>,
+) -> Result<(), BenchError> {
+    let runtime = tokio::runtime::Runtime::new().map_err(BenchError::Clients)?;
+    let say = |step: &str| tell(args, step);
+    let measured = runtime.block_on(unless_stopped(is_stopping, state::measure(mib, setting, say)));
+    results.state = Some(measured?);
+    Ok(())
+}
+
+/// Says how far it has come, where nobody reads the figures by program.
+fn tell(args: &BenchArgs, step: &str) {
+    if !args.json {
+        // Nobody reads: nobody can be told.
+        let _ = writeln!(io::stderr(), "{step}");
+    }
 }
 
 /// Measures, unless the user wants an end.

@@ -309,6 +309,10 @@ pub struct BenchArgs {
     /// measured
     #[arg(long, value_name = "N", conflicts_with_all = ["work", "clients", "rounds", "seconds", "keys", "value_bytes", "fsync_delay_ms"], value_parser = clap::value_parser!(u32).range(1..=i64::from(bench::OUTAGES_MAX)))]
     pub outages: Option<u32>,
+    /// Write so many MiB into a cluster, and print how long a node then takes to start, and what snapshots cost in memory and in time,
+    /// instead of what else is measured
+    #[arg(long, value_name = "MIB", conflicts_with_all = ["versus", "work", "clients", "rounds", "seconds", "keys", "value_bytes", "fsync_delay_ms", "outages"], value_parser = clap::value_parser!(u64).range(bench::STATE_MIB_MIN..=bench::STATE_MIB_MAX))]
+    pub state_mib: Option<u64>,
     /// Print every figure as JSON
     #[arg(long)]
     pub json: bool,

@@ -101,3 +101,51 @@ fn outages_are_measured_while_the_leader_goes() {
         "an outage that does not end: {restarts:?}, {kills:?}"
     );
 }
+
+/// Snapshots are built and sent while a client writes, and every step leaves its figures.
+#[test]
+fn large_state_is_measured_from_its_restart_to_a_new_member() {
+    let (_turn, home) = (whole_turn(), tempfile::tempdir().unwrap());
+    let output = bench(home.path(), None, &["--state-mib", "64", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let results: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let state = &results["state"];
+    let number = |path: &str| {
+        state.pointer(path).and_then(Value::as_u64).unwrap_or_else(|| panic!("{path}: {results:#}"))
+    };
+    let bytes = number("/value_bytes");
+    assert!(bytes >= 64 << 20 && number("/keys") > 1_000, "{results:#}");
+    // Nothing makes it smaller: what is measured is as large as it is said to be.
+    for file in ["/disk/state_bytes", "/disk/snapshot_bytes"] {
+        assert!(number(file) >= bytes, "{file}: {results:#}");
+    }
+    let ends: Vec<&Value> =
+        state["restarts"].as_array().unwrap().iter().map(|restart| &restart["end"]).collect();
+    assert_eq!(ends, ["restart", "kill"]);
+    for step in ["build", "quiet", "ship"] {
+        let (took, longest) =
+            (number(&format!("/{step}/took_us")), number(&format!("/{step}/longest_pause_us")));
+        assert!(longest > 0 && longest <= took, "{step}: {results:#}");
+    }
+    assert!(number("/quiet/writes") > 0, "{results:#}");
+    for process in ["build_leader", "ship_leader", "ship_newcomer"] {
+        let [before, most] = ["before", "most"].map(|when| number(&format!("/{process}/{when}/rss_bytes")));
+        // A process that does it all in memory has the whole state there.
+        assert!(before > 1 << 20 && before <= most && most - before < bytes, "{process}: {results:#}");
+    }
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0, "the folder of the benchmark is left");
+}
+
+#[test]
+fn large_state_is_a_benchmark_of_its_own_and_not_too_small() {
+    let home = tempfile::tempdir().unwrap();
+    for (words, want) in [
+        (&["--state-mib", "64", "--versus", "etcd"][..], "cannot be used with"),
+        (&["--state-mib", "63"][..], "63 is not in 64..=65536"),
+    ] {
+        let output = bench(home.path(), None, words);
+        assert_eq!(output.status.code(), Some(64));
+        let words = String::from_utf8(output.stderr).unwrap();
+        assert!(words.contains(want), "{words}");
+    }
+}

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use aspen_node::client::HttpConnection;
 use aspen_node::cluster::identity::Identity;
 use nix::sys::signal::Signal;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::{BenchError, Interface, etcd};
 use crate::limits::bench::{LOOK_INTERVAL, READY_MAX, STOP_MAX};
@@ -134,10 +134,21 @@ impl Cluster {
         self.addresses.iter().map(|addresses| addresses.client).collect()
     }
 
+    /// Which member leads, or led when it was looked last.
+    pub(super) fn leader_place(&self) -> usize {
+        self.addresses.iter().position(|addresses| addresses.client == self.leader).unwrap_or(0)
+    }
+
     /// Sends the leader a signal, and waits until its process is gone; which member it was.
     pub(super) async fn end_leader(&mut self, signal: Signal) -> Result<usize, BenchError> {
         self.find_leader().await?;
-        let place = self.addresses.iter().position(|addresses| addresses.client == self.leader).unwrap_or(0);
+        let place = self.leader_place();
+        self.end_member(place, signal).await?;
+        Ok(place)
+    }
+
+    /// Sends a member a signal, and waits until its process is gone.
+    pub(super) async fn end_member(&mut self, place: usize, signal: Signal) -> Result<(), BenchError> {
         let began = Instant::now();
         self.members[place].signal(signal)?;
         while self.members[place].exited().is_none() {
@@ -146,7 +157,7 @@ impl Cluster {
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
-        Ok(place)
+        Ok(())
     }
 
     /// Starts a member whose process is gone.
@@ -169,8 +180,42 @@ impl Cluster {
         Ok(())
     }
 
-    fn not_ready(&self, place: usize) -> BenchError {
-        let console = self.members[place].console_tail();
+    /// Starts one more node of an Aspen cluster, with an empty folder, of which the others know nothing; which member it is to be, and
+    /// what the leader is to be told of it.
+    pub(super) fn start_another(&mut self, setting: &Setting<'_>) -> Result<(usize, Json), BenchError> {
+        let addresses = free_addresses(1).map_err(BenchError::Ports)?[0];
+        let place = self.addresses.len();
+        let newcomer = NewMember::make(place, addresses, &self.folder)?;
+        let path = self.folder.join("node.toml");
+        let read = fs::read_to_string(&path);
+        let peers = read.map_err(|source| BenchError::Io { path, source })? + &newcomer.as_peer();
+        let config = write_config(&self.folder, "another.toml", &peers)?;
+        self.commands.push(newcomer.command(setting, &config));
+        let console = setting.folder.join(format!("{}-n{}.log", self.interface.system(), place + 1));
+        self.members.push(self.commands[place].start(None, &console, setting.log)?);
+        self.addresses.push(addresses);
+        Ok((place, newcomer.as_learner()))
+    }
+
+    /// The process of a member.
+    pub(super) fn pid(&self, place: usize) -> u32 {
+        let started = self.members[place].pid();
+        ProcessStat::children(started).first().copied().unwrap_or(started)
+    }
+
+    /// Where a member of an Aspen cluster keeps what it has.
+    pub(super) fn data(&self, place: usize) -> PathBuf {
+        self.folder.join(format!("n{}", place + 1))
+    }
+
+    /// What a member's process has said last.
+    pub(super) fn console(&self, place: usize) -> String {
+        self.members[place].console_tail()
+    }
+
+    /// That a member does not do what is waited for.
+    pub(super) fn not_ready(&self, place: usize) -> BenchError {
+        let console = self.console(place);
         BenchError::NotReady { system: self.interface.system(), waited: READY_MAX, console }
     }
 
@@ -186,11 +231,7 @@ impl Cluster {
 
     /// The members' processes: under strace a member is a child of what was started.
     fn pids(&self) -> Vec<u32> {
-        let of = |member: &Running| {
-            let children = ProcessStat::children(member.pid());
-            if children.is_empty() { vec![member.pid()] } else { children }
-        };
-        self.members.iter().flat_map(of).collect()
+        (0..self.members.len()).map(|place| self.pid(place)).collect()
     }
 
     fn end(&self) -> Result<(), BenchError> {
@@ -221,37 +262,66 @@ impl Drop for Cluster {
 
 /// The commands of an Aspen cluster; its folders are made.
 fn aspen(setting: &Setting<'_>, addresses: &[Addresses], folder: &Path) -> Result<Vec<Program>, BenchError> {
-    use std::fmt::Write;
-    let mut peers = String::new();
-    let mut data_dirs = Vec::new();
-    for (id, Addresses { peer, client }) in (1..).zip(addresses) {
+    let make = |(place, addresses): (usize, &Addresses)| NewMember::make(place, *addresses, folder);
+    let members = addresses.iter().enumerate().map(make).collect::<Result<Vec<_>, _>>()?;
+    let peers: String = members.iter().map(NewMember::as_peer).collect();
+    let config = write_config(folder, "node.toml", &peers)?;
+    Ok(members.iter().map(|member| member.command(setting, &config)).collect())
+}
+
+fn write_config(folder: &Path, name: &str, text: &str) -> Result<PathBuf, BenchError> {
+    let path = folder.join(name);
+    match fs::write(&path, text) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(BenchError::Io { path, source }),
+    }
+}
+
+/// A member of an Aspen cluster whose folder is made.
+struct NewMember {
+    id: usize,
+    addresses: Addresses,
+    data: PathBuf,
+    endpoint_id: String,
+}
+
+impl NewMember {
+    fn make(place: usize, addresses: Addresses, folder: &Path) -> Result<Self, BenchError> {
+        let id = place + 1;
         let data = folder.join(format!("n{id}"));
         fs::create_dir(&data).map_err(|source| BenchError::Io { path: data.clone(), source })?;
         let identity = Identity::load_or_create(&data).map_err(BenchError::Identity)?;
-        // Writing to a String cannot fail.
-        let _ = write!(
-            peers,
-            "[[peers]]\nid = {id}\nendpoint_id = \"{}\"\nraft = \"{peer}\"\nhttp = \"{client}\"\n",
-            identity.endpoint_id()
-        );
-        data_dirs.push((id, data));
+        Ok(Self { id, addresses, data, endpoint_id: identity.endpoint_id().to_string() })
     }
-    let config = folder.join("node.toml");
-    fs::write(&config, peers).map_err(|source| BenchError::Io { path: config.clone(), source })?;
-    let command = |((id, data), Addresses { peer, client }): (&(u64, PathBuf), &Addresses)| {
+
+    /// As the configuration of every member has it.
+    fn as_peer(&self) -> String {
+        let Self { id, endpoint_id, addresses: Addresses { peer, client }, .. } = self;
+        format!(
+            "[[peers]]\nid = {id}\nendpoint_id = \"{endpoint_id}\"\nraft = \"{peer}\"\nhttp = \"{client}\"\n"
+        )
+    }
+
+    /// As the leader is told of it.
+    fn as_learner(&self) -> Json {
+        let Self { id, endpoint_id, addresses: Addresses { peer, client }, .. } = self;
+        json!({ "id": id, "endpoint_id": endpoint_id, "raft": peer, "http": client })
+    }
+
+    fn command(&self, setting: &Setting<'_>, config: &Path) -> Program {
         let program = match &setting.node {
             NodeProgram::Own => started(setting, Path::new("/proc/self/exe")).arg(crate::cli::NODE_PART),
             NodeProgram::Path(path) => started(setting, path),
         };
+        let Addresses { peer, client } = self.addresses;
         program
             .arg("--config")
-            .arg(&config)
-            .args(["--id", &id.to_string()])
+            .arg(config)
+            .args(["--id", &self.id.to_string()])
             .arg("--data-dir")
-            .arg(data)
+            .arg(&self.data)
             .args(["--raft-listen", &peer.to_string(), "--http-listen", &client.to_string()])
-    };
-    Ok(data_dirs.iter().zip(addresses).map(command).collect())
+    }
 }
 
 /// A program that ends with the lab, and whose fdatasync(2) takes longer if that is asked.

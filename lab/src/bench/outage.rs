@@ -21,7 +21,7 @@ use crate::limits::bench::{OUTAGE_PAUSE, OUTAGE_RETRY, OUTAGE_WRITERS};
 /// What happens to the leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum End {
+pub(super) enum End {
     /// It is asked to stop, and started again.
     Restart,
     /// It is killed, and started again.
@@ -29,7 +29,7 @@ enum End {
 }
 
 impl End {
-    fn signal(self) -> Signal {
+    pub(super) fn signal(self) -> Signal {
         match self {
             Self::Restart => Signal::SIGTERM,
             Self::Kill => Signal::SIGKILL,
@@ -37,7 +37,7 @@ impl End {
     }
 
     /// As the table has it.
-    fn title(self) -> &'static str {
+    pub(super) fn title(self) -> &'static str {
         match self {
             Self::Restart => "restarted",
             Self::Kill => "killed",
@@ -93,7 +93,7 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The longest time between one of these and the next.
-fn longest_pause(mut times: Vec<Instant>) -> Duration {
+pub(super) fn longest_pause(mut times: Vec<Instant>) -> Duration {
     times.sort_unstable();
     times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(Duration::MAX)
 }
