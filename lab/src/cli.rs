@@ -281,7 +281,7 @@ pub struct BenchArgs {
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["put", "get", "stale"])]
     pub work: Vec<BenchWork>,
     /// How many clients there are at once, each with a connection of its own
-    #[arg(long, value_name = "N", value_delimiter = ',', default_values = ["1", "64", "256"], value_parser = clap::value_parser!(u32).range(1..=i64::from(OPERATIONS_IN_FLIGHT_MAX)))]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values = ["1", "16", "64", "256"], value_parser = clap::value_parser!(u32).range(1..=i64::from(OPERATIONS_IN_FLIGHT_MAX)))]
     pub clients: Vec<u32>,
     /// Rounds of each system
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(bench::ROUNDS_MAX)))]
