@@ -11,30 +11,27 @@ mod error;
 mod etcd;
 mod memory;
 mod outage;
+mod round;
 mod state;
+mod syncs;
 mod table;
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use aspen_node::api::Consistency;
-use aspen_node::client::aspen::AspenTarget;
-use aspen_node::client::load::{self, Load, Measured, Operation, Target, Work};
 use serde::Serialize;
-use tokio::task::JoinSet;
 
-use self::cluster::{Cluster, Setting};
+use self::cluster::{Setting, Strace};
 pub use self::error::BenchError;
 use self::outage::Outage;
+use self::round::{Round, rounds};
 use self::state::LargeState;
+use self::syncs::Syncs;
 use crate::cli::{BenchArgs, BenchWork, Rival};
-use crate::limits::bench::{
-    DISK_WAIT, DISK_WAITS_MAX, FILL_CLIENTS, SLOW_DISK, STOP_LOOK_INTERVAL, TRIES_MAX, WARM_UP,
-};
+use crate::limits::bench::STOP_LOOK_INTERVAL;
 use crate::machine::driver::NodeProgram;
 use crate::program::{Program, ProgramLog, stop_on_signals};
 use crate::session::outer;
@@ -71,38 +68,6 @@ impl Interface {
     }
 }
 
-/// One figure of one round.
-#[derive(Debug, Clone, Serialize)]
-struct Figure {
-    work: BenchWork,
-    clients: u32,
-    operations_per_s: f64,
-    p50_us: u64,
-    p99_us: u64,
-    max_us: u64,
-    /// Operations that were refused or failed, by the code of what went wrong.
-    failures: BTreeMap<String, u64>,
-    /// About how often the whole disk was told to keep what it has, for every 1,000 operations; `None` where the kernel does
-    /// not count it.
-    flushes_per_1000: Option<f64>,
-    /// Whether another member led at the end, also when it was measured again: it counts in no median.
-    is_disturbed: bool,
-}
-
-/// A cluster, from its start to its end.
-#[derive(Debug, Clone, Serialize)]
-struct Round {
-    interface: Interface,
-    number: u32,
-    /// A small write and its fdatasync(2), in microseconds, before it.
-    disk_us: u64,
-    /// Whether the disk was slower than twice its best, and did not get faster: it counts in no median.
-    is_slow: bool,
-    /// The most memory of one process, in bytes.
-    memory_bytes: Option<u64>,
-    figures: Vec<Figure>,
-}
-
 /// Everything that was measured.
 #[derive(Debug, Clone, Serialize)]
 struct Results<'a> {
@@ -110,6 +75,10 @@ struct Results<'a> {
     /// Systems and their versions.
     versions: Vec<String>,
     rounds: Vec<Round>,
+    syncs: Vec<Syncs>,
+    /// Why not, where they were not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    syncs_not_measured: Option<String>,
     /// What was measured instead, where that was asked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     outages: Vec<Outage>,
@@ -133,7 +102,8 @@ pub fn run(args: &BenchArgs, out: &mut impl Write) -> Result<u8, BenchError> {
         None => None,
         Some(Rival::Etcd) => Some(needed(target::etcd::ETCD, target::etcd::PACKAGE)?),
     };
-    let strace = if args.fsync_delay_ms > 0 { Some(needed("strace", "strace")?) } else { None };
+    let strace =
+        if args.fsync_delay_ms > 0 { Some(needed("strace", "strace")?) } else { Program::find("strace") };
     let folder = args.out.clone().unwrap_or_else(|| outer::timed_directory("bench"));
     outer::make_directory(&folder)?;
     let folder = outer::absolute(&folder)?;
@@ -181,19 +151,23 @@ fn measure(
         versions.push(format!("etcd {}", version.as_deref().unwrap_or("of an unknown version")));
         interfaces.extend([Interface::EtcdGateway, Interface::EtcdGrpc]);
     }
-    let setting = Setting {
-        node,
-        etcd,
-        strace,
-        count: args.nodes,
-        sync_delay: Duration::from_millis(args.fsync_delay_ms),
-        folder,
-        log: &log,
+    let delay = Duration::from_millis(args.fsync_delay_ms);
+    let slowing = strace.clone().map(|program| Strace { program, delay, counts: false });
+    let slowing = slowing.filter(|_| !delay.is_zero());
+    let setting = Setting { node, etcd, strace: slowing, count: args.nodes, folder, log: &log };
+    let mut results = Results {
+        settings: args,
+        versions,
+        rounds: Vec::new(),
+        syncs: Vec::new(),
+        syncs_not_measured: None,
+        outages: Vec::new(),
+        state: None,
     };
-    let mut results =
-        Results { settings: args, versions, rounds: Vec::new(), outages: Vec::new(), state: None };
     let measured = match (args.outages, args.state_mib) {
-        (None, None) => rounds(args, &interfaces, &setting, &is_stopping, &mut results),
+        (None, None) => rounds(args, &interfaces, &setting, &is_stopping, &mut results).and_then(|()| {
+            counts(args, &interfaces, &setting, strace.as_deref(), &is_stopping, &mut results)
+        }),
         (Some(times), _) => outages(times, &interfaces, &setting, &is_stopping, &mut results),
         (None, Some(mib)) => large_state(args, mib, &setting, &is_stopping, &mut results),
     };
@@ -212,25 +186,35 @@ fn measure(
     measured
 }
 
-fn rounds(
+/// One cluster for each interface, whose syncs are counted, where there are writes and something to count them with.
+fn counts(
     args: &BenchArgs,
     interfaces: &[Interface],
     setting: &Setting<'_>,
+    strace: Option<&Path>,
     is_stopping: &AtomicBool,
     results: &mut Results<'_>,
 ) -> Result<(), BenchError> {
+    if !args.work.contains(&BenchWork::Put) {
+        return Ok(());
+    }
+    let Some(strace) = strace else {
+        results.syncs_not_measured = Some("strace is not installed".to_owned());
+        return Ok(());
+    };
     let runtime = tokio::runtime::Runtime::new().map_err(BenchError::Clients)?;
-    let mut fastest = Duration::MAX;
-    for number in 1..=args.rounds {
-        for interface in interfaces {
-            let (disk, is_slow) = await_disk(setting.folder, &mut fastest)
-                .map_err(|source| BenchError::Io { path: setting.folder.to_owned(), source })?;
-            tell(args, &format!("round {number} of {}: {}", args.rounds, interface.title()));
-            // On this thread: what it starts ends with it.
-            let round = unless_stopped(is_stopping, measure_round(args, *interface, setting));
-            let (figures, memory_bytes) = runtime.block_on(round)?;
-            let (interface, disk_us) = (*interface, micros(disk));
-            results.rounds.push(Round { interface, number, disk_us, is_slow, memory_bytes, figures });
+    for interface in interfaces {
+        tell(args, &format!("syncs are counted: {}", interface.title()));
+        let counted = unless_stopped(is_stopping, syncs::measure(args, *interface, setting, strace));
+        match runtime.block_on(counted) {
+            Ok(syncs) => results.syncs.extend(syncs),
+            Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
+            // Where processes may not be traced, what else was measured is no worse for it.
+            Err(error) => {
+                results.syncs.clear();
+                results.syncs_not_measured = Some(error.to_string());
+                return Ok(());
+            }
         }
     }
     Ok(())
@@ -289,124 +273,6 @@ async fn unless_stopped<T>(
         measured = measured => measured,
         () = stopped => Err(BenchError::Interrupted),
     }
-}
-
-/// Waits while the disk is slower than it was; how fast it is, and whether it has stayed slow.
-fn await_disk(folder: &Path, fastest: &mut Duration) -> io::Result<(Duration, bool)> {
-    let mut waits = 0;
-    loop {
-        let now = disk::probe(folder)?;
-        *fastest = now.min(*fastest);
-        let is_slow = now > *fastest * SLOW_DISK;
-        if !is_slow || waits == DISK_WAITS_MAX {
-            return Ok((now, is_slow));
-        }
-        waits += 1;
-        std::thread::sleep(DISK_WAIT);
-    }
-}
-
-async fn measure_round(
-    args: &BenchArgs,
-    interface: Interface,
-    setting: &Setting<'_>,
-) -> Result<(Vec<Figure>, Option<u64>), BenchError> {
-    let mut cluster = Cluster::start(interface, setting).await?;
-    fill(args, interface, &cluster).await?;
-    let mut figures = Vec::new();
-    for (work, clients) in args.figures() {
-        let mut tries = 0;
-        let figure = loop {
-            let figure = measure_one(args, interface, work, clients, &cluster, setting).await;
-            cluster.check()?;
-            tries += 1;
-            if !figure.is_disturbed || tries == TRIES_MAX {
-                break figure;
-            }
-            cluster.find_leader().await?;
-        };
-        figures.push(figure);
-    }
-    let memory_bytes = cluster.peak_memory();
-    cluster.stop()?;
-    Ok((figures, memory_bytes))
-}
-
-/// Writes every key once, so that reads find something.
-async fn fill(args: &BenchArgs, interface: Interface, cluster: &Cluster) -> Result<(), BenchError> {
-    let leader = cluster.leader();
-    let filled = match interface {
-        Interface::AspenHttp => fill_by(args, || AspenTarget::new(leader, Consistency::Linearizable)).await,
-        Interface::EtcdGateway => fill_by(args, || etcd::Gateway::new(leader, false)).await,
-        Interface::EtcdGrpc => fill_by(args, || etcd::Grpc::new(leader, false)).await,
-    };
-    filled.map_err(|code| BenchError::Fill { system: interface.system(), code })
-}
-
-async fn fill_by<T: Target>(args: &BenchArgs, target: impl Fn() -> T) -> Result<(), String> {
-    let mut writers: JoinSet<Result<(), String>> = JoinSet::new();
-    for first in 0..FILL_CLIENTS {
-        let (mut target, keys, value) = (target(), args.keys, "v".repeat(args.value_bytes as usize));
-        writers.spawn(async move {
-            for number in (first..keys).step_by(usize::try_from(FILL_CLIENTS).unwrap_or(1)) {
-                target.call(Operation::Put { key: &load::key_name(number), value: &value }).await?;
-            }
-            Ok(())
-        });
-    }
-    while let Some(written) = writers.join_next().await {
-        written.expect("a writer does not panic")?;
-    }
-    Ok(())
-}
-
-async fn measure_one(
-    args: &BenchArgs,
-    interface: Interface,
-    work: BenchWork,
-    clients: u32,
-    cluster: &Cluster,
-    setting: &Setting<'_>,
-) -> Figure {
-    let load = Load {
-        work: if work == BenchWork::Put { Work::Put } else { Work::Get },
-        clients,
-        keys: args.keys,
-        value_bytes: args.value_bytes,
-        duration: Duration::from_secs(args.seconds.into()),
-        warm_up: WARM_UP,
-        seed: clients.into(),
-    };
-    let (leader, is_stale) = (cluster.leader(), work == BenchWork::Stale);
-    let before = disk::flushes(setting.folder);
-    let measured = match interface {
-        Interface::AspenHttp => {
-            let consistency = if is_stale { Consistency::Stale } else { Consistency::Linearizable };
-            load::run(&load, |_| AspenTarget::new(leader, consistency)).await
-        }
-        Interface::EtcdGateway => load::run(&load, |_| etcd::Gateway::new(leader, is_stale)).await,
-        Interface::EtcdGrpc => load::run(&load, |_| etcd::Grpc::new(leader, is_stale)).await,
-    };
-    let flushes = disk::flushes(setting.folder).zip(before).map(|(after, before)| after - before);
-    Figure {
-        work,
-        clients,
-        operations_per_s: measured.rate(),
-        p50_us: micros(measured.percentile(50.0)),
-        p99_us: micros(measured.percentile(99.0)),
-        max_us: micros(measured.longest()),
-        flushes_per_1000: flushes.map(|flushes| per_1000(flushes, &load, &measured)),
-        is_disturbed: !cluster.is_led_as_before().await,
-        failures: measured.failures,
-    }
-}
-
-/// What was counted from the beginning of the warm-up on, for 1,000 operations.
-fn per_1000(flushes: u64, load: &Load, measured: &Measured) -> f64 {
-    let operations = measured.rate() * (load.warm_up + load.duration).as_secs_f64();
-    #[expect(clippy::cast_precision_loss, reason = "nobody counts beyond 2^52")]
-    let flushes = flushes as f64;
-    flushes * 1000.0 / operations.max(1.0)
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -44,6 +44,15 @@ fn both_systems_are_measured_and_nothing_is_left() {
         }
     }
     assert_eq!(rounds.len(), 3);
+    if host::program(&["strace"]).is_some() {
+        let syncs = results["syncs"].as_array().unwrap();
+        let of: Vec<_> = syncs.iter().map(|syncs| (&syncs["interface"], &syncs["clients"])).collect();
+        let want = ["aspen_http", "etcd_gateway", "etcd_grpc"].map(|interface| (json!(interface), json!(2)));
+        assert_eq!(of, want.each_ref().map(|(interface, clients)| (interface, clients)));
+        // Two writes share a sync at most, and a quorum is two members of three.
+        let is_durable = |syncs: &Value| syncs["per_1000"].as_f64().is_some_and(|syncs| syncs > 300.0);
+        assert!(syncs.iter().all(is_durable), "{syncs:#?}");
+    }
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0, "the folder of the benchmark is left");
 }
 
@@ -54,6 +63,17 @@ fn what_is_missing_is_named_with_the_command_that_gets_it() {
     assert_eq!(output.status.code(), Some(3));
     let want = "lab: etcd is not on the search path: apt-get install etcd-server\n";
     assert_eq!(String::from_utf8(output.stderr).unwrap(), want);
+}
+
+#[test]
+fn syncs_are_not_counted_where_strace_is_missing_and_everything_else_is_measured() {
+    let (_turn, home) = (whole_turn(), tempfile::tempdir().unwrap());
+    let short = ["--rounds", "1", "--seconds", "1", "--clients", "1", "--work", "put", "--keys", "10"];
+    let output = bench(home.path(), Some("/nonexistent"), &short);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let want = "\nfsyncs of each member for 1000 writes: not measured: strace is not installed\n";
+    assert!(text.contains(want), "{text}");
 }
 
 /// A slow disk is a program around each node, and neither of them is left.

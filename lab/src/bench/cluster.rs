@@ -11,7 +11,7 @@ use aspen_node::cluster::identity::Identity;
 use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
 
-use super::{BenchError, Interface, etcd};
+use super::{BenchError, Interface, etcd, syncs};
 use crate::limits::bench::{LOOK_INTERVAL, READY_MAX, STOP_MAX};
 use crate::machine::driver::NodeProgram;
 use crate::program::leash::{self, leashed};
@@ -29,17 +29,25 @@ pub(super) struct Addresses {
 }
 
 /// What clusters are started with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Setting<'a> {
     pub(super) node: NodeProgram,
     pub(super) etcd: Option<PathBuf>,
-    /// What makes fdatasync(2) slower.
-    pub(super) strace: Option<PathBuf>,
+    /// What stands between every process and its disk.
+    pub(super) strace: Option<Strace>,
     pub(super) count: u32,
-    /// By how much.
-    pub(super) sync_delay: Duration,
     pub(super) folder: &'a Path,
     pub(super) log: &'a ProgramLog,
+}
+
+/// What is done where a process has its disk keep what it has.
+#[derive(Debug, Clone)]
+pub(super) struct Strace {
+    pub(super) program: PathBuf,
+    /// By how much longer fsync(2) and fdatasync(2) take.
+    pub(super) delay: Duration,
+    /// Whether the calls are counted.
+    pub(super) counts: bool,
 }
 
 /// A cluster that runs. Dropped, it is killed, and what it has stored is gone.
@@ -72,7 +80,7 @@ impl Cluster {
                 .map(|place| {
                     let program = setting.etcd.as_deref().unwrap_or(Path::new(target::etcd::ETCD));
                     let data = folder.join(&members[place].name);
-                    target::etcd::command(started(setting, program), &members, place, &data)
+                    target::etcd::command(started(setting, program, &data), &members, place, &data)
                 })
                 .collect(),
         };
@@ -203,7 +211,7 @@ impl Cluster {
         ProcessStat::children(started).first().copied().unwrap_or(started)
     }
 
-    /// Where a member of an Aspen cluster keeps what it has.
+    /// Where a member keeps what it has.
     pub(super) fn data(&self, place: usize) -> PathBuf {
         self.folder.join(format!("n{}", place + 1))
     }
@@ -217,6 +225,11 @@ impl Cluster {
     pub(super) fn not_ready(&self, place: usize) -> BenchError {
         let console = self.console(place);
         BenchError::NotReady { system: self.interface.system(), waited: READY_MAX, console }
+    }
+
+    /// How often its processes have told their disks to keep what they have, where that is counted.
+    pub(super) fn calls(&self) -> u64 {
+        (0..self.members.len()).map(|place| syncs::calls_in(&trace_of(&self.data(place)))).sum()
     }
 
     /// The most memory that one of its processes has had, in bytes.
@@ -310,8 +323,10 @@ impl NewMember {
 
     fn command(&self, setting: &Setting<'_>, config: &Path) -> Program {
         let program = match &setting.node {
-            NodeProgram::Own => started(setting, Path::new("/proc/self/exe")).arg(crate::cli::NODE_PART),
-            NodeProgram::Path(path) => started(setting, path),
+            NodeProgram::Own => {
+                started(setting, Path::new("/proc/self/exe"), &self.data).arg(crate::cli::NODE_PART)
+            }
+            NodeProgram::Path(path) => started(setting, path, &self.data),
         };
         let Addresses { peer, client } = self.addresses;
         program
@@ -324,17 +339,30 @@ impl NewMember {
     }
 }
 
-/// A program that ends with the lab, and whose fdatasync(2) takes longer if that is asked.
-fn started(setting: &Setting<'_>, program: &Path) -> Program {
-    let Some(strace) = &setting.strace else { return leashed(program) };
-    let delay = format!("inject=fsync,fdatasync:delay_exit={}", setting.sync_delay.as_micros());
+/// A program that ends with the lab, and whose calls of fdatasync(2) and the like are counted, or take longer, if that is asked. `data` is
+/// where it keeps what it has.
+fn started(setting: &Setting<'_>, program: &Path, data: &Path) -> Program {
+    let Some(Strace { program: strace, delay, counts }) = &setting.strace else { return leashed(program) };
+    let calls = format!("trace={}", syncs::CALLS.join(","));
+    let trace = if *counts { trace_of(data) } else { "/dev/null".into() };
+    let mut wanted = vec!["-e".to_owned(), calls];
+    if !delay.is_zero() {
+        wanted.extend(["-e".to_owned(), format!("inject=fsync,fdatasync:delay_exit={}", delay.as_micros())]);
+    }
     // strace is on a leash, and the program on one of strace's: killed, strace would let it go.
     let own = fs::canonicalize("/proc/self/exe").unwrap_or_else(|_| "/proc/self/exe".into());
     leashed(strace)
-        .args(["-f", "-qqq", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e", &delay])
+        .args(["-f", "-qqq", "--seccomp-bpf", "-o"])
+        .arg(trace)
+        .args(&wanted)
         .arg(own)
         .arg(leash::STAGE)
         .arg(program)
+}
+
+/// Where the calls of the process stand that keeps what it has in this folder.
+fn trace_of(data: &Path) -> PathBuf {
+    data.with_extension("trace")
 }
 
 /// Founds an Aspen cluster; whether it is founded.

@@ -22,6 +22,7 @@ use self::probe::{Probe, Spell};
 use super::cluster::{Cluster, Setting};
 use super::memory::{Growth, Watched};
 use super::outage::End;
+use super::table::several;
 use super::{BenchError, Interface, micros};
 use crate::limits::bench::{LOOK_INTERVAL, STATE_LOOK_INTERVAL, STATE_PAUSE, STATE_STEP_MAX};
 
@@ -287,8 +288,9 @@ pub(super) fn text(nodes: u32, state: &LargeState) -> String {
     let mib = |bytes: u64| bytes.div_ceil(MIB);
     let Disk { state_bytes, log_bytes, snapshot_bytes } = state.disk;
     let mut text = format!(
-        "{nodes} nodes on loopback, {} keys with {} MiB of values of 256 bytes to 1 MiB, written in {}\n\
+        "{} on loopback, {} keys with {} MiB of values of 256 bytes to 1 MiB, written in {}\n\
          on the leader's disk: state {} MiB, log {} MiB, snapshot {} MiB\n",
+        several(nodes, "node"),
         state.keys,
         mib(state.value_bytes),
         seconds(state.fill_us),

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::{Figure, Interface, Results, Round};
+use super::round::{Figure, Round};
+use super::{Interface, Results};
 use crate::cli::BenchWork;
 
 /// Everything that was measured.
@@ -17,9 +18,12 @@ pub(super) fn text(interfaces: &[Interface], results: &Results<'_>) -> String {
     [head(results), rates(interfaces, results), remarks(interfaces, results)].join("\n")
 }
 
+/// So many of something.
+pub(super) fn several(count: u32, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
 fn head(results: &Results<'_>) -> String {
-    let several =
-        |count: u32, what: &str| if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") };
     let settings = results.settings;
     let mut text = format!(
         "{}\n{} on loopback, every write durable on a quorum; {} keys, values of {} bytes; medians of {} of {} s, in turns\n",
@@ -90,6 +94,16 @@ fn remarks(interfaces: &[Interface], results: &Results<'_>) -> String {
             let flushes = flushes.join(", ");
             let _ = writeln!(text, "{title}: flushes of the disk for 1000 writes, by clients: {flushes}");
         }
+        let of_it = results.syncs.iter().filter(|syncs| syncs.interface == *interface);
+        let syncs: Vec<String> =
+            of_it.map(|syncs| format!("{:.0} with {}", syncs.per_1000, syncs.clients)).collect();
+        if !syncs.is_empty() {
+            let syncs = syncs.join(", ");
+            let _ = writeln!(text, "{title}: fsyncs of each member for 1000 writes, by clients: {syncs}");
+        }
+    }
+    if let Some(why) = &results.syncs_not_measured {
+        let _ = writeln!(text, "fsyncs of each member for 1000 writes: not measured: {why}");
     }
     let disk: Vec<String> =
         results.rounds.iter().map(|round| format!("{:.2}", millis(round.disk_us))).collect();
