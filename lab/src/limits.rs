@@ -220,8 +220,12 @@ pub const FRAME_BYTES_MIN: usize = 14;
 /// MTU of an interface where the scenario does not say, in bytes: what the Internet grants.
 pub const MTU_BYTES: u32 = 1500;
 
-/// Most frames in flight on one directed link: 100 ms at 1 Gbit/s in full frames. More would be a
-/// queue that no real link has.
+/// A frame with as much in it as the usual network takes, in bytes. Where a network takes more, frames between nodes are not longer:
+/// QUIC makes none.
+pub const FULL_FRAME_BYTES: usize = (MTU_BYTES + FRAME_HEADER_BYTES) as usize;
+
+/// Most frames in flight on one directed link, or, where it has a rate, most full ones: 100 ms at 1 Gbit/s. More would be a queue
+/// that no real link has.
 pub const LINK_QUEUE_FRAMES_MAX: usize = 8192;
 
 /// Least queue of a link with a rate, in frames: the window with which a TCP connection begins is ten.

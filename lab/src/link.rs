@@ -12,8 +12,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{
-    FRAME_HEADER_BYTES, LINK_DELAY_MAX, LINK_QUEUE_FRAMES_MAX, LINK_QUEUE_FRAMES_MIN, LINK_QUEUE_TIME,
-    MTU_BYTES, PER_MILLION,
+    FULL_FRAME_BYTES, LINK_DELAY_MAX, LINK_QUEUE_FRAMES_MAX, LINK_QUEUE_FRAMES_MIN, LINK_QUEUE_TIME,
+    PER_MILLION,
 };
 
 /// A port of the fabric, counted from 0.
@@ -66,9 +66,6 @@ pub struct LinkRule {
     pub bits_per_s: Option<u64>,
 }
 
-/// A frame with as much in it as the usual network takes.
-const FULL_FRAME_BYTES: u64 = (MTU_BYTES + FRAME_HEADER_BYTES) as u64;
-
 impl LinkRule {
     /// The rule of a perfect link.
     pub const PERFECT: Self = Self {
@@ -109,9 +106,18 @@ impl LinkRule {
         }
     }
 
-    /// Most bytes in flight on the link: [`queue_frames_max`](Self::queue_frames_max) full frames, or the more of smaller ones.
+    /// Whether there is room for one more frame on the link, on which are so many already, and with it so many bytes. One with a
+    /// rate holds [`queue_frames_max`](Self::queue_frames_max) full frames, or the more of smaller ones.
+    pub fn has_room(&self, frames: u64, bytes_with_it: u64) -> bool {
+        match self.bits_per_s {
+            None => frames < u64::from(self.queue_frames_max()),
+            Some(_) => bytes_with_it <= self.queue_bytes_max(),
+        }
+    }
+
+    /// Most bytes in flight on a link with a rate.
     pub fn queue_bytes_max(&self) -> u64 {
-        u64::from(self.queue_frames_max()) * FULL_FRAME_BYTES
+        u64::from(self.queue_frames_max()) * FULL_FRAME_BYTES as u64
     }
 
     /// Most full frames in flight on the link. One with a rate holds what it passes in its latency, as a cable does, and what a
@@ -121,7 +127,7 @@ impl LinkRule {
         let Some(bits_per_s) = self.bits_per_s else { return most };
         let held = self.latency + self.jitter + LINK_QUEUE_TIME;
         let bits = u128::from(bits_per_s) * held.as_nanos() / 1_000_000_000;
-        let frames = bits / u128::from(8 * FULL_FRAME_BYTES);
+        let frames = bits / (8 * FULL_FRAME_BYTES as u128);
         u32::try_from(frames).unwrap_or(most).clamp(LINK_QUEUE_FRAMES_MIN, most)
     }
 

@@ -76,10 +76,11 @@ fn available_mib(meminfo: &str) -> Option<u64> {
 
 /// Where control groups say how much memory they may have (`cgroups(7)`).
 struct Version {
-    /// What stands before a process's group in `/proc/self/cgroup`, without its number.
-    prefix: &'static str,
+    /// What has the process's group in `/proc/self/cgroup`.
+    controller: &'static str,
     root: &'static str,
-    max: &'static str,
+    /// Where more is refused, or held up.
+    limits: &'static [&'static str],
     used: &'static str,
     /// What of that could be dropped, in `memory.stat`.
     droppable: &'static str,
@@ -88,16 +89,16 @@ struct Version {
 /// "Memory Interface Files" of the kernel's cgroup-v2, and its cgroup-v1/memory.
 const VERSIONS: [Version; 2] = [
     Version {
-        prefix: ":",
+        controller: "",
         root: "sys/fs/cgroup",
-        max: "memory.max",
+        limits: &["memory.max", "memory.high"],
         used: "memory.current",
         droppable: "inactive_file ",
     },
     Version {
-        prefix: "memory:",
+        controller: "memory",
         root: "sys/fs/cgroup/memory",
-        max: "memory.limit_in_bytes",
+        limits: &["memory.limit_in_bytes"],
         used: "memory.usage_in_bytes",
         droppable: "total_inactive_file ",
     },
@@ -107,8 +108,10 @@ impl Version {
     /// What the process's group and those above it allow beyond what they have, in MiB; nothing where none has a limit. `groups`
     /// is what `/proc/self/cgroup` says, `root` where the file system begins.
     fn room_mib(&self, root: &Path, groups: &str) -> Option<u64> {
-        let mut lines = groups.lines().filter_map(|line| line.split_once(':')?.1.strip_prefix(self.prefix));
-        let name = lines.find_map(|name| name.strip_prefix('/'))?;
+        let name = groups.lines().find_map(|line| {
+            let (controllers, name) = line.split_once(':')?.1.split_once(':')?;
+            controllers.split(',').any(|name| name == self.controller).then(|| name.strip_prefix('/'))?
+        })?;
         let groups = Path::new(name).ancestors().map(|group| root.join(self.root).join(group));
         groups.filter_map(|group| self.room_bytes(&group)).min().map(|bytes| bytes >> 20)
     }
@@ -117,11 +120,12 @@ impl Version {
     fn room_bytes(&self, group: &Path) -> Option<u64> {
         let read = |file: &str| fs::read_to_string(group.join(file)).ok();
         // `max` is no number.
-        let max: u64 = read(self.max)?.trim().parse().ok()?;
-        let used: u64 = read(self.used)?.trim().parse().ok()?;
-        let stat = read("memory.stat")?;
-        let droppable: u64 = stat.lines().find_map(|line| line.strip_prefix(self.droppable)?.parse().ok())?;
-        Some(max.saturating_sub(used.saturating_sub(droppable)))
+        let number = |file: &str| read(file)?.trim().parse::<u64>().ok();
+        let max = self.limits.iter().filter_map(|file| number(file)).min()?;
+        let used = number(self.used)?;
+        let stat = read("memory.stat").unwrap_or_default();
+        let droppable = stat.lines().find_map(|line| line.strip_prefix(self.droppable)?.parse().ok());
+        Some(max.saturating_sub(used.saturating_sub(droppable.unwrap_or(0))))
     }
 }
 
@@ -140,21 +144,24 @@ mod tests {
     #[test]
     fn least_room_of_the_control_groups_counts() {
         let root = tempfile::tempdir().unwrap();
-        let write = |group: &str, [max, used, stat]: [(&str, &str); 3]| {
+        let write = |group: &str, files: &[(&str, &str)]| {
             let folder = root.path().join("sys/fs/cgroup").join(group);
             fs::create_dir_all(&folder).unwrap();
-            for (file, text) in [max, used, stat] {
+            for (file, text) in files {
                 fs::write(folder.join(file), text).unwrap();
             }
         };
         let second = |max, used, stat| [("memory.max", max), ("memory.current", used), ("memory.stat", stat)];
         let [unified, memory] = VERSIONS;
-        let groups = "4:memory:/docker/c\n1:name=systemd:/x\n0::/a/b\n";
-        write("a/b", second("max\n", "1048576\n", "anon 5\ninactive_file 0\n"));
+        let groups = "4:cpu,memory:/docker/c\n1:name=systemd:/x\n0::/a/b\n";
+        write("a/b", &second("max\n", "1048576\n", "anon 5\ninactive_file 0\n"));
         assert_eq!(unified.room_mib(root.path(), groups), None, "no group has a limit");
-        write("a", second("104857600\n", "62914560\n", "anon 5\ninactive_file 10485760\n"));
+        write("a", &second("104857600\n", "62914560\n", "anon 5\ninactive_file 10485760\n"));
         assert_eq!(unified.room_mib(root.path(), groups), Some(50));
-        write("a/b", second("1048576\n", "4194304\n", "inactive_file 0\n"));
+        // Where more is held up and not refused.
+        write("a", &[("memory.high", "73400320\n")]);
+        assert_eq!(unified.room_mib(root.path(), groups), Some(20));
+        write("a/b", &second("1048576\n", "4194304\n", ""));
         assert_eq!(unified.room_mib(root.path(), groups), Some(0), "one that has more than it may");
         assert_eq!(memory.room_mib(root.path(), groups), None);
         let first = [
@@ -162,7 +169,7 @@ mod tests {
             ("memory.usage_in_bytes", "41943040\n"),
             ("memory.stat", "inactive_file 0\ntotal_inactive_file 10485760\n"),
         ];
-        write("memory/docker", first);
+        write("memory/docker", &first);
         assert_eq!(memory.room_mib(root.path(), groups), Some(70));
         assert_eq!(memory.room_mib(root.path(), "0::/a\n"), None);
         assert_eq!(least(64, Some(50)), Free { mib: 50, is_of_group: true });

@@ -59,7 +59,7 @@ pub struct Program {
 enum May {
     /// Whatever the lab may.
     All,
-    /// See what the lab sees, without any capability.
+    /// See what the lab sees, with no capability but those for files.
     See,
     /// See this and the system's own files, without any capability.
     Confined(Confinement),
@@ -248,7 +248,7 @@ impl Program {
         self
     }
 
-    /// Takes all capabilities from it. It has to be named by its path.
+    /// Takes all capabilities from it but those for files. It has to be named by its path.
     #[must_use]
     pub fn unprivileged(mut self) -> Self {
         self.may = May::See;

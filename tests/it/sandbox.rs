@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::host;
-use crate::lab::{turn, whole_turn};
+use crate::lab::{turn, whole_turn, write_scenario};
 
 /// What issue and README promise.
 const GONE_MAX: Duration = Duration::from_secs(2);
@@ -322,6 +322,22 @@ fn doctor_passes_as_root_and_as_nobody() {
         // Whatever it is, it was found out.
         assert_eq!(text.lines().filter(|row| row.starts_with("driver   qemu, ")).count(), 2, "{text}");
     }
+}
+
+/// Nodes that had no capability at all could not open their own settings there.
+#[test]
+fn root_runs_a_lab_in_a_closed_folder_of_somebody_else() {
+    let Some(bench) = bench() else { return };
+    let _turn = turn();
+    let closed = bench.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    let rest = "nodes: { count: 3 }\nworkload: { rate: 50/s }\nduration: 5s\nchecks: [linearizable]\n";
+    let file = write_scenario(&closed, "quiet", rest);
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+    chown(&closed, Some(65_534), Some(65_534)).unwrap();
+    let words = format!("run {file} --driver process --seed 1 --quiet --out {}/run", closed.display());
+    let output = bench.command(User::Root, &words).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
 #[track_caller]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::DoctorError;
 use crate::check::counted;
-use crate::limits::machines::{MEMORY_MIB_DEFAULT, QEMU_MEMORY_MIB};
+use crate::limits::machines::{EMULATOR_MEMORY_MIB, HYPERVISOR_MEMORY_MIB, MEMORY_MIB_DEFAULT};
 use crate::machine::cloud_hypervisor::arguments::CLOUD_HYPERVISOR;
 use crate::machine::cloud_hypervisor::trial as cloud_hypervisor;
 use crate::machine::qemu::arguments::Accelerator;
@@ -18,7 +18,7 @@ use crate::scratch::Scratch;
 const MACHINES_MIN: u32 = 3;
 
 /// Something that this host can do or cannot.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Row {
     part: &'static str,
     name: &'static str,
@@ -87,13 +87,22 @@ pub(super) fn trials() -> Result<Scratch, DoctorError> {
 
 /// What runs virtual machines, and for how many there is room.
 pub(super) fn machine_rows() -> Result<Vec<Row>, DoctorError> {
-    Ok([hypervisor_rows()?, memory_rows()].concat())
+    let mut rows = hypervisor_rows()?;
+    let runs = |names: &[&str]| rows.iter().any(|row| names.contains(&row.name) && row.found.is_ok());
+    let hypervisor_mib = if runs(&[CLOUD_HYPERVISOR, KVM]) {
+        Some(HYPERVISOR_MEMORY_MIB)
+    } else {
+        runs(&[EMULATED]).then_some(EMULATOR_MEMORY_MIB)
+    };
+    rows.extend(hypervisor_mib.and_then(|mib| memory_row(memory::free(), mib)));
+    Ok(rows)
 }
+
+const KVM: &str = "qemu, KVM";
+const EMULATED: &str = "qemu, emulated";
 
 /// What runs virtual machines.
 fn hypervisor_rows() -> Result<Vec<Row>, DoctorError> {
-    const KVM: &str = "qemu, KVM";
-    const EMULATED: &str = "qemu, emulated";
     let others = [CLOUD_HYPERVISOR, KVM, EMULATED].into_iter().filter_map(|name| is_x86_64("driver", name));
     let others: Vec<Row> = others.collect();
     if !others.is_empty() {
@@ -129,20 +138,18 @@ fn hypervisor_rows() -> Result<Vec<Row>, DoctorError> {
     Ok(vec![Row { is_replaced, ..first }, Row { is_replaced, ..on_kvm }, emulated])
 }
 
-/// How many machines there is memory for, with an emulating QEMU each, which takes most.
-fn memory_rows() -> Vec<Row> {
-    // A kernel that does not say is taken at its word later.
-    memory::free().map(memory_row).into_iter().collect()
-}
-
-fn memory_row(free: Free) -> Row {
-    let count = free.mib / u64::from(MEMORY_MIB_DEFAULT + QEMU_MEMORY_MIB);
-    let text = format!(
-        "{free} of memory to spare, enough for {} of {MEMORY_MIB_DEFAULT} MiB",
-        counted(count, "machine")
-    );
-    let is_enough = count >= u64::from(MACHINES_MIN);
-    Row::new("driver", "memory", if is_enough { Ok(text) } else { Err(text) })
+/// How many machines of the usual size there is memory for, each with so much for its hypervisor; nothing where the kernel does not
+/// say.
+fn memory_row(free: Option<Free>, hypervisor_mib: u32) -> Option<Row> {
+    let free = free?;
+    let count = free.mib / u64::from(MEMORY_MIB_DEFAULT + hypervisor_mib);
+    let machines = counted(count, "machine");
+    let text = format!("{free} of memory to spare, enough for {machines} of {MEMORY_MIB_DEFAULT} MiB");
+    let few =
+        || format!("{text}, and topologies have {MACHINES_MIN} and more: end something, or run processes");
+    let found = if count >= u64::from(MACHINES_MIN) { Ok(text.clone()) } else { Err(few()) };
+    // Processes need less.
+    Some(Row::new("driver", "memory", found).replaced())
 }
 
 #[cfg(test)]
@@ -159,13 +166,13 @@ mod tests {
 
     #[test]
     fn memory_for_three_machines_is_enough() {
-        let each = u64::from(MEMORY_MIB_DEFAULT + QEMU_MEMORY_MIB);
-        let row = |count| memory_row(Free { mib: count * each, is_of_group: false });
-        let text = |count| {
-            let mib = count * each;
-            format!("this host has {mib} MiB of memory to spare, enough for {count} machines of 256 MiB")
+        let row = |mib| memory_row(Some(Free { mib, is_of_group: false }), 44).unwrap();
+        let text = |mib: u64, count| {
+            format!("this host has {mib} MiB of memory to spare, enough for {count} of 256 MiB")
         };
-        assert_eq!(row(3).found, Ok(text(3)));
-        assert_eq!(row(2).found, Err(text(2)));
+        assert_eq!(row(900).found, Ok(text(900, "3 machines")));
+        let few = "and topologies have 3 and more: end something, or run processes";
+        assert_eq!(row(599).found, Err(format!("{}, {few}", text(599, "1 machine"))));
+        assert!(row(599).wanting().is_none() && memory_row(None, 44).is_none());
     }
 }

@@ -12,10 +12,11 @@ pub const SLOWDOWN_MAX: u32 = 10;
 /// Size of a machine's data disk, in bytes: a thousand bytes for each operation of the longest history, in the log and in the
 /// state. It is sparse.
 pub const DATA_DISK_BYTES: u64 = 2 << 30;
-/// How much of what a machine sends may wait for the switch, in bytes as the kernel counts them: two thousand frames, as long a
-/// queue as that of a TAP and the host's in front of it.
+/// How much of what a machine sends may wait for the switch, and of what it is sent for a machine of QEMU, in bytes as the kernel
+/// counts them: two thousand frames, as long a queue as that of a TAP and the host's in front of it.
 pub const FRAMES_QUEUED_BYTES: usize = 4 << 20;
-/// Longest wait for QEMU to open its sockets after its start: it takes 0.1 s on an idle host.
+/// By how much QEMU may be later with its first line than with any other, since it has yet to start: it takes 0.1 s on an idle
+/// host.
 pub const QEMU_START_MAX: Duration = Duration::from_secs(10);
 /// How often the power button is pressed until a machine goes off: one that boots may not see the first press.
 pub const POWER_BUTTON_INTERVAL: Duration = Duration::from_secs(1);
@@ -98,11 +99,12 @@ pub const VSOCK_LINE_BYTES_MAX: usize = 64;
 pub const SILENT_MACHINE_MARGIN: Duration = Duration::from_secs(5);
 /// How much of a console is read at once, in bytes, and the longest line on it that may say something to programs.
 pub const CONSOLE_READ_BYTES: usize = 16 << 10;
-/// Memory that QEMU takes for itself beside its machine's, in MiB: emulating, with all that it has translated, it had 235 after a
-/// run of a minute.
-pub const QEMU_MEMORY_MIB: u32 = 256;
-/// Memory that Cloud Hypervisor takes for itself, in MiB: measured @CH@.
-pub const CLOUD_HYPERVISOR_MEMORY_MIB: u32 = 32;
+/// Memory that QEMU takes for itself beside its machine's where it emulates, in MiB: with all that it has translated it had 235
+/// after a run of a minute.
+pub const EMULATOR_MEMORY_MIB: u32 = 256;
+/// Memory that a hypervisor takes for itself where the processor runs its machine, in MiB: an allowance for its program and its
+/// devices, of which none was seen to need more.
+pub const HYPERVISOR_MEMORY_MIB: u32 = 64;
 /// Memory of a virtual machine where a scenario does not say, in MiB: a node needs a third of it, the rest is page cache.
 pub const MEMORY_MIB_DEFAULT: u32 = 256;
 /// Least memory of a virtual machine, in MiB: the least in which the appliance serves.

@@ -12,6 +12,7 @@ use super::cluster::{MachineCluster, SetUpError, real_rule};
 use super::qemu::nodes::QemuSettings;
 use super::simulation::SimulatedCluster;
 use super::{Machine, Sabotage, calibration, cloud_hypervisor, networks, process, qemu};
+use crate::causes::lacks_room;
 use crate::cluster::pace::Pace;
 use crate::cluster::{Clock, Cluster, RealClock};
 use crate::fabric::kernel::PortKind;
@@ -91,9 +92,10 @@ pub enum DriverError {
 }
 
 impl DriverError {
-    /// Whether this fabric cannot do what is asked of it here, as opposed to something having failed.
+    /// Whether this host cannot do what is asked of it, as opposed to something having failed.
     pub fn is_refused(&self) -> bool {
         match self {
+            error if lacks_room(error) => true,
             Self::SetUp(SetUpError::Fabric(FabricError::Kernel(error))) => error.is_refused(),
             Self::SetUp(SetUpError::Volume(_) | SetUpError::Fabric(FabricError::Uncounted(_))) => true,
             _ => false,

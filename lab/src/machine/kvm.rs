@@ -30,7 +30,8 @@ pub enum KvmError {
 /// # Errors
 /// [`KvmError`].
 pub fn try_guest(log: &ProgramLog) -> Result<(), KvmError> {
-    let ended = Program::new("/proc/self/exe").arg(TRIAL_PART).run_short(KVM_TRIAL_MAX, log);
+    let trial = Program::new("/proc/self/exe").arg(TRIAL_PART).unprivileged();
+    let ended = trial.run_short(KVM_TRIAL_MAX, log);
     match ended {
         Ok(_) => Ok(()),
         Err(ProgramError::Failed { stderr, .. }) => Err(KvmError::Refused(stderr.trim().to_owned())),

@@ -23,7 +23,7 @@ use super::vm::{Hypervisor, HypervisorError, Launch, RunState};
 use crate::fabric::TapError;
 use crate::fabric::namespace::Namespace;
 use crate::fabric::packet::MachineTap;
-use crate::limits::machines::{QEMU_START_MAX, SAVE_LOOK_INTERVAL, SAVE_MAX};
+use crate::limits::machines::{SAVE_LOOK_INTERVAL, SAVE_MAX};
 use crate::program::Program;
 
 pub mod arguments;
@@ -96,7 +96,7 @@ impl Qemu {
     fn qmp<T>(&mut self, talk: impl FnOnce(&mut Qmp) -> Result<T, QmpError>) -> Result<T, HypervisorError> {
         let mut qmp = match self.qmp.take() {
             Some(qmp) => qmp,
-            None => Qmp::connect(&self.sockets.qmp, QEMU_START_MAX)?,
+            None => Qmp::connect(&self.sockets.qmp)?,
         };
         let answer = talk(&mut qmp)?;
         // A connection on which something went wrong may hold the rest of an answer.
@@ -120,7 +120,7 @@ impl Qemu {
 /// A socket that listens by this name, of which nothing is left when all who have it are gone.
 fn listener(name: &str) -> Result<Arc<OwnedFd>, QmpError> {
     let bound = SocketAddr::from_abstract_name(name).and_then(|address| UnixListener::bind_addr(&address));
-    let listener = bound.map_err(|source| QmpError::Io { doing: "listening for it", source })?;
+    let listener = bound.map_err(|source| QmpError::Io { doing: "listening for qemu", source })?;
     Ok(Arc::new(listener.into()))
 }
 

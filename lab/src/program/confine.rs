@@ -106,9 +106,9 @@ impl Confinement {
 enum ConfineError {
     #[error("these are not the words of a confined program")]
     Words,
-    #[error("cannot {doing} {}: {source}", .path.display())]
+    #[error("cannot {doing} {}", .path.display())]
     Path { doing: &'static str, path: PathBuf, source: io::Error },
-    #[error("cannot {doing}: {source}")]
+    #[error("cannot {doing}")]
     Process { doing: &'static str, source: io::Error },
     #[error(transparent)]
     Privileges(#[from] PrivilegesError),
@@ -120,7 +120,7 @@ enum ConfineError {
 /// say on its error output why it could not.
 pub fn stage(words: impl Iterator<Item = OsString>) -> ExitCode {
     let Err(error) = become_confined(words);
-    fail(error)
+    fail(&error)
 }
 
 fn become_confined(words: impl Iterator<Item = OsString>) -> Result<std::convert::Infallible, ConfineError> {
@@ -129,7 +129,7 @@ fn become_confined(words: impl Iterator<Item = OsString>) -> Result<std::convert
     let folder = std::env::current_dir()
         .map_err(|source| ConfineError::Process { doing: "find the working folder", source })?;
     change_root(&confinement, Path::new(program), &folder)?;
-    give_up()?;
+    give_up(&[])?;
     Err(ConfineError::Become(become_program(command.into_iter())))
 }
 

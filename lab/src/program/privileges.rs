@@ -1,7 +1,8 @@
-//! Takes all capabilities from a program that needs none, for good; and what all stages share that become a program.
+//! Takes capabilities from a program that does not need them; and what all stages share that become a program.
 
+use std::collections::HashSet;
+use std::error::Error;
 use std::ffi::OsString;
-use std::fmt;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -11,15 +12,21 @@ use caps::{CapSet, Capability};
 use nix::errno::Errno;
 use nix::sys::prctl::set_no_new_privs;
 
-/// First argument of the stage that becomes a program without any; the program and its arguments follow.
+use crate::causes::causes;
+
+/// First argument of the stage that becomes a program with [`FILES`] alone; the program and its arguments follow.
 pub const STAGE: &str = "__unprivileged";
 
-/// Why they are still there.
+/// What opens the files of whoever has started the lab, where that was root in a folder of somebody else's (capabilities(7)). A user
+/// has them inside a user namespace, for files that are the user's own.
+pub(crate) const FILES: [Capability; 2] = [Capability::CAP_DAC_OVERRIDE, Capability::CAP_DAC_READ_SEARCH];
+
+/// Why capabilities are still there.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PrivilegesError {
-    #[error("cannot let capabilities go: {0}")]
+    #[error("cannot let capabilities go")]
     Capabilities(#[from] CapsError),
-    #[error("cannot give up new privileges: {0}")]
+    #[error("cannot give up new privileges")]
     NewPrivileges(#[from] Errno),
 }
 
@@ -28,32 +35,39 @@ pub(crate) enum PrivilegesError {
 pub(super) enum BecomeError {
     #[error("no program is named")]
     Words,
-    #[error("cannot start {}: {source}", .program.display())]
+    #[error("cannot start {}", .program.display())]
     Start { program: OsString, source: io::Error },
 }
 
 /// The stage: becomes the program that the words (without this program's own name and the stage's) name. It comes back only to
 /// say on its error output why it could not.
 pub fn stage(words: impl Iterator<Item = OsString>) -> ExitCode {
-    match give_up() {
-        Ok(()) => fail(become_program(words)),
-        Err(error) => fail(error),
+    match give_up(&FILES) {
+        Ok(()) => fail(&become_program(words)),
+        Err(error) => fail(&error),
     }
 }
 
-/// Lets all capabilities of the calling thread go (capabilities(7)): neither what it becomes nor what that starts gets one back.
+/// Lets all other capabilities of the calling thread go: neither what it becomes nor what that starts gets one back, but inside a
+/// user namespace of its own.
 ///
 /// # Errors
 /// The kernel knows no bounding set, or no `no_new_privs`.
-pub(crate) fn give_up() -> Result<(), PrivilegesError> {
-    // Who may not take them from the set has none, and `no_new_privs` keeps it so.
+pub(crate) fn give_up(kept: &[Capability]) -> Result<(), PrivilegesError> {
+    let kept: HashSet<Capability> = kept.iter().copied().collect();
+    // Who may not take them from the bounding set cannot get them from there either: `no_new_privs`.
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
-        for capability in caps::runtime::thread_all_supported() {
-            caps::drop(None, CapSet::Bounding, capability)?;
+        for capability in caps::runtime::thread_all_supported().difference(&kept) {
+            caps::drop(None, CapSet::Bounding, *capability)?;
         }
     }
-    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    let left: HashSet<Capability> = permitted.intersection(&kept).copied().collect();
+    for set in [CapSet::Ambient, CapSet::Inheritable] {
         caps::clear(None, set)?;
+    }
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::set(None, set, &left)?;
     }
     Ok(set_no_new_privs()?)
 }
@@ -71,7 +85,7 @@ pub(super) fn become_program(mut words: impl Iterator<Item = OsString>) -> Becom
 
 /// The end of a stage that became nothing.
 #[allow(clippy::print_stderr, reason = "the output of the program that it was to become")]
-pub(super) fn fail(why: impl fmt::Display) -> ExitCode {
-    eprintln!("{why}");
+pub(super) fn fail(why: &(dyn Error + 'static)) -> ExitCode {
+    eprintln!("{}", causes(why).replace("\nbecause: ", ": "));
     ExitCode::FAILURE
 }

@@ -12,7 +12,7 @@ use nix::unistd::setsid;
 use super::wire::PORT;
 use crate::machine::qemu::arguments::{Accelerator, SANDBOX, option};
 use crate::machine::qemu::trial::{self, Qemu};
-use crate::program::privileges::give_up;
+use crate::program::privileges::{FILES, give_up};
 use crate::program::{Program, ProgramError, ProgramLog, Running};
 use crate::sandbox;
 
@@ -103,8 +103,8 @@ pub(super) fn start(program: &[OsString], complaints: &Path) -> Result<Started, 
     Ok(Started { running: stage.start_on(ends)?, from, to })
 }
 
-/// Becomes QEMU, without any capability and in a session of its own, so that the terminal's signals are not for it; ends with the process that has
-/// started it. Comes back only if that fails.
+/// Becomes QEMU, with no capability but those for files, and in a session of its own, so that the terminal's signals are not for
+/// it; ends with the process that has started it. Comes back only if that fails.
 pub(super) fn become_vmm(mut words: impl Iterator<Item = OsString>) -> io::Error {
     let parent = words.next().and_then(|word| word.to_str()?.parse().ok());
     let (Some(parent), Some(program)) = (parent, words.next()) else {
@@ -115,7 +115,7 @@ pub(super) fn become_vmm(mut words: impl Iterator<Item = OsString>) -> io::Error
     if let Err(errno) = ready {
         return errno.into();
     }
-    if let Err(error) = give_up() {
+    if let Err(error) = give_up(&FILES) {
         return io::Error::other(error);
     }
     sandbox::end_with(parent);

@@ -17,7 +17,7 @@ pub(super) const KEPT: [Capability; 9] = [
     // Interfaces, bridges and their rules, and frames as they are.
     Capability::CAP_NET_ADMIN,
     Capability::CAP_NET_RAW,
-    // Hypervisors are started without any.
+    // Nodes and hypervisors are started without most or all of them.
     Capability::CAP_SETPCAP,
     Capability::CAP_KILL,
     // Files of whoever has started the lab, or gave it something.

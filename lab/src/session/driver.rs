@@ -8,7 +8,7 @@ use crate::cli::{DriverArg, FabricArg, MachineArgs};
 use crate::image::cache::{BootFiles, KEY_VARIABLE};
 use crate::image::workshop::variable;
 use crate::image::{self, ImageError};
-use crate::limits::machines::{CLOUD_HYPERVISOR_MEMORY_MIB, QEMU_MEMORY_MIB};
+use crate::limits::machines::HYPERVISOR_MEMORY_MIB;
 use crate::machine::cloud_hypervisor::arguments::CLOUD_HYPERVISOR;
 use crate::machine::cloud_hypervisor::nodes::CloudHypervisorSettings;
 use crate::machine::cloud_hypervisor::trial::{
@@ -224,7 +224,8 @@ fn qemu(
 ) -> Result<Choice, OuterError> {
     let log = log(directory)?;
     let qemu = trial::find(&log).map_err(ChoiceError::from)?;
-    memory::check(plan, QEMU_MEMORY_MIB).map_err(ChoiceError::from)?;
+    // What is least, before an image is built for nothing.
+    memory::check(plan, HYPERVISOR_MEMORY_MIB).map_err(ChoiceError::from)?;
     let version = &qemu.version;
     let image = image(args, directory, tell)?;
     let (accelerator, reason) = match runs_on_kvm(&qemu, &image, directory, &log) {
@@ -235,7 +236,7 @@ fn qemu(
             (Accelerator::Tcg, reason)
         }
     };
-    Ok(qemu_machines(&qemu, image, accelerator, reason))
+    Ok(qemu_machines(&qemu, plan, image, accelerator, reason)?)
 }
 
 /// Virtual machines on the processor.
@@ -248,7 +249,7 @@ fn cloud_hypervisor(
     let log = log(directory)?;
     let installed = cloud_hypervisor::find(&log).map_err(ChoiceError::from)?;
     cloud_hypervisor::smallest_guest(&installed, directory, &log).map_err(ChoiceError::from)?;
-    memory::check(plan, CLOUD_HYPERVISOR_MEMORY_MIB).map_err(ChoiceError::from)?;
+    memory::check(plan, HYPERVISOR_MEMORY_MIB).map_err(ChoiceError::from)?;
     let image = image(args, directory, tell)?;
     cloud_hypervisor::kernel(&installed, &image.kernel, directory, &log).map_err(ChoiceError::from)?;
     let reason = format!("driver: cloud-hypervisor {}, as asked", installed.version);
@@ -272,106 +273,107 @@ fn auto(
     }
     let log = log(directory)?;
     // What is quick and needs no image.
-    let runs = |first: &Installed| cloud_hypervisor::smallest_guest(first, directory, &log).is_ok();
-    let first = cloud_hypervisor::find(&log).ok().filter(runs);
+    let first = cloud_hypervisor::find(&log).and_then(|installed| {
+        cloud_hypervisor::smallest_guest(&installed, directory, &log)?;
+        Ok(installed)
+    });
     let second = trial::find(&log).and_then(|qemu| {
         trial::smallest_guest(&qemu, Accelerator::Kvm, directory, &log)?;
         Ok(qemu)
     });
     let wants_machines = args.image.is_some() || plan.needs_machines().is_some();
-    let on_processor = OnProcessor { first, second, wants_machines };
-    if on_processor.is_possible() {
-        match on_processor.check_memory(plan) {
-            Err(error) if wants_machines => return Err(ChoiceError::from(error).into()),
-            Err(error) => return process(args, directory, format!("driver: process, since {error}")),
-            Ok(()) => {}
-        }
-        let image = match image(args, directory, tell) {
-            Err(OuterError::Driver(ChoiceError::NoImage(error))) if !wants_machines => {
-                let why = causes(&error).replace('\n', " ");
-                let reason = format!("driver: process, since there is no image that KVM could run ({why})");
-                return process(args, directory, reason);
-            }
-            image => image?,
-        };
-        return match on_processor.choose(image, directory, &log) {
-            Ok(choice) => Ok(choice),
-            Err(_) if wants_machines => qemu(args, plan, directory, tell),
-            Err(why) => process(args, directory, without_kvm(&why, EMULATED)),
-        };
-    }
-    if wants_machines {
-        return qemu(args, plan, directory, tell);
-    }
-    let emulated = match &on_processor.second {
-        Err(TrialError::Missing) => format!("after that, {EMULATED} with {QEMU}"),
-        _ => EMULATED.to_owned(),
+    let emulated = match &second {
+        Err(TrialError::Missing) => format!("once {QEMU} is installed, `--driver qemu` emulates microVMs"),
+        _ => "`--driver qemu` would emulate microVMs".to_owned(),
     };
-    let why = on_processor.second.err().map(|error| error.in_short()).unwrap_or_default();
-    process(args, directory, without_kvm(&why, &emulated))
-}
-
-/// What there is without KVM.
-const EMULATED: &str = "`--driver qemu` would emulate microVMs";
-
-/// Why processes were taken, and what else there is.
-fn without_kvm(why: &str, emulated: &str) -> String {
-    format!("driver: process, since KVM runs no guest here ({why}); {emulated}")
+    let as_process = |why: &str| {
+        let reason = format!("driver: process, since no hypervisor runs a guest here ({why}); {emulated}");
+        process(args, directory, reason)
+    };
+    let on_processor = OnProcessor { first, second, plan, wants_machines };
+    if let Some(why) = on_processor.why_not() {
+        return if wants_machines { qemu(args, plan, directory, tell) } else { as_process(&why) };
+    }
+    match memory::check(plan, HYPERVISOR_MEMORY_MIB) {
+        Err(error) if wants_machines => return Err(ChoiceError::from(error).into()),
+        Err(error) => return process(args, directory, format!("driver: process, since {error}")),
+        Ok(()) => {}
+    }
+    let image = match image(args, directory, tell) {
+        Err(OuterError::Driver(ChoiceError::NoImage(error))) if !wants_machines => {
+            let why = causes(&error).replace('\n', " ");
+            let reason = format!("driver: process, since there is no image that KVM could run ({why})");
+            return process(args, directory, reason);
+        }
+        image => image?,
+    };
+    match on_processor.choose(image, directory, &log)? {
+        Ok(choice) => Ok(choice),
+        Err(_) if wants_machines => qemu(args, plan, directory, tell),
+        Err(why) => as_process(&why),
+    }
 }
 
 /// The hypervisors whose smallest guest the processor runs.
-struct OnProcessor {
-    first: Option<Installed>,
+struct OnProcessor<'a> {
+    first: Result<Installed, NoCloudHypervisor>,
     second: Result<Qemu, TrialError>,
+    plan: &'a Plan,
     /// Whether processes would not do.
     wants_machines: bool,
 }
 
-impl OnProcessor {
-    fn is_possible(&self) -> bool {
-        self.first.is_some() || self.second.is_ok()
-    }
-
-    /// With what the hypervisor that comes first needs.
-    fn check_memory(&self, plan: &Plan) -> Result<(), Overcommitted> {
-        let has_first = self.first.is_some();
-        memory::check(plan, if has_first { CLOUD_HYPERVISOR_MEMORY_MIB } else { QEMU_MEMORY_MIB })
+impl OnProcessor<'_> {
+    /// Why there is none, if there is none.
+    fn why_not(&self) -> Option<String> {
+        let (first, second) = (self.first.as_ref().err()?, self.second.as_ref().err()?);
+        Some(format!("{}; {}", first.in_short(), second.in_short()))
     }
 
     /// The first of them that runs the image's kernel, or QEMU emulating where nothing but machines will do; otherwise why not.
-    fn choose(self, image: Image, directory: &Path, log: &ProgramLog) -> Result<Choice, String> {
+    ///
+    /// # Errors
+    /// What is taken finds no room for its memory.
+    fn choose(
+        self,
+        image: Image,
+        directory: &Path,
+        log: &ProgramLog,
+    ) -> Result<Result<Choice, String>, ChoiceError> {
         let mut refusals = Vec::new();
-        if let Some(installed) = self.first {
-            match cloud_hypervisor::kernel(&installed, &image.kernel, directory, log) {
-                Ok(()) => {
-                    let version = &installed.version;
-                    let reason = format!("driver: cloud-hypervisor {version}, since KVM runs a guest here");
-                    return Ok(cloud_hypervisor_machines(&installed, image, reason));
-                }
-                Err(error) => refusals.push(error.in_short()),
+        let first = self.first.and_then(|installed| {
+            cloud_hypervisor::kernel(&installed, &image.kernel, directory, log)?;
+            Ok(installed)
+        });
+        match first {
+            Ok(installed) => {
+                let version = &installed.version;
+                let reason = format!("driver: cloud-hypervisor {version}, since KVM runs a guest here");
+                return Ok(Ok(cloud_hypervisor_machines(&installed, image, reason)));
             }
+            Err(error) => refusals.push(error.in_short()),
         }
         let qemu = match self.second {
             Ok(qemu) => qemu,
             Err(error) => {
                 refusals.push(error.in_short());
-                return Err(refusals.join("; "));
+                return Ok(Err(refusals.join("; ")));
             }
         };
         let version = &qemu.version;
         match trial::kernel(&qemu, Accelerator::Kvm, &image.kernel, log) {
             Ok(()) => {
                 let reason = format!("driver: qemu {version} with kvm, which runs a guest here");
-                return Ok(qemu_machines(&qemu, image, Accelerator::Kvm, reason));
+                return qemu_machines(&qemu, self.plan, image, Accelerator::Kvm, reason).map(Ok);
             }
             Err(error) => refusals.push(error.in_short()),
         }
         let why = refusals.join("; ");
         if !self.wants_machines {
-            return Err(why);
+            return Ok(Err(why));
         }
         let reason = format!("driver: qemu {version}, emulating: KVM runs no guest here ({why})");
-        Ok(qemu_machines(&qemu, image, Accelerator::Tcg, reason))
+        qemu_machines(&qemu, self.plan, image, Accelerator::Tcg, reason).map(Ok)
     }
 }
 
@@ -391,10 +393,17 @@ fn process(args: &MachineArgs, directory: &Path, reason: String) -> Result<Choic
     Ok(Choice { driver, node_version, reason })
 }
 
-fn qemu_machines(qemu: &Qemu, image: Image, accelerator: Accelerator, reason: String) -> Choice {
+fn qemu_machines(
+    qemu: &Qemu,
+    plan: &Plan,
+    image: Image,
+    accelerator: Accelerator,
+    reason: String,
+) -> Result<Choice, ChoiceError> {
+    memory::check(plan, accelerator.memory_mib())?;
     let Image { kernel, initramfs, node_version } = image;
     let settings = QemuSettings { qemu: qemu.path.clone(), accelerator, kernel, initramfs };
-    Choice { driver: Driver::Qemu(settings), node_version, reason }
+    Ok(Choice { driver: Driver::Qemu(settings), node_version, reason })
 }
 
 fn cloud_hypervisor_machines(installed: &Installed, image: Image, reason: String) -> Choice {

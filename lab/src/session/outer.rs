@@ -373,7 +373,8 @@ pub(crate) fn has_plants(node_version: &str) -> bool {
 pub(crate) fn node_version(path: &Path, directory: &Path) -> Result<String, OuterError> {
     let failed = |source| OuterError::NodeBin { path: path.to_owned(), source };
     let log = ProgramLog::open(&directory.join("programs.log")).map_err(failed)?;
-    let output = Program::new(path).arg("--version").run_short(NODE_VERSION_MAX, &log).map_err(failed)?;
+    let asked = Program::new(path).arg("--version").unprivileged();
+    let output = asked.run_short(NODE_VERSION_MAX, &log).map_err(failed)?;
     let found = output.stdout.trim();
     let version = found
         .strip_prefix("aspen-node ")

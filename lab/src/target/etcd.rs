@@ -27,7 +27,7 @@ pub(super) const VERSION: &str = "/version";
 /// # Errors
 /// It does not run.
 pub(crate) fn version(program: &Path, log: &ProgramLog) -> Result<Option<String>, ProgramError> {
-    let output = Program::new(program).arg("--version").run_short(NODE_VERSION_MAX, log)?;
+    let output = Program::new(program).arg("--version").unprivileged().run_short(NODE_VERSION_MAX, log)?;
     Ok(output.stdout.lines().find_map(|line| line.strip_prefix("etcd Version: ").map(str::to_owned)))
 }
 

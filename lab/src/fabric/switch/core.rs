@@ -23,9 +23,12 @@ pub(super) struct Core {
     /// When the frames in flight are due, and on which link. Invariant: as many entries of a link as
     /// it has frames in flight, with the same times.
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
-    /// Invariant: the sum of the bytes of all frames in flight.
+    /// Invariant: the sum of the bytes of all frames in flight, and of [`HELD_BYTES`] for each.
     held_bytes: usize,
 }
+
+/// What a frame in flight takes besides its bytes: what is known of it, its timer, and what the allocator adds.
+const HELD_BYTES: usize = size_of::<Held>() + size_of::<Reverse<(Instant, usize)>>() + 2 * size_of::<usize>();
 
 struct PortState {
     mac: MacAddress,
@@ -123,8 +126,9 @@ impl Core {
             send(&mut self.ports[to], link, frame);
             return;
         }
-        let is_full = (link.held_bytes + frame.len()) as u64 > rule.queue_bytes_max();
-        if is_full || self.held_bytes + frame.len() > FABRIC_QUEUE_BYTES_MAX {
+        if !rule.has_room(link.in_flight.len() as u64, (link.held_bytes + frame.len()) as u64)
+            || self.held_bytes + frame.len() + HELD_BYTES > FABRIC_QUEUE_BYTES_MAX
+        {
             link.counters.dropped_queue += 1;
             return;
         }
@@ -133,7 +137,7 @@ impl Core {
         link.in_flight.push_back(Held { arrived: now, due, frame: frame.into() });
         link.counters.in_flight += 1;
         link.held_bytes += frame.len();
-        self.held_bytes += frame.len();
+        self.held_bytes += frame.len() + HELD_BYTES;
         self.timers.push(Reverse((due, index)));
     }
 
@@ -154,7 +158,7 @@ impl Core {
             let held = link.in_flight.pop_front().expect("a timer per frame in flight");
             assert!(held.due == due);
             link.held_bytes -= held.frame.len();
-            self.held_bytes -= held.frame.len();
+            self.held_bytes -= held.frame.len() + HELD_BYTES;
             let counters = &mut link.counters;
             counters.in_flight -= 1;
             counters.late_max = counters.late_max.max(now - due);
@@ -174,7 +178,7 @@ impl Core {
             link.rule = *rule;
             if rule.cut && cuts_work && !link.in_flight.is_empty() {
                 emptied = true;
-                self.held_bytes -= std::mem::take(&mut link.held_bytes);
+                self.held_bytes -= std::mem::take(&mut link.held_bytes) + link.in_flight.len() * HELD_BYTES;
                 link.counters.dropped_cut += link.counters.in_flight;
                 link.counters.in_flight = 0;
                 link.in_flight.clear();

@@ -83,10 +83,11 @@ pub struct Installed {
 /// There is none, or one that is too old.
 pub fn find(log: &ProgramLog) -> Result<Installed, TrialError> {
     let path = Program::find(CLOUD_HYPERVISOR).ok_or(TrialError::Missing)?;
-    let output = match Program::new(&path).arg("--version").run_short(HYPERVISOR_VERSION_MAX, log) {
-        Ok(output) => output,
-        Err(error) => return Err(TrialError::Version { path, source: Some(error) }),
-    };
+    let output =
+        match Program::new(&path).arg("--version").unprivileged().run_short(HYPERVISOR_VERSION_MAX, log) {
+            Ok(output) => output,
+            Err(error) => return Err(TrialError::Version { path, source: Some(error) }),
+        };
     match version(&output.stdout) {
         None => Err(TrialError::Version { path, source: None }),
         Some((major, version)) if major < CLOUD_HYPERVISOR_VERSION_MIN => {
@@ -137,7 +138,10 @@ fn boot(
     directory: &Path,
     log: &ProgramLog,
 ) -> Result<(), TrialError> {
-    let output = directory.join("kernel-trial.log");
+    // What it says itself is no word of the kernel's.
+    let [output, complaints] =
+        ["kernel-trial.log", "kernel-trial-errors.log"].map(|name| directory.join(name));
+    remove(&output);
     // In no sandbox that would end it with the lab.
     let program = leashed(&installed.path)
         .args([
@@ -152,7 +156,8 @@ fn boot(
             "--kernel",
         ])
         .arg(kernel)
-        .args(["--cmdline", KERNEL_WORDS]);
+        .args(["--cmdline", KERNEL_WORDS])
+        .errors_to(&complaints);
     let mut running = program.start(None, &output, log)?;
     let deadline = Instant::now() + KERNEL_TRIAL_MAX;
     let has_ended = loop {
@@ -164,9 +169,10 @@ fn boot(
         }
         thread::sleep(POLL_INTERVAL);
     };
-    let said = tail(&output).unwrap_or_default();
+    let said = [&output, &complaints].map(|file| tail(file).unwrap_or_default()).concat();
     running.kill()?;
     remove(&output);
+    remove(&complaints);
     if has_ended { Ok(()) } else { Err(TrialError::Kernel(said)) }
 }
 
@@ -175,17 +181,21 @@ fn remove(path: &Path) {
     let _ = fs::remove_file(path);
 }
 
-/// A kernel of a dozen bytes: says a word on the serial port and stands still.
+/// A kernel of a few bytes: says a word on the serial port and stands still.
 mod guest {
     /// What it says.
-    pub(super) const WORD: &str = "K";
-    /// 32-bit code (Intel SDM volume 2).
-    const CODE: [u8; 10] = [
+    pub(super) const WORD: &str = "aspen";
+    /// 32-bit code (Intel SDM volume 2), and the word.
+    const CODE: [u8; 26] = [
         0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8: the first serial port
-        0xb0, b'K', // mov al, WORD
+        0xbe, 0x15, 0x00, 0x10, 0x00, // mov esi, ADDRESS + 21: the word
+        0xb9, 0x05, 0x00, 0x00, 0x00, // mov ecx, 5: its length
+        0xac, // lodsb
         0xee, // out dx, al
+        0xe2, 0xfc, // loop to the lodsb
         0xf4, // hlt
         0xeb, 0xfd, // jmp to the hlt
+        b'a', b's', b'p', b'e', b'n',
     ];
     /// Where it is in memory: behind everything that firmware leaves there.
     const ADDRESS: u64 = 0x10_0000;
@@ -231,6 +241,8 @@ mod guest {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -241,9 +253,25 @@ mod tests {
         let (offset, address, length) = (at(72), at(80), at(96));
         assert_eq!((address, at(24)), (0x10_0000, 0x10_0000));
         let (from, to) = (usize::try_from(offset).unwrap(), usize::try_from(offset + length).unwrap());
-        assert_eq!((to, &elf[to - 3..]), (elf.len(), &[0xf4, 0xeb, 0xfd][..]));
+        assert_eq!((to, &elf[from + 21..]), (elf.len(), guest::WORD.as_bytes()));
         // The second one's note ends where the code begins, with the address.
         assert_eq!((at(128) + at(152), &elf[from - 8..from]), (offset, &b"Xen\0\0\0\x10\0"[..]));
+    }
+
+    #[test]
+    fn what_a_hypervisor_says_itself_is_no_word_of_a_kernel() {
+        let home = tempfile::tempdir().unwrap();
+        let program = home.path().join("cloud-hypervisor");
+        let log = ProgramLog::open(&home.path().join("programs.log")).unwrap();
+        let tried = |script: &str| {
+            fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+            let installed = Installed { path: program.clone(), version: "53".to_owned() };
+            boot(&installed, Path::new("/k"), guest::WORD, home.path(), &log)
+        };
+        tried("echo aspen; exec sleep 60").unwrap();
+        let error = tried("echo no aspen here >&2; exit 1").unwrap_err();
+        assert!(error.to_string().ends_with("the end of what was said: \"no aspen here\\n\""), "{error}");
     }
 
     #[test]

@@ -66,7 +66,7 @@ fn etcd_command(
         })
         .collect();
     let program = match program {
-        NodeProgram::Own => Program::new(etcd::ETCD),
+        NodeProgram::Own => unreachable!("the choice of the driver has found its path"),
         NodeProgram::Path(path) => Program::new(path),
     };
     let program = etcd::command(program, &members, index.position(), data);

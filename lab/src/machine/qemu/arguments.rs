@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::machines::{EMULATOR_MEMORY_MIB, HYPERVISOR_MEMORY_MIB};
 use crate::machine::vm::KERNEL_WORDS;
 use crate::plan::MacAddress;
 use crate::program::Program;
@@ -42,6 +43,14 @@ pub enum Accelerator {
 }
 
 impl Accelerator {
+    /// Memory that QEMU takes for itself with it, in MiB.
+    pub fn memory_mib(self) -> u32 {
+        match self {
+            Self::Kvm => HYPERVISOR_MEMORY_MIB,
+            Self::Tcg => EMULATOR_MEMORY_MIB,
+        }
+    }
+
     /// As QEMU names it.
     pub fn name(self) -> &'static str {
         match self {

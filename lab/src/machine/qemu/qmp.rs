@@ -5,8 +5,7 @@ use std::fmt::Debug;
 use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use serde::de::DeserializeOwned;
@@ -14,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::connect::connect;
-use crate::limits::POLL_INTERVAL;
-use crate::limits::machines::{QMP_ANSWER_MAX, QMP_LINE_BYTES_MAX, QMP_LINES_MAX, SAVE_BYTES_PER_S};
+use crate::limits::machines::{
+    QEMU_START_MAX, QMP_ANSWER_MAX, QMP_LINE_BYTES_MAX, QMP_LINES_MAX, SAVE_BYTES_PER_S,
+};
 
 /// Why QEMU did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -113,33 +113,26 @@ struct Migration {
 const STATE: &str = "state";
 
 impl Qmp {
-    /// Connects to an abstract socket, for which QEMU may need a moment after its start, and makes commands understood.
+    /// Connects to an abstract socket, which listens before QEMU starts, and makes commands understood.
     ///
     /// # Errors
     /// [`QmpError`].
-    pub fn connect(name: &str, within: Duration) -> Result<Self, QmpError> {
+    pub fn connect(name: &str) -> Result<Self, QmpError> {
         let failed = |source| QmpError::Io { doing: "connecting", source };
         let address = UnixAddr::new_abstract(name.as_bytes()).map_err(|errno| failed(errno.into()))?;
-        let start = Instant::now();
-        let stream = loop {
-            match connect(&address, within.saturating_sub(start.elapsed())) {
-                Ok(stream) => break stream,
-                Err(error) if start.elapsed() >= within => return Err(failed(error)),
-                Err(_not_there_yet) => thread::sleep(POLL_INTERVAL),
-            }
-        };
-        Self::greet(stream)
+        Self::greet(connect(&address, QMP_ANSWER_MAX).map_err(failed)?)
     }
 
     fn greet(stream: UnixStream) -> Result<Self, QmpError> {
         let failed = |source| QmpError::Io { doing: "setting its time-outs", source };
-        stream.set_read_timeout(Some(QMP_ANSWER_MAX)).map_err(failed)?;
+        stream.set_read_timeout(Some(QEMU_START_MAX + QMP_ANSWER_MAX)).map_err(failed)?;
         stream.set_write_timeout(Some(QMP_ANSWER_MAX)).map_err(failed)?;
         let mut qmp = Self { stream: BufReader::new(stream) };
         let (line, text) = qmp.line()?;
         if line.greeting.is_none() {
             return Err(QmpError::Malformed(text));
         }
+        qmp.stream.get_ref().set_read_timeout(Some(QMP_ANSWER_MAX)).map_err(failed)?;
         qmp.order("qmp_capabilities")?;
         Ok(qmp)
     }

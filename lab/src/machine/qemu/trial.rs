@@ -82,7 +82,7 @@ pub struct Qemu {
 /// There is none, or it does not run.
 pub fn find(log: &ProgramLog) -> Result<Qemu, TrialError> {
     let path = Program::find(QEMU).ok_or(TrialError::Missing)?;
-    let output = Program::new(&path).arg("--version").run_short(HYPERVISOR_VERSION_MAX, log);
+    let output = Program::new(&path).arg("--version").unprivileged().run_short(HYPERVISOR_VERSION_MAX, log);
     let output = output.map_err(|error| TrialError::Guest("qemu does not name its version", error))?;
     let line = output.stdout.lines().next().unwrap_or_default();
     let version = line.trim_start_matches("QEMU emulator version ").to_owned();

@@ -32,6 +32,7 @@ struct Link {
     counts: FrameCounts,
     held: Duration,
     in_flight: u64,
+    in_flight_bytes: u64,
     /// When the last frame comes that is under way in order.
     last_due: Option<Instant>,
     /// How often it was cut: what is under way then is lost.
@@ -53,7 +54,8 @@ impl Link {
             }
             Fate::Deliver(passage) => passage,
         };
-        if self.in_flight >= u64::from(rule.queue_frames_max()) {
+        // A message may be longer than any frame, and sets out where one byte would.
+        if !rule.has_room(self.in_flight, self.in_flight_bytes + 1) {
             self.counts.dropped_queue += 1;
             return again;
         }
@@ -75,7 +77,15 @@ impl Link {
             return Passage::Again(took + SIMULATED_RESEND);
         }
         self.in_flight += 1;
+        self.in_flight_bytes += bytes;
         Passage::After(took, Flight { number: self.cuts, bytes, took })
+    }
+
+    /// What was under way is no longer.
+    fn arrive(&mut self, bytes: u64, took: Duration) {
+        self.in_flight -= 1;
+        self.in_flight_bytes -= bytes;
+        self.deliver(bytes, took);
     }
 
     fn deliver(&mut self, bytes: u64, took: Duration) {
@@ -106,6 +116,7 @@ impl SimulatedLinks {
             if rule.cut && !link.rule.cut && self.sabotage != Some(Sabotage::IgnoreCuts) {
                 link.cuts += 1;
                 link.counts.dropped_cut += std::mem::take(&mut link.in_flight);
+                link.in_flight_bytes = 0;
                 link.last_due = None;
             }
             link.rule = rule;
@@ -128,8 +139,7 @@ impl SimulatedLinks {
         if let Some(fate) = copy_fate(&rule, self.seed, id, n) {
             link.counts.duplicated += 1;
             if let Passage::After(took, _) = link.judge(&rule, fate, bytes, now) {
-                link.in_flight -= 1;
-                link.deliver(bytes, took);
+                link.arrive(bytes, took);
             }
         }
         passage
@@ -139,8 +149,7 @@ impl SimulatedLinks {
     pub(super) fn arrives_over(&self, pair: NodePair, flight: Flight) -> bool {
         let mut links = self.links();
         let Some(link) = links.get_mut(&pair).filter(|link| link.cuts == flight.number) else { return false };
-        link.in_flight -= 1;
-        link.deliver(flight.bytes, flight.took);
+        link.arrive(flight.bytes, flight.took);
         true
     }
 

@@ -7,16 +7,11 @@ use super::{ms, proof};
 use crate::check::counted as count_of;
 use crate::cluster::{FrameCounts, Held, NodePair, link_id};
 use crate::fabric::FabricKind;
-use crate::limits::{
-    FRAME_HEADER_BYTES, HELD_TOLERANCE, MTU_BYTES, TOLD_RATE_BITS, TOLD_RATE_PARTS, TOLD_TOLERANCE,
-};
+use crate::limits::{FULL_FRAME_BYTES, HELD_TOLERANCE, TOLD_RATE_BITS, TOLD_RATE_PARTS, TOLD_TOLERANCE};
 use crate::link::{Fate, LinkRule, copy_fate, fate};
 use crate::plan::Plan;
 use crate::runner::links::{Counted, Piece, link_name};
 use crate::runner::record::Proof;
-
-/// Bytes of a full frame. Where a network carries longer ones, those between nodes are not longer: QUIC makes none.
-const FRAME_BYTES: usize = (MTU_BYTES + FRAME_HEADER_BYTES) as usize;
 
 /// Whether frames were late by what was done to their links, as far as the fabric can say.
 pub(in crate::runner) fn late(
@@ -115,9 +110,10 @@ fn held(plan: &Plan, counted: &Counted, from: &BTreeMap<NodePair, FrameCounts>) 
 fn delay_max(pieces: &[Piece]) -> Duration {
     let open = pieces.iter().map(|piece| piece.rule).filter(|rule| !rule.cut);
     let most = open.map(|rule| {
-        // Behind a queue of full frames, and then itself.
-        let frames = rule.queue_frames_max() as usize + 1;
-        rule.latency + rule.jitter + rule.transmission(frames * FRAME_BYTES)
+        // Behind a full queue, and then itself.
+        let bytes =
+            usize::try_from(rule.queue_bytes_max()).unwrap_or(usize::MAX).saturating_add(FULL_FRAME_BYTES);
+        rule.latency + rule.jitter + rule.transmission(bytes)
     });
     most.max().unwrap_or_default()
 }
@@ -134,7 +130,7 @@ fn transmissions(pieces: &[Piece], from: &FrameCounts) -> Duration {
     let ended = pieces.last().map(|piece| piece.ended).unwrap_or_default();
     let bytes = ended.delivered_bytes.saturating_sub(from.delivered_bytes);
     // Those that were on their way came under whatever rule was before.
-    let unknown = under_way(from) * FRAME_BYTES as u64;
+    let unknown = under_way(from) * FULL_FRAME_BYTES as u64;
     rule.transmission(usize::try_from(bytes.saturating_sub(unknown)).unwrap_or(usize::MAX))
 }
 
