@@ -84,6 +84,11 @@ impl Loss {
             _ => Self::Some(random.random_range(1..100)),
         }
     }
+
+    /// One in three takes everything, the others a part: losing nothing is no power cut, as far as anybody can see.
+    pub(crate) fn draw_felt(random: &mut impl Rng) -> Self {
+        if random.random_range(0..3) == 0 { Self::All } else { Self::Some(random.random_range(1..100)) }
+    }
 }
 
 /// What a power cut has taken away.

@@ -7,11 +7,65 @@ use rand::{Rng, RngExt};
 use super::Loss;
 
 /// What a disk writes at once, or not at all.
-const SECTOR_BYTES: usize = 512;
+pub(crate) const SECTOR_BYTES: usize = 512;
 /// Contents of a sector that are kept between two syncs; of more, the latest ones.
 const VERSIONS_MAX: usize = 8;
 
-type Sector = [u8; SECTOR_BYTES];
+pub(crate) type Sector = [u8; SECTOR_BYTES];
+
+/// What changed sectors held since the last sync.
+#[derive(Debug, Default)]
+pub(crate) struct Unsynced {
+    /// By their places, the content on the disk first.
+    before: BTreeMap<u64, Vec<Sector>>,
+    /// What is on the disk where a sync has failed: nothing is to be written there, although programs see something else.
+    lost: BTreeMap<u64, Sector>,
+}
+
+impl Unsynced {
+    /// Keeps what a sector holds, before it changes.
+    pub(crate) fn remember(&mut self, place: u64, sector: &Sector) {
+        let lost = self.lost.remove(&place);
+        let before = self.before.entry(place).or_insert_with(|| lost.into_iter().collect());
+        if before.len() == VERSIONS_MAX {
+            // Never the first one, which is on the disk.
+            before.remove(1);
+        }
+        before.push(*sector);
+    }
+
+    /// Everything that was to be written has reached the disk.
+    pub(crate) fn sync(&mut self) {
+        self.before.clear();
+    }
+
+    /// Nothing has, and is taken for written all the same.
+    pub(super) fn fail_sync(&mut self) {
+        for (place, before) in std::mem::take(&mut self.before) {
+            self.lost.insert(place, before[0]);
+        }
+    }
+
+    /// Nothing is left on the disk from this place on.
+    fn cut_off(&mut self, end: u64) {
+        self.lost.retain(|place, _| *place < end);
+    }
+
+    /// What sectors hold again that a power cut takes, by their places: each is spared with this probability in percent. Of what a
+    /// failed sync was to write a part may have been written.
+    pub(crate) fn cut(&mut self, percent: u8, random: &mut impl Rng) -> Vec<(u64, Sector)> {
+        let failed = std::mem::take(&mut self.lost).into_iter().map(|(place, sector)| (place, vec![sector]));
+        let mut taken = Vec::new();
+        for (place, before) in failed.chain(std::mem::take(&mut self.before)) {
+            if random.random_range(0..100) < percent {
+                continue;
+            }
+            let version = if percent == 0 { 0 } else { random.random_range(0..before.len()) };
+            taken.push((place, before[version]));
+        }
+        taken
+    }
+}
 
 /// A file's bytes.
 #[derive(Debug, Default)]
@@ -21,10 +75,7 @@ pub(super) struct Content {
     durable_len: usize,
     /// The lengths that it had since, the present one included.
     lens: Vec<usize>,
-    /// What changed sectors held before, the content on the disk first.
-    before: BTreeMap<usize, Vec<Sector>>,
-    /// What is on the disk where a sync has failed: nothing is to be written there, although programs see something else.
-    lost: BTreeMap<usize, Sector>,
+    unsynced: Unsynced,
 }
 
 impl Content {
@@ -72,19 +123,17 @@ impl Content {
     pub(super) fn sync(&mut self) {
         if let Some(shortest) = self.lens.iter().min() {
             // What was cut off is gone, also where an earlier sync could not take it away.
-            self.lost.retain(|place, _| place * SECTOR_BYTES < *shortest);
+            self.unsynced.cut_off(shortest.div_ceil(SECTOR_BYTES) as u64);
             self.durable_len = self.bytes.len();
         }
         self.lens.clear();
-        self.before.clear();
+        self.unsynced.sync();
     }
 
     /// Syncs nothing, and takes everything for synced that was to be.
     pub(super) fn fail_sync(&mut self) {
         self.lens.clear();
-        for (place, before) in std::mem::take(&mut self.before) {
-            self.lost.insert(place, before[0]);
-        }
+        self.unsynced.fail_sync();
     }
 
     /// How many sectors have another content now than they had been given.
@@ -100,18 +149,12 @@ impl Content {
         // As long as it ever was, so that every sector has its place.
         let longest = self.lens.iter().copied().max().unwrap_or_default();
         self.bytes.resize(longest, 0);
-        // Of what a failed sync was to write, a part may have been written.
-        let failed = std::mem::take(&mut self.lost).into_iter().map(|(place, sector)| (place, vec![sector]));
-        for (place, before) in failed.chain(std::mem::take(&mut self.before)) {
-            if random.random_range(0..100) < percent {
-                continue;
-            }
-            let version = if percent == 0 { 0 } else { random.random_range(0..before.len()) };
-            let start = place * SECTOR_BYTES;
+        for (place, sector) in self.unsynced.cut(percent, random) {
+            let start = size(place) * SECTOR_BYTES;
             let end = (start + SECTOR_BYTES).min(self.bytes.len());
             if start < end {
-                changed += u64::from(self.bytes[start..end] != before[version][..end - start]);
-                self.bytes[start..end].copy_from_slice(&before[version][..end - start]);
+                changed += u64::from(self.bytes[start..end] != sector[..end - start]);
+                self.bytes[start..end].copy_from_slice(&sector[..end - start]);
             }
         }
         self.bytes.truncate(len);
@@ -129,13 +172,7 @@ impl Content {
             let from = (place * SECTOR_BYTES).min(self.bytes.len());
             let there = &self.bytes[from..(from + SECTOR_BYTES).min(self.bytes.len())];
             sector[..there.len()].copy_from_slice(there);
-            let lost = self.lost.remove(&place);
-            let before = self.before.entry(place).or_insert_with(|| lost.into_iter().collect());
-            if before.len() == VERSIONS_MAX {
-                // Never the first one, which is on the disk.
-                before.remove(1);
-            }
-            before.push(sector);
+            self.unsynced.remember(place as u64, &sector);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::limits::UNSYNCED_BYTES;
@@ -39,9 +39,7 @@ impl LossyDisk {
     /// Takes everything that was not synced, or a part of it. Whoever has it open has to be dead.
     pub(super) fn cut(&mut self, draw: u32) -> Result<Lost, MountError> {
         let mut random = ChaCha8Rng::seed_from_u64(draw.into());
-        // Losing nothing is no power cut, as far as anybody can see.
-        let loss =
-            if random.random_range(0..3) == 0 { Loss::All } else { Loss::Some(random.random_range(1..100)) };
+        let loss = Loss::draw_felt(&mut random);
         let gone = self.mounted.cut(loss, &mut random)?;
         let path = self.folder.join(UNSYNCED);
         match fs::remove_file(&path) {
