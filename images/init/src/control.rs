@@ -56,6 +56,12 @@ pub enum Order {
     /// Says that the machine was put back to an earlier state, memory or disk. The node ends at once and never runs again on
     /// this disk, which is answered by [`Done`]; then the machine goes off.
     PutBack,
+    /// Writes 1 MiB to the data disk that nobody flushes: answered by [`Done`] when the disk has it. Then, or before, the machine
+    /// loses its power.
+    WriteUnflushed {
+        /// What is written, again and again: another one each time.
+        word: u32,
+    },
     /// Stops the node and goes off: answered by [`Done`] before that.
     Stop,
 }
@@ -153,6 +159,10 @@ mod tests {
             r#"{"id":14,"do":"mend_clock","unix_ms":1700000000000}"#,
         );
         check(Request { id: 12, order: Order::PutBack }, r#"{"id":12,"do":"put_back"}"#);
+        check(
+            Request { id: 15, order: Order::WriteUnflushed { word: 7 } },
+            r#"{"id":15,"do":"write_unflushed","word":7}"#,
+        );
         check(
             Request { id: 13, order: Order::DriftClock { per_million: -500 } },
             r#"{"id":13,"do":"drift_clock","per_million":-500}"#,

@@ -48,6 +48,8 @@ pub const NODE_ENDPOINT_ID: &str = "X_ASPEN_ENDPOINT_ID";
 pub const NODE_RETIRED_FILE: &str = "retired";
 /// What the node said last before it ended unasked, on the data disk.
 pub const LAST_WORDS: &str = "/data/last-words";
+/// What was written and never flushed, on the data disk: of no use to anybody.
+pub const UNFLUSHED: &str = "/data/unflushed";
 /// The node's configuration as the node reads it.
 pub const NODE_CONFIG: &str = "/run/aspen/node.toml";
 

@@ -79,6 +79,11 @@ pub const CLOCK_OFF_MS_MAX: i64 = 50;
 
 // ---- data disk ----
 
+/// Writes to the data disk that are not flushed, where a lab asks for them before it cuts the power: one is the last before the cut.
+pub const UNFLUSHED_WRITES: u32 = 8;
+/// Each of them, in bytes: together 1 MiB, of which something is lost however much is kept.
+pub const UNFLUSHED_WRITE_BYTES: usize = 128 * 1024;
+
 /// What of a disk is read whole before it counts as blank, in bytes: partition tables, superblocks, and with their journals
 /// all that most file systems write at their beginning when they are made. Only the first start with a disk reads it, and an
 /// emulated processor compares some 300 MB/s.

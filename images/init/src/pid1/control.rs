@@ -2,6 +2,7 @@
 
 mod probe;
 mod put_back;
+mod unflushed;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use aspen_init::control::{Answer, Done, Health, NodeState, Order, Outcome, Probed, Request};
-use aspen_init::layout::{CONTROL_VSOCK_PORT, NODE_DATA};
+use aspen_init::layout::{CONTROL_VSOCK_PORT, NODE_DATA, UNFLUSHED};
 use aspen_init::limits::{CONTROL_LINE_BYTES_MAX, CONTROL_RETRY, PROBES_MAX, READ_BYTES_MAX};
 use aspen_init::report::Reason;
 use aspen_init::texts::head;
@@ -182,6 +183,7 @@ impl Desk {
                 json(id, mended)
             }
             Order::PutBack => return self.put_back(id),
+            Order::WriteUnflushed { word } => json(id, write_unflushed(word)),
             Order::Probe { to, within_ms } => return Reply::Probe { id, to, within_ms },
             Order::Stop => {
                 return Reply::Now(json(id, Outcome::Ok(Done {})), Some(Event::Stop(Reason::Control)));
@@ -224,6 +226,13 @@ impl Desk {
             }
             Err(error) => Outcome::Error(format!("cannot set the clock: {error}")),
         }
+    }
+}
+
+fn write_unflushed(word: u32) -> Outcome<Done> {
+    match unflushed::write(Path::new(UNFLUSHED), word) {
+        Ok(()) => Outcome::Ok(Done {}),
+        Err(error) => Outcome::Error(format!("cannot write to the data disk: {error}")),
     }
 }
 
