@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::vm::HypervisorError;
+use self::vm::block::BlockError;
 use self::vm::control::ControlError;
 use crate::cluster::{ClockReading, Footprint, PowerCut, Vitals};
 use crate::fabric::{self, TapError};
@@ -226,6 +227,14 @@ pub enum MachineError {
         name: String,
         /// What went wrong.
         source: MountError,
+    },
+    /// Its disk, where that is the lab's own.
+    #[error("the disk of {name}")]
+    Disk {
+        /// The machine.
+        name: String,
+        /// What went wrong.
+        source: BlockError,
     },
     /// It does not go on from what was saved.
     #[error(

@@ -29,6 +29,7 @@ use self::entry::{Entry, Node, apply};
 use self::folder::{Folder, NameChange};
 pub use self::mount::{MountError, Mounted};
 use self::sectors::Content;
+pub(crate) use self::sectors::{SECTOR_BYTES, Sector, Unsynced};
 use self::syncs::Syncs;
 
 /// The number of a file or a folder.
@@ -82,6 +83,15 @@ impl Loss {
             0 | 1 => Self::All,
             2 => Self::Nothing,
             _ => Self::Some(random.random_range(1..100)),
+        }
+    }
+
+    /// With which probability each sector keeps what it was given last, in percent.
+    pub(crate) fn kept_percent(self) -> u8 {
+        match self {
+            Self::All => 0,
+            Self::Nothing => 100,
+            Self::Some(percent) => percent,
         }
     }
 

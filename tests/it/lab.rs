@@ -97,8 +97,8 @@ pub(crate) const TOPOLOGIES: [&str; 16] = [
     "two-networks",
 ];
 
-/// Those that no machine can run.
-pub(crate) const PROCESS_TOPOLOGIES: [&str; 1] = ["power-cut"];
+/// Those that need a file system of the lab's own where nodes are processes.
+pub(crate) const VOLUME_TOPOLOGIES: [&str; 1] = ["power-cut"];
 
 /// The others, which need virtual machines.
 pub(crate) const MACHINE_TOPOLOGIES: [&str; 3] = ["suspend-leader", "rollback", "wrong-clocks"];

@@ -15,8 +15,8 @@ use nix::unistd::Pid;
 
 use crate::host;
 use crate::lab::{
-    LOOK_INTERVAL, MACHINE_TOPOLOGIES, Run, Running, TOPOLOGIES, Turn, bench, processes_with_argument,
-    rounds, run, time_story, topology, whole_bench, write_scenario,
+    LOOK_INTERVAL, MACHINE_TOPOLOGIES, Run, Running, TOPOLOGIES, Turn, VOLUME_TOPOLOGIES, bench,
+    processes_with_argument, rounds, run, time_story, topology, whole_bench, write_scenario,
 };
 
 /// A cut, a pause, a power cut, and a cut round the machine that is off, in as little time as they take.
@@ -31,6 +31,8 @@ const KILL: &str = "nodes: { count: 3 }\nworkload: { rate: 60/s }\nduration: 8s\
                     - { at: 1s, kill: n1, restart_after: 1s }\nchecks: [linearizable]\n";
 /// Power cuts in each round, under writes only. No machine boots before the one before it serves again.
 const POWER_CUTS: u64 = 3;
+/// What shows that a disk has lost its power.
+const LOST: &str = "its disk lost something of what was not synced";
 /// Three emulated machines, measured, booted and run at the largest slowdown, on a host that builds the image first.
 pub(crate) const RUN_MAX: Duration = Duration::from_mins(15);
 
@@ -126,7 +128,7 @@ fn machines_that_are_saved_and_put_back_lose_nothing_that_was_acknowledged() {
 }
 
 #[test]
-fn machine_that_is_not_suspended_put_back_or_wrong_is_no_pass() {
+fn machine_that_is_not_suspended_put_back_wrong_or_cut_off_is_no_pass() {
     let Some((_turn, home)) = machines() else { return };
     let check = |fault: &str, sabotage: &str, unseen: &str| {
         let scenario = format!(
@@ -148,6 +150,11 @@ fn machine_that_is_not_suspended_put_back_or_wrong_is_no_pass() {
         "not seen that its node was the same and had forgotten what was committed",
     );
     check("{ at: 1s, for: 1s, clock: n1, step: 5s }", "ignore-clocks", "not seen that its clock jumped");
+    check(
+        "{ at: 1s, power_cut: n1, restart_after: 1s }",
+        "ignore-power-cuts",
+        "not seen that its disk lost something of what was not synced",
+    );
 }
 
 #[test]
@@ -177,6 +184,31 @@ fn machines_that_lose_their_power_under_writes_lose_nothing_that_was_acknowledge
     let lines = (1..=3).flat_map(|node| console(&run, &format!("n{node}")));
     let boots = lines.filter(|line| matches!(line, Line::Ready(_))).count() as u64;
     assert_eq!(boots, 3 + times, "every machine that lost its power came back by itself");
+}
+
+/// Under one machine again and again, and then under all of them at once.
+#[test]
+fn machines_whose_disks_lose_what_was_not_flushed_keep_what_was_acknowledged() {
+    let Some((_turn, home)) = machines() else { return };
+    let file = topology("power-cut");
+    for seed in 1..=rounds() {
+        let seed = seed.to_string();
+        let words = [file.to_str().unwrap(), "--seed", &seed, "--driver", "qemu"];
+        let run = Running::start(home.path(), &format!("cut-{seed}"), &words, &[]).finish_within(RUN_MAX);
+        assert_eq!(run.code, Some(0), "seed {seed}: {}", run.output());
+        let report = run.report();
+        let faults = report["record"]["faults"].as_array().unwrap();
+        assert_eq!(faults.len(), 9);
+        for fault in faults {
+            let proofs = fault["proofs"].as_array().unwrap();
+            let lost = proofs.iter().find(|proof| proof["what"] == LOST).unwrap();
+            assert!(proofs.iter().all(|proof| proof["is_seen"] == true), "{fault}");
+            assert!(!lost["detail"].as_str().unwrap().contains("lost 0 sectors"), "{fault}");
+        }
+        let lines = (1..=3).flat_map(|node| console(&run, &format!("n{node}")));
+        let boots = lines.filter(|line| matches!(line, Line::Ready(_))).count();
+        assert_eq!(boots, 3 + faults.len(), "every machine that lost its power came back by itself");
+    }
 }
 
 #[test]
@@ -224,7 +256,7 @@ fn machine_that_never_serves_is_told_with_the_end_of_its_console() {
 fn topologies_pass_on_machines() {
     const LEASES: &str = "lease-reads";
     let Some((_turn, home)) = machines() else { return };
-    let all = [TOPOLOGIES.as_slice(), &MACHINE_TOPOLOGIES].concat();
+    let all = [TOPOLOGIES.as_slice(), &VOLUME_TOPOLOGIES, &MACHINE_TOPOLOGIES].concat();
     let names = all.iter().filter(|name| rounds() > 1 || **name == LEASES);
     for (name, seed) in names.flat_map(|name| (1..=rounds()).map(move |seed| (name, seed))) {
         let (file, number) = (topology(name), seed.to_string());

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use crate::disks::has_volumes;
 use crate::lab::{
-    MACHINE_TOPOLOGIES, PROCESS_TOPOLOGIES, Run, Running, TOPOLOGIES, bench, processes_with_argument, rounds,
+    MACHINE_TOPOLOGIES, Run, Running, TOPOLOGIES, VOLUME_TOPOLOGIES, bench, processes_with_argument, rounds,
     run, topology, whole_bench, write_scenario,
 };
 use crate::verify::judged_again;
@@ -82,7 +82,7 @@ fn every_topology_passes_with_every_receipt() {
     let Some((_turn, home)) = whole_bench() else { return };
     let mut table = "scenario         seed  answered  faults elections\n".to_owned();
     // A file system of our own is something that a host may not have.
-    let own: &[&str] = if has_volumes() { &PROCESS_TOPOLOGIES } else { &[] };
+    let own: &[&str] = if has_volumes() { &VOLUME_TOPOLOGIES } else { &[] };
     let topologies = [&TOPOLOGIES[..], own].concat();
     let runs: Vec<(&str, u64)> =
         topologies.iter().flat_map(|name| (1..=rounds()).map(move |seed| (*name, seed))).collect();
@@ -124,7 +124,7 @@ fn leader_far_from_the_others_serves_reads_of_an_idle_cluster() {
 fn every_file_of_topologies_is_run() {
     let entries = fs::read_dir(topology("three-nodes").parent().unwrap()).unwrap();
     let mut found: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    let mut known: Vec<_> = [TOPOLOGIES.as_slice(), &PROCESS_TOPOLOGIES, &MACHINE_TOPOLOGIES]
+    let mut known: Vec<_> = [TOPOLOGIES.as_slice(), &VOLUME_TOPOLOGIES, &MACHINE_TOPOLOGIES]
         .concat()
         .iter()
         .map(|name| format!("{name}.yaml"))

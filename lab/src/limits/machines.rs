@@ -70,6 +70,20 @@ pub const SAVE_BYTES_PER_S: u64 = 1 << 40;
 pub const SAVE_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// Longest description of a machine that Cloud Hypervisor saves, in bytes: its own has 4 KiB.
 pub const SAVED_CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+/// Requests that a guest may have under way at its disk, where the lab serves it: as many as QEMU's own disks take.
+pub const DISK_QUEUE_MAX: u16 = 128;
+/// Parts of which a request's data may consist: as many as fit into a queue, less its header and its answer.
+pub const DISK_SEGMENTS_MAX: u32 = DISK_QUEUE_MAX as u32 - 2;
+/// Most data of one request, in bytes: Linux asks for 1280 KiB at most (`BLK_DEF_MAX_SECTORS_CAP`).
+pub const DISK_REQUEST_BYTES_MAX: usize = 4 << 20;
+/// Contents of sectors that a disk keeps which the guest has not flushed: 32 MiB, a node flushes after some KiB. Of more
+/// everything is taken for flushed.
+pub const UNFLUSHED_CONTENTS_MAX: usize = 65_536;
+/// Moments at which a machine's power may fail, once it is to: as many as the writes with which the appliance makes sure that
+/// something is lost.
+pub const POWER_CUT_CHANCES_MAX: u32 = 8;
+/// Longest wait for such a moment. Those writes take some milliseconds, on slow machines some tenths of a second.
+pub const POWER_CUT_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Smallest step of a clock that can be told from the time that it takes to ask it, on a slow machine.
 pub const CLOCK_STEP_MIN: Duration = Duration::from_millis(500);
 /// Largest step of a clock: as long as anything that is planned.
@@ -113,6 +127,8 @@ pub const MEMORY_MIB_MIN: u32 = 96;
 pub const MEMORY_MIB_MAX: u32 = 16 * 1024;
 
 const _: () = {
+    // However late its power fails, there is something to lose.
+    assert!(POWER_CUT_CHANCES_MAX <= aspen_init::limits::UNFLUSHED_WRITES);
     // A machine is allowed to wait as long as the lab asks it to.
     assert!(PROBE_MAX.as_millis() <= aspen_init::limits::PROBE_MS_MAX as u128);
     // A probe can wait for the slowest round trip of a file: latency and jitter, there and back.

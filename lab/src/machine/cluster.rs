@@ -14,6 +14,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::networks::{self, Attachment};
+use super::vm::block::BlockError;
 use super::{Machine, MachineError, ProbeError, Prober, Sabotage};
 use crate::cluster::http::HttpChannel;
 use crate::cluster::pace::Pace;
@@ -74,6 +75,9 @@ pub enum SetUpError {
     /// A disk that can lose what it was given.
     #[error("a disk that loses what is not synced, which needs /dev/fuse")]
     Volume(#[from] MountError),
+    /// The same, of a machine.
+    #[error("a disk that loses what is not flushed")]
+    Block(#[from] BlockError),
     /// The log of programs.
     #[error(transparent)]
     Program(#[from] ProgramError),

@@ -121,8 +121,7 @@ pub async fn set_up(
         let cluster = Arc::new(SimulatedCluster::new(plan.clone(), directory, sabotage)?);
         return Ok(World { cluster, clock: Arc::new(RealClock::start(Pace::REAL)), pace: Pace::REAL });
     }
-    let can_have_faults =
-        if driver.has_machines() { !plan.cuts_power() } else { plan.needs_machines().is_none() };
+    let can_have_faults = driver.has_machines() || plan.needs_machines().is_none();
     assert!(can_have_faults, "whoever chooses a driver looks at the faults");
     let log = ProgramLog::open(&directory.join("programs.log")).map_err(SetUpError::from)?;
     // First of all: what this host cannot have is told before anything is measured.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use aspen_init::control::{Health, Order};
 
+use self::block::ServedDisk;
 use self::console::{ConsoleWatch, Said};
 use self::control::{ControlChannel, ControlSocket};
 use self::disks::Home;
@@ -20,7 +21,7 @@ use self::prober::MachineProber;
 use super::cloud_hypervisor::api::ApiError;
 use super::qemu::qmp::QmpError;
 use super::{Machine, MachineError, Prober};
-use crate::cluster::{Boot, ClockReading, Footprint, Vitals};
+use crate::cluster::{Boot, ClockReading, Footprint, PowerCut, Vitals};
 use crate::fabric::TapError;
 use crate::fabric::namespace::Namespace;
 use crate::limits::machines::{HEALTH_ANSWER_MAX, POWER_BUTTON_INTERVAL};
@@ -29,11 +30,13 @@ use crate::plan::ClockError;
 use crate::program::confine::Confinement;
 use crate::program::{Exit, ProcessStat, Program, ProgramError, ProgramLog, Running, tail};
 
+pub(super) mod block;
 mod clock;
 pub mod console;
 pub mod control;
 pub(super) mod disks;
 mod ending;
+mod power;
 mod prober;
 mod saved;
 
@@ -157,13 +160,15 @@ pub struct VirtualMachine {
     log: ProgramLog,
     control: Arc<ControlChannel>,
     prober: Arc<MachineProber>,
+    /// Its data disk, if that can lose its power.
+    disk: Option<ServedDisk>,
     running: Option<Running>,
 }
 
 impl VirtualMachine {
     /// A machine that was not started yet. Its console is appended to a file, and so is what the hypervisor says.
     pub(super) fn new(name: &str, hypervisor: Box<dyn Hypervisor>, home: Home, log: ProgramLog) -> Self {
-        let Home { folder, console, .. } = home;
+        let Home { folder, console, served_disk: disk, .. } = home;
         let complaints = folder.join(format!("{}.log", hypervisor.name()));
         let watch = Arc::new(Mutex::new(ConsoleWatch::new(&console)));
         let control = Arc::new(ControlChannel::default());
@@ -179,6 +184,7 @@ impl VirtualMachine {
             log,
             control,
             prober: Arc::new(prober),
+            disk,
             running: None,
         }
     }
@@ -272,6 +278,10 @@ impl VirtualMachine {
         };
         let failed = |source| MachineError::Hypervisor { name: self.name.clone(), source };
         let Launch { program, namespace, control, reads, prints_console } = launch.map_err(failed)?;
+        if let Some(disk) = &mut self.disk {
+            let failed = |source| MachineError::Disk { name: self.name.clone(), source };
+            disk.connect().map_err(failed)?;
+        }
         self.control.open(control);
         if saved.is_none() {
             // One that goes on has said already what it says when it begins.
@@ -287,7 +297,7 @@ impl VirtualMachine {
     }
 
     /// Ends the process; its disks stay.
-    fn cut_power(&mut self) -> Result<Exit, MachineError> {
+    fn end(&mut self) -> Result<Exit, MachineError> {
         let Some(running) = &mut self.running else {
             return Err(MachineError::NotRunning(self.name.clone()));
         };
@@ -295,6 +305,9 @@ impl VirtualMachine {
         let killed = running.kill();
         lock(&self.hypervisor).forget();
         self.control.close();
+        if let Some(disk) = &mut self.disk {
+            disk.disconnect();
+        }
         killed.map_err(|source| self.failed(source))
     }
 }
@@ -312,10 +325,14 @@ impl Machine for VirtualMachine {
 
     fn kill(&mut self) -> Result<Exit, MachineError> {
         let exited = self.exited();
-        let killed = self.cut_power()?;
+        let killed = self.end()?;
         // A node that had ended by itself was not killed by anybody. It may have said so in the last moment.
         let ended = ending::unasked(&self.said()?);
         Ok(exited.or(ended).unwrap_or(killed))
+    }
+
+    fn cut_power(&mut self, draw: u32) -> Result<PowerCut, MachineError> {
+        power::cut(self, draw)
     }
 
     fn terminate(&mut self, limit: Duration) -> Result<Exit, MachineError> {
@@ -455,7 +472,7 @@ impl Machine for VirtualMachine {
 impl Drop for VirtualMachine {
     fn drop(&mut self) {
         // First, so that it makes nothing anew. Most have ended already.
-        let _ended = self.cut_power();
+        let _ended = self.end();
         // As large as its memory; where it cannot be removed it stays.
         saved::discard_all(self);
     }

@@ -162,6 +162,22 @@ impl fmt::Display for ClockError {
 }
 
 impl FaultAction {
+    /// Whether a machine's state is written down for it.
+    pub fn saves_machine(&self) -> bool {
+        match self {
+            Self::Suspend { .. } | Self::Rollback { .. } => true,
+            Self::Partition { .. }
+            | Self::Link { .. }
+            | Self::Kill { .. }
+            | Self::PowerCut { .. }
+            | Self::Lose { .. }
+            | Self::Restart { .. }
+            | Self::Members { .. }
+            | Self::Pause { .. }
+            | Self::Clock { .. } => false,
+        }
+    }
+
     /// Whether only a machine of its own can have it happen to it: a process has no memory of its own to save, and shares its
     /// host's clocks.
     pub fn needs_machine(&self) -> bool {

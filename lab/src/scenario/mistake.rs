@@ -217,6 +217,10 @@ pub enum Mistake {
     Rollbacks { out: u32, nodes_count: usize },
     #[error("{name} is out of the cluster after its rollback, and another fault is aimed at it")]
     HitAfterRollback { name: String },
+    #[error(
+        "{kind} does not go together with power_cut: no hypervisor saves a machine whose disk can lose its power, so write two scenarios"
+    )]
+    SavedAndCut { kind: &'static str },
     #[error("{given} needs {missing} beside it")]
     Alone { given: &'static str, missing: &'static str },
 

@@ -101,7 +101,6 @@ impl OuterError {
                 | ChoiceError::CloudHypervisor(_)
                 | ChoiceError::Memory(_)
                 | ChoiceError::NeedsMachines { .. }
-                | ChoiceError::NeedsProcesses
                 | ChoiceError::NotSimulated(_)
                 | ChoiceError::Lacks { .. }
                 | ChoiceError::NoImage(_),

@@ -20,23 +20,44 @@ pub(crate) struct Unsynced {
     before: BTreeMap<u64, Vec<Sector>>,
     /// What is on the disk where a sync has failed: nothing is to be written there, although programs see something else.
     lost: BTreeMap<u64, Sector>,
+    /// How many contents that are, over all sectors.
+    contents_count: usize,
 }
 
 impl Unsynced {
     /// Keeps what a sector holds, before it changes.
     pub(crate) fn remember(&mut self, place: u64, sector: &Sector) {
-        let lost = self.lost.remove(&place);
-        let before = self.before.entry(place).or_insert_with(|| lost.into_iter().collect());
+        // Most change once, and a list has room for four otherwise.
+        let before = self.before.entry(place).or_insert_with(|| Vec::with_capacity(1));
+        if before.is_empty()
+            && let Some(lost) = self.lost.remove(&place)
+        {
+            before.push(lost);
+            self.contents_count += 1;
+        }
         if before.len() == VERSIONS_MAX {
             // Never the first one, which is on the disk.
             before.remove(1);
+        } else {
+            self.contents_count += 1;
         }
         before.push(*sector);
+    }
+
+    /// How many sectors have changed.
+    pub(crate) fn sectors_count(&self) -> usize {
+        self.before.len()
+    }
+
+    /// How many contents are kept.
+    pub(crate) fn contents_count(&self) -> usize {
+        self.contents_count
     }
 
     /// Everything that was to be written has reached the disk.
     pub(crate) fn sync(&mut self) {
         self.before.clear();
+        self.contents_count = 0;
     }
 
     /// Nothing has, and is taken for written all the same.
@@ -44,6 +65,7 @@ impl Unsynced {
         for (place, before) in std::mem::take(&mut self.before) {
             self.lost.insert(place, before[0]);
         }
+        self.contents_count = 0;
     }
 
     /// Nothing is left on the disk from this place on.
@@ -53,10 +75,11 @@ impl Unsynced {
 
     /// What sectors hold again that a power cut takes, by their places: each is spared with this probability in percent. Of what a
     /// failed sync was to write a part may have been written.
-    pub(crate) fn cut(&mut self, percent: u8, random: &mut impl Rng) -> Vec<(u64, Sector)> {
-        let failed = std::mem::take(&mut self.lost).into_iter().map(|(place, sector)| (place, vec![sector]));
+    pub(crate) fn cut(&self, percent: u8, random: &mut impl Rng) -> Vec<(u64, Sector)> {
+        let failed = self.lost.iter().map(|(place, sector)| (*place, std::slice::from_ref(sector)));
+        let unsynced = self.before.iter().map(|(place, before)| (*place, before.as_slice()));
         let mut taken = Vec::new();
-        for (place, before) in failed.chain(std::mem::take(&mut self.before)) {
+        for (place, before) in failed.chain(unsynced) {
             if random.random_range(0..100) < percent {
                 continue;
             }
@@ -158,6 +181,7 @@ impl Content {
             }
         }
         self.bytes.truncate(len);
+        self.unsynced = Unsynced::default();
         self.sync();
         changed
     }

@@ -56,6 +56,10 @@ const FENCES: &[Fence] = &[
     Fence { name: "irpc_iroh", allowed: &["node/src/network/"] },
     Fence { name: "serde_yaml", allowed: &["lab/src/scenario/parse.rs"] },
     Fence { name: "rtnetlink", allowed: &["lab/src/fabric/"] },
+    Fence { name: "vhost", allowed: BLOCK_DEVICE },
+    Fence { name: "vhost_user_backend", allowed: BLOCK_DEVICE },
+    Fence { name: "virtio_bindings", allowed: BLOCK_DEVICE },
+    Fence { name: "virtio_queue", allowed: BLOCK_DEVICE },
     Fence { name: "tun_tap", allowed: &["lab/src/fabric/"] },
     Fence { name: "nftables", allowed: &["lab/src/fabric/kernel/nft.rs", "lab/src/fabric/kernel/nft/"] },
     Fence { name: "cpio", allowed: &["lab/src/image/initramfs.rs"] },
@@ -72,6 +76,9 @@ const FENCES: &[Fence] = &[
     },
     Fence { name: "signal_hook", allowed: &["images/init/src/pid1/events.rs"] },
 ];
+
+/// The one device that the lab serves to hypervisors.
+const BLOCK_DEVICE: &[&str] = &["lab/src/machine/vm/block.rs", "lab/src/machine/vm/block/"];
 
 /// The one place of the lab that starts programs, and the one of the appliance. Tests start what they test.
 const STARTS_PROGRAMS: &[&str] = &["lab/src/program.rs", "lab/src/program/", "images/init/src/pid1/node.rs"];

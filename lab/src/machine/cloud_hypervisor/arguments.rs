@@ -5,7 +5,8 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use super::api::file_url;
-use crate::machine::vm::KERNEL_WORDS;
+use crate::limits::machines::DISK_QUEUE_MAX;
+use crate::machine::vm::{KERNEL_WORDS, block};
 use crate::plan::MacAddress;
 use crate::program::Program;
 
@@ -34,6 +35,8 @@ pub(super) struct Hardware {
     pub(super) macs: Vec<MacAddress>,
     pub(super) config_disk: PathBuf,
     pub(super) data_disk: PathBuf,
+    /// Whether the lab serves that one, over its socket in the machine's folder.
+    pub(super) is_data_served: bool,
 }
 
 /// Cloud Hypervisor with a machine that has nothing but what the appliance needs. The sockets are named as its folder has them.
@@ -44,14 +47,14 @@ pub(super) fn program(hardware: &Hardware, api: &str, vsock: &str) -> Program {
     Program::new(&hardware.program)
         .args(["--api-socket".to_owned(), format!("path={api}")])
         .args(["--cpus", "boot=1", "--memory"])
-        .arg(format!("size={memory_mib}M"))
+        .arg(format!("size={memory_mib}M{}", if hardware.is_data_served { ",shared=on" } else { "" }))
         .arg("--kernel")
         .arg(&hardware.kernel)
         .arg("--initramfs")
         .arg(&hardware.initramfs)
         .args(["--cmdline", KERNEL_WORDS, "--disk"])
         .arg(disk(&hardware.config_disk, "id=config,serial=aspen-config,readonly=on"))
-        .arg(disk(&hardware.data_disk, &format!("id=data,serial={}", aspen_init::layout::DATA_NAME)))
+        .arg(data_disk(hardware))
         .arg("--net")
         .args((0..).zip(&hardware.macs).map(|(number, mac)| card(number, *mac)))
         .arg("--vsock")
@@ -88,6 +91,16 @@ pub(super) fn saved_program(hardware: &Hardware, api: &str, saved: &Path) -> Pro
         .args(["--seccomp", "true"])
 }
 
+/// The data disk: a file, or what the lab serves, which says its name itself.
+fn data_disk(hardware: &Hardware) -> OsString {
+    if hardware.is_data_served {
+        format!("id=data,vhost_user=on,socket={},num_queues=1,queue_size={DISK_QUEUE_MAX}", block::SOCKET)
+            .into()
+    } else {
+        disk(&hardware.data_disk, &format!("id=data,serial={}", aspen_init::layout::DATA_NAME))
+    }
+}
+
 /// A raw file as a disk.
 fn disk(path: &Path, more: &str) -> OsString {
     let mut words = OsString::from("path=");
@@ -118,6 +131,7 @@ mod tests {
             macs: vec![MacAddress([2, 0, 0, 0, 0, 1]), MacAddress([2, 0, 0, 0, 1, 1])],
             config_disk: "/a,b/config.raw".into(),
             data_disk: "/a,b/data.raw".into(),
+            is_data_served: false,
         };
         let line = program(&hardware, "api-2", "vsock-2").to_string();
         for want in [
@@ -131,5 +145,12 @@ mod tests {
         ] {
             assert!(line.contains(want), "{want}: {line}");
         }
+        let line = program(&Hardware { is_data_served: true, ..hardware }, "api-2", "vsock-2").to_string();
+        for want in
+            [" size=96M,shared=on ", " id=data,vhost_user=on,socket=data.socket,num_queues=1,queue_size=128 "]
+        {
+            assert!(line.contains(want), "{want}: {line}");
+        }
+        assert!(!line.contains("data.raw"), "{line}");
     }
 }

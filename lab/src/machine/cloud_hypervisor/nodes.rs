@@ -62,6 +62,7 @@ pub(in crate::machine) fn machines(
             macs,
             config_disk: home.config_disk.clone(),
             data_disk: home.data_disk.clone(),
+            is_data_served: home.served_disk.is_some(),
         };
         let hypervisor = Box::new(CloudHypervisor::new(hardware, home.folder.clone(), taps));
         let machine = VirtualMachine::new(&node.name, hypervisor, home, log.clone());

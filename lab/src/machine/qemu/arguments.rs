@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::machines::{EMULATOR_MEMORY_MIB, HYPERVISOR_MEMORY_MIB};
-use crate::machine::vm::KERNEL_WORDS;
+use crate::machine::vm::{KERNEL_WORDS, block};
 use crate::plan::MacAddress;
 use crate::program::Program;
 
@@ -31,6 +31,9 @@ pub(super) const CARD_DESCRIPTOR: RawFd = 6;
 /// What QEMU may not do, as it is told itself.
 pub(crate) const SANDBOX: [&str; 2] =
     ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"];
+
+/// A machine whose memory others can have.
+const SHARED_MEMORY: &str = ",memory-backend=memory";
 
 /// What executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +74,8 @@ pub(super) struct Hardware<'a> {
     pub(super) cards: &'a [Card],
     pub(super) config_disk: &'a Path,
     pub(super) data_disk: &'a Path,
+    /// Whether the lab serves that one, over its socket in the machine's folder.
+    pub(super) is_data_served: bool,
     pub(super) console: &'a Path,
 }
 
@@ -109,7 +114,11 @@ pub(super) fn program(hardware: &Hardware<'_>) -> Program {
     // The devices stay in this order: a kernel names disks by it.
     let words = [
         "-M".to_owned(),
-        format!("q35,accel={}", accelerator.name()),
+        format!(
+            "q35,accel={}{}",
+            accelerator.name(),
+            if hardware.is_data_served { SHARED_MEMORY } else { "" }
+        ),
         // Everything that the accelerator can do; the default lacks what the node's cryptography asks for.
         "-cpu".to_owned(),
         "max".to_owned(),
@@ -131,7 +140,7 @@ pub(super) fn program(hardware: &Hardware<'_>) -> Program {
         "-device".to_owned(),
         "virtio-blk-pci,drive=config,serial=aspen-config".to_owned(),
         "-device".to_owned(),
-        format!("virtio-blk-pci,drive=data,serial={}", aspen_init::layout::DATA_NAME),
+        data_device(hardware.is_data_served),
         "-device".to_owned(),
         "virtio-serial-pci".to_owned(),
         "-chardev".to_owned(),
@@ -151,7 +160,32 @@ pub(super) fn program(hardware: &Hardware<'_>) -> Program {
         .arg(hardware.initramfs)
         .args(["-chardev".to_owned(), format!("file,id=console,append=on,path={}", option(hardware.console))])
         .args(["-drive".to_owned(), drive("config", hardware.config_disk, "readonly=on")])
-        .args(["-drive".to_owned(), drive("data", hardware.data_disk, "discard=unmap,detect-zeroes=unmap")])
+        .args(data_words(hardware))
+}
+
+/// The data disk, as the guest sees it.
+fn data_device(is_served: bool) -> String {
+    if is_served {
+        // It says its name itself.
+        "vhost-user-blk-pci,chardev=data,num-queues=1,config-wce=off".to_owned()
+    } else {
+        format!("virtio-blk-pci,drive=data,serial={}", aspen_init::layout::DATA_NAME)
+    }
+}
+
+/// What is behind the data disk: a file, or the lab, which then needs the machine's memory.
+fn data_words(hardware: &Hardware<'_>) -> Vec<String> {
+    if !hardware.is_data_served {
+        let drive = drive("data", hardware.data_disk, "discard=unmap,detect-zeroes=unmap");
+        return vec!["-drive".to_owned(), drive];
+    }
+    vec![
+        "-object".to_owned(),
+        format!("memory-backend-memfd,id=memory,size={}M,share=on", hardware.memory_mib),
+        "-chardev".to_owned(),
+        // As its folder has it, in which QEMU works.
+        format!("socket,id=data,path={}", block::SOCKET),
+    ]
 }
 
 /// A network card and what is behind it.
@@ -189,6 +223,7 @@ mod tests {
             cards: &[card(Cable::Datagrams)],
             config_disk: Path::new("/a,b/config.raw"),
             data_disk: Path::new("/a,b/data.raw"),
+            is_data_served: false,
             console: Path::new("/a,b/console.log"),
         };
         let line = program(&hardware).to_string();
@@ -206,11 +241,17 @@ mod tests {
             assert!(line.contains(want), "{want}: {line}");
         }
         let two = [card(Cable::Tap), card(Cable::Tap)];
-        let line = program(&Hardware { cards: &two, ..hardware }).to_string();
-        for want in
-            [" -netdev tap,id=net0,fd=6 ", " -netdev tap,id=net1,fd=7 -device virtio-net-pci,netdev=net1,"]
-        {
+        let line = program(&Hardware { cards: &two, is_data_served: true, ..hardware }).to_string();
+        for want in [
+            " -netdev tap,id=net0,fd=6 ",
+            " -netdev tap,id=net1,fd=7 -device virtio-net-pci,netdev=net1,",
+            " -M q35,accel=tcg,memory-backend=memory ",
+            " -object memory-backend-memfd,id=memory,size=96M,share=on ",
+            " -chardev socket,id=data,path=data.socket",
+            " -device vhost-user-blk-pci,chardev=data,",
+        ] {
             assert!(line.contains(want), "{want}: {line}");
         }
+        assert!(!line.contains("data.raw"), "{line}");
     }
 }

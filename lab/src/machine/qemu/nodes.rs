@@ -84,6 +84,7 @@ fn machine(
         cards: &cards,
         config_disk: &home.config_disk,
         data_disk: &home.data_disk,
+        is_data_served: home.served_disk.is_some(),
         console: &home.console,
     });
     let reads = vec![settings.kernel.clone(), settings.initramfs.clone()];

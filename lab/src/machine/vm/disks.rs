@@ -11,6 +11,7 @@ use data_encoding::HEXLOWER;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
+use super::block::ServedDisk;
 use crate::cluster::pace::Pace;
 use crate::fabric::tap::TapConfig;
 use crate::image::config_disk;
@@ -33,6 +34,8 @@ pub(in crate::machine) struct Home {
     pub(in crate::machine) config_disk: PathBuf,
     /// What survives a kill.
     pub(in crate::machine) data_disk: PathBuf,
+    /// The same, if it loses with its power what was not flushed: then a hypervisor gets it from the lab.
+    pub(in crate::machine) served_disk: Option<ServedDisk>,
     /// What the machine prints; made by whoever starts it.
     pub(in crate::machine) console: PathBuf,
 }
@@ -52,8 +55,9 @@ impl Home {
         let (config_disk, data_disk) = (folder.join("config.raw"), folder.join(DATA_DISK));
         write_config_disk(&config_disk, plan, index, pace)?;
         make_data_disk(&data_disk).map_err(|source| SetUpError::Io { path: data_disk.clone(), source })?;
+        let served_disk = plan.cuts_power().then(|| ServedDisk::open(&data_disk)).transpose()?;
         let console = folder.join("console.log");
-        Ok(Self { folder, config_disk, data_disk, console })
+        Ok(Self { folder, config_disk, data_disk, served_disk, console })
     }
 }
 

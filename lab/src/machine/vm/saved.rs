@@ -26,7 +26,7 @@ const SNAPSHOT: &str = "snapshot";
 pub(super) fn suspend(machine: &mut VirtualMachine) -> Result<u64, MachineError> {
     machine.run(false)?;
     let bytes = save(machine, SUSPENDED)?;
-    machine.cut_power()?;
+    machine.end()?;
     Ok(bytes)
 }
 
@@ -52,7 +52,7 @@ pub(super) fn snapshot(machine: &mut VirtualMachine) -> Result<u64, MachineError
 
 /// Ends it, and goes on from where it was at its snapshot.
 pub(super) fn roll_back(machine: &mut VirtualMachine) -> Result<(), MachineError> {
-    machine.cut_power()?;
+    machine.end()?;
     let (saved, disk) = (machine.folder.join(SNAPSHOT), machine.folder.join(DATA_DISK));
     fs::rename(saved.join(DATA_DISK), &disk).map_err(|source| unsaved(machine, &disk, source))?;
     load(machine, &saved)?;

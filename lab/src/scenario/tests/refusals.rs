@@ -32,7 +32,7 @@ fn every_kind_of_mistake_is_refused_with_its_place() {
         }
         cases_count += 1;
     }
-    assert_eq!(cases_count, 121);
+    assert_eq!(cases_count, 122);
 }
 
 #[test]

@@ -107,6 +107,12 @@ pub(super) fn faults(
             return None;
         }
     }
+    if let Some((fault, item)) =
+        saved_and_cut(&faults).and_then(|place| faults.get(place).zip(list.get(place)))
+    {
+        findings.add(&item.path, Mistake::SavedAndCut { kind: fault.action.key() });
+        return None;
+    }
     if let Some(nodes) = nodes
         && (faults.iter().any(|fault| fault.action.changes_members())
             || usize::from(nodes.joined_voters.unwrap_or(nodes.founders)) < nodes.names.len())
@@ -115,6 +121,12 @@ pub(super) fn faults(
         return None;
     }
     Some(faults)
+}
+
+/// The first fault that saves a machine, where others cut the power: no hypervisor saves one whose disk can lose it.
+fn saved_and_cut(faults: &[Fault]) -> Option<usize> {
+    let cuts_power = faults.iter().any(|fault| matches!(fault.action, FaultAction::PowerCut { .. }));
+    faults.iter().position(|fault| cuts_power && fault.action.saves_machine())
 }
 
 fn fault(value: &Value<'_>, nodes: Option<&Nodes>, findings: &mut Findings) -> Option<Fault> {
