@@ -377,6 +377,9 @@ pub const SNAPSHOT_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 pub const SNAPSHOT_STEP_PAGES: u32 = 256;
 /// Bytes of a snapshot that may wait in memory to be written to the disk while it is built.
 pub const SNAPSHOT_FLUSH_BYTES: u64 = 16 * 1024 * 1024;
+
+/// How much of a file is written at once that has to be written once more, in bytes.
+pub const REWRITE_BYTES: u32 = 1024 * 1024;
 /// How long a snapshot that could not be built is waited with: the disk may be full.
 pub const SNAPSHOT_RETRY: Duration = Duration::from_secs(10);
 

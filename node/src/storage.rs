@@ -1,7 +1,7 @@
 //! What a node keeps on disk: the Raft log in redb, the state machine in SQLite.
 //!
 //! A data directory holds `identity.key`, `log.redb`, `state.sqlite` (after a snapshot was installed `state-N.sqlite`) with
-//! SQLite's `-wal` and `-shm` beside it, and `snapshots/`.
+//! SQLite's `-wal` and `-shm` beside it, and `snapshots/`; after a flush has failed `flush-failed`.
 
 pub(crate) mod entry;
 pub mod log;
@@ -12,6 +12,7 @@ pub mod space;
 pub mod sqlite;
 #[cfg(test)]
 mod tests;
+pub(crate) mod unflushed;
 pub mod validate;
 
 use std::io;

@@ -245,9 +245,16 @@ fn node_on_a_full_disk_can_be_stopped() {
 type Fault = fn(&mut Volume);
 
 /// A disk that has not kept what it was told to keep says so once, and shows everything until its power is cut: what a node
-/// acknowledges after that is gone then. So it ends.
+/// acknowledges after that is gone then. So it ends. One that has started again before that once built on it: the log was lost.
 #[track_caller]
 fn stops_and_loses_nothing(fault: Fault, want: &[&str]) {
+    for starts_again in [false, true] {
+        check_failed_sync(fault, want, starts_again);
+    }
+}
+
+#[track_caller]
+fn check_failed_sync(fault: Fault, want: &[&str], starts_again: bool) {
     let Some(mut cluster) = OnDisks::led_by(1, &[]) else { return };
     // Whatever is acknowledged without this one has been kept by the one whose disk fails.
     cluster.nodes.end(2, Signal::SIGTERM);
@@ -269,8 +276,16 @@ fn stops_and_loses_nothing(fault: Fault, want: &[&str]) {
     let words = cluster.nodes.last_words(3);
     assert_eq!(status.code(), Some(1), "{words}");
     assert!(want.iter().any(|want| words.contains(want)), "{words}");
-    cluster.nodes.end(1, Signal::SIGKILL);
     cluster.disk(3).with(|disk| disk.set_synced_capacity(u64::MAX));
+    if starts_again {
+        cluster.nodes.start(3, &IDS);
+        for key in keys.take(20) {
+            cluster.nodes.succeeds(1, "/kv/write", &set(&key, &large));
+            acknowledged.push(key);
+        }
+        cluster.nodes.end(3, Signal::SIGKILL);
+    }
+    cluster.nodes.end(1, Signal::SIGKILL);
     cluster.disks[2].cut(Loss::All, &mut ChaCha8Rng::seed_from_u64(1)).unwrap();
     for id in [2, 3] {
         cluster.nodes.start(id, &IDS);

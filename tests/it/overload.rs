@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::http_client::{Answer, get, raw};
-use crate::nodes::{Nodes, set, three_quick_nodes};
+use crate::http_client::{Answer, get, raw, request};
+use crate::nodes::{Nodes, set, three_nodes};
 
 /// As many operations as a node works on at once.
 const OPERATIONS_MAX: usize = 1_000;
@@ -19,14 +19,20 @@ const BODIES_MAX: usize = 32;
 /// Longer than any operation takes.
 const ENDS: Duration = Duration::from_secs(20);
 
-/// Begins a request whose answer is not waited for.
-fn begin(to: SocketAddr, path: &str, bytes: usize, body: &[u8]) -> TcpStream {
-    let mut stream = TcpStream::connect(to).unwrap();
+/// A connection on which nothing is asked yet.
+fn connect(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(to).unwrap();
     stream.set_read_timeout(Some(ENDS)).unwrap();
-    let head =
-        format!("POST {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\ncontent-length: {bytes}\r\n\r\n");
-    stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
     stream
+}
+
+/// Begins a write of so many bytes, whose answer is not waited for.
+fn begin(stream: &mut TcpStream, bytes: usize, body: &[u8]) {
+    let to = stream.peer_addr().unwrap();
+    let head = format!(
+        "POST /kv/write HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\ncontent-length: {bytes}\r\n\r\n"
+    );
+    stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
 }
 
 /// What came back.
@@ -48,18 +54,19 @@ fn check_refused(answer: &Answer, text: &str) {
 
 #[test]
 fn operations_beyond_the_bound_are_told_to_come_again() {
-    let (_, nodes) = three_quick_nodes();
-    let leader = nodes.comes("leader", || {
-        let status = get(nodes.http(1), "/cluster/status").ok()?.1;
-        status["leader"]["id"].as_u64()
-    });
+    // A leader that is alone says so after an election's time, and all are to have asked by then.
+    let (_, nodes) =
+        three_nodes(&["--heartbeat-ms", "500", "--election-ms-min", "4000", "--election-ms-max", "5000"]);
+    request(nodes.http(1), "POST", "/cluster/init", "").unwrap();
+    nodes.succeeds(1, "/kv/write", &set("first", "of all"));
+    let leader =
+        nodes.comes("leader", || get(nodes.http(1), "/cluster/status").ok()?.1["leader"]["id"].as_u64());
+    let mut asked: Vec<_> = (0..OPERATIONS_MAX + MORE).map(|_| connect(nodes.http(leader))).collect();
     let others = [1, 2, 3].into_iter().filter(|id| *id != leader);
     // Nobody else answers, so that writes are under way until their time is over.
     others.clone().for_each(|id| nodes.signal(id, Signal::SIGSTOP));
     let body = set("k", "v").to_string();
-    let to = nodes.http(leader);
-    let asked: Vec<_> =
-        (0..OPERATIONS_MAX + MORE).map(|_| begin(to, "/kv/write", body.len(), body.as_bytes())).collect();
+    asked.iter_mut().for_each(|stream| begin(stream, body.len(), body.as_bytes()));
     let answers: Vec<String> = asked.into_iter().map(end).collect();
     others.for_each(|id| nodes.signal(id, Signal::SIGCONT));
     let refused: Vec<&String> = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 429 ")).collect();
@@ -81,7 +88,8 @@ fn bodies_beyond_the_bound_are_told_to_come_again() {
     let to = nodes.http(1);
     // All but the end of each.
     let part = vec![b' '; BODY_BYTES_MAX - 1];
-    let held: Vec<_> = (0..BODIES_MAX).map(|_| begin(to, "/kv/write", BODY_BYTES_MAX, &part)).collect();
+    let mut held: Vec<_> = (0..BODIES_MAX).map(|_| connect(to)).collect();
+    held.iter_mut().for_each(|stream| begin(stream, BODY_BYTES_MAX, &part));
     let small = small.to_string();
     let write = || raw(to, "POST", "/kv/write", &[], small.as_bytes()).unwrap();
     let refused = nodes.comes("refusal", || Some(write()).filter(|answer| answer.status == 429));

@@ -37,7 +37,7 @@ use crate::storage::log::{LOG_FILE, RedbLogStore};
 use crate::storage::snapshot::sync_dir;
 use crate::storage::space::Space;
 use crate::storage::sqlite::SqliteStateMachine;
-use crate::storage::{Execution, StorageError};
+use crate::storage::{Execution, StorageError, unflushed};
 use crate::types::{NodeId, NodeInfo};
 
 /// A start under way.
@@ -64,6 +64,7 @@ impl Start {
         let credentials = Credentials::keep(self.config.credentials.clone())?;
         // A node that is already running is noticed before its log and its state are touched.
         let listener = http::bind(self.config.http_listen).await?;
+        unflushed::mend(data_dir)?;
         let metadata = MetadataStore::open(data_dir)?;
         check_key(&metadata, &identity)?;
         if let Some(last) = metadata.last_run()?

@@ -133,7 +133,7 @@ impl MetadataStore {
     /// It cannot be used, or a newer program has written it.
     pub fn open(data_dir: &Path) -> Result<Self, MetadataError> {
         let path = data_dir.join(METADATA_FILE);
-        let created = without_panic(|| log::builder().create(&path));
+        let created = without_panic(|| log::open(&path));
         let store = Self::opened(path, created)?;
         match store.own::<u32>("format", "its format")? {
             Some(FORMAT) => {}

@@ -1,15 +1,16 @@
-//! How a log's file is opened, read and flushed.
+//! How a redb database's file is opened, read and flushed.
 
 use std::fs::OpenOptions;
 use std::io;
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use redb::backends::FileBackend;
 use redb::{BackendError, Builder, Database, DatabaseError, StorageBackend};
 
 use crate::limits::LOG_PAGES_BYTES_MAX;
 use crate::plant::Plant;
+use crate::storage::unflushed;
 
 /// With little memory: after a crash all pages of a log are read when it is opened, and only so many of them are held.
 pub(crate) fn builder() -> Builder {
@@ -18,27 +19,31 @@ pub(crate) fn builder() -> Builder {
     builder
 }
 
-/// Opens the log at `path`, or makes it.
-pub(super) fn open(path: &Path) -> Result<Database, DatabaseError> {
+/// Opens the database at `path`, or makes it.
+pub(crate) fn open(path: &Path) -> Result<Database, DatabaseError> {
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     let file = opened.map_err(|error| DatabaseError::Storage(error.into()))?;
-    builder().create_with_backend(LogFile(FileBackend::new(file)?))
+    builder().create_with_backend(StoreFile { file: FileBackend::new(file)?, path: path.to_owned() })
 }
 
+/// A file whose failed flushes are taken down.
 #[derive(Debug)]
-struct LogFile(FileBackend);
+struct StoreFile {
+    file: FileBackend,
+    path: PathBuf,
+}
 
-impl StorageBackend for LogFile {
+impl StorageBackend for StoreFile {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
+        self.file.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -47,41 +52,44 @@ impl StorageBackend for LogFile {
         }
         // A write that finds no room can be made again. A flush that does not has lost what was written: the system forgets that it is
         // not on the disk.
-        self.0.sync_data().map_err(|error| io::Error::other(format!("a flush has failed: {error}")))
+        self.file.sync_data().map_err(|error| {
+            unflushed::note(&self.path);
+            io::Error::other(format!("a flush has failed: {error}"))
+        })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
+        self.file.write(offset, data)
     }
 
     fn close(&self) -> io::Result<()> {
-        self.0.close()
+        self.file.close()
     }
 
     // By these redb keeps others out.
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_range(start, end)
+        self.file.try_lock_range(start, end)
     }
 
     fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_shared_range(start, end)
+        self.file.try_lock_shared_range(start, end)
     }
 
     fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_range(start, end)
+        self.file.lock_range(start, end)
     }
 
     fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_shared_range(start, end)
+        self.file.lock_shared_range(start, end)
     }
 
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.unlock_range(start, end)
+        self.file.unlock_range(start, end)
     }
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.query_lock_range(start, end)
+        self.file.query_lock_range(start, end)
     }
 }
 
@@ -94,9 +102,12 @@ mod tests {
     /// `/dev/full` has no room, and is no file that could be flushed.
     #[test]
     fn failed_flush_is_no_lack_of_room() {
+        let dir = tempfile::tempdir().unwrap();
         let file = File::options().read(true).write(true).open("/dev/full").unwrap();
-        let backend = LogFile(FileBackend::new(file).unwrap());
+        let backend = StoreFile { file: FileBackend::new(file).unwrap(), path: dir.path().join("log.redb") };
         assert_eq!(backend.write(0, b"x").unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert!(!dir.path().join(unflushed::FILE).exists());
         assert_eq!(backend.sync_data().unwrap_err().kind(), io::ErrorKind::Other);
+        assert!(dir.path().join(unflushed::FILE).exists());
     }
 }

@@ -223,6 +223,9 @@ impl Steps for Applier {
                 Op::Apply(batch) => {
                     let commands: io::Result<Vec<_>> = batch.entries.iter().map(decode_command).collect();
                     let applied = commands.map(|commands| self.apply(&batch, &commands));
+                    if let Ok(Err(error)) = &applied {
+                        self.checkpoints.note(error);
+                    }
                     if let Ok(Err(error)) = &applied
                         && is_disk_full(error)
                         && !self.is_closing.load(Ordering::Relaxed)

@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::super::shell::{Execution, Next, Shell, Steps};
+use super::super::unflushed;
 use crate::failpoint::FailPoint;
 use crate::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, JOURNAL_BYTES_MAX};
 
 /// What does it, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
+    path: PathBuf,
     progress: Arc<Progress>,
     worker: Option<Shell<Worker>>,
 }
@@ -30,6 +32,16 @@ struct Progress {
     is_restart_due: AtomicBool,
     /// A flush has failed: of what was written before nobody knows what is on the disk, though the system shows it.
     is_flush_lost: AtomicBool,
+}
+
+impl Progress {
+    /// Takes down what an error says of a flush of the database at `path`.
+    fn note(&self, path: &Path, error: &rusqlite::Error) {
+        if is_flush(error) {
+            self.is_flush_lost.store(true, Ordering::Relaxed);
+            unflushed::note(path);
+        }
+    }
 }
 
 /// Whether a flush has failed.
@@ -46,12 +58,13 @@ impl Checkpoints {
         let mut journal = path.as_os_str().to_owned();
         journal.push("-wal");
         let progress = Arc::new(Progress::default());
+        let (path_of_worker, journal) = (path.to_owned(), PathBuf::from(journal));
         let worker =
-            Worker { connection, journal: PathBuf::from(journal), progress: progress.clone(), last: None };
+            Worker { connection, path: path_of_worker, journal, progress: progress.clone(), last: None };
         // Without a thread the journal grows until the node stops: better than not to start.
         let worker = Shell::start(worker, execution, "state-journal", 1);
         let worker = worker.inspect_err(|error| tracing::error!(%error, "the journal is not emptied")).ok();
-        Ok(Self { progress, worker })
+        Ok(Self { path: path.to_owned(), progress, worker })
     }
 
     /// Whether nothing may be written any more.
@@ -67,13 +80,18 @@ impl Checkpoints {
         Err(rusqlite::Error::SqliteFailure(code, Some("a flush of the state has failed".to_owned())))
     }
 
+    /// Takes down what an error of the writer says of a flush.
+    pub(super) fn note(&self, error: &rusqlite::Error) {
+        self.progress.note(&self.path, error);
+    }
+
     /// Says that about so many bytes were committed on `writer`.
     pub(super) fn written(&self, writer: &Connection, bytes: u64) {
         if self.progress.is_restart_due.swap(false, Ordering::Relaxed) {
             // A reader that is in the way is not waited for: another time.
             let restarted = writer.busy_timeout(Duration::ZERO).and_then(|()| checkpoint(writer, "RESTART"));
             if let Err(error) = restarted {
-                self.progress.is_flush_lost.fetch_or(is_flush(&error), Ordering::Relaxed);
+                self.note(&error);
                 tracing::warn!(%error, "the state machine's journal could not begin anew");
             }
         }
@@ -89,6 +107,7 @@ impl Checkpoints {
 #[derive(Debug)]
 struct Worker {
     connection: Connection,
+    path: PathBuf,
     journal: PathBuf,
     progress: Arc<Progress>,
     /// When it has begun last, or was first asked.
@@ -129,7 +148,7 @@ impl Worker {
         }
         if let Err(error) = result {
             // Nothing is lost: what is in the journal stays there, unless it was never on the disk. The writer meets the same disk.
-            self.progress.is_flush_lost.fetch_or(is_flush(&error), Ordering::Relaxed);
+            self.progress.note(&self.path, &error);
             tracing::warn!(%error, "the state machine's journal could not be emptied into its database");
         }
     }
