@@ -66,7 +66,9 @@ fn operations_beyond_the_bound_are_told_to_come_again() {
     // Nobody else answers, so that writes are under way until their time is over.
     others.clone().for_each(|id| nodes.signal(id, Signal::SIGSTOP));
     let body = set("k", "v").to_string();
-    asked.iter_mut().for_each(|stream| begin(stream, body.len(), body.as_bytes()));
+    for stream in &mut asked {
+        begin(stream, body.len(), body.as_bytes());
+    }
     let answers: Vec<String> = asked.into_iter().map(end).collect();
     others.for_each(|id| nodes.signal(id, Signal::SIGCONT));
     let refused: Vec<&String> = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 429 ")).collect();
@@ -89,7 +91,9 @@ fn bodies_beyond_the_bound_are_told_to_come_again() {
     // All but the end of each.
     let part = vec![b' '; BODY_BYTES_MAX - 1];
     let mut held: Vec<_> = (0..BODIES_MAX).map(|_| connect(to)).collect();
-    held.iter_mut().for_each(|stream| begin(stream, BODY_BYTES_MAX, &part));
+    for stream in &mut held {
+        begin(stream, BODY_BYTES_MAX, &part);
+    }
     let small = small.to_string();
     let write = || raw(to, "POST", "/kv/write", &[], small.as_bytes()).unwrap();
     let refused = nodes.comes("refusal", || Some(write()).filter(|answer| answer.status == 429));
