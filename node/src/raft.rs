@@ -61,7 +61,7 @@ use crate::storage::log::RedbLogStore;
 use crate::storage::snapshot::{SnapshotFile, SnapshotStore};
 use crate::storage::space::{DiskFull, Space};
 use crate::storage::sqlite::{Bases, ReadPool, SqliteStateMachine, check_snapshot};
-use crate::storage::validate::check_start;
+use crate::storage::validate::prepare_start;
 use crate::types::raft_types::{
     AppendEntriesRequest, AppendEntriesResponse, Metrics, Snapshot, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
@@ -197,9 +197,9 @@ impl RaftNode {
     ///
     /// # Errors
     /// Time-outs that do not fit together, or stores that contradict each other.
-    pub async fn start(parts: Parts) -> Result<Self, RaftStartError> {
+    pub async fn start(mut parts: Parts) -> Result<Self, RaftStartError> {
         let mut config = parts.timing.config()?;
-        check_start(&parts.log, &parts.state_machine)?;
+        prepare_start(&mut parts.log, &parts.state_machine).await?;
         let lease = Duration::from_millis(config.election_timeout_max);
         let promise = Promise::of(parts.log.durable_vote().as_ref(), parts.id, lease);
         config.enable_elect = !promise.was_made();

@@ -4,12 +4,15 @@
 //! that the vote is not behind the log; that the log was cut below a snapshot; that the state is no further than the log, and that
 //! where it and the snapshot end the log has the same entry; SQLite's own check; and every byte of the snapshot.
 //!
-//! What the files say of each other costs next to nothing to compare, so a start does that, too ([`check_start`]).
+//! What the files say of each other costs next to nothing to compare, so a start does that, too ([`prepare_start`]).
 
 mod ends;
 
 use std::fmt;
+use std::io;
 use std::path::Path;
+
+use openraft::storage::RaftLogStorage;
 
 use self::ends::{Ends, shown};
 use super::log::{self, LOG_FILE, LogReport, RedbLogStore, inspect as inspect_log};
@@ -75,12 +78,20 @@ pub fn validate(data_dir: &Path) -> Result<Report, StorageError> {
     Ok(report)
 }
 
-/// Makes sure, of stores that are open and not used yet, that they belong together. It reads two entries at most.
+/// Makes sure, of stores that are open and not used yet, that they belong together. It reads a few entries at most. What a snapshot has
+/// come to stand in the place of is cut off the log: openraft takes it for damage.
 ///
 /// # Errors
-/// They do not, or the log cannot be read.
-pub fn check_start(log: &RedbLogStore, state: &SqliteStateMachine) -> Result<(), StorageError> {
-    let ends = Ends::at_start(log, state)?;
+/// They do not, or the log cannot be read or written.
+pub async fn prepare_start(log: &mut RedbLogStore, state: &SqliteStateMachine) -> Result<(), StorageError> {
+    let mut ends = Ends::at_start(log, state)?;
+    if let Some(index) = ends.conflict() {
+        tracing::warn!(index, "a snapshot has come where the log has entries of its own, which are cut off");
+        cut_before(log, index)
+            .await
+            .map_err(|source| StorageError::Io { path: log.path().to_owned(), source })?;
+        ends = Ends::at_start(log, state)?;
+    }
     // Bugs that are planted are for the lab to notice: such a node goes on without the vote that it has lost, or where its log has lost
     // what its state has, or with a state that names another entry than it has applied.
     let vote = ends.vote_fault().filter(|_| !Plant::VoteNotPersisted.is_on());
@@ -89,6 +100,11 @@ pub fn check_start(log: &RedbLogStore, state: &SqliteStateMachine) -> Result<(),
     let path = || log.path().parent().unwrap_or(log.path()).to_owned();
     let first = vote.into_iter().chain(others).next();
     first.map_or(Ok(()), |what| Err(StorageError::Contradiction { path: path(), what }))
+}
+
+async fn cut_before(log: &mut RedbLogStore, index: u64) -> io::Result<()> {
+    let last = index.checked_sub(1).map_or(Ok(None), |before| log.id_at(before))?;
+    log.truncate_after(last).await
 }
 
 /// An error that is a fault of the files, or the error.

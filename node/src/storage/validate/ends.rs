@@ -88,11 +88,10 @@ impl Ends {
                 shown(covered)
             ));
         }
-        // A snapshot that has come from a later leader, installed or not, may stand where the log still has what nobody else has.
-        let has_come =
-            |own: Option<LogId>, at: LogId| own == snapshot && applied <= snapshot && own > Some(at);
+        // Until a start has cut the log, a snapshot is right where the log has a conflict, and so is the state that it was installed as.
+        let is_right = |own: Option<LogId>| own == snapshot && self.conflict().is_some();
         let other = |own: Option<LogId>, at: Option<LogId>| {
-            at.filter(|at| own.is_some_and(|own| own != *at) && !has_come(own, *at))
+            at.filter(|at| own.is_some_and(|own| own != *at) && !is_right(own))
         };
         if let Some(found) = other(applied, self.at_applied) {
             faults.push(format!("{} was applied, the log has {} there", shown(applied), shown(Some(found))));
@@ -105,6 +104,17 @@ impl Ends {
             ));
         }
         faults
+    }
+
+    /// Where the log has an entry that was never committed, with all behind it: a snapshot of a later leader has come to stand there.
+    /// Raft cuts it off before it installs one, and a node may have ended before that.
+    pub(super) fn conflict(&self) -> Option<u64> {
+        let Self { purged, committed, applied, snapshot, at_snapshot, .. } = *self;
+        let snapshot = snapshot?;
+        let is_later = at_snapshot.is_some_and(|at| at < snapshot);
+        let is_beyond = |known: Option<LogId>| known.is_none_or(|known| known.index < snapshot.index);
+        (is_later && is_beyond(purged) && is_beyond(committed) && applied <= Some(snapshot))
+            .then_some(snapshot.index)
     }
 
     fn end(&self) -> Option<LogId> {
@@ -190,6 +200,11 @@ mod tests {
                 "the snapshot ends with entry 39 of term 3, the log has entry 39 of term 4 there",
             ],
         );
+        // What was committed is in no leader's way.
+        check(
+            Ends { snapshot: Some(id(4, 45)), at_snapshot: Some(id(3, 45)), ..sound() },
+            &["the snapshot ends with entry 45 of term 4, the log has entry 45 of term 3 there"],
+        );
         check(
             Ends { at_snapshot: Some(id(2, 15)), ..sound() },
             &["the snapshot ends with entry 15 of term 1, the log has entry 15 of term 2 there"],
@@ -199,9 +214,11 @@ mod tests {
     #[test]
     fn what_a_crash_leaves_is_none() {
         // A snapshot has come and is not installed yet, in the place of entries that nobody else has.
-        check(Ends { snapshot: Some(id(4, 45)), at_snapshot: Some(id(3, 45)), ..sound() }, &[]);
-        let (snapshot, at) = (Some(id(4, 45)), Some(id(3, 45)));
-        check(Ends { snapshot, applied: snapshot, at_snapshot: at, at_applied: at, ..sound() }, &[]);
+        check(Ends { snapshot: Some(id(4, 46)), at_snapshot: Some(id(3, 46)), ..sound() }, &[]);
+        let (snapshot, at) = (Some(id(4, 46)), Some(id(3, 46)));
+        let installed = Ends { snapshot, applied: snapshot, at_snapshot: at, at_applied: at, ..sound() };
+        assert_eq!((installed.conflict(), sound().conflict()), (Some(46), None));
+        check(installed, &[]);
         // It is installed, and the log is not cut yet.
         let (snapshot, applied) = (Some(id(3, 60)), Some(id(3, 60)));
         check(Ends { snapshot, applied, at_snapshot: None, at_applied: None, ..sound() }, &[]);

@@ -126,10 +126,10 @@ async fn replace_log(dir: &TempDir, term: u64, entries: impl Iterator<Item = Ent
 }
 
 /// What a start says, with what comes before and behind it in every case.
-fn start(dir: &TempDir) -> Result<(), String> {
-    let log = RedbLogStore::open(&dir.path().join(LOG_FILE), NodeId(1), Execution::Thread).unwrap();
+async fn start(dir: &TempDir) -> Result<(), String> {
+    let mut log = RedbLogStore::open(&dir.path().join(LOG_FILE), NodeId(1), Execution::Thread).unwrap();
     let state = SqliteStateMachine::open(dir.path(), Execution::Thread).unwrap();
-    let checked = check_start(&log, &state);
+    let checked = prepare_start(&mut log, &state).await;
     log.close();
     state.closer().close();
     checked.map_err(|error| {
@@ -144,21 +144,21 @@ fn start(dir: &TempDir) -> Result<(), String> {
 #[tokio::test]
 async fn node_does_not_start_on_files_that_do_not_belong_together() {
     let dir = directory().await;
-    assert_eq!(start(&dir), Ok(()));
+    assert_eq!(start(&dir).await, Ok(()));
     let snapshot = snapshot_path(&dir);
     // The log has lost its end, or its vote; or is that of another term.
     replace_log(&dir, 1, (0..20).map(entry)).await;
-    assert_eq!(start(&dir), Ok(()), "the snapshot has come before the log was cut");
+    assert_eq!(start(&dir).await, Ok(()), "the snapshot has come before the log was cut");
     let kept = fs::read(&snapshot).unwrap();
     fs::remove_file(&snapshot).unwrap();
     let ahead = "entry 39 of term 1 was applied, the log ends with entry 19 of term 1";
-    assert_eq!(start(&dir), Err(ahead.to_owned()));
+    assert_eq!(start(&dir).await, Err(ahead.to_owned()));
     replace_log(&dir, 0, (0..50).map(entry)).await;
     let behind = "the vote is behind the log, which ends with entry 49 of term 1";
-    assert_eq!(start(&dir), Err(behind.to_owned()));
+    assert_eq!(start(&dir).await, Err(behind.to_owned()));
     replace_log(&dir, 2, (0..30).map(entry).chain((30..50).map(|index| entry_of(2, index)))).await;
     let other = "entry 39 of term 1 was applied, the log has entry 39 of term 2 there";
-    assert_eq!(start(&dir), Err(other.to_owned()));
+    assert_eq!(start(&dir).await, Err(other.to_owned()));
     fs::write(&snapshot, kept).unwrap();
     let of_snapshot = "the snapshot ends with entry 39 of term 1, the log has entry 39 of term 2 there";
     assert_eq!(faults(&dir), [other, of_snapshot].map(|what| format!("{what}: {REJOIN}")));
@@ -166,10 +166,22 @@ async fn node_does_not_start_on_files_that_do_not_belong_together() {
     // The state of another time.
     let dir = directory().await;
     fs::remove_file(dir.path().join("state.sqlite")).unwrap();
-    assert_eq!(start(&dir), Ok(()), "the snapshot will be installed");
+    assert_eq!(start(&dir).await, Ok(()), "the snapshot will be installed");
     fs::remove_file(snapshot_path(&dir)).unwrap();
     let cut = "the log is cut behind entry 9 of term 1, the state ends with nothing";
-    assert_eq!(start(&dir), Err(cut.to_owned()));
+    assert_eq!(start(&dir).await, Err(cut.to_owned()));
+}
+
+/// A node that had ended between the arrival of a snapshot and its installation did not start again.
+#[tokio::test]
+async fn log_is_cut_where_a_snapshot_of_a_later_leader_has_come() {
+    let dir = directory().await;
+    replace_log(&dir, 1, (0..50).map(|index| entry_of(0, index))).await;
+    assert_eq!(faults(&dir), [""; 0]);
+    assert_eq!(start(&dir).await, Ok(()));
+    let last = inspect_log(&dir.path().join(LOG_FILE)).unwrap().last;
+    assert_eq!(last, Some(entry_of(0, 38).log_id));
+    assert_eq!(start(&dir).await, Ok(()));
 }
 
 #[tokio::test]
