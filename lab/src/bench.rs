@@ -208,10 +208,9 @@ fn counts(
         let counted = unless_stopped(is_stopping, syncs::measure(args, *interface, setting, strace));
         match runtime.block_on(counted) {
             Ok(syncs) => results.syncs.extend(syncs),
-            Err(BenchError::Interrupted) => return Err(BenchError::Interrupted),
+            Err(error @ (BenchError::Interrupted | BenchError::Ended { .. })) => return Err(error),
             // Where processes may not be traced, what else was measured is no worse for it.
             Err(error) => {
-                results.syncs.clear();
                 results.syncs_not_measured = Some(error.to_string());
                 return Ok(());
             }

@@ -57,6 +57,11 @@ pub trait Machine: Send {
         Err(MachineError::KeepsAll(self.name().to_owned()))
     }
 
+    /// What of the lab's own does not work in it.
+    fn defect(&self) -> Option<String> {
+        None
+    }
+
     /// Asks it to stop and waits.
     ///
     /// # Errors

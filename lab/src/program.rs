@@ -17,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
+use nix::libc::STDERR_FILENO;
 use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
 
@@ -380,13 +381,21 @@ impl Program {
         self.command().status().map(Exit::from)
     }
 
+    /// The highest number of a descriptor that it is given.
+    fn last_descriptor(&self) -> OsString {
+        let given = self.descriptors.iter().map(|(_, number)| *number).max();
+        given.unwrap_or(STDERR_FILENO).to_string().into()
+    }
+
     /// The command that all ways of starting share.
     #[allow(clippy::disallowed_methods, reason = "this is the file that starts programs")]
     fn command(&self) -> Command {
         let stage = match &self.may {
             May::All => vec![],
-            May::See => vec![privileges::STAGE.into()],
-            May::Confined(confinement) => confinement.words(),
+            May::See => vec![privileges::STAGE.into(), self.last_descriptor()],
+            May::Confined(confinement) => {
+                [vec![confine::STAGE.into(), self.last_descriptor()], confinement.words()].concat()
+            }
         };
         let mut command =
             Command::new(if stage.is_empty() { &*self.path } else { Path::new("/proc/self/exe") });

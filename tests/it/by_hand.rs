@@ -88,6 +88,20 @@ fn assert_equal_digests(nodes: &Nodes, ids: &[u64]) {
     assert!(logs.iter().all(|log| *log == logs[0]), "{logs:?}");
 }
 
+/// Its log has an entry, and it has voted for nobody: that was once taken for damage.
+#[test]
+fn founder_that_is_killed_before_anybody_is_elected_starts_again() {
+    let mut nodes = Nodes::new(3);
+    nodes.start(1, &[1, 2, 3]);
+    nodes.answers(1);
+    assert_eq!(request(nodes.http(1), "POST", "/cluster/init", "").unwrap().0, 200);
+    nodes.end(1, Signal::SIGKILL);
+    nodes.start(1, &[1, 2, 3]);
+    nodes.answers(1);
+    nodes.start(2, &[1, 2, 3]);
+    nodes.succeeds(1, "/kv/write", &set("founded", "1"));
+}
+
 #[test]
 fn unknown_endpoint_is_refused_and_counted() {
     let mut nodes = Nodes::new(2);

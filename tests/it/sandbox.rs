@@ -340,6 +340,20 @@ fn root_runs_a_lab_in_a_closed_folder_of_somebody_else() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
+/// What a library has opened without the mark that closes it is not for others: the memory of a machine was.
+#[test]
+fn program_without_privileges_gets_no_descriptor_that_it_was_not_given() {
+    let Some(bench) = bench() else { return };
+    let script = format!(
+        "exec 7</dev/null 9</dev/null; exec {} __unprivileged 7 /bin/ls /proc/self/fd",
+        bench.lab.display()
+    );
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let open: Vec<&str> = text.split_whitespace().collect();
+    assert!(open.contains(&"7") && !open.contains(&"9"), "{text}");
+}
+
 #[track_caller]
 fn check_refused(script: &str, want: &str) {
     let Some(bench) = bench() else { return };

@@ -71,6 +71,18 @@ pub enum BenchError {
         /// What went wrong.
         code: String,
     },
+    /// A figure that would be one of something else.
+    #[error(
+        "with {clients} clients {system} took {writes} writes, with failures or another leader: it was not steady"
+    )]
+    Unsteady {
+        /// Whose.
+        system: &'static str,
+        /// How many there were.
+        clients: u32,
+        /// What it acknowledged.
+        writes: u64,
+    },
     /// A step with a large state.
     #[error("the {what} is not there after {waited:?}; the console of the node ends: {console}")]
     Late {

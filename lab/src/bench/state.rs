@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aspen_node::client::HttpConnection;
@@ -101,10 +102,11 @@ pub(super) async fn measure(
     let (made, build) = probe.during(make_snapshot(&cluster, cluster.leader_place())).await;
     made?;
     let build_leader = leader.seen();
-    drop(leader);
     settle(setting).await?;
     let as_long = Duration::from_micros(build.took_us).max(STATE_PAUSE);
+    // It is looked at as before: that costs something, too.
     let ((), quiet) = probe.during(tokio::time::sleep(as_long)).await;
+    drop(leader);
     say("a new member is sent everything");
     let (ship, ship_leader, ship_newcomer) = send_to_another(&mut cluster, setting, &probe).await?;
     drop(probe);
@@ -191,23 +193,22 @@ async fn settle(setting: &Setting<'_>) -> Result<(), BenchError> {
 /// Has a member make a snapshot of all that it has now.
 async fn make_snapshot(cluster: &Cluster, place: usize) -> Result<(), BenchError> {
     let address = cluster.clients()[place];
-    let state = get(address, "/raft/state").await.unwrap_or_default();
-    let wanted = state["applied"]["index"].as_u64();
+    let wanted = known_index(cluster, place, address, "applied").await?;
     match post(address, "/cluster/snapshot", "").await {
         Ok(()) => return Ok(()),
         // It goes on.
         Err(code) if code == "timeout" => {}
         Err(code) => return Err(refused(code)),
     }
-    let is_made = async || index(address, "snapshot").await >= wanted;
+    let is_made = async || index(address, "snapshot").await.is_some_and(|index| index >= wanted);
     until(cluster, place, LOOK_INTERVAL, "snapshot", is_made).await
 }
 
 /// Waits until a member has applied what the leader has now.
 async fn await_applied(cluster: &Cluster, place: usize) -> Result<(), BenchError> {
-    let wanted = index(cluster.leader(), "applied").await;
+    let wanted = known_index(cluster, place, cluster.leader(), "applied").await?;
     let address = cluster.clients()[place];
-    let is_there = async || index(address, "applied").await >= wanted;
+    let is_there = async || index(address, "applied").await.is_some_and(|index| index >= wanted);
     until(cluster, place, LOOK_INTERVAL, "state on a member", is_there).await
 }
 
@@ -228,6 +229,25 @@ async fn until(
         tokio::time::sleep(interval).await;
     }
     Ok(())
+}
+
+/// An entry that a node names in its state, once it does.
+async fn known_index(
+    cluster: &Cluster,
+    place: usize,
+    node: SocketAddr,
+    name: &'static str,
+) -> Result<u64, BenchError> {
+    let found = AtomicU64::new(0);
+    let is_known = async || match index(node, name).await {
+        Some(index) => {
+            found.store(index, Ordering::Relaxed);
+            true
+        }
+        None => false,
+    };
+    until(cluster, place, LOOK_INTERVAL, "answer of a node", is_known).await?;
+    Ok(found.load(Ordering::Relaxed))
 }
 
 /// An entry that a node names in its state; `None` before the first, and where it says nothing.

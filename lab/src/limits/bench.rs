@@ -48,6 +48,10 @@ pub const OUTAGE_RETRY: Duration = Duration::from_millis(1);
 pub const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 /// For how long syncs are counted, with each number of clients: thousands of writes.
 pub const SYNCS_TIME: Duration = Duration::from_secs(2);
+/// For how long there is load before that.
+pub const SYNCS_WARM_UP: Duration = Duration::from_millis(500);
+/// Fewest writes of which a figure says something.
+pub const SYNCS_WRITES_MIN: u64 = 100;
 /// Least state of a large one, in MiB: of less than what a node keeps in memory of its log, a new member would be sent the log.
 pub const STATE_MIB_MIN: u64 = 64;
 /// Most, in MiB: each member needs about three times as much room on the disk.

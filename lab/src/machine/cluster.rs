@@ -73,7 +73,9 @@ pub enum SetUpError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// A disk that can lose what it was given.
-    #[error("a disk that loses what is not synced, which needs /dev/fuse")]
+    #[error(
+        "a disk that loses what is not synced, which needs /dev/fuse: where there is none, take --driver qemu"
+    )]
     Volume(#[from] MountError),
     /// The same, of a machine.
     #[error("a disk that loses what is not flushed")]
@@ -391,7 +393,9 @@ impl Cluster for MachineCluster {
     }
 
     fn defects(&self) -> Vec<String> {
-        self.fabric.defects(&networks::port_names(&self.plan))
+        let of_fabric = self.fabric.defects(&networks::port_names(&self.plan));
+        let of_machines = self.nodes.iter().filter_map(|node| lock(&node.machine).defect());
+        of_fabric.into_iter().chain(of_machines).collect()
     }
 
     fn console_end(&self, node: NodeIndex) -> String {

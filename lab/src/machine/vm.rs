@@ -305,7 +305,8 @@ impl VirtualMachine {
         let killed = running.kill();
         lock(&self.hypervisor).forget();
         self.control.close();
-        if let Some(disk) = &mut self.disk {
+        // One that is still there has its disk.
+        if let Some(disk) = self.disk.as_mut().filter(|_| killed.is_ok()) {
             disk.disconnect();
         }
         killed.map_err(|source| self.failed(source))
@@ -411,6 +412,10 @@ impl Machine for VirtualMachine {
         // Killed, or ended without a word: the console says what there is to say.
         let told = said.as_ref().and_then(ending::of_machine);
         Some(told.unwrap_or(if exit == Exit::Code(0) { ending::UNCLEAR } else { exit }))
+    }
+
+    fn defect(&self) -> Option<String> {
+        self.disk.as_ref().and_then(ServedDisk::failure)
     }
 
     fn has_lost_hypervisor(&self) -> bool {

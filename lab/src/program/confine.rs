@@ -20,7 +20,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{chdir, pivot_root};
 
-use super::privileges::{BecomeError, PrivilegesError, become_program, fail, give_up};
+use super::privileges::{BecomeError, PrivilegesError, become_program, close_above, fail, give_up};
 
 /// First argument of the stage.
 pub const STAGE: &str = "__confined";
@@ -81,7 +81,7 @@ impl Confinement {
         let pairs = lists.into_iter().flat_map(|(access, paths)| {
             paths.iter().flat_map(move |path| [OsString::from(access.word()), path.into()])
         });
-        [STAGE.into()].into_iter().chain(pairs).chain([END.into()]).collect()
+        pairs.chain([END.into()]).collect()
     }
 
     /// The same, and what is left of the words.
@@ -118,7 +118,8 @@ enum ConfineError {
 
 /// The stage: becomes the program that the words (without the program's own name and the stage's) name. It comes back only to
 /// say on its error output why it could not.
-pub fn stage(words: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn stage(mut words: impl Iterator<Item = OsString>) -> ExitCode {
+    close_above(words.next());
     let Err(error) = become_confined(words);
     fail(&error)
 }
@@ -284,7 +285,7 @@ mod tests {
             writes: vec!["/home of one".into()],
             devices: vec!["/dev/kvm".into()],
         };
-        let words = confinement.words().into_iter().skip(1).chain(["/bin/a".into(), "--".into()]);
+        let words = confinement.words().into_iter().chain(["/bin/a".into(), "--".into()]);
         let command: Vec<OsString> = vec!["/bin/a".into(), "--".into()];
         assert_eq!(Confinement::parse(words), Some((confinement, command)));
         assert_eq!(Confinement::parse(["see".into(), "/k".into()].into_iter()), None);

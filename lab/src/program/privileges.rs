@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::error::Error;
 use std::ffi::OsString;
+use std::fs;
 use std::io;
+use std::os::fd::RawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
@@ -41,7 +43,8 @@ pub(super) enum BecomeError {
 
 /// The stage: becomes the program that the words (without this program's own name and the stage's) name. It comes back only to
 /// say on its error output why it could not.
-pub fn stage(words: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn stage(mut words: impl Iterator<Item = OsString>) -> ExitCode {
+    close_above(words.next());
     match give_up(&FILES) {
         Ok(()) => fail(&become_program(words)),
         Err(error) => fail(&error),
@@ -70,6 +73,18 @@ pub(crate) fn give_up(kept: &[Capability]) -> Result<(), PrivilegesError> {
         caps::set(None, set, &left)?;
     }
     Ok(set_no_new_privs()?)
+}
+
+/// Closes everything above the descriptor that a stage's first word names: what somebody else's code has opened in the lab while the
+/// program was started, such as the memory of a machine, is not for it.
+pub(super) fn close_above(last: Option<OsString>) {
+    let Some(last) = last.and_then(|word| word.to_str()?.parse::<RawFd>().ok()) else { return };
+    let open = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let open: Vec<RawFd> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for descriptor in open.into_iter().filter(|descriptor| *descriptor > last) {
+        // The one by which they were listed is closed already.
+        let _ = nix::unistd::close(descriptor);
+    }
 }
 
 /// Becomes a program; comes back only where that fails.

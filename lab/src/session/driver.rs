@@ -1,5 +1,6 @@
 //! Which driver a run gets: what was asked for, or what this host can do, found out by doing it.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::outer::{OuterError, absolute, node_version};
@@ -22,6 +23,9 @@ use crate::memory::{self, Overcommitted};
 use crate::plan::{Plan, Reads, Target};
 use crate::program::{Program, ProgramError, ProgramLog};
 use crate::target::etcd;
+
+/// What disks of processes need that can lose what is not synced.
+const FUSE: &str = "/dev/fuse";
 
 /// What runs the nodes, and why.
 #[derive(Debug, Clone)]
@@ -116,10 +120,10 @@ pub(crate) fn choose(
 
 /// Refuses faults that what is asked for cannot have, before an image is built for it.
 fn check_faults(args: &MachineArgs, plan: &Plan) -> Result<(), ChoiceError> {
-    if args.driver == DriverArg::Sim && plan.cuts_power() {
-        return Err(ChoiceError::NotSimulated("the fault power_cut"));
-    }
-    let Some(fault) = plan.needs_machines() else { return Ok(()) };
+    let Some(fault) = plan.needs_machines() else {
+        let is_simulated = args.driver == DriverArg::Sim && plan.cuts_power();
+        return if is_simulated { Err(ChoiceError::NotSimulated("the fault power_cut")) } else { Ok(()) };
+    };
     let remedy = if args.node_bin.is_some() {
         "leave --node-bin out, which is a program for that one"
     } else if matches!(args.driver, DriverArg::Process | DriverArg::Sim) {
@@ -258,7 +262,7 @@ fn auto(
     tell: &mut dyn FnMut(&str),
 ) -> Result<Choice, OuterError> {
     let wants_machines = args.image.is_some() || plan.needs_machines().is_some();
-    if plan.cuts_power() && !wants_machines {
+    if plan.cuts_power() && !wants_machines && File::options().read(true).write(true).open(FUSE).is_ok() {
         return process(
             args,
             directory,

@@ -125,7 +125,7 @@ impl Content {
         let (start, end) = (size(offset), size(offset) + bytes.len());
         if end > self.bytes.len() {
             self.set_len(end as u64);
-        } else if end > self.durable_len && self.lens.is_empty() {
+        } else if self.lens.is_empty() && (end > self.durable_len || self.bytes.len() < self.durable_len) {
             // A failed sync has lost the length, which is to be written now as well.
             self.lens.push(self.bytes.len());
         }

@@ -187,6 +187,15 @@ fn a_length_that_a_failed_sync_has_lost_comes_back_unless_another_is_kept() {
     volume.sync(file).unwrap();
     volume.cut(Loss::All, &mut random(1));
     assert_eq!(text(&volume, file), format!("new{}", "\0".repeat(2045)));
+    // What was cut off is so with the next sync.
+    let (mut volume, file) = one_file();
+    volume.set_len(file, 512).unwrap();
+    volume.fail_next_sync(file);
+    volume.sync(file).unwrap_err();
+    volume.write(file, 0, &[b'b'; 512]).unwrap();
+    volume.sync(file).unwrap();
+    volume.cut(Loss::All, &mut random(1));
+    assert_eq!(text(&volume, file), "b".repeat(512));
 }
 
 #[test]

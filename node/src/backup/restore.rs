@@ -21,7 +21,7 @@ use crate::limits::{RESTORED_REVISIONS_AHEAD, RESTORED_TERMS_AHEAD};
 use crate::storage::log::{LOG_FILE, RedbLogStore};
 use crate::storage::snapshot::sync_dir;
 use crate::storage::sqlite::{BackedUp, make_alone};
-use crate::storage::{RESTORING_FILE, StorageError};
+use crate::storage::{RESTORING_FILE, StorageError, unflushed};
 use crate::types::raft_types::{Membership, StoredMembership, Vote};
 use crate::types::{EndpointKey, NodeId, NodeInfo};
 
@@ -192,7 +192,8 @@ impl Site {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
         let path = dir.join(RESTORING_FILE);
         let is_begun = path.try_exists().map_err(io)?;
-        let ours = [RESTORING_FILE, LOG_FILE, STATE_FILES[0], STATE_FILES[1], STATE_FILES[2]];
+        let ours =
+            [RESTORING_FILE, LOG_FILE, STATE_FILES[0], STATE_FILES[1], STATE_FILES[2], unflushed::FILE];
         check_free(dir, if is_begun { &ours } else { &[] })?;
         let mut options = File::options();
         options.write(true);
@@ -221,7 +222,7 @@ impl Site {
 
     /// Removes what was made here, or what is left of what was cut off.
     fn clear(&self) -> io::Result<()> {
-        STATE_FILES.iter().chain([&LOG_FILE]).try_for_each(|name| {
+        STATE_FILES.iter().chain([&LOG_FILE, &unflushed::FILE]).try_for_each(|name| {
             match fs::remove_file(self.dir.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),

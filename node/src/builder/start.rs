@@ -1,8 +1,11 @@
 //! A start, step by step: addresses, stores, Raft, peers, and clients last.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, mpsc, oneshot, watch};
@@ -17,10 +20,11 @@ use crate::causes::with_causes;
 use crate::cluster::discovery::{DiscoveryParts, GossipPeerDiscovery};
 use crate::cluster::identity::Identity;
 use crate::cluster::labels::LabelExchange;
-use crate::cluster::metadata::{MetadataStore, RunStatus, unix_s};
+use crate::cluster::metadata::{METADATA_FILE, MetadataStore, RunStatus, unix_s};
 use crate::cluster::retired::{RetiredError, check_not_retired, mark_retired, set_aside};
 use crate::cluster::reunion::Reunion;
 use crate::config::{Config, Control};
+use crate::host::blocking;
 use crate::http::{self, Credentials, HttpState};
 use crate::limits::{BEAT_INTERVAL, CLIENT_STREAMS_WAITING_MAX, ENDPOINT_CLOSE_TIMEOUT};
 use crate::metrics::{Metrics, NetworkMetrics};
@@ -64,7 +68,10 @@ impl Start {
         let credentials = Credentials::keep(self.config.credentials.clone())?;
         // A node that is already running is noticed before its log and its state are touched.
         let listener = http::bind(self.config.http_listen).await?;
-        unflushed::mend(data_dir)?;
+        let mut stop = pin!(stop);
+        if !self.mend(stop.as_mut()).await? {
+            return Ok(None);
+        }
         let metadata = MetadataStore::open(data_dir)?;
         check_key(&metadata, &identity)?;
         if let Some(last) = metadata.last_run()?
@@ -74,13 +81,7 @@ impl Start {
         }
         let incarnations = Incarnations::new(metadata.next_incarnation(unix_s())?, metadata.starts()?);
         let raft_thread = RaftThread::start().map_err(StartError::Thread)?;
-        let book = AddressBook::default();
-        for (_, info) in peers {
-            book.learn(&info.endpoint_id, AddressSource::Settings, info.raft);
-        }
-        for info in self.config.entry.named() {
-            book.learn(&info.endpoint_id, AddressSource::Settings, info.raft);
-        }
+        let book = self.book();
         let admission =
             Arc::new(Admission::new(peers.iter().map(|(_, info)| info.endpoint_id), incarnations));
         let lookups = self.config.lookups.clone();
@@ -118,6 +119,38 @@ impl Start {
             let _ = tokio::time::timeout(ENDPOINT_CLOSE_TIMEOUT, endpoint.close()).await;
         }
         started
+    }
+
+    /// Where the settings say that others are.
+    fn book(&self) -> AddressBook {
+        let book = AddressBook::default();
+        let peers = self.config.peers.iter().map(|(_, info)| info);
+        for info in peers.chain(self.config.entry.named()) {
+            book.learn(&info.endpoint_id, AddressSource::Settings, info.raft);
+        }
+        book
+    }
+
+    /// Whether the stores are fit to be opened: they are not when `stop` came first.
+    async fn mend(&self, stop: Pin<&mut impl Future<Output = ()>>) -> Result<bool, StartError> {
+        let data_dir = self.config.data_dir.clone();
+        if !unflushed::is_noted(&data_dir) {
+            return Ok(true);
+        }
+        let gives_up = Arc::new(AtomicBool::new(false));
+        let flag = gives_up.clone();
+        let databases = [LOG_FILE, METADATA_FILE];
+        let mending = blocking(move || unflushed::mend(&data_dir, &databases, &flag));
+        tokio::select! {
+            mended = mending => {
+                mended.map_err(|error| StartError::Thread(io::Error::other(error)))??;
+                Ok(true)
+            }
+            () = stop => {
+                gives_up.store(true, Ordering::Relaxed);
+                Ok(false)
+            }
+        }
     }
 
     /// The rest of a start, once the addresses are ours.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::StatusCode;
 use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -32,10 +32,11 @@ impl BodyRoom {
     }
 
     /// Reads a body to its end. What has come counts, and not what the client says that there will be: one that says much and sends
-    /// nothing takes no room from others.
+    /// nothing takes no room from others. What is refused is read as well, and not kept: a client that still sends would not see the
+    /// answer.
     pub(super) async fn read(&self, body: Body) -> Result<(Bytes, Held), Refusal> {
         let mut held = self.take(0)?;
-        let (mut parts, mut bytes) = (Vec::new(), 0);
+        let (mut first, mut whole, mut bytes) = (None, Vec::new(), 0);
         let mut arriving = body.into_data_stream();
         while let Some(part) = arriving.next().await {
             let part: Bytes = part.map_err(|error| malformed(format!("the body is cut off: {error}")))?;
@@ -43,12 +44,23 @@ impl BodyRoom {
             if bytes > HTTP_BODY_BYTES_MAX as usize {
                 return Err(ApiError::from(BadRequest::BodyTooLarge).into());
             }
-            held.0.merge(self.take(part.len())?.0);
-            parts.push(part);
+            match self.take(part.len()) {
+                Ok(more) => held.0.merge(more.0),
+                Err(refusal) => {
+                    drop((first, whole, held));
+                    drain(arriving, bytes).await;
+                    return Err(refusal);
+                }
+            }
+            // A small body comes as one. Of others no part is held by itself: it may be a byte in a buffer of its own.
+            if bytes == part.len() {
+                first = Some(part);
+            } else {
+                whole.extend_from_slice(&first.take().unwrap_or_default());
+                whole.extend_from_slice(&part);
+            }
         }
-        // Nearly every body comes as one.
-        let whole = if parts.len() == 1 { parts.remove(0) } else { parts.concat().into() };
-        Ok((whole, held))
+        Ok((first.unwrap_or_else(|| whole.into()), held))
     }
 
     fn take(&self, bytes: usize) -> Result<Held, Refusal> {
@@ -62,6 +74,16 @@ impl BodyRoom {
             );
             Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_operations", text)
         })
+    }
+}
+
+/// Reads the rest of a body of which so many bytes have come, up to the longest that may be.
+async fn drain(mut arriving: BodyDataStream, mut bytes: usize) {
+    while let Some(Ok(part)) = arriving.next().await {
+        bytes += part.len();
+        if bytes > HTTP_BODY_BYTES_MAX as usize {
+            return;
+        }
     }
 }
 
@@ -137,6 +159,26 @@ mod tests {
         while room.0.available_permits() != 1_000 {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn parts_make_a_whole_and_a_refused_body_is_read_to_its_end() {
+        let parts = |count: usize| {
+            let read = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+            let counted = read.clone();
+            let part = move |_| {
+                counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                Ok::<_, std::io::Error>("ab")
+            };
+            (Body::from_stream(futures::stream::iter(0..count).map(part)), read)
+        };
+        let room = BodyRoom::of(7);
+        let (body, held) = room.read(parts(3).0).await.unwrap();
+        assert_eq!((&body[..], room.0.available_permits()), (&b"ababab"[..], 1));
+        drop(held);
+        let (body, read) = parts(9);
+        room.read(body).await.unwrap_err();
+        assert_eq!((read.load(std::sync::atomic::Ordering::Relaxed), room.0.available_permits()), (9, 7));
     }
 
     #[tokio::test]

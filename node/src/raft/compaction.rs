@@ -87,12 +87,14 @@ impl RaftNode {
         if snapshots.current().is_none_or(|current| current.damage().is_none()) {
             return Ok(());
         }
+        // First, since one for which there is no room is better than none.
+        self.start_snapshot().await?;
         let failed = |error: std::io::Error| ApiError::Storage { reason: error.to_string() };
         let removed = blocking(move || snapshots.remove_damaged()).await.map_err(std::io::Error::other);
         if let Some((path, why)) = removed.flatten().map_err(failed)? {
             tracing::error!(path = %path.display(), why, "the snapshot is damaged: it is removed, and another one is made");
         }
-        self.start_snapshot().await
+        Ok(())
     }
 
     async fn purge(&self, metrics: &Metrics) -> Result<(), ApiError> {

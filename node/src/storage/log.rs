@@ -35,6 +35,7 @@ use tokio::sync::{oneshot, watch};
 use self::cache::Cache;
 pub use self::durable::DurableLog;
 use self::durable::Mark;
+use self::file::open_log;
 pub(crate) use self::file::{builder, open};
 pub(crate) use self::inspect::Untouched;
 pub use self::inspect::{LogReport, inspect};
@@ -113,7 +114,7 @@ impl RedbLogStore {
     }
 
     fn read_owner(path: &Path) -> Result<Option<(NodeId, bool)>, StorageError> {
-        let db = open(path).map_err(|error| not_opened(path, error))?;
+        let db = open_log(path).map_err(|error| not_opened(path, error))?;
         let Some((_, node)) = stored_format(path, &db)? else { return Ok(None) };
         let Loaded { vote, last, purged, .. } = load(path, &db)?;
         Ok(Some((NodeId(node), vote.is_some() || last.is_some() || purged.is_some())))
@@ -128,7 +129,7 @@ impl RedbLogStore {
     }
 
     fn open_here(path: &Path, id: NodeId, execution: Execution) -> Result<Self, StorageError> {
-        let db = open(path).map_err(|error| not_opened(path, error))?;
+        let db = open_log(path).map_err(|error| not_opened(path, error))?;
         initialize(path, &db, id)?;
         let mut cache = Cache::default();
         let loaded = load(path, &db)?;

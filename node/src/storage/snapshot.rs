@@ -9,7 +9,7 @@ mod incoming;
 mod whole;
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::MetadataExt;
@@ -25,7 +25,7 @@ pub use self::incoming::Incoming;
 pub use self::whole::DAMAGED;
 use super::StorageError;
 use crate::failpoint::FailPoint;
-use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_REGION_CHUNKS};
+use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_FLUSH_BYTES, SNAPSHOT_REGION_CHUNKS};
 use crate::types::raft_types::{LogId, SnapshotMeta};
 
 /// The folder of a data directory that holds them.
@@ -160,8 +160,11 @@ impl SnapshotFile {
         match &self.content {
             Content::File(file) => {
                 // The same handle would share its position with everybody who reads this snapshot.
-                let mut source = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-                io::copy(&mut source, &mut target)?;
+                let source = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+                // Bit by bit, so that others do not wait for all of it when they flush something small.
+                while io::copy(&mut (&source).take(SNAPSHOT_FLUSH_BYTES), &mut target)? > 0 {
+                    target.sync_data()?;
+                }
             }
             Content::Memory(bytes) => target.write_all(bytes)?,
         }

@@ -1,10 +1,11 @@
-//! `aspen-node validate`: reads the files of a stopped node and says what is wrong with them. It changes nothing in them.
+//! `aspen-node validate`: reads the files of a stopped node, changes nothing in them, and says what is wrong.
 //!
 //! It looks at: every entry of the log, that it decodes, stands at its index, and follows the one before with no lower term;
 //! that the vote is not behind the log; that the log was cut below a snapshot; that the state is no further than the log, and that
 //! where it and the snapshot end the log has the same entry; SQLite's own check; and every byte of the snapshot.
 //!
-//! What the files say of each other costs next to nothing to compare, so a start does that, too ([`prepare_start`]).
+//! What the files say of each other costs next to nothing to compare, so a start does that, too, and cuts off the log
+//! what a crash may have left there ([`prepare_start`]).
 
 mod ends;
 
@@ -18,7 +19,7 @@ use self::ends::{Ends, shown};
 use super::log::{self, LOG_FILE, LogReport, RedbLogStore, inspect as inspect_log};
 use super::snapshot::{SNAPSHOT_DIR, is_intact, newest_in};
 use super::sqlite::{self, SqliteStateMachine, StateReport, inspect as inspect_state, inspect_snapshot};
-use super::{RESTORING_FILE, StorageError};
+use super::{RESTORING_FILE, StorageError, unflushed};
 use crate::plant::Plant;
 use crate::types::NodeId;
 use crate::types::raft_types::LogId;
@@ -66,6 +67,9 @@ pub fn validate(data_dir: &Path) -> Result<Report, StorageError> {
     if data_dir.join(RESTORING_FILE).exists() {
         report.fault("the restore of this directory has not come to its end", RESTORE_AGAIN);
     }
+    if unflushed::is_noted(data_dir) {
+        report.seen.push("a flush has failed: the next start writes the stores once more".to_owned());
+    }
     let log = report.log(&data_dir.join(LOG_FILE))?;
     let state = report.state(data_dir)?;
     let snapshot = report.snapshot(&data_dir.join(SNAPSHOT_DIR))?;
@@ -86,7 +90,10 @@ pub fn validate(data_dir: &Path) -> Result<Report, StorageError> {
 pub async fn prepare_start(log: &mut RedbLogStore, state: &SqliteStateMachine) -> Result<(), StorageError> {
     let mut ends = Ends::at_start(log, state)?;
     if let Some(index) = ends.conflict() {
-        tracing::warn!(index, "a snapshot has come where the log has entries of its own, which are cut off");
+        tracing::warn!(
+            index,
+            "a snapshot has come where the log has entries of its own, which are cut off from there"
+        );
         cut_before(log, index)
             .await
             .map_err(|source| StorageError::Io { path: log.path().to_owned(), source })?;

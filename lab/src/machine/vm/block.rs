@@ -131,7 +131,16 @@ impl ServedDisk {
     /// Has its power fail as soon as that shows, at a moment that `draw` decides: from then on it answers nobody.
     pub(in crate::machine) fn fail(&self, draw: u32) {
         let mut random = ChaCha8Rng::seed_from_u64(draw.into());
+        // Another one than that of what is lost: the moment says nothing of it.
+        random.set_stream(1);
         self.shared.disk().fail_at(random.random_range(1..=POWER_CUT_CHANCES_MAX));
+    }
+
+    /// Why its file did not do what a disk does, if it did not: the machine has seen an error of its disk then.
+    pub(in crate::machine) fn failure(&self) -> Option<String> {
+        let disk = self.shared.disk();
+        disk.failure()
+            .map(|why| format!("{}, which is a machine's disk, has failed: {why}", self.path.display()))
     }
 
     /// Waits until its power has failed, or so long.

@@ -19,11 +19,20 @@ pub(crate) fn builder() -> Builder {
     builder
 }
 
-/// Opens the database at `path`, or makes it.
+/// Opens the log at `path`, or makes it.
+pub(super) fn open_log(path: &Path) -> Result<Database, DatabaseError> {
+    open_file(path, Plant::AckBeforeFsync.is_on())
+}
+
+/// Opens another database at `path`, or makes it.
 pub(crate) fn open(path: &Path) -> Result<Database, DatabaseError> {
+    open_file(path, false)
+}
+
+fn open_file(path: &Path, forgets: bool) -> Result<Database, DatabaseError> {
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     let file = opened.map_err(|error| DatabaseError::Storage(error.into()))?;
-    builder().create_with_backend(StoreFile { file: FileBackend::new(file)?, path: path.to_owned() })
+    builder().create_with_backend(StoreFile { file: FileBackend::new(file)?, path: path.to_owned(), forgets })
 }
 
 /// A file whose failed flushes are taken down.
@@ -31,6 +40,8 @@ pub(crate) fn open(path: &Path) -> Result<Database, DatabaseError> {
 struct StoreFile {
     file: FileBackend,
     path: PathBuf,
+    /// A planted bug: nothing is flushed.
+    forgets: bool,
 }
 
 impl StorageBackend for StoreFile {
@@ -47,7 +58,7 @@ impl StorageBackend for StoreFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        if Plant::AckBeforeFsync.is_on() {
+        if self.forgets {
             return Ok(());
         }
         // A write that finds no room can be made again. A flush that does not has lost what was written: the system forgets that it is
@@ -104,7 +115,11 @@ mod tests {
     fn failed_flush_is_no_lack_of_room() {
         let dir = tempfile::tempdir().unwrap();
         let file = File::options().read(true).write(true).open("/dev/full").unwrap();
-        let backend = StoreFile { file: FileBackend::new(file).unwrap(), path: dir.path().join("log.redb") };
+        let backend = StoreFile {
+            file: FileBackend::new(file).unwrap(),
+            path: dir.path().join("log.redb"),
+            forgets: false,
+        };
         assert_eq!(backend.write(0, b"x").unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert!(!dir.path().join(unflushed::FILE).exists());
         assert_eq!(backend.sync_data().unwrap_err().kind(), io::ErrorKind::Other);

@@ -1,4 +1,4 @@
-//! What the files of a data directory say of each other. Pure, and the same for `aspen-node validate` and for a start.
+//! What the files of a data directory say of each other, the same for `aspen-node validate` and for a start.
 
 use openraft::vote::RaftLeaderId;
 
@@ -60,11 +60,16 @@ impl Ends {
         })
     }
 
+    fn voted_term(&self) -> u64 {
+        self.vote.map_or(0, |vote| vote.leader_id.term())
+    }
+
     /// What is wrong with the vote: no entry comes from a leader that this node has not heard of.
     pub(super) fn vote_fault(&self) -> Option<String> {
         let end = self.end()?;
-        let is_behind = self.vote.is_none_or(|vote| vote.leader_id.term() < *end.leader_id);
-        is_behind.then(|| format!("the vote is behind the log, which ends with {}", shown(Some(end))))
+        // Who founds a cluster has an entry of term 0 before there is a vote.
+        (self.voted_term() < *end.leader_id)
+            .then(|| format!("the vote is behind the log, which ends with {}", shown(Some(end))))
     }
 
     /// What else is wrong.
@@ -106,15 +111,20 @@ impl Ends {
         faults
     }
 
-    /// Where the log has an entry that was never committed, with all behind it: a snapshot of a later leader has come to stand there.
-    /// Raft cuts it off before it installs one, and a node may have ended before that.
+    /// The first entry to be cut off the log where a leader has sent a snapshot in the place of entries that were never committed: by
+    /// its term, which this node has voted in, it is later than who made them, whatever the terms of what it has committed. Raft cuts
+    /// them off before it installs the snapshot, and a node may have ended before that. What goes with them is in the snapshot.
     pub(super) fn conflict(&self) -> Option<u64> {
-        let Self { purged, committed, applied, snapshot, at_snapshot, .. } = *self;
-        let snapshot = snapshot?;
-        let is_later = at_snapshot.is_some_and(|at| at < snapshot);
-        let is_beyond = |known: Option<LogId>| known.is_none_or(|known| known.index < snapshot.index);
-        (is_later && is_beyond(purged) && is_beyond(committed) && applied <= Some(snapshot))
-            .then_some(snapshot.index)
+        let Self { purged, committed, applied, last, at_snapshot, .. } = *self;
+        let (snapshot, last) = (self.snapshot?, last?);
+        let overruled = match at_snapshot {
+            Some(at) => (at != snapshot).then_some(at),
+            None => (last.index < snapshot.index && last > snapshot).then_some(last),
+        };
+        let is_earlier = *overruled?.leader_id < self.voted_term();
+        let known = committed.max(purged).map(|known| known.index);
+        (is_earlier && known < Some(snapshot.index) && applied <= Some(snapshot))
+            .then_some(known.map_or(0, |known| known + 1))
     }
 
     fn end(&self) -> Option<LogId> {
@@ -214,9 +224,21 @@ mod tests {
     #[test]
     fn what_a_crash_leaves_is_none() {
         // A snapshot has come and is not installed yet, in the place of entries that nobody else has.
-        check(Ends { snapshot: Some(id(4, 46)), at_snapshot: Some(id(3, 46)), ..sound() }, &[]);
+        let vote = Some(Vote::new(5, NodeId(1)));
+        check(Ends { vote, snapshot: Some(id(4, 46)), at_snapshot: Some(id(3, 46)), ..sound() }, &[]);
+        // Its last entry is of an earlier term than those that it overrules (Raft thesis, figure 3.7), or they end before it.
+        let (snapshot, last) = (Some(id(3, 47)), Some(id(4, 49)));
+        let overruled = Ends { vote, snapshot, last, at_snapshot: Some(id(4, 47)), ..sound() };
+        assert_eq!(overruled.conflict(), Some(46));
+        check(overruled, &[]);
+        let shorter = Ends { vote, snapshot: Some(id(3, 60)), last, at_snapshot: None, ..sound() };
+        assert_eq!(shorter.conflict(), Some(46));
+        check(shorter, &[]);
+        // It has founded a cluster, and nobody was elected yet.
+        check(Ends { last: Some(id(0, 0)), ..Ends::default() }, &[]);
         let (snapshot, at) = (Some(id(4, 46)), Some(id(3, 46)));
-        let installed = Ends { snapshot, applied: snapshot, at_snapshot: at, at_applied: at, ..sound() };
+        let installed =
+            Ends { vote, snapshot, applied: snapshot, at_snapshot: at, at_applied: at, ..sound() };
         assert_eq!((installed.conflict(), sound().conflict()), (Some(46), None));
         check(installed, &[]);
         // It is installed, and the log is not cut yet.

@@ -20,6 +20,8 @@ pub(super) struct Disk {
     sectors_count: u64,
     unsynced: Unsynced,
     power: Power,
+    /// Why the file did not do what a disk does, where it did not: no fault of the machine's.
+    failure: Option<String>,
 }
 
 /// Whether a disk does anything.
@@ -39,7 +41,7 @@ impl Disk {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let sectors_count = file.metadata()?.len() / SECTOR_BYTES as u64;
-        Ok(Self { file, sectors_count, unsynced: Unsynced::default(), power: Power::On })
+        Ok(Self { file, sectors_count, unsynced: Unsynced::default(), power: Power::On, failure: None })
     }
 
     /// How many sectors it has.
@@ -57,9 +59,19 @@ impl Disk {
     ///
     /// # Errors
     /// They are not there, or the file cannot be read.
-    pub(super) fn read(&self, place: u64, bytes: &mut [u8]) -> io::Result<()> {
+    pub(super) fn read(&mut self, place: u64, bytes: &mut [u8]) -> io::Result<()> {
         let offset = self.offset(place, bytes.len())?;
-        self.file.read_exact_at(bytes, offset)
+        let read = self.file.read_exact_at(bytes, offset);
+        read.inspect_err(|error| self.note(error))
+    }
+
+    /// Why its file has failed first, if it has.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    fn note(&mut self, error: &io::Error) {
+        self.failure.get_or_insert_with(|| error.to_string());
     }
 
     /// Writes whole sectors. Where too much is kept of what they held, everything that was written before is for good: a disk may
@@ -69,6 +81,11 @@ impl Disk {
     /// They are not there, or the file cannot be read or written.
     pub(super) fn write(&mut self, place: u64, bytes: &[u8]) -> io::Result<()> {
         let offset = self.offset(place, bytes.len())?;
+        let written = self.write_at(place, offset, bytes);
+        written.inspect_err(|error| self.note(error))
+    }
+
+    fn write_at(&mut self, place: u64, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut held = vec![0; bytes.len()];
         self.file.read_exact_at(&mut held, offset)?;
         if self.unsynced.contents_count() + bytes.len() / SECTOR_BYTES > UNFLUSHED_CONTENTS_MAX {
