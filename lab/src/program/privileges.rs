@@ -16,7 +16,8 @@ use nix::sys::prctl::set_no_new_privs;
 
 use crate::causes::causes;
 
-/// First argument of the stage that becomes a program with [`FILES`] alone; the program and its arguments follow.
+/// First argument of the stage that becomes a program with the capabilities for files alone. The highest descriptor that it is given
+/// follows, and then the program and its arguments.
 pub const STAGE: &str = "__unprivileged";
 
 /// What opens the files of whoever has started the lab, where that was root in a folder of somebody else's (capabilities(7)). A user
