@@ -114,10 +114,10 @@ pub const SILENT_MACHINE_MARGIN: Duration = Duration::from_secs(5);
 /// How much of a console is read at once, in bytes, and the longest line on it that may say something to programs.
 pub const CONSOLE_READ_BYTES: usize = 16 << 10;
 /// Memory that QEMU takes for itself beside its machine's where it emulates, in MiB: with all that it has translated it had 235
-/// after a run of a minute.
+/// at the end of the topology three-nodes.
 pub const EMULATOR_MEMORY_MIB: u32 = 256;
 /// Memory that a hypervisor takes for itself where the processor runs its machine, in MiB: an allowance for its program and its
-/// devices, of which none was seen to need more.
+/// devices, which was not measured.
 pub const HYPERVISOR_MEMORY_MIB: u32 = 64;
 /// Memory of a virtual machine where a scenario does not say, in MiB: a node needs a third of it, the rest is page cache.
 pub const MEMORY_MIB_DEFAULT: u32 = 256;
