@@ -147,7 +147,7 @@ impl Nodes {
     /// Whether a node that was started has ended by itself.
     pub(crate) fn has_ended(&self, id: u64) -> bool {
         let process = self.member(id).process.as_ref().unwrap();
-        ProcessStat::read(process.id()).is_none_or(|stat| stat.state == 'Z')
+        ProcessStat::read(process.id()).is_none_or(|stat| stat.has_ended())
     }
 
     /// Kills every node that runs.

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use aspen_lab::program::ProcessStat;
 use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
 
@@ -89,7 +90,7 @@ fn lab_in_the_background_is_worked_on_by_hand_and_leaves_nothing() {
     check_privileges(&out);
     let said = home.done(&["down"]);
     assert_eq!(said, format!("a is down; what it has written is in {out}\n"));
-    assert!(!Path::new(&format!("/proc/{pid}/ns")).join("net").exists(), "the process is gone");
+    assert!(ProcessStat::read(pid).is_none_or(|stat| stat.has_ended()), "the process is gone");
     await_nothing(&out);
     assert_eq!(home.sockets(), [""; 0]);
     assert!(!Path::new(&out).join("control").exists());

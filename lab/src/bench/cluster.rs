@@ -254,7 +254,7 @@ impl Cluster {
             member.signal(Signal::SIGKILL)?;
         }
         let began = Instant::now();
-        let runs = |pid: &u32| ProcessStat::read(*pid).is_some_and(|stat| stat.state != 'Z');
+        let runs = |pid: &u32| ProcessStat::read(*pid).is_some_and(|stat| !stat.has_ended());
         while pids.iter().any(runs) && began.elapsed() < STOP_MAX {
             std::thread::sleep(LOOK_INTERVAL);
         }

@@ -174,7 +174,7 @@ fn down(which: Option<&str>, out: &mut impl Write) -> Result<u8, ClientError> {
 fn await_end(pid: u32) -> Result<(), ClientError> {
     let deadline = Instant::now() + SANDBOX_END_MAX;
     // One that nobody collects has ended, too.
-    while ProcessStat::read(pid).is_some_and(|stat| stat.state != 'Z') {
+    while ProcessStat::read(pid).is_some_and(|stat| !stat.has_ended()) {
         if Instant::now() > deadline {
             return Err(ClientError::Lingers(pid));
         }

@@ -89,7 +89,7 @@ impl ProcessMachine {
 
     fn stat(&self) -> Result<ProcessStat, MachineError> {
         let not_running = || MachineError::NotRunning(self.name.clone());
-        ProcessStat::read(self.alive()?.pid()).filter(|stat| stat.state != 'Z').ok_or_else(not_running)
+        ProcessStat::read(self.alive()?.pid()).filter(|stat| !stat.has_ended()).ok_or_else(not_running)
     }
 
     /// Sends the signal and waits until the process is stopped or not, as it should be.

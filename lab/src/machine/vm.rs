@@ -397,7 +397,7 @@ impl Machine for VirtualMachine {
 
     fn runs(&self) -> bool {
         let stat = self.alive().ok().and_then(|running| ProcessStat::read(running.pid()));
-        stat.is_some_and(|stat| stat.state != 'Z')
+        stat.is_some_and(|stat| !stat.has_ended())
     }
 
     fn exited(&self) -> Option<Exit> {

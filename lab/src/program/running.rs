@@ -150,7 +150,7 @@ pub fn reap_orphans() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
-        let is_mine = |stat: &ProcessStat| stat.state == 'Z' && stat.parent == me;
+        let is_mine = |stat: &ProcessStat| stat.has_ended() && stat.parent == me;
         if !ProcessStat::read(pid.cast_unsigned()).is_some_and(|stat| is_mine(&stat)) {
             continue;
         }

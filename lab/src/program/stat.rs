@@ -11,6 +11,8 @@ pub struct ProcessStat {
     pub parent: u32,
     /// Fields 14 and 15: processor time used so far, in clock ticks.
     pub cpu_ticks: u64,
+    /// Field 20: its threads that have not ended.
+    pub threads: u64,
 }
 
 impl ProcessStat {
@@ -48,6 +50,12 @@ impl ProcessStat {
         children.unwrap_or_default().split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
     }
 
+    /// Whether the whole process has ended and holds no file or socket any more. Its first thread may be a zombie while others
+    /// still do.
+    pub fn has_ended(&self) -> bool {
+        self.state == 'Z' && self.threads <= 1
+    }
+
     fn parse(stat: &str) -> Option<Self> {
         // Field 2 is the program's name in brackets, which may itself hold brackets and spaces.
         let (_name, rest) = stat.rsplit_once(") ")?;
@@ -57,6 +65,7 @@ impl ProcessStat {
             state: fields.first()?.chars().next()?,
             parent: u32::try_from(number(4)?).ok()?,
             cpu_ticks: number(14)? + number(15)?,
+            threads: number(20)?,
         })
     }
 }
@@ -68,9 +77,15 @@ mod tests {
     #[test]
     fn stat_of_a_name_with_brackets_is_read() {
         let line = "7 (a) b) T 3 7 7 0 -1 4194304 92 0 0 0 11 5 0 0 20 0 1 0 100 0 0";
-        let want = ProcessStat { state: 'T', parent: 3, cpu_ticks: 16 };
+        let want = ProcessStat { state: 'T', parent: 3, cpu_ticks: 16, threads: 1 };
         assert_eq!(ProcessStat::parse(line), Some(want));
         assert_eq!(ProcessStat::parse("7 (a) T 3"), None);
+    }
+
+    #[test]
+    fn process_has_ended_with_the_last_of_its_threads() {
+        let ended = |state, threads| ProcessStat { state, parent: 3, cpu_ticks: 16, threads }.has_ended();
+        assert_eq!([ended('Z', 1), ended('Z', 2), ended('S', 1)], [true, false, false]);
     }
 
     #[test]
