@@ -18,6 +18,7 @@ use crate::link::{LinkId, LinkRule};
 use crate::plan::{ClockError, NodeIndex};
 use crate::pressure::Pressure;
 use crate::program::Exit;
+use crate::volume::Lost;
 
 /// The time of a run. The simulation has its own.
 pub trait Clock: Debug + Send + Sync {
@@ -166,10 +167,8 @@ impl Boot {
 pub struct PowerCut {
     /// How the node ended.
     pub exit: Exit,
-    /// Sectors that were written and not synced, and are as they were.
-    pub lost_sectors: u64,
-    /// Names that were made, moved or removed, and are as they were.
-    pub lost_names: u64,
+    /// What its disk lost.
+    pub lost: Lost,
 }
 
 /// What a clock said when it was asked.

@@ -60,6 +60,9 @@ pub enum VolumeError {
     /// ENOSPC.
     #[error("there is no room")]
     Full,
+    /// EDQUOT.
+    #[error("there is no room for this user")]
+    Share,
     /// EIO.
     #[error("the disk has failed")]
     Failed,
@@ -108,6 +111,17 @@ pub struct Lost {
     pub sectors: u64,
     /// Names that were made, moved or removed, and are as they were.
     pub names: u64,
+    /// What the disk had been asked since its power had come.
+    pub asked: Asked,
+}
+
+/// What a disk was asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// To write something.
+    pub writes: u64,
+    /// To keep what was written.
+    pub syncs: u64,
 }
 
 /// The disk.
@@ -119,7 +133,11 @@ pub struct Volume {
     changes: Vec<NameChange>,
     /// Bytes that files may have.
     capacity: u64,
+    /// How many of them its user may have, of which the file system says nothing.
+    share: u64,
     syncs: Syncs,
+    /// Since its power came.
+    asked: Asked,
 }
 
 /// More than anybody needs here.
@@ -133,7 +151,9 @@ impl Default for Volume {
             next: ROOT.0 + 1,
             changes: Vec::new(),
             capacity: CAPACITY_DEFAULT,
+            share: u64::MAX,
             syncs: Syncs::default(),
+            asked: Asked::default(),
         }
     }
 }
@@ -142,6 +162,11 @@ impl Volume {
     /// How many bytes files may have. Where they have more already, none is lost, and none can be added.
     pub fn set_capacity(&mut self, bytes: u64) {
         self.capacity = bytes;
+    }
+
+    /// The same for a user's share of the disk.
+    pub fn set_share(&mut self, bytes: u64) {
+        self.share = bytes;
     }
 
     /// How many bytes files may have.
@@ -282,6 +307,7 @@ impl Volume {
     pub fn write(&mut self, file: Inode, offset: u64, bytes: &[u8]) -> Result<(), VolumeError> {
         let end = offset.saturating_add(bytes.len() as u64);
         self.check_room(file, end)?;
+        self.asked.writes += 1;
         self.content(file)?.write(offset, bytes);
         Ok(())
     }
@@ -327,6 +353,7 @@ impl Volume {
     /// # Errors
     /// There is none, or the disk does not take it, which is lost then.
     pub fn sync(&mut self, inode: Inode) -> Result<(), VolumeError> {
+        self.asked.syncs += 1;
         let used = self.used_synced();
         let entry = self.entries.get_mut(&inode).ok_or(VolumeError::NotFound)?;
         match &mut entry.node {
@@ -355,7 +382,8 @@ impl Volume {
             Loss::Nothing => count,
             Loss::Some(_) => random.random_range(0..=count),
         };
-        let mut gone = Lost { sectors: 0, names: (count - kept) as u64 };
+        let asked = std::mem::take(&mut self.asked);
+        let mut gone = Lost { sectors: 0, names: (count - kept) as u64, asked };
         self.make_durable(changes.into_iter().take(kept).collect());
         for entry in self.entries.values_mut() {
             entry.opened = 0;
@@ -371,7 +399,13 @@ impl Volume {
     /// Whether a file may become so long.
     fn check_room(&self, file: Inode, bytes: u64) -> Result<(), VolumeError> {
         let more = bytes.saturating_sub(self.entry(file)?.bytes());
-        if more > 0 && self.used() + more > self.capacity { Err(VolumeError::Full) } else { Ok(()) }
+        let then = self.used() + more;
+        match more {
+            0 => Ok(()),
+            _ if then > self.capacity => Err(VolumeError::Full),
+            _ if then > self.share => Err(VolumeError::Share),
+            _ => Ok(()),
+        }
     }
 
     fn add(&mut self, parent: Inode, name: &OsStr, mode: u16, node: Node) -> Result<Inode, VolumeError> {

@@ -32,7 +32,7 @@ use crate::link::{LinkId, LinkRule};
 use crate::plan::{ClockError, NodeIndex, Plan};
 use crate::pressure::Pressure;
 use crate::program::{Exit, ProgramError};
-use crate::volume::MountError;
+use crate::volume::{Lost, MountError};
 
 /// Machines on a fabric.
 pub struct MachineCluster {
@@ -214,7 +214,7 @@ impl Cluster for MachineCluster {
     fn cut_power(&self, node: NodeIndex, draw: u32) -> BoxFuture<'_, Result<PowerCut, ClusterError>> {
         self.want(node, false);
         if self.sabotage == Some(Sabotage::IgnorePowerCuts) {
-            let spared = |exit| PowerCut { exit, lost_sectors: 0, lost_names: 0 };
+            let spared = |exit| PowerCut { exit, lost: Lost::default() };
             return self.order(node, "killing it", move |machine| machine.kill().map(spared));
         }
         self.order(node, "cutting its power", move |machine| machine.cut_power(draw))

@@ -141,7 +141,7 @@ impl Machine for ProcessMachine {
         let lost = written.and_then(|()| disk.cut(draw));
         self.disk = Some(disk);
         let (exit, lost) = (ended?, lost.map_err(failed)?);
-        Ok(PowerCut { exit, lost_sectors: lost.sectors, lost_names: lost.names })
+        Ok(PowerCut { exit, lost })
     }
 
     fn terminate(&mut self, limit: Duration) -> Result<Exit, MachineError> {

@@ -125,6 +125,7 @@ impl Files {
             VolumeError::IsAFolder => Errno::EISDIR,
             VolumeError::NotEmpty => Errno::ENOTEMPTY,
             VolumeError::Full => Errno::ENOSPC,
+            VolumeError::Share => Errno::EDQUOT,
             VolumeError::Failed => Errno::EIO,
         })
     }

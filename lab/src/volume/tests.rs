@@ -82,6 +82,17 @@ fn lengths_are_lost_like_sectors() {
 }
 
 #[test]
+fn cut_says_what_the_disk_was_asked_since_its_power_came() {
+    let (mut volume, file) = one_file();
+    volume.cut(Loss::All, &mut random(1));
+    volume.write(file, 0, b"b").unwrap();
+    volume.write(file, 1, b"b").unwrap();
+    volume.sync(file).unwrap();
+    assert_eq!(volume.cut(Loss::All, &mut random(1)).asked, Asked { writes: 2, syncs: 1 });
+    assert_eq!(volume.cut(Loss::All, &mut random(1)).asked, Asked::default());
+}
+
+#[test]
 fn names_come_about_in_their_order_and_for_good_with_their_folder() {
     let mut seen = BTreeSet::new();
     for seed in 0..100 {

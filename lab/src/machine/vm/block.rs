@@ -156,9 +156,8 @@ impl ServedDisk {
         self.disconnect();
         let mut random = ChaCha8Rng::seed_from_u64(draw.into());
         let loss = Loss::draw_felt(&mut random);
-        let gone = self.shared.disk().cut(loss, &mut random);
-        let sectors = gone.map_err(|source| BlockError::File { path: self.path.clone(), source })?;
-        Ok(Lost { sectors, names: 0 })
+        let cut = self.shared.disk().cut(loss, &mut random);
+        cut.map_err(|source| BlockError::File { path: self.path.clone(), source })
     }
 }
 

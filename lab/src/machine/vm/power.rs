@@ -17,7 +17,7 @@ pub(super) fn cut(machine: &mut VirtualMachine, draw: u32) -> Result<PowerCut, M
     let Some(mut disk) = machine.disk.take() else { return Err(MachineError::KeepsAll(name)) };
     let cut = end(machine, &disk, draw).and_then(|exit| {
         let lost = disk.cut(draw).map_err(|source| MachineError::Disk { name, source })?;
-        Ok(PowerCut { exit, lost_sectors: lost.sectors, lost_names: lost.names })
+        Ok(PowerCut { exit, lost })
     });
     machine.disk = Some(disk);
     cut

@@ -90,14 +90,16 @@ impl Tools {
 }
 
 /// That a disk lost something of what was not synced.
-fn lost_something(cut: &PowerCut) -> Proof {
+fn lost_something(PowerCut { lost, .. }: &PowerCut) -> Proof {
     Proof {
         what: "its disk lost something of what was not synced".to_owned(),
-        is_seen: cut.lost_sectors + cut.lost_names > 0,
+        is_seen: lost.sectors + lost.names > 0,
         detail: format!(
-            "lost {} and {}",
-            counted(cut.lost_sectors, "sector"),
-            counted(cut.lost_names, "name")
+            "lost {} and {}, after {} and {} since its power came",
+            counted(lost.sectors, "sector"),
+            counted(lost.names, "name"),
+            counted(lost.asked.writes, "write"),
+            counted(lost.asked.syncs, "sync")
         ),
     }
 }

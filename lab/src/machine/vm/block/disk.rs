@@ -11,7 +11,7 @@ use std::path::Path;
 use rand::Rng;
 
 use crate::limits::machines::UNFLUSHED_CONTENTS_MAX;
-use crate::volume::{Loss, SECTOR_BYTES, Sector, Unsynced};
+use crate::volume::{Asked, Loss, Lost, SECTOR_BYTES, Sector, Unsynced};
 
 /// A disk with a cache that forgets.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(super) struct Disk {
     sectors_count: u64,
     unsynced: Unsynced,
     power: Power,
+    /// Since its power came.
+    asked: Asked,
     /// Why the file did not do what a disk does, where it did not: no fault of the machine's.
     failure: Option<String>,
 }
@@ -41,7 +43,14 @@ impl Disk {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let sectors_count = file.metadata()?.len() / SECTOR_BYTES as u64;
-        Ok(Self { file, sectors_count, unsynced: Unsynced::default(), power: Power::On, failure: None })
+        Ok(Self {
+            file,
+            sectors_count,
+            unsynced: Unsynced::default(),
+            power: Power::On,
+            asked: Asked::default(),
+            failure: None,
+        })
     }
 
     /// How many sectors it has.
@@ -81,6 +90,7 @@ impl Disk {
     /// They are not there, or the file cannot be read or written.
     pub(super) fn write(&mut self, place: u64, bytes: &[u8]) -> io::Result<()> {
         let offset = self.offset(place, bytes.len())?;
+        self.asked.writes += 1;
         let written = self.write_at(place, offset, bytes);
         written.inspect_err(|error| self.note(error))
     }
@@ -105,6 +115,7 @@ impl Disk {
 
     /// Everything that was written is for good, unless the power goes just now.
     pub(super) fn flush(&mut self) {
+        self.asked.syncs += 1;
         self.pass_moment();
         if !self.is_off() {
             self.unsynced.sync();
@@ -114,6 +125,7 @@ impl Disk {
     /// Gives it its power.
     pub(super) fn turn_on(&mut self) {
         self.power = Power::On;
+        self.asked = Asked::default();
     }
 
     /// Takes its power at the given moment from now on, of those at which it has something to lose: it has just written something,
@@ -127,12 +139,12 @@ impl Disk {
         self.power == Power::Off
     }
 
-    /// Loses what was not flushed, as `loss` says, and something of it in any case. Returns how many sectors have another content
-    /// now.
+    /// Loses what was not flushed, as `loss` says, and something of it in any case. Names are
+    /// nothing that a disk knows.
     ///
     /// # Errors
     /// The file cannot be read or written.
-    pub(super) fn cut(&mut self, loss: Loss, random: &mut impl Rng) -> io::Result<u64> {
+    pub(super) fn cut(&mut self, loss: Loss, random: &mut impl Rng) -> io::Result<Lost> {
         self.power = Power::Off;
         let mut gone = self.changed(self.unsynced.cut(loss.kept_percent(), random))?;
         if gone.is_empty() {
@@ -143,7 +155,7 @@ impl Disk {
             self.file.write_all_at(sector, place * SECTOR_BYTES as u64)?;
         }
         self.unsynced.sync();
-        Ok(gone.len() as u64)
+        Ok(Lost { sectors: gone.len() as u64, names: 0, asked: std::mem::take(&mut self.asked) })
     }
 
     /// Those of these sectors that hold something else.

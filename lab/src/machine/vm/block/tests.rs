@@ -19,7 +19,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::limits::machines::{DISK_REQUEST_BYTES_MAX, UNFLUSHED_CONTENTS_MAX};
-use crate::volume::SECTOR_BYTES;
+use crate::volume::{Asked, SECTOR_BYTES};
 
 mod whole;
 
@@ -233,7 +233,8 @@ fn what_was_flushed_stays_and_the_rest_is_lost_as_was_drawn() {
         bench.write(2, 4, 2);
         bench.write(4, 4, 3);
         assert_eq!(bench.disk.unflushed_count(), 6);
-        let lost = bench.disk.cut(Loss::Some(50), &mut random(seed)).unwrap();
+        let Lost { sectors: lost, asked, .. } = bench.disk.cut(Loss::Some(50), &mut random(seed)).unwrap();
+        assert_eq!(asked, Asked { writes: 3, syncs: 1 });
         let sectors = bench.sectors();
         assert_eq!(sectors[..2], [1, 1], "what was flushed is gone");
         assert!(sectors[2..4].iter().all(|byte| matches!(byte, 1 | 2)), "{sectors:?}");
@@ -247,7 +248,7 @@ fn what_was_flushed_stays_and_the_rest_is_lost_as_was_drawn() {
     assert!(seen.len() > 15, "{seen:?}");
     let mut bench = bench();
     bench.write(0, 8, 1);
-    assert_eq!(bench.disk.cut(Loss::All, &mut random(1)).unwrap(), 8);
+    assert_eq!(bench.disk.cut(Loss::All, &mut random(1)).unwrap().sectors, 8);
     assert_eq!(bench.sectors(), [0; 64]);
 }
 
@@ -258,10 +259,10 @@ fn cut_takes_something_wherever_there_is_anything() {
         // Nobody could tell whether this was lost.
         bench.write(0, 8, 0);
         assert_eq!(bench.disk.unflushed_count(), 0);
-        assert_eq!(bench.disk.cut(Loss::Some(99), &mut random(seed)).unwrap(), 0);
+        assert_eq!(bench.disk.cut(Loss::Some(99), &mut random(seed)).unwrap().sectors, 0);
         bench.disk.turn_on();
         bench.write(0, 1, 1);
-        assert_eq!(bench.disk.cut(Loss::Some(99), &mut random(seed)).unwrap(), 1);
+        assert_eq!(bench.disk.cut(Loss::Some(99), &mut random(seed)).unwrap().sectors, 1);
     }
 }
 
@@ -277,7 +278,7 @@ fn power_fails_at_the_chosen_moment_and_nobody_is_answered_after_it() {
     assert_eq!(bench.ask(VIRTIO_BLK_T_IN, 0, (SECTOR_BYTES, true)), None);
     assert_eq!(bench.write(2, 1, 1), None);
     assert_eq!(bench.sectors()[..3], [1, 1, 0], "it writes without power");
-    assert_eq!(bench.disk.cut(Loss::All, &mut random(1)).unwrap(), 2);
+    assert_eq!(bench.disk.cut(Loss::All, &mut random(1)).unwrap().sectors, 2);
     bench.disk.turn_on();
     assert_eq!(bench.write(2, 1, 1), Some(VIRTIO_BLK_S_OK));
     assert_eq!(bench.sectors()[..3], [0, 0, 1]);
@@ -307,7 +308,7 @@ fn disk_with_too_much_in_its_cache_makes_it_durable() {
     for place in 0..=UNFLUSHED_CONTENTS_MAX as u64 {
         disk.write(place, &[1; SECTOR_BYTES]).unwrap();
     }
-    assert_eq!(disk.cut(Loss::All, &mut random(1)).unwrap(), 1, "all but the last one are for good");
+    assert_eq!(disk.cut(Loss::All, &mut random(1)).unwrap().sectors, 1, "all but the last one are for good");
 }
 
 /// What a guest does to its disk.
@@ -386,7 +387,7 @@ proptest! {
                 }
                 Step::Cut { loss, seed } => {
                     let has_anything = could.values().any(|contents| contents.last() != contents.first());
-                    let lost = bench.disk.cut(loss, &mut random(seed)).unwrap();
+                    let lost = bench.disk.cut(loss, &mut random(seed)).unwrap().sectors;
                     prop_assert!(lost > 0 || !has_anything);
                     bench.disk.turn_on();
                     for (place, byte) in (0..).zip(bench.sectors()) {
