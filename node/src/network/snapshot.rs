@@ -170,7 +170,13 @@ pub async fn receive(
     let vote = request.vote;
     let last = match service.begin_snapshot(request) {
         Ok(SnapshotStart::Stale(response)) => SnapshotAnswer::Done(response),
-        Ok(SnapshotStart::Here(snapshot)) => install(service, vote, snapshot, &answers).await,
+        // It may have been here for long.
+        Ok(SnapshotStart::Here(snapshot)) => {
+            match while_alive(read(&snapshot, SnapshotFile::check), &answers).await {
+                Ok(()) => install(service, vote, snapshot, &answers).await,
+                Err(error) => SnapshotAnswer::Refused(text(&error)),
+            }
+        }
         Ok(SnapshotStart::Receive(incoming)) => match take(incoming, &mut parts, &answers).await {
             Ok(snapshot) => install(service, vote, snapshot, &answers).await,
             Err(error) => SnapshotAnswer::Refused(text(&error)),

@@ -79,6 +79,24 @@ async fn leader_whose_snapshot_is_damaged_makes_another_and_sends_that() {
     assert!(present.damage().is_none() && is_intact(&snapshots.path(&present)).unwrap());
 }
 
+/// What a transfer that broke off at its end had left was installed without a look.
+#[tokio::test(start_paused = true)]
+async fn follower_whose_own_copy_is_damaged_is_sent_the_snapshot_once_more() {
+    let cluster = Cluster::founded(3).await;
+    let (leader, behind) = follower_left_behind(&cluster, 100, &"v".repeat(100_000)).await;
+    let snapshots = &cluster.raft(behind).inner.snapshots;
+    snapshots.adopt(cluster.raft(leader).inner.snapshots.current().unwrap()).unwrap();
+    let copy = snapshots.current().unwrap();
+    let file = std::fs::File::options().write(true).open(snapshots.path(&copy)).unwrap();
+    file.write_all_at(b"!", copy.seal().bytes - 50_000).unwrap();
+    cluster.router.heal();
+    cluster.agree(&[1, 2, 3]).await;
+    assert_eq!(cluster.held(behind, "k99").await.unwrap().len(), 100_000);
+    assert!(copy.damage().is_some());
+    let present = snapshots.current().unwrap();
+    assert!(present.damage().is_none() && is_intact(&snapshots.path(&present)).unwrap());
+}
+
 #[tokio::test(start_paused = true)]
 async fn empty_learner_begins_with_a_snapshot_and_goes_on_from_it_after_a_restart() {
     let mut cluster = Cluster::founded(3).await;
