@@ -21,6 +21,11 @@ pub enum AddressSource {
     Word,
 }
 
+/// Whose peers stay where there are too many: all but those of which only a word was heard.
+const KEPT_FIRST: [AddressSource; 2] = [AddressSource::Settings, AddressSource::Membership];
+/// And where those are too many, too: so many members have gone in the meantime. Raft has the addresses of the present ones.
+const KEPT_LAST: [AddressSource; 1] = [AddressSource::Settings];
+
 /// UDP addresses of peers, by key. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct AddressBook {
@@ -34,11 +39,15 @@ impl AddressBook {
     pub fn learn(&self, key: &EndpointKey, source: AddressSource, raft: SocketAddr) {
         let mut addresses = self.addresses.write().expect("nothing panics while it holds this lock");
         if addresses.len() >= MAX_PEERS as usize && !addresses.contains_key(key) {
-            // Members say again where they are, and Raft has their addresses from the membership.
-            let is_kept = |said: &BTreeMap<_, _>| said.contains_key(&AddressSource::Settings);
-            for (gone, _) in addresses.extract_if(|_, said| !is_kept(said)) {
-                if let Ok(id) = EndpointId::from_bytes(&gone.0) {
-                    self.lookup.remove_endpoint_info(id);
+            for kept in [&KEPT_FIRST[..], &KEPT_LAST] {
+                let is_kept = |said: &BTreeMap<_, _>| kept.iter().any(|source| said.contains_key(source));
+                for (gone, _) in addresses.extract_if(|_, said| !is_kept(said)) {
+                    if let Ok(id) = EndpointId::from_bytes(&gone.0) {
+                        self.lookup.remove_endpoint_info(id);
+                    }
+                }
+                if addresses.len() < MAX_PEERS as usize {
+                    break;
                 }
             }
         }
@@ -71,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_peers_are_kept_than_may_be_and_those_of_the_settings_stay() {
+    fn no_more_peers_are_kept_than_may_be_and_members_and_those_of_the_settings_stay() {
         let book = AddressBook::default();
         let address = SocketAddr::from(([10, 0, 0, 1], 1));
         let key = |number: u32| {
@@ -89,8 +98,20 @@ mod tests {
         book.learn(&key(1), AddressSource::Membership, address);
         assert_eq!(known(), MAX_PEERS as usize);
         book.learn(&key(MAX_PEERS), AddressSource::Word, address);
-        let kept = book.addresses.read().unwrap();
-        assert_eq!(kept.len(), 2);
-        assert!(kept.contains_key(&key(0)) && kept.contains_key(&key(MAX_PEERS)));
+        let kept = |want: &[u32]| {
+            let kept = book.addresses.read().unwrap();
+            assert_eq!(kept.len(), want.len());
+            assert!(want.iter().all(|number| kept.contains_key(&key(*number))));
+        };
+        // A member, with all that was said of it.
+        kept(&[0, 1, MAX_PEERS]);
+        assert_eq!(book.addresses.read().unwrap()[&key(1)].len(), 2);
+        // Members of many years.
+        for number in 1..MAX_PEERS {
+            book.learn(&key(number), AddressSource::Membership, address);
+        }
+        assert_eq!(known(), MAX_PEERS as usize);
+        book.learn(&key(MAX_PEERS + 1), AddressSource::Membership, address);
+        kept(&[0, MAX_PEERS + 1]);
     }
 }
