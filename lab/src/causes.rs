@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::io;
 
+use aspen_node::storage::space::is_disk_full;
+
 /// An error and its causes, each on a line of its own.
 pub fn causes(error: &dyn Error) -> String {
     [vec![error.to_string()], aspen_node::causes::causes(error)].concat().join("\nbecause: ")
@@ -12,8 +14,7 @@ pub fn causes(error: &dyn Error) -> String {
 pub fn lacks_room(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+        if error.downcast_ref::<io::Error>().is_some_and(is_disk_full) {
             return true;
         }
         next = error.source();

@@ -236,12 +236,13 @@ impl Cli {
     /// It cannot be read, or asks for help; that is printed already, and this is the exit code.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, ExitCode> {
         let words: Vec<OsString> = words.into_iter().collect();
-        let command = Self::command_here(&words);
+        let is_run = Self::is_run(&words);
+        let command = Self::command_here(is_run);
         let explained = |error: clap::Error| explain(&error, &command, &words);
         let parsed = command.clone().try_get_matches_from(&words);
         // Who asks for help is helped.
         let is_for_use = parsed.as_ref().map_or_else(clap::Error::use_stderr, |_| true);
-        if is_for_use && (Self::is_run(&words) || words.get(1).is_some_and(|word| word == "config")) {
+        if is_for_use && (is_run || words.get(1).is_some_and(|word| word == "config")) {
             let present = std::env::vars_os().filter(|(_, value)| !value.is_empty());
             let present = present.filter_map(|(name, _)| name.into_string().ok());
             if let Some((wrong, right)) = misspelt(present) {
@@ -264,10 +265,9 @@ impl Cli {
         words.get(1).is_none_or(|word| Self::command().find_subcommand(word).is_none())
     }
 
-    /// The command line, with the variables that count for these words: those that are not empty, and of the node's settings none
+    /// The command line, with the variables that count where a node is to run, or not: those that are not empty, and of the node's settings none
     /// where something else than running it is asked for.
-    fn command_here(words: &[OsString]) -> clap::Command {
-        let is_run = Self::is_run(words);
+    fn command_here(is_run: bool) -> clap::Command {
         let heed = |is_heard: bool| {
             move |argument: Arg| {
                 let is_empty = argument

@@ -31,6 +31,7 @@ use crate::network::secret::new_secret;
 use crate::plant::{self, PlantError};
 use crate::raft::{Failed, FailureKind};
 use crate::storage;
+use crate::storage::space::is_disk_full;
 
 /// Under which name a supervisor is told our public key: a variable of our own, as `sd_notify(3)` has it.
 pub const ENDPOINT_ID: &str = "X_ASPEN_ENDPOINT_ID";
@@ -98,7 +99,7 @@ impl RunError {
             Self::NoRoom(_) => true,
             Self::Start(error) => error.is_disk_full(),
             // Others say it again.
-            Self::Mark(error) => error.kind() == std::io::ErrorKind::StorageFull,
+            Self::Mark(error) => is_disk_full(error),
             _ => false,
         }
     }

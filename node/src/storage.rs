@@ -102,15 +102,9 @@ impl StorageError {
     /// Whether there was no room on the disk.
     pub fn is_disk_full(&self) -> bool {
         match self {
-            Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            Self::Io { source, .. } => space::is_disk_full(source),
             Self::Redb { source, .. } => log::is_disk_full(source),
-            // Whether the index of the journal could not be made for that, SQLite does not say: but the disk does.
-            Self::Sqlite { path, source } => {
-                let folder = path.parent().unwrap_or(path);
-                sqlite::is_disk_full(source)
-                    || (sqlite::is_index_not_made(source)
-                        && space::left(folder).is_some_and(|left| left < sqlite::INDEX_BYTES))
-            }
+            Self::Sqlite { path, source } => sqlite::is_disk_full(source, path),
             _ => false,
         }
     }

@@ -208,6 +208,33 @@ fn node_whose_disk_runs_full_under_it_goes_on_by_itself() {
     }
 }
 
+/// A user's share of a disk is used up without a word of the file system, and every store has its own for it.
+#[test]
+fn node_whose_share_of_the_disk_is_used_up_goes_on_by_itself() {
+    let Some(mut cluster) = OnDisks::led_by(1, &[]) else { return };
+    let again = |nodes: &Nodes| nodes.last_words(3).matches("the node had no room on its disk").count();
+    let large = "x".repeat(LARGE);
+    // Whatever store meets its end first.
+    for more in [0, MIB / 4, MIB] {
+        let before = again(&cluster.nodes);
+        cluster.disk(3).with(|disk| disk.set_share(disk.used() + more));
+        cluster.nodes.comes("end of its share", || {
+            cluster.nodes.succeeds(1, "/kv/write", &set("k", &large));
+            (again(&cluster.nodes) > before).then_some(())
+        });
+        assert!(!cluster.nodes.has_ended(3), "{}", cluster.nodes.last_words(3));
+        cluster.disk(3).with(|disk| disk.set_share(u64::MAX));
+        let last = cluster.nodes.succeeds(1, "/kv/write", &set("after", "v"))["revision"].as_u64();
+        cluster.nodes.comes("node that has caught up", || {
+            position(&cluster.nodes, 3, "applied").filter(|applied| Some(*applied) >= last)
+        });
+    }
+    let status = cluster.nodes.end(3, Signal::SIGTERM);
+    assert_eq!(status.code(), Some(0), "{}", cluster.nodes.last_words(3));
+    let (is_sound, text) = validate(&cluster.nodes, 3);
+    assert!(is_sound, "{text}");
+}
+
 /// Only a store that found no room was waited with: what a node knows of its cluster is written before there are any.
 #[test]
 fn node_that_starts_on_a_full_disk_waits_for_room() {

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aspen_init::blocks::BlocksError;
+use aspen_node::storage::space::is_disk_full;
 
 use super::bounded;
 use super::data::{self, DataError};
@@ -131,8 +132,7 @@ pub enum AssembleError {
 
 /// What to do about it, where there is something to do.
 fn hint(error: &io::Error) -> &'static str {
-    let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-    if is_full { ": the disk is full, an image needs some 200 MB" } else { "" }
+    if is_disk_full(error) { ": the disk is full, an image needs some 200 MB" } else { "" }
 }
 
 /// What is built from what. Whatever is not given is found.

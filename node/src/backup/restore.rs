@@ -20,6 +20,7 @@ use crate::cluster::identity::{IDENTITY_FILE, Identity, IdentityError};
 use crate::limits::{RESTORED_REVISIONS_AHEAD, RESTORED_TERMS_AHEAD};
 use crate::storage::log::{LOG_FILE, RedbLogStore};
 use crate::storage::snapshot::sync_dir;
+use crate::storage::space::is_disk_full;
 use crate::storage::sqlite::{BackedUp, make_alone};
 use crate::storage::{RESTORING_FILE, StorageError, unflushed};
 use crate::types::raft_types::{Membership, StoredMembership, Vote};
@@ -122,7 +123,7 @@ impl RestoreError {
         let is_full = match &self {
             Self::Io { source, .. }
             | Self::File(FileError::Io { source, .. })
-            | Self::Identity(IdentityError::Io { source, .. }) => source.kind() == io::ErrorKind::StorageFull,
+            | Self::Identity(IdentityError::Io { source, .. }) => is_disk_full(source),
             Self::Storage(error) | Self::File(FileError::Database { source: error, .. }) => {
                 error.is_disk_full()
             }

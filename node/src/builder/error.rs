@@ -13,7 +13,7 @@ use crate::http::{CredentialsError, HttpError};
 use crate::network::iroh::EndpointError;
 use crate::network::secret::SecretError;
 use crate::raft::RaftStartError;
-use crate::storage::StorageError;
+use crate::storage::{StorageError, space};
 use crate::types::{EndpointKey, NodeId};
 
 /// Why a node does not start.
@@ -125,14 +125,13 @@ pub enum StartError {
 impl StartError {
     /// Whether nothing is wrong but that there was no room on the disk: then whatever the start has not come to do is done by the next.
     pub fn is_disk_full(&self) -> bool {
-        let is_full = |source: &io::Error| source.kind() == io::ErrorKind::StorageFull;
         match self {
             Self::NoRoom => true,
             Self::Storage(error) | Self::Raft(RaftStartError::Stores(error)) => error.is_disk_full(),
             Self::Metadata(error) => error.is_disk_full(),
             Self::DataDir { source, .. }
             | Self::Identity(IdentityError::Io { source, .. })
-            | Self::Retired(RetiredError::Aside { source, .. }) => is_full(source),
+            | Self::Retired(RetiredError::Aside { source, .. }) => space::is_disk_full(source),
             _ => false,
         }
     }

@@ -40,9 +40,9 @@ pub(crate) use self::file::{builder, open};
 pub(crate) use self::inspect::Untouched;
 pub use self::inspect::{LogReport, inspect};
 use self::writer::{LogOp, Writer};
-use super::StorageError;
 use super::entry::{decode_entry, entry_size};
 use super::shell::{Execution, Shell};
+use super::{StorageError, space};
 use crate::causes::without_panic;
 use crate::failpoint::FailPoint;
 use crate::host::blocking;
@@ -101,7 +101,7 @@ pub(super) fn is_damage(error: &redb::Error) -> bool {
 
 /// Whether there was no room on the disk.
 pub(crate) fn is_disk_full(error: &redb::Error) -> bool {
-    matches!(error, redb::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull)
+    matches!(error, redb::Error::Io(error) if space::is_disk_full(error))
 }
 
 impl RedbLogStore {

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{fs, io};
 
 use nix::sys::statvfs::statvfs;
 
@@ -22,6 +23,8 @@ pub struct Space {
 }
 
 const UNKNOWN: u64 = u64::MAX;
+/// What is written to find out whether there is room.
+const TRIAL_FILE: &str = "room-trial";
 
 /// Too little room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -102,8 +105,23 @@ impl Space {
     }
 }
 
+/// Whether there was no room: on the disk, or for this user (EDQUOT).
+pub fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether the disk of a folder has no room for so many bytes, found out by doing: what a file system says of its room knows nothing of
+/// a user's share.
+pub(super) fn has_none(folder: &Path, bytes: usize) -> bool {
+    let path = folder.join(TRIAL_FILE);
+    let tried = fs::write(&path, vec![1; bytes]);
+    // The next trial is of the same name.
+    let _ = fs::remove_file(&path);
+    tried.is_err_and(|error| is_disk_full(&error))
+}
+
 /// Bytes that are left to this user on the disk of a path; nothing where the file system does not say.
-pub(super) fn left(path: &Path) -> Option<u64> {
+fn left(path: &Path) -> Option<u64> {
     let found = statvfs(path).ok()?;
     Some(found.blocks_available().saturating_mul(found.fragment_size()))
 }

@@ -31,7 +31,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 use self::apply::{Applier, Batch, Op, Position};
-pub(super) use self::apply::{INDEX_BYTES, is_damage, is_disk_full, is_index_not_made};
+pub(super) use self::apply::{is_damage, is_disk_full};
 #[cfg(test)]
 pub(crate) use self::backup::sample;
 pub use self::backup::{BackedUp, Tally, inspect_backup, make_alone, tally};

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, ffi, params};
 use tokio::sync::oneshot;
 
 use super::super::entry::{chain, decode_command, encode, entry_size, membership_of};
 use super::super::shell::{Execution, Next, Steps};
+use super::super::space;
 use super::checkpoint::Checkpoints;
 use super::generation::Generation;
 use super::records::{self, SqlStore, sql_int};
@@ -227,7 +228,7 @@ impl Steps for Applier {
                         self.checkpoints.note(error);
                     }
                     if let Ok(Err(error)) = &applied
-                        && is_disk_full(error)
+                        && is_disk_full(error, &self.generation.path())
                         && !self.is_closing.load(Ordering::Relaxed)
                     {
                         return self.wait_for_room(Op::Apply(batch), error);
@@ -270,22 +271,22 @@ pub(in crate::storage) fn is_damage(error: &rusqlite::Error) -> bool {
     }
 }
 
-/// Whether there was no room for a transaction, of which nothing is left then.
-pub(in crate::storage) fn is_disk_full(error: &rusqlite::Error) -> bool {
-    let code = error.sqlite_error().map(|error| (error.code, error.extended_code));
-    code.is_some_and(|(code, extended)| {
-        // The index of the journal, which is made as long as it has to be beforehand.
-        code == ErrorCode::DiskFull || extended == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
-    })
+/// Whether there was no room for a transaction in the database at `path`, of which nothing is left then.
+pub(in crate::storage) fn is_disk_full(error: &rusqlite::Error, path: &Path) -> bool {
+    let Some(error) = error.sqlite_error() else { return false };
+    match error.extended_code {
+        // The index of the journal is made as long as it has to be beforehand.
+        ffi::SQLITE_IOERR_SHMSIZE => true,
+        // That the index could not be made for that, or that a user's share was used up, SQLite does not say: but the disk does.
+        ffi::SQLITE_IOERR_SHMOPEN | ffi::SQLITE_IOERR_WRITE => {
+            space::has_none(path.parent().unwrap_or(path), INDEX_BYTES)
+        }
+        _ => error.code == ErrorCode::DiskFull,
+    }
 }
 
 /// Bytes of the shortest index of a journal (<https://sqlite.org/walformat.html>, "The WAL-Index File Format").
-pub(in crate::storage) const INDEX_BYTES: u64 = 32 * 1024;
-
-/// Whether the index of the journal could not be made, for whatever reason.
-pub(in crate::storage) fn is_index_not_made(error: &rusqlite::Error) -> bool {
-    error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMOPEN)
-}
+const INDEX_BYTES: usize = 32 * 1024;
 
 /// The last applied entry and the membership, as stored.
 pub(super) fn position(path: &Path, connection: &Connection) -> Result<Position, StorageError> {
