@@ -306,8 +306,8 @@ impl Volume {
     /// It is no file.
     pub fn write(&mut self, file: Inode, offset: u64, bytes: &[u8]) -> Result<(), VolumeError> {
         let end = offset.saturating_add(bytes.len() as u64);
-        self.check_room(file, end)?;
         self.asked.writes += 1;
+        self.check_room(file, end)?;
         self.content(file)?.write(offset, bytes);
         Ok(())
     }

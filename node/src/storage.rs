@@ -16,7 +16,7 @@ pub(crate) mod unflushed;
 pub mod validate;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use self::shell::Execution;
 
@@ -55,6 +55,8 @@ pub enum StorageError {
         path: PathBuf,
         /// How.
         source: rusqlite::Error,
+        /// Whether there was no room for it on the disk, which SQLite need not say.
+        lacks_room: bool,
     },
     /// Bytes that do not decode.
     #[error(
@@ -99,12 +101,19 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Of the database at `path`, where that has just happened and it is still open: what it has on the disk goes with it, and then
+    /// there may be room.
+    fn sqlite(path: &Path, source: rusqlite::Error) -> Self {
+        let lacks_room = sqlite::is_disk_full(&source, path);
+        Self::Sqlite { path: path.to_owned(), source, lacks_room }
+    }
+
     /// Whether there was no room on the disk.
     pub fn is_disk_full(&self) -> bool {
         match self {
             Self::Io { source, .. } => space::is_disk_full(source),
             Self::Redb { source, .. } => log::is_disk_full(source),
-            Self::Sqlite { path, source } => sqlite::is_disk_full(source, path),
+            Self::Sqlite { lacks_room, .. } => *lacks_room,
             _ => false,
         }
     }

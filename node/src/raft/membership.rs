@@ -280,8 +280,8 @@ impl RaftNode {
         }
     }
 
-    /// Makes a change, again while this leader is so new that no quorum has answered it yet: writes wait for that as long. In another
-    /// term the change would be one of other members.
+    /// Makes a change, again while this leader is so new that no quorum has answered it yet, or has its first entry: writes wait for that
+    /// as long. In another term the change would be one of other members.
     async fn changed<T, F>(&self, attempt: impl Fn() -> F) -> Result<(), ApiError>
     where
         F: Future<Output = Result<T, ChangeError>>,
@@ -291,11 +291,7 @@ impl RaftNode {
         let begun = term();
         loop {
             let made = attempt().await;
-            let is_new = matches!(
-                &made,
-                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))
-                    if forward.reason == ForwardReason::LeaseExpired
-            );
+            let is_new = made.as_ref().is_err_and(|error| is_of_a_new_leader(error, begun));
             if !is_new || term() != begun || tokio::time::Instant::now() >= give_up {
                 return sorted(made);
             }
@@ -433,6 +429,24 @@ pub(super) fn index_of(membership: &StoredMembership) -> u64 {
 }
 
 type ChangeError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
+
+/// Whether a leader of this term has refused a change only since nothing of its own term is committed yet, and so perhaps not the
+/// members of a term before it.
+fn is_of_a_new_leader(error: &ChangeError, term: u64) -> bool {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+            forward.reason == ForwardReason::LeaseExpired
+        }
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => match error {
+            ChangeMembershipError::UncommittedLeaderLog(_) => true,
+            ChangeMembershipError::InProgress(change) => {
+                change.membership_log_id.is_none_or(|id| id.leader_id.term < term)
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
 
 /// Sorts what a change can end in.
 fn sorted<T>(result: Result<T, ChangeError>) -> Result<(), ApiError> {

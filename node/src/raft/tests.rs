@@ -1,5 +1,5 @@
 //! Clusters in this process, over [`AspenRouter`] and with the stores of a node: what Raft does where links are cut or slow, and
-//! where nodes stop. Time is virtual, and the stores' loops run inline: nothing is waited for but what Raft waits for.
+//! where nodes stop. Time is virtual, and so is that of the disks.
 
 mod appends;
 mod elections;
@@ -92,9 +92,9 @@ impl Cluster {
     async fn start(&mut self, id: u64) {
         let data_dir = self.folder.path().join(id.to_string());
         std::fs::create_dir_all(&data_dir).unwrap();
-        let log = RedbLogStore::open(&data_dir.join("log.redb"), NodeId(id), Execution::Inline).unwrap();
+        let log = RedbLogStore::open(&data_dir.join("log.redb"), NodeId(id), Execution::Simulated).unwrap();
         let state_machine =
-            SqliteStateMachine::open(&data_dir, Execution::Inline).unwrap().behind(log.durable());
+            SqliteStateMachine::open(&data_dir, Execution::Simulated).unwrap().behind(log.durable());
         let closer = state_machine.closer();
         let parts = Parts {
             id: NodeId(id),

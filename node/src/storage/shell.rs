@@ -1,6 +1,6 @@
 //! What keeps a storage loop going. The loop itself is a step function over a queue and a clock ([`Steps`]): it owns its part of the
-//! disk, and knows of no thread. In a node it has a thread of its own. Where time is virtual, whoever queues an operation runs it, and it is
-//! done when that returns; or it is done a little later, as on a disk, together with what has come meanwhile.
+//! disk, and knows of no thread. In a node it has a thread of its own. Where time is virtual, a task does what was queued a little later, as
+//! a disk would, together with what has come meanwhile.
 
 use std::fmt::{self, Debug};
 use std::io;
@@ -21,9 +21,7 @@ use crate::limits::SIMULATED_DISK_MS_MAX;
 pub enum Execution {
     /// A thread of its own: what it does to the disk holds nobody up.
     Thread,
-    /// Whoever queues an operation, at once.
-    Inline,
-    /// A task of the machine of a simulation, after a while that is drawn from the machine's seed.
+    /// A task, after a while of virtual time, which is drawn from the seed of its machine in a simulation.
     Simulated,
 }
 
@@ -61,7 +59,6 @@ enum Kind<S: Steps> {
         thread: Mutex<Option<JoinHandle<()>>>,
         name: &'static str,
     },
-    Inline(Mutex<Option<Inline<S>>>),
     Simulated {
         desk: Arc<Mutex<Desk<S>>>,
         news: Arc<Notify>,
@@ -78,28 +75,13 @@ struct Desk<S: Steps> {
     is_busy: bool,
 }
 
-struct Inline<S> {
-    steps: S,
-    next: Next,
-}
-
 impl<S: Steps> Debug for Shell<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let execution = match &self.0 {
             Kind::Thread { .. } => Execution::Thread,
-            Kind::Inline(_) => Execution::Inline,
             Kind::Simulated { .. } => Execution::Simulated,
         };
         f.debug_tuple("Shell").field(&execution).finish()
-    }
-}
-
-impl<S: Steps> Inline<S> {
-    fn step(&mut self, ops: Vec<S::Op>) {
-        self.next = self.steps.step(ops, now());
-        while self.next == Next::GoOn {
-            self.next = self.steps.step(Vec::new(), now());
-        }
     }
 }
 
@@ -120,11 +102,6 @@ impl<S: Steps> Shell<S> {
                 let thread = std::thread::Builder::new().name(name.into()).spawn(move || run(steps, &ops))?;
                 Kind::Thread { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)), name }
             }
-            Execution::Inline => {
-                let mut inline = Inline { steps, next: Next::GoOn };
-                inline.step(Vec::new());
-                Kind::Inline(Mutex::new(Some(inline)))
-            }
             Execution::Simulated => {
                 let desk = Desk { steps: Some(steps), queue: Vec::new(), is_busy: false };
                 let desk = Arc::new(Mutex::new(desk));
@@ -135,7 +112,7 @@ impl<S: Steps> Shell<S> {
         }))
     }
 
-    /// Has the loop do something, some time; waits while its queue is full. Whoever runs it inline has it done now, but for what it puts off.
+    /// Has the loop do something, some time; waits while its queue is full.
     ///
     /// # Errors
     /// It is closed, or has crashed.
@@ -145,12 +122,6 @@ impl<S: Steps> Shell<S> {
                 let queue =
                     lock(queue).clone().ok_or_else(|| io::Error::other(format!("{name} is closed")))?;
                 queue.send(op).map_err(|_| io::Error::other(format!("{name} has ended")))
-            }
-            Kind::Inline(inline) => {
-                let mut inline = lock(inline);
-                let inline = inline.as_mut().ok_or_else(|| io::Error::other("it is closed"))?;
-                inline.step(vec![op]);
-                Ok(())
             }
             Kind::Simulated { desk, .. } => {
                 {
@@ -186,25 +157,8 @@ impl<S: Steps> Shell<S> {
                     let _ = queue.try_send(op);
                 }
             }
-            Kind::Inline(inline) => {
-                if let Some(inline) = &mut *lock(inline) {
-                    inline.step(vec![op]);
-                }
-            }
             // Where it is closed there is nothing to look at.
             Kind::Simulated { .. } => drop(self.submit(op)),
-        }
-    }
-
-    /// Waits until nothing is put off any more, where nobody but the caller could do it.
-    pub(super) async fn settled(&self) {
-        let Kind::Inline(inline) = &self.0 else { return };
-        loop {
-            let Some(Next::After(pause)) = lock(inline).as_ref().map(|inline| inline.next) else { return };
-            tokio::time::sleep(pause).await;
-            if let Some(inline) = &mut *lock(inline) {
-                inline.step(Vec::new());
-            }
         }
     }
 
@@ -216,12 +170,6 @@ impl<S: Steps> Shell<S> {
                 let thread = lock(thread).take();
                 if thread.is_some_and(|thread| thread.join().is_err()) {
                     tracing::error!("the thread {name} panicked");
-                }
-            }
-            Kind::Inline(inline) => {
-                let inline = lock(inline).take();
-                if let Some(mut inline) = inline {
-                    inline.steps.finish(now());
                 }
             }
             Kind::Simulated { desk, .. } => {
@@ -381,20 +329,6 @@ mod tests {
             assert!(Instant::now() < give_up, "it does not come back");
             std::thread::sleep(Duration::from_millis(1));
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn inline_loop_is_done_when_submit_returns_and_puts_off_by_the_callers_clock() {
-        let (shell, seen) = started(Execution::Inline);
-        shell.submit(2).unwrap();
-        assert_eq!(*seen.lock().unwrap(), [(1, 2)]);
-        shell.submit(3).unwrap();
-        assert_eq!(*seen.lock().unwrap(), [(1, 2), (1, 3)]);
-        let began = tokio::time::Instant::now();
-        shell.settled().await;
-        assert_eq!(began.elapsed(), PAUSE);
-        drop(shell);
-        assert_eq!(*seen.lock().unwrap(), [(1, 2), (1, 3), (0, 1000), (0, 0)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -149,7 +149,7 @@ impl SqliteStateMachine {
     pub fn open(data_dir: &Path, execution: Execution) -> Result<Self, StorageError> {
         let generation = Generation::find(data_dir)?;
         let path = generation.path();
-        let sqlite = |source| StorageError::Sqlite { path: path.clone(), source };
+        let sqlite = |source| StorageError::sqlite(&path, source);
         let connection = open_writer(&path)?;
         let snapshots = SnapshotStore::open(&data_dir.join(SNAPSHOT_DIR), build::read_meta)?;
         let io = |source| StorageError::Io { path: path.clone(), source };
@@ -264,7 +264,6 @@ impl SqliteStateMachine {
     async fn ask<T>(&self, op: impl FnOnce(oneshot::Sender<io::Result<T>>) -> Op) -> io::Result<T> {
         let (done, answer) = oneshot::channel();
         self.applier.submit(op(done))?;
-        self.applier.settled().await;
         answer.await.map_err(|_| io::Error::other("the state machine has ended"))?
     }
 }
@@ -317,7 +316,7 @@ impl RaftStateMachine<TypeConfig> for SqliteStateMachine {
 
 /// Opens the database to write into it, and makes it if it is missing.
 fn open_writer(path: &Path) -> Result<Connection, StorageError> {
-    let sqlite = |source| StorageError::Sqlite { path: path.to_owned(), source };
+    let sqlite = |source| StorageError::sqlite(path, source);
     let connection = Connection::open(path).map_err(sqlite)?;
     initialize(path, &connection)?;
     Ok(connection)
@@ -325,7 +324,7 @@ fn open_writer(path: &Path) -> Result<Connection, StorageError> {
 
 /// The format of a database; 0 for one that is empty. Files of another kind or of a later format are refused.
 fn check_format(path: &Path, connection: &Connection) -> Result<i64, StorageError> {
-    let sqlite = |source| StorageError::Sqlite { path: path.to_owned(), source };
+    let sqlite = |source| StorageError::sqlite(path, source);
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
     let found = pragma("user_version").map_err(sqlite)?;
     match (pragma("application_id").map_err(sqlite)?, found) {
@@ -341,7 +340,7 @@ fn check_format(path: &Path, connection: &Connection) -> Result<i64, StorageErro
 
 /// Sets the journal up, and makes the tables that this version wants.
 fn initialize(path: &Path, connection: &Connection) -> Result<(), StorageError> {
-    let sqlite = |source| StorageError::Sqlite { path: path.to_owned(), source };
+    let sqlite = |source| StorageError::sqlite(path, source);
     let make = match check_format(path, connection)? {
         0 => format!("PRAGMA application_id={APPLICATION_ID}; {KEYS} {LEASES} {BOOKS}"),
         1 => format!(

@@ -123,8 +123,8 @@ fn fault_of<T>(result: Result<T, StorageError>) -> Result<Result<T, String>, Sto
         }
         // SQLite says of the rest that it cannot be read now or here, and not that it is wrong: a disk that is read-only or full, or a
         // file that is somebody else's.
-        Err(StorageError::Sqlite { source, path }) if !sqlite::is_damage(&source) => {
-            Err(StorageError::Sqlite { source, path })
+        Err(StorageError::Sqlite { source, path, lacks_room }) if !sqlite::is_damage(&source) => {
+            Err(StorageError::Sqlite { source, path, lacks_room })
         }
         Err(StorageError::Redb { source, path }) if !log::is_damage(&source) => {
             Err(StorageError::Redb { source, path })

@@ -83,7 +83,7 @@ fn check_round_trips(
 }
 
 #[test]
-fn round_trips_have_to_grow_by_what_was_added() {
+fn round_trips_have_to_take_what_was_added_and_to_grow() {
     let one_way = [(LINK, slow(40, 0))];
     let seen = "1 link, the least of them n1 -> n2: 1.0 ms before, 41.0 ms during, 40.0 ms added";
     check_round_trips(&one_way, &[9, 13, 1], &[90, 41, 42], Some((true, seen)));
@@ -94,6 +94,11 @@ fn round_trips_have_to_grow_by_what_was_added() {
     check_round_trips(&both, &[0, 0, 0], &[72, 72, 72], Some((true, seen)));
     let unseen = "n1 -> n2: 0.0 ms before, 40.0 ms during, 80.0 ms added";
     check_round_trips(&both, &[0, 0, 0], &[40, 40, 40], Some((false, unseen)));
+    // A host that was as busy before as it is now.
+    let seen = "1 link, the least of them n1 -> n2: 9.0 ms before, 76.0 ms during, 80.0 ms added";
+    check_round_trips(&both, &[9, 9, 9], &[76, 76, 76], Some((true, seen)));
+    let unseen = "n1 -> n2: 45.0 ms before, 76.0 ms during, 80.0 ms added";
+    check_round_trips(&both, &[45, 45, 45], &[76, 76, 76], Some((false, unseen)));
 }
 
 #[test]

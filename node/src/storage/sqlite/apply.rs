@@ -126,7 +126,7 @@ impl Applier {
         let next = self.generation.next();
         let path = next.path();
         let io = |source| StorageError::Io { path: path.clone(), source };
-        let sqlite = |source| StorageError::Sqlite { path: path.clone(), source };
+        let sqlite = |source| StorageError::sqlite(&path, source);
         let unfinished = next.prepare(snapshot).map_err(io)?;
         check_snapshot(&unfinished, snapshot.meta())?;
         FailPoint::InstallPrepared.pass();
@@ -290,9 +290,7 @@ const INDEX_BYTES: usize = 32 * 1024;
 
 /// The last applied entry and the membership, as stored.
 pub(super) fn position(path: &Path, connection: &Connection) -> Result<Position, StorageError> {
-    let read = |name: &str| {
-        meta(connection, name).map_err(|source| StorageError::Sqlite { path: path.to_owned(), source })
-    };
+    let read = |name: &str| meta(connection, name).map_err(|source| StorageError::sqlite(path, source));
     let corrupt = |what: &str| StorageError::Corrupt { path: path.to_owned(), what: what.to_owned() };
     let applied = read("applied")?.map(|bytes| postcard::from_bytes(&bytes)).transpose();
     let membership = read("membership")?.map(|bytes| postcard::from_bytes(&bytes)).transpose();

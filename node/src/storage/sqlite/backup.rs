@@ -37,7 +37,7 @@ pub struct BackedUp {
 /// # Errors
 /// It cannot be read.
 pub fn tally(path: &Path) -> Result<Tally, StorageError> {
-    count(&open_immutable(path)?).map_err(|source| StorageError::Sqlite { path: path.to_owned(), source })
+    count(&open_immutable(path)?).map_err(|source| StorageError::sqlite(path, source))
 }
 
 /// What the database at `path` holds, which nobody writes, after SQLite's own check of it.
@@ -46,7 +46,7 @@ pub fn tally(path: &Path) -> Result<Tally, StorageError> {
 /// It cannot be read, is of a later format, its check fails, or nothing was ever applied to it.
 pub fn inspect_backup(path: &Path) -> Result<BackedUp, StorageError> {
     let connection = open_immutable(path)?;
-    let sqlite = |source| StorageError::Sqlite { path: path.to_owned(), source };
+    let sqlite = |source| StorageError::sqlite(path, source);
     check_format(path, &connection)?;
     check_integrity(path, &connection)?;
     let Position { applied, membership } = position(path, &connection)?;
@@ -61,7 +61,7 @@ pub fn inspect_backup(path: &Path) -> Result<BackedUp, StorageError> {
 /// # Errors
 /// It cannot be written.
 pub fn make_alone(path: &Path, applied: LogId, membership: &StoredMembership) -> Result<(), StorageError> {
-    let sqlite = |source| StorageError::Sqlite { path: path.to_owned(), source };
+    let sqlite = |source| StorageError::sqlite(path, source);
     let connection = open_writer(path)?;
     let update = "INSERT OR REPLACE INTO meta (name, value) VALUES ('applied', ?1), ('membership', ?2)";
     connection.execute(update, params![encode(&applied), encode(membership)]).map_err(sqlite)?;

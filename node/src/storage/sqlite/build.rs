@@ -63,8 +63,7 @@ pub(super) fn open_immutable(path: &Path) -> Result<Connection, StorageError> {
     let uri = format!("file:{}?immutable=1", percent(path));
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    Connection::open_with_flags(uri, flags)
-        .map_err(|source| StorageError::Sqlite { path: path.to_owned(), source })
+    Connection::open_with_flags(uri, flags).map_err(|source| StorageError::sqlite(path, source))
 }
 
 fn meta(position: Position) -> SnapshotMeta {
@@ -72,7 +71,7 @@ fn meta(position: Position) -> SnapshotMeta {
 }
 
 fn build(database: &Path, snapshots: &SnapshotStore) -> Result<(SnapshotMeta, SnapshotFile), StorageError> {
-    let sqlite = |source| StorageError::Sqlite { path: database.to_owned(), source };
+    let sqlite = |source| StorageError::sqlite(database, source);
     let target =
         snapshots.building().map_err(|source| StorageError::Io { path: database.to_owned(), source })?;
     let io = |source| StorageError::Io { path: target.clone(), source };

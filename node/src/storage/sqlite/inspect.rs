@@ -30,7 +30,7 @@ pub fn inspect(data_dir: &Path) -> Result<Option<StateReport>, StorageError> {
     if !path.exists() {
         return Ok(None);
     }
-    let sqlite = |source| StorageError::Sqlite { path: path.clone(), source };
+    let sqlite = |source| StorageError::sqlite(&path, source);
     let connection = open_read_only(&path).map_err(sqlite)?;
     if check_format(&path, &connection)? == 0 {
         // Its tables were lost with the power before they were synced. They are made again, and what a log or a snapshot has
@@ -70,7 +70,7 @@ pub fn inspect_snapshot(path: &Path) -> Result<SnapshotMeta, StorageError> {
 /// SQLite's own check of the database at `path`, which is open.
 pub(super) fn check_integrity(path: &Path, connection: &Connection) -> Result<(), StorageError> {
     let check = connection.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
-    match check.map_err(|source| StorageError::Sqlite { path: path.to_owned(), source })?.as_str() {
+    match check.map_err(|source| StorageError::sqlite(path, source))?.as_str() {
         "ok" => Ok(()),
         fault => Err(StorageError::Corrupt { path: path.to_owned(), what: fault.to_owned() }),
     }
