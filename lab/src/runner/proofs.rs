@@ -14,6 +14,7 @@ use super::record::Proof;
 use crate::check::counted as count_of;
 use crate::cluster::{FrameCounts, NodePair, Probe};
 use crate::limits::{LINKS_NAMED_MAX, PROBES_ANSWERED_MIN, ROUND_TRIP_TOLERANCE};
+use crate::link::LinkRule;
 use crate::plan::Plan;
 
 /// Whether every probe was answered, or none.
@@ -55,25 +56,24 @@ pub(super) fn cut(plan: &Plan, counted: &Counted, silent: &BTreeSet<NodePair>) -
     proof("every cut link swallowed at least one frame and let none through", &missing, seen)
 }
 
-/// Whether the quickest round trip over every link took what was added to the link and to the way back, of which the
-/// [slack](crate::link::LinkRule::slack) then and before may hide some, and grew by half of that at least. The quickest: a host that is
-/// busy makes round trips longer, never shorter; but on one that always is, the quickest one before may have been much longer than
-/// the link is. Says nothing of links on which slack may hide nearly all, or of whose round trips too few were answered in
-/// time: those are left to [`late`].
-pub(super) fn round_trips(
-    plan: &Plan,
-    added: &Rules,
-    before: &RoundTrips,
-    during: &RoundTrips,
-    slack: impl Fn(NodePair) -> Duration,
-) -> Option<Proof> {
+/// Whether the quickest round trip over every link took all that is done to the link and to the way back, of which the
+/// [slack](crate::link::LinkRule::slack) then and before may hide some, and grew by half of what was added at least. The quickest: a
+/// host that is busy makes round trips longer, never shorter; but on one that always is, the quickest one before may have taken much
+/// longer than the link does. Says nothing of links on which slack may hide nearly all, or of whose round trips too few were answered in
+/// time: those are left to [`late`]. `trips` are those before and those during, each with all that is done to the links then.
+pub(super) fn round_trips(plan: &Plan, added: &Rules, trips: [(&RoundTrips, &Rules); 2]) -> Option<Proof> {
+    let [(before, ruled_before), (during, ruled)] = trips;
+    let both_ways = |rules: &Rules, (from, to): NodePair, of: fn(&LinkRule) -> Duration| -> Duration {
+        [(from, to), (to, from)].iter().filter_map(|pair| rules.get(pair)).map(of).sum()
+    };
     let mut missing = Vec::new();
     let mut least: Option<(Duration, String)> = None;
     let mut timed = 0;
-    for (pair @ (from, to), times) in during {
-        let latency = |pair: &NodePair| added.get(pair).map_or(Duration::ZERO, |rule| rule.latency);
-        let wanted = latency(&(*from, *to)) + latency(&(*to, *from));
-        let sure = wanted.saturating_sub(slack((*from, *to)) + slack((*to, *from)));
+    for (pair, times) in during {
+        let wanted = both_ways(added, *pair, |rule| rule.latency);
+        let slack =
+            both_ways(ruled_before, *pair, LinkRule::slack) + both_ways(ruled, *pair, LinkRule::slack);
+        let sure = wanted.saturating_sub(slack);
         let both = (before.get(pair).and_then(|times| quickest(times)), quickest(times));
         let (Some(was), Some(is)) = both else { continue };
         if sure <= 2 * ROUND_TRIP_TOLERANCE {
@@ -82,8 +82,9 @@ pub(super) fn round_trips(
         timed += 1;
         let name = link_name(plan, *pair);
         let detail = format!("{name}: {} before, {} during, {} added", ms(was), ms(is), ms(wanted));
-        let (grown, wanted) = (is.saturating_sub(was), sure.saturating_sub(ROUND_TRIP_TOLERANCE));
-        if is < wanted || grown < wanted / 2 {
+        let grown = is.saturating_sub(was);
+        let all = both_ways(ruled, *pair, |rule| rule.latency).saturating_sub(slack);
+        if is < all.saturating_sub(ROUND_TRIP_TOLERANCE) || grown < sure / 2 {
             missing.push(detail);
         } else if least.as_ref().is_none_or(|(least, _)| grown < *least) {
             least = Some((grown, detail));

@@ -174,6 +174,9 @@ pub async fn receive(
         Ok(SnapshotStart::Here(snapshot)) => {
             match while_alive(read(&snapshot, SnapshotFile::check), &answers).await {
                 Ok(()) => install(service, vote, snapshot, &answers).await,
+                Err(SnapshotError::Damaged) => SnapshotAnswer::Refused(
+                    "the copy that is here is damaged: it has to be sent once more".to_owned(),
+                ),
                 Err(error) => SnapshotAnswer::Refused(text(&error)),
             }
         }

@@ -274,14 +274,15 @@ impl RaftNode {
             self.choose_voters(voters, false, false).await
         } else if membership.get_node(&id).is_some() {
             let gone = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
-            self.changed(|| self.inner.raft.change_membership(gone.clone(), false)).await
+            // Whom a change that is half done takes its vote from stays: nobody knows any more whether it was to.
+            self.changed(|| self.inner.raft.change_membership(gone.clone(), true)).await
         } else {
             Ok(())
         }
     }
 
-    /// Makes a change, again while this leader is so new that no quorum has answered it yet, or has its first entry: writes wait for that
-    /// as long. In another term the change would be one of other members.
+    /// Makes a change, again while this leader is so new that no quorum has answered it yet, or that the members may not be committed:
+    /// writes wait for that as long. In another term the change would be one of other members.
     async fn changed<T, F>(&self, attempt: impl Fn() -> F) -> Result<(), ApiError>
     where
         F: Future<Output = Result<T, ChangeError>>,
@@ -289,13 +290,21 @@ impl RaftNode {
         let give_up = tokio::time::Instant::now() + LEADER_WAIT;
         let term = || self.inner.raft.server_metrics().borrow_watched().vote.leader_id().term;
         let begun = term();
+        let is_half_done = || {
+            let metrics = self.inner.raft.server_metrics();
+            let present = metrics.borrow_watched().membership_config.clone();
+            present.membership().get_joint_config().len() > 1
+        };
         loop {
             let made = attempt().await;
-            let is_new = made.as_ref().is_err_and(|error| is_of_a_new_leader(error, begun));
-            if !is_new || term() != begun || tokio::time::Instant::now() >= give_up {
+            let is_new = made.as_ref().is_err_and(|error| is_of_a_new_leader(error, begun, is_half_done()));
+            if !is_new || tokio::time::Instant::now() >= give_up {
                 return sorted(made);
             }
             tokio::time::sleep(LEADER_RETRY).await;
+            if term() != begun {
+                return sorted(made);
+            }
         }
     }
 
@@ -430,20 +439,16 @@ pub(super) fn index_of(membership: &StoredMembership) -> u64 {
 
 type ChangeError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
-/// Whether a leader of this term has refused a change only since nothing of its own term is committed yet, and so perhaps not the
-/// members of a term before it.
-fn is_of_a_new_leader(error: &ChangeError, term: u64) -> bool {
+/// Whether a leader of this term has refused a change only since nothing of its own term is committed yet, and so not the members
+/// of a term before it. A change that was left half done is another one: somebody else's to finish.
+fn is_of_a_new_leader(error: &ChangeError, term: u64, is_half_done: bool) -> bool {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
             forward.reason == ForwardReason::LeaseExpired
         }
-        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => match error {
-            ChangeMembershipError::UncommittedLeaderLog(_) => true,
-            ChangeMembershipError::InProgress(change) => {
-                change.membership_log_id.is_none_or(|id| id.leader_id.term < term)
-            }
-            _ => false,
-        },
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(
+            change,
+        ))) => !is_half_done && change.membership_log_id.is_none_or(|id| id.leader_id.term < term),
         _ => false,
     }
 }
@@ -474,8 +479,13 @@ fn sorted<T>(result: Result<T, ChangeError>) -> Result<(), ApiError> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use openraft::errors::{ForwardToLeader, InProgress};
+    use openraft::type_config::alias::LeaderIdOf;
+    use openraft::vote::RaftLeaderIdExt;
+
     use super::*;
     use crate::types::EndpointKey;
+    use crate::types::raft_types::LogId;
 
     /// Who votes, by one majority or by two.
     fn stored(majorities: &[&[u64]]) -> StoredMembership {
@@ -486,6 +496,22 @@ mod tests {
         let nodes: BTreeMap<NodeId, NodeInfo> =
             majorities.iter().flatten().map(|id| (*id, info.clone())).collect();
         StoredMembership::new(None, Membership::new(majorities, nodes).unwrap())
+    }
+
+    #[test]
+    fn new_leader_is_waited_for_and_no_other_refusal() {
+        let membership_log_id = Some(LogId::new(LeaderIdOf::<TypeConfig>::new_committed(3, NodeId(1)), 9));
+        let change = InProgress { committed: None, membership_log_id };
+        let pending = ChangeError::APIError(ClientWriteError::ChangeMembershipError(change.into()));
+        assert!(is_of_a_new_leader(&pending, 4, false));
+        assert!(!is_of_a_new_leader(&pending, 3, false), "a change of its own");
+        assert!(!is_of_a_new_leader(&pending, 4, true), "a change that was left half done");
+        let elsewhere = |reason| {
+            let forward = ForwardToLeader { leader_id: None, leader_node: None, reason };
+            ChangeError::APIError(ClientWriteError::ForwardToLeader(forward))
+        };
+        assert!(is_of_a_new_leader(&elsewhere(ForwardReason::LeaseExpired), 4, true));
+        assert!(!is_of_a_new_leader(&elsewhere(ForwardReason::NotLeader), 4, false));
     }
 
     #[test]

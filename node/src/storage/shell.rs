@@ -332,6 +332,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn simulated_disk_comes_back_to_what_it_has_put_off() {
+        let (shell, seen) = started(Execution::Simulated);
+        shell.submit(3).unwrap();
+        let began = tokio::time::Instant::now();
+        while seen.lock().unwrap().last() != Some(&(0, 1000)) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(began.elapsed() >= PAUSE, "it came back after {:?}", began.elapsed());
+        shell.submit(2).unwrap();
+        shell.close();
+        assert_eq!(*seen.lock().unwrap(), [(1, 3), (0, 1000), (1, 2), (0, 0)]);
+        assert_eq!(shell.submit(2).unwrap_err().to_string(), "it is closed");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn simulated_disk_takes_what_has_come_meanwhile_and_loses_what_waits_when_its_machine_ends() {
         let host = Host::new("n1", [1; 32]);
         let wrote = async {

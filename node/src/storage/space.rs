@@ -3,9 +3,10 @@
 //! A store that meets the end of its disk fails in the middle of what it does. So a reserve is kept: below it new entries are
 //! refused, while votes, reads and what is under way go on, and what is refused is welcome again once there is room.
 
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::{fs, io};
 
 use nix::sys::statvfs::statvfs;
 
@@ -114,9 +115,11 @@ pub fn is_disk_full(error: &io::Error) -> bool {
 /// a user's share.
 pub(super) fn has_none(folder: &Path, bytes: usize) -> bool {
     let path = folder.join(TRIAL_FILE);
-    let tried = fs::write(&path, vec![1; bytes]);
-    // The next trial is of the same name.
-    let _ = fs::remove_file(&path);
+    let tried = File::create(&path).and_then(|mut file| {
+        // Without a name it is gone with this handle, however this process ends.
+        fs::remove_file(&path)?;
+        file.write_all(&vec![1; bytes])
+    });
     tried.is_err_and(|error| is_disk_full(&error))
 }
 

@@ -1,14 +1,12 @@
 //! Links that are slow or lossy for a while.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use futures::future::try_join;
 
 use super::{Strike, Tools};
 use crate::cluster::NodePair;
 use crate::limits::{PROBES_TIMED, RESTART_WAIT_MAX};
 use crate::runner::RunError;
+use crate::runner::links::Rules;
 use crate::runner::proofs::{self, Share};
 
 impl Tools {
@@ -26,11 +24,9 @@ impl Tools {
         let silent = self.links.silent(&pairs);
         let until = self.clock.now() + RESTART_WAIT_MAX;
         let before = self.links.round_trips(&timed, PROBES_TIMED, until).await?;
-        let mut slacks = self.slacks(&pairs);
+        let ruled_before = self.ruled(&pairs);
         self.links.strike(strike.number, aim.rules.clone())?;
-        for (pair, slack) in self.slacks(&pairs) {
-            *slacks.entry(pair).or_default() += slack;
-        }
+        let ruled = self.ruled(&pairs);
         let changes: Vec<usize> = timed.iter().map(|pair| self.links.changes(*pair)).collect();
         self.note_links(strike, &aim);
         let healed_at = self.clock.now() + strike.lasts();
@@ -59,8 +55,8 @@ impl Tools {
         let counted = self.links.heal(strike.number)?;
         let mut proofs = Vec::new();
         if is_slow {
-            let slack = |pair: NodePair| slacks.get(&pair).copied().unwrap_or_default();
-            proofs.extend(proofs::round_trips(&self.plan, &aim.rules, &before, &during, slack));
+            let trips = [(&before, &ruled_before), (&during, &ruled)];
+            proofs.extend(proofs::round_trips(&self.plan, &aim.rules, trips));
         }
         if is_late {
             let mut sent = counted.clone();
@@ -76,9 +72,9 @@ impl Tools {
         Ok(())
     }
 
-    /// The slack of links and of the ways back.
-    fn slacks(&self, pairs: &[NodePair]) -> BTreeMap<NodePair, Duration> {
+    /// All that is done to links and to the ways back.
+    fn ruled(&self, pairs: &[NodePair]) -> Rules {
         let both = pairs.iter().flat_map(|pair @ (from, to)| [*pair, (*to, *from)]);
-        both.map(|pair| (pair, self.links.rule(pair).slack())).collect()
+        both.map(|pair| (pair, self.links.rule(pair))).collect()
     }
 }

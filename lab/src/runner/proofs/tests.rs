@@ -75,10 +75,27 @@ fn check_round_trips(
     during: &[u64],
     want: Option<(bool, &str)>,
 ) {
-    let rules: Rules = added.iter().copied().collect();
+    check_round_trips_over(&[], added, before, during, want);
+}
+
+/// The same on links to which something is done already.
+#[track_caller]
+fn check_round_trips_over(
+    standing: &[(NodePair, LinkRule)],
+    added: &[(NodePair, LinkRule)],
+    before: &[u64],
+    during: &[u64],
+    want: Option<(bool, &str)>,
+) {
+    let [standing, added]: [Rules; 2] = [standing, added].map(|rules| rules.iter().copied().collect());
+    let both = |pair: &NodePair| {
+        let parts = [&standing, &added].into_iter().filter_map(|rules| rules.get(pair)).copied();
+        (*pair, LinkRule::composed(&parts.collect::<Vec<_>>()))
+    };
+    let ruled: Rules = standing.keys().chain(added.keys()).map(both).collect();
     let times = |ms: &[u64]| RoundTrips::from([(LINK, ms.iter().copied().map(millis).collect())]);
-    let slack = |pair| rules.get(&pair).map(LinkRule::slack).unwrap_or_default();
-    let proof = round_trips(&plan(), &rules, &times(before), &times(during), slack);
+    let (before, during) = (times(before), times(during));
+    let proof = round_trips(&plan(), &added, [(&before, &standing), (&during, &ruled)]);
     assert_eq!(proof.as_ref().map(|proof| (proof.is_seen, proof.detail.as_str())), want);
 }
 
@@ -99,6 +116,13 @@ fn round_trips_have_to_take_what_was_added_and_to_grow() {
     check_round_trips(&both, &[9, 9, 9], &[76, 76, 76], Some((true, seen)));
     let unseen = "n1 -> n2: 45.0 ms before, 76.0 ms during, 80.0 ms added";
     check_round_trips(&both, &[45, 45, 45], &[76, 76, 76], Some((false, unseen)));
+    // What was slow before is to be slow besides, and in both directions.
+    let standing = [(LINK, slow(50, 0)), (BACK, slow(50, 0))];
+    let exact = [(LINK, slow(40, 0)), (BACK, slow(40, 0))];
+    let seen = "1 link, the least of them n1 -> n2: 100.0 ms before, 180.0 ms during, 80.0 ms added";
+    check_round_trips_over(&standing, &exact, &[100; 3], &[180; 3], Some((true, seen)));
+    let unseen = "n1 -> n2: 100.0 ms before, 140.0 ms during, 80.0 ms added";
+    check_round_trips_over(&standing, &exact, &[100; 3], &[140; 3], Some((false, unseen)));
 }
 
 #[test]

@@ -44,6 +44,28 @@ async fn leader_that_is_removed_leaves_the_others_with_all_that_was_written() {
     assert_eq!(cluster.held(others[1], "k").await.as_deref(), Some("v"));
 }
 
+/// Until a new leader has its first entry, the members of the term before it may not be committed: that was taken for a change that is
+/// under way.
+#[tokio::test(start_paused = true)]
+async fn members_are_changed_by_a_leader_that_was_elected_just_now() {
+    // It shows in one of twenty.
+    for _ in 0..100 {
+        let cluster = Cluster::started(3).await;
+        let founders = [1, 2, 3].map(|id| (NodeId(id), info(id)));
+        cluster.raft(1).init(founders.into()).await.unwrap();
+        let elected = timeout(PATIENCE, async {
+            loop {
+                match [1, 2, 3].into_iter().find(|id| cluster.raft(*id).metrics().state.is_leader()) {
+                    Some(id) => return id,
+                    None => sleep(Duration::from_millis(1)).await,
+                }
+            }
+        });
+        let leader = elected.await.unwrap();
+        cluster.raft(leader).add_learner(NodeId(4), info(4)).await.unwrap();
+    }
+}
+
 /// A change of the members is an entry like others: it takes a majority of those before and of those after (Raft thesis 4.3).
 #[tokio::test(start_paused = true)]
 async fn change_of_members_waits_for_a_majority() {
