@@ -265,8 +265,8 @@ impl Cli {
         words.get(1).is_none_or(|word| Self::command().find_subcommand(word).is_none())
     }
 
-    /// The command line, with the variables that count where a node is to run, or not: those that are not empty, and of the node's settings none
-    /// where something else than running it is asked for.
+    /// The command line, with the variables that count: those that are not empty, and of the node's settings none where something else
+    /// than running it is asked for.
     fn command_here(is_run: bool) -> clap::Command {
         let heed = |is_heard: bool| {
             move |argument: Arg| {

@@ -172,8 +172,8 @@ pub async fn receive(
         Ok(SnapshotStart::Stale(response)) => SnapshotAnswer::Done(response),
         // It may have been here for long.
         Ok(SnapshotStart::Here(snapshot)) => {
-            match while_alive(read(&snapshot, SnapshotFile::check), &answers).await {
-                Ok(()) => install(service, vote, snapshot, &answers).await,
+            match while_alive(read(&snapshot, SnapshotFile::whole_digest), &answers).await {
+                Ok(_) => install(service, vote, snapshot, &answers).await,
                 Err(SnapshotError::Damaged) => SnapshotAnswer::Refused(
                     "the copy that is here is damaged: it has to be sent once more".to_owned(),
                 ),

@@ -10,7 +10,7 @@ use iroh::{EndpointAddr, EndpointId, TransportAddr};
 use crate::limits::MAX_PEERS;
 use crate::types::{EndpointKey, NodeInfo};
 
-/// Who says where a peer is. Each of them has one word.
+/// Who says where a peer is, whoever is kept longest first. Each of them has one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AddressSource {
     /// The settings of this node.
@@ -20,11 +20,6 @@ pub enum AddressSource {
     /// The peer itself, or whoever let this node in.
     Word,
 }
-
-/// Whose peers stay where there are too many: all but those of which only a word was heard.
-const KEPT_FIRST: [AddressSource; 2] = [AddressSource::Settings, AddressSource::Membership];
-/// And where those are too many, too: so many members have gone in the meantime. Raft has the addresses of the present ones.
-const KEPT_LAST: [AddressSource; 1] = [AddressSource::Settings];
 
 /// UDP addresses of peers, by key. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -39,9 +34,11 @@ impl AddressBook {
     pub fn learn(&self, key: &EndpointKey, source: AddressSource, raft: SocketAddr) {
         let mut addresses = self.addresses.write().expect("nothing panics while it holds this lock");
         if addresses.len() >= MAX_PEERS as usize && !addresses.contains_key(key) {
-            for kept in [&KEPT_FIRST[..], &KEPT_LAST] {
-                let is_kept = |said: &BTreeMap<_, _>| kept.iter().any(|source| said.contains_key(source));
-                for (gone, _) in addresses.extract_if(|_, said| !is_kept(said)) {
+            // First those of which only a word was heard. Where that is not enough, most are members that have gone, and Raft has
+            // the addresses of the others.
+            for weak in [AddressSource::Word, AddressSource::Membership] {
+                let is_weak = |said: &mut BTreeMap<_, _>| said.keys().next().is_none_or(|best| *best >= weak);
+                for (gone, _) in addresses.extract_if(|_, said| is_weak(said)) {
                     if let Ok(id) = EndpointId::from_bytes(&gone.0) {
                         self.lookup.remove_endpoint_info(id);
                     }

@@ -48,7 +48,7 @@ async fn leader_that_is_removed_leaves_the_others_with_all_that_was_written() {
 /// under way.
 #[tokio::test(start_paused = true)]
 async fn members_are_changed_by_a_leader_that_was_elected_just_now() {
-    // It shows in one of twenty.
+    // How soon the first entry is committed is left to chance.
     for _ in 0..100 {
         let cluster = Cluster::started(3).await;
         let founders = [1, 2, 3].map(|id| (NodeId(id), info(id)));

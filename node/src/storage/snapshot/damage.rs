@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use super::{Digest, SnapshotFile, SnapshotStore, region_count};
+use super::{Digest, SnapshotFile, SnapshotStore};
 
 /// Why a snapshot is of no use, once somebody has noticed. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -38,18 +38,6 @@ impl SnapshotFile {
     /// Takes down that it is of no use. The first reason counts.
     pub fn note_damage(&self, why: impl Display) {
         let _ = self.damage.0.set(why.to_string());
-    }
-
-    /// Reads all of it.
-    ///
-    /// # Errors
-    /// It cannot be read, or its bytes are not what was sealed, which is taken down.
-    pub fn check(&self) -> io::Result<()> {
-        let mut read = SealDigest::default();
-        for region in 0..region_count(self.seal.bytes) {
-            self.region(region)?.iter().for_each(|chunk| read.add(chunk));
-        }
-        if self.is_sealed_by(&read) { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 
     /// Whether all of its bytes were what was sealed. Where they were not, that is taken down.

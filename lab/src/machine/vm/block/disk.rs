@@ -139,8 +139,7 @@ impl Disk {
         self.power == Power::Off
     }
 
-    /// Loses what was not flushed, as `loss` says, and something of it in any case. Names are
-    /// nothing that a disk knows.
+    /// Loses what was not flushed, as `loss` says, and something of it in any case. A disk knows no names.
     ///
     /// # Errors
     /// The file cannot be read or written.
