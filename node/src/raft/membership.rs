@@ -9,7 +9,9 @@ use futures::{FutureExt, future};
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, ForwardReason, RaftError};
-use tokio::sync::oneshot;
+use openraft::raft::Precondition;
+use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::RaftNode;
 use super::follower::Follower;
@@ -28,90 +30,25 @@ use crate::types::{NodeId, NodeInfo, TypeConfig};
 impl RaftNode {
     /// Makes a change of the members that goes on when nobody waits for it any more: one that ended between its two steps would
     /// leave the cluster with two majorities to ask. One after the other: each sees what the one before has made.
-    pub(super) async fn change<F>(&self, change: impl FnOnce(Self) -> F) -> Result<(), ApiError>
+    pub(super) async fn change<F>(&self, change: impl FnOnce(Turn) -> F) -> Result<(), ApiError>
     where
         F: Future<Output = Result<(), ApiError>> + Send + 'static,
     {
-        // Whoever gives up waiting leaves nothing behind.
-        let turn = tokio::time::timeout(LEADER_WAIT, self.inner.changing.clone().lock_owned()).await;
-        let turn = turn.map_err(|_| ApiError::ChangeInProgress)?;
+        // A refusal, which leaves nothing open, comes before a time-out, which does.
+        let give_up = Instant::now() + LEADER_WAIT;
+        let turn = timeout_at(give_up, self.inner.changing.clone().lock_owned()).await;
+        let held = turn.map_err(|_| ApiError::ChangeInProgress)?;
         let (done, outcome) = oneshot::channel();
-        let work = change(self.clone());
+        let work = change(Turn { node: self.clone(), give_up, _held: held });
         {
             let mut tasks = self.inner.tasks.lock().expect("nothing panics while it holds this lock");
             while tasks.try_join_next().is_some() {}
             tasks.spawn(hosted(async move {
                 // Whoever has asked may be gone.
                 let _ = done.send(work.await);
-                drop(turn);
             }));
         }
         outcome.await.unwrap_or_else(|_| Err(ApiError::Stopping { reason: "raft stopped".to_owned() }))
-    }
-
-    pub(super) async fn make_learner(&self, id: NodeId, info: NodeInfo) -> Result<(), ApiError> {
-        let membership = self.membership()?;
-        if let Some(present) = membership.get_node(&id) {
-            // Asked again; but a member whose address changes could be two.
-            return if *present == info { Ok(()) } else { Err(ApiError::MemberExists { id }) };
-        }
-        if membership.nodes().count() >= PEERS_MAX as usize {
-            return Err(BadRequest::ClusterFull.into());
-        }
-        if let Some((other, _)) = membership.nodes().find(|(_, known)| known.endpoint_id == info.endpoint_id)
-        {
-            return Err(BadRequest::EndpointTaken { id, other: *other }.into());
-        }
-        self.patiently(|| self.check_next(&future_voters(&membership), false)).await?;
-        self.changed(|| self.inner.raft.add_learner(id, info.clone(), false)).await
-    }
-
-    /// Lets a node in that knows the cluster's secret. Under a key that is a member already it is that member, which may have
-    /// moved; but it must not have been sent anything yet: what it has acknowledged, others count on.
-    async fn let_in(self, id: Option<NodeId>, info: NodeInfo) -> Result<Welcome, ApiError> {
-        let membership = self.membership()?;
-        let present = membership.nodes().find(|(_, known)| known.endpoint_id == info.endpoint_id);
-        let own = match present {
-            Some((own, _)) if id.is_some_and(|id| id != *own) => {
-                return Err(BadRequest::EndpointTaken { id: id.unwrap_or_default(), other: *own }.into());
-            }
-            Some((own, _))
-                if membership.voter_ids().any(|voter| voter == *own) || self.has_acknowledged(*own) =>
-            {
-                return Err(BadRequest::LostItsLog(*own).into());
-            }
-            Some((own, _)) => {
-                self.set_info(*own, info.clone()).await?;
-                *own
-            }
-            None => {
-                let id = match id {
-                    Some(id) => id,
-                    None => self.next_id(&membership).await?,
-                };
-                if id == NodeId(0) || id.0 > JOIN_ID_MAX {
-                    return Err(BadRequest::JoinId(id).into());
-                }
-                self.make_learner(id, info.clone()).await?;
-                id
-            }
-        };
-        let present = self.inner.raft.server_metrics().borrow_watched().membership_config.clone();
-        let welcome = self.members_for(&info, &present)?;
-        // Another leader may have made other changes meanwhile.
-        if welcome.id == Some(own) { Ok(welcome) } else { Err(ApiError::ChangeInProgress) }
-    }
-
-    /// A number that no member has had: one that was removed may still run. Where somebody was given the largest that there is, one
-    /// that no member has.
-    async fn next_id(&self, membership: &Membership) -> Result<NodeId, ApiError> {
-        let known = self.await_applied(self.members_as_of());
-        bounded(TimeoutOutcome::NothingWritten, known).await?;
-        let last = self.inner.readers.last_member().await?;
-        let present: BTreeSet<u64> = membership.nodes().map(|(id, _)| id.0).collect();
-        let last = present.last().copied().unwrap_or(0).max(last);
-        let mut free = (last.saturating_add(1)..=JOIN_ID_MAX).chain(1..).filter(|id| !present.contains(id));
-        Ok(NodeId(free.next().unwrap_or_default()))
     }
 
     /// Whether a member has told this leader that it has anything.
@@ -135,25 +72,12 @@ impl RaftNode {
         })
     }
 
-    /// Writes down where a member is now. Its key stays: nobody else can be taken for it.
-    pub(super) async fn set_info(&self, id: NodeId, info: NodeInfo) -> Result<(), ApiError> {
-        let membership = self.membership()?;
-        match membership.get_node(&id) {
-            Some(known) if *known == info => Ok(()),
-            Some(known) if known.endpoint_id == info.endpoint_id => {
-                let moved = ChangeMembers::SetNodes([(id, info)].into());
-                self.changed(|| self.inner.raft.change_membership(moved.clone(), true)).await
-            }
-            _ => Err(ApiError::MemberExists { id }),
-        }
-    }
-
     /// On the leader: writes down where members are now, by their own word. What cannot be done now is done the next time that
     /// they say so.
     pub async fn members_moved(&self, moved: Vec<(NodeId, NodeInfo)>) {
         for (id, info) in moved {
             let (http, raft) = (info.http, info.raft);
-            match self.change(move |node| async move { node.set_info(id, info).await }).await {
+            match self.change(move |turn| async move { turn.set_info(id, info).await }).await {
                 Ok(()) => tracing::info!(%id, %raft, %http, "a member has moved"),
                 Err(ApiError::NotLeader { .. } | ApiError::ChangeInProgress) => return,
                 Err(error) => tracing::warn!(%id, %error, "where a member is now could not be written down"),
@@ -161,34 +85,12 @@ impl RaftNode {
         }
     }
 
-    /// Makes exactly these members vote. Voters that are not among them become learners, or leave.
-    pub(super) async fn make_voters(&self, voters: BTreeSet<NodeId>, retain: bool) -> Result<(), ApiError> {
-        let membership = self.membership()?;
-        check_voters(&membership, &voters)?;
-        if membership.get_joint_config().len() == 1
-            && membership.voter_ids().collect::<BTreeSet<_>>() == voters
-        {
-            return Ok(());
-        }
-        self.changed(|| self.inner.raft.change_membership(voters.clone(), retain)).await
-    }
-
-    /// The same, but not before a majority of those who vote now and of those who are to vote answers: a change that is begun without stays
-    /// half done. Nor before each that is added answers and has nearly everything, unless `force` says so.
-    pub(super) async fn choose_voters(
-        &self,
-        voters: BTreeSet<NodeId>,
-        retain: bool,
-        force: bool,
-    ) -> Result<(), ApiError> {
-        check_voters(&self.membership()?, &voters)?;
-        self.patiently(|| self.check_next(&voters, force)).await?;
-        self.make_voters(voters, retain).await
-    }
-
     /// Checks again for a while: a new leader has not heard of everybody yet, nor a new member of everything.
-    async fn patiently(&self, check: impl Fn() -> Result<(), ApiError>) -> Result<(), ApiError> {
-        let give_up = tokio::time::Instant::now() + MEMBER_WAIT;
+    async fn patiently(
+        &self,
+        give_up: Instant,
+        check: impl Fn() -> Result<(), ApiError>,
+    ) -> Result<(), ApiError> {
         loop {
             if let Err(fatal) = self.metrics().running_state {
                 return Err(Self::stopping(&fatal));
@@ -199,16 +101,17 @@ impl RaftNode {
                     | ApiError::VotersSilent { .. }
                     | ApiError::MemberSilent { .. }
                     | ApiError::MemberBehind { .. },
-                ) if tokio::time::Instant::now() < give_up => {}
+                ) if Instant::now() < give_up => {}
                 checked => return checked,
             }
-            tokio::time::sleep(LEADER_RETRY).await;
+            sleep(LEADER_RETRY).await;
         }
     }
 
     /// Whether a change to these voters could be made at once.
     fn check_next(&self, next: &BTreeSet<NodeId>, force: bool) -> Result<(), ApiError> {
-        let membership = self.membership()?;
+        let stored = self.membership()?;
+        let membership = stored.membership();
         let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
         for added in next.difference(&voters).filter(|_| !force) {
             self.check_follows(*added, PROMOTION_LAG_MAX)?;
@@ -238,89 +141,19 @@ impl RaftNode {
         if lag > lag_max { Err(ApiError::MemberBehind { id, lag, lag_max }) } else { Ok(()) }
     }
 
-    /// The same without those that are left over, if these are the voters now and nothing is under way.
-    pub(super) async fn make_voters_from(
-        &self,
-        expected: &BTreeSet<NodeId>,
-        voters: BTreeSet<NodeId>,
-    ) -> Result<(), ApiError> {
-        if self.membership()?.get_joint_config().as_slice() != std::slice::from_ref(expected) {
-            return Err(ApiError::ChangeInProgress);
-        }
-        self.make_voters(voters, false).await
-    }
-
-    /// Makes one more member vote.
-    pub(super) async fn make_voter(&self, id: NodeId, force: bool) -> Result<(), ApiError> {
-        let mut voters = future_voters(&self.membership()?);
-        voters.insert(id);
-        self.choose_voters(voters, true, force).await
-    }
-
-    /// Takes a member away, be it a voter or a learner. A leader that is to go hands leadership over first, so that nobody has to miss
-    /// it, and leaves the change to its successor.
-    pub(super) async fn remove(&self, id: NodeId) -> Result<(), ApiError> {
-        let membership = self.membership()?;
-        if id == self.inner.id
-            && let Some(to) = self.successor()
-        {
-            // Even if it does not take over in time: a leader that has asked once takes no more writes in its term.
-            let took_over = tokio::time::timeout(HAND_OVER_TIMEOUT, self.hand_over(to)).await;
-            let leads = matches!(took_over, Ok(Ok(())));
-            return Err(not_leader(leads.then_some(to), membership.get_node(&to).filter(|_| leads)));
-        }
-        let mut voters = future_voters(&membership);
-        if voters.remove(&id) {
-            self.choose_voters(voters, false, false).await
-        } else if membership.get_node(&id).is_some() {
-            let gone = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
-            // Whom a change that is half done takes its vote from stays: nobody knows any more whether it was to.
-            self.changed(|| self.inner.raft.change_membership(gone.clone(), true)).await
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Makes a change, again while this leader is so new that no quorum has answered it yet, or that the members may not be committed:
-    /// writes wait for that as long. In another term the change would be one of other members.
-    async fn changed<T, F>(&self, attempt: impl Fn() -> F) -> Result<(), ApiError>
-    where
-        F: Future<Output = Result<T, ChangeError>>,
-    {
-        let give_up = tokio::time::Instant::now() + LEADER_WAIT;
-        let term = || self.inner.raft.server_metrics().borrow_watched().vote.leader_id().term;
-        let begun = term();
-        let is_half_done = || {
-            let metrics = self.inner.raft.server_metrics();
-            let present = metrics.borrow_watched().membership_config.clone();
-            present.membership().get_joint_config().len() > 1
-        };
-        loop {
-            let made = attempt().await;
-            let is_new = made.as_ref().is_err_and(|error| is_of_a_new_leader(error, begun, is_half_done()));
-            if !is_new || tokio::time::Instant::now() >= give_up {
-                return sorted(made);
-            }
-            tokio::time::sleep(LEADER_RETRY).await;
-            if term() != begun {
-                return sorted(made);
-            }
-        }
-    }
-
     /// Hands leadership to a voter that can take it over at once: while it is under way nobody can write.
     pub(super) async fn hand_over_safely(&self, to: NodeId) -> Result<(), ApiError> {
-        let is_voter = self.membership()?.voter_ids().any(|id| id == to);
+        let is_voter = self.membership()?.membership().voter_ids().any(|id| id == to);
         if is_voter && to != self.inner.id {
-            self.patiently(|| self.membership().and_then(|_| self.check_follows(to, HAND_OVER_LAG_MAX)))
-                .await?;
+            let check = || self.membership().and_then(|_| self.check_follows(to, HAND_OVER_LAG_MAX));
+            self.patiently(Instant::now() + MEMBER_WAIT, check).await?;
         }
         self.hand_over(to).await
     }
 
     /// Hands leadership to a voter, and returns when it leads.
     pub(super) async fn hand_over(&self, to: NodeId) -> Result<(), ApiError> {
-        if !self.membership()?.voter_ids().any(|id| id == to) {
+        if !self.membership()?.membership().voter_ids().any(|id| id == to) {
             return Err(BadRequest::NotAVoter(to).into());
         }
         let mut metrics = self.inner.raft.server_metrics();
@@ -332,7 +165,7 @@ impl RaftNode {
             let asked = self.inner.raft.trigger().transfer_leader(to).await;
             asked.map_err(|fatal| Self::stopping(&fatal))?;
             let taken = metrics.wait_until(|metrics| metrics.current_leader == Some(to));
-            match tokio::time::timeout(HAND_OVER_AGAIN, taken).await {
+            match timeout(HAND_OVER_AGAIN, taken).await {
                 Ok(Ok(_)) => return Ok(()),
                 Ok(Err(_)) => return Err(ApiError::Stopping { reason: "raft stopped".to_owned() }),
                 Err(_) => {}
@@ -345,7 +178,7 @@ impl RaftNode {
     pub async fn step_aside(&self) {
         self.inner.is_stopping.store(true, Ordering::Relaxed);
         let Some(to) = self.successor() else { return };
-        match tokio::time::timeout(HAND_OVER_TIMEOUT, self.hand_over(to)).await {
+        match timeout(HAND_OVER_TIMEOUT, self.hand_over(to)).await {
             Ok(Ok(())) => tracing::info!(%to, "leadership is handed over"),
             Ok(Err(error)) => tracing::warn!(%to, %error, "leadership could not be handed over"),
             Err(_) => tracing::warn!(%to, "leadership was not taken over in time"),
@@ -362,7 +195,7 @@ impl RaftNode {
     }
 
     /// The present members, as the leader has them.
-    fn membership(&self) -> Result<Membership, ApiError> {
+    pub(super) fn membership(&self) -> Result<StoredMembership, ApiError> {
         if self.is_removed() {
             return Err(ApiError::Removed);
         }
@@ -373,7 +206,219 @@ impl RaftNode {
                 leader.as_ref().map(|leader| &leader.info),
             ));
         }
-        Ok(self.inner.raft.server_metrics().borrow_watched().membership_config.membership().clone())
+        Ok(self.inner.raft.server_metrics().borrow_watched().membership_config.as_ref().clone())
+    }
+}
+
+/// The change of the members that a leader makes now; there is one at a time.
+pub(super) struct Turn {
+    node: RaftNode,
+    /// How long it waits for what it takes before it is begun.
+    give_up: Instant,
+    _held: OwnedMutexGuard<()>,
+}
+
+impl Turn {
+    pub(super) async fn make_learner(&self, id: NodeId, info: NodeInfo) -> Result<(), ApiError> {
+        let present = self.node.membership()?;
+        let members = present.membership();
+        if let Some(known) = members.get_node(&id) {
+            // Asked again; but a member whose address changes could be two.
+            return if *known == info { Ok(()) } else { Err(ApiError::MemberExists { id }) };
+        }
+        if members.nodes().count() >= PEERS_MAX as usize {
+            return Err(BadRequest::ClusterFull.into());
+        }
+        if let Some((other, _)) = members.nodes().find(|(_, known)| known.endpoint_id == info.endpoint_id) {
+            return Err(BadRequest::EndpointTaken { id, other: *other }.into());
+        }
+        self.patiently(|| self.node.check_next(&future_voters(members), false)).await?;
+        self.write(&present, ChangeMembers::AddNodes([(id, info)].into()), true).await
+    }
+
+    /// Lets a node in that knows the cluster's secret. Under a key that is a member already it is that member, which may have
+    /// moved; but it must not have been sent anything yet: what it has acknowledged, others count on.
+    async fn let_in(self, id: Option<NodeId>, info: NodeInfo) -> Result<Welcome, ApiError> {
+        let stored = self.node.membership()?;
+        let membership = stored.membership();
+        let present = membership.nodes().find(|(_, known)| known.endpoint_id == info.endpoint_id);
+        let own = match present {
+            Some((own, _)) if id.is_some_and(|id| id != *own) => {
+                return Err(BadRequest::EndpointTaken { id: id.unwrap_or_default(), other: *own }.into());
+            }
+            Some((own, _))
+                if membership.voter_ids().any(|voter| voter == *own) || self.node.has_acknowledged(*own) =>
+            {
+                return Err(BadRequest::LostItsLog(*own).into());
+            }
+            Some((own, _)) => {
+                self.set_info(*own, info.clone()).await?;
+                *own
+            }
+            None => {
+                let id = match id {
+                    Some(id) => id,
+                    None => self.next_id(membership).await?,
+                };
+                if id == NodeId(0) || id.0 > JOIN_ID_MAX {
+                    return Err(BadRequest::JoinId(id).into());
+                }
+                self.make_learner(id, info.clone()).await?;
+                id
+            }
+        };
+        let present = self.node.inner.raft.server_metrics().borrow_watched().membership_config.clone();
+        let welcome = self.node.members_for(&info, &present)?;
+        // Another leader may have made other changes meanwhile.
+        if welcome.id == Some(own) { Ok(welcome) } else { Err(ApiError::ChangeInProgress) }
+    }
+
+    /// A number that no member has had: one that was removed may still run. Where somebody was given the largest that there is, one
+    /// that no member has.
+    async fn next_id(&self, members: &Membership) -> Result<NodeId, ApiError> {
+        // Who the last one was is sure once all is applied that has changed the members.
+        let known = self.node.await_applied(self.node.members_as_of());
+        timeout_at(self.give_up, known).await.map_err(|_| ApiError::ChangeInProgress)??;
+        let last = self.node.inner.readers.last_member().await?;
+        let present: BTreeSet<u64> = members.nodes().map(|(id, _)| id.0).collect();
+        let last = present.last().copied().unwrap_or(0).max(last);
+        let mut free = (last.saturating_add(1)..=JOIN_ID_MAX).chain(1..).filter(|id| !present.contains(id));
+        Ok(NodeId(free.next().unwrap_or_default()))
+    }
+
+    /// Writes down where a member is now. Its key stays: nobody else can be taken for it.
+    async fn set_info(&self, id: NodeId, info: NodeInfo) -> Result<(), ApiError> {
+        let present = self.node.membership()?;
+        match present.membership().get_node(&id) {
+            Some(known) if *known == info => Ok(()),
+            Some(known) if known.endpoint_id == info.endpoint_id => {
+                self.write(&present, ChangeMembers::SetNodes([(id, info)].into()), true).await
+            }
+            _ => Err(ApiError::MemberExists { id }),
+        }
+    }
+
+    /// Makes exactly these members vote. Voters that are not among them become learners, or leave.
+    pub(super) async fn make_voters(&self, voters: BTreeSet<NodeId>, retain: bool) -> Result<(), ApiError> {
+        let present = self.node.membership()?;
+        self.make_voters_of(&present, voters, retain).await
+    }
+
+    /// The same without those that are left over, if these are the voters now and nothing is under way.
+    pub(super) async fn make_voters_from(
+        &self,
+        expected: &BTreeSet<NodeId>,
+        voters: BTreeSet<NodeId>,
+    ) -> Result<(), ApiError> {
+        let present = self.node.membership()?;
+        if present.membership().get_joint_config().as_slice() != std::slice::from_ref(expected) {
+            return Err(ApiError::ChangeInProgress);
+        }
+        self.make_voters_of(&present, voters, false).await
+    }
+
+    /// The same as [`Self::make_voters`], but not before a majority of those who vote now and of those who are to vote answers: a
+    /// change that is begun without stays half done. Nor before each that is added answers and has nearly everything, unless `force`
+    /// says so.
+    pub(super) async fn choose_voters(
+        &self,
+        voters: BTreeSet<NodeId>,
+        retain: bool,
+        force: bool,
+    ) -> Result<(), ApiError> {
+        let present = self.node.membership()?;
+        self.choose_voters_of(&present, voters, retain, force).await
+    }
+
+    /// Makes one more member vote.
+    pub(super) async fn make_voter(&self, id: NodeId, force: bool) -> Result<(), ApiError> {
+        let present = self.node.membership()?;
+        let mut voters = future_voters(present.membership());
+        voters.insert(id);
+        self.choose_voters_of(&present, voters, true, force).await
+    }
+
+    /// Takes a member away, be it a voter or a learner. A leader that is to go hands leadership over first, so that nobody has to miss
+    /// it, and leaves the change to its successor.
+    pub(super) async fn remove(&self, id: NodeId) -> Result<(), ApiError> {
+        let present = self.node.membership()?;
+        let members = present.membership();
+        if id == self.node.inner.id
+            && let Some(to) = self.node.successor()
+        {
+            // Even if it does not take over in time: a leader that has asked once takes no more writes in its term.
+            let took_over = timeout(HAND_OVER_TIMEOUT, self.node.hand_over(to)).await;
+            let leads = matches!(took_over, Ok(Ok(())));
+            return Err(not_leader(leads.then_some(to), members.get_node(&to).filter(|_| leads)));
+        }
+        let mut voters = future_voters(members);
+        if voters.remove(&id) {
+            self.choose_voters_of(&present, voters, false, false).await
+        } else if members.get_node(&id).is_some() {
+            // Whom a change that is half done takes its vote from stays: nobody knows any more whether it was to.
+            self.write(&present, ChangeMembers::RemoveNodes([id].into()), true).await
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn choose_voters_of(
+        &self,
+        present: &StoredMembership,
+        voters: BTreeSet<NodeId>,
+        retain: bool,
+        force: bool,
+    ) -> Result<(), ApiError> {
+        check_voters(present.membership(), &voters)?;
+        self.patiently(|| self.node.check_next(&voters, force)).await?;
+        self.make_voters_of(present, voters, retain).await
+    }
+
+    async fn make_voters_of(
+        &self,
+        present: &StoredMembership,
+        voters: BTreeSet<NodeId>,
+        retain: bool,
+    ) -> Result<(), ApiError> {
+        let members = present.membership();
+        check_voters(members, &voters)?;
+        if members.get_joint_config().len() == 1 && members.voter_ids().collect::<BTreeSet<_>>() == voters {
+            return Ok(());
+        }
+        self.write(present, ChangeMembers::ReplaceAllVoters(voters), retain).await
+    }
+
+    /// Checks again for a while, as long as this turn may wait.
+    async fn patiently(&self, check: impl Fn() -> Result<(), ApiError>) -> Result<(), ApiError> {
+        let give_up = self.give_up.min(Instant::now() + MEMBER_WAIT);
+        self.node.patiently(give_up, check).await
+    }
+
+    /// Makes a change of these members and no others; again while this leader is so new that no quorum has answered it yet, or that
+    /// they may not be committed: writes wait for that as long.
+    pub(super) async fn write(
+        &self,
+        present: &StoredMembership,
+        change: ChangeMembers<NodeId, NodeInfo>,
+        retain: bool,
+    ) -> Result<(), ApiError> {
+        let raft = &self.node.inner.raft;
+        let is_half_done = present.membership().get_joint_config().len() > 1;
+        let condition = Precondition::LastMembershipLogId { last_membership_log_id: *present.log_id() };
+        loop {
+            let made = raft.change_membership_if(change.clone(), retain, [condition.clone()]).await;
+            let term = raft.server_metrics().borrow_watched().vote.leader_id().term;
+            let is_new = made.as_ref().is_err_and(|error| is_of_a_new_leader(error, term, is_half_done));
+            if !is_new || Instant::now() >= self.give_up {
+                let made = sorted(made)?.log_id;
+                let mut metrics = raft.server_metrics();
+                let seen = metrics.wait_until(|metrics| *metrics.membership_config.log_id() >= Some(made));
+                // Whoever has the next turn is to see it; where Raft has stopped, nobody has one.
+                let _ = seen.await;
+                return Ok(());
+            }
+            sleep(LEADER_RETRY).await;
+        }
     }
 }
 
@@ -399,9 +444,9 @@ impl JoinService for RaftNode {
             // Nobody waits in a queue who is sent elsewhere in any case.
             self.membership().map_err(refused)?;
             let (done, welcome) = oneshot::channel();
-            let change = self.change(move |node| async move {
+            let change = self.change(move |turn| async move {
                 // Whoever has asked may be gone.
-                let _ = done.send(node.let_in(id, info).await?);
+                let _ = done.send(turn.let_in(id, info).await?);
                 Ok(())
             });
             bounded(TimeoutOutcome::GoesOn, change).await.map_err(refused)?;
@@ -454,9 +499,9 @@ fn is_of_a_new_leader(error: &ChangeError, term: u64, is_half_done: bool) -> boo
 }
 
 /// Sorts what a change can end in.
-fn sorted<T>(result: Result<T, ChangeError>) -> Result<(), ApiError> {
+fn sorted<T>(result: Result<T, ChangeError>) -> Result<T, ApiError> {
     match result {
-        Ok(_) => Ok(()),
+        Ok(made) => Ok(made),
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
             Err(not_leader(forward.leader_id, forward.leader_node.as_ref()))
         }
@@ -466,11 +511,10 @@ fn sorted<T>(result: Result<T, ChangeError>) -> Result<(), ApiError> {
             }
             error => BadRequest::Membership(error.to_string()).into(),
         }),
+        // The members are others than they were when the change was asked for.
+        Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_))) => Err(ApiError::ChangeInProgress),
         Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) | RaftError::Fatal(_)) => {
             Err(ApiError::LeaderLost)
-        }
-        Err(RaftError::APIError(error @ ClientWriteError::PreconditionFailed(_))) => {
-            Err(BadRequest::Membership(error.to_string()).into())
         }
     }
 }

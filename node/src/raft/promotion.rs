@@ -142,7 +142,7 @@ impl LearnerPromotionCoordinator {
             let (from, to, gone) = (text(&voters), text(&next), text(&(&voters - &next)));
             // Others may have changed them while this waited for its turn.
             let change =
-                self.raft.change(move |node| async move { node.make_voters_from(&expected, next).await });
+                self.raft.change(move |turn| async move { turn.make_voters_from(&expected, next).await });
             match change.await {
                 Ok(()) if gone.is_empty() => tracing::info!(%from, %to, "the voters were changed"),
                 Ok(()) => tracing::warn!(
@@ -172,7 +172,7 @@ impl LearnerPromotionCoordinator {
 
     /// Makes the second step. Whether the voters that leave were to stay as learners nobody knows any more: they stay.
     async fn finish(&self, voters: BTreeSet<NodeId>) {
-        match self.raft.change(move |node| async move { node.make_voters(voters, true).await }).await {
+        match self.raft.change(move |turn| async move { turn.make_voters(voters, true).await }).await {
             Ok(()) => tracing::info!("a change of the voters that another leader had begun is done"),
             Err(error) => {
                 tracing::warn!(%error, "a change of the voters that another leader had begun is not done yet");

@@ -45,22 +45,22 @@ impl ClusterController for RaftNode {
     }
 
     fn add_learner(&self, id: NodeId, info: NodeInfo) -> Answer<'_, ()> {
-        let change = self.change(move |node| async move { node.make_learner(id, info).await });
+        let change = self.change(move |turn| async move { turn.make_learner(id, info).await });
         bounded(TimeoutOutcome::WaitsForMajorities, change).boxed()
     }
 
     fn change_membership(&self, voters: BTreeSet<NodeId>, retain: bool, force: bool) -> Answer<'_, ()> {
-        let change = self.change(move |node| async move { node.choose_voters(voters, retain, force).await });
+        let change = self.change(move |turn| async move { turn.choose_voters(voters, retain, force).await });
         bounded(TimeoutOutcome::WaitsForMajorities, change).boxed()
     }
 
     fn promote_learner(&self, id: NodeId, force: bool) -> Answer<'_, ()> {
-        let change = self.change(move |node| async move { node.make_voter(id, force).await });
+        let change = self.change(move |turn| async move { turn.make_voter(id, force).await });
         bounded(TimeoutOutcome::WaitsForMajorities, change).boxed()
     }
 
     fn remove_member(&self, id: NodeId) -> Answer<'_, ()> {
-        let change = self.change(move |node| async move { node.remove(id).await });
+        let change = self.change(move |turn| async move { turn.remove(id).await });
         bounded(TimeoutOutcome::WaitsForMajorities, change).boxed()
     }
 

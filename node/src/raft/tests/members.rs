@@ -1,5 +1,7 @@
 //! Who belongs to a cluster, as that changes.
 
+use openraft::ChangeMembers;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -85,10 +87,26 @@ async fn change_of_members_waits_for_a_majority() {
     let change = cluster.raft(leader).change_membership(voters.clone(), true, true).await;
     assert_eq!(change, Err(ApiError::NoQuorum));
     // Nor is one made that is begun all the same.
-    let change = timeout(Duration::from_secs(1), cluster.raft(leader).make_voters(voters, true)).await;
+    let change = cluster.raft(leader).change(move |turn| async move { turn.make_voters(voters, true).await });
+    let change = timeout(Duration::from_secs(1), change).await;
     assert!(change.is_err(), "{change:?}");
     let committed = cluster.raft(leader).metrics().committed_membership_config.voter_ids().count();
     assert_eq!(committed, 3, "nothing was changed by a minority");
     cluster.router.heal();
     cluster.agree(&[1, 2, 3, 4, 5]).await;
+}
+
+/// What was decided about members that are others by now is refused, whoever has changed them.
+#[tokio::test(start_paused = true)]
+async fn change_that_was_meant_for_other_members_is_not_made() {
+    let cluster = Cluster::founded(3).await;
+    let leader = cluster.raft(cluster.leader(1, &[1, 2, 3]).await);
+    let before = leader.membership().unwrap();
+    leader.add_learner(NodeId(4), info(4)).await.unwrap();
+    let fifth = ChangeMembers::AddNodes([(NodeId(5), info(5))].into());
+    let change = |of, fifth| leader.change(move |turn| async move { turn.write(&of, fifth, true).await });
+    assert_eq!(change(before, fifth.clone()).await, Err(ApiError::ChangeInProgress));
+    assert_eq!(leader.membership().unwrap().nodes().count(), 4);
+    change(leader.membership().unwrap(), fifth).await.unwrap();
+    assert_eq!(leader.membership().unwrap().nodes().count(), 5);
 }
