@@ -1,5 +1,6 @@
 //! Clusters in this process, over [`AspenRouter`] and with the stores of a node: what Raft does where links are cut or slow, and
-//! where nodes stop. Time is virtual, and so is that of the disks.
+//! where nodes stop. Each node is a machine of a simulation: time is virtual, that of the disks too, and its chances come from a seed
+//! that a test prints where it fails, and takes from `ASPEN_SEED`.
 
 mod appends;
 mod elections;
@@ -10,15 +11,19 @@ mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use futures::future::join_all;
 use openraft::metrics::Wait;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
 
 use super::*;
 use crate::api::{
     ClusterController, Consistency, KeyValueStore, RaftObserver, ReadRequest, StateDigest, WriteResult,
 };
+use crate::host::Host;
 use crate::network::incarnation::Incarnations;
 use crate::network::memory::{AspenRouter, MemoryLink};
 use crate::storage::Execution;
@@ -35,16 +40,49 @@ const TIMING: RaftTiming = RaftTiming {
 
 /// The nodes that run, by number from 1 on.
 struct Cluster {
+    random: ChaCha8Rng,
     router: AspenRouter,
     nodes: BTreeMap<u64, Running>,
     folder: TempDir,
 }
 
 struct Running {
+    host: Host,
     raft: RaftNode,
     log: RedbLogStore,
     state_machine: StateMachineCloser,
     tasks: JoinSet<()>,
+}
+
+impl Running {
+    /// A node that has its stores in this folder, on the machine that begins it.
+    async fn start(id: u64, data_dir: &Path, transport: Arc<dyn Transport>, host: Host) -> Self {
+        std::fs::create_dir_all(data_dir).unwrap();
+        let log = RedbLogStore::open(&data_dir.join("log.redb"), NodeId(id), Execution::Simulated).unwrap();
+        let state_machine =
+            SqliteStateMachine::open(data_dir, Execution::Simulated).unwrap().behind(log.durable());
+        let closer = state_machine.closer();
+        let parts = Parts {
+            id: NodeId(id),
+            endpoint_id: info(id).endpoint_id,
+            timing: TIMING,
+            lease_clock: LeaseClock::Off,
+            promotion: PromotionPolicy::default(),
+            about: About::default(),
+            snapshots: SnapshotPolicy { entries: 10, ..SnapshotPolicy::default() },
+            log: log.clone(),
+            state_machine,
+            space: Arc::new(Space::new(data_dir, 1)),
+            transport,
+            admission: Arc::new(Admission::new([], Incarnations::default())),
+        };
+        let raft = RaftNode::start(parts).await.unwrap();
+        let mut tasks = JoinSet::new();
+        let (timekeeper, compactor) = (raft.clone(), raft.clone());
+        tasks.spawn(hosted(async move { timekeeper.keep_time().await }));
+        tasks.spawn(hosted(async move { compactor.compact().await }));
+        Self { host, raft, log, state_machine: closer, tasks }
+    }
 }
 
 fn info(id: u64) -> NodeInfo {
@@ -69,8 +107,18 @@ impl Drop for Cluster {
 impl Cluster {
     /// Nodes 1 to `count`, none of which has a cluster.
     async fn started(count: u64) -> Self {
+        let given =
+            std::env::var("ASPEN_SEED").ok().map(|text| text.parse().expect("ASPEN_SEED is a number"));
+        Self::seeded(count, given.unwrap_or_else(|| rand::rng().random())).await
+    }
+
+    /// The same, whose chances come from this seed.
+    #[allow(clippy::print_stdout, reason = "a test that draws says from which seed")]
+    async fn seeded(count: u64, seed: u64) -> Self {
+        println!("to repeat it: ASPEN_SEED={seed}");
+        let random = ChaCha8Rng::seed_from_u64(seed);
         let folder = tempfile::tempdir().unwrap();
-        let mut cluster = Self { router: AspenRouter::default(), nodes: BTreeMap::new(), folder };
+        let mut cluster = Self { random, router: AspenRouter::default(), nodes: BTreeMap::new(), folder };
         for id in 1..=count {
             cluster.start(id).await;
         }
@@ -79,50 +127,34 @@ impl Cluster {
 
     /// A cluster of nodes 1 to `count`, all of which vote, and one leads.
     async fn founded(count: u64) -> Self {
-        let cluster = Self::started(count).await;
+        Self::started(count).await.found().await
+    }
+
+    /// The same of those that run.
+    async fn found(self) -> Self {
+        let count = self.nodes.len() as u64;
         let members = (1..=count).map(|id| (NodeId(id), info(id)));
-        cluster.nodes[&1].raft.init(members.collect()).await.unwrap();
+        self.nodes[&1].raft.init(members.collect()).await.unwrap();
         for id in 1..=count {
-            cluster.leader(id, &(1..=count).collect::<Vec<_>>()).await;
+            self.leader(id, &(1..=count).collect::<Vec<_>>()).await;
         }
-        cluster
+        self
     }
 
     /// Starts a node, which goes on where it ended.
     async fn start(&mut self, id: u64) {
+        let host = Host::new(&format!("n{id}"), self.random.random());
         let data_dir = self.folder.path().join(id.to_string());
-        std::fs::create_dir_all(&data_dir).unwrap();
-        let log = RedbLogStore::open(&data_dir.join("log.redb"), NodeId(id), Execution::Simulated).unwrap();
-        let state_machine =
-            SqliteStateMachine::open(&data_dir, Execution::Simulated).unwrap().behind(log.durable());
-        let closer = state_machine.closer();
-        let parts = Parts {
-            id: NodeId(id),
-            endpoint_id: info(id).endpoint_id,
-            timing: TIMING,
-            lease_clock: LeaseClock::Off,
-            promotion: PromotionPolicy::default(),
-            about: About::default(),
-            snapshots: SnapshotPolicy { entries: 10, ..SnapshotPolicy::default() },
-            log: log.clone(),
-            state_machine,
-            space: Arc::new(Space::new(&data_dir, 1)),
-            transport: Arc::new(self.router.transport(NodeId(id))),
-            admission: Arc::new(Admission::new([], Incarnations::default())),
-        };
-        let raft = RaftNode::start(parts).await.unwrap();
-        let mut tasks = JoinSet::new();
-        let (timekeeper, compactor) = (raft.clone(), raft.clone());
-        tasks.spawn(async move { timekeeper.keep_time().await });
-        tasks.spawn(async move { compactor.compact().await });
-        self.router.add(NodeId(id), Arc::new(raft.clone()));
-        self.nodes.insert(id, Running { raft, log, state_machine: closer, tasks });
+        let transport = Arc::new(self.router.transport(NodeId(id)));
+        let running = host.run(Running::start(id, &data_dir, transport, host.clone())).await.unwrap();
+        self.router.add(NodeId(id), Arc::new(running.raft.clone()));
+        self.nodes.insert(id, running);
     }
 
     /// Ends a node without a word to the others.
     async fn stop(&mut self, id: u64) {
         self.router.remove(NodeId(id));
-        let Running { raft, log, state_machine, mut tasks } = self.nodes.remove(&id).unwrap();
+        let Running { raft, log, state_machine, mut tasks, .. } = self.nodes.remove(&id).unwrap();
         state_machine.stop_waiting();
         raft.shutdown().await;
         tasks.shutdown().await;
@@ -215,4 +247,29 @@ impl Cluster {
         }
         panic!("their logs are never there to be compared");
     }
+}
+
+/// An election by chance, writes, a cut and another election: all of it once more, to the last step of each node.
+#[test]
+fn equal_seeds_play_the_same_and_others_another_story() {
+    let story = |seed| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.unwrap().block_on(async {
+            let began = Instant::now();
+            let cluster = Cluster::seeded(3, seed).await.found().await;
+            let old = cluster.leader(1, &[1, 2, 3]).await;
+            for number in 0..20 {
+                cluster.set(old, &format!("k{number}"), "v").await.unwrap();
+            }
+            cluster.isolate(old);
+            let others = cluster.others(&[old]);
+            let new = cluster.leader(others[0], &others).await;
+            cluster.router.heal();
+            let term = cluster.raft(new).raft_state().term;
+            let steps: Vec<u64> = cluster.nodes.values().map(|node| node.host.steps()).collect();
+            (old, new, term, steps, began.elapsed())
+        })
+    };
+    assert_eq!(story(1), story(1));
+    assert_ne!(story(1), story(2));
 }
