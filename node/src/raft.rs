@@ -19,6 +19,7 @@ mod promotion;
 mod proposals;
 mod settings;
 mod status;
+mod turn;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;

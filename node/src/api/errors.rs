@@ -33,7 +33,7 @@ pub enum ApiError {
     },
     /// The members are being changed already, or the leader is new.
     #[error(
-        "another change of the members is under way: try again when it is done. It takes a majority of those who voted before and of those \
+        "another change of the members is under way, or was made just now: try again when it is done. It takes a majority of those who voted before and of those \
          who are to vote; the cluster's status says who does not answer"
     )]
     ChangeInProgress,

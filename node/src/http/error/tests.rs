@@ -190,7 +190,7 @@ fn of_members() -> Vec<Row<ApiError>> {
             ApiError::ChangeInProgress,
             409,
             "change_in_progress",
-            "another change of the members is under way: try again when it is done. It takes a majority of those who voted before and of \
+            "another change of the members is under way, or was made just now: try again when it is done. It takes a majority of those who voted before and of \
              those who are to vote; the cluster's status says who does not answer",
         ),
         (
