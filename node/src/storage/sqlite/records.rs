@@ -96,21 +96,41 @@ impl Records for SqlRecords<'_> {
         get_record(self.txn, self.space, key)
     }
 
+    /// By two plain statements: an upsert that returns what it has made opens a table of its own for that, which costs more than the
+    /// put.
     fn put(&mut self, key: &Key, value: &Value, stamp: Stamp) -> rusqlite::Result<Record> {
         let Stamp { revision, lease } = stamp;
-        let mut put = self.txn.prepare_cached(
-            "INSERT INTO kv (space, key, value, create_revision, mod_revision, version, lease)
-             VALUES (?1, ?2, ?3, ?4, ?4, 1, ?5)
-             ON CONFLICT (space, key) DO UPDATE
-             SET value = excluded.value, mod_revision = excluded.mod_revision, version = version + 1, lease = excluded.lease
-             RETURNING create_revision, version",
+        let mut find = self.txn.prepare_cached(
+            "SELECT rowid, create_revision, version, lease FROM kv WHERE space = ?1 AND key = ?2",
         )?;
+        let found = find.query_row(params![self.space, key.0], |row| {
+            let number = |column: usize| row.get::<_, i64>(column);
+            Ok((number(0)?, Revision(number(1)?.cast_unsigned()), number(2)?, row.get::<_, Option<i64>>(3)?))
+        });
         let of_lease = lease.map(|lease| sql_int(lease.0));
-        put.query_row(params![self.space, key.0, value.0, sql_int(revision.0), of_lease], |row| {
-            let number = |column: usize| row.get::<_, i64>(column).map(i64::cast_unsigned);
-            let (create_revision, version) = (Revision(number(0)?), number(1)?);
-            Ok(Record { value: value.clone(), create_revision, mod_revision: revision, version, lease })
-        })
+        let (create_revision, version) = match found.optional()? {
+            None => {
+                let mut insert = self.txn.prepare_cached(
+                    "INSERT INTO kv (space, key, value, create_revision, mod_revision, version, lease)
+                     VALUES (?1, ?2, ?3, ?4, ?4, 1, ?5)",
+                )?;
+                insert.execute(params![self.space, key.0, value.0, sql_int(revision.0), of_lease])?;
+                (revision, 1)
+            }
+            Some((row, create_revision, version, before)) => {
+                let version = version + 1;
+                let mut update = self.txn.prepare_cached(
+                    "UPDATE kv SET value = ?2, mod_revision = ?3, version = ?4 WHERE rowid = ?1",
+                )?;
+                update.execute(params![row, value.0, sql_int(revision.0), version])?;
+                if before != of_lease {
+                    let mut tie = self.txn.prepare_cached("UPDATE kv SET lease = ?2 WHERE rowid = ?1")?;
+                    tie.execute(params![row, of_lease])?;
+                }
+                (create_revision, version.cast_unsigned())
+            }
+        };
+        Ok(Record { value: value.clone(), create_revision, mod_revision: revision, version, lease })
     }
 
     fn remove(&mut self, key: &Key) -> rusqlite::Result<bool> {
