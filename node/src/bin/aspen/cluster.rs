@@ -217,20 +217,26 @@ fn table(cluster: &Json, states: &[Option<Json>]) -> String {
     for (index, member) in members.iter().enumerate() {
         let is_voter = if member["is_voter"] == true { "yes" } else { "no" };
         let http = member["http"].as_str().unwrap_or_default();
-        // What is as it should be is not said.
-        let health = member["health"].as_str().filter(|health| *health != "healthy");
+        let health = member["health"].as_str();
         let rest = match states.get(index) {
             None => http.to_owned(),
-            Some(None) => format!(
-                "{http:<23}{}",
-                health.map_or("does not answer".to_owned(), |health| format!("does not answer: {health}"))
-            ),
+            Some(None) => {
+                let found = match health {
+                    None => "does not answer".to_owned(),
+                    // To its leader it does.
+                    Some("healthy") => "not reached from here; healthy".to_owned(),
+                    Some(health) => format!("does not answer: {health}"),
+                };
+                format!("{http:<23}{found}")
+            }
             Some(Some(state)) => {
                 let applied = state["applied"]["index"].as_u64();
                 let behind = last.map(|last| last - applied.map_or(0, |applied| applied.min(last)));
                 let role = state["role"].as_str().unwrap_or_default();
                 let number =
                     |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+                // What is as it should be is not said.
+                let health = health.filter(|health| *health != "healthy");
                 let health = health.map_or_else(String::new, |health| format!("  {health}"));
                 format!("{http:<23}{role:<11}{:>12}{:>8}{health}", number(applied), number(behind))
             }
@@ -280,6 +286,10 @@ mod tests {
                     3    no     127.0.0.1:8003\n";
         assert_eq!(table(&status, &[]), want);
         let mut status = status;
+        status["members"][1]["health"] = "healthy".into();
+        let told = table(&status, &[state("leader", 120), None, state("learner", 100)]);
+        assert!(told.contains("127.0.0.1:8002         not reached from here; healthy\n"), "{told}");
+        status["members"][1]["health"] = Json::Null;
         status["members"][0]["region"] = "eu".into();
         status["members"][0]["zone"] = "eu-1".into();
         status["members"][1]["zone"] = "z".into();
