@@ -53,6 +53,8 @@ pub struct Stage {
     pub cluster: Arc<dyn Cluster>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// What was measured of a host that is too slow for the plan at any pace.
+    pub shortage: Option<String>,
     /// Who is told.
     pub sink: Arc<dyn EventSink>,
     /// Turns true when the run is to end early.
@@ -162,7 +164,9 @@ pub async fn run(stage: Stage, files: Files) -> Result<RunRecord, RunError> {
     load.finish().map_err(RunError::History)?;
     conduct.finish_observations().map_err(RunError::Observations)?;
     let is_interrupted = *stage.interrupt.borrow();
-    Ok(conduct.record(origin, load_ended, load.counts(), settled, Some(costs), is_interrupted))
+    let shortage = stage.shortage.clone();
+    let record = conduct.record(origin, load_ended, load.counts(), settled, Some(costs), is_interrupted);
+    Ok(RunRecord { shortage, ..record })
 }
 
 /// From a network without nodes to a cluster that serves. Its nodes meet for the first time over links as the scenario has

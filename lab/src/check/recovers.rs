@@ -2,7 +2,8 @@
 //!
 //! Two things are asked: a write is acknowledged that was called after the heal, and every node that the fault touched
 //! answers again. A fault that strikes before that, within the bound, takes the question over: it is asked from its own end.
-//! A fault whose end was not seen asks for nothing: its missing receipt is judged elsewhere.
+//! A fault whose end was not seen asks for nothing: its missing receipt is judged elsewhere. On a host that was found to be too slow
+//! for the plan at any pace, whoever is late breaks no promise, and nothing can be told.
 
 use std::time::Duration;
 
@@ -46,7 +47,13 @@ pub fn check(plan: &Plan, history: &History, record: &RunRecord, within: Duratio
     let slowest = wanted.iter().filter_map(|wanted| wanted.took).max().unwrap_or_default();
     let ended = record.faults.iter().filter(|fault| fault.ended_ns.is_some()).count();
     let (status, summary) = if !late.is_empty() {
-        (Status::Fail, format!("not within {:.3} s: {}", within.as_secs_f64(), late.join("; ")))
+        let late = format!("not within {:.3} s: {}", within.as_secs_f64(), late.join("; "));
+        match &record.shortage {
+            None => (Status::Fail, late),
+            Some(shortage) => {
+                (Status::Invalid, format!("{late}. Whose fault that is cannot be told: slowdown {shortage}"))
+            }
+        }
     } else if !open.is_empty() {
         (Status::Invalid, format!("the load ended too early to tell: {}", open.join("; ")))
     } else if wanted.is_empty() {

@@ -51,6 +51,7 @@ pub(super) fn record(faults: Vec<FaultRecord>, load_ended_s: u64) -> RunRecord {
         events: vec![],
         defects: vec![],
         is_interrupted: false,
+        shortage: None,
     }
 }
 
@@ -84,6 +85,10 @@ fn recovery_has_to_come_in_time() {
     check_recovers(&[], &one(), Status::Fail);
     // What was called before the heal proves nothing.
     check_recovers(&[(19, Some(21))], &one(), Status::Fail);
+    // Nor does a cluster that is late on a host that is too slow for it.
+    let too_slow = || RunRecord { shortage: Some("10: …".to_owned()), ..one() };
+    check_recovers(&[(21, Some(45))], &too_slow(), Status::Invalid);
+    check_recovers(&[(21, Some(22))], &too_slow(), Status::Pass);
 }
 
 #[test]

@@ -197,9 +197,10 @@ async fn keep(
         async move { server::serve(sockets.control, porter).await.map_err(failed("the control socket")) },
     );
     let ended = match make(order, &plan, &diary, stop.subscribe()).await {
-        Ok(Some(World { cluster, clock, pace })) => {
+        Ok(Some(World { cluster, clock, pace, shortage })) => {
             let about = About { slowdown: Some(pace.to_string()), ..about };
-            let stage = Stage { plan, cluster, clock, sink: diary.clone(), interrupt: stop.subscribe() };
+            let (sink, interrupt) = (diary.clone(), stop.subscribe());
+            let stage = Stage { plan, cluster, clock, shortage, sink, interrupt };
             let lab = Arc::new(Lab::new(&stage, about, stop));
             announce.send_replace(Some(lab.clone()));
             work(&stage, &lab, &diary, sockets.published, &mut tasks).await

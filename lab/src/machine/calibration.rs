@@ -58,7 +58,7 @@ pub struct Calibration {
     pub boot: Duration,
     /// The pace at which the machines have time for that.
     pub pace: Pace,
-    /// Whether they would need more than that, and the run may fail for it.
+    /// Whether they would need more than that: who is late then may be so for that alone.
     pub is_too_slow: bool,
 }
 
@@ -73,7 +73,7 @@ impl fmt::Display for Calibration {
         if self.is_too_slow {
             write!(
                 f,
-                "; that is less than needed at the largest slowdown, {SLOWDOWN_MAX}, and the run may fail for it"
+                "; that is less than needed at the largest slowdown, {SLOWDOWN_MAX}, and who is late then may be so for that alone"
             )?;
         }
         Ok(())
@@ -214,7 +214,7 @@ mod tests {
             1_000,
             2,
             "10: one node boots in 1.0 s and does 100 operations a second, 700 are planned; that is less than needed at \
-             the largest slowdown, 10, and the run may fail for it",
+             the largest slowdown, 10, and who is late then may be so for that alone",
         );
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::calibration::CalibrationError;
+use super::calibration::{Calibration, CalibrationError};
 use super::cloud_hypervisor::arguments::CLOUD_HYPERVISOR;
 use super::cloud_hypervisor::nodes::CloudHypervisorSettings;
 use super::cluster::{MachineCluster, SetUpError, real_rule};
@@ -78,6 +78,8 @@ pub struct World {
     pub clock: Arc<dyn Clock>,
     /// How much slower than planned it goes.
     pub pace: Pace,
+    /// What was measured of a host that is too slow for the plan at any pace.
+    pub shortage: Option<String>,
 }
 
 /// Why there is no world.
@@ -119,7 +121,8 @@ pub async fn set_up(
 ) -> Result<World, DriverError> {
     if *driver == Driver::Simulation {
         let cluster = Arc::new(SimulatedCluster::new(plan.clone(), directory, sabotage)?);
-        return Ok(World { cluster, clock: Arc::new(RealClock::start(Pace::REAL)), pace: Pace::REAL });
+        let clock = Arc::new(RealClock::start(Pace::REAL));
+        return Ok(World { cluster, clock, pace: Pace::REAL, shortage: None });
     }
     let can_have_faults = driver.has_machines() || plan.needs_machines().is_none();
     assert!(can_have_faults, "whoever chooses a driver looks at the faults");
@@ -129,20 +132,23 @@ pub async fn set_up(
     let asked = rules(plan, Pace::REAL);
     check_receipts(fabric, &asked).map_err(SetUpError::from)?;
     wiring.require(asked).map_err(SetUpError::from)?;
-    let pace = match (driver, pace) {
-        (_, Some(pace)) => pace,
+    let (pace, shortage) = match (driver, pace) {
+        (_, Some(pace)) => (pace, None),
         // Where the whole host is emulated, processes are as slow as machines, and where many share a core, slower than planned.
         (Driver::Process(_), None)
             if !rig::is_inside() && plan.nodes.len() <= PROCESSES_PER_CORE_MAX * cores_count() =>
         {
-            Pace::REAL
+            (Pace::REAL, None)
         }
-        (_, None) => measured(plan, driver, directory, &log, tell).await?,
+        (_, None) => {
+            let calibration = measured(plan, driver, directory, &log, tell).await?;
+            (calibration.pace, calibration.is_too_slow.then(|| calibration.to_string()))
+        }
     };
     wiring.require(rules(plan, pace)).map_err(SetUpError::from)?;
     let machines = machines(driver, pace, plan, directory, &log, &mut wiring)?;
     let cluster = MachineCluster::new(plan.clone(), machines, wiring, sabotage, pace)?;
-    Ok(World { cluster: Arc::new(cluster), clock: Arc::new(RealClock::start(pace)), pace })
+    Ok(World { cluster: Arc::new(cluster), clock: Arc::new(RealClock::start(pace)), pace, shortage })
 }
 
 fn cores_count() -> usize {
@@ -211,14 +217,14 @@ fn machines(
     }
 }
 
-/// The pace that a machine of the trial allows.
+/// What a machine of the trial can do, and the pace that allows.
 async fn measured(
     plan: &Plan,
     driver: &Driver,
     directory: &Path,
     log: &ProgramLog,
     tell: &mut (dyn FnMut(String) + Send),
-) -> Result<Pace, DriverError> {
+) -> Result<Calibration, DriverError> {
     let home = directory.join("trial");
     let trial = calibration::trial_plan(plan);
     let own = Driver::Process(NodeProgram::Own);
@@ -230,5 +236,5 @@ async fn measured(
     tell(calibration.to_string());
     // What it was measured with is of no more use; where it cannot be removed it stays.
     let _ = std::fs::remove_dir_all(&home);
-    Ok(calibration.pace)
+    Ok(calibration)
 }

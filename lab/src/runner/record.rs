@@ -190,6 +190,9 @@ pub struct RunRecord {
     /// What the nodes took of their host, where that was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub costs: Option<Costs>,
+    /// What was measured of a host that is too slow for the plan at any pace: who is late on it may be so for that alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortage: Option<String>,
     /// Every fault that was due.
     pub faults: Vec<FaultRecord>,
     /// The links of the whole run, where the scenario has any.
@@ -394,6 +397,7 @@ impl Conduct {
             counts,
             settled,
             costs,
+            shortage: None,
             faults: notes.faults,
             links: notes.links,
             leaders: notes.leaders,

@@ -128,7 +128,7 @@ fn perform(
         let making =
             set_up(&order.driver, order.fabric, order.pace, plan, &order.directory, sabotage, &mut tell);
         let mut ending = interrupt.clone();
-        let World { cluster, clock, pace } = tokio::select! {
+        let World { cluster, clock, pace, shortage } = tokio::select! {
             made = making => made?,
             // The sender lives as long as the run.
             _ = ending.wait_for(|is_wanted| *is_wanted) => {
@@ -145,7 +145,7 @@ fn perform(
             sink.event(&Event { at_ns: 0, kind: EventKind::Phase, subject: "time".to_owned(), text });
         }
         *used = Some(pace);
-        let stage = Stage { plan: plan.clone(), cluster, clock, sink, interrupt };
+        let stage = Stage { plan: plan.clone(), cluster, clock, shortage, sink, interrupt };
         Ok(runner::run(stage, files).await?)
     })
 }
@@ -226,10 +226,12 @@ fn judge(
         Ok((verdicts, record)) => (verdicts, Some(record), None),
         Err(error) => (Vec::new(), None, Some(error)),
     };
+    let is_too_slow = record.as_ref().is_some_and(|record| record.shortage.is_some());
     let slowdown = pace.filter(|pace| *pace != Pace::REAL || order.pace.is_some());
     let status = if aborted.is_some() { Status::Invalid } else { check::overall(&verdicts) };
     Report {
-        replay: replay(order, slowdown),
+        // Where even the largest is not enough, it is measured again: a pace that is given is taken for one that is enough.
+        replay: replay(order, slowdown.filter(|_| !is_too_slow)),
         scenario: plan.scenario.clone(),
         about: order.about.clone(),
         seed: plan.seed,

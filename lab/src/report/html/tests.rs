@@ -107,6 +107,7 @@ fn record() -> RunRecord {
         events: vec![event],
         defects: Vec::new(),
         is_interrupted: false,
+        shortage: None,
     }
 }
 
