@@ -422,10 +422,28 @@ impl fmt::Display for Program {
     }
 }
 
-/// Takes SIGINT and SIGTERM as the wish to stop, so that nothing is left behind.
+/// The wish to stop: Ctrl-C, a wish from outside, and the end of the terminal, unless this process was begun to outlive that.
+pub(crate) fn stop_signals() -> SigSet {
+    let mut signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    // A signal that is ignored is waited for all the same as soon as it is blocked (signal(7)).
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if !ignores(&status, Signal::SIGHUP) {
+        signals.add(Signal::SIGHUP);
+    }
+    signals
+}
+
+/// Whether a process ignores a signal, as nohup(1) has it; by its `status` in /proc (proc(5)).
+fn ignores(status: &str, signal: Signal) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal as i32 - 1) & 1 == 1)
+}
+
+/// Stops on [`stop_signals`], so that nothing is left behind.
 pub(crate) fn stop_on_signals(is_stopping: Arc<AtomicBool>) -> io::Result<()> {
     // Before any thread, since every thread inherits the mask. What is started gets a mask of its own.
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    let signals = stop_signals();
     signals.thread_block()?;
     // The thread ends with the process.
     thread::Builder::new().name("signals".into()).spawn(move || {

@@ -29,7 +29,7 @@ use nix::unistd::{AccessFlags, access};
 
 use self::bundle::{Bundle, BundleError};
 use self::errand::{Errand, ErrandError, Machines};
-use self::host::{Logs, ServeError};
+use self::host::{Logs, ServeError, Signals};
 use self::kernel::{GuestKernel, GuestKernelError};
 use self::out::{Out, OutError};
 use self::vmm::Guest;
@@ -45,6 +45,7 @@ use crate::memory::{self, Free};
 use crate::program::{Program, ProgramError, ProgramLog};
 use crate::scenario::{Scenario, ScenarioErrors};
 use crate::scratch::Scratch;
+use crate::session::outer::OuterError;
 
 /// Set in a guest: the beginning of the command that makes one.
 pub const VARIABLE: &str = "ASPEN_RIG";
@@ -97,9 +98,17 @@ pub enum RigError {
     /// The shell.
     #[error("there is no shell for the guest: install busybox, or run `apt-get update` for it to be fetched")]
     Shell(#[source] DebianError),
-    /// The hypervisor.
-    #[error("--cloud-hypervisor {} is no file", .0.display())]
-    NoHypervisor(PathBuf),
+    /// A program.
+    #[error("{option} {} is no file", .path.display())]
+    NoProgram {
+        /// What names it.
+        option: &'static str,
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// What the command would make is there.
+    #[error(transparent)]
+    Taken(OuterError),
     /// The cache.
     #[error(transparent)]
     Workshop(#[from] WorkshopError),
@@ -170,7 +179,11 @@ impl RigError {
     /// The exit code that goes with it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Errand(_) | Self::NoHypervisor(_) | Self::Scenario(_) | Self::Named { .. } => 64,
+            Self::Errand(_)
+            | Self::NoProgram { .. }
+            | Self::Taken(_)
+            | Self::Scenario(_)
+            | Self::Named { .. } => 64,
             Self::Serve(error) => error.exit_code(),
             Self::Out(_) | Self::Signals(_) => 2,
             _ => 3,
@@ -219,25 +232,33 @@ pub fn run(args: &RigArgs) -> Result<u8, RigError> {
         errand.machines = Machines::Perhaps;
     }
     errand.files.extend(args.with.iter().map(|path| folder.join(path)));
-    check_named(&errand, args.kernel.as_deref())?;
-    check_out(&errand)?;
+    let signals = Signals::listen().map_err(RigError::Signals)?;
+    let ended = run_errand(args, &errand, &folder, &signals);
+    signals.settle();
+    ended
+}
+
+fn run_errand(args: &RigArgs, errand: &Errand, folder: &Path, signals: &Signals) -> Result<u8, RigError> {
+    check_named(errand, args.kernel.as_deref())?;
+    check_out(errand)?;
     let mut tell = |text: &str| say(text);
     let mut workshop = Workshop::of_user(&mut tell)?;
     let began = Instant::now();
     let qemu = trial::find(&ProgramLog::open(&workshop.folder().join("programs.log"))?)?;
     let kernel = GuestKernel::find(args.kernel.as_deref(), &mut workshop)?;
-    let image = pack::image_for(&errand, &mut workshop)?;
+    let image = pack::image_for(errand, &mut workshop)?;
     let rigs = workshop.folder().join("rigs");
     let made = fs::create_dir_all(&rigs);
     made.map_err(|source| RigError::Write { path: rigs.clone(), source })?;
     check_room(&rigs)?;
-    let scratch = Scratch::make(&rigs, "rig-").map_err(|(path, source)| RigError::Write { path, source })?;
-    let (bundle, order) = pack::pack(args, &errand, &kernel, image.as_ref(), &folder, &mut workshop)?;
+    let scratch = signals.with(|| Scratch::make(&rigs, "rig-"));
+    let scratch = scratch.map_err(|(path, source)| RigError::Write { path, source })?;
+    let (bundle, order) = pack::pack(args, errand, &kernel, image.as_ref(), folder, &mut workshop)?;
     check_memory(args.memory_mib, bundle.bytes())?;
     let files = Files::write(scratch.path(), &bundle, &kernel, &workshop)?;
     drop(bundle);
     let log = ProgramLog::open(&workshop.folder().join("programs.log"))?;
-    let (accelerator, how) = vmm::accelerator(&qemu, args.emulate, &files.kernel, scratch.path(), &log);
+    let (accelerator, how, why) = vmm::accelerator(&qemu, args.emulate, &files.kernel, scratch.path(), &log);
     let cpus = args.cpus.unwrap_or_else(|| cpus_default(accelerator, errand.machines));
     let memory_mib = args.memory_mib;
     let program = vmm::command_line(&Guest {
@@ -251,12 +272,9 @@ pub fn run(args: &RigArgs) -> Result<u8, RigError> {
         console: &files.logs.console,
     });
     let mut out = Out::new(errand.out.clone());
-    // Until here Ctrl-C ends everything. From here on no thread may be without the mask; QEMU's process takes it off again.
-    let blocked = host::signals().thread_block();
-    blocked.map_err(|errno| RigError::Signals(errno.into()))?;
-    say(&format!("rig: a guest boots, {how}"));
+    say(&format!("rig: a guest boots, {how}{}", why.map(|why| format!(" ({why})")).unwrap_or_default()));
     let started = vmm::start(&program, &files.logs.complaints)?;
-    let ended = host::serve(started, order, &mut out, &files.logs, UP_MAX, &mut |release| {
+    let ended = host::serve(signals, started, order, &mut out, &files.logs, UP_MAX, &mut |release| {
         files.forget();
         say(&format!(
             "rig: Linux {release} on QEMU {}, {how}, {}, {memory_mib} MiB, up after {:.1} s",
@@ -354,6 +372,9 @@ fn check_room(folder: &Path) -> Result<(), RigError> {
 
 /// Whether what is made can be put where it belongs: a guest's work would be lost otherwise.
 fn check_out(errand: &Errand) -> Result<(), RigError> {
+    if let Some(path) = errand.makes.as_ref().filter(|path| path.symlink_metadata().is_ok()) {
+        return Err(RigError::Taken(OuterError::OutExists(path.clone())));
+    }
     errand.out.iter().try_for_each(|path| {
         let there = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
         let writable = access(there, AccessFlags::W_OK | AccessFlags::X_OK);
@@ -368,7 +389,11 @@ fn check_named(errand: &Errand, kernel: Option<&Path>) -> Result<(), RigError> {
     }
     errand.named().map(PathBuf::as_path).chain(kernel).try_for_each(|path| {
         fs::metadata(path).map(drop).map_err(|source| RigError::Named { path: path.to_owned(), source })
-    })
+    })?;
+    match errand.programs.iter().find(|path| path.is_dir()) {
+        Some(path) => Err(RigError::NoProgram { option: "--node-bin", path: path.clone() }),
+        None => Ok(()),
+    }
 }
 
 /// Whether there is memory for the guest, and enough of it for what goes in.

@@ -268,6 +268,23 @@ impl Running {
         self.finish()
     }
 
+    /// The same by a signal that comes twice: the end of its terminal is told more than once.
+    #[track_caller]
+    pub(crate) fn end_by_two(self, signal: Signal) -> Run {
+        let is_taken = || {
+            let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+            status.lines().any(|line| line.strip_prefix("ShdPnd:\t").is_some_and(|mask| mask.ends_with('0')))
+        };
+        for _ in 0..2 {
+            kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
+            // Two that wait are one.
+            while !is_taken() {
+                std::thread::sleep(LOOK_INTERVAL);
+            }
+        }
+        self.finish()
+    }
+
     /// Waits for the end.
     #[track_caller]
     pub(crate) fn finish_within(mut self, limit: Duration) -> Run {

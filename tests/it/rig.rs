@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::host;
-use crate::lab::{LOOK_INTERVAL, Turn, processes_with_argument, turn};
+use crate::lab::{LOOK_INTERVAL, Turn, processes_with_argument, topology, turn};
 
 /// A guest that is emulated, on a host that fetches the kernel first.
 const RIG_MAX: Duration = Duration::from_mins(5);
@@ -105,12 +105,17 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The processes of QEMU that a lab with this process id has started.
-fn guests_of(pid: u32) -> Vec<i32> {
+/// Where a lab with this process id has what it makes for its guest.
+fn folder_of(pid: u32) -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").filter(|path| Path::new(path).is_absolute());
     let cache =
         cache.map_or_else(|| Path::new(&std::env::var_os("HOME").unwrap()).join(".cache"), Into::into);
-    let console = cache.join(format!("aspen/rigs/rig-{pid}/console.log"));
+    cache.join(format!("aspen/rigs/rig-{pid}"))
+}
+
+/// The processes of QEMU that it has started.
+fn guests_of(pid: u32) -> Vec<i32> {
+    let console = folder_of(pid).join("console.log");
     processes_with_argument(&format!("file,id=console,path={}", console.display()))
 }
 
@@ -196,6 +201,25 @@ fn signal_reaches_the_command_and_killed_lab_leaves_no_guest() {
 }
 
 #[test]
+fn rig_that_is_stopped_before_there_is_a_guest_says_so_and_leaves_nothing() {
+    let Some(_turn) = rig() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let mut child = start(home.path(), &["doctor"]);
+    let folder = folder_of(child.id());
+    let deadline = Instant::now() + RIG_MAX;
+    while !folder.exists() {
+        let is_over = child.try_wait().unwrap().is_some() || Instant::now() >= deadline;
+        assert!(!is_over, "nothing is made for a guest");
+        thread::sleep(Duration::from_millis(1));
+    }
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).ends_with("stopped, before the command came to its end\n"));
+    assert!(!folder.exists());
+}
+
+#[test]
 fn command_that_fails_in_a_guest_fails_here_and_finds_what_it_names() {
     let Some(_turn) = rig() else { return };
     let home = tempfile::tempdir().unwrap();
@@ -230,6 +254,15 @@ fn what_is_wrong_is_told_before_a_guest_is_started() {
     check(&["--with", "nowhere", "shell"], None, 64, "cannot read");
     check(&["rig", "doctor"], None, 64, "a rig in a rig is not supported");
     check(&["--cpus", "0", "doctor"], None, 64, "--cpus");
+    let file = topology("three-nodes");
+    let run = ["run", file.to_str().unwrap(), "--driver", "process"];
+    check(
+        &[&run[..], &["--out", nowhere]].concat(),
+        None,
+        64,
+        "exists: --out names a directory that the lab",
+    );
+    check(&[&run[..], &["--node-bin", nowhere]].concat(), None, 64, "is no file");
     if host::qemu().is_some() {
         check(&["--kernel", "nowhere", "doctor"], None, 64, "cannot read");
     }

@@ -157,11 +157,24 @@ fn interrupted_run_is_judged_and_written() {
     let file = write_scenario(home.path(), "interrupted", &SHORT.replace("8s", "60s"));
     let running = Running::start(home.path(), "run", &[&file, "--seed", "1"], &[]);
     running.await_event("receipt complete");
-    let run = running.interrupt();
+    let run = running.end_by_two(Signal::SIGHUP);
     assert_eq!(run.code, Some(2), "{}", run.output());
     assert!(run.stdout.contains("the run was ended early"), "{}", run.output());
     assert_eq!(run.report()["record"]["is_interrupted"], true);
     assert_eq!(run.status("linearizable"), "pass");
+}
+
+#[test]
+fn run_that_is_interrupted_twice_ends_at_once() {
+    let Some((_turn, home)) = bench() else { return };
+    let file = write_scenario(home.path(), "impatient", &SHORT.replace("8s", "60s"));
+    let running = Running::start(home.path(), "run", &[&file, "--seed", "1"], &[]);
+    running.await_event("in force");
+    let run = running.end_by_two(Signal::SIGINT);
+    assert_eq!(run.code, Some(2), "{}", run.output());
+    let want =
+        format!("stopped at once, without a verdict; what the run left is in {}\n", run.directory.display());
+    assert!(run.stderr.ends_with(&want), "{}", run.output());
 }
 
 /// The node that was paused once did not stop within its bound: QUIC took the pause for a round trip, and kept its closed

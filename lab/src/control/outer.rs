@@ -23,7 +23,7 @@ use crate::causes::lacks_room;
 use crate::cli::{DriverArg, UpArgs};
 use crate::limits::SANDBOX_END_MAX;
 use crate::plan::{self, Plan, Target};
-use crate::program::{Exit, Program, ProgramError, tail};
+use crate::program::{Exit, Program, ProgramError, stop_signals, tail};
 use crate::report::event_line;
 use crate::sandbox::{self, Sandbox, SandboxError};
 use crate::scenario::{Scenario, ScenarioErrors};
@@ -192,7 +192,7 @@ pub(super) fn socket_of(directory: &Path) -> Option<PathBuf> {
 fn detach(prepared: Prepared) -> Result<u8, UpError> {
     let Prepared { order, _sockets: sockets } = prepared;
     let log = order.directory.join(LOG_FILE);
-    let signals = signals();
+    let signals = stop_signals();
     let mut child = start_holder(&order, &log, signals).inspect_err(|_| {
         // There is no lab that could do it.
         remove(&order.socket);
@@ -282,11 +282,6 @@ pub fn run_holder(order: Option<std::ffi::OsString>) -> Result<u8, UpError> {
     hold(Order { pid: std::process::id(), ..order })
 }
 
-/// What ends a lab in order: Ctrl-C, a wish from outside, and the end of the terminal.
-fn signals() -> SigSet {
-    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])
-}
-
 /// Starts the sandbox and holds it until the lab has ended; the exit code.
 fn hold(order: Order) -> Result<u8, UpError> {
     let held = start(&order).and_then(|(sandbox, signals)| follow(sandbox, signals, &order));
@@ -299,7 +294,7 @@ fn hold(order: Order) -> Result<u8, UpError> {
 fn start(order: &Order) -> Result<(Sandbox, SigSet), UpError> {
     let argument = serde_json::to_string(order).map_err(UpError::Order)?;
     // Before any thread, since every thread inherits the mask. The sandbox takes it off again.
-    let signals = signals();
+    let signals = stop_signals();
     signals.thread_block().map_err(|errno| UpError::Signals(errno.into()))?;
     let sandbox = sandbox::start([INNER.into(), argument.into()]).inspect_err(|_| {
         // In the background its log is still needed.

@@ -131,3 +131,12 @@ fn dropped_program_is_gone() {
     drop(running);
     assert_eq!(ProcessStat::read(pid), None);
 }
+
+#[test]
+fn signal_that_is_ignored_is_seen_in_the_status_of_a_process() {
+    let status = |mask: &str| format!("Name:\tlab\nSigBlk:\t0000000000000001\nSigIgn:\t{mask}\nSigCgt:\t0\n");
+    assert!(ignores(&status("0000000000000001"), Signal::SIGHUP));
+    assert!(!ignores(&status("0000000000001000"), Signal::SIGHUP));
+    assert!(ignores(&status("0000000000001000"), Signal::SIGPIPE));
+    assert!(!ignores("", Signal::SIGHUP));
+}

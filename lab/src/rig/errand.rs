@@ -41,6 +41,8 @@ pub(super) struct Errand {
     pub(super) image: Option<PathBuf>,
     /// Where it puts what it makes: what is new below comes out.
     pub(super) out: Vec<PathBuf>,
+    /// A folder that it makes, and that must not be there.
+    pub(super) makes: Option<PathBuf>,
     /// Whether it reads its input.
     pub(super) has_input: bool,
 }
@@ -98,7 +100,7 @@ impl Errand {
         let typed = std::iter::once("lab rig".into()).chain(words.iter().cloned());
         let cli = Cli::try_parse_from(typed).map_err(|error| not_understood(error, words))?;
         let mut errand = Self::of_command(&cli.command)?;
-        let single = errand.scenario.iter_mut().chain(&mut errand.image);
+        let single = errand.scenario.iter_mut().chain(&mut errand.image).chain(&mut errand.makes);
         for path in errand.files.iter_mut().chain(&mut errand.programs).chain(single) {
             *path = folder.join(&*path);
         }
@@ -107,8 +109,9 @@ impl Errand {
     }
 
     fn bare(machines: Machines) -> Self {
-        let (scenario, files, programs, out) = (None, vec![], vec![], vec![]);
-        Self { is_shell: false, machines, scenario, files, programs, image: None, out, has_input: false }
+        let (files, programs, out) = (vec![], vec![], vec![]);
+        let (scenario, image, makes) = (None, None, None);
+        Self { is_shell: false, machines, scenario, files, programs, image, out, makes, has_input: false }
     }
 
     fn of_command(command: &Command) -> Result<Self, ErrandError> {
@@ -130,7 +133,7 @@ impl Errand {
             Command::Selftest(args) => {
                 let mut errand = Self::bare(Machines::None);
                 errand.programs.extend(args.node_bin.clone());
-                errand.out.push(out_or_runs(args.out.as_ref()));
+                errand.puts(args.out.as_ref());
                 errand
             }
             Command::Image(ImageCommand::Build(_) | ImageCommand::Kernel(_)) => {
@@ -177,8 +180,14 @@ impl Errand {
     fn of_scenario(file: &Path, machines: Machines, out: Option<&PathBuf>) -> Self {
         let mut errand = Self::bare(machines);
         errand.scenario = Some(file.to_owned());
-        errand.out.push(out_or_runs(out));
+        errand.puts(out);
         errand
+    }
+
+    /// It puts what it makes into a folder of its own, which it may be given.
+    fn puts(&mut self, given: Option<&PathBuf>) {
+        self.out.push(given.cloned().unwrap_or_else(|| RUNS.into()));
+        self.makes = given.cloned();
     }
 }
 
@@ -205,11 +214,6 @@ fn machines_of(driver: DriverArg) -> Machines {
         DriverArg::Auto => Machines::Perhaps,
         DriverArg::Qemu | DriverArg::CloudHypervisor => Machines::Wanted,
     }
-}
-
-/// Where runs go.
-fn out_or_runs(out: Option<&PathBuf>) -> PathBuf {
-    out.cloned().unwrap_or_else(|| RUNS.into())
 }
 
 #[cfg(test)]

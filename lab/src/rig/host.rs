@@ -1,5 +1,6 @@
 //! The host's side while the guest runs: what the command prints is printed here, what is typed here is typed there.
 
+use std::fs;
 use std::io::{self, IsTerminal, PipeReader, PipeWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +18,8 @@ use super::wire::{Ended, Order, ToGuest, ToHost, pass_on, receive, send};
 use crate::image::workshop::last_lines;
 use crate::limits::KILL_WAIT_MAX;
 use crate::limits::rig::STOP_MAX;
-use crate::program::{Running, tail};
+use crate::program::{Running, stop_signals, tail};
+use crate::scratch::Scratch;
 
 /// Why the command did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -117,9 +119,56 @@ impl Shared {
     }
 }
 
-/// The signals that a rig waits for. They are to be blocked before any thread is made.
-pub(super) fn signals() -> SigSet {
-    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGWINCH])
+/// The signals that a rig waits for.
+fn signals() -> SigSet {
+    let mut signals = stop_signals();
+    signals.add(Signal::SIGWINCH);
+    signals
+}
+
+/// Who is told of a signal.
+#[derive(Debug)]
+enum Listener {
+    /// There is no guest yet. What was made for it is in a folder, once there is one.
+    Maker(Option<PathBuf>),
+    /// The guest.
+    Guest(Arc<Shared>),
+}
+
+/// What is done about signals, from the beginning of a rig to its end.
+#[derive(Debug)]
+pub(super) struct Signals(Arc<Mutex<Listener>>);
+
+impl Signals {
+    /// Begins to listen. No thread may have been made before, since every thread inherits the mask; what is started takes it off
+    /// again.
+    ///
+    /// # Errors
+    /// They cannot be blocked, or there is no thread.
+    pub(super) fn listen() -> io::Result<Self> {
+        signals().thread_block()?;
+        let listener = Arc::new(Mutex::new(Listener::Maker(None)));
+        let heard = listener.clone();
+        // The thread ends with the process.
+        thread::Builder::new().name("signals".to_owned()).spawn(move || hear(&heard))?;
+        Ok(Self(listener))
+    }
+
+    /// Comes back unless a signal is about to end this process: then nothing else is to be said.
+    pub(super) fn settle(&self) {
+        drop(lock(&self.0));
+    }
+
+    /// Makes a folder that is removed where a signal ends everything before there is a guest.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub(super) fn with<E>(&self, make: impl FnOnce() -> Result<Scratch, E>) -> Result<Scratch, E> {
+        let mut listener = lock(&self.0);
+        let scratch = make()?;
+        *listener = Listener::Maker(Some(scratch.path().to_owned()));
+        Ok(scratch)
+    }
 }
 
 /// Waits for the guest, `limit` at most, gives it its order, and stays until the command has ended and all has come out. `up`
@@ -128,6 +177,7 @@ pub(super) fn signals() -> SigSet {
 /// # Errors
 /// [`ServeError`].
 pub(super) fn serve(
+    signals: &Signals,
     started: Started,
     order: Order,
     out: &mut Out,
@@ -144,7 +194,7 @@ pub(super) fn serve(
         is_late: AtomicBool::new(false),
         limit,
     });
-    pass_signals(&shared).map_err(ServeError::Signals)?;
+    *lock(&signals.0) = Listener::Guest(shared.clone());
     let in_time = watch_the_clock(&shared).map_err(ServeError::Signals)?;
     let ended = follow(&shared, from, order, out, logs, up, in_time);
     shared.end();
@@ -177,12 +227,13 @@ fn follow(
                 if order.is_interactive {
                     raw = Some(Raw::begin().map_err(ServeError::Terminal)?);
                 }
-                shared.is_up.store(true, Ordering::Relaxed);
                 match begin(shared, &order) {
                     // It has just ended, and there is more to be read of why.
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
                     begun => begun.map_err(|source| ServeError::Wire { said: logs.said(), source })?,
                 }
+                // From now on the command hears of signals, and not before it has its order.
+                shared.is_up.store(true, Ordering::Relaxed);
             }
             // A closed pipe does not end the command: its exit code counts.
             ToHost::Output(bytes) => drop(write(io::stdout(), &bytes)),
@@ -252,30 +303,48 @@ fn watch_the_clock(shared: &Arc<Shared>) -> io::Result<SyncSender<()>> {
     Ok(in_time)
 }
 
-/// Passes signals on as long as the guest runs. Who wants an end twice gets it: from the command, or else from here.
-fn pass_signals(shared: &Arc<Shared>) -> io::Result<()> {
-    let shared = shared.clone();
-    let pass = move || {
-        let mut wishes = 0;
-        while let Ok(signal) = signals().wait() {
-            let is_up = shared.is_up.load(Ordering::Relaxed);
-            match signal {
-                Signal::SIGWINCH => {
-                    // One that cannot be told is drawn badly, and no more.
-                    let _ = shared.send(&ToGuest::Size(terminal_size()));
-                }
-                Signal::SIGINT | Signal::SIGTERM if is_up && wishes < 2 => {
-                    wishes += 1;
-                    let told = shared.send(&ToGuest::Signal(signal as i32));
-                    if told.is_err() || wishes == 2 && end_later(&shared).is_err() {
-                        shared.stop();
-                    }
-                }
-                _ => shared.stop(),
+/// Passes signals on as long as the guest runs. Who wants an end twice gets it: from the command, or else from here. Before there is a
+/// guest everything ends at once.
+fn hear(listener: &Mutex<Listener>) {
+    let mut wishes = 0;
+    while let Ok(signal) = signals().wait() {
+        // As long as this is locked, no guest is served; one that has just been started dies with this process.
+        let heard = lock(listener);
+        let shared = match &*heard {
+            Listener::Guest(shared) => shared.clone(),
+            Listener::Maker(_) if signal == Signal::SIGWINCH => continue,
+            Listener::Maker(folder) => {
+                // Something may be made in it meanwhile, and what is left is removed by the next rig.
+                let remove =
+                    |folder: &PathBuf| fs::remove_dir_all(folder).or_else(|_| fs::remove_dir_all(folder));
+                let _ = folder.as_ref().map(remove);
+                let _ = writeln!(io::stderr(), "lab: {}", ServeError::Stopped);
+                std::process::exit(ServeError::Stopped.exit_code().into());
             }
+        };
+        drop(heard);
+        let is_up = shared.is_up.load(Ordering::Relaxed);
+        match signal {
+            Signal::SIGWINCH => {
+                // One that cannot be told is drawn badly, and no more.
+                let _ = shared.send(&ToGuest::Size(terminal_size()));
+            }
+            // The end of a terminal is told more than once, and says nothing of haste.
+            Signal::SIGHUP if is_up => {
+                if shared.send(&ToGuest::Signal(signal as i32)).is_err() {
+                    shared.stop();
+                }
+            }
+            Signal::SIGINT | Signal::SIGTERM if is_up && wishes < 2 => {
+                wishes += 1;
+                let told = shared.send(&ToGuest::Signal(signal as i32));
+                if told.is_err() || wishes == 2 && end_later(&shared).is_err() {
+                    shared.stop();
+                }
+            }
+            _ => shared.stop(),
         }
-    };
-    thread::Builder::new().name("signals".to_owned()).spawn(pass).map(drop)
+    }
 }
 
 /// Ends the guest if the command does not end by itself now.
@@ -321,8 +390,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let path = |name: &str| home.path().join(name);
         let logs = Logs { console: path("console.log"), complaints: path("qemu.log") };
-        std::fs::write(&logs.console, "Kernel panic: no init\n").unwrap();
-        std::fs::write(&logs.complaints, "").unwrap();
+        fs::write(&logs.console, "Kernel panic: no init\n").unwrap();
+        fs::write(&logs.complaints, "").unwrap();
         let (input, to) = io::pipe().unwrap();
         let (from, output) = io::pipe().unwrap();
         let program = Program::new("/bin/sh").arg("-c").arg(script);
@@ -340,7 +409,8 @@ mod tests {
         let mut release = None;
         let started = Started { running, from, to };
         let mut up = |said: &str| release = Some(said.to_owned());
-        (serve(started, order, &mut Out::new(vec![]), &logs, limit, &mut up), release)
+        let signals = Signals(Arc::new(Mutex::new(Listener::Maker(None))));
+        (serve(&signals, started, order, &mut Out::new(vec![]), &logs, limit, &mut up), release)
     }
 
     const LONG: Duration = Duration::from_secs(20);

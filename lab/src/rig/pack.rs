@@ -72,14 +72,20 @@ pub(super) fn image_for(
     match errand.machines {
         Machines::None | Machines::Tried => Ok(None),
         Machines::Wanted => built(variable(KERNEL_VARIABLE), workshop).map(Some).map_err(RigError::Image),
-        Machines::Perhaps => Ok(built(variable(KERNEL_VARIABLE), workshop)
-            .inspect_err(|error| {
+        Machines::Perhaps => {
+            let without =
+                if errand.is_shell { "" } else { "; `--driver process` behind the command needs none" };
+            say(&format!(
+                "rig: the guest can run virtual machines, so their image is built first, unless it is here{without}"
+            ));
+            let image = built(variable(KERNEL_VARIABLE), workshop).inspect_err(|error| {
                 say(&format!(
                     "rig: no image for machines in the guest: {}",
                     causes(error).replace('\n', " ")
                 ));
-            })
-            .ok()),
+            });
+            Ok(image.ok())
+        }
     }
 }
 
@@ -175,7 +181,7 @@ fn hypervisors(
         Some(path) => {
             let path = folder.join(path);
             if !path.is_file() {
-                return Err(RigError::NoHypervisor(path));
+                return Err(RigError::NoProgram { option: "--cloud-hypervisor", path });
             }
             with_link(bundle, &path, CLOUD_HYPERVISOR)?;
         }

@@ -123,32 +123,31 @@ pub(super) fn become_vmm(mut words: impl Iterator<Item = OsString>) -> io::Error
 }
 
 /// What executes the guest: the processor, if it runs a guest that can run guests itself; otherwise QEMU emulates one that
-/// can. Why, in a few words.
+/// can. Why, in a few words, and what there is to say of that besides.
 pub(super) fn accelerator(
     qemu: &Qemu,
     emulate: bool,
     kernel: &Path,
     scratch: &Path,
     log: &ProgramLog,
-) -> (Accelerator, String) {
+) -> (Accelerator, &'static str, Option<String>) {
     if emulate {
-        return (Accelerator::Tcg, "emulated, as asked".to_owned());
+        return (Accelerator::Tcg, "emulated, as asked", None);
     }
     let tried = trial::smallest_guest(qemu, Accelerator::Kvm, scratch, log)
         .and_then(|()| trial::kernel(qemu, Accelerator::Kvm, kernel, log));
     if let Err(error) = tried {
-        let why = error.in_short();
-        return (Accelerator::Tcg, format!("emulated, since KVM runs no guest here ({why})"));
+        return (Accelerator::Tcg, "emulated, since KVM runs no guest here", Some(error.in_short()));
     }
     let has_nested = ["kvm_intel", "kvm_amd"].iter().any(|module| {
         let said = std::fs::read_to_string(format!("/sys/module/{module}/parameters/nested"));
         said.is_ok_and(|said| is_on(&said))
     });
     if has_nested {
-        (Accelerator::Kvm, "with KVM, nested".to_owned())
+        (Accelerator::Kvm, "with KVM, nested", None)
     } else {
-        let why = "emulated, since KVM here gives guests no KVM (the parameter `nested` of kvm_intel or kvm_amd is off)";
-        (Accelerator::Tcg, why.to_owned())
+        let why = "the parameter `nested` of kvm_intel or kvm_amd is off";
+        (Accelerator::Tcg, "emulated, since KVM here gives guests no KVM", Some(why.to_owned()))
     }
 }
 

@@ -23,7 +23,7 @@ use crate::limits::{NODE_VERSION_MAX, SANDBOX_END_MAX};
 use crate::machine::cloud_hypervisor::arguments::CLOUD_HYPERVISOR;
 use crate::machine::driver::{Driver, SIMULATION};
 use crate::plan::{self, Plan};
-use crate::program::{Program, ProgramError, ProgramLog, quoted};
+use crate::program::{Program, ProgramError, ProgramLog, quoted, stop_signals};
 use crate::report;
 use crate::rig;
 use crate::sandbox::{self, Sandbox, SandboxError};
@@ -87,6 +87,9 @@ pub enum OuterError {
     /// The inner process ended without a verdict.
     #[error("the run ended without a verdict ({0}); what it left is in {1}")]
     NoVerdict(String, PathBuf),
+    /// The user wanted no verdict any more.
+    #[error("stopped at once, without a verdict; what the run left is in {0}")]
+    StoppedAtOnce(PathBuf),
 }
 
 impl OuterError {
@@ -105,7 +108,7 @@ impl OuterError {
                 | ChoiceError::Lacks { .. }
                 | ChoiceError::NoImage(_),
             ) => 3,
-            Self::Sandbox(_) | Self::Signals(_) | Self::NoVerdict(..) => 2,
+            Self::Sandbox(_) | Self::Signals(_) | Self::NoVerdict(..) | Self::StoppedAtOnce(_) => 2,
             _ => 64,
         }
     }
@@ -147,7 +150,7 @@ pub fn run_outer(args: &RunArgs) -> Result<u8, OuterError> {
         .map_err(|error| OuterError::Out { path: directory.clone(), source: error.into() })
         .inspect_err(|_| discard(&directory))?;
     // Before any thread, since every thread inherits the mask. The sandbox takes it off again.
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    let signals = stop_signals();
     signals.thread_block().map_err(|errno| OuterError::Signals(errno.into()))?;
     let started = if order.driver == Driver::Simulation {
         sandbox::start_outside([argument.into()])
@@ -194,7 +197,7 @@ fn follow(
 ) -> Result<u8, OuterError> {
     let events = sandbox.take_events();
     let sandbox = Arc::new(Mutex::new(sandbox));
-    let is_stopping = pass_signals(signals, &sandbox).map_err(OuterError::Signals)?;
+    let wishes = pass_signals(signals, &sandbox).map_err(OuterError::Signals)?;
     let mut done = None;
     let mut refused = None;
     let mut was_told = false;
@@ -202,7 +205,7 @@ fn follow(
         BufReader::new(events.into_iter().next().map_or_else(empty, |events| Box::new(events))).lines()
     {
         let Ok(line) = line else { break };
-        if is_stopping.load(Ordering::Relaxed) && !was_told {
+        if wishes.stop.load(Ordering::Relaxed) && !was_told {
             was_told = true;
             progress.line("stopping: what was seen so far is judged (once more to stop at once)");
         }
@@ -220,6 +223,9 @@ fn follow(
         return Err(OuterError::Refused(why));
     }
     let Some((verdict, exit_code)) = done else {
+        if wishes.at_once.load(Ordering::Relaxed) {
+            return Err(OuterError::StoppedAtOnce(directory.to_owned()));
+        }
         let how = ended.map_or_else(|error| error.to_string(), |exit| exit.to_string());
         return Err(OuterError::NoVerdict(how, directory.to_owned()));
     };
@@ -229,15 +235,27 @@ fn follow(
     Ok(exit_code)
 }
 
-/// Passes the user's wish to stop on, the first time as a wish and then at once; turns true when it has come. The signals
-/// are blocked already.
-pub(crate) fn pass_signals(signals: SigSet, sandbox: &Arc<Mutex<Sandbox>>) -> io::Result<Arc<AtomicBool>> {
-    let is_stopping = Arc::new(AtomicBool::new(false));
-    let (stopped, stopping) = (sandbox.clone(), is_stopping.clone());
+/// What the user wants of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    /// That it stops.
+    stop: AtomicBool,
+    /// That it does so at once.
+    at_once: AtomicBool,
+}
+
+/// Passes the user's wish to stop on, the first time as a wish and then at once. The signals are blocked already.
+pub(crate) fn pass_signals(signals: SigSet, sandbox: &Arc<Mutex<Sandbox>>) -> io::Result<Arc<Wishes>> {
+    let wishes = Arc::new(Wishes::default());
+    let (stopped, told) = (sandbox.clone(), wishes.clone());
     // The thread ends with the process.
     std::thread::Builder::new().name("signals".into()).spawn(move || {
-        while signals.wait().is_ok() {
-            let is_second = stopping.swap(true, Ordering::Relaxed);
+        let mut is_asked = false;
+        while let Ok(signal) = signals.wait() {
+            // The end of a terminal is told more than once, and says nothing of haste.
+            let is_second = signal != Signal::SIGHUP && std::mem::replace(&mut is_asked, true);
+            told.stop.store(true, Ordering::Relaxed);
+            told.at_once.fetch_or(is_second, Ordering::Relaxed);
             let mut sandbox = stopped.lock().expect("nothing panics while it holds this lock");
             // Where it has ended already, so will this process.
             if is_second {
@@ -247,7 +265,7 @@ pub(crate) fn pass_signals(signals: SigSet, sandbox: &Arc<Mutex<Sandbox>>) -> io
             }
         }
     })?;
-    Ok(is_stopping)
+    Ok(wishes)
 }
 
 fn empty() -> Box<dyn io::Read> {
